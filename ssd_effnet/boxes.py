@@ -1,0 +1,110 @@
+"""Box formats, overlap, the regression code and non-maximum suppression; torch tensors, pixels."""
+
+from __future__ import annotations
+
+import torch
+
+Variances = tuple[float, float]
+SSD_VARIANCES: Variances = (0.1, 0.2)
+
+# exp(8) times an anchor is larger than any image: beyond, a wild offset would only make infinities
+_LARGEST_LOG_SIZE = 8.0
+
+
+def xyxy_to_cxcywh(boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    """``(..., 4)`` corners to centre and size."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
+    return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+    """``(..., 4)`` centre and size to corners."""
+    cx, cy, w, h = boxes_cxcywh.unbind(-1)
+    return torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), dim=-1)
+
+
+def area(boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    """``(..., 4)`` to ``(...)``; 0 for boxes turned inside out."""
+    size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
+    """Areas shared by each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``."""
+    # one coordinate at a time: (..., n, m, 2) temporaries cost twice the memory traffic
+    ax1, ay1, ax2, ay2 = a_xyxy.unsqueeze(-2).unbind(-1)
+    bx1, by1, bx2, by2 = b_xyxy.unsqueeze(-3).unbind(-1)
+    w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    return w * h
+
+
+def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``; 0 for no area."""
+    inter = intersection(a_xyxy, b_xyxy)
+    union = area(a_xyxy).unsqueeze(-1) + area(b_xyxy).unsqueeze(-2) - inter
+    return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
+
+
+def encode(
+    boxes_cxcywh: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES
+) -> torch.Tensor:
+    """Boxes as offsets from their anchors, ``(..., 4)`` both (SSD, equation 2; variances as in its code).
+
+    Sizes must be positive: the caller drops degenerate boxes, here they would be minus infinity.
+    """
+    centre = (boxes_cxcywh[..., :2] - anchors_cxcywh[..., :2]) / (variances[0] * anchors_cxcywh[..., 2:])
+    size = torch.log(boxes_cxcywh[..., 2:] / anchors_cxcywh[..., 2:]) / variances[1]
+    return torch.cat((centre, size), dim=-1)
+
+
+def decode(offsets: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES) -> torch.Tensor:
+    """The inverse of :func:`encode`: offsets ``(..., 4)`` to boxes ``(..., 4)`` cxcywh, always finite for finite input."""
+    centre = offsets[..., :2] * variances[0] * anchors_cxcywh[..., 2:] + anchors_cxcywh[..., :2]
+    size = torch.exp((offsets[..., 2:] * variances[1]).clamp(max=_LARGEST_LOG_SIZE)) * anchors_cxcywh[..., 2:]
+    return torch.cat((centre, size), dim=-1)
+
+
+def nms(boxes_xyxy: torch.Tensor, scores: torch.Tensor, iou_threshold: float, *, block: int = 512) -> torch.Tensor:
+    """Greedy non-maximum suppression.
+
+    A box is kept unless a kept box with a higher score overlaps it with IoU > ``iou_threshold``; equal scores keep the
+    order of the input.
+
+    Args:
+        boxes_xyxy: ``(n, 4)`` float.
+        scores: ``(n,)`` float.
+        block: boxes that are compared at a time; memory grows with ``n * block``, not with ``n * n``.
+
+    Returns:
+        int64 ``(k,)`` places of the kept boxes, best first.
+    """
+    order = torch.sort(scores, descending=True, stable=True).indices
+    boxes = boxes_xyxy[order]
+    alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    for start in range(0, len(boxes), block):
+        rows = torch.arange(start, min(start + block, len(boxes)), device=boxes.device)[alive[start : start + block]]
+        if not len(rows):
+            continue
+        kept = rows[_suppress_within(iou(boxes[rows], boxes[rows]) > iou_threshold)]
+        alive[rows] = False
+        alive[kept] = True
+        rest = start + block + torch.nonzero(alive[start + block :]).flatten()
+        if len(rest):
+            alive[rest] &= ~(iou(boxes[kept], boxes[rest]) > iou_threshold).any(0)
+    return order[alive]
+
+
+def _suppress_within(overlaps: torch.Tensor) -> torch.Tensor:
+    """Greedy choice among boxes sorted by score, ``overlaps`` bool ``(b, b)``; returns bool ``(b,)``.
+
+    The fixed point of "kept = no kept better box overlaps me" is the greedy answer; as many rounds are needed as the
+    longest chain of suppressions, a few in practice, where a loop over boxes needs ``b``.
+    """
+    better = overlaps.triu(diagonal=1)
+    kept = torch.ones(len(better), dtype=torch.bool, device=better.device)
+    while True:
+        new = ~(better & kept[:, None]).any(0)
+        if torch.equal(new, kept):
+            return kept
+        kept = new
