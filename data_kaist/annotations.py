@@ -1,0 +1,231 @@
+"""Readers of KAIST's own annotation files: XML, and the Caltech toolbox's ``bbGt`` text, single or paired.
+
+All give :class:`~ssd_effnet.structures.Annotations`. A box may reach over the border (39 do in the official files)
+and is kept as it is written; a box without area, or with no part inside the frame, is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from data_kaist.errors import AnnotationError
+from data_kaist.frames import daytime_of
+from ssd_effnet.structures import PERSON, Annotations, Daytime
+
+AnnotationFormat = Literal["xml", "bbgt", "paired"]
+
+KAIST_SIZE = (512, 640)
+"""(height, width) of a KAIST frame in pixels."""
+
+BBGT_HEADER = "% bbGt version=3"
+_BBGT_COLUMNS = 12  # label x y w h occ vx vy vw vh ignore angle
+
+
+@dataclass
+class _Rows:
+    """The objects of one file while it is read."""
+
+    where: str
+    size: tuple[int, int]
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    ignore: list[bool] = field(default_factory=list)
+    occlusion: list[int] = field(default_factory=list)
+    height: list[float] = field(default_factory=list)
+
+    @property
+    def next_object(self) -> str:
+        return f"{self.where}: object {len(self.boxes) + 1}"
+
+    def add(self, label: str, xywh: tuple[float, float, float, float], occlusion: float, ignore: bool) -> None:
+        """Append an object, or say why it cannot be one."""
+        x, y, w, h = xywh
+        box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
+        if w <= 0 or h <= 0:
+            raise AnnotationError(f"{self.next_object} ({label}) has a box without area ({box})")
+        height, width = self.size
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise AnnotationError(f"{self.next_object} ({label}) lies outside the {width}x{height} frame ({box})")
+        if occlusion not in (0, 1, 2):
+            raise AnnotationError(
+                f"{self.next_object} ({label}) has occlusion {occlusion:g}, which should be 0, 1 or 2"
+            )
+        self.boxes.append((x, y, x + w, y + h))
+        self.labels.append(label)
+        self.ignore.append(ignore)
+        self.occlusion.append(int(occlusion))
+        self.height.append(h)
+
+    def finish(self, daytime: Daytime | None) -> Annotations:
+        return Annotations.from_rows(
+            self.boxes,
+            self.labels,
+            ignore=self.ignore,
+            occlusion=self.occlusion,
+            height=self.height,
+            size=self.size,
+            daytime=daytime,
+        )
+
+
+def read_xml(path: Path, *, size: tuple[int, int] = KAIST_SIZE) -> Annotations:
+    """Read one frame's XML file; see :func:`parse_xml`."""
+    return parse_xml(_read(path), str(path), size=size, daytime=_daytime_of_path(path))
+
+
+def read_bbgt(path: Path, *, size: tuple[int, int] = KAIST_SIZE) -> Annotations:
+    """Read one frame's text file; see :func:`parse_bbgt`."""
+    return parse_bbgt(_read(path), str(path), size=size, daytime=_daytime_of_path(path))
+
+
+def annotation_path(folder: Path, name: str, annotation_format: AnnotationFormat, modality: str = "visible") -> Path:
+    """Where a frame's annotation file lies below the annotation folder.
+
+    Args:
+        folder: the annotation folder.
+        name: the frame's name, ``setXX/VYYY/IZZZZZ``.
+        annotation_format: ``xml``, ``bbgt`` (one text file a frame) or ``paired`` (one text file a modality, below
+            ``visible/`` and ``lwir/``, either at the top of the folder or inside each video).
+        modality: which of the paired files; both modalities together use the visible one, to which the boxes of
+            the single-file formats were drawn too.
+    """
+    if annotation_format != "paired":
+        return folder / f"{name}.{'xml' if annotation_format == 'xml' else 'txt'}"
+    side = "lwir" if modality == "lwir" else "visible"
+    video, _, number = name.rpartition("/")
+    top = folder / side
+    return top / f"{name}.txt" if top.is_dir() else folder / video / side / f"{number}.txt"
+
+
+def read_annotation(
+    folder: Path,
+    name: str,
+    annotation_format: AnnotationFormat,
+    *,
+    modality: str = "visible",
+    size: tuple[int, int] = KAIST_SIZE,
+) -> Annotations:
+    """Read the annotation of one frame in any of the three forms (arguments as in :func:`annotation_path`)."""
+    path = annotation_path(folder, name, annotation_format, modality)
+    parse = parse_xml if annotation_format == "xml" else parse_bbgt
+    return parse(_read(path), str(path), size=size, daytime=daytime_of(name))
+
+
+def parse_xml(
+    data: bytes, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
+) -> Annotations:
+    """The objects in the bytes of an XML file.
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for messages.
+        size: (height, width) in pixels of the image, for files without ``<size>``.
+        daytime: copied into the result.
+
+    Raises:
+        AnnotationError: broken XML, a missing tag, not a finite number, no area, outside the frame. One sentence
+            that names the file and the object.
+    """
+    try:
+        root = fromstring(data)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise AnnotationError(f"{where}: not readable as XML ({error})") from error
+    stated = root.find("size")
+    if stated is not None:
+        height, width = (_number(stated, tag, f"{where}: <size>") for tag in ("height", "width"))
+        if height < 1 or width < 1:
+            raise AnnotationError(f"{where}: <size> says {width:g}x{height:g} pixels")
+        size = int(height), int(width)
+    rows = _Rows(where, size)
+    for element in root.iter("object"):
+        label = (element.findtext("name") or "").strip()
+        if not label:
+            raise AnnotationError(f"{rows.next_object} has no <name>")
+        box = element.find("bndbox")
+        if box is None:
+            raise AnnotationError(f"{rows.next_object} ({label}) has no <bndbox>")
+        at = f"{rows.next_object} ({label})"
+        x, y, w, h = (_number(box, tag, at) for tag in ("x", "y", "w", "h"))
+        rows.add(label, (x, y, w, h), _number(element, "occlusion", at), ignore=False)
+    return rows.finish(daytime)
+
+
+def parse_bbgt(
+    data: bytes, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
+) -> Annotations:
+    """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
+
+    Arguments and errors as in :func:`parse_xml`; the text has no size of its own.
+    """
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{where}: not a text file ({error})") from error
+    if not lines or not lines[0].replace(" ", "").startswith("%bbGtversion="):
+        raise AnnotationError(f"{where}: the first line should be '{BBGT_HEADER}'")
+    rows = _Rows(where, size)
+    for line in lines[1:]:
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) != _BBGT_COLUMNS:
+            raise AnnotationError(f"{rows.next_object} has {len(columns)} columns, which should be {_BBGT_COLUMNS}")
+        at = f"{rows.next_object} ({columns[0]})"
+        x, y, w, h, occlusion = (
+            _finite(text, name, at) for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
+        )
+        rows.add(columns[0], (x, y, w, h), occlusion, ignore=_finite(columns[10], "ignore", at) != 0)
+    return rows.finish(daytime)
+
+
+def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndarray:
+    """Which objects are ignore regions in training: neither to be found nor background.
+
+    They are those that are not ``person``, that the file flags, that are lower than ``min_height`` pixels, or that
+    reach over the border of the image (the rule of the study).
+
+    Returns:
+        bool ``(n,)``.
+    """
+    height, width = annotations.size
+    x1, y1, x2, y2 = annotations.boxes_xyxy.T
+    over_border = (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)
+    not_person = np.asarray(annotations.labels != PERSON, dtype=bool)
+    return not_person | annotations.ignore | (annotations.height < min_height) | over_border
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot read the annotation ({error.strerror or error})") from error
+
+
+def _daytime_of_path(path: Path) -> Daytime | None:
+    parts = [part for part in path.with_suffix("").parts if part not in ("visible", "lwir")]
+    return daytime_of("/".join(parts[-3:]))
+
+
+def _number(parent: Any, tag: str, at: str) -> float:
+    text = parent.findtext(tag)
+    if text is None:
+        raise AnnotationError(f"{at} has no <{tag}>")
+    return _finite(text, tag, at)
+
+
+def _finite(text: str, name: str, at: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f"{at} has {name} {text.strip()!r}, which is not a finite number")
+    return value

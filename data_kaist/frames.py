@@ -1,0 +1,144 @@
+"""Names of KAIST frames and the rules that select them.
+
+A frame is named ``setXX/VYYY/IZZZZZ``. Every official list of the data set is a rule, so none is stored here:
+``<train|test>-<all|day|night>-NN`` are the frames of those sets whose number modulo NN is NN - 1
+(``test-all-20`` are the 2,252 frames on which the miss rate is published).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data_kaist.errors import SplitError
+from ssd_effnet.structures import Daytime
+
+STUDY_VALIDATION = "set02/V001/I00121-I00189"
+"""The frames that the study cut out of the training frames to validate on; both ends belong to it."""
+
+DAY_SETS = frozenset({0, 1, 2, 6, 7, 8})
+NIGHT_SETS = frozenset({3, 4, 5, 9, 10, 11})
+TRAIN_SETS = frozenset(range(6))
+TEST_SETS = frozenset(range(6, 12))
+
+_NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})")
+_RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,})")
+_RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})")
+_FORMS = f"a rule such as 'train-all-02' or a range such as '{STUDY_VALIDATION}'"
+
+
+@dataclass(frozen=True, order=True)
+class FrameName:
+    """The three numbers of a frame's name; they sort as the names do."""
+
+    set: int
+    video: int
+    number: int
+
+    @classmethod
+    def parse(cls, name: str) -> FrameName:
+        """The numbers in ``setXX/VYYY/IZZZZZ``; anything else is a :class:`SplitError`."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise SplitError(f"{name!r} is not a KAIST frame name, which looks like 'set06/V001/I00459'")
+        return cls(*map(int, match.groups()))
+
+    def __str__(self) -> str:
+        return f"set{self.set:02d}/V{self.video:03d}/I{self.number:05d}"
+
+    @property
+    def daytime(self) -> Daytime | None:
+        """``day`` or ``night`` by the set's number; None for a set that KAIST does not have."""
+        if self.set in DAY_SETS:
+            return "day"
+        return "night" if self.set in NIGHT_SETS else None
+
+
+def daytime_of(name: str) -> Daytime | None:
+    """``day`` or ``night`` of a KAIST frame name; None for any other name."""
+    return FrameName.parse(name).daytime if _NAME.fullmatch(name) else None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``<train|test>-<all|day|night>-NN``: frames of these sets whose number modulo ``step`` is ``step - 1``."""
+
+    sets: frozenset[int]
+    step: int
+
+    def __contains__(self, frame: object) -> bool:
+        return isinstance(frame, FrameName) and frame.set in self.sets and frame.number % self.step == self.step - 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """``setXX/VYYY/IAAAAA-IBBBBB``: the frames of one video from ``first`` to ``last``, both included."""
+
+    first: FrameName
+    last: FrameName
+
+    def __contains__(self, frame: object) -> bool:
+        return isinstance(frame, FrameName) and self.first <= frame <= self.last
+
+
+def parse_split(spec: str) -> Rule | Range:
+    """What a split's name means.
+
+    Args:
+        spec: ``train-all-02``, ``test-night-20`` ... or a range ``set02/V001/I00121-I00189``.
+
+    Raises:
+        SplitError: the name has neither form; the message offers the nearest one that has.
+    """
+    if match := _RULE.fullmatch(spec):
+        part, time, step = match.groups()
+        sets = TRAIN_SETS if part == "train" else TEST_SETS
+        if time != "all":
+            sets &= DAY_SETS if time == "day" else NIGHT_SETS
+        if int(step) < 1:
+            raise SplitError(f"split {spec!r} takes every 0th frame; did you mean '{part}-{time}-01'?")
+        return Rule(sets, int(step))
+    if match := _RANGE.fullmatch(spec):
+        set_, video, first, last = map(int, match.groups())
+        if first > last:
+            right = f"set{set_:02d}/V{video:03d}/I{last:05d}-I{first:05d}"
+            raise SplitError(f"split {spec!r} ends before it begins; did you mean {right!r}?")
+        return Range(FrameName(set_, video, first), FrameName(set_, video, last))
+    near = _nearest(spec)
+    hint = f"did you mean {near!r}?" if near else f"it should be {_FORMS}"
+    raise SplitError(f"unknown split {spec!r}; {hint}")
+
+
+def select(names: Iterable[str], split: str) -> list[str]:
+    """The frames of ``names`` that belong to a split, sorted.
+
+    Raises:
+        SplitError: the split's name is wrong or a name is not a frame's. An empty result is the caller's to judge.
+    """
+    wanted = parse_split(split)
+    return sorted(name for name in names if FrameName.parse(name) in wanted)
+
+
+def _nearest(spec: str) -> str | None:
+    """The well-formed split that a misspelt one resembles most; None if it resembles none."""
+    text = spec.strip()
+    numbers = re.findall(r"\d+", text)
+    if re.match(r"\W*set", text, re.IGNORECASE):
+        if len(numbers) in (4, 6):
+            set_, video, first, last = (int(numbers[i]) for i in (0, 1, 2, -1))
+            return f"set{set_:02d}/V{video:03d}/I{min(first, last):05d}-I{max(first, last):05d}"
+        if len(numbers) == 3:  # one frame's name: the range that holds just that frame
+            set_, video, first = map(int, numbers)
+            return f"set{set_:02d}/V{video:03d}/I{first:05d}-I{first:05d}"
+        return STUDY_VALIDATION
+    words = [word for word in re.split(r"[^a-z]+", text.lower()) if word]
+    part = next(iter(difflib.get_close_matches(words[0], ["train", "test"], 1, 0.5)), None) if words else None
+    if part is None:
+        return None
+    time = (
+        next(iter(difflib.get_close_matches(words[1], ["all", "day", "night"], 1, 0.4)), "all") if words[1:] else "all"
+    )
+    step = max(int(numbers[-1]), 1) if numbers else {"train": 2, "test": 20}[part]
+    return f"{part}-{time}-{step:02d}"

@@ -1,0 +1,321 @@
+"""Transforms that change both images of a pair and their boxes together.
+
+Each is a frozen dataclass called with a :class:`Sample` and a ``numpy`` generator; there is no other source of
+randomness, so the same generator gives the same result. Pixel ``i`` covers ``[i, i + 1)``; boxes are continuous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+MEAN_COLOUR = (88, 82, 72, 41)
+"""R, G, B, LWIR mean of the KAIST training frames, 0..255 (0.3465, 0.3219, 0.2842; 0.1598): fills new canvas."""
+
+GONE_BELOW = 0.1
+"""An object of which a crop leaves a smaller share than this disappears."""
+IGNORE_BELOW = 0.5
+"""An object of which a crop leaves a smaller share than this becomes an ignore region: neither person nor not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One frame on its way to the network.
+
+    Attributes:
+        visible: uint8 ``(H, W, 3)`` RGB, or None where the modality has none.
+        lwir: uint8 ``(H, W)``, or None.
+        boxes_xyxy: float32 ``(n, 4)``, pixels of the images as they now are.
+        labels: int64 ``(n,)``; 1 is person, and ignore regions keep it.
+        ignore: bool ``(n,)``.
+        original_size: (height, width) of the images as they were read.
+        index: place of the frame in the data set.
+        name: the frame's name.
+    """
+
+    visible: np.ndarray | None
+    lwir: np.ndarray | None
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+    original_size: tuple[int, int]
+    index: int = 0
+    name: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images as they now are."""
+        image = self.visible if self.visible is not None else self.lwir
+        if image is None:
+            return self.original_size
+        return image.shape[0], image.shape[1]
+
+    def with_images(self, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
+        """The same change made to whichever images there are."""
+        return replace(
+            self,
+            visible=None if self.visible is None else change(self.visible),
+            lwir=None if self.lwir is None else change(self.lwir),
+        )
+
+    def with_objects(self, keep: np.ndarray, boxes_xyxy: np.ndarray, ignore: np.ndarray) -> Sample:
+        """The rows of ``keep`` (bool ``(n,)``) with new boxes ``(n, 4)`` and ignore flags ``(n,)``."""
+        return replace(
+            self,
+            boxes_xyxy=boxes_xyxy[keep].astype(np.float32),
+            labels=self.labels[keep],
+            ignore=ignore[keep],
+        )
+
+
+class Transform(Protocol):
+    """Anything that turns a sample into another."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
+
+def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Areas ``(n,)`` in pixels of boxes ``(n, 4)``; 0 for inverted ones."""
+    return np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1)
+
+
+def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int, int, int] = MEAN_COLOUR) -> Sample:
+    """Cut a window out of the images; where it reaches beyond them, the canvas is filled.
+
+    Objects are clipped to the part of the image that is left. What is left of a person decides what becomes of it:
+    see :data:`GONE_BELOW` and :data:`IGNORE_BELOW`. Ignore regions stay as long as any area is left.
+
+    Args:
+        sample: the frame.
+        window: (x1, y1, x2, y2) whole pixels, may be larger than the image.
+        fill: R, G, B, LWIR of new canvas.
+    """
+    left, top, right, bottom = window
+    height, width = sample.size
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+    def cut(image: np.ndarray) -> np.ndarray:
+        part = image[y1:y2, x1:x2]
+        if (x1, y1, x2, y2) == window:
+            return part
+        canvas = np.empty((bottom - top, right - left, *image.shape[2:]), np.uint8)
+        canvas[:] = fill[:3] if image.ndim == 3 else fill[3]
+        canvas[y1 - top : y2 - top, x1 - left : x2 - left] = part
+        return canvas
+
+    limits = np.array([x1, y1, x2, y2], np.float64)
+    boxes = sample.boxes_xyxy.astype(np.float64)
+    clipped = np.concatenate([np.maximum(boxes[:, :2], limits[:2]), np.minimum(boxes[:, 2:], limits[2:])], axis=1)
+    left_area = areas(clipped)
+    share = left_area / np.maximum(areas(boxes), 1e-6)
+    keep = (left_area > 1) & ((share >= GONE_BELOW) | sample.ignore)
+    clipped -= np.array([left, top, left, top])
+    return sample.with_images(cut).with_objects(keep, clipped, sample.ignore | (share < IGNORE_BELOW))
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One transform after another."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Bilinear resize of both images to exactly ``size``; the aspect ratio is not kept.
+
+    Boxes are clipped to the image here, so this belongs at the end of every chain; rows that hold no more than one
+    pixel afterwards are dropped.
+
+    Attributes:
+        size: (height, width) in pixels.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        height, width = self.size
+        old_height, old_width = sample.size
+        scale = np.array([width / old_width, height / old_height] * 2)
+        boxes = np.clip(sample.boxes_xyxy * scale, 0, [width, height, width, height])
+        resized = sample.with_objects(areas(boxes) > 1, boxes, sample.ignore)
+        if (old_height, old_width) == self.size:
+            return resized
+        return resized.with_images(lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Left to right with probability ``p``."""
+
+    p: float = 0.5
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        width = sample.size[1]
+        boxes = sample.boxes_xyxy.copy()
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        return replace(sample.with_images(lambda image: cv2.flip(image, 1)), boxes_xyxy=boxes)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Zoom in (a smaller window) or out (a larger canvas) at a random place; follow it with :class:`Resize`.
+
+    Attributes:
+        scale: range of the window's area as a share of the image's. Drawn evenly in the logarithm, so that zooming in
+            and out are equally likely (torchvision draws evenly in the area: four of five windows of 0.25 ... 4
+            would shrink the people).
+        ratio: range of the window's width : height relative to the image's own. At 1 people keep their shape.
+        p: probability.
+        fill: R, G, B, LWIR of new canvas.
+    """
+
+    scale: tuple[float, float] = (0.25, 4.0)
+    ratio: tuple[float, float] = (0.8, 1.2)
+    p: float = 1.0
+    fill: tuple[int, int, int, int] = MEAN_COLOUR
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        height, width = sample.size
+        scale, ratio = (math.exp(rng.uniform(*np.log(limits))) for limits in (self.scale, self.ratio))
+        new_height = max(round(height * math.sqrt(scale / ratio)), 1)
+        new_width = max(round(width * math.sqrt(scale * ratio)), 1)
+        x, y = _place(width, new_width, rng), _place(height, new_height, rng)
+        return crop(sample, (x, y, x + new_width, y + new_height), self.fill)
+
+
+@dataclass(frozen=True)
+class Expand:
+    """SSD's zoom out (Liu et al. 2016, section 3.6): paste the image on a canvas up to ``max_side`` times its side.
+
+    Attributes:
+        max_side: largest factor of each side.
+        p: probability.
+        fill: R, G, B, LWIR of new canvas.
+    """
+
+    max_side: float = 4.0
+    p: float = 0.5
+    fill: tuple[int, int, int, int] = MEAN_COLOUR
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        factor = rng.uniform(1, self.max_side)
+        height, width = sample.size
+        new_height, new_width = round(height * factor), round(width * factor)
+        x, y = _place(width, new_width, rng), _place(height, new_height, rng)
+        return crop(sample, (x, y, x + new_width, y + new_height), self.fill)
+
+
+@dataclass(frozen=True)
+class SSDCrop:
+    """SSD's random crop (Liu et al. 2016, section 2.2, data augmentation).
+
+    Draws a least overlap; 0 allows any window, None leaves the image whole. Then tries windows until one overlaps
+    some person by that IoU; if none does, the image stays whole.
+
+    Attributes:
+        min_ious: the choices, each as likely.
+        min_side: smallest side of the window as a share of the image's.
+        ratio: range of the window's width : height relative to the image's own.
+        trials: windows tried.
+    """
+
+    min_ious: tuple[float | None, ...] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
+    min_side: float = 0.3
+    ratio: tuple[float, float] = (0.5, 2.0)
+    trials: int = 40
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        min_iou = self.min_ious[int(rng.integers(len(self.min_ious)))]
+        people = sample.boxes_xyxy[~sample.ignore].astype(np.float64)
+        if min_iou is None or not len(people):
+            return sample
+        height, width = sample.size
+        for _ in range(self.trials):
+            w, h = rng.uniform(self.min_side, 1, size=2)
+            if not self.ratio[0] <= w / h <= self.ratio[1]:
+                continue
+            new_width, new_height = max(round(width * w), 1), max(round(height * h), 1)
+            x, y = _place(width, new_width, rng), _place(height, new_height, rng)
+            window = np.array([x, y, x + new_width, y + new_height])
+            common = areas(
+                np.concatenate([np.maximum(people[:, :2], window[:2]), np.minimum(people[:, 2:], window[2:])], 1)
+            )
+            iou = common / (areas(people) + new_width * new_height - common)
+            centres = (people[:, :2] + people[:, 2:]) / 2
+            inside = ((centres > window[:2]) & (centres < window[2:])).all(axis=1)
+            if inside.any() and iou.max() >= min_iou:
+                return crop(sample, (x, y, x + new_width, y + new_height))
+        return sample
+
+
+@dataclass(frozen=True)
+class PhotometricJitter:
+    """Brightness, contrast, saturation and a little hue of the visible image; brightness and contrast of LWIR.
+
+    The visible changes are one affine map of the colour (a 3x4 matrix), so that they cost one pass over the pixels.
+
+    Attributes:
+        strength: each factor is drawn from 1 - strength ... 1 + strength; hue turns by up to a tenth of ``strength``
+            of the full circle (0.3: 11 degrees).
+        p: probability.
+    """
+
+    strength: float = 0.3
+    p: float = 0.5
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        # Numbers are drawn whether used or not, so that both modalities see the same visible image.
+        apply = rng.random() < self.p
+        factors = 1 + self.strength * rng.uniform(-1, 1, size=5)
+        turn = self.strength * rng.uniform(-0.1, 0.1) * 2 * math.pi
+        if not apply:
+            return sample
+        visible, lwir = sample.visible, sample.lwir
+        if visible is not None:
+            visible = cv2.transform(visible, _colour_map(cv2.mean(visible)[:3], *factors[:3], turn))
+        if lwir is not None:
+            brightness, contrast = factors[3:]
+            mean = cv2.mean(lwir)[0]
+            levels = brightness * (mean + contrast * (np.arange(256) - mean))
+            lwir = cv2.LUT(lwir, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+        return replace(sample, visible=visible, lwir=lwir)
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+_RGB_TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+def _colour_map(
+    mean_rgb: tuple[float, float, float], brightness: float, contrast: float, saturation: float, turn: float
+) -> np.ndarray:
+    """The 3x4 matrix that scales chroma, turns hue (in YIQ), stretches about the mean grey and scales all."""
+    chroma = saturation * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    in_yiq = np.eye(3)
+    in_yiq[1:, 1:] = chroma
+    matrix = brightness * contrast * (_YIQ_TO_RGB @ in_yiq @ _RGB_TO_YIQ)
+    offset = brightness * (1 - contrast) * float(_LUMA @ np.array(mean_rgb))
+    return np.concatenate([matrix, np.full((3, 1), offset)], axis=1)
+
+
+def _place(length: int, window: int, rng: np.random.Generator) -> int:
+    """A random start of the window: inside the image if it is smaller, around the image if it is larger."""
+    slack = length - window
+    return int(rng.integers(min(slack, 0), max(slack, 0) + 1))
