@@ -40,7 +40,7 @@ def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``; 0 for no area."""
+    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``."""
     inter = intersection(a_xyxy, b_xyxy)
     union = area(a_xyxy).unsqueeze(-1) + area(b_xyxy).unsqueeze(-2) - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
@@ -59,52 +59,46 @@ def encode(
 
 
 def decode(offsets: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES) -> torch.Tensor:
-    """The inverse of :func:`encode`: offsets ``(..., 4)`` to boxes ``(..., 4)`` cxcywh, always finite for finite input."""
+    """The inverse of :func:`encode`, ``(..., 4)`` both; finite for finite input."""
     centre = offsets[..., :2] * variances[0] * anchors_cxcywh[..., 2:] + anchors_cxcywh[..., :2]
     size = torch.exp((offsets[..., 2:] * variances[1]).clamp(max=_LARGEST_LOG_SIZE)) * anchors_cxcywh[..., 2:]
     return torch.cat((centre, size), dim=-1)
 
 
-def nms(boxes_xyxy: torch.Tensor, scores: torch.Tensor, iou_threshold: float, *, block: int = 512) -> torch.Tensor:
-    """Greedy non-maximum suppression.
+def nms(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float, *, block: int = 256) -> torch.Tensor:
+    """Greedy non-maximum suppression of a batch.
 
-    A box is kept unless a kept box with a higher score overlaps it with IoU > ``iou_threshold``; equal scores keep the
-    order of the input.
+    A box is kept unless a kept box before it overlaps it with IoU > ``iou_threshold``.
 
     Args:
-        boxes_xyxy: ``(n, 4)`` float.
-        scores: ``(n,)`` float.
-        block: boxes that are compared at a time; memory grows with ``n * block``, not with ``n * n``.
+        boxes_xyxy: ``(N, n, 4)`` float, each image's boxes sorted by falling score.
+        valid: bool ``(N, n)``; rows that are padding, or must not take part, are False.
+        block: boxes compared at a time; memory grows with ``N * n * block``, not with ``n * n``.
 
     Returns:
-        int64 ``(k,)`` places of the kept boxes, best first.
+        bool ``(N, n)``: kept.
     """
-    order = torch.sort(scores, descending=True, stable=True).indices
-    boxes = boxes_xyxy[order]
-    alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    for start in range(0, len(boxes), block):
-        rows = torch.arange(start, min(start + block, len(boxes)), device=boxes.device)[alive[start : start + block]]
-        if not len(rows):
-            continue
-        kept = rows[_suppress_within(iou(boxes[rows], boxes[rows]) > iou_threshold)]
-        alive[rows] = False
-        alive[kept] = True
-        rest = start + block + torch.nonzero(alive[start + block :]).flatten()
-        if len(rest):
-            alive[rest] &= ~(iou(boxes[kept], boxes[rest]) > iou_threshold).any(0)
-    return order[alive]
+    alive = valid.clone()
+    for start in range(0, boxes_xyxy.shape[1], block):
+        here = boxes_xyxy[:, start : start + block]
+        kept = _suppress_within(iou(here, here) > iou_threshold, alive[:, start : start + block])
+        alive[:, start : start + block] = kept
+        if start + block < boxes_xyxy.shape[1]:
+            overlaps = iou(here, boxes_xyxy[:, start + block :]) > iou_threshold
+            alive[:, start + block :] &= ~(overlaps & kept[:, :, None]).any(1)
+    return alive
 
 
-def _suppress_within(overlaps: torch.Tensor) -> torch.Tensor:
-    """Greedy choice among boxes sorted by score, ``overlaps`` bool ``(b, b)``; returns bool ``(b,)``.
+def _suppress_within(overlaps: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    """The greedy choice among sorted boxes, ``overlaps`` bool ``(N, b, b)``, ``alive`` bool ``(N, b)``.
 
-    The fixed point of "kept = no kept better box overlaps me" is the greedy answer; as many rounds are needed as the
-    longest chain of suppressions, a few in practice, where a loop over boxes needs ``b``.
+    The fixed point of "kept = alive and no kept better box overlaps me" is the greedy answer; it takes as many rounds
+    as the longest chain of suppressions, a few in practice, where a loop over boxes takes ``b``.
     """
     better = overlaps.triu(diagonal=1)
-    kept = torch.ones(len(better), dtype=torch.bool, device=better.device)
+    kept = alive
     while True:
-        new = ~(better & kept[:, None]).any(0)
+        new = alive & ~(better & kept[:, :, None]).any(1)
         if torch.equal(new, kept):
             return kept
         kept = new

@@ -1,0 +1,50 @@
+"""Adapters: between the backbone's channel counts and those the head is to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ssd_effnet.layers import ConvNormAct, L2Norm
+from ssd_effnet.structures import Level
+
+
+class Adapter(nn.Module):
+    """Widen (or narrow) each level by a convolution with bias and batch norm, as step 2 of the study has it.
+
+    Args:
+        levels: what comes in.
+        kernel_size: 1 or 3; 0 hands the maps on as they are (step 1).
+        channels: width of every level that goes out.
+        activation: after the batch norm; the study has none.
+        l2_norm: L2-normalise the first (shallowest) level and rescale it, as SSD does with conv4_3.
+    """
+
+    levels: list[Level]
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        kernel_size: int = 0,
+        channels: int = 512,
+        activation: str = "none",
+        l2_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels = [Level(v.name, channels if kernel_size else v.channels, v.stride) for v in levels]
+        self.convolutions = nn.ModuleList(
+            ConvNormAct(v.channels, channels, kernel_size, activation=activation, bias=True)
+            if kernel_size
+            else nn.Identity()
+            for v in levels
+        )
+        self.l2_norm = L2Norm(self.levels[0].channels) if l2_norm else None
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """One ``(N, C, h, w)`` map a level in, one out, sizes unchanged."""
+        maps = [convolution(x) for convolution, x in zip(self.convolutions, maps, strict=True)]
+        if self.l2_norm is not None:
+            maps[0] = self.l2_norm(maps[0])
+        return maps

@@ -1,0 +1,82 @@
+"""The detector: parts put together, from images to raw outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ssd_effnet.structures import Level, RawOutputs
+
+
+class Normalize(nn.Module):
+    """Pixels 0..255 to ``(x / 255 - mean) / std`` a channel; mean and std are buffers, so a checkpoint states them."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``(N, C, H, W)``, uint8 or float of 0..255, to float32 of the same shape."""
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+
+
+class Detector(nn.Module):
+    """normalise -> backbone -> adapter -> neck -> extras -> head; every part but the backbone may be left out.
+
+    Each part states the ``levels`` it hands out and was built for those of the part before it.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        backbone: nn.Module,
+        adapter: nn.Module,
+        neck: nn.Module | None,
+        extras: nn.Module | None,
+        head: nn.Module,
+        anchors: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.backbone = backbone
+        self.adapter = adapter
+        self.neck = neck
+        self.extras = extras
+        self.head = head
+        self.anchors = anchors
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that are there, in the order an image meets them; each has ``levels``."""
+        names = ("backbone", "adapter", "neck", "extras")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
+    @property
+    def levels(self) -> list[Level]:
+        """The maps that the head sees."""
+        levels: list[Level] = list(self.parts.values())[-1].levels  # type: ignore[assignment]
+        return levels
+
+    def features(self, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        """The maps that each part hands out, by part."""
+        maps = self.normalize(images)
+        handed: dict[str, list[torch.Tensor]] = {}
+        for name, part in self.parts.items():
+            maps = part(maps)
+            handed[name] = maps
+        return handed
+
+    def forward(self, images: torch.Tensor) -> RawOutputs:
+        """``(N, C, H, W)`` uint8 (or float of 0..255), not normalised, to raw outputs of all anchors."""
+        maps = list(self.features(images).values())[-1]
+        cls_logits, bbox_regression = self.head(maps)
+        map_sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        anchors = self.anchors(map_sizes, (images.shape[-2], images.shape[-1]), cls_logits)
+        return RawOutputs(cls_logits, bbox_regression, anchors)

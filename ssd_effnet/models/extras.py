@@ -1,0 +1,45 @@
+"""SSD's extra levels: further maps made from the deepest one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ssd_effnet.layers import ConvNormAct
+from ssd_effnet.structures import Level
+
+
+class ExtraLevels(nn.Module):
+    """Each extra level is 1x1 to half the channels, then 3x3 (SSD, figure 2), both with batch norm and ReLU.
+
+    Args:
+        levels: what comes in; all are handed on.
+        channels: of each extra level; the study has 256 (1x1), then 512 (3x3).
+        strides: of each extra level's 3x3 convolution; the study has 2, 1, 1.
+    """
+
+    levels: list[Level]
+
+    def __init__(self, levels: Sequence[Level], channels: int = 512, strides: Sequence[int] = (2, 1, 1)) -> None:
+        super().__init__()
+        self.levels = list(levels)
+        blocks = []
+        for i, stride in enumerate(strides, start=1):
+            deepest = self.levels[-1]
+            blocks.append(
+                nn.Sequential(
+                    ConvNormAct(deepest.channels, channels // 2, 1),
+                    ConvNormAct(channels // 2, channels, 3, stride),
+                )
+            )
+            self.levels.append(Level(f"extra{i}", channels, deepest.stride * stride))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The maps that came in and one more for each extra level."""
+        maps = list(maps)
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps
