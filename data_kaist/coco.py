@@ -1,0 +1,204 @@
+"""Reader of ground truth in COCO form: plain, or with KAIST's ``im_name``, ``height``, ``occlusion``, ``ignore``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_kaist.errors import AnnotationError
+from data_kaist.frames import daytime_of
+from ssd_effnet.structures import PERSON, Annotations, Daytime
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of a COCO file.
+
+    Attributes:
+        id: as in the file; results refer to it.
+        file_name: ``im_name`` or ``file_name``, as in the file.
+        size: (height, width) in pixels.
+        daytime: by the file's ``daytime``, else by the KAIST set's number in the name, else None.
+    """
+
+    id: int
+    file_name: str
+    size: tuple[int, int]
+    daytime: Daytime | None
+
+    @property
+    def name(self) -> str:
+        """``set06/V000/I00019`` for a KAIST frame, however its path is written; any other name without its suffix."""
+        match = re.search(r"(set\d{2})[/_](V\d{3})[/_](?:(?:visible|lwir)[/_])?(I\d{5})", self.file_name)
+        return "/".join(match.groups()) if match else re.sub(r"\.\w{3,4}$", "", self.file_name)
+
+
+@dataclass(frozen=True, eq=False)
+class CocoDataset:
+    """A COCO file, images in order of their ids: the order that 1-based image numbers count in.
+
+    Attributes:
+        images: one an image.
+        annotations: one an image, in the same order.
+        person_categories: ids of the categories that count as ``person``.
+    """
+
+    images: list[CocoImage]
+    annotations: list[Annotations]
+    person_categories: frozenset[int]
+
+    @property
+    def image_ids(self) -> list[int]:
+        return [image.id for image in self.images]
+
+    @property
+    def names(self) -> list[str]:
+        return [image.name for image in self.images]
+
+
+def read_coco(path: Path | str) -> CocoDataset:
+    """Read ground truth in COCO form.
+
+    Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
+    one. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is the box's, missing ``occlusion`` 0.
+    A box may reach over the frame's edge (39 do in KAIST's file).
+
+    Raises:
+        AnnotationError: one sentence that names the file and the image's or annotation's id: broken JSON, missing
+            keys, ids that repeat or lead nowhere, numbers that are not finite, boxes without area or outside the frame.
+    """
+    path = Path(path)
+    document = _load(path)
+    labels = _labels(path, document)
+    images = sorted((_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
+    place = {image.id: i for i, image in enumerate(images)}
+    if len(place) < len(images):
+        raise AnnotationError(f"{path}: image id {_first_repeated([image.id for image in images])} occurs twice")
+    rows: list[list[dict[str, Any]]] = [[] for _ in images]
+    seen: set[Hashable] = set()
+    for i, row in enumerate(document["annotations"]):
+        where = _where(path, i, row)
+        _require(row, ("image_id", "category_id", "bbox"), where)
+        if "id" in row and not isinstance(row["id"], Hashable):
+            raise AnnotationError(f"{where} has an id that is neither a number nor a text")
+        if "id" in row and row["id"] in seen:
+            raise AnnotationError(f"{where} has an id that occurs twice")
+        seen.add(row.get("id"))
+        if not isinstance(row["image_id"], int) or row["image_id"] not in place:
+            raise AnnotationError(f"{where} is on image id {row['image_id']!r}, which is not among the file's images")
+        if not isinstance(row["category_id"], int) or row["category_id"] not in labels:
+            raise AnnotationError(f"{where} is of category id {row['category_id']!r}, which the file does not define")
+        at = place[row["image_id"]]
+        rows[at].append(_checked(row, images[at].size, where))
+    return CocoDataset(
+        images=images,
+        annotations=[_annotations(image, of_image, labels) for image, of_image in zip(images, rows, strict=True)],
+        person_categories=frozenset(id_ for id_, label in labels.items() if label == PERSON),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise AnnotationError(f"{path}: should hold an object with images, annotations and categories")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document.get(key), list):
+            raise AnnotationError(f"{path}: has no list {key!r}")
+    if not document["images"]:
+        raise AnnotationError(f"{path}: lists no images")
+    return document
+
+
+def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
+    """Category id -> label."""
+    labels: dict[int, str] = {}
+    for i, row in enumerate(document["categories"]):
+        _require(row, ("id", "name"), f"{path}: category {i}")
+        if row["id"] in labels:
+            raise AnnotationError(f"{path}: category id {row['id']} occurs twice")
+        labels[row["id"]] = PERSON if row["name"] == "pedestrian" else str(row["name"])
+    if len(labels) == 1:
+        return dict.fromkeys(labels, PERSON)
+    if PERSON not in labels.values():
+        raise AnnotationError(f"{path}: none of its categories ({', '.join(labels.values())}) is 'person'")
+    return labels
+
+
+def _image(path: Path, index: int, row: Any) -> CocoImage:
+    where = f"{path}: image {row['id'] if isinstance(row, dict) and 'id' in row else f'at place {index}'}"
+    _require(row, ("id", "height", "width"), where)
+    name = row.get("im_name", row.get("file_name"))
+    if not isinstance(name, str):
+        raise AnnotationError(f"{where} has neither 'im_name' nor 'file_name'")
+    if not isinstance(row["id"], int):
+        raise AnnotationError(f"{where} has an id that is not a whole number")
+    size = (row["height"], row["width"])
+    if not all(isinstance(n, int) and n > 0 for n in size):
+        raise AnnotationError(f"{where} has height {size[0]!r} and width {size[1]!r}, which should be whole pixels")
+    daytime = row.get("daytime")
+    if daytime not in ("day", "night", None):
+        raise AnnotationError(f"{where} has daytime {daytime!r}, which should be 'day' or 'night'")
+    image = CocoImage(row["id"], name, size, daytime)
+    return image if daytime else CocoImage(row["id"], name, size, daytime_of(image.name))
+
+
+def _checked(row: dict[str, Any], size: tuple[int, int], where: str) -> dict[str, Any]:
+    """The annotation, if its numbers can be true."""
+    box = row["bbox"]
+    if not (isinstance(box, list) and len(box) == 4 and all(_is_finite(n) for n in box)):
+        raise AnnotationError(f"{where} has bbox {box!r}, which should be four finite numbers x, y, w, h")
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        raise AnnotationError(f"{where} has a box without area (bbox {box})")
+    height, width = size
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        raise AnnotationError(f"{where} lies outside its {width}x{height} image (bbox {box})")
+    if not _is_finite(row.get("height", 0)):
+        raise AnnotationError(f"{where} has height {row['height']!r}, which should be a finite number")
+    if row.get("occlusion", 0) not in (0, 1, 2):
+        raise AnnotationError(f"{where} has occlusion {row['occlusion']!r}, which should be 0, 1 or 2")
+    return row
+
+
+def _annotations(image: CocoImage, rows: list[dict[str, Any]], labels: dict[int, str]) -> Annotations:
+    boxes = [row["bbox"] for row in rows]
+    return Annotations.from_rows(
+        [(x, y, x + w, y + h) for x, y, w, h in boxes],
+        [labels[row["category_id"]] for row in rows],
+        ignore=[bool(row.get("ignore", 0)) or bool(row.get("iscrowd", 0)) for row in rows],
+        occlusion=[row.get("occlusion", 0) for row in rows],
+        height=[row.get("height", row["bbox"][3]) for row in rows],
+        size=image.size,
+        daytime=image.daytime,
+    )
+
+
+def _where(path: Path, index: int, row: Any) -> str:
+    return f"{path}: annotation {row['id'] if isinstance(row, dict) and 'id' in row else f'at place {index}'}"
+
+
+def _require(row: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(row, dict):
+        raise AnnotationError(f"{where} should be an object")
+    for key in keys:
+        if key not in row:
+            raise AnnotationError(f"{where} has no {key!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _first_repeated(ids: list[int]) -> int:
+    return next(a for a, b in itertools.pairwise(ids) if a == b)

@@ -1,0 +1,357 @@
+"""Detections in files: three forms, read into and written from a :class:`~ssd_effnet.structures.DetectionTable`.
+
+- KAIST text, ``image_number,x,y,w,h,score`` a line, image numbers from 1;
+- COCO results, a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, image ids from 0 or those
+  of the ground truth;
+- the KAIST devkit's, a folder of ``setXX_VYYY_IZZZZZ.txt`` with ``person x1 y1 x2 y2 score`` a line, coordinates one
+  less than those of the ground truth (the devkit adds 1).
+
+Numbers are written so that reading them gives the score back exactly and coordinates to ten digits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+from data_kaist.errors import DetectionFileError
+from ssd_effnet.structures import PERSON, DetectionTable
+
+Form = Literal["kaist", "coco", "devkit"]
+
+_COLUMNS = ("image_number", "x", "y", "w", "h", "score")
+
+
+def form_of(path: Path | str) -> Form:
+    """The form a path has, or would have when written: a folder or a path without suffix ``devkit``, ``.json`` COCO,
+    anything else KAIST text."""
+    path = Path(path)
+    if path.is_dir():
+        return "devkit"
+    if path.suffix.lower() == ".json":
+        return "coco"
+    return "kaist" if path.suffix or path.is_file() else "devkit"
+
+
+def read_detections(
+    path: Path | str,
+    n_images: int,
+    *,
+    names: Sequence[str] | None = None,
+    image_ids: Sequence[int] | None = None,
+    person_categories: Collection[int] | None = None,
+) -> DetectionTable:
+    """Read detections in whichever form they are.
+
+    Args:
+        path: a text file, a ``.json`` file or a folder.
+        n_images: number of images in the ground truth.
+        names: frame names in order; needed for the devkit's form only.
+        image_ids: the ground truth's image ids in order, for COCO results; without them ids are places from 0.
+        person_categories: COCO results of other categories are left out; None takes every category.
+
+    Raises:
+        DetectionFileError: one sentence that names the file and the line or entry, and says what is wrong with it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DetectionFileError(f"{path}: there is no such file or folder")
+    form = form_of(path)
+    if form == "coco":
+        return read_coco_results(path, n_images, image_ids=image_ids, person_categories=person_categories)
+    if form == "kaist":
+        return read_kaist(path, n_images)
+    if names is None:
+        raise DetectionFileError(f"{path}: a folder of the devkit's form needs the names of the frames to be read")
+    return read_devkit(path, names)
+
+
+def write_detections(
+    path: Path | str,
+    table: DetectionTable,
+    *,
+    names: Sequence[str] | None = None,
+    image_ids: Sequence[int] | None = None,
+    category_id: int = 1,
+) -> None:
+    """Write detections in the form that the path stands for (:func:`form_of`), with what that form needs to know."""
+    form = form_of(path)
+    if form == "coco":
+        write_coco_results(path, table, image_ids=image_ids, category_id=category_id)
+    elif form == "kaist":
+        write_kaist(path, table)
+    elif names is None:
+        raise DetectionFileError(f"{path}: the devkit's form needs the names of the frames to be written")
+    else:
+        write_devkit(path, table, names)
+
+
+# ---------------------------------------------------------------------------------------------------- KAIST text
+
+
+def read_kaist(path: Path | str, n_images: int) -> DetectionTable:
+    """KAIST text; see :func:`read_detections`. A file without lines is a detector that found nothing."""
+    path = Path(path)
+    text = _text(path)
+    if not text.strip():
+        return DetectionTable.empty()
+    try:
+        rows = np.loadtxt(text.splitlines(), delimiter=",", ndmin=2, comments=None)
+    except ValueError:
+        rows = np.zeros((0, 0))
+    if rows.shape[1] != len(_COLUMNS) or _is_bad(rows, n_images):
+        rows = np.array([_kaist_line(line, n_images, where) for line, where in _lines(path, text)])
+    return _table(rows[:, 0].astype(np.int64) - 1, rows[:, 1:5], rows[:, 5])
+
+
+def _is_bad(rows: np.ndarray, n_images: int) -> bool:
+    number = rows[:, 0]
+    return not (
+        np.isfinite(rows).all()
+        and (rows[:, 3:5] > 0).all()
+        and (number == np.floor(number)).all()
+        and (number >= 1).all()
+        and (number <= n_images).all()
+    )
+
+
+def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
+    """The six numbers of a line, or the sentence that says why it has not got them."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(_COLUMNS):
+        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}")
+    values = [_number(cell, column, where) for cell, column in zip(cells, _COLUMNS, strict=True)]
+    number = values[0]
+    if number == 0:
+        raise DetectionFileError(f"{where} has image number 0, but image numbers are 1-based: the first image is 1")
+    if number != math.floor(number) or number < 0:
+        raise DetectionFileError(f"{where} has image number {cells[0]}, which should be a whole number from 1")
+    if number > n_images:
+        raise DetectionFileError(f"{where} has image number {cells[0]}, but there are only {n_images} images")
+    _check_size(values[3], values[4], where)
+    return values
+
+
+def write_kaist(path: Path | str, table: DetectionTable) -> None:
+    """KAIST text, rows in the table's order."""
+    _check_writable(table)
+    rows = zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
+    _write(Path(path), "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
+
+
+# -------------------------------------------------------------------------------------------------- COCO results
+
+
+def read_coco_results(
+    path: Path | str,
+    n_images: int,
+    *,
+    image_ids: Sequence[int] | None = None,
+    person_categories: Collection[int] | None = None,
+) -> DetectionTable:
+    """COCO results; see :func:`read_detections`."""
+    path = Path(path)
+    try:
+        entries = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise DetectionFileError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg})") from error
+    if not isinstance(entries, list):
+        raise DetectionFileError(f"{path}: should hold a list of results, not a {type(entries).__name__}")
+    place = {id_: i for i, id_ in enumerate(range(n_images) if image_ids is None else image_ids)}
+    index, boxes, scores = [], [], []
+    for i, entry in enumerate(entries):
+        image, category, box, score = _coco_entry(entry, f"{path}, entry {i + 1}", place, person_categories)
+        if person_categories is None or category in person_categories:
+            index.append(image)
+            boxes.append(box)
+            scores.append(score)
+    if entries and not index:
+        raise DetectionFileError(f"{path}: no entry is of the ground truth's person category {_ids(person_categories)}")
+    return _table(np.array(index, np.int64), np.array(boxes, np.float64).reshape(-1, 4), np.array(scores, np.float64))
+
+
+def _coco_entry(
+    entry: Any, where: str, place: dict[int, int], person_categories: Collection[int] | None
+) -> tuple[int, Any, list[float], float]:
+    """Place of the image, category id, box xywh and score, or the sentence that says what is wrong."""
+    if not isinstance(entry, dict):
+        raise DetectionFileError(f"{where} should be an object with image_id, category_id, bbox and score")
+    needed = (
+        ("image_id", "bbox", "score") if person_categories is None else ("image_id", "category_id", "bbox", "score")
+    )
+    for key in needed:
+        if key not in entry:
+            raise DetectionFileError(f"{where} has no {key!r}")
+    id_, box, score = entry["image_id"], entry["bbox"], entry["score"]
+    if not isinstance(id_, int):
+        raise DetectionFileError(f"{where} has image_id {id_!r}, which should be a whole number")
+    if id_ not in place:
+        raise DetectionFileError(f"{where} has image_id {id_}, which the {len(place)} images do not have")
+    if not isinstance(entry.get("category_id", 0), int):
+        raise DetectionFileError(f"{where} has category_id {entry['category_id']!r}, which should be a whole number")
+    if not isinstance(box, list) or len(box) != 4:
+        raise DetectionFileError(f"{where} has bbox {box!r}, which should be four numbers x, y, w, h")
+    for value, column in zip((*box, score), ("x", "y", "w", "h", "score"), strict=True):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
+    _check_size(box[2], box[3], where)
+    return place[id_], entry.get("category_id"), box, score
+
+
+def _ids(person_categories: Collection[int] | None) -> str:
+    return ", ".join(map(str, sorted(person_categories or ())))
+
+
+def write_coco_results(
+    path: Path | str, table: DetectionTable, *, image_ids: Sequence[int] | None = None, category_id: int = 1
+) -> None:
+    """COCO results, rows in the table's order; image ids are places from 0 unless the ground truth's are given."""
+    _check_writable(table)
+    entries = [
+        {
+            "image_id": i if image_ids is None else int(image_ids[i]),
+            "category_id": category_id,
+            "bbox": [float(f"{value:.10g}") for value in box],
+            "score": score,
+        }
+        for i, box, score in zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
+    ]
+    _write(Path(path), json.dumps(entries) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------- devkit folder
+
+
+def read_devkit(path: Path | str, names: Sequence[str]) -> DetectionTable:
+    """The devkit's folder; see :func:`read_detections`. A frame without a file is one where nothing was found."""
+    folder = Path(path)
+    place = {name.replace("/", "_"): i for i, name in enumerate(names)}
+    index, rows = [], []
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise DetectionFileError(f"{folder}: holds no setXX_VYYY_IZZZZZ.txt")
+    for file in files:
+        if file.stem not in place:
+            raise DetectionFileError(f"{file}: is named after no frame of the ground truth's {len(place)}")
+        for line, where in _lines(file, _text(file)):
+            rows.append(_devkit_line(line, where))
+            index.append(place[file.stem])
+    values = np.array(rows, np.float64).reshape(-1, 5)
+    boxes = values[:, :4] + 1
+    return DetectionTable(np.array(index, np.int64), boxes, values[:, 4])
+
+
+def _devkit_line(line: str, where: str) -> list[float]:
+    cells = line.split()
+    if len(cells) != 6:
+        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of 'person x1 y1 x2 y2 score'")
+    if cells[0] != PERSON:
+        raise DetectionFileError(f"{where} detects {cells[0]!r}, but only 'person' is scored")
+    columns = ("x1", "y1", "x2", "y2", "score")
+    values = [_number(cell, column, where) for cell, column in zip(cells[1:], columns, strict=True)]
+    _check_size(values[2] - values[0], values[3] - values[1], where)
+    return values
+
+
+def write_devkit(path: Path | str, table: DetectionTable, names: Sequence[str]) -> None:
+    """The devkit's folder, with a file for every frame, empty where nothing was found.
+
+    Each file is replaced whole. Files of frames that are not in ``names`` are left alone, and then are an error when
+    the folder is read.
+    """
+    _check_writable(table)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[list[str]] = [[] for _ in names]
+    for i, box, score in zip(table.image_index.tolist(), (table.boxes_xyxy - 1).tolist(), table.scores, strict=True):
+        lines[i].append(f"{PERSON} {' '.join(f'{value:.10g}' for value in box)} {float(score)!r}\n")
+    for name, of_frame in zip(names, lines, strict=True):
+        _write(folder / f"{name.replace('/', '_')}.txt", "".join(of_frame))
+
+
+# ----------------------------------------------------------------------------------------------------- what they share
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DetectionFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise DetectionFileError(f"{path}: is not a text file ({error.reason} at byte {error.start})") from error
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with where it stands."""
+    for i, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield line, f"{path}, line {i}:"
+
+
+def _number(cell: str, column: str, where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        _fail_number(cell, column, where)
+    if not math.isfinite(value):
+        raise DetectionFileError(f"{where} has {column} {cell}, which should be a finite number")
+    return value
+
+
+def _fail_number(cell: str, column: str, where: str) -> NoReturn:
+    raise DetectionFileError(f"{where} has {column} {cell!r}, which is not a number") from None
+
+
+def _check_size(w: float, h: float, where: str) -> None:
+    if w <= 0 or h <= 0:
+        raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
+
+
+def _check_writable(table: DetectionTable) -> None:
+    """What the readers would refuse is refused before it is written."""
+    sizes = table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]
+    good = np.isfinite(table.boxes_xyxy).all(axis=1) & np.isfinite(table.scores) & (sizes > 0).all(axis=1)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise DetectionFileError(
+            f"detection {row} on image {table.image_index[row]} cannot be written: "
+            f"box {table.boxes_xyxy[row].tolist()}, score {table.scores[row]}"
+        )
+
+
+def _table(index: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray) -> DetectionTable:
+    boxes = boxes_xywh.copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return DetectionTable(index, boxes, scores.copy())
+
+
+def _xywh(table: DetectionTable) -> Iterable[list[float]]:
+    boxes = table.boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes.tolist()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside the file and rename, so that whoever reads it sees the old text or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as f:
+        beside = Path(f.name)
+        try:
+            f.write(text)
+            f.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            beside.chmod(0o666 & ~umask)  # a temporary file is private; this one is meant to be read
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
