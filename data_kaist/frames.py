@@ -56,9 +56,14 @@ class FrameName:
         return "night" if self.set in NIGHT_SETS else None
 
 
+def is_frame_name(name: str) -> bool:
+    """Whether ``name`` has the form ``setXX/VYYY/IZZZZZ``."""
+    return _NAME.fullmatch(name) is not None
+
+
 def daytime_of(name: str) -> Daytime | None:
     """``day`` or ``night`` of a KAIST frame name; None for any other name."""
-    return FrameName.parse(name).daytime if _NAME.fullmatch(name) else None
+    return FrameName.parse(name).daytime if is_frame_name(name) else None
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ class PhotometricJitter:
             return sample
         visible, lwir = sample.visible, sample.lwir
         if visible is not None:
-            visible = cv2.transform(visible, _colour_map(cv2.mean(visible)[:3], *factors[:3], turn))
+            visible = cv2.transform(visible, _colour_map(cv2.mean(visible)[:3], factors[:3], turn))
         if lwir is not None:
             brightness, contrast = factors[3:]
             mean = cv2.mean(lwir)[0]
@@ -303,10 +303,9 @@ _RGB_TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
-def _colour_map(
-    mean_rgb: tuple[float, float, float], brightness: float, contrast: float, saturation: float, turn: float
-) -> np.ndarray:
+def _colour_map(mean_rgb: tuple[float, ...], factors: np.ndarray, turn: float) -> np.ndarray:
     """The 3x4 matrix that scales chroma, turns hue (in YIQ), stretches about the mean grey and scales all."""
+    brightness, contrast, saturation = (float(factor) for factor in factors)
     chroma = saturation * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     in_yiq = np.eye(3)
     in_yiq[1:, 1:] = chroma

@@ -1,0 +1,220 @@
+"""Frames read, transformed and put into batches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from data_kaist.annotations import training_ignore
+from data_kaist.errors import ImageError, SplitError
+from data_kaist.images import read_image
+from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
+from data_kaist.transforms import Sample, Transform
+from ssd_effnet.structures import Batch, Targets
+
+__all__ = [
+    "DetectionDataset",
+    "EpochSampler",
+    "Frame",
+    "Modality",
+    "collate",
+    "fingerprint",
+    "load_coco",
+    "load_frames",
+    "load_kaist",
+    "read_pair",
+]
+
+
+def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The images of a frame that a modality needs.
+
+    Returns:
+        visible uint8 ``(H, W, 3)`` RGB or None, LWIR uint8 ``(H, W)`` or None.
+
+    Raises:
+        ImageError: missing, truncated, undecodable, or of another size than its partner or its annotations.
+    """
+    images: dict[Side, np.ndarray] = {}
+    for side in SIDES[modality]:
+        path = frame.visible if side == "visible" else frame.lwir
+        if path is None:
+            raise ImageError(f"{frame.name}: has no {side} image")
+        images[side] = read_image(path, colour=side == "visible")
+        if images[side].shape[:2] != frame.annotations.size:
+            (height, width), (should_height, should_width) = images[side].shape[:2], frame.annotations.size
+            raise ImageError(
+                f"{path}: {width}x{height} pixels, but its annotation is for {should_width}x{should_height}"
+            )
+    return images.get("visible"), images.get("lwir")
+
+
+def fingerprint(frames: Sequence[Frame]) -> str:
+    """SHA-256 of names, boxes, labels and flags in order: two runs with the same one saw the same objects."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        a = frame.annotations
+        digest.update(f"{frame.name} {a.size} {','.join(map(str, a.labels))}\n".encode())
+        for array in (a.boxes_xyxy, a.ignore, a.occlusion, a.height):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Frames, read and transformed.
+
+    A key is a frame's place, or ``(epoch, place)`` as :class:`EpochSampler` yields it. The transform's randomness comes
+    from (seed, epoch, place) alone: it depends neither on the number of workers nor on the order of reading.
+
+    Attributes:
+        frames: what is left of the frames given.
+        skipped: (name, reason) of unreadable frames, with ``on_bad_frame="skip"``.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        modality: Modality,
+        transform: Transform,
+        *,
+        seed: int = 0,
+        on_bad_frame: Literal["stop", "skip"] = "stop",
+        min_height: float = 12,
+    ) -> None:
+        """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
+
+        Args:
+            frames: as loaded by :func:`load_frames`.
+            modality: images to read.
+            transform: must end with a resize to one size, if samples are to be collated.
+            seed: of the random transforms.
+            on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
+            min_height: see :func:`data_kaist.annotations.training_ignore`.
+        """
+        if modality not in SIDES:
+            raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
+        self.frames = list(frames)
+        self.modality = modality
+        self.transform = transform
+        self.seed = seed
+        self.min_height = min_height
+        self.skipped: Skipped = []
+        if on_bad_frame == "skip":
+            self.scan()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        frame = self.frames[index]
+        visible, lwir = read_pair(frame, self.modality)
+        annotations = frame.annotations
+        sample = Sample(
+            visible=visible,
+            lwir=lwir,
+            boxes_xyxy=annotations.boxes_xyxy,
+            labels=np.ones(len(annotations), np.int64),
+            ignore=training_ignore(annotations, self.min_height),
+            original_size=annotations.size,
+            index=index,
+            name=frame.name,
+        )
+        return self.transform(sample, np.random.default_rng((self.seed, epoch, index)))
+
+    def scan(self) -> Skipped:
+        """Decode every frame, drop those that cannot be read, and return what was dropped.
+
+        Raises:
+            SplitError: nothing is left.
+        """
+
+        def problem(frame: Frame) -> str | None:
+            try:
+                read_pair(frame, self.modality)
+            except ImageError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            problems = list(pool.map(problem, self.frames))
+        bad = [(frame.name, reason) for frame, reason in zip(self.frames, problems, strict=True) if reason]
+        if bad and len(bad) == len(self.frames):
+            raise SplitError(f"none of the {len(bad):,} frames can be read; the first: {bad[0][1]}")
+        self.frames = [frame for frame, reason in zip(self.frames, problems, strict=True) if not reason]
+        self.skipped += bad
+        return bad
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields ``(epoch, place)``, so that a data set's randomness can depend on the epoch in any worker.
+
+    With several processes each takes every ``world_size``-th place; the last ones begin anew at the front, so that all
+    take the same number.
+    """
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.resize(order, len(self) * self.world_size)
+        return iter([(self.epoch, int(index)) for index in order[self.rank :: self.world_size]])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples of one size into a batch; objects are padded to the most there are, at least one row.
+
+    Raises:
+        ValueError: the samples differ in size or modality.
+    """
+    sizes = {sample.size for sample in samples}
+    if len(sizes) != 1 or len({(s.visible is None, s.lwir is None) for s in samples}) != 1:
+        raise ValueError(f"samples of several sizes or modalities cannot be one batch (sizes {sorted(sizes)})")
+    height, width = samples[0].size
+    colours = 3 if samples[0].visible is not None else 0
+    channels = colours + (samples[0].lwir is not None)
+    images = torch.empty((len(samples), height, width, channels), dtype=torch.uint8)
+    most = max(1, *(len(sample.labels) for sample in samples))
+    targets = Targets(
+        boxes_xyxy=torch.zeros((len(samples), most, 4)),
+        labels=torch.zeros((len(samples), most), dtype=torch.int64),
+        ignore=torch.zeros((len(samples), most), dtype=torch.bool),
+    )
+    for i, sample in enumerate(samples):
+        pixels, n = images[i].numpy(), len(sample.labels)
+        if sample.visible is not None:
+            pixels[..., :3] = sample.visible
+        if sample.lwir is not None:
+            pixels[..., colours] = sample.lwir
+        targets.boxes_xyxy[i, :n] = torch.from_numpy(sample.boxes_xyxy)
+        targets.labels[i, :n] = torch.from_numpy(sample.labels)
+        targets.ignore[i, :n] = torch.from_numpy(sample.ignore)
+    return Batch(
+        images=images.permute(0, 3, 1, 2),  # NHWC memory seen as NCHW: channels_last without a copy
+        targets=targets,
+        original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64),
+        indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+        names=[sample.name for sample in samples],
+    )
