@@ -1,0 +1,32 @@
+"""Necks: maps of several levels listen to each other. Topologies are tables, one executor runs them."""
+
+from ssd_effnet.models.necks.graph import Fusion, GraphNeck
+from ssd_effnet.models.necks.resampling import ExtraLevels
+from ssd_effnet.models.necks.topologies import (
+    TOPOLOGIES,
+    Node,
+    Topology,
+    bifpn,
+    fpn,
+    fully_connected,
+    nas_fpn,
+    panet,
+    simplified_panet,
+    study_fpn,
+)
+
+__all__ = [
+    "TOPOLOGIES",
+    "ExtraLevels",
+    "Fusion",
+    "GraphNeck",
+    "Node",
+    "Topology",
+    "bifpn",
+    "fpn",
+    "fully_connected",
+    "nas_fpn",
+    "panet",
+    "simplified_panet",
+    "study_fpn",
+]

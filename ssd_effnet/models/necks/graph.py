@@ -1,0 +1,255 @@
+"""The executor of necks: one module runs every topology."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ssd_effnet.layers import ConvNormAct, SeparableConv, activation
+from ssd_effnet.models.necks.resampling import Downsample, ExtraLevels, Size, Upsample, lateral, resampler
+from ssd_effnet.models.necks.topologies import Node, Topology
+from ssd_effnet.structures import Level
+
+FusionKind = Literal["sum", "unbounded", "softmax", "fast"]
+Convolution = Literal["none", "conv1x1", "conv3x3", "separable"]
+
+
+class Fusion(nn.Module):
+    """A weighted sum of maps of one shape (EfficientDet, section 3.3), one learned scalar an input, all 1 at first.
+
+    Args:
+        kind: ``sum``: nothing is learned. ``unbounded``: the scalars as they are. ``softmax``: their softmax. ``fast``:
+            ``ReLU(w_i) / (eps + sum_j ReLU(w_j))``.
+        num_inputs: number of maps.
+        eps: keeps ``fast`` finite when all scalars are negative.
+    """
+
+    scalars: nn.Parameter | None
+
+    def __init__(self, kind: FusionKind, num_inputs: int, eps: float = 1e-4) -> None:
+        super().__init__()
+        if kind not in ("sum", "unbounded", "softmax", "fast"):
+            raise ValueError(f"fusion {kind!r} is unknown; known: sum, unbounded, softmax, fast")
+        self.kind = kind
+        self.eps = eps
+        # One input has nothing to be weighed against, and a weight normalised to 1 would never get a gradient.
+        learned = kind != "sum" and num_inputs > 1
+        self.register_parameter("scalars", nn.Parameter(torch.ones(num_inputs)) if learned else None)
+
+    def weights(self) -> torch.Tensor | None:
+        """``(num_inputs,)``, what each input is multiplied by; None for a plain sum."""
+        if self.scalars is None or self.kind == "unbounded":
+            return self.scalars
+        if self.kind == "softmax":
+            return self.scalars.softmax(0)
+        positive = self.scalars.relu()
+        return positive / (self.eps + positive.sum())
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        weights = self.weights()
+        terms = list(maps) if weights is None else [w * x for w, x in zip(weights, maps, strict=True)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+
+class GlobalPoolFusion(nn.Module):
+    """NAS-FPN's global-pooling cell: the first map says which channels of the second to add to it.
+
+    ``a, b, rest -> a + sigmoid(max over positions of a) * b + rest`` (Ghiasi et al. 2019, section 3.1; the maximum as
+    in the authors' code).
+    """
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        first, second, *rest = maps
+        total = first + first.amax(dim=(-2, -1), keepdim=True).sigmoid() * second
+        for x in rest:
+            total = total + x
+        return total
+
+
+class _GraphNode(nn.Module):
+    """Resample each input, fuse, convolve."""
+
+    def __init__(self, edges: Sequence[nn.Module], fusion: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(edges)
+        self.fusion = fusion
+        self.after = after
+
+    def forward(self, maps: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
+        return self.after(self.fusion([edge(x, size) for edge, x in zip(self.edges, maps, strict=True)]))
+
+
+class GraphNeck(nn.Module):
+    """Runs a topology on the maps of a backbone or adapter.
+
+    With the defaults it is the study's step 4 given :func:`study_fpn`; with ``upsample="transposed"`` its step 5. As in
+    EfficientDet: ``channels``, ``fusion="fast"``, ``convolution="separable"``, ``activation="silu"``,
+    ``upsample="nearest"``, ``extra_levels=2`` and, where its code is followed rather than its text,
+    ``activation_first=True``.
+
+    Args:
+        levels_in: the levels of the maps that will be given, finest first.
+        topology: the table; its ``num_levels`` counts ``levels_in`` and ``extra_levels``.
+        channels: width of all maps that leave; None lets each level keep its own.
+        upsample: to a finer level: ``bilinear``, ``nearest``, or ``transposed`` convolution with batch norm.
+        downsample: to a coarser level: ``max_pool`` or strided ``conv`` with batch norm.
+        fusion: see :class:`Fusion`.
+        convolution: after the fusion: ``none``, or a convolution with batch norm.
+        activation: after the convolution, or after the fusion where there is none.
+        activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
+            published code of EfficientDet and NAS-FPN.
+        repeats: turns; each feeds the next, and each has its own weights.
+        project: where the width of a given map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
+            edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
+            that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
+        extra_levels: coarser levels to make from the last one first, see :class:`ExtraLevels`.
+        eps: of the ``fast`` fusion.
+
+    Attributes:
+        levels: the levels of the maps that leave, finest first, under the names of ``levels_in``.
+        levels_in: the levels that enter the graph, extra ones included.
+
+    Raises:
+        ValueError: for unknown names, levels that do not fit the topology or are not ordered, and resampling that a
+            convolution cannot do.
+    """
+
+    def __init__(
+        self,
+        levels_in: Sequence[Level],
+        topology: Topology,
+        *,
+        channels: int | None = None,
+        upsample: Upsample = "bilinear",
+        downsample: Downsample = "max_pool",
+        fusion: FusionKind = "sum",
+        convolution: Convolution = "none",
+        activation: str = "none",
+        activation_first: bool = False,
+        repeats: int = 1,
+        project: Literal["edge", "level"] = "edge",
+        extra_levels: int = 0,
+        eps: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        levels = list(levels_in)
+        if not levels or any(a.stride > b.stride for a, b in pairwise(levels)):
+            raise ValueError(f"{topology.name}: levels must be given, finest first, got {levels}")
+        if len(levels) + extra_levels != topology.num_levels:
+            extra = f" and {extra_levels} extra" if extra_levels else ""
+            raise ValueError(
+                f"{topology.name}: the topology joins {topology.num_levels} levels, got {len(levels)}{extra}: "
+                f"{', '.join(level.name for level in levels)}"
+            )
+        if repeats < 1:
+            raise ValueError(f"{topology.name}: repeats must be 1 or more, got {repeats}")
+        if project not in ("edge", "level"):
+            raise ValueError(f"{topology.name}: project {project!r} is unknown; known: edge, level")
+        self.topology = topology
+        self.given = len(levels)
+
+        # From the last turn back: a node that nothing asks for would hold parameters that never get a gradient.
+        wanted = set(topology.outputs[: topology.num_returned])
+        turns: list[set[str]] = []
+        for _ in range(repeats):
+            turns.insert(0, topology.needed_for(wanted))
+            wanted = {
+                output
+                for output, entering in zip(topology.outputs, topology.input_names, strict=True)
+                if entering in turns[0]
+            }
+
+        self.extra = ExtraLevels(levels[-1], extra_levels, channels) if extra_levels else None
+        if self.extra is not None:
+            levels += self.extra.levels
+        self.levels_in = list(levels)
+        widths = [level if channels is None else replace(level, channels=channels) for level in levels]
+        self.projections = nn.ModuleList()
+        if project == "level":
+            for level, width, name in zip(levels, widths, topology.input_names, strict=True):
+                used = name in turns[0]
+                self.projections.append(lateral(level.channels, width.channels) if used else nn.Identity())
+            levels = widths
+
+        self.turns = nn.ModuleList()
+        for needed in turns:
+            maps = dict(zip(topology.input_names, levels, strict=True))
+            nodes = nn.ModuleDict()
+            for node in topology.nodes:
+                if node.name not in needed:
+                    continue
+                target = maps[node.name] = widths[node.level]
+                edges = [resampler(maps[s], target, upsample=upsample, downsample=downsample) for s in node.inputs]
+                merge = Fusion(fusion, len(node.inputs), eps) if node.merge == "sum" else GlobalPoolFusion()
+                after = _after_fusion(convolution, target.channels, activation, activation_first)
+                nodes[node.name] = _GraphNode(edges, merge, after)
+            self.turns.append(nodes)
+            levels = widths
+        self.levels = widths[: topology.num_returned]
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One ``(N, C, H, W)`` a given level to one ``(N, channels, H, W)`` a level of :attr:`levels`, sizes kept."""
+        given = self.levels_in[: self.given]
+        if [x.shape[1] for x in maps] != [level.channels for level in given]:
+            wanted = ", ".join(f"{level.name} {level.channels}" for level in given)
+            raise ValueError(f"{self.topology.name}: channels {[x.shape[1] for x in maps]} do not fit levels {wanted}")
+        entering = list(maps)
+        if self.extra is not None:
+            entering += self.extra(entering[-1])
+        sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in entering]
+        if self.projections:
+            entering = [project(x) for project, x in zip(self.projections, entering, strict=True)]
+        for turn in self.turns:
+            assert isinstance(turn, nn.ModuleDict)
+            known = dict(zip(self.topology.input_names, entering, strict=True))
+            for node in self._nodes_of(turn):
+                known[node.name] = turn[node.name]([known[s] for s in node.inputs], sizes[node.level])
+            # An output that the next turn never reads was not computed; its entering map keeps the place.
+            entering = [known.get(name, x) for name, x in zip(self.topology.outputs, entering, strict=True)]
+        return entering[: self.topology.num_returned]
+
+    def fusion_weights(self) -> dict[str, dict[str, float]]:
+        """What each node multiplies its inputs by: ``{node: {input: weight}}``, empty where nothing is learned.
+
+        With several turns a node is called ``<turn>.<node>``, turns counted from 0.
+        """
+        table: dict[str, dict[str, float]] = {}
+        for k, turn in enumerate(self.turns):
+            assert isinstance(turn, nn.ModuleDict)
+            for node in self._nodes_of(turn):
+                fusion = turn[node.name].fusion
+                weights = fusion.weights() if isinstance(fusion, Fusion) else None
+                if weights is not None:
+                    name = node.name if len(self.turns) == 1 else f"{k}.{node.name}"
+                    table[name] = dict(zip(node.inputs, weights.detach().tolist(), strict=True))
+        return table
+
+    def _nodes_of(self, turn: nn.ModuleDict) -> list[Node]:
+        return [node for node in self.topology.nodes if node.name in turn]
+
+
+def _after_fusion(kind: Convolution, channels: int, activation_name: str, activation_first: bool) -> nn.Module:
+    if kind not in ("none", "conv1x1", "conv3x3", "separable"):
+        raise ValueError(f"convolution {kind!r} is unknown; known: none, conv1x1, conv3x3, separable")
+    act = activation(activation_name)
+    if isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU):
+        # A node with one input fuses nothing: what it would overwrite is another node's map.
+        act.inplace = False
+    if kind == "none":
+        return act
+    last = "none" if activation_first else activation_name
+    convolution: nn.Module
+    if kind == "separable":
+        # Batch norm follows and has a bias.
+        convolution = SeparableConv(channels, channels, activation=last, bias=False)
+    else:
+        convolution = ConvNormAct(channels, channels, 1 if kind == "conv1x1" else 3, activation=last)
+    return nn.Sequential(act, convolution) if activation_first and activation_name != "none" else convolution

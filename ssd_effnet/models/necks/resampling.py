@@ -1,0 +1,173 @@
+"""How a map of one level takes the size and width of another.
+
+Every module here maps ``(N, C_source, H, W)`` and a size to ``(N, C_target, *size)``. The size that is asked for is the
+target's actual one: levels of 300x300, 513x641 or 480x600 do not double exactly, and what a fixed factor leaves over
+or short is cropped or repeated at the lower and right borders.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssd_effnet.layers import ConvNormAct
+from ssd_effnet.structures import Level
+
+Upsample = Literal["bilinear", "nearest", "transposed"]
+Downsample = Literal["max_pool", "conv"]
+
+Size = tuple[int, int]
+
+
+def lateral(in_channels: int, out_channels: int) -> nn.Module:
+    """1x1 convolution and batch norm between different widths, nothing between equal ones."""
+    if in_channels == out_channels:
+        return nn.Identity()
+    return ConvNormAct(in_channels, out_channels, 1, activation="none")
+
+
+def resampler(source: Level, target: Level, *, upsample: Upsample, downsample: Downsample) -> nn.Module:
+    """The module that carries maps of ``source`` to ``target``.
+
+    A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
+    of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
+
+    Raises:
+        ValueError: where a convolution would have to change the size by a factor that is not a whole number, or a mode
+            is unknown.
+    """
+    if upsample not in ("bilinear", "nearest", "transposed"):
+        raise ValueError(f"upsample {upsample!r} is unknown; known: bilinear, nearest, transposed")
+    if downsample not in ("max_pool", "conv"):
+        raise ValueError(f"downsample {downsample!r} is unknown; known: max_pool, conv")
+    if source.stride > target.stride and upsample == "transposed":
+        return Transposed(source.channels, target.channels, _whole_ratio(source, target, "transposed"))
+    if source.stride < target.stride and downsample == "conv":
+        return Strided(source.channels, target.channels, _whole_ratio(target, source, "conv"))
+    adapt = lateral(source.channels, target.channels)
+    if source.stride < target.stride:
+        exact = target.stride % source.stride == 0
+        return Pooled(adapt, target.stride // source.stride if exact else None)
+    return Interpolated(adapt, "nearest" if upsample == "nearest" else "bilinear")
+
+
+def _whole_ratio(coarse: Level, fine: Level, how: str) -> int:
+    if coarse.stride % fine.stride:
+        raise ValueError(
+            f"{how} resampling between {coarse.name} (stride {coarse.stride}) and {fine.name} (stride {fine.stride}): "
+            f"a convolution changes the size by whole factors only; take bilinear, nearest or max_pool"
+        )
+    return coarse.stride // fine.stride
+
+
+class Interpolated(nn.Module):
+    """Width by ``adapt``, then bilinear (corners not aligned) or nearest to the size; equal sizes pass as they are."""
+
+    def __init__(self, adapt: nn.Module, mode: Literal["bilinear", "nearest"]) -> None:
+        super().__init__()
+        self.adapt = adapt
+        self.mode = mode
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        x = self.adapt(x)
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size, mode=self.mode, align_corners=False if self.mode == "bilinear" else None)
+
+
+class Pooled(nn.Module):
+    """Width by ``adapt``, then the maximum over ``ratio + 1`` positions every ``ratio`` ones, as EfficientDet pools.
+
+    Padded as little and as evenly as the size needs, the odd row or column at the lower or right border ("same").
+    Without a ratio (strides that do not divide each other), the maximum over an even division of the map.
+    """
+
+    def __init__(self, adapt: nn.Module, ratio: int | None) -> None:
+        super().__init__()
+        self.adapt = adapt
+        self.ratio = ratio
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        x = self.adapt(x)
+        return F.adaptive_max_pool2d(x, size) if self.ratio is None else same_max_pool(x, self.ratio, size)
+
+
+class Transposed(nn.Module):
+    """Transposed convolution whose kernel and stride are both the ratio, and batch norm (the study's step 5)."""
+
+    def __init__(self, in_channels: int, out_channels: int, ratio: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, ratio, ratio, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        return _fit(self.norm(self.conv(x)), size)
+
+
+class Strided(nn.Module):
+    """Convolution of ``ratio + 1`` (3x3 for a ratio of 2) with stride ``ratio``, and batch norm (PANet, figure 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, ratio: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, ratio + 1, ratio, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.ratio = ratio
+
+    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        x = _pad_same(x, self.ratio, size, value=0.0)
+        return _fit(self.norm(self.conv(x)), size)
+
+
+class ExtraLevels(nn.Module):
+    """Coarser levels made from the last one: EfficientDet's P6 and P7 from P5.
+
+    The first is a 1x1 convolution with batch norm (where the width changes) and a 3x3 max-pool of stride 2, each
+    further one a max-pool of the one before.
+
+    Args:
+        last: the coarsest level that is there.
+        count: number of levels to add.
+        channels: their width; None keeps the width of ``last``.
+    """
+
+    def __init__(self, last: Level, count: int, channels: int | None = None) -> None:
+        super().__init__()
+        if count < 1:
+            raise ValueError(f"ExtraLevels after {last.name}: count must be 1 or more, got {count}")
+        width = last.channels if channels is None else channels
+        self.adapt = lateral(last.channels, width)
+        self.levels = [Level(f"extra{i + 1}", width, last.stride * 2 ** (i + 1)) for i in range(count)]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """``(N, C, H, W)`` of the last level to one map a new level, each half the one before, rounded up."""
+        maps: list[torch.Tensor] = [self.adapt(x)]
+        for _ in self.levels:
+            height, width = maps[-1].shape[-2:]
+            maps.append(same_max_pool(maps[-1], 2, ((height + 1) // 2, (width + 1) // 2)))
+        return maps[1:]
+
+
+def same_max_pool(x: torch.Tensor, ratio: int, size: Size) -> torch.Tensor:
+    """Maximum over ``ratio + 1`` positions every ``ratio`` ones: ``(N, C, H, W) -> (N, C, *size)``."""
+    return _fit(F.max_pool2d(_pad_same(x, ratio, size, value=float("-inf")), ratio + 1, ratio), size)
+
+
+def _pad_same(x: torch.Tensor, ratio: int, size: Size, value: float) -> torch.Tensor:
+    """Just enough border for a kernel of ``ratio + 1`` at stride ``ratio`` to reach ``size``."""
+    padding: list[int] = []
+    for have, want in zip(reversed(x.shape[-2:]), reversed(size), strict=True):
+        # Never more than "same" would need: a window that sees only padding has no maximum.
+        short = max(0, (min(want, -(-have // ratio)) - 1) * ratio + ratio + 1 - have)
+        padding += [short // 2, short - short // 2]
+    return F.pad(x, padding, value=value) if any(padding) else x
+
+
+def _fit(x: torch.Tensor, size: Size) -> torch.Tensor:
+    """Crop, or repeat the last row and column, so that positions stay where they are."""
+    height, width = size
+    x = x[..., :height, :width]
+    short = [0, width - x.shape[-1], 0, height - x.shape[-2]]
+    return F.pad(x, short, mode="replicate") if any(short) else x
