@@ -1,0 +1,129 @@
+"""VGG16 as SSD uses it: the study's baseline.
+
+Simonyan and Zisserman, "Very deep convolutional networks", arXiv:1409.1556, table 1 column D, for conv1 to conv5; Liu
+et al., "SSD", arXiv:1512.02325, section 3, for pool4/pool5, conv6 and conv7.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from ssd_effnet.models.backbones.contract import Backbone
+from ssd_effnet.structures import Level
+
+# Convolutions of conv1 ... conv5, all 3x3: (output channels, how many).
+_GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+
+# torchvision numbers the layers of `features` one by one, activations and poolings included. Written out rather than
+# counted, so that a weight goes where its name says.
+TORCHVISION_NAMES: dict[str, str] = {
+    "features.0": "conv1.conv1_1",
+    "features.2": "conv1.conv1_2",
+    "features.5": "conv2.conv2_1",
+    "features.7": "conv2.conv2_2",
+    "features.10": "conv3.conv3_1",
+    "features.12": "conv3.conv3_2",
+    "features.14": "conv3.conv3_3",
+    "features.17": "conv4.conv4_1",
+    "features.19": "conv4.conv4_2",
+    "features.21": "conv4.conv4_3",
+    "features.24": "conv5.conv5_1",
+    "features.26": "conv5.conv5_2",
+    "features.28": "conv5.conv5_3",
+}
+TORCHVISION_NAMES_BN: dict[str, str] = {
+    "features.0": "conv1.conv1_1",
+    "features.1": "conv1.bn1_1",
+    "features.3": "conv1.conv1_2",
+    "features.4": "conv1.bn1_2",
+    "features.7": "conv2.conv2_1",
+    "features.8": "conv2.bn2_1",
+    "features.10": "conv2.conv2_2",
+    "features.11": "conv2.bn2_2",
+    "features.14": "conv3.conv3_1",
+    "features.15": "conv3.bn3_1",
+    "features.17": "conv3.conv3_2",
+    "features.18": "conv3.bn3_2",
+    "features.20": "conv3.conv3_3",
+    "features.21": "conv3.bn3_3",
+    "features.24": "conv4.conv4_1",
+    "features.25": "conv4.bn4_1",
+    "features.27": "conv4.conv4_2",
+    "features.28": "conv4.bn4_2",
+    "features.30": "conv4.conv4_3",
+    "features.31": "conv4.bn4_3",
+    "features.34": "conv5.conv5_1",
+    "features.35": "conv5.bn5_1",
+    "features.37": "conv5.conv5_2",
+    "features.38": "conv5.bn5_2",
+    "features.40": "conv5.conv5_3",
+    "features.41": "conv5.bn5_3",
+}
+
+
+class VGG16(Backbone):
+    """VGG16 with the fully connected layers turned into convolutions (conv6) and one halving more (conv7).
+
+    Maps for 512x640: conv4_3 512 @ 64x80 (after the ReLU; the L2 norm is another part's), conv6 512 @ 32x40, conv7
+    512 @ 16x20. All poolings round up (SSD300 does so at its third, where 75 becomes 38), so that a map measures
+    ``ceil(size / stride)`` here as in every backbone.
+
+    conv6 is a 3x3 and a 1x1 convolution of 512 channels, as in the KAIST baseline; SSD's own has 1024 channels and
+    dilation 6. No published ImageNet weights exist for conv6 and conv7.
+    """
+
+    def __init__(self, batch_norm: bool, in_channels: int = 3) -> None:
+        """
+        Args:
+            batch_norm: put batch normalisation after every convolution.
+            in_channels: channels of the images.
+        """
+        super().__init__()
+        channels = in_channels
+        groups = []
+        for number, (width, repeats) in enumerate(_GROUPS, start=1):
+            rows = [(channels if i == 0 else width, width, 3, 1) for i in range(repeats)]
+            groups.append(_group(number, rows, batch_norm, bias=True))
+            channels = width
+        self.conv1, self.conv2, self.conv3, self.conv4, self.conv5 = groups
+        # A bias before batch norm does nothing; conv1 to conv5 keep theirs because the published weights have it.
+        self.conv6 = _group(6, [(512, 512, 3, 1), (512, 512, 1, 1)], batch_norm, bias=not batch_norm)
+        self.conv7 = _group(7, [(512, 256, 1, 1), (256, 512, 3, 2)], batch_norm, bias=not batch_norm)
+        self.halve = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.pool4 = nn.MaxPool2d(3, stride=1, padding=1)
+        self.levels = [Level("conv4_3", 512, 8), Level("conv6", 512, 16), Level("conv7", 512, 32)]
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He's initialisation (arXiv:1502.01852): without batch norm nothing else keeps 17 layers' signal alive."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """float ``(N, in_channels, H, W)`` -> conv4_3, conv6 and conv7, each ``(N, 512, ceil(H / s), ceil(W / s))``
+        with s = 8, 16, 32.
+        """
+        x = self.halve(self.conv1(images))  # (N, 64, H/2, W/2)
+        x = self.halve(self.conv2(x))  # (N, 128, H/4, W/4)
+        x = self.halve(self.conv3(x))  # (N, 256, H/8, W/8)
+        conv4_3 = self.conv4(x)
+        x = self.conv5(self.pool4(conv4_3))  # (N, 512, H/8, W/8)
+        conv6 = self.conv6(self.halve(x))
+        return [conv4_3, conv6, self.conv7(conv6)]
+
+
+def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool) -> nn.Sequential:
+    """Convolutions ``conv<number>_1``, ``_2`` ... from rows (input channels, output channels, kernel, stride)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (inputs, outputs, kernel, stride) in enumerate(rows, start=1):
+        layers[f"conv{number}_{i}"] = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+        if batch_norm:
+            layers[f"bn{number}_{i}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{number}_{i}"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
