@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-_COLUMN, _ROW = 118, 76
+_ROW = 76
 _BOX_WIDTH, _BOX_HEIGHT = 78, 34
+_GAP, _GAP_PER_ROW = 26, 14
 _LEFT, _TOP = 190, 62
 _FILL = {"input": "#dbe7f5", "node": "#f3f3f3", "attention": "#fbe3c8", "output": "#d9efd8"}
 
@@ -51,10 +52,13 @@ def graph_svg(title: str, rows: Sequence[str], nodes: Sequence[PictureNode], edg
             twice, an unknown kind or row.
     """
     columns = _columns(rows, nodes, edges)
-    place = {
-        node.name: (_LEFT + columns[node.name] * _COLUMN, _TOP + (len(rows) - 1 - node.row) * _ROW) for node in nodes
-    }
-    width = _LEFT + (max(columns.values(), default=0) + 1) * _COLUMN
+    row_of = {node.name: node.row for node in nodes}
+    # Steep arrows in a narrow gap cannot be told apart.
+    steepest = max((abs(row_of[a] - row_of[b]) for a, b in edges if columns[b] - columns[a] == 1), default=0)
+    step = _BOX_WIDTH + _GAP + _GAP_PER_ROW * steepest**2
+    taken = {(node.row, columns[node.name]) for node in nodes}
+    place = {node.name: (_LEFT + columns[node.name] * step, _TOP + (len(rows) - 1 - node.row) * _ROW) for node in nodes}
+    width = _LEFT + max(columns.values(), default=0) * step + _BOX_WIDTH + _GAP
     height = _TOP + len(rows) * _ROW
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
@@ -70,8 +74,12 @@ def graph_svg(title: str, rows: Sequence[str], nodes: Sequence[PictureNode], edg
         parts.append(f'<line x1="{_LEFT - 20}" y1="{y}" x2="{width}" y2="{y}" stroke="#eee"/>')
         parts.append(f'<text class="row" x="14" y="{y + 4}">{escape(label)}</text>')
     for source, target in edges:
-        straight = columns[target] - columns[source] == 1
-        path = _arrow(place[source], place[target], straight)
+        between = range(columns[source] + 1, columns[target])
+        if row_of[source] == row_of[target]:
+            bent = any((row_of[source], column) in taken for column in between)
+        else:
+            bent = bool(between)
+        path = _arrow(place[source], place[target], bent)
         parts.append(
             f'<path class="edge" data-from={quoteattr(source)} data-to={quoteattr(target)} d="{path}" fill="none" '
             f'stroke="#555" stroke-width="1.2" marker-end="url(#arrow)"/>'
@@ -111,11 +119,13 @@ def _columns(rows: Sequence[str], nodes: Sequence[PictureNode], edges: Sequence[
     return columns
 
 
-def _arrow(source: tuple[int, int], target: tuple[int, int], neighbours: bool) -> str:
-    """From the right side of one box to the left side of another; over the boxes between them in the same row."""
+def _arrow(source: tuple[int, int], target: tuple[int, int], bent: bool) -> str:
+    """From the right side of one box to the left side of another; ``bent`` goes round what stands between them."""
     x1, y1 = source[0] + _BOX_WIDTH, source[1] + _BOX_HEIGHT // 2
     x2, y2 = target[0], target[1] + _BOX_HEIGHT // 2
-    if y1 == y2 and not neighbours:
+    if not bent:
+        return f"M{x1} {y1}L{x2} {y2}"
+    if y1 == y2:
         lift = y1 - _ROW // 2 - 8
         return f"M{x1} {y1 - 6}C{x1 + 40} {lift} {x2 - 40} {lift} {x2} {y2 - 6}"
     middle = (x1 + x2) // 2
