@@ -1,0 +1,237 @@
+"""Transforms: what is drawn at a box must be found at the transformed box, in both images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_kaist.transforms import (
+    Compose,
+    Expand,
+    HorizontalFlip,
+    PhotometricJitter,
+    RandomResizedCrop,
+    Resize,
+    Sample,
+    SSDCrop,
+    Transform,
+    areas,
+    crop,
+)
+
+SIZE = (96, 120)
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+GEOMETRY: dict[str, Transform] = {
+    "flip": HorizontalFlip(p=1),
+    "resize": Resize((70, 130)),
+    "zoom in": RandomResizedCrop(scale=(0.25, 1)),
+    "zoom out": RandomResizedCrop(scale=(1, 4)),
+    "expand": Expand(max_side=3, p=1),
+    "ssd crop": SSDCrop(min_ious=(0.1, 0.3, 0.0)),
+    "chain": Compose((RandomResizedCrop(), HorizontalFlip(), SSDCrop(), Expand(max_side=2), Resize((64, 80)))),
+}
+
+
+def sample_of(boxes: list[tuple[float, float, float, float]], size: tuple[int, int] = SIZE) -> Sample:
+    """Dark images with a bright rectangle at each box of whole pixels."""
+    visible, lwir = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        window = slice(max(int(y1), 0), int(y2)), slice(max(int(x1), 0), int(x2))
+        visible[window], lwir[window] = 255, 255
+    n = len(boxes)
+    return Sample(
+        visible=visible,
+        lwir=lwir,
+        boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.ones(n, np.int64),
+        ignore=np.zeros(n, bool),
+        original_size=size,
+    )
+
+
+@st.composite
+def boxes_in(draw: st.DrawFn, size: tuple[int, int] = SIZE) -> tuple[int, int, int, int]:
+    height, width = size
+    x1, y1 = draw(st.integers(0, width - 6)), draw(st.integers(0, height - 6))
+    return x1, y1, draw(st.integers(x1 + 6, width)), draw(st.integers(y1 + 6, height))
+
+
+def bright_bounds(image: np.ndarray) -> np.ndarray | None:
+    """xyxy of the pixels brighter than half."""
+    grey = image if image.ndim == 2 else image.min(axis=2)
+    rows, columns = np.nonzero(grey > 127)
+    if not len(rows):
+        return None
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
+@QUICK
+def test_the_box_stays_on_the_object_in_both_images(name: str, box: tuple[int, int, int, int], seed: int) -> None:
+    before = sample_of([box])
+    after = GEOMETRY[name](before, np.random.default_rng(seed))
+    assert after.visible is not None
+    assert after.lwir is not None
+    assert after.visible.shape[:2] == after.lwir.shape == after.size
+    height, width = after.size
+    if not len(after.boxes_xyxy):
+        return  # cut away; what becomes of such objects has a test of its own
+    (found,) = after.boxes_xyxy
+    assert found[0] >= 0
+    assert found[1] >= 0
+    assert found[2] <= width
+    assert found[3] <= height
+    assert areas(after.boxes_xyxy)[0] > 1
+    for image in (after.visible, after.lwir):
+        bounds = bright_bounds(image)
+        if bounds is None:  # thinner than a pixel after shrinking
+            assert min(found[2] - found[0], found[3] - found[1]) < 2
+        else:
+            np.testing.assert_allclose(found, bounds, atol=1.5)
+
+
+@pytest.mark.parametrize("name", [*GEOMETRY, "jitter"])
+@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
+@settings(QUICK, max_examples=10)
+def test_the_same_seed_gives_the_same_sample(name: str, box: tuple[int, int, int, int], seed: int) -> None:
+    transform = GEOMETRY.get(name, PhotometricJitter(p=1))
+    a, b = (transform(sample_of([box]), np.random.default_rng(seed)) for _ in range(2))
+    for key in ("visible", "lwir", "boxes_xyxy", "labels", "ignore"):
+        np.testing.assert_array_equal(getattr(a, key), getattr(b, key))
+
+
+@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
+@settings(QUICK, max_examples=15)
+def test_each_modality_alone_sees_what_it_sees_in_the_pair(box: tuple[int, int, int, int], seed: int) -> None:
+    chain = Compose((PhotometricJitter(p=1), GEOMETRY["chain"]))
+    both = sample_of([box])
+    pair = chain(both, np.random.default_rng(seed))
+    alone = chain(replace(both, lwir=None), np.random.default_rng(seed))
+    np.testing.assert_array_equal(alone.visible, pair.visible)
+    alone = chain(replace(both, visible=None), np.random.default_rng(seed))
+    np.testing.assert_array_equal(alone.lwir, pair.lwir)
+    np.testing.assert_array_equal(alone.boxes_xyxy, pair.boxes_xyxy)
+
+
+@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
+@settings(QUICK, max_examples=20)
+def test_flipping_twice_is_the_identity(box: tuple[int, int, int, int], seed: int) -> None:
+    before, rng, flip = sample_of([box]), np.random.default_rng(seed), HorizontalFlip(p=1)
+    after = flip(flip(before, rng), rng)
+    for key in ("visible", "lwir", "boxes_xyxy"):
+        np.testing.assert_array_equal(getattr(after, key), getattr(before, key))
+
+
+def test_flip_by_hand() -> None:
+    after = HorizontalFlip(p=1)(sample_of([(10, 20, 30, 50)]), np.random.default_rng(0))
+    np.testing.assert_array_equal(after.boxes_xyxy, [[90, 20, 110, 50]])
+
+
+def test_resize_by_hand() -> None:
+    after = Resize((48, 240))(sample_of([(10, 20, 30, 50)]), np.random.default_rng(0))
+    assert after.size == (48, 240)
+    assert after.original_size == SIZE
+    np.testing.assert_array_equal(after.boxes_xyxy, [[20, 10, 60, 25]])
+    assert after.boxes_xyxy.dtype == np.float32
+
+
+def test_resize_clips_what_reaches_over_the_border_and_drops_what_vanishes() -> None:
+    before = sample_of([(-10, 20, 30, 50), (0, 0, 4, 4)])
+    after = Resize((24, 30))(before, np.random.default_rng(0))
+    np.testing.assert_array_equal(after.boxes_xyxy, [[0, 5, 7.5, 12.5]])  # the second would cover one pixel, not more
+
+
+def test_crop_by_hand() -> None:
+    """A window of x 40..80, y 0..60: kept and clipped, made an ignore region, gone, and outside altogether."""
+    boxes = [(50, 10, 70, 50), (75, 10, 95, 50), (78, 10, 98, 50), (79, 10, 99, 50), (90, 70, 99, 80)]
+    before = sample_of(list(boxes))
+    after = crop(before, (40, 0, 80, 60))
+    assert after.size == (60, 40)
+    np.testing.assert_array_equal(after.boxes_xyxy, [[10, 10, 30, 50], [35, 10, 40, 50], [38, 10, 40, 50]])
+    assert list(after.ignore) == [False, True, True]  # a quarter, a tenth; a twentieth is gone
+    assert list(after.labels) == [1, 1, 1]
+
+
+def test_crop_keeps_ignore_regions_as_long_as_any_area_is_left() -> None:
+    before = replace(sample_of([(79, 10, 99, 50), (80, 10, 99, 50)]), ignore=np.array([True, True]))
+    after = crop(before, (40, 0, 80, 60))
+    np.testing.assert_array_equal(after.boxes_xyxy, [[39, 10, 40, 50]])
+    assert list(after.ignore) == [True]
+
+
+def test_crop_beyond_the_image_fills_the_canvas() -> None:
+    after = crop(sample_of([(0, 0, 120, 96)]), (-10, -5, 130, 100), fill=(1, 2, 3, 4))
+    assert after.visible is not None
+    assert after.lwir is not None
+    assert after.size == (105, 140)
+    assert list(after.visible[0, 0]) == [1, 2, 3]
+    assert after.lwir[104, 139] == 4
+    assert after.visible[5:101, 10:130].min() == 255
+    np.testing.assert_array_equal(after.boxes_xyxy, [[10, 5, 130, 101]])
+
+
+def test_the_crop_s_area_and_shape_are_those_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.array([RandomResizedCrop()(sample_of([], (512, 640)), rng).size for _ in range(300)])
+    scale = sizes.prod(axis=1) / (512 * 640)
+    ratio = sizes[:, 1] / sizes[:, 0] / (640 / 512)
+    assert scale.min() > 0.24
+    assert scale.max() < 4.1
+    assert 0.4 < (scale < 1).mean() < 0.6
+    assert ratio.min() > 0.79
+    assert ratio.max() < 1.21
+
+
+def test_ssd_crop_overlaps_some_person_as_asked() -> None:
+    before = sample_of([(40, 20, 80, 80)])
+    rng = np.random.default_rng(0)
+    crops = [SSDCrop(min_ious=(0.7,))(before, rng) for _ in range(30)]
+    cropped = [after for after in crops if after.size != SIZE]
+    assert cropped
+    for after in cropped:
+        # the window lies in the image, so the IoU is (what is left of the person) / (union of person and window)
+        left = areas(after.boxes_xyxy)[0]
+        assert left / (2400 + after.size[0] * after.size[1] - left) >= 0.7 - 1e-6
+    assert SSDCrop()(sample_of([]), rng).size == SIZE
+    assert SSDCrop(min_ious=(None,))(before, rng) is before
+
+
+def test_jitter_changes_colours_only_and_each_modality_on_its_own() -> None:
+    rng = np.random.default_rng(0)
+    before = sample_of([(10, 20, 30, 50)])
+    noise = rng.integers(0, 256, (*SIZE, 4), dtype=np.uint8)
+    before = replace(before, visible=noise[..., :3].copy(), lwir=noise[..., 3].copy())
+    means = []
+    for _ in range(20):
+        after = PhotometricJitter(strength=0.3, p=1)(before, rng)
+        assert after.visible is not None
+        assert after.lwir is not None
+        assert after.visible.dtype == after.lwir.dtype == np.uint8
+        assert after.visible.shape == (*SIZE, 3)
+        assert after.boxes_xyxy is before.boxes_xyxy
+        means.append((after.visible.mean(), after.lwir.mean()))
+    assert np.std(means, axis=0).min() > 5
+    assert abs(np.corrcoef(np.array(means).T)[0, 1]) < 0.9
+    assert PhotometricJitter(p=0)(before, rng) is before
+    same = PhotometricJitter(strength=0, p=1)(before, rng)
+    assert same.visible is not None
+    assert np.abs(same.visible.astype(int) - noise[..., :3]).max() <= 1
+
+
+def test_jitter_leaves_grey_grey() -> None:
+    """Hue and saturation must not colour what has no colour: nights stay nights."""
+    grey = np.full((*SIZE, 3), 100, np.uint8)
+    after = PhotometricJitter(p=1)(replace(sample_of([]), visible=grey), np.random.default_rng(3))
+    assert after.visible is not None
+    assert np.ptp(after.visible.astype(int), axis=2).max() <= 1
+
+
+def test_no_objects_pass_through_everything() -> None:
+    chain = Compose((PhotometricJitter(p=1), *GEOMETRY.values()))
+    after = chain(sample_of([]), np.random.default_rng(0))
+    assert after.boxes_xyxy.shape == (0, 4)
+    assert after.size == (64, 80)
