@@ -69,7 +69,7 @@ class AugmentConfig:
 
 @dataclass
 class BackboneConfig:
-    name: str = "vgg16_bn"
+    name: str = "vgg16-bn"
     pretrained: str = "none"  # imagenet, none or a file
     levels: list[int] | None = None  # None: those of the study
     strides: str = _choice("halving", "published")
@@ -141,6 +141,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     bias_lr_factor: float = 2.0
     backbone_lr_factor: float = 1.0
+    decay_norms: bool = True  # weight decay on biases and norm factors too, as the study has it
     gradient_clip: float = 0.0  # largest gradient norm; 0: none
     accumulate: int = 1  # batches a step
 

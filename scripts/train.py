@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Train one experiment, evaluate it on its test split, and write everything into a run directory.
+
+examples:
+  scripts/train.py experiments/lite0.yaml
+  scripts/train.py experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
+  scripts/train.py experiments/lite0.yaml --resume
+  scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, or the config.yaml of a run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    arguments = parser.parse_intermixed_args()
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.config import ConfigError, load_experiment
+    from ssd_effnet.run import RunError, run, run_directory
+    from ssd_effnet.training import NonFiniteLossError
+    from ssd_effnet.weights import WeightsError
+
+    try:
+        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        results = run(experiment, arguments.out, resume=arguments.resume)
+    except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    directory = run_directory(experiment, arguments.out)
+    test = results.get("test", {})
+    mr, ap = test.get("matlab", {}), test.get("ap", {})
+    shown = {"MR all": mr.get("reasonable_all"), "day": mr.get("reasonable_day"), "night": mr.get("reasonable_night")}
+    shown |= {"AP": ap.get("AP"), "AP50": ap.get("AP50"), "minutes": results["minutes"]}
+    print("  ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None))
+    print(f"run directory: {directory}\ntensorboard --logdir {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""One run: an experiment with a seed, from config to ``results.json`` in a directory that tells all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
+from data_kaist.detections import write_coco_results, write_kaist
+from ssd_effnet.build import (
+    build_criterion,
+    build_dataset,
+    build_detector,
+    build_optimizer,
+    build_postprocess,
+    build_schedule,
+)
+from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
+from ssd_effnet.evaluation import write_results
+from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.structures import Annotations, Batch
+from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
+
+PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
+
+
+class RunError(RuntimeError):
+    """A sentence about why a run cannot start or go on."""
+
+
+def run_directory(experiment: ExperimentConfig, out: Path) -> Path:
+    """``<out>/<experiment>/seed<k>``."""
+    return out / experiment.name / f"seed{experiment.trainer.seed}"
+
+
+def run(
+    experiment: ExperimentConfig, out: Path, *, resume: bool = False, echo: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Train, choose, test once and write everything down; return what ``results.json`` holds.
+
+    Args:
+        experiment: resolved.
+        out: folder of runs.
+        resume: go on from ``checkpoints/last.ckpt`` where there is one; a finished run is returned as it is.
+        echo: told one line a step of the way.
+
+    Raises:
+        RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
+    """
+    directory = run_directory(experiment, out)
+    results_file = directory / "results.json"
+    last = directory / "checkpoints" / "last.ckpt"
+    _refuse_to_mix(experiment, directory, resume)
+    if resume and results_file.is_file():
+        echo(f"{directory} is finished; nothing to do")
+        finished: dict[str, Any] = json.loads(results_file.read_text(encoding="utf-8"))
+        return finished
+
+    t = experiment.trainer
+    seed_everything(t.seed, workers=True, verbose=False)
+    if t.threads:
+        torch.set_num_threads(t.threads)
+    stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
+    datasets = {stage: build_dataset(experiment, stage) for stage in stages}
+    detector, report = build_detector(experiment, pretrained=not (resume and last.is_file()))
+    if report is not None:
+        echo(f"pretrained {experiment.backbone.name}: {report}")
+    if t.channels_last:
+        detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    directory.mkdir(parents=True, exist_ok=True)
+    save_experiment(experiment, directory / "config.yaml")
+    environment = describe_environment(datasets, detector)
+    write_results(directory / "environment.json", environment)
+    module = TrainingModule(
+        detector,
+        build_criterion(experiment),
+        build_postprocess(experiment),
+        lambda model, steps: _optimizers(experiment, model, steps),
+        {stage: _annotations(dataset) for stage, dataset in datasets.items()},
+        [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
+        dataclasses.asdict(experiment),
+    )
+    trainer, keeper = _trainer(experiment, directory, datasets, echo)
+    loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
+
+    started = time.monotonic()
+    trainer.fit(
+        module,
+        loaders["train"],
+        loaders.get("val"),
+        ckpt_path=last if resume and last.is_file() else None,
+        weights_only=True,
+    )
+    minutes = (time.monotonic() - started) / 60
+    if trainer.interrupted:
+        raise RunError(f"{directory}: stopped at epoch {trainer.current_epoch}; --resume continues from {last}")
+
+    chosen = Path(keeper.best_model_path) if t.test_checkpoint == "best" and keeper.best_model_path else last
+    results: dict[str, Any] = {
+        "experiment": experiment.name,
+        "seed": t.seed,
+        "checkpoint": chosen.name,
+        "epoch": int(torch.load(chosen, weights_only=True, map_location="cpu")["epoch"]),
+        "epochs": t.epochs,
+        "minutes": round(minutes, 2),
+        "parameters": environment["parameters"],
+        "skipped_frames": {stage: dataset.skipped for stage, dataset in datasets.items() if dataset.skipped},
+    }
+    if keeper.best_model_score is not None:
+        results["val"] = {"monitor": t.monitor, "best": float(keeper.best_model_score)}
+    if "test" in datasets:
+        trainer.test(module, loaders["test"], ckpt_path=chosen, verbose=False, weights_only=True)
+        table, scores = module.results["test"]
+        write_coco_results(directory / "detections.json", table)
+        write_kaist(directory / "detections_kaist.txt", table)
+        results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
+        _log_hparams(trainer, experiment, results["test"])
+    write_results(results_file, results)
+    return results
+
+
+def describe_environment(datasets: dict[str, DetectionDataset], detector: nn.Module) -> dict[str, Any]:
+    """Versions, machine, code and data: what a reader needs to trust a result or to repeat it."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "git": _git_state(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "data": {s: {"frames": len(d), "fingerprint": fingerprint(d.frames)} for s, d in datasets.items()},
+    }
+
+
+def _refuse_to_mix(experiment: ExperimentConfig, directory: Path, resume: bool) -> None:
+    """A directory holds one run of one config."""
+    written = directory / "config.yaml"
+    if not written.is_file():
+        return
+    if not resume:
+        raise RunError(f"{directory}: holds a run already; add --resume to go on with it, or choose another --out")
+    changed = differences(load_experiment(written), experiment)
+    if changed:
+        raise RunError(f"{directory}: was started with another config; these differ: {', '.join(changed)}")
+
+
+def _annotations(dataset: DetectionDataset) -> list[Annotations]:
+    return [frame.annotations for frame in dataset.frames]
+
+
+def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> dict[str, Any]:
+    optimizer = build_optimizer(experiment, model)
+    schedule = build_schedule(experiment, optimizer, steps)
+    plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
+        | ({"monitor": experiment.schedule.monitor, "frequency": experiment.trainer.validate_every} if plateau else {}),
+    }
+
+
+def _loader(experiment: ExperimentConfig, dataset: DetectionDataset, stage: str) -> DataLoader[Batch]:
+    workers = experiment.data.workers
+    train = stage == "train"
+    batch_size = min(experiment.trainer.batch_size, len(dataset))
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), shuffle=train, seed=experiment.trainer.seed),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=train,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def _trainer(
+    experiment: ExperimentConfig, directory: Path, datasets: dict[str, DetectionDataset], echo: Callable[[str], None]
+) -> tuple[Trainer, ModelCheckpoint]:
+    t = experiment.trainer
+    keeper = ModelCheckpoint(
+        dirpath=directory / "checkpoints",
+        filename="best",
+        monitor=t.monitor if "val" in datasets else None,
+        mode="max" if t.monitor.startswith("val/AP") else "min",
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    callbacks: list[Callback] = [keeper, MetricsCsv(directory / "metrics.csv")]
+    if t.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
+    if "val" in datasets:
+        callbacks.append(Pictures(datasets["val"], t.panel_images))
+    on_terminal = sys.stderr.isatty()
+    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(echo))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and tables; our lines say what happens
+    for noise in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", noise)
+    trainer = Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        num_nodes=t.num_nodes,
+        precision=t.precision,  # type: ignore[arg-type]
+        max_epochs=t.epochs,
+        accumulate_grad_batches=experiment.optimizer.accumulate,
+        gradient_clip_val=experiment.optimizer.gradient_clip or None,
+        check_val_every_n_epoch=t.validate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=LOG_EVERY,
+        logger=TensorBoardLogger(directory, name="", version="", default_hp_metric=False),
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+    )
+    return trainer, keeper
+
+
+def _log_hparams(trainer: Trainer, experiment: ExperimentConfig, test: dict[str, Any]) -> None:
+    """Settings and final figures for TensorBoard's HParams tab, in the run's own directory."""
+    if not isinstance(trainer.logger, TensorBoardLogger):
+        return
+    shown = {
+        key: value if isinstance(value, int | float | str | bool) else str(value)
+        for key, value in settings(experiment).items()
+    }
+    figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
+    figures |= {f"test/{name}": value for name, value in test["ap"].items() if value is not None}
+    trainer.logger.log_hyperparams({"experiment": experiment.name, **shown}, figures)
+    trainer.logger.save()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:
+        return None
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit and whether the tree was changed since; empty outside a repository."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

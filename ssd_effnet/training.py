@@ -1,0 +1,250 @@
+"""What Lightning needs to train a detector: the steps, and the callbacks that record what happened."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import DetectionDataset, read_pair
+from ssd_effnet.criterion import Losses
+from ssd_effnet.evaluation import Scores, miss_rate_figure, score
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.postprocess import PostProcess
+from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
+from ssd_effnet.visualize import Marking, beside, draw
+
+LOG_EVERY = 10  # steps
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the sentence names step and frames."""
+
+
+class TrainingModule(LightningModule):
+    """Training, validation and test of one detector.
+
+    Args:
+        detector: images to raw outputs.
+        criterion: raw outputs and targets to losses.
+        postprocess: raw outputs to detections.
+        optimizers: called with the detector and the number of optimiser steps of the whole run; returns what
+            Lightning's ``configure_optimizers`` may return.
+        annotations: what is to be found, for the stages ``val`` and ``test``, an entry a frame of the data set.
+        channel_names: of the input, for the logger.
+        experiment: the resolved config as plain data; stored in every checkpoint, from which a detector is rebuilt.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        criterion: nn.Module,
+        postprocess: PostProcess,
+        optimizers: Callable[[nn.Module, int], Any],
+        annotations: dict[str, Sequence[Annotations]],
+        channel_names: Sequence[str],
+        experiment: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.postprocess = postprocess
+        self.optimizers_of = optimizers
+        self.annotations = annotations
+        self.channel_names = channel_names
+        self.experiment = experiment
+        self.found: list[DetectionTable] = []
+        self.results: dict[str, tuple[DetectionTable, Scores]] = {}
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizers_of(self.detector, int(self.trainer.estimated_stepping_batches))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["experiment"] = self.experiment
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if batch_idx % LOG_EVERY == 0:
+            self._log_input(batch)
+        losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
+        if not torch.isfinite(losses.total):
+            raise NonFiniteLossError(
+                f"the loss is {losses.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on the "
+                f"frames {', '.join(batch.names)}; the last good checkpoint stays. A lower optimizer.lr, "
+                "optimizer.gradient_clip or schedule.warmup_steps usually helps."
+            )
+        self._log_losses("train", losses, len(batch.names))
+        optimizer = self.optimizers()
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            self.log(f"lr/{group['name']}", group["lr"])
+        return losses.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        outputs = self.detector(batch.images)
+        self._log_losses("val", self.criterion(outputs, batch.targets), len(batch.names))
+        self._collect(outputs, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._score("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(self.detector(batch.images), batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._score("test")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
+
+    def _collect(self, outputs: Any, batch: Batch) -> None:
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        detections = self.postprocess(outputs, size, batch.original_sizes)
+        self.found.append(as_table(detections, batch.indices))
+
+    def _score(self, stage: str) -> None:
+        table = in_image_order(self.found)
+        self.found = []
+        scores = score(self.annotations[stage], table)
+        self.results[stage] = table, scores
+        figures = {f"MR/{name}": 100 * result.mr for name, result in scores.miss_rates["matlab"].items()} | scores.ap
+        for name, value in figures.items():
+            if not math.isnan(value):  # nobody of that kind is in the split
+                self.log(f"{stage}/{name}", value, prog_bar=name in ("MR/reasonable_all", "AP50"))
+
+    def _log_losses(self, stage: str, losses: Losses, batch_size: int) -> None:
+        parts = {"loss_total": losses.total, "loss_cls": losses.cls, "loss_loc": losses.loc}
+        for name, value in parts.items():
+            mean = f"{stage}/{name}"
+            if stage == "train":
+                self.log(mean, value.detach(), prog_bar=name == "loss_total", batch_size=batch_size)
+                mean = f"train_epoch/{name}"
+            self.log(mean, value.detach(), on_step=False, on_epoch=True, batch_size=batch_size)
+
+    @torch.no_grad()
+    def _log_input(self, batch: Batch) -> None:
+        """Mean and std of each channel as it enters the backbone: a normalisation that is not running shows here."""
+        entering = self.detector.normalize(batch.images)
+        for i, name in enumerate(self.channel_names):
+            self.log(f"input/{name}/mean", entering[:, i].mean(), batch_size=len(batch.names))
+            self.log(f"input/{name}/std", entering[:, i].std(), batch_size=len(batch.names))
+
+
+def as_table(detections: Detections, indices: torch.Tensor) -> DetectionTable:
+    """A batch's detections as rows, ``indices (N,)`` being the images' places in the data set."""
+    image, row = (detections.labels > 0).nonzero(as_tuple=True)
+    return DetectionTable(
+        image_index=indices[image.cpu()].numpy(),
+        boxes_xyxy=detections.boxes_xyxy[image, row].cpu().double().numpy(),
+        scores=detections.scores[image, row].cpu().double().numpy(),
+    )
+
+
+def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
+    """Tables of several batches as one, by image, best first."""
+    if not tables:
+        return DetectionTable.empty()
+    image = np.concatenate([t.image_index for t in tables])
+    boxes = np.concatenate([t.boxes_xyxy for t in tables])
+    scores = np.concatenate([t.scores for t in tables])
+    order = np.lexsort((-scores, image))
+    return DetectionTable(image[order], boxes[order], scores[order])
+
+
+class MetricsCsv(Callback):
+    """``metrics.csv``: one row an epoch. The rows travel in the checkpoint, so a resumed run rewrites the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            row[name] = float(value)
+        self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
+        self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        beside_it = self.path.with_suffix(".csv.part")
+        with beside_it.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        beside_it.replace(self.path)
+
+
+class EpochLines(Callback):
+    """One line an epoch on the terminal, for logs and for people who come back in the morning."""
+
+    def __init__(self, echo: Callable[[str], None] = print) -> None:
+        self.echo = echo
+        self.since = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = {
+            "loss": ("train_epoch/loss_total", "{:.3f}"),
+            "val loss": ("val/loss_total", "{:.3f}"),
+            "val MR": ("val/MR/reasonable_all", "{:.2f}"),
+            "val AP": ("val/AP", "{:.1f}"),
+            "val AP50": ("val/AP50", "{:.1f}"),
+        }
+        metrics = trainer.callback_metrics
+        parts = [
+            f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
+        ]
+        seconds = time.monotonic() - self.since
+        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}  {seconds:.0f} s")
+
+
+class Pictures(Callback):
+    """TensorBoard: the same validation frames each epoch with truth and detections, and the MR-FPPI curve.
+
+    Args:
+        dataset: validation frames.
+        count: how many of them, spread over the split.
+        min_score: detections below are not drawn.
+    """
+
+    def __init__(self, dataset: DetectionDataset, count: int = 8, min_score: float = 0.3) -> None:
+        self.dataset = dataset
+        self.min_score = min_score
+        self.chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, count)}) if count else []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        board = getattr(trainer.logger, "experiment", None)
+        if board is None or not isinstance(pl_module, TrainingModule):
+            return
+        table, scores = pl_module.results["val"]
+        for place in self.chosen:
+            frame = self.dataset.frames[place]
+            found = table.of_image(place)
+            shown = found.scores >= self.min_score
+            truth = frame.annotations
+            person = ~training_ignore(truth, self.dataset.min_height)
+            markings = [
+                Marking("ignored", truth.boxes_xyxy[~person]),
+                Marking("truth", truth.boxes_xyxy[person]),
+                Marking("detection", found.boxes_xyxy[shown], [f"{s:.2f}" for s in found.scores[shown]]),
+            ]
+            pair = [image for image in read_pair(frame, self.dataset.modality) if image is not None]
+            picture = beside([draw(image, markings) for image in pair])
+            board.add_image(f"val/{frame.name}", picture, trainer.global_step, dataformats="HWC")
+        board.add_figure("val/miss_rate_over_fppi", miss_rate_figure({"val": scores}), trainer.global_step)

@@ -1,0 +1,99 @@
+"""Experiments as files: inheritance, overrides, and complaints that help."""
+
+from pathlib import Path
+
+import pytest
+
+from ssd_effnet.config import (
+    ConfigError,
+    ExperimentConfig,
+    differences,
+    load_base,
+    load_experiment,
+    save_experiment,
+)
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text("description: first\noptimizer: {lr: 1e-3}\ninput: {size: [256, 320]}\n")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nchanges: [trainer.epochs]\ntrainer:\n  epochs: 3\n")
+    return tmp_path
+
+
+def test_a_child_is_its_base_and_what_it_changes(files: Path) -> None:
+    child = load_experiment(files / "child.yaml", ["trainer.seed=7"])
+    assert (child.name, child.description) == ("child", "")
+    assert (child.optimizer.lr, child.input.size) == (1e-3, [256, 320])
+    assert (child.trainer.epochs, child.trainer.seed) == (3, 7)
+
+
+def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
+    child = load_experiment(files / "child.yaml", ["optimizer.lr=0.1"])
+    save_experiment(child, files / "saved.yaml")
+    assert load_experiment(files / "saved.yaml") == child
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimiser.lr=1", "did you mean `optimizer`"),
+        ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
+        ("lr=1", "did you mean `optimizer.lr`"),
+        ("optimizer.lr=fast", "key `optimizer.lr`"),
+        ("trainer.epochs=1.5", "key `trainer.epochs`"),
+        ("trainer=3", "group of settings"),
+        ("input.modality=vsible", "did you mean `visible`"),
+        ("input.size=[512]", "height, width"),
+        ("input.std=[1, 1, 1, 0]", "above 0"),
+        ("trainer.epochs=0", "at least 1"),
+        ("trainer.ema_decay=1.0", "below 1"),
+        ("data.val=test-all-20", "must not choose the epoch"),
+        ("optimizer.lr", "form key=value"),
+        ("optimizer.lr=[", "not YAML"),
+    ],
+)
+def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "child.yaml", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("base: bse.yaml", "did you mean `base.yaml`"),
+        ("base: wrong.yaml", "circle"),
+        ("base: 3", "name of a file"),
+        ("input: {sizes: [1, 2]}", "did you mean `input.size`"),
+        ("- a\n- b", "key: value"),
+        ("a: [", "not YAML"),
+        ("backbone: {levels: [2, 3]}", "vgg16-bn always hands out"),
+    ],
+)
+def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
+    (files / "wrong.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "wrong.yaml")
+    assert says in str(caught.value)
+    assert str(files / "wrong.yaml") in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbour(files: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*child\.yaml"):
+        load_experiment(files / "chlid.yaml")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_changes_what_it_says(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert differences(experiment, load_base(path)) == sorted(experiment.changes)
+    assert experiment.description.strip().endswith(".") and "?" in experiment.description
+
+
+def test_defaults_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert differences(load_experiment(tmp_path / "empty.yaml"), ExperimentConfig()) == []
