@@ -159,7 +159,7 @@ def _treeline(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
     z = look.end + 1.0
     for _ in range(70):
         size = rng.uniform(0.8, 2.6)
-        x, y = rng.uniform(-45, 45), rng.uniform(0.2, 1.0) * size
+        x, y = rng.uniform(-45, 45), rng.uniform(0.75, 1.1) * size
         colour = shaded((48, 80, 62), rng.uniform(0.55, 1.1))
         canvas.disc((x, y, z), (size, size * 0.8), colour, look.leaf_heat * rng.uniform(0.95, 1.05))
 
