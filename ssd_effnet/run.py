@@ -35,6 +35,8 @@ from ssd_effnet.build import (
 )
 from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
 from ssd_effnet.evaluation import write_results
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.structures import Annotations, Batch
 from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
@@ -80,6 +82,7 @@ def run(
         torch.set_num_threads(t.threads)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
+    _refuse_to_watch_nobody(experiment, datasets)
     detector, report = build_detector(experiment, pretrained=not (resume and last.is_file()))
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
@@ -166,6 +169,19 @@ def _refuse_to_mix(experiment: ExperimentConfig, directory: Path, resume: bool) 
         raise RunError(f"{directory}: was started with another config; these differ: {', '.join(changed)}")
 
 
+def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """A miss rate needs somebody to miss: found out before hours are spent."""
+    monitor = experiment.trainer.monitor
+    if "val" not in datasets or not monitor.startswith("val/MR/"):
+        return
+    name = monitor.removeprefix("val/MR/")
+    if MissRateEvaluator(_annotations(datasets["val"])).ignored(SUBSETS[name]).all():
+        raise RunError(
+            f"the validation split {experiment.data.val!r} holds nobody of the subset {name}, so {monitor} cannot "
+            "choose the best epoch; set trainer.monitor=val/AP or another data.val"
+        )
+
+
 def _annotations(dataset: DetectionDataset) -> list[Annotations]:
     return [frame.annotations for frame in dataset.frames]
 
@@ -223,7 +239,7 @@ def _trainer(
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(echo))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and tables; our lines say what happens
-    for noise in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*"):
+    for noise in (".*many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*", ".*logging interval.*"):
         warnings.filterwarnings("ignore", noise)
     trainer = Trainer(
         accelerator=t.accelerator,

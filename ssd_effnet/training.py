@@ -72,6 +72,9 @@ class TrainingModule(LightningModule):
         checkpoint["experiment"] = self.experiment
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        # drop-connect draws from torch's generator: begun anew each step, a resumed run draws what an unbroken one does
+        place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         if batch_idx % LOG_EVERY == 0:
             self._log_input(batch)
         losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
