@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 from torch import nn
 
@@ -11,15 +14,20 @@ from ssd_effnet.structures import Level
 class Backbone(nn.Module):
     """A network that turns normalised images into one feature map a level.
 
+    It is a chain of modules that is cut at the levels, and says so as data: :meth:`forward` is written once, here.
+
     Attributes:
         levels: the maps :meth:`forward` hands out, in that order, shallow to deep. The next parts learn the
             channels and strides from here and nowhere else.
+        segments: for each level the names of the submodules that lead to it from the level before (to the first one
+            from the images), in that order.
 
     Every parameter lies on the way to some level, so that none is without a gradient: distributed training
     stops at parameters that have none.
     """
 
     levels: list[Level]
+    segments: list[list[str]]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """float ``(N, in_channels, H, W)``, already normalised -> one ``(N, channels, ceil(H / stride), ceil(W /
@@ -27,4 +35,27 @@ class Backbone(nn.Module):
 
         Any size is taken: the maps are rounded up, never cropped.
         """
-        raise NotImplementedError
+        x, maps = images, []
+        for names in self.segments:
+            for name in names:
+                x = self.get_submodule(name)(x)
+            maps.append(x)
+        return maps
+
+    def cut(self, start: int = 0, stop: int | None = None) -> Self:
+        """A copy that goes only from level to level: two streams that join half-way need the two ends apart.
+
+        Args:
+            start: place of the first level that it hands out; beyond 0, the copy takes the map of the level before
+                instead of images.
+            stop: place after its last level; None: to the end.
+
+        Returns:
+            The part, with copies of the weights under the names they had; what belongs to other levels is gone.
+        """
+        part = copy.deepcopy(self)
+        part.levels, part.segments = self.levels[start:stop], self.segments[start:stop]
+        kept = {name for names in part.segments for name in names}
+        for name in {name for names in self.segments for name in names} - kept:
+            part.set_submodule(name, nn.Identity())  # rather than deleted: the others' numbers are their names
+        return part

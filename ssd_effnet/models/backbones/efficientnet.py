@@ -128,7 +128,8 @@ class EfficientNet(Backbone):
         # The rate grows over the whole published network, also where its end is not built.
         depth = sum(stage.repeats for stage in table)
         stride = 2
-        ends = []  # (place of the stage's last block in self._blocks, its level)
+        self.levels, self.segments = [], []
+        segment = ["_conv_stem", "_bn0", "_activation"]
         for number, stage in enumerate(table[: wanted[-1] + 1]):
             stride *= stage.stride
             for i in range(stage.repeats):
@@ -142,11 +143,12 @@ class EfficientNet(Backbone):
                     activation,
                     rate * len(self._blocks) / depth,
                 )
+                segment.append(f"_blocks.{len(self._blocks)}")
                 self._blocks.append(block)
             if number in wanted:
-                ends.append((len(self._blocks) - 1, Level(f"stage{number + 1}", stage.out_channels, stride)))
-        self._ends = frozenset(index for index, _ in ends)
-        self.levels = [level for _, level in ends]
+                self.levels.append(Level(f"stage{number + 1}", stage.out_channels, stride))
+                self.segments.append(segment)
+                segment = []
         self._initialise()
 
     def _initialise(self) -> None:
@@ -157,16 +159,6 @@ class EfficientNet(Backbone):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, in_channels, H, W)`` -> one ``(N, channels, ceil(H / stride), ceil(W / stride))`` a level."""
-        x = self._activation(self._bn0(self._conv_stem(images)))  # (N, stem, H/2, W/2)
-        maps = []
-        for i, block in enumerate(self._blocks):
-            x = block(x)
-            if i in self._ends:
-                maps.append(x)
-        return maps
 
 
 class MBConvBlock(nn.Module):

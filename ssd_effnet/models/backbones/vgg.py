@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 from torch import nn
 
 from ssd_effnet.models.backbones.contract import Backbone
@@ -95,6 +94,11 @@ class VGG16(Backbone):
         self.halve = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         self.pool4 = nn.MaxPool2d(3, stride=1, padding=1)
         self.levels = [Level("conv4_3", 512, 8), Level("conv6", 512, 16), Level("conv7", 512, 32)]
+        self.segments = [
+            ["conv1", "halve", "conv2", "halve", "conv3", "halve", "conv4"],  # (N, 512, H/8, W/8), after the ReLU
+            ["pool4", "conv5", "halve", "conv6"],  # (N, 512, H/16, W/16)
+            ["conv7"],  # (N, 512, H/32, W/32)
+        ]
         self._initialise()
 
     def _initialise(self) -> None:
@@ -104,18 +108,6 @@ class VGG16(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, in_channels, H, W)`` -> conv4_3, conv6 and conv7, each ``(N, 512, ceil(H / s), ceil(W / s))``
-        with s = 8, 16, 32.
-        """
-        x = self.halve(self.conv1(images))  # (N, 64, H/2, W/2)
-        x = self.halve(self.conv2(x))  # (N, 128, H/4, W/4)
-        x = self.halve(self.conv3(x))  # (N, 256, H/8, W/8)
-        conv4_3 = self.conv4(x)
-        x = self.conv5(self.pool4(conv4_3))  # (N, 512, H/8, W/8)
-        conv6 = self.conv6(self.halve(x))
-        return [conv4_3, conv6, self.conv7(conv6)]
 
 
 def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool) -> nn.Sequential:
