@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from data_kaist.dataset import DetectionDataset, Frame, load_frames
 from data_kaist.transforms import (
     Compose,
@@ -19,7 +18,6 @@ from data_kaist.transforms import (
     SSDCrop,
     Transform,
 )
-from ssd_effnet.config import ConfigError, ExperimentConfig
 from ssd_effnet.criterion import MultiBoxLoss
 from ssd_effnet.layers import replace_batch_norm
 from ssd_effnet.models.adapters import Adapter
@@ -29,9 +27,12 @@ from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
 from ssd_effnet.models.heads import SSDHead
-from ssd_effnet.models.modality import CHANNELS
+from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.weights import LoadReport
+from torch import nn
+
+from ssd_effnet.config import ConfigError, ExperimentConfig, nearest
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
 
@@ -47,10 +48,11 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
         ConfigError: naming the key, where the parts do not fit together.
         WeightsError: where pretrained weights cannot be had.
     """
-    channels = CHANNELS[e.input.modality]
-    backbone = build_backbone(e, len(channels))
-    report = load_pretrained(backbone, e.backbone.name, e.backbone.pretrained, len(channels)) if pretrained else None
-    replace_batch_norm(backbone, e.backbone.norm)
+    backbone, report = (
+        build_fusion(e, pretrained)
+        if e.input.modality == "halfway"
+        else build_stream(e, len(CHANNELS[e.input.modality]), pretrained)
+    )
     adapter = Adapter(
         backbone.levels, KERNELS[e.adapter.kind], e.adapter.channels, e.adapter.activation, e.adapter.l2_norm
     )
@@ -66,11 +68,41 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
     return Detector(build_normalize(e), backbone, adapter, None, extras, head, anchors), report
 
 
+def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[Backbone, LoadReport | None]:
+    """The experiment's backbone for images of so many channels, with its weights and its norms."""
+    backbone = build_backbone(e, in_channels)
+    report = load_pretrained(backbone, e.backbone.name, e.backbone.pretrained, in_channels) if pretrained else None
+    replace_batch_norm(backbone, e.backbone.norm)
+    return backbone, report
+
+
+def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, LoadReport | None]:
+    """Two streams up to the level ``fusion.up_to``, one trunk beyond; all with the same pretrained weights."""
+    whole, report = build_stream(e, 3, pretrained)
+    fused = len(whole.levels) if e.fusion.up_to is None else e.fusion.up_to + 1
+    if not 1 <= fused <= len(whole.levels):
+        names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(whole.levels))
+        raise ConfigError(f"{e.name}: key `fusion.up_to`: {e.fusion.up_to} is not one of the levels {names}")
+    streams = [whole.cut(stop=fused)]
+    if not e.fusion.shared:
+        lwir, of_lwir = build_stream(e, 1, pretrained)
+        streams.append(lwir.cut(stop=fused))
+        if report is not None and of_lwir is not None:
+            report = replace(report, adapted=of_lwir.adapted)
+    trunk = whole.cut(fused) if fused < len(whole.levels) else None
+    fusion = HalfwayFusion(streams, trunk, whole.levels, fused, e.fusion.kernel_size)
+    _start_like_the_study(fusion.fuse)
+    return fusion, report
+
+
 def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
     """The experiment's backbone with random weights."""
     b = e.backbone
     if b.name not in BACKBONES:
-        raise ConfigError(f"{e.name}: key `backbone.name`: {b.name!r} is not one of {', '.join(BACKBONES)}")
+        raise ConfigError(
+            f"{e.name}: key `backbone.name`: {b.name!r} is not one of {', '.join(BACKBONES)}"
+            f"{nearest(b.name, list(BACKBONES))}"
+        )
     if b.name.startswith("vgg"):
         return BACKBONES[b.name](in_channels=in_channels)
     try:
@@ -163,7 +195,7 @@ def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str,
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "backbone" if name.startswith("backbone.") else "head"
+        part = "backbone" if name.startswith("backbone.") and not name.startswith("backbone.fuse.") else "head"
         is_bias = name.endswith(".bias")
         undecayed = parameter.ndim <= 1 and not e.optimizer.decay_norms
         key = part + ("_bias" if is_bias else "_norm" if undecayed else "")

@@ -81,8 +81,9 @@ class BackboneConfig:
 class FusionConfig:
     """Halfway fusion of the two modalities; read only with ``input.modality: halfway``."""
 
-    kernel_size: int = 1
+    kernel_size: int = 1  # of the convolutions that join the streams, 1 or 3
     shared: bool = False  # one set of stream weights, or one a modality
+    up_to: int | None = None  # place of the last level to which the streams stay apart; None: all of them
 
 
 @dataclass
@@ -265,14 +266,14 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ConfigError(f"{current}: `base` must be the name of a file, not {base!r}")
         if not (current.parent / base).is_file():
             names = [p.name for p in sorted(current.parent.glob("*.yaml"))]
-            raise ConfigError(f"{current}: base {base!r} is not beside it{_nearest(base, names)}")
+            raise ConfigError(f"{current}: base {base!r} is not beside it{nearest(base, names)}")
         current = current.parent / base
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: there is no such experiment file{_nearest(str(path), names)}")
+        raise ConfigError(f"{path}: there is no such experiment file{nearest(str(path), names)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -329,7 +330,7 @@ def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, .
         dotted = ".".join((*path, str(key)))
         if key not in fields:
             known = [".".join((*path, name)) for name in fields] + list(settings(ExperimentConfig()))
-            raise ConfigError(f"{source}: key `{dotted}` is unknown{_nearest(dotted, known)}")
+            raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}")
         factory = fields[key].default_factory
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             if not isinstance(value, dict):
@@ -339,7 +340,8 @@ def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, .
             yield dotted, value
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
     # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
         k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
@@ -367,7 +369,7 @@ def _check(e: ExperimentConfig, source: str) -> None:
             if choices and given not in choices:
                 refuse(
                     f"{group.name}.{f.name}",
-                    f"{given!r} is not one of {', '.join(choices)}{_nearest(str(given), choices)}",
+                    f"{given!r} is not one of {', '.join(choices)}{nearest(str(given), choices)}",
                 )
     for key, pair in (("input.size", e.input.size), ("anchors.reference_size", e.anchors.reference_size)):
         if len(pair) != 2 or min(pair) < 32:
@@ -391,6 +393,24 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("optimizer.lr", f"must be above 0, not {e.optimizer.lr}")
     if not 0 <= e.trainer.ema_decay < 1:
         refuse("trainer.ema_decay", f"must be at least 0 and below 1, not {e.trainer.ema_decay}")
+    if e.fusion.kernel_size not in (1, 3):
+        refuse("fusion.kernel_size", f"must be 1 or 3, not {e.fusion.kernel_size}")
+    if e.schedule.name == "plateau" and not e.data.val:
+        refuse("schedule.name", f"plateau watches {e.schedule.monitor}, but data.val names no validation split")
+    if e.schedule.name == "plateau" and e.schedule.warmup_steps:
+        refuse("schedule.warmup_steps", "must be 0 with plateau, which knows nothing of steps")
+    if e.trainer.validate_every > e.trainer.epochs and e.data.val:
+        refuse(
+            "trainer.validate_every", f"must be at most trainer.epochs ({e.trainer.epochs}), or nothing is validated"
+        )
+    if min(e.trainer.validate_every, e.trainer.epochs) < 1:
+        refuse("trainer.validate_every", "must be at least 1")
+    if not all(0 <= share <= 1 for share in e.schedule.milestones):
+        refuse("schedule.milestones", f"must be shares of the run in 0..1, not {e.schedule.milestones}")
+    if not 0 < e.schedule.gamma < 1:
+        refuse("schedule.gamma", f"must lie between 0 and 1, not {e.schedule.gamma}")
+    if e.backbone.norm == "frozen" and e.backbone.pretrained == "none":
+        refuse("backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained")
     if e.backbone.name.startswith("vgg") and e.backbone.levels is not None:
         refuse("backbone.levels", f"{e.backbone.name} always hands out conv4_3, conv6 and conv7; leave levels out")
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
