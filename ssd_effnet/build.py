@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from data_kaist.dataset import DetectionDataset, Frame, load_frames
 from data_kaist.transforms import (
     Compose,
@@ -18,23 +19,25 @@ from data_kaist.transforms import (
     SSDCrop,
     Transform,
 )
-from ssd_effnet.criterion import MultiBoxLoss
-from ssd_effnet.layers import replace_batch_norm
+from ssd_effnet.boxes import Variances
+from ssd_effnet.config import ConfigError, ExperimentConfig, nearest
+from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss
+from ssd_effnet.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.models.backbones import BACKBONES, Backbone
 from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
-from ssd_effnet.models.heads import SSDHead
+from ssd_effnet.models.heads import EfficientDetHead, SSDHead
 from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
+from ssd_effnet.models.necks import TOPOLOGIES, GraphNeck
 from ssd_effnet.postprocess import PostProcess
+from ssd_effnet.structures import Level
 from ssd_effnet.weights import LoadReport
-from torch import nn
-
-from ssd_effnet.config import ConfigError, ExperimentConfig, nearest
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
+LOSSES: dict[str, type[DetectionLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}
 
 
 def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Detector, LoadReport | None]:
@@ -53,19 +56,86 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
         if e.input.modality == "halfway"
         else build_stream(e, len(CHANNELS[e.input.modality]), pretrained)
     )
-    adapter = Adapter(
-        backbone.levels, KERNELS[e.adapter.kind], e.adapter.channels, e.adapter.activation, e.adapter.l2_norm
-    )
-    extras = ExtraLevels(adapter.levels, e.extras.channels, e.extras.strides)
+    parts: dict[str, nn.Module] = {"backbone": backbone}
+    levels = backbone.levels
+    wanted = ["neck", "adapter"] if e.adapter.after_neck else ["adapter", "neck"]
+    for name in (*wanted, "extras"):
+        if (part := _build_part(name, e, levels)) is not None:
+            parts[name] = part
+            levels = part.levels  # type: ignore[assignment]
+            _start_like_the_study(part)
     try:
         anchors = AnchorGenerator(
-            extras.levels, e.anchors.sizes, e.anchors.ratios, e.anchors.scales, as_size(e.anchors.reference_size)
+            levels,
+            e.anchors.sizes,
+            e.anchors.ratios,
+            e.anchors.scales,
+            as_size(e.anchors.reference_size or e.input.size),
         )
     except ValueError as error:
         raise ConfigError(f"{e.name}: key `anchors.sizes`: {error}") from error
-    head = SSDHead(extras.levels, anchors.per_position, len(e.head.classes) + 1)
-    _start_like_the_study(adapter, extras)
-    return Detector(build_normalize(e), backbone, adapter, None, extras, head, anchors), report
+    head = build_head(e, levels, anchors.per_position)
+    return Detector(build_normalize(e), parts, head, anchors), report
+
+
+def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Module | None:
+    """The part of that name for the levels before it, None where the experiment has none."""
+    if name == "adapter":
+        a = e.adapter
+        return Adapter(levels, KERNELS[a.kind], a.channels, a.activation, a.l2_norm)
+    if name == "extras":
+        return ExtraLevels(levels, e.extras.channels, e.extras.strides) if e.extras.strides else None
+    return build_neck(e, levels)
+
+
+def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
+    """The experiment's neck on these levels, None without a topology.
+
+    Raises:
+        ConfigError: where levels and topology do not fit together.
+    """
+    n = e.neck
+    if n.topology == "none":
+        return None
+    try:
+        topology = TOPOLOGIES[n.topology](len(levels) + n.extra_levels)
+        if n.outputs is not None:
+            topology = replace(topology, returned=n.outputs)
+        neck = GraphNeck(
+            levels,
+            topology,
+            channels=n.channels,
+            upsample=n.upsample,  # type: ignore[arg-type]
+            downsample=n.downsample,  # type: ignore[arg-type]
+            fusion=n.fusion,  # type: ignore[arg-type]
+            convolution=n.convolution,  # type: ignore[arg-type]
+            activation=n.activation,
+            activation_first=n.activation_first,
+            repeats=n.repeats,
+            project=n.project,  # type: ignore[arg-type]
+            extra_levels=n.extra_levels,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{e.name}: group `neck`: {error}") from error
+    set_batch_norm(neck, n.norm_eps, n.norm_momentum)
+    return neck
+
+
+def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: int) -> nn.Module:
+    """The experiment's head; its loss decides whether background is among the classes.
+
+    Raises:
+        ConfigError: for levels that the head cannot share.
+    """
+    softmax = LOSSES[e.loss.kind].activation == "softmax"
+    num_classes = len(e.head.classes) + (1 if softmax else 0)
+    prior = None if softmax else e.loss.prior
+    if e.head.kind == "ssd":
+        return SSDHead(levels, anchors_per_position, num_classes, prior=prior)
+    try:
+        return EfficientDetHead(levels, anchors_per_position, num_classes, layers=e.head.layers, prior=prior)
+    except ValueError as error:
+        raise ConfigError(f"{e.name}: key `head.kind`: {error}") from error
 
 
 def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[Backbone, LoadReport | None]:
@@ -121,19 +191,34 @@ def build_normalize(e: ExperimentConfig) -> Normalize:
     return Normalize([e.input.mean[c] for c in channels], [e.input.std[c] for c in channels])
 
 
-def build_criterion(e: ExperimentConfig) -> nn.Module:
-    return MultiBoxLoss(
-        e.loss.iou_threshold,
-        e.loss.negative_ratio,
-        e.loss.min_negatives,
-        "smooth_l1" if e.loss.localization == "smooth_l1" else "l1",
-        e.loss.localization_weight,
+def build_criterion(e: ExperimentConfig) -> DetectionLoss:
+    loss = e.loss
+    own = (
+        {"alpha": loss.alpha, "gamma": loss.gamma}
+        if loss.kind == "focal"
+        else {"negative_ratio": loss.negative_ratio, "min_negatives": loss.min_negatives}
+    )
+    return LOSSES[loss.kind](
+        **own,
+        iou_threshold=loss.iou_threshold,
+        negative_iou=loss.negative_iou,
+        localization=loss.localization,  # type: ignore[arg-type]
+        localization_delta=loss.localization_delta,
+        localization_weight=loss.localization_weight,
+        variances=_variances(e),
     )
 
 
 def build_postprocess(e: ExperimentConfig) -> PostProcess:
     p = e.postprocess
-    return PostProcess(p.score_threshold, p.pre_nms_top_k, p.nms_iou, p.top_k)
+    return PostProcess(
+        p.score_threshold,
+        p.pre_nms_top_k,
+        p.nms_iou,
+        p.top_k,
+        activation=LOSSES[e.loss.kind].activation,
+        variances=_variances(e),
+    )
 
 
 def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
@@ -255,16 +340,18 @@ def as_size(pair: list[int]) -> tuple[int, int]:
     return height, width
 
 
-def _start_like_the_study(*parts: nn.Module) -> None:
-    """Xavier for the convolutions that no pretrained weights reach, as SSD starts its extra levels."""
-    for module in _convolutions(*parts):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _variances(e: ExperimentConfig) -> Variances:
+    centre, size = e.anchors.variances
+    return centre, size
 
 
-def _convolutions(*parts: nn.Module) -> Iterator[nn.Conv2d]:
-    for part in parts:
-        for module in part.modules():
-            if isinstance(module, nn.Conv2d):
-                yield module
+def _start_like_the_study(part: nn.Module) -> None:
+    """Xavier for the convolutions that no pretrained weights reach, as SSD starts its extra levels.
+
+    Depthwise ones keep torch's start: Xavier's fan-out counts filters that a channel never meets.
+    """
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1:
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -92,11 +92,34 @@ class AdapterConfig:
     channels: int = 512
     activation: str = _choice("none", "relu", "silu")
     l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
+    after_neck: bool = False  # the study's necks work on the backbone's own widths; what leaves them is widened
+
+
+@dataclass
+class NeckConfig:
+    """A graph between the levels, see :class:`ssd_effnet.models.necks.GraphNeck`; only read with a ``topology``."""
+
+    topology: str = _choice(
+        "none", "study_fpn", "fpn", "panet", "nas_fpn", "fully_connected", "simplified_panet", "bifpn"
+    )
+    channels: int | None = None  # None: each level keeps its own
+    upsample: str = _choice("bilinear", "nearest", "transposed")
+    downsample: str = _choice("max_pool", "conv")
+    fusion: str = _choice("sum", "unbounded", "softmax", "fast")
+    convolution: str = _choice("none", "conv1x1", "conv3x3", "separable")  # after the fusion
+    activation: str = _choice("none", "relu", "silu")
+    activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
+    repeats: int = 1
+    project: str = _choice("edge", "level")  # where a given map takes the width of the neck
+    extra_levels: int = 0  # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
+    outputs: int | None = None  # how many of the finest levels leave; None: as the topology says
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1  # share of the new batch in the running statistics
 
 
 @dataclass
 class ExtrasConfig:
-    """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides."""
+    """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides; none for no strides."""
 
     channels: int = 512
     strides: list[int] = _list(2, 1, 1)
@@ -107,22 +130,30 @@ class AnchorsConfig:
     sizes: list[float] = _list(40.0, 80.0, 160.0, 200.0, 280.0, 360.0)  # side of the square of equal area, a level
     ratios: list[float] = _list(0.5, 1.0)  # width / height
     scales: list[float] = _list(1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    reference_size: list[int] = _list(512, 640)  # the (height, width) in whose pixels the sizes are stated
+    # the (height, width) in whose pixels the sizes are stated; None: those of the input, whatever its size
+    reference_size: list[int] | None = field(default_factory=lambda: [512, 640])
+    variances: list[float] = _list(0.1, 0.2)  # of the box code: centres and sizes; EfficientDet has 1, 1
 
 
 @dataclass
 class HeadConfig:
-    kind: str = _choice("ssd")
+    kind: str = _choice("ssd", "efficientdet")
     classes: list[str] = _list("person")  # background is added, index 0
+    layers: int = 3  # efficientdet: separable convolutions of the class and box nets before their last one
 
 
 @dataclass
 class LossConfig:
-    kind: str = _choice("multibox")
+    kind: str = _choice("multibox", "focal")
     iou_threshold: float = 0.5
-    negative_ratio: float = 3.0
-    min_negatives: int = 16  # an image, so that one without people teaches something
-    localization: str = _choice("smooth_l1", "l1")
+    negative_iou: float | None = None  # anchors without object from this IoU on are ignored; None: they are negative
+    negative_ratio: float = 3.0  # multibox
+    min_negatives: int = 16  # multibox: an image, so that one without people teaches something
+    alpha: float = 0.25  # focal
+    gamma: float = 1.5  # focal
+    prior: float = 0.01  # focal: the score of every anchor before training
+    localization: str = _choice("smooth_l1", "l1", "huber")
+    localization_delta: float = 1.0  # where smooth_l1 and huber turn from square to straight
     localization_weight: float = 1.0
 
 
@@ -189,6 +220,7 @@ class ExperimentConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    neck: NeckConfig = field(default_factory=NeckConfig)
     extras: ExtrasConfig = field(default_factory=ExtrasConfig)
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -372,7 +404,7 @@ def _check(e: ExperimentConfig, source: str) -> None:
                     f"{given!r} is not one of {', '.join(choices)}{nearest(str(given), choices)}",
                 )
     for key, pair in (("input.size", e.input.size), ("anchors.reference_size", e.anchors.reference_size)):
-        if len(pair) != 2 or min(pair) < 32:
+        if pair is not None and (len(pair) != 2 or min(pair) < 32):
             refuse(key, f"must be [height, width] of at least 32 pixels each, not {pair}")
     for key, four in (("input.mean", e.input.mean), ("input.std", e.input.std)):
         if len(four) != 4:
@@ -385,7 +417,20 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("augment.crop_scale", "and augment.crop_ratio must be [smallest, largest]")
     if min(e.anchors.sizes, default=0) <= 0 or min(e.anchors.ratios, default=0) <= 0:
         refuse("anchors.sizes", "and anchors.ratios must be positive and not empty")
-    for key in ("trainer.epochs", "trainer.batch_size", "trainer.devices", "trainer.num_nodes", "optimizer.accumulate"):
+    if len(e.anchors.variances) != 2 or min(e.anchors.variances) <= 0:
+        refuse("anchors.variances", f"must be two numbers above 0 (centre, size), not {e.anchors.variances}")
+    if e.loss.negative_iou is not None and not 0 <= e.loss.negative_iou <= e.loss.iou_threshold:
+        refuse("loss.negative_iou", f"must be from 0 to loss.iou_threshold, not {e.loss.negative_iou}")
+    if not 0 < e.loss.prior < 1:
+        refuse("loss.prior", f"must be above 0 and below 1, not {e.loss.prior}")
+    if e.loss.localization_delta <= 0:
+        refuse("loss.localization_delta", f"must be above 0, not {e.loss.localization_delta}")
+    if e.neck.topology == "none" and e.adapter.after_neck:
+        refuse("adapter.after_neck", "needs a neck; set neck.topology")
+    for key in (
+        *("trainer.epochs", "trainer.batch_size", "trainer.devices", "trainer.num_nodes", "optimizer.accumulate"),
+        *("neck.repeats", "head.layers"),
+    ):
         group_name, name = key.split(".")
         if getattr(getattr(e, group_name), name) < 1:
             refuse(key, "must be at least 1")

@@ -107,6 +107,13 @@ class FrozenBatchNorm2d(nn.Module):
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(x.dtype)
 
 
+def set_batch_norm(module: nn.Module, eps: float, momentum: float) -> None:
+    """Epsilon and momentum (the share of the new batch) of every batch norm in ``module``."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps, part.momentum = eps, momentum
+
+
 def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
     """Swap every batch norm below ``module`` and return it.
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Daytime = Literal["day", "night"]
 
+# What class logits mean: all classes with background at index 0 (softmax), or foreground classes only (sigmoid).
+# The loss decides it (DetectionLoss.activation); head and postprocess are built to agree.
+ScoreActivation = Literal["softmax", "sigmoid"]
+
 PERSON = "person"
 
 
@@ -182,7 +186,8 @@ class RawOutputs:
     """What a detector predicts before anyone asks which boxes that means.
 
     Attributes:
-        cls_logits: ``(N, A, K)``, K classes with background at index 0.
+        cls_logits: ``(N, A, K)``, K classes: with background at index 0, or foreground only, see
+            :data:`ScoreActivation`.
         bbox_regression: ``(N, A, 4)``, offsets from the anchors (see :func:`ssd_effnet.boxes.encode`).
         anchors_cxcywh: ``(A, 4)``, pixels of the network's input.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -28,35 +28,40 @@ class Normalize(nn.Module):
 
 
 class Detector(nn.Module):
-    """normalise -> backbone -> adapter -> neck -> extras -> head; every part but the backbone may be left out.
+    """normalise -> parts, one after another -> head.
 
-    Each part states the ``levels`` it hands out and was built for those of the part before it.
+    The order of the parts is data, because experiments differ in it: an adapter before a neck gives it maps of one
+    width, an adapter after it lets the neck work on the backbone's own widths (the study's steps 4 and 5, whose
+    transposed convolutions go 448 -> 272 -> 160 -> 112 -> 56 before three of those maps are widened).
+
+    Args:
+        normalize: pixels to the backbone's input.
+        parts: ``backbone`` first, then any of ``adapter``, ``neck`` and ``extras`` in the order an image meets them.
+            Each states the ``levels`` it hands out and was built for those of the part before it. They are attributes
+            of the detector under their names; :meth:`part` is None for one that is not there.
+        head: maps to class logits and box offsets.
+        anchors: map sizes to anchors.
     """
 
     def __init__(
-        self,
-        normalize: Normalize,
-        backbone: nn.Module,
-        adapter: nn.Module,
-        neck: nn.Module | None,
-        extras: nn.Module | None,
-        head: nn.Module,
-        anchors: nn.Module,
+        self, normalize: Normalize, parts: Mapping[str, nn.Module], head: nn.Module, anchors: nn.Module
     ) -> None:
         super().__init__()
         self.normalize = normalize
-        self.backbone = backbone
-        self.adapter = adapter
-        self.neck = neck
-        self.extras = extras
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self._order = tuple(parts)
         self.head = head
         self.anchors = anchors
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The parts that are there, in the order an image meets them; each has ``levels``."""
-        names = ("backbone", "adapter", "neck", "extras")
-        return {name: part for name in names if (part := getattr(self, name)) is not None}
+        return {name: self.get_submodule(name) for name in self._order}
+
+    def part(self, name: str) -> nn.Module | None:
+        """The part of that name, None where the detector has none."""
+        return self.parts.get(name)
 
     @property
     def levels(self) -> list[Level]:
