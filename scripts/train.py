@@ -5,6 +5,7 @@ examples:
   scripts/train.py experiments/lite0.yaml
   scripts/train.py experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
   scripts/train.py experiments/lite0.yaml --resume
+  scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
 """
 
@@ -21,16 +22,18 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--tiny", action="store_true", help="shrink it for a try on a CPU; the run is NAME-tiny")
     arguments = parser.parse_intermixed_args()
 
     from data_kaist.errors import DataError
+    from ssd_effnet.weights import WeightsError
+
     from ssd_effnet.config import ConfigError, load_experiment
     from ssd_effnet.run import RunError, run, run_directory
     from ssd_effnet.training import NonFiniteLossError
-    from ssd_effnet.weights import WeightsError
 
     try:
-        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)
         results = run(experiment, arguments.out, resume=arguments.resume)
     except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

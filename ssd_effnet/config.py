@@ -21,6 +21,21 @@ from omegaconf.errors import OmegaConfBaseException
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
 
+TINY = (
+    "input.size=[128,160]",
+    "backbone.pretrained=none",
+    "backbone.norm=batch",
+    "adapter.channels=32",
+    "extras.channels=32",
+    "trainer.batch_size=2",
+    "trainer.epochs=1",
+    "trainer.validate_every=1",
+    "trainer.panel_images=2",
+    "data.workers=0",
+)
+"""What makes any experiment small enough to try on a CPU whether it runs at all; its figures mean nothing."""
+
+
 class ConfigError(ValueError):
     """A sentence about what is wrong with an experiment: file, key, and what would be right."""
 
@@ -231,12 +246,13 @@ class ExperimentConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bool = False) -> ExperimentConfig:
     """Read an experiment file, its bases and ``key=value`` overrides.
 
     Args:
         path: a YAML file: an experiment, or the ``config.yaml`` of a run.
         overrides: dotted keys, YAML values: ``optimizer.lr=0.001``, ``input.size=[256,320]``.
+        tiny: shrink it by :data:`TINY` (which overrides may change again) and append ``-tiny`` to its name.
 
     Raises:
         ConfigError: one sentence naming file (or override), key and the nearest right key or value.
@@ -245,8 +261,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     config = OmegaConf.structured(ExperimentConfig)
     for layer_path, layer in reversed(_chain(path)):
         config = _merge(config, layer, str(layer_path))
-    config.name = config.name or path.stem
-    for override in overrides:
+    config.name = (config.name or path.stem) + ("-tiny" if tiny else "")
+    for override in (*(TINY if tiny else ()), *overrides):
         config = _merge(config, _parse_override(override), f"override {override!r}")
     experiment = _to_dataclass(config)
     _check(experiment, str(path))

@@ -17,14 +17,11 @@ from typing import Any
 
 import cv2
 import torch
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
+from data_kaist.detections import write_coco_results, write_kaist
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import nn
-from torch.utils.data import DataLoader
-
-from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
-from data_kaist.detections import write_coco_results, write_kaist
 from ssd_effnet.build import (
     build_criterion,
     build_dataset,
@@ -33,12 +30,15 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
-from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.structures import Annotations, Batch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
 from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
@@ -193,7 +193,7 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
-        | ({"monitor": experiment.schedule.monitor, "frequency": experiment.trainer.validate_every} if plateau else {}),
+        | ({"monitor": experiment.schedule.monitor} if plateau else {}),
     }
 
 

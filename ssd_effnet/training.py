@@ -11,19 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
-
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
+from lightning.pytorch import Callback, LightningModule, Trainer
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
 from ssd_effnet.visualize import Marking, beside, draw
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 LOG_EVERY = 10  # steps
+
+
+_REMEDY = (
+    "; the last good checkpoint stays. A lower optimizer.lr, optimizer.gradient_clip or schedule.warmup_steps usually "
+    "helps."
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -78,12 +84,7 @@ class TrainingModule(LightningModule):
         if batch_idx % LOG_EVERY == 0:
             self._log_input(batch)
         losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
-        if not torch.isfinite(losses.total):
-            raise NonFiniteLossError(
-                f"the loss is {losses.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on the "
-                f"frames {', '.join(batch.names)}; the last good checkpoint stays. A lower optimizer.lr, "
-                "optimizer.gradient_clip or schedule.warmup_steps usually helps."
-            )
+        self._refuse_non_finite(losses, batch)
         self._log_losses("train", losses, len(batch.names))
         optimizer = self.optimizers()
         for group in optimizer.param_groups:  # type: ignore[union-attr]
@@ -92,7 +93,9 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self.detector(batch.images)
-        self._log_losses("val", self.criterion(outputs, batch.targets), len(batch.names))
+        losses = self.criterion(outputs, batch.targets)
+        self._refuse_non_finite(losses, batch)
+        self._log_losses("val", losses, len(batch.names))
         self._collect(outputs, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -103,6 +106,34 @@ class TrainingModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._score("test")
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Lightning's moment to step a schedule; plateau's is earlier, see :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Step plateau, and let no weights into a checkpoint that are not finite: it is written right after this.
+
+        Lightning itself steps plateau after the checkpoint, so that a resumed run would have missed a step.
+        """
+        for name, parameter in self.detector.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteLossError(
+                    f"the weights {name} are not finite after step {self.global_step} (epoch {self.current_epoch})"
+                    f"{_REMEDY}"
+                )
+        every = self.trainer.check_val_every_n_epoch or 1
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau) and (self.current_epoch + 1) % every == 0:
+                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
+
+    def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
+        if not torch.isfinite(losses.total):
+            raise NonFiniteLossError(
+                f"the loss is {losses.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on the "
+                f"frames {', '.join(batch.names)}{_REMEDY}"
+            )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
