@@ -26,11 +26,10 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
 
     from data_kaist.errors import DataError
-    from ssd_effnet.weights import WeightsError
-
     from ssd_effnet.config import ConfigError, load_experiment
     from ssd_effnet.run import RunError, run, run_directory
     from ssd_effnet.training import NonFiniteLossError
+    from ssd_effnet.weights import WeightsError
 
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)

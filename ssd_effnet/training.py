@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
-from lightning.pytorch import Callback, LightningModule, Trainer
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
 from ssd_effnet.visualize import Marking, beside, draw
-from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 LOG_EVERY = 10  # steps
 
@@ -123,9 +124,8 @@ class TrainingModule(LightningModule):
                     f"the weights {name} are not finite after step {self.global_step} (epoch {self.current_epoch})"
                     f"{_REMEDY}"
                 )
-        every = self.trainer.check_val_every_n_epoch or 1
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau) and (self.current_epoch + 1) % every == 0:
+            if isinstance(config.scheduler, ReduceLROnPlateau) and (self.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
     def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
