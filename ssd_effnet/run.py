@@ -11,17 +11,21 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
-from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
-from data_kaist.detections import write_coco_results, write_kaist
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
+from data_kaist.detections import write_coco_results, write_kaist
 from ssd_effnet.build import (
     build_criterion,
     build_dataset,
@@ -30,15 +34,12 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
+from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.structures import Annotations, Batch
-from torch import nn
-from torch.utils.data import DataLoader
-
-from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
 from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
@@ -102,7 +103,7 @@ def run(
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
     )
-    trainer, keeper = _trainer(experiment, directory, datasets, echo)
+    trainer, best = _trainer(experiment, directory, datasets, echo)
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
 
     started = time.monotonic()
@@ -117,7 +118,7 @@ def run(
     if trainer.interrupted:
         raise RunError(f"{directory}: stopped at epoch {trainer.current_epoch}; --resume continues from {last}")
 
-    chosen = Path(keeper.best_model_path) if t.test_checkpoint == "best" and keeper.best_model_path else last
+    chosen = Path(best.best_model_path) if t.test_checkpoint == "best" and best.best_model_path else last
     results: dict[str, Any] = {
         "experiment": experiment.name,
         "seed": t.seed,
@@ -128,8 +129,8 @@ def run(
         "parameters": environment["parameters"],
         "skipped_frames": {stage: dataset.skipped for stage, dataset in datasets.items() if dataset.skipped},
     }
-    if keeper.best_model_score is not None:
-        results["val"] = {"monitor": t.monitor, "best": float(keeper.best_model_score)}
+    if best.best_model_score is not None:
+        results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
     if "test" in datasets:
         trainer.test(module, loaders["test"], ckpt_path=chosen, verbose=False, weights_only=True)
         table, scores = module.results["test"]
@@ -193,7 +194,7 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
-        | ({"monitor": experiment.schedule.monitor} if plateau else {}),
+        | ({"monitor": experiment.schedule.monitor, "frequency": experiment.trainer.validate_every} if plateau else {}),
     }
 
 
@@ -222,16 +223,16 @@ def _trainer(
     experiment: ExperimentConfig, directory: Path, datasets: dict[str, DetectionDataset], echo: Callable[[str], None]
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
-    keeper = ModelCheckpoint(
-        dirpath=directory / "checkpoints",
+    keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
+    best = keep(
         filename="best",
         monitor=t.monitor if "val" in datasets else None,
         mode="max" if t.monitor.startswith("val/AP") else "min",
-        save_last=True,
-        enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
-    callbacks: list[Callback] = [keeper, MetricsCsv(directory / "metrics.csv")]
+    # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
+    last = keep(filename="last", save_on_train_epoch_end=True)
+    callbacks: list[Callback] = [MetricsCsv(directory / "metrics.csv"), best, last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:
@@ -258,7 +259,7 @@ def _trainer(
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
     )
-    return trainer, keeper
+    return trainer, best
 
 
 def _log_hparams(trainer: Trainer, experiment: ExperimentConfig, test: dict[str, Any]) -> None:
