@@ -78,6 +78,12 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
     return Detector(build_normalize(e), parts, head, anchors), report
 
 
+def build_skeleton(e: ExperimentConfig) -> Detector:
+    """The experiment's detector on torch's meta device, for evaluation: all shapes, no numbers, no memory."""
+    with torch.device("meta"):
+        return build_detector(e, pretrained=False)[0].eval()
+
+
 def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Module | None:
     """The part of that name for the levels before it, None where the experiment has none."""
     if name == "adapter":

@@ -183,6 +183,38 @@ def efficientdet_scale(
     )
 
 
+def scaled_settings(
+    phi: int | None = None,
+    *,
+    backbone: int | None = None,
+    neck: int | None = None,
+    head: int | None = None,
+    resolution: int | None = None,
+    frame: tuple[int, int] = (512, 640),
+) -> dict[str, str | int | list[int]]:
+    """An experiment's settings at the published scale, ``{dotted key: value}``.
+
+    Args:
+        phi: of all parts; None: only of those that follow.
+        backbone, neck, head, resolution: the part's own phi; None: that of all.
+        frame: (height, width) whose shape the input keeps: the published resolution is its height.
+
+    Raises:
+        ValueError: for a phi outside 0 to 7.
+    """
+    scale = efficientdet_scale(phi or 0, backbone=backbone, neck=neck, head=head, resolution=resolution)
+    found: dict[str, str | int | list[int]] = {}
+    if backbone is not None or phi is not None:
+        found["backbone.name"] = f"efficientnet-{scale.backbone}"
+    if neck is not None or phi is not None:
+        found |= {"neck.channels": scale.bifpn_channels, "neck.repeats": scale.bifpn_repeats}
+    if head is not None or phi is not None:
+        found["head.layers"] = scale.head_layers
+    if resolution is not None or phi is not None:
+        found["input.size"] = [scale.resolution, round(scale.resolution * frame[1] / frame[0])]
+    return found
+
+
 def _check(phi: int) -> int:
     if phi not in range(8):
         raise ValueError(f"phi is a whole number from 0 to 7, as far as EfficientDet was published, got {phi}")

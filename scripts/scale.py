@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Print the settings of EfficientDet's compound scaling, to stand behind any command that takes key=value.
+
+examples:
+  scripts/scale.py --phi 3                                    all parts of D3
+  scripts/scale.py --phi 0 --backbone 4                       D0 with D4's backbone
+  scripts/scale.py --resolution 2                             D2's input, nothing else
+  scripts/train.py experiments/efficientdet_d0.yaml $(scripts/scale.py --neck 1 --head 1)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ssd_effnet.scaling import scaled_settings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phi", type=int, help="0 to 7, of all parts; without it only the parts named are printed")
+    for part in ("backbone", "neck", "head", "resolution"):
+        parser.add_argument(f"--{part}", type=int, metavar="PHI", help=f"phi of the {part} alone")
+    arguments = parser.parse_args()
+    try:
+        settings = scaled_settings(**vars(arguments))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not settings:
+        parser.error("give --phi, or the phi of a part")
+    print(" ".join(f"{key}={value}".replace(" ", "") for key, value in settings.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
