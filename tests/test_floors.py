@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.training": 3,
     "ssd_effnet.run": 4,
     "ssd_effnet.gallery": 4,
+    "ssd_effnet.summary": 4,
     "scripts": 5,
 }
 ROOMS = ("ssd_effnet.metrics", "ssd_effnet.models.backbones", "ssd_effnet.models.necks", "data_kaist")
