@@ -37,12 +37,18 @@ ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its files (None where it has none) and what is known of its objects."""
+    """One frame: its files (None where it has none), what is known of its objects, and its id in a COCO file."""
 
     name: str
     visible: Path | None
     lwir: Path | None
     annotations: Annotations
+    image_id: int | None = None
+
+
+def image_ids(frames: Sequence[Frame]) -> list[int]:
+    """What COCO results call these frames: the ids of their COCO file, or their places from 0."""
+    return [place if frame.image_id is None else frame.image_id for place, frame in enumerate(frames)]
 
 
 def load_frames(

@@ -62,7 +62,7 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
     for name in (*wanted, "extras"):
         if (part := _build_part(name, e, levels)) is not None:
             parts[name] = part
-            levels = part.levels  # type: ignore[assignment]
+            levels = part.levels
             _start_like_the_study(part)
     try:
         anchors = AnchorGenerator(
@@ -111,14 +111,14 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
             levels,
             topology,
             channels=n.channels,
-            upsample=n.upsample,  # type: ignore[arg-type]
-            downsample=n.downsample,  # type: ignore[arg-type]
-            fusion=n.fusion,  # type: ignore[arg-type]
-            convolution=n.convolution,  # type: ignore[arg-type]
+            upsample=n.upsample,
+            downsample=n.downsample,
+            fusion=n.fusion,
+            convolution=n.convolution,
             activation=n.activation,
             activation_first=n.activation_first,
             repeats=n.repeats,
-            project=n.project,  # type: ignore[arg-type]
+            project=n.project,
             extra_levels=n.extra_levels,
         )
     except ValueError as error:
@@ -208,7 +208,7 @@ def build_criterion(e: ExperimentConfig) -> DetectionLoss:
         **own,
         iou_threshold=loss.iou_threshold,
         negative_iou=loss.negative_iou,
-        localization=loss.localization,  # type: ignore[arg-type]
+        localization=loss.localization,
         localization_delta=loss.localization_delta,
         localization_weight=loss.localization_weight,
         variances=_variances(e),

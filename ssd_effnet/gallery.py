@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_kaist.dataset import Frame, read_pair
+from data_kaist.dataset import Frame, Modality, read_pair
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
+from data_kaist.loading import image_ids
 from ssd_effnet.build import build_frames
 from ssd_effnet.config import load_experiment
 from ssd_effnet.metrics.miss_rate import Matches, MissRateEvaluator, Outcome
@@ -40,7 +41,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
     if not (run / "detections.json").is_file():
         raise DataError(f"{run}: holds no detections.json; the run is not finished (scripts/train.py --resume)")
     frames = build_frames(experiment, "test")
-    table = read_coco_results(run / "detections.json", len(frames))
+    table = read_coco_results(run / "detections.json", len(frames), image_ids=image_ids(frames))
     rows = table.scores >= min_score
     table = DetectionTable(table.image_index[rows], table.boxes_xyxy[rows], table.scores[rows])
     matches = MissRateEvaluator([frame.annotations for frame in frames]).match(table).matches(SUBSET)
@@ -58,7 +59,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
 
 
 def picture(
-    frame: Frame, modality: str, place: int, table: DetectionTable, matches: Matches, min_score: float
+    frame: Frame, modality: Modality, place: int, table: DetectionTable, matches: Matches, min_score: float
 ) -> np.ndarray:
     """One frame with truth and detections, visible and LWIR side by side where the modality has both."""
     boxes = frame.annotations.boxes_xyxy

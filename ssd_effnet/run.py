@@ -26,6 +26,8 @@ from torch.utils.data import DataLoader
 
 from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
 from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.loading import image_ids
+from data_kaist.transforms import Sample
 from ssd_effnet.build import (
     build_criterion,
     build_dataset,
@@ -39,7 +41,7 @@ from ssd_effnet.evaluation import write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.structures import Annotations, Batch
+from ssd_effnet.structures import Annotations
 from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
@@ -134,7 +136,7 @@ def run(
     if "test" in datasets:
         trainer.test(module, loaders["test"], ckpt_path=chosen, verbose=False, weights_only=True)
         table, scores = module.results["test"]
-        write_coco_results(directory / "detections.json", table)
+        write_coco_results(directory / "detections.json", table, image_ids=image_ids(datasets["test"].frames))
         write_kaist(directory / "detections_kaist.txt", table)
         results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
         _log_hparams(trainer, experiment, results["test"])
@@ -198,7 +200,7 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     }
 
 
-def _loader(experiment: ExperimentConfig, dataset: DetectionDataset, stage: str) -> DataLoader[Batch]:
+def _loader(experiment: ExperimentConfig, dataset: DetectionDataset, stage: str) -> DataLoader[Sample]:
     workers = experiment.data.workers
     train = stage == "train"
     batch_size = min(experiment.trainer.batch_size, len(dataset))
@@ -246,7 +248,7 @@ def _trainer(
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
-        precision=t.precision,  # type: ignore[arg-type]
+        precision=t.precision,
         max_epochs=t.epochs,
         accumulate_grad_batches=experiment.optimizer.accumulate,
         gradient_clip_val=experiment.optimizer.gradient_clip or None,
