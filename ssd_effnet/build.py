@@ -62,7 +62,7 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
     for name in (*wanted, "extras"):
         if (part := _build_part(name, e, levels)) is not None:
             parts[name] = part
-            levels = part.levels
+            levels = part.levels  # type: ignore[assignment]
             _start_like_the_study(part)
     try:
         anchors = AnchorGenerator(
