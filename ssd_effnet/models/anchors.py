@@ -44,9 +44,8 @@ class AnchorGenerator(nn.Module):
                 f"({', '.join(level.name for level in levels)}), not {len(sizes)} sizes"
             )
         self.reference_size = reference_size
-        self.shapes_wh = [
-            torch.tensor([(s * k * math.sqrt(r), s * k / math.sqrt(r)) for r in ratios for k in scales]) for s in sizes
-        ]
+        # plain numbers: tensors would lie on the device of the moment, the meta device where a detector is only counted
+        self.shapes_wh = [[(s * k * math.sqrt(r), s * k / math.sqrt(r)) for r in ratios for k in scales] for s in sizes]
         self.per_position = len(ratios) * len(scales)
         self._made: dict[object, torch.Tensor] = {}
 
@@ -78,7 +77,7 @@ class AnchorGenerator(nn.Module):
             here = torch.cat(
                 (
                     centres[:, :, None].expand(-1, -1, len(shapes), -1),
-                    (shapes * stretch).expand(rows, columns, -1, -1),
+                    (torch.tensor(shapes) * stretch).expand(rows, columns, -1, -1),
                 ),
                 dim=-1,
             )
