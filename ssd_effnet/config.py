@@ -135,7 +135,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"override {text!r}: must have the form key=value, for example optimizer.lr=0.001")
     try:
-        content: Any = yaml.safe_load(value)
+        content: Any = yaml.safe_load(value) if value.strip() else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
     for part in reversed(key.strip().split(".")):

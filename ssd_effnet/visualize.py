@@ -134,7 +134,7 @@ def _rectangle(canvas: np.ndarray, box: np.ndarray, kind: Kind) -> None:
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     # a dark line below makes every colour readable on every background
-    for colour, thickness in (((0, 0, 0), 3), (kind.colour, 2 if not kind.dashed else 1)):
+    for colour, thickness in (((0, 0, 0), 4), (kind.colour, 2)):
         for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
             if kind.dashed:
                 _dashes(canvas, a, b, colour, thickness)
