@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_effnet.models.detector import Detector
@@ -35,14 +37,19 @@ def cost(detector: Detector, size: tuple[int, int]) -> Cost:
     """
     mean = detector.normalize.mean
     image = torch.zeros(1, len(mean), *size, dtype=torch.uint8, device=mean.device)
-    counter = FlopCounterMode(display=False)
     training = detector.training
     detector.eval()
-    with counter, torch.no_grad():
-        outputs = detector(image)
+    count, outputs = multiply_adds(detector, image)
     detector.train(training)
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,  # the counter takes a product and an addition for two
+        multiply_adds=count,
         anchors=len(outputs.anchors_cxcywh),
     )
+
+
+def multiply_adds(module: nn.Module, x: Any) -> tuple[int, Any]:
+    """Multiply-adds of one call, counted as :class:`Cost` says, and what the call returns."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        result = module(x)
+    return counter.get_total_flops() // 2, result  # the counter takes a product and an addition for two

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ssd_effnet.build import as_size, build_detector
+from ssd_effnet.build import as_size, build_skeleton
 from ssd_effnet.config import ExperimentConfig
+from ssd_effnet.cost import multiply_adds
 from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.structures import Level
 
@@ -37,7 +37,7 @@ class PartSummary:
         maps_in: what it takes; empty for the backbone, which takes the images.
         maps_out: what it hands out; empty for the head, which predicts.
         parameters: trainable ones; frozen norms have none.
-        multiply_adds: of one image, see :func:`multiply_adds`.
+        multiply_adds: of one image, see :class:`ssd_effnet.cost.Cost`.
     """
 
     name: str
@@ -72,17 +72,6 @@ class Summary:
         return sum(part.multiply_adds for part in self.parts)
 
 
-def multiply_adds(module: nn.Module, x: Any) -> tuple[int, Any]:
-    """Multiply-adds of the convolutions and matrix products of one call, and what the call returns.
-
-    Papers on EfficientNet call multiply-adds "FLOPs"; torch's counter counts a multiplication and an addition as two.
-    Norms, activations, resampling and pooling are left out, as there.
-    """
-    with FlopCounterMode(display=False) as counter:
-        result = module(x)
-    return counter.get_total_flops() // 2, result
-
-
 def summarize(e: ExperimentConfig) -> Summary:
     """The experiment's detector for one image of its input size, without weights or a computation.
 
@@ -91,9 +80,8 @@ def summarize(e: ExperimentConfig) -> Summary:
     """
     height, width = as_size(e.input.size)
     channels = len(CHANNELS[e.input.modality])
+    detector = build_skeleton(e)
     with torch.device("meta"), torch.no_grad():
-        detector, _ = build_detector(e, pretrained=False)
-        detector.eval()
         maps: Any = detector.normalize(torch.empty(1, channels, height, width))
         given: tuple[Map, ...] = ()
         parts = []
