@@ -42,7 +42,7 @@ from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.structures import Annotations
-from ssd_effnet.training import LOG_EVERY, EpochLines, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
 
@@ -226,15 +226,14 @@ def _trainer(
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
     keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
-    best = keep(
-        filename="best",
-        monitor=t.monitor if "val" in datasets else None,
-        mode="max" if t.monitor.startswith("val/AP") else "min",
-        save_on_train_epoch_end=True,
-    )
+    mode = "max" if t.monitor.startswith("val/AP") else "min"
+    best = keep(filename="best", monitor=t.monitor, mode=mode, save_on_train_epoch_end=True)
     # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
     last = keep(filename="last", save_on_train_epoch_end=True)
-    callbacks: list[Callback] = [MetricsCsv(directory / "metrics.csv"), best, last]
+    # without validation nothing says which epoch is best
+    # the weights before the file, which writes down what it finds
+    recorders = [FusionWeights(), MetricsCsv(directory / "metrics.csv")]
+    callbacks: list[Callback] = [*recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:
