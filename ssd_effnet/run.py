@@ -227,7 +227,9 @@ def _trainer(
     t = experiment.trainer
     keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
     mode = "max" if t.monitor.startswith("val/AP") else "min"
-    best = keep(filename="best", monitor=t.monitor, mode=mode, save_on_train_epoch_end=True)
+    best = keep(
+        filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every, save_on_train_epoch_end=True
+    )
     # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
     last = keep(filename="last", save_on_train_epoch_end=True)
     # without validation nothing says which epoch is best

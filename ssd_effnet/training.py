@@ -20,6 +20,7 @@ from data_kaist.dataset import DetectionDataset, read_pair
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
 from ssd_effnet.visualize import Marking, beside, draw
@@ -246,6 +247,25 @@ class EpochLines(Callback):
         ]
         seconds = time.monotonic() - self.since
         self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}  {seconds:.0f} s")
+
+
+class FusionWeights(Callback):
+    """``fusion/<node>/<input>`` each epoch: what each node of a weighted neck multiplies its inputs by.
+
+    So one sees which level a node listens to. Silent where nothing is learned.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        neck = pl_module.detector.part("neck") if isinstance(pl_module, TrainingModule) else None
+        if not isinstance(neck, GraphNeck):
+            return
+        weights = {
+            f"fusion/{node}/{name}": weight
+            for node, inputs in neck.fusion_weights().items()
+            for name, weight in inputs.items()
+        }
+        if weights:
+            pl_module.log_dict(weights)
 
 
 class Pictures(Callback):

@@ -1,0 +1,41 @@
+"""What a weighted neck has learned is written down each epoch."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data_kaist.synthetic import write_dataset
+from ssd_effnet.config import load_experiment
+from ssd_effnet.run import run, run_directory
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 12, (128, 160), 0)
+    e = load_experiment(
+        EXPERIMENTS / "06_weighted_fusion.yaml",
+        [
+            *(f"data.root={tmp_path / 'data'}", "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
+            *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
+            *("input.size=[64,96]", "trainer.accelerator=cpu", "trainer.panel_images=0", "trainer.monitor=val/loss_total"),
+            *("optimizer.lr=0.001", "schedule.name=constant"),
+        ],
+    )
+    run(e, tmp_path, echo=lambda line: None)
+    directory = run_directory(e, tmp_path)
+    events = EventAccumulator(str(directory)).Reload()
+    # five levels: the node of the deepest has one input and nothing to weigh
+    wanted = {f"fusion/td{i}/{name}" for i in range(4) for name in (f"in{i}", f"td{i + 1}")}
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("fusion/")} == wanted
+    for tag in wanted:
+        assert len(events.Scalars(tag)) == 2
+    # fast fusion: the weights of a node sum to almost 1
+    last = {tag: events.Scalars(tag)[-1].value for tag in wanted}
+    for i in range(4):
+        assert last[f"fusion/td{i}/in{i}"] + last[f"fusion/td{i}/td{i + 1}"] == pytest.approx(1, abs=1e-3)
+    assert any(abs(value - 0.5) > 1e-4 for value in last.values())
+    rows = list(csv.DictReader((directory / "metrics.csv").open()))
+    assert float(rows[-1]["fusion/td0/in0"]) == pytest.approx(last["fusion/td0/in0"], abs=1e-6)
