@@ -207,10 +207,10 @@ class GraphNeck(nn.Module):
         sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in entering]
         if self.projections:
             entering = [project(x) for project, x in zip(self.projections, entering, strict=True)]
-        for turn in self.turns:
+        for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
             assert isinstance(turn, nn.ModuleDict)
             known = dict(zip(self.topology.input_names, entering, strict=True))
-            for node in self._nodes_of(turn):
+            for node in nodes:
                 known[node.name] = turn[node.name]([known[s] for s in node.inputs], sizes[node.level])
             # An output that the next turn never reads was not computed; its entering map keeps the place.
             entering = [known.get(name, x) for name, x in zip(self.topology.outputs, entering, strict=True)]
@@ -222,9 +222,9 @@ class GraphNeck(nn.Module):
         With several turns a node is called ``<turn>.<node>``, turns counted from 0.
         """
         table: dict[str, dict[str, float]] = {}
-        for k, turn in enumerate(self.turns):
+        for k, (turn, nodes) in enumerate(zip(self.turns, self.nodes_of_turns, strict=True)):
             assert isinstance(turn, nn.ModuleDict)
-            for node in self._nodes_of(turn):
+            for node in nodes:
                 fusion = turn[node.name].fusion
                 weights = fusion.weights() if isinstance(fusion, Fusion) else None
                 if weights is not None:
@@ -232,8 +232,10 @@ class GraphNeck(nn.Module):
                     table[name] = dict(zip(node.inputs, weights.detach().tolist(), strict=True))
         return table
 
-    def _nodes_of(self, turn: nn.ModuleDict) -> list[Node]:
-        return [node for node in self.topology.nodes if node.name in turn]
+    @property
+    def nodes_of_turns(self) -> list[list[Node]]:
+        """The rows of the table that each turn runs: what nothing asks for is left out of the last ones."""
+        return [[node for node in self.topology.nodes if node.name in turn] for turn in self.turns]  # type: ignore[operator]
 
 
 def _after_fusion(kind: Convolution, channels: int, activation_name: str, activation_first: bool) -> nn.Module:
