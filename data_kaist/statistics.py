@@ -1,0 +1,122 @@
+"""What a data set holds: colours, objects by daytime and occlusion, heights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import Frame, Modality, read_pair
+from ssd_effnet.structures import PERSON
+
+HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
+"""Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""
+
+OCCLUSIONS = ("none", "partial", "heavy")
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of each channel over all pixels, images in 0..1; R, G, B, LWIR as far as there."""
+
+    channels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+
+
+def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelStatistics:
+    """Read every frame once; the numbers are those with which a detector normalises.
+
+    Raises:
+        ImageError: an image cannot be read.
+        ValueError: there are no frames.
+    """
+    if not frames:
+        raise ValueError("no frames to take statistics of")
+
+    def sums(frame: Frame) -> np.ndarray:
+        """``(channels, 3)``: number of pixels, sum, sum of squares."""
+        rows = []
+        for image in read_pair(frame, modality):
+            planes = () if image is None else (image,) if image.ndim == 2 else np.moveaxis(image, 2, 0)
+            for plane in planes:
+                # From a histogram of the 256 levels: exact in whole numbers, and one pass over the pixels.
+                count = np.bincount(plane.reshape(-1), minlength=256)
+                levels = np.arange(256) / 255
+                rows.append([count.sum(), count @ levels, count @ levels**2])
+        return np.array(rows, np.float64)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        total = np.sum(list(pool.map(sums, frames)), axis=0)
+    mean = total[:, 1] / total[:, 0]
+    std = np.sqrt(np.maximum(total[:, 2] / total[:, 0] - mean**2, 0))
+    names = {1: ("LWIR",), 3: ("R", "G", "B"), 4: ("R", "G", "B", "LWIR")}[len(mean)]
+    return ChannelStatistics(names, tuple(map(float, mean)), tuple(map(float, std)), len(frames))
+
+
+@dataclass(frozen=True)
+class ObjectStatistics:
+    """The objects of some frames.
+
+    Attributes:
+        group: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
+        frames: number of frames; for an occlusion, those with such an object.
+        frames_with_objects: frames with any object of the group.
+        objects: all of them.
+        person: those labelled person.
+        ignored: ignore regions of training (:func:`~data_kaist.annotations.training_ignore`), some of them persons.
+        heights: number of persons by :data:`HEIGHT_EDGES`.
+    """
+
+    group: str
+    frames: int
+    frames_with_objects: int
+    objects: int
+    person: int
+    ignored: int
+    heights: tuple[int, ...]
+
+
+def object_statistics(frames: Sequence[Frame], min_height: float = 12) -> list[ObjectStatistics]:
+    """Rows for all frames, for each daytime (if any is known), and for each occlusion."""
+    annotations = [frame.annotations for frame in frames]
+    of_frame = np.repeat(np.arange(len(frames)), [len(a) for a in annotations])
+    daytime = np.array([a.daytime or "unknown" for a in annotations], dtype=object)
+    occlusion = _joined([a.occlusion for a in annotations], np.int64)
+    person = _joined([np.asarray(a.labels == PERSON, bool) for a in annotations], bool)
+    ignored = _joined([training_ignore(a, min_height) for a in annotations], bool)
+    height = _joined([a.height for a in annotations], np.float64)
+
+    def row(group: str, number: int | None, members: np.ndarray) -> ObjectStatistics:
+        with_objects = len(np.unique(of_frame[members]))
+        counts, _ = np.histogram(height[members & person], [*HEIGHT_EDGES, np.inf])
+        return ObjectStatistics(
+            group=group,
+            frames=with_objects if number is None else number,
+            frames_with_objects=with_objects,
+            objects=int(members.sum()),
+            person=int((members & person).sum()),
+            ignored=int((members & ignored).sum()),
+            heights=tuple(map(int, counts)),
+        )
+
+    rows = [row("all", len(frames), np.ones(len(of_frame), bool))]
+    for time in ("day", "night", "unknown") if any(a.daytime for a in annotations) else ():
+        if (daytime == time).any():
+            rows.append(row(time, int((daytime == time).sum()), np.asarray(daytime[of_frame] == time, bool)))
+    return rows + [row(f"occl. {name}", None, occlusion == level) for level, name in enumerate(OCCLUSIONS)]
+
+
+def height_bins() -> list[str]:
+    """Names of the height bins: ``0-12`` ... ``160+``, the upper end not included."""
+    return [f"{a}-{b}" for a, b in pairwise(HEIGHT_EDGES)] + [f"{HEIGHT_EDGES[-1]}+"]
+
+
+def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)
