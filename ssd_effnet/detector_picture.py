@@ -46,7 +46,7 @@ def detector_svg(title: str, detector: Detector) -> str:
                 entering.append(drawing.add(f"{name}.{level.name}", level, level.name, entering[-1:]))
         elif any(True for _ in part.parameters()):
             entering = [
-                drawing.add(f"{name}.{level.name}", level, f"{name} {level.channels}", (source,))
+                drawing.add(f"{name}.{level.name}", level, name, (source,))
                 for level, source in zip(levels, entering, strict=True)
             ]
     for name in entering:
