@@ -1,0 +1,163 @@
+"""How large and how fast the experiments' detectors are on the machine at hand."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from ssd_effnet.build import as_size, build_detector, build_skeleton
+from ssd_effnet.config import load_experiment
+from ssd_effnet.cost import Cost, cost
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """One experiment's detector for one image.
+
+    Attributes:
+        name: of the experiment.
+        size: (height, width) of the input.
+        cost: counted, not measured.
+        median_ms: of the forward passes, milliseconds.
+        fastest_ms: of the forward passes; on a busy machine it is nearer to what the detector can do.
+        peak_mib: most memory that weights, maps and workspace took at once, MiB; on a CPU what the process grew by.
+    """
+
+    name: str
+    size: tuple[int, int]
+    cost: Cost
+    median_ms: float
+    fastest_ms: float
+    peak_mib: float
+
+
+def benchmark_models(
+    files: Sequence[Path],
+    *,
+    size: tuple[int, int] | None = None,
+    runs: int = 5,
+    threads: int = 0,
+    device: str = "cpu",
+    overrides: Sequence[str] = (),
+) -> Iterator[ModelFigures]:
+    """Measure one experiment after another, each in a process of its own: memory of one never hides another's.
+
+    Batch 1, evaluation, channels_last, float32; one pass to warm up.
+
+    Args:
+        files: experiments.
+        size: (height, width) of the input; None: each experiment's own.
+        runs: passes that are timed.
+        threads: of torch; 0: its own choice.
+        device: ``cpu`` or ``cuda``.
+        overrides: ``key=value``, for all experiments.
+
+    Raises:
+        ConfigError: for an experiment that cannot be read or built.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for file in files:
+            yield pool.submit(_measure, file, size, runs, threads, device, tuple(overrides)).result()
+
+
+def _measure(
+    file: Path, size: tuple[int, int] | None, runs: int, threads: int, device: str, overrides: tuple[str, ...]
+) -> ModelFigures:
+    if threads:
+        torch.set_num_threads(threads)
+    experiment = load_experiment(file, overrides)
+    size = size or as_size(experiment.input.size)
+    counted = cost(build_skeleton(experiment), size)
+    channels = build_skeleton(experiment).normalize.mean.numel()
+    before = _peak(device)
+    detector = build_detector(experiment, pretrained=False)[0].eval().to(device)
+    detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8, device=device)
+    image = image.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        times = timed(lambda: detector(image), runs, device)
+    return ModelFigures(
+        experiment.name, size, counted, statistics.median(times), min(times), (_peak(device) - before) / MIB
+    )
+
+
+def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
+    """Milliseconds of each of ``runs`` calls, after one that is not counted."""
+    times = []
+    for _ in range(runs + 1):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(1000 * (time.perf_counter() - start))
+    return times[1:]
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _peak(device: str) -> int:
+    """Most bytes in use so far."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; getrusage there starts from what the parent process had
+        fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe_machine(device: str, threads: int) -> str:
+    """One line: what the figures were measured on."""
+    cores = multiprocessing.cpu_count()
+    if device != "cpu":
+        where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    else:
+        where = f"{_processor()}, {cores} cores, {threads or torch.get_num_threads()} threads"
+    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; batch 1, eval, channels_last, fp32"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def models_table(figures: Sequence[ModelFigures], machine: str, reference: str = "00_vgg16") -> Table:
+    """For people; times as ratios to ``reference`` of the same run too, where it is among them."""
+    base = next((f for f in figures if f.name == reference), None)
+    table = Table(title="forward pass of one image", caption=machine)
+    table.add_column("experiment")
+    columns = ("size", "parameters, M", "multiply-adds, 10^9", "anchors", "median ms", "fastest ms", "peak MiB")
+    for name in (*columns, f"time : {reference}"):
+        table.add_column(name, justify="right")
+    for f in figures:
+        table.add_row(
+            f.name,
+            f"{f.size[0]}x{f.size[1]}",
+            f"{f.cost.parameters / 1e6:.2f}",
+            f"{f.cost.multiply_adds / 1e9:.2f}",
+            f"{f.cost.anchors:,}",
+            f"{f.median_ms:.0f}" if f.median_ms >= 100 else f"{f.median_ms:.1f}",
+            f"{f.fastest_ms:.0f}" if f.fastest_ms >= 100 else f"{f.fastest_ms:.1f}",
+            f"{f.peak_mib:.0f}",
+            f"{f.median_ms / base.median_ms:.2f}" if base else "-",
+        )
+    return table
