@@ -62,12 +62,16 @@ class CocoDataset:
         return [image.name for image in self.images]
 
 
-def read_coco(path: Path | str) -> CocoDataset:
+def read_coco(path: Path | str, bad: dict[int, str] | None = None) -> CocoDataset:
     """Read ground truth in COCO form.
 
     Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
     one. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is the box's, missing ``occlusion`` 0.
     A box may reach over the frame's edge (39 do in KAIST's file).
+
+    Args:
+        path: the file.
+        bad: None raises at the first bad box; a dictionary collects the reason by image id instead.
 
     Raises:
         AnnotationError: one sentence that names the file and the image's or annotation's id: broken JSON, missing
@@ -95,7 +99,12 @@ def read_coco(path: Path | str) -> CocoDataset:
         if not isinstance(row["category_id"], int) or row["category_id"] not in labels:
             raise AnnotationError(f"{where} is of category id {row['category_id']!r}, which the file does not define")
         at = place[row["image_id"]]
-        rows[at].append(_checked(row, images[at].size, where))
+        try:
+            rows[at].append(_checked(row, images[at].size, where))
+        except AnnotationError as error:
+            if bad is None:
+                raise
+            bad.setdefault(row["image_id"], str(error))
     return CocoDataset(
         images=images,
         annotations=[_annotations(image, of_image, labels) for image, of_image in zip(images, rows, strict=True)],

@@ -171,8 +171,9 @@ def load_coco(
         skipped: as in :func:`load_frames`.
     """
     root = Path(root)
-    images, total = _coco_images(root, split)
-    excluded = [image.file_name for image, _ in _coco_images(root, exclude)[0]] if exclude else []
+    bad: dict[int, str] | None = None if skipped is None else {}
+    images, total = _coco_images(root, split, bad)
+    excluded = [image.file_name for image, _ in _coco_images(root, exclude, {})[0]] if exclude else []
     left = set(_cut([image.file_name for image, _ in images], excluded, split, exclude, total, root))
     frames = []
     for image, objects in images:
@@ -182,13 +183,15 @@ def load_coco(
         visible, lwir = _coco_files(root, name)
         found: dict[Side, Path | None] = {"visible": visible, "lwir": lwir}
         try:
+            if bad and image.id in bad:
+                raise AnnotationError(bad[image.id])
             for side in SIDES[modality] if modality else ():
                 path = found[side]
                 if path is None:
                     raise ImageError(f"{name}: has no {side} image, since it is not below a folder 'visible'")
                 if not path.is_file():
                     raise ImageError(f"{path}: missing, the {side} image of {name}")
-        except ImageError as error:
+        except DataError as error:
             if skipped is None:
                 raise
             skipped.append((image.name, str(error)))
@@ -253,7 +256,9 @@ def _usual_size(paths: Sequence[Path]) -> tuple[int, int] | None:
     return None
 
 
-def _coco_images(root: Path, spec: str) -> tuple[list[tuple[CocoImage, Annotations]], int]:
+def _coco_images(
+    root: Path, spec: str, bad: dict[int, str] | None = None
+) -> tuple[list[tuple[CocoImage, Annotations]], int]:
     """The images that ``file.json`` or ``file.json%step`` selects, and how many it holds."""
     file, percent, step = spec.partition("%")
     if percent and (not step.isdigit() or int(step) < 1):
@@ -261,7 +266,7 @@ def _coco_images(root: Path, spec: str) -> tuple[list[tuple[CocoImage, Annotatio
     if not (root / file).is_file():
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
-    data = read_coco(root / file)
+    data = read_coco(root / file, bad)
     every = int(step) if percent else 1
     pairs = list(zip(data.images, data.annotations, strict=True))
     return pairs[every - 1 :: every], len(pairs)

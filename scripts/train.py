@@ -23,7 +23,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     parser.add_argument("--tiny", action="store_true", help="shrink it for a try on a CPU; the run is NAME-tiny")
+    parser.add_argument("--on-bad-frame", choices=("stop", "skip"), help="skip: leave bad frames out and list them")
     arguments = parser.parse_intermixed_args()
+    if arguments.on_bad_frame:
+        arguments.overrides.append(f"data.on_bad_frame={arguments.on_bad_frame}")
 
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError, load_experiment

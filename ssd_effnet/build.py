@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_kaist.dataset import DetectionDataset, Frame, load_frames
+from data_kaist.dataset import DetectionDataset, load_frames
+from data_kaist.loading import Skipped
 from data_kaist.transforms import (
     Compose,
     HorizontalFlip,
@@ -251,29 +252,26 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
     Raises:
         DataError: one sentence on what is wrong with root, split or frames.
     """
+    skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
+    frames = load_frames(
+        e.data.kind,
+        Path(e.data.root),
+        {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
+        annotation_format=e.data.annotations,
+        exclude=e.data.val if stage == "train" and e.data.val else None,  # the validation split is cut out of training
+        modality=e.input.modality,
+        skipped=skipped,
+    )
     dataset = DetectionDataset(
-        build_frames(e, stage),
+        frames,
         e.input.modality,
         build_transforms(e, stage),
         seed=e.trainer.seed,
         on_bad_frame=e.data.on_bad_frame,
         min_height=e.data.min_height,
     )
-    if e.data.on_bad_frame == "skip":
-        dataset.scan()
+    dataset.skipped = [*(skipped or []), *dataset.skipped]
     return dataset
-
-
-def build_frames(e: ExperimentConfig, stage: str) -> list[Frame]:
-    """The frames of a split; the validation split is cut out of training."""
-    return load_frames(
-        e.data.kind,
-        Path(e.data.root),
-        {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
-        annotation_format=e.data.annotations,
-        exclude=e.data.val if stage == "train" and e.data.val else None,
-        modality=e.input.modality,
-    )
 
 
 def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str, object]]:

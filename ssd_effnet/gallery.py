@@ -10,7 +10,7 @@ from data_kaist.dataset import Frame, Modality, read_pair
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
-from ssd_effnet.build import build_frames
+from ssd_effnet.build import build_dataset
 from ssd_effnet.config import load_experiment
 from ssd_effnet.metrics.miss_rate import Matches, MissRateEvaluator, Outcome
 from ssd_effnet.structures import DetectionTable
@@ -40,7 +40,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
     experiment = load_experiment(run / "config.yaml")
     if not (run / "detections.json").is_file():
         raise DataError(f"{run}: holds no detections.json; the run is not finished (scripts/train.py --resume)")
-    frames = build_frames(experiment, "test")
+    frames = build_dataset(experiment, "test").frames
     table = read_coco_results(run / "detections.json", len(frames), image_ids=image_ids(frames))
     rows = table.scores >= min_score
     table = DetectionTable(table.image_index[rows], table.boxes_xyxy[rows], table.scores[rows])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_kaist.errors import DataError
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import ExperimentConfig, load_experiment
 from ssd_effnet.gallery import write_pictures
@@ -94,6 +95,21 @@ def test_a_validation_split_without_anybody_is_refused(synthetic: Path, tmp_path
         path.write_text("<annotation></annotation>")
     with pytest.raises(RunError, match=r"holds nobody of the subset reasonable_all"):
         run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=silent)
+
+
+def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(synthetic, root)
+    kinds = ("images/set00/V000/visible", "annotations-xml/set00/V000")
+    images, annotations = (sorted(root.glob(f"{kind}/I*")) for kind in kinds)
+    images[0].write_bytes(images[0].read_bytes()[:2000])
+    annotations[-1].write_text("<annotation><object>")
+    with pytest.raises(DataError) as caught:
+        run(experiment(root), tmp_path / "stop", echo=silent)
+    assert str(annotations[-1]) in str(caught.value) and "\n" not in str(caught.value)
+    results = run(experiment(root, "trainer.epochs=1", "data.on_bad_frame=skip"), tmp_path / "skip", echo=silent)
+    reasons = [reason for _, reason in results["skipped_frames"]["train"]]
+    assert len(reasons) == 2 and str(annotations[-1]) in reasons[0] and str(images[0]) in reasons[1]
 
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
