@@ -25,10 +25,10 @@ demo: setup  ## synthetic data -> training -> test -> table and pictures, at mos
 	$(PY) scripts/demo.py
 
 test: setup  ## the tests, under five minutes on two cores
-	$(PY) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
 
 test-slow: setup  ## the long tests too
-	$(PY) -m pytest -n 2 -q -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m "slow or not slow"
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff format --check .
