@@ -26,7 +26,7 @@ BORDER = 5  # pixels; a box that reaches into this margin of the frame is ignore
 
 
 class Outcome(IntEnum):
-    """What became of a detection. ``DROPPED`` (on an ignore region, or beyond an image's first 1,000) counts nowhere."""
+    """What became of a detection; a ``DROPPED`` one (on an ignore region, or beyond the first 1,000) counts nowhere."""
 
     DROPPED = -1
     FALSE_POSITIVE = 0

@@ -1,0 +1,74 @@
+"""Score detection files against KAIST ground truth: miss rates under both rule sets, recall, AP.
+
+python scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+from ssd_effnet import evaluation
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root"
+    )
+    parser.add_argument(
+        "--detections",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
+    )
+    parser.add_argument(
+        "--rules",
+        choices=("matlab", "python", "both"),
+        default="both",
+        help="matlab: the KAIST devkit; python: the script most papers since 2021 ran (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split", default="test-all-20", help="frames to take from a data set's root (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write all ten subsets there")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives an image")
+    parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
+    names = evaluation.short_names(args.detections)
+    truth = evaluation.load_ground_truth(args.annotations, args.split)
+    evaluator = MissRateEvaluator(truth.annotations)
+    scores = {
+        name: evaluation.score(
+            evaluator,
+            truth.read_detections(path),
+            rules,
+            annotations=truth.annotations,
+            with_ap=not args.no_ap,
+        )
+        for name, path in zip(names, args.detections, strict=True)
+    }
+    if args.json:
+        evaluation.write_results(args.json, {name: of_file.as_dict() for name, of_file in scores.items()})
+    if args.plot:
+        evaluation.plot_miss_rates(args.plot, scores, rules[0])
+    evaluation.print_table(scores)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
