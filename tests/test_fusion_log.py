@@ -20,7 +20,8 @@ def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
         [
             *(f"data.root={tmp_path / 'data'}", "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
             *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
-            *("input.size=[64,96]", "trainer.accelerator=cpu", "trainer.panel_images=0", "trainer.monitor=val/loss_total"),
+            *("input.size=[64,96]", "trainer.accelerator=cpu"),
+            *("trainer.panel_images=0", "trainer.monitor=val/loss_total"),
             *("optimizer.lr=0.001", "schedule.name=constant"),
         ],
     )

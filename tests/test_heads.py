@@ -131,4 +131,5 @@ def test_an_untrained_detector_has_a_small_focal_loss() -> None:
 
 
 def repeated(targets: Targets, times: int) -> Targets:
-    return Targets(*(t.repeat(times, *[1] * (t.ndim - 1)) for t in (targets.boxes_xyxy, targets.labels, targets.ignore)))
+    tensors = (targets.boxes_xyxy, targets.labels, targets.ignore)
+    return Targets(*(t.repeat(times, *[1] * (t.ndim - 1)) for t in tensors))
