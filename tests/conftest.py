@@ -1,8 +1,14 @@
 """Fixtures that more than one test file needs."""
 
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+
+torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -13,3 +19,26 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("reference data beside the checkout is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO data set of six pairs, 96x128, a bright person of 64 pixels in each: train.json (4) and val.json (2)."""
+    root = tmp_path_factory.mktemp("few_pairs")
+    random = np.random.default_rng(0)
+    for side in ("visible", "lwir"):
+        (root / side).mkdir()
+    for split, numbers in (("train", range(4)), ("val", range(4, 6))):
+        images, annotations = [], []
+        for i in numbers:
+            x, y = 10 + 15 * i, 20
+            for side in ("visible", "lwir"):
+                image = random.integers(0, 80, (96, 128, 3), dtype=np.uint8)
+                image[y : y + 64, x : x + 27] += 150
+                assert cv2.imwrite(str(root / side / f"{i}.png"), image)
+            images.append({"id": i, "file_name": f"visible/{i}.png", "height": 96, "width": 128})
+            box = {"bbox": [x, y, 27, 64], "area": 27 * 64, "iscrowd": 0}
+            annotations.append({"id": i + 1, "image_id": i, "category_id": 1, **box})
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
