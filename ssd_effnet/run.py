@@ -174,15 +174,19 @@ def _refuse_to_mix(experiment: ExperimentConfig, directory: Path, resume: bool) 
 
 def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
     """A miss rate needs somebody to miss: found out before hours are spent."""
-    monitor = experiment.trainer.monitor
-    if "val" not in datasets or not monitor.startswith("val/MR/"):
+    if "val" not in datasets:
         return
-    name = monitor.removeprefix("val/MR/")
-    if MissRateEvaluator(_annotations(datasets["val"])).ignored(SUBSETS[name]).all():
-        raise RunError(
-            f"the validation split {experiment.data.val!r} holds nobody of the subset {name}, so {monitor} cannot "
-            "choose the best epoch; set trainer.monitor=val/AP or another data.val"
-        )
+    watched = {"trainer.monitor": experiment.trainer.monitor}
+    if experiment.schedule.name == "plateau":
+        watched["schedule.monitor"] = experiment.schedule.monitor
+    evaluator = MissRateEvaluator(_annotations(datasets["val"]))
+    for key, monitor in watched.items():
+        subset = monitor.removeprefix("val/MR/")
+        if subset in SUBSETS and evaluator.ignored(SUBSETS[subset]).all():
+            raise RunError(
+                f"the validation split {experiment.data.val!r} holds nobody of the subset {subset}, so {monitor} says "
+                f"nothing; set {key} to another metric (val/loss_total is always there) or choose another data.val"
+            )
 
 
 def _annotations(dataset: DetectionDataset) -> list[Annotations]:
