@@ -1,0 +1,174 @@
+"""scripts/evaluate.py as a user runs it: table, results file, picture, and one sentence when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_kaist.errors import DataError
+from ssd_effnet.evaluation import evaluate, load_ground_truth, score, short_names
+from ssd_effnet.metrics.subsets import SUBSETS
+from ssd_effnet.structures import Annotations, DetectionTable
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
+FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
+XYWH = (100, 100, 30, 60)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """Three frames, each with one person."""
+    box = {"category_id": 1, "bbox": XYWH, "height": XYWH[3], "occlusion": 0, "ignore": 0}
+    document = {
+        "images": [{"id": i, "im_name": name, "height": 512, "width": 640} for i, name in enumerate(FRAMES)],
+        "annotations": [{"id": i, "image_id": i, **box} for i in range(3)],
+        "categories": [{"id": 0, "name": "__ignore__"}, {"id": 1, "name": "person"}],
+    }
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Path:
+    """The persons of the first two frames, then a false one on the second; the third frame stays silent."""
+    path = tmp_path / "found.txt"
+    path.write_text("1,100,100,30,60,0.9\n2,100,100,30,60,0.8\n2,300,300,30,60,0.7\n")
+    return path
+
+
+def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "new" / "out.json", tmp_path / "plots" / "out.png"
+    done = run("--annotations", truth, "--detections", found, "--json", out, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+    row = next(line for line in done.stdout.splitlines() if "found" in line)
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    # all, day and night (silent) under either rule set, recall, AP and AP50: precision 1 at 67 of 101 recalls
+    assert cells == ["found", "33.33", "0.00", "-", "0.00", "0.00", "-", "66.67", "66.34", "66.34"]
+
+    results = json.loads(out.read_text())
+    assert list(results) == ["found"]
+    assert set(results["found"]) == {"matlab", "python", "recall", "ap"}
+    assert list(results["found"]["matlab"]) == list(results["found"]["python"]) == list(SUBSETS)
+    assert results["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
+    assert results["found"]["matlab"]["near"] is None
+    assert results["found"]["python"]["reasonable_night"] is None
+    assert results["found"]["recall"] == pytest.approx(200 / 3)
+    assert results["found"]["ap"]["AP"] == results["found"]["ap"]["AP50"] == pytest.approx(100 * 67 / 101)
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("rules", "kept"), [("matlab", {"matlab"}), ("python", {"python"})])
+def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
+    done = run("--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {"recall", "ap"}
+
+
+def test_files_of_one_stem_stay_apart(truth: Path, found: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "found.txt"
+    other.parent.mkdir()
+    other.write_text("")
+    done = run("--annotations", truth, "--detections", found, other, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "o.json").read_text())
+    assert list(results) == [f"{tmp_path.name}/found.txt", "other/found.txt"]
+    assert results["other/found.txt"]["ap"] == {"AP": 0, "AP50": 0, "AP75": 0}
+    assert results["other/found.txt"]["matlab"]["reasonable_all"] == 100
+
+
+def test_short_names(tmp_path: Path) -> None:
+    assert short_names(["a/x.txt", "b/y.txt"]) == ["x", "y"]
+    assert short_names(["a/x.txt", "a/x.json", "b/y.txt"]) == ["x.txt", "x.json", "y"]
+    assert short_names(["r/a/0/x.txt", "r/b/0/x.txt"]) == ["a/0/x.txt", "b/0/x.txt"]
+    with pytest.raises(DataError, match="given twice"):
+        short_names(["a/x.txt", "a/../a/x.txt"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,2,3,4,0.5\n", "bad.txt, line 1: has image number 0, but image numbers are 1-based"),
+        ("1,1,2,3,4\n", "bad.txt, line 1: has 5 columns"),
+    ],
+)
+def test_one_sentence_for_a_bad_file(truth: Path, found: Path, tmp_path: Path, text: str, message: str) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text(text)
+    done = run("--annotations", truth, "--detections", found, bad, "--json", tmp_path / "o.json")
+    assert done.returncode != 0
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_one_sentence_for_wrong_paths(truth: Path, found: Path, tmp_path: Path) -> None:
+    for against, detections, named in (
+        (tmp_path / "none.json", found, "none.json"),
+        (truth, tmp_path / "none.txt", "none.txt"),
+        (tmp_path, found, "no KAIST annotations"),
+    ):
+        done = run("--annotations", against, "--detections", detections)
+        assert done.returncode != 0
+        assert named in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("inside", ["annotations-xml", ""])
+def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
+    """Below the root or given as the folder itself; a frame that is not of the split plays no part."""
+    folder = tmp_path / "root" / inside
+    x, y, w, h = XYWH
+    for name in (*FRAMES, "set06/V000/I00020"):
+        file = folder / f"{name}.xml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            f"<annotation><object><name>person</name><bndbox><x>{x}</x><y>{y}</y><w>{w}</w><h>{h}</h></bndbox>"
+            "<occlusion>0</occlusion></object></annotation>"
+        )
+    done = run("--annotations", tmp_path / "root", "--detections", found, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
+    assert load_ground_truth(tmp_path / "root", "test-day-20").names == list(FRAMES[:2])
+
+
+def test_starts_without_torch() -> None:
+    code = "import sys, ssd_effnet.evaluation; print({'torch', 'lightning', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_kaist_within_two_seconds(shared: Path) -> None:
+    kaist = shared / "reference" / "kaist"
+    start = time.perf_counter()
+    done = run(
+        "--annotations", kaist / "KAIST_annotation.json", "--detections", kaist / "results" / "MLPD.txt", "--no-ap"
+    )
+    seconds = time.perf_counter() - start
+    assert "7.58" in done.stdout and done.returncode == 0
+    assert seconds < 2  # measured 0.34
+
+
+def test_evaluate_and_iteration() -> None:
+    truth = [Annotations.from_rows([(100, 100, 130, 160)], size=(512, 640), daytime="day")]
+    nothing = DetectionTable.empty()
+    assert evaluate(truth, nothing, ("matlab",))["matlab"]["reasonable_day"] == 100
+    named = dict(score(truth, nothing))
+    assert named["miss_rate/matlab/reasonable_all"] == 100 and named["AP50"] == 0
+    assert np.isnan(named["miss_rate/python/near"])
+    with pytest.raises(ValueError, match="unknown rules octave"):
+        score(truth, nothing, ("octave",))
