@@ -160,7 +160,7 @@ def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
         "augment.crop=none",
         "augment.jitter=0",
         "trainer.batch_size=7",
-        "trainer.epochs=150",
+        "trainer.epochs=100",
         "trainer.ema_decay=0.9",
         "trainer.test_checkpoint=last",
     ]
