@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
+import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,8 @@ def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
     labels: dict[int, str] = {}
     for i, row in enumerate(document["categories"]):
         _require(row, ("id", "name"), f"{path}: category {i}")
+        if not isinstance(row["id"], int):
+            raise AnnotationError(f"{path}: category {i} has an id that is not a whole number")
         if row["id"] in labels:
             raise AnnotationError(f"{path}: category id {row['id']} occurs twice")
         labels[row["id"]] = PERSON if row["name"] == "pedestrian" else str(row["name"])
@@ -206,7 +208,8 @@ def _require(row: Any, keys: tuple[str, ...], where: str) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A number that a float can hold: JSON's whole numbers may be longer."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _first_repeated(ids: list[int]) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -199,7 +200,7 @@ def _coco_entry(
     if not isinstance(box, list) or len(box) != 4:
         raise DetectionFileError(f"{where} has bbox {box!r}, which should be four numbers x, y, w, h")
     for value, column in zip((*box, score), ("x", "y", "w", "h", "score"), strict=True):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
             raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
     _check_size(box[2], box[3], where)
     return place[id_], entry.get("category_id"), box, score

@@ -170,6 +170,40 @@ def test_what_could_not_be_read_is_not_written(tmp_path: Path, form: str) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_other_categories_are_left_out_and_ids_are_places_unless_given(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "d.json", [ENTRY | {"image_id": 2}, ENTRY | {"image_id": 2, "category_id": 2, "score": 0.4}]
+    )
+    assert read_detections(path, 3, person_categories={1}).scores.tolist() == [0.5]
+    assert read_detections(path, 3).scores.tolist() == [0.5, 0.4]
+    assert read_detections(path, 3).image_index.tolist() == [2, 2]
+    assert read_detections(path, 3, image_ids=[5, 2, 8]).image_index.tolist() == [1, 1]
+
+
+def test_a_whole_number_that_no_float_can_hold(tmp_path: Path) -> None:
+    """JSON has no limit to its numbers."""
+    for entry in (ENTRY | {"score": 10**400}, ENTRY | {"bbox": [10, -(10**400), 30, 40]}):
+        with pytest.raises(DetectionFileError, match=r"entry 1 has .* which should be a finite number"):
+            read_detections(write(tmp_path / "bad.json", [entry]), 3)
+
+
+def test_devkit_frames_without_a_file_are_silent(tmp_path: Path) -> None:
+    write(tmp_path / "set09_V000_I00019.txt", "person 9 19 39 79 0.5\n\nperson 9 19 39 79 -1\n")
+    found = read_detections(tmp_path, 3, names=NAMES)
+    assert found.image_index.tolist() == [2, 2]
+    assert found.boxes_xyxy.tolist() == [[10, 20, 40, 80]] * 2
+    write(tmp_path / "set09_V000_I00019.txt", "person 9 19 39 79 0.5\n\nperson 9 19 39 79 nan\n")
+    with pytest.raises(DetectionFileError, match=r"I00019\.txt, line 3: has score nan"):
+        read_detections(tmp_path, 3, names=NAMES)
+
+
+def test_the_devkits_form_needs_names(tmp_path: Path) -> None:
+    with pytest.raises(DetectionFileError, match="needs the names of the frames to be read"):
+        read_detections(tmp_path, 3)
+    with pytest.raises(DetectionFileError, match="needs the names of the frames to be written"):
+        write_detections(tmp_path / "new", TABLE)
+
+
 # ------------------------------------------------------------------------------------------- ground truth in COCO form
 
 

@@ -172,3 +172,18 @@ def test_evaluate_and_iteration() -> None:
     assert np.isnan(named["miss_rate/python/near"])
     with pytest.raises(ValueError, match="unknown rules octave"):
         score(truth, nothing, ("octave",))
+
+
+def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Path) -> None:
+    ground_truth = load_ground_truth(truth)
+    (tmp_path / "d.txt").write_text("2,100,100,30,60,0.9\n")
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": XYWH, "score": 0.9}]))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "set06_V000_I00039.txt").write_text("person 99 99 129 159 0.9\n")
+    first, *others = (
+        evaluate(ground_truth.annotations, ground_truth.read_detections(tmp_path / name))
+        for name in ("d.txt", "d.json", "d")
+    )
+    assert first["recall"] == pytest.approx(100 / 3)
+    assert others == [first, first]
+    json.dumps(first, allow_nan=False)  # no number is None
