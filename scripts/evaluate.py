@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Score detection files against KAIST ground truth: miss rates under both rule sets, recall, AP.
 
 python scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png

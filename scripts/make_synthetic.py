@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Write a synthetic twin of the KAIST data set: street scenes by day and night, visible and LWIR, with true boxes."""
 
 from __future__ import annotations
