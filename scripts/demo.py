@@ -22,6 +22,7 @@ from data_kaist.synthetic import RequestError, write_dataset
 from ssd_effnet.config import ConfigError, load_experiment
 from ssd_effnet.gallery import write_pictures
 from ssd_effnet.run import RunError, run, run_directory
+from ssd_effnet.training import NonFiniteLossError
 from ssd_effnet.weights import WeightsError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def main() -> int:
         pictures = directory / "pictures"
         print(f"3. pictures in {pictures}")
         written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
-    except (ConfigError, DataError, RequestError, RunError, WeightsError, OSError) as error:
+    except (ConfigError, DataError, RequestError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -19,13 +19,14 @@ from typing import Any
 import cv2
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
 from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
 from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
@@ -85,6 +86,9 @@ def run(
         torch.set_num_threads(t.threads)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
+    for stage, dataset in datasets.items():
+        if dataset.skipped:
+            echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
     _refuse_to_watch_nobody(experiment, datasets)
     detector, report = build_detector(experiment, pretrained=not (resume and last.is_file()))
     if report is not None:
@@ -105,36 +109,48 @@ def run(
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
     )
-    trainer, best = _trainer(experiment, directory, datasets, echo)
+    timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
+    trainer, best = _trainer(experiment, directory, datasets, echo, timer)
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
 
-    started = time.monotonic()
-    trainer.fit(
-        module,
-        loaders["train"],
-        loaders.get("val"),
-        ckpt_path=last if resume and last.is_file() else None,
-        weights_only=True,
-    )
-    minutes = (time.monotonic() - started) / 60
-    if trainer.interrupted:
-        raise RunError(f"{directory}: stopped at epoch {trainer.current_epoch}; --resume continues from {last}")
+    try:
+        trainer.fit(
+            module,
+            loaders["train"],
+            loaders.get("val"),
+            ckpt_path=last if resume and last.is_file() else None,
+            weights_only=True,
+        )
+    except DataError as error:
+        raise _without_traceback(error) from error
+    except SystemExit:  # Lightning's answer to Ctrl+C
+        if not trainer.interrupted:
+            raise
+        raise RunError(
+            f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {last}"
+        ) from None
 
     chosen = Path(best.best_model_path) if t.test_checkpoint == "best" and best.best_model_path else last
+    checkpoint = torch.load(chosen, weights_only=True, map_location="cpu")
     results: dict[str, Any] = {
         "experiment": experiment.name,
         "seed": t.seed,
         "checkpoint": chosen.name,
-        "epoch": int(torch.load(chosen, weights_only=True, map_location="cpu")["epoch"]),
+        "epoch": int(checkpoint["epoch"]),
         "epochs": t.epochs,
-        "minutes": round(minutes, 2),
+        "minutes": round(timer.time_elapsed() / 60, 2),
         "parameters": environment["parameters"],
-        "skipped_frames": {stage: dataset.skipped for stage, dataset in datasets.items() if dataset.skipped},
+        "skipped_frames": environment["skipped_frames"],
     }
     if best.best_model_score is not None:
         results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
     if "test" in datasets:
-        trainer.test(module, loaders["test"], ckpt_path=chosen, verbose=False, weights_only=True)
+        # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+        module.load_state_dict(checkpoint["state_dict"])
+        try:
+            trainer.test(module, loaders["test"], verbose=False)
+        except DataError as error:
+            raise _without_traceback(error) from error
         table, scores = module.results["test"]
         write_coco_results(directory / "detections.json", table, image_ids=image_ids(datasets["test"].frames))
         write_kaist(directory / "detections_kaist.txt", table)
@@ -157,6 +173,7 @@ def describe_environment(datasets: dict[str, DetectionDataset], detector: nn.Mod
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "parameters": sum(p.numel() for p in detector.parameters()),
         "data": {s: {"frames": len(d), "fingerprint": fingerprint(d.frames)} for s, d in datasets.items()},
+        "skipped_frames": {s: d.skipped for s, d in datasets.items() if d.skipped},
     }
 
 
@@ -187,6 +204,12 @@ def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, De
                 f"the validation split {experiment.data.val!r} holds nobody of the subset {subset}, so {monitor} says "
                 f"nothing; set {key} to another metric (val/loss_total is always there) or choose another data.val"
             )
+
+
+def _without_traceback(error: DataError) -> DataError:
+    """The error's own sentence: a loader's worker puts its traceback before it."""
+    kind = type(error)
+    return kind(str(error).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
 
 
 def _annotations(dataset: DetectionDataset) -> list[Annotations]:
@@ -226,7 +249,11 @@ def _one_thread(worker: int) -> None:
 
 
 def _trainer(
-    experiment: ExperimentConfig, directory: Path, datasets: dict[str, DetectionDataset], echo: Callable[[str], None]
+    experiment: ExperimentConfig,
+    directory: Path,
+    datasets: dict[str, DetectionDataset],
+    echo: Callable[[str], None],
+    timer: Timer,
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
     keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
@@ -239,7 +266,7 @@ def _trainer(
     # without validation nothing says which epoch is best
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory / "metrics.csv")]
-    callbacks: list[Callback] = [*recorders, *([best] if "val" in datasets else []), last]
+    callbacks: list[Callback] = [timer, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:

@@ -5,14 +5,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from data_kaist.dataset import collate
+from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
 from data_kaist.synthetic import write_dataset
+from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config import ExperimentConfig, load_experiment
 from ssd_effnet.gallery import write_pictures
 from ssd_effnet.run import RunError, run, run_directory
+from ssd_effnet.training import as_table, in_image_order
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL = (
@@ -70,6 +75,25 @@ def test_a_checkpoint_holds_plain_data_and_the_normalisation(finished: tuple[Exp
     torch.testing.assert_close(checkpoint["state_dict"]["detector.normalize.mean"], torch.tensor(e.input.mean))
 
 
+def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[ExperimentConfig, Path]) -> None:
+    """With a moving average a checkpoint holds two sets of weights; the average was validated, so it is tested."""
+    e, directory = finished
+    assert e.trainer.ema_decay > 0
+    chosen = json.loads((directory / "results.json").read_text())["checkpoint"]
+    weights = torch.load(directory / "checkpoints" / chosen, weights_only=True)["state_dict"]
+    detector, _ = build_detector(e, pretrained=False)
+    detector.load_state_dict({name.removeprefix("detector."): tensor for name, tensor in weights.items()})
+    detector.eval()
+    dataset, postprocess = build_dataset(e, "test"), build_postprocess(e)
+    tables = []
+    for start in range(0, len(dataset), e.trainer.batch_size):
+        batch = collate([dataset[i] for i in range(start, min(start + e.trainer.batch_size, len(dataset)))])
+        found = postprocess(detector(batch.images), as_size(e.input.size), batch.original_sizes)
+        tables.append(as_table(found, batch.indices))
+    written = read_coco_results(directory / "detections.json", len(dataset))
+    np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
+
+
 def test_pictures_are_written(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
     written = write_pictures(finished[1], tmp_path, count=2, min_score=0.05)
     assert [path.suffix for path in written] == [".png", ".png"] and all(p.stat().st_size > 10_000 for p in written)
@@ -107,6 +131,12 @@ def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_p
     with pytest.raises(DataError) as caught:
         run(experiment(root), tmp_path / "stop", echo=silent)
     assert str(annotations[-1]) in str(caught.value) and "\n" not in str(caught.value)
+    good = annotations[0].read_text()
+    annotations[-1].write_text(good)
+    with pytest.raises(DataError) as caught:  # met by a worker of the loader
+        run(experiment(root, "data.workers=1", "data.train=train-day-02"), tmp_path / "stop", echo=silent)
+    assert str(caught.value).startswith(f"{images[0]}: ") and "\n" not in str(caught.value)
+    annotations[-1].write_text("<annotation><object>")
     results = run(experiment(root, "trainer.epochs=1", "data.on_bad_frame=skip"), tmp_path / "skip", echo=silent)
     reasons = [reason for _, reason in results["skipped_frames"]["train"]]
     assert len(reasons) == 2 and str(annotations[-1]) in reasons[0] and str(images[0]) in reasons[1]
