@@ -37,18 +37,24 @@ ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its files (None where it has none), what is known of its objects, and its id in a COCO file."""
+    """One frame: its files (None where it has none) and what is known of its objects.
+
+    Attributes:
+        image_id: in a COCO file, None elsewhere.
+        place: in its split from 0, bad frames that were left out counted: what image numbers count.
+    """
 
     name: str
     visible: Path | None
     lwir: Path | None
     annotations: Annotations
     image_id: int | None = None
+    place: int = 0
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
-    """What COCO results call these frames: the ids of their COCO file, or their places from 0."""
-    return [place if frame.image_id is None else frame.image_id for place, frame in enumerate(frames)]
+    """What COCO results call these frames: the ids of their COCO file, or their places in the split."""
+    return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
 
 
 def load_frames(
@@ -133,7 +139,7 @@ def load_kaist(
     files = {name: {side: file(name, side) for side in SIDES["early"]} for name in chosen}
     size = _usual_size([path for sides in files.values() for path in sides.values() if path is not None][:20])
     frames = []
-    for name in chosen:
+    for place, name in enumerate(chosen):
         try:
             for side in SIDES[modality] if modality else ():
                 if files[name][side] is None:
@@ -147,7 +153,7 @@ def load_kaist(
                 raise
             skipped.append((name, str(error)))
             continue
-        frames.append(Frame(name, files[name]["visible"], files[name]["lwir"], annotations))
+        frames.append(Frame(name, files[name]["visible"], files[name]["lwir"], annotations, place=place))
     return _not_all_skipped(frames, split, skipped)
 
 
@@ -176,7 +182,7 @@ def load_coco(
     excluded = [image.file_name for image, _ in _coco_images(root, exclude, {})[0]] if exclude else []
     left = set(_cut([image.file_name for image, _ in images], excluded, split, exclude, total, root))
     frames = []
-    for image, objects in images:
+    for place, (image, objects) in enumerate(images):
         name = image.file_name
         if name not in left:
             continue
@@ -197,7 +203,7 @@ def load_coco(
             skipped.append((image.name, str(error)))
             continue
         here = {side: path if path is not None and path.is_file() else None for side, path in found.items()}
-        frames.append(Frame(image.name, here["visible"], here["lwir"], objects))
+        frames.append(Frame(image.name, here["visible"], here["lwir"], objects, image.id, place))
     return _not_all_skipped(frames, split, skipped)
 
 

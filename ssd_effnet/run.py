@@ -11,12 +11,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer, TQDMProgressBar
@@ -152,8 +154,10 @@ def run(
         except DataError as error:
             raise _without_traceback(error) from error
         table, scores = module.results["test"]
-        write_coco_results(directory / "detections.json", table, image_ids=image_ids(datasets["test"].frames))
-        write_kaist(directory / "detections_kaist.txt", table)
+        frames = datasets["test"].frames
+        write_coco_results(directory / "detections.json", table, image_ids=image_ids(frames))
+        places = np.array([frame.place for frame in frames])
+        write_kaist(directory / "detections_kaist.txt", replace(table, image_index=places[table.image_index]))
         results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
         _log_hparams(trainer, experiment, results["test"])
     write_results(results_file, results)

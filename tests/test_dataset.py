@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from data_kaist.dataset import DetectionDataset, EpochSampler, Modality, collate, fingerprint, load_frames, read_pair
 from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
 from data_kaist.images import read_image
+from data_kaist.loading import image_ids
 from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
 from ssd_effnet.structures import Batch
 
@@ -159,6 +160,7 @@ def test_a_bad_data_set_is_refused_in_one_sentence(how: str, kind: type[DataErro
         left = load_frames("kaist", root, "train-all-02", modality="early", skipped=skipped)
         assert [frame.name for frame in left] == [TRAIN[0], *TRAIN[2:]]
         assert skipped == [(TRAIN[1], str(error.value))]
+        assert image_ids(left) == [0, *range(2, len(TRAIN))]  # image numbers stay those of the whole split
 
 
 def test_empty_splits(root: Path) -> None:
@@ -194,6 +196,7 @@ def test_coco_modulo_rule(tmp_path: Path) -> None:
     assert len(load_frames("coco", tmp_path, "train.json")) == 23
     tenth = load_frames("coco", tmp_path, "train.json%10")
     assert [frame.name for frame in tenth] == ["images/9", "images/19"]
+    assert image_ids(tenth) == [9, 19]  # the file's own
     rest = load_frames("coco", tmp_path, "train.json", exclude="train.json%10")
     assert len(rest) == 21
     assert not {frame.name for frame in rest} & {frame.name for frame in tenth}
