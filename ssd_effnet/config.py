@@ -227,6 +227,9 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("head.classes", "must name at least one class")
     if len(e.augment.crop_scale) != 2 or len(e.augment.crop_ratio) != 2:
         refuse("augment.crop_scale", "and augment.crop_ratio must be [smallest, largest]")
+    for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
+        if not 0 < limits[0] <= limits[1]:
+            refuse(key, f"must be [smallest, largest], both above 0, not {limits}")
     if min(e.anchors.sizes, default=0) <= 0 or min(e.anchors.ratios, default=0) <= 0:
         refuse("anchors.sizes", "and anchors.ratios must be positive and not empty")
     if len(e.anchors.variances) != 2 or min(e.anchors.variances) <= 0:
@@ -246,6 +249,9 @@ def _check(e: ExperimentConfig, source: str) -> None:
         group_name, name = key.split(".")
         if getattr(getattr(e, group_name), name) < 1:
             refuse(key, "must be at least 1")
+    for key, number in (("data.workers", e.data.workers), ("trainer.panel_images", e.trainer.panel_images)):
+        if number < 0:
+            refuse(key, f"must be at least 0, not {number}")
     if e.optimizer.lr <= 0:
         refuse("optimizer.lr", f"must be above 0, not {e.optimizer.lr}")
     if not 0 <= e.trainer.ema_decay < 1:

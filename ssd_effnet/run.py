@@ -83,6 +83,8 @@ def run(
         return finished
 
     t = experiment.trainer
+    if t.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)

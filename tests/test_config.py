@@ -72,6 +72,8 @@ def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> Non
         ("- a\n- b", "key: value"),
         ("a: [", "not YAML"),
         ("backbone: {levels: [2, 3]}", "vgg16-bn always hands out"),
+        ("augment: {crop_scale: [4, 0.25]}", "[smallest, largest]"),
+        ("data: {workers: -1}", "must be at least 0"),
     ],
 )
 def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
