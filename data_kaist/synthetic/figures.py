@@ -40,12 +40,14 @@ class Sprite:
         bgr: float32 ``(h, w, 3)``, colour in white light times ``alpha``.
         warmth: float32 ``(h, w)``, 0 the air, 1 bare skin, times ``alpha``.
         alpha: float32 ``(h, w)`` in 0..1.
+        body: bool ``(h, w)``, what an annotator's box goes round: the figure without its umbrella.
         anchor: (column, row) of the ground point under the figure's middle, pixels in the sprite.
     """
 
     bgr: np.ndarray
     warmth: np.ndarray
     alpha: np.ndarray
+    body: np.ndarray
     anchor: tuple[int, int]
 
 
@@ -135,6 +137,17 @@ class _Brush:
         self.above = max(6, int(np.ceil(top * pixels_per_metre)))
         rows = self.above + max(2, int(np.ceil(below * pixels_per_metre)))
         self.patch = np.zeros((rows * self.over, self.columns * self.over, 4), np.uint8)
+        self._body: np.ndarray | None = None
+
+    def body_is_done(self) -> None:
+        """What is painted from here on is carried: it hides what is behind it, but no box goes round it."""
+        self._body = self._painted()
+
+    def _painted(self) -> np.ndarray:
+        """Float32 share of each pixel that is painted by now."""
+        rows, columns = self.patch.shape[0] // self.over, self.columns
+        mask = (self.patch[..., 3] > 0).astype(np.float32)
+        return cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA)
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
         uv = points * (self.scale, -self.scale) + (self.columns * self.over / 2, self.above * self.over)
@@ -175,16 +188,16 @@ class _Brush:
     def finish(self, rng: np.random.Generator) -> Sprite:
         """Shade the cloth, then scale down to pixels."""
         rows, columns = self.patch.shape[0] // self.over, self.columns
-        mask = (self.patch[..., 3] > 0).astype(np.float32)
         small = cv2.resize(self.patch, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
-        alpha = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA)
+        alpha = self._painted()
+        body = alpha if self._body is None else self._body
         coarse = rng.normal(1.0, 0.13, (9, 6)).astype(np.float32)
         folds = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
         left, right = rng.uniform(0.85, 1.15, 2)
         side = np.linspace(left, right, columns, dtype=np.float32)
         bgr = small[..., :3] * (folds * side)[..., None]
         warmth = (small[..., 3] - 40.0 * alpha) * (1.0 / 200.0) * (0.5 + 0.5 * folds)
-        return Sprite(bgr, warmth, alpha, (columns // 2, self.above))
+        return Sprite(bgr, warmth, alpha, body >= 0.5, (columns // 2, self.above))
 
 
 def paint_person(person: Person, pixels_per_metre: float, rng: np.random.Generator) -> Sprite:
@@ -292,6 +305,7 @@ def paint_person(person: Person, pixels_per_metre: float, rng: np.random.Generat
         brush.limb((head[0], head[1] + 0.02 * h), peak, 0.02, 0.014, p.bottom, 0.4)
     arm(near_first[0], 0.95)
     if umbrella:
+        brush.body_is_done()
         grip = place(0.08, 0.1, 0.68 - drop)
         brush.limb(grip, (grip[0], 2.05), 0.012, 0.012, (60, 60, 60), 0.1)
         brush.oval((grip[0], 1.88), 0.52, 0.32, p.stripe or p.bottom, 0.05, upper=True)

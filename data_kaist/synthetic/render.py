@@ -180,7 +180,7 @@ def paint_figures(view: View, plan: FramePlan, rng: np.random.Generator) -> list
         part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         there = np.s_[y0:y1, x0:x1]
         alpha = sprite.alpha[part]
-        solid = alpha >= 0.5
+        solid, body_there = alpha >= 0.5, sprite.body[part]
         unhidden = view.depth[there] > figure.z
         seen = alpha * unhidden
         heights = np.maximum(view.camera.height - (np.arange(y0, y1) - view.camera.horizon) / scale, 0.0)
@@ -192,8 +192,9 @@ def paint_figures(view: View, plan: FramePlan, rng: np.random.Generator) -> list
         thermal = view.heat[there]
         body = 100.0 * alpha + view.look.body_heat * sprite.warmth[part]
         thermal[:] = np.clip(thermal * rest + body * unhidden, 0.0, 255.0)
-        owner[there][solid & unhidden] = figure.owner
-        whole[figure.owner][there] |= solid
+        owner[there][solid & unhidden] = -1
+        owner[there][body_there & unhidden] = figure.owner
+        whole[figure.owner][there] |= body_there
     boxes = []
     for index, label in enumerate(plan.labels):
         # Of a group the union counts: members who hide each other do not hide the group.

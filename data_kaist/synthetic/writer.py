@@ -18,7 +18,7 @@ import numpy as np
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
 from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
 
-VERSION = 1
+VERSION = 2
 JPEG_QUALITY = 90
 MARKER = "README.txt"
 UNFINISHED = "README.unfinished.txt"
