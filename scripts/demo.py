@@ -11,6 +11,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,11 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the demo's")
     parser.add_argument("--frames", type=int, default=500, help="synthetic pairs (default: 500)")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs", help="folder of runs (default: runs)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     arguments = parser.parse_intermixed_args()
+    os.chdir(ROOT)  # so that the run's config states paths that hold wherever the checkout lies
     try:
-        experiment = load_experiment(ROOT / "experiments" / "demo.yaml", arguments.overrides)
-        experiment.data.root = str(ROOT / experiment.data.root)
+        experiment = load_experiment("experiments/demo.yaml", arguments.overrides)
         print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
         write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
         directory = run_directory(experiment, arguments.out)

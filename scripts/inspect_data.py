@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--annotations", choices=("xml", "bbgt", "paired"), default="xml")
     parser.add_argument("--annotations-dir", type=Path, help="default: annotations-* below the root")
     parser.add_argument("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
-    parser.add_argument("--sheet", type=Path, help="write a sheet of pictures with their boxes")
-    parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8)")
+    parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
+    parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
     parser.add_argument("--stats", action="store_true", help="mean and std of each channel; reads every image")
     parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
     return parser
@@ -102,7 +102,9 @@ def _inspect(args: argparse.Namespace) -> None:
         _print(console, f"{split}: persons by height in pixels", _height_table(statistics))
     console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
-    if args.stats or args.sheet:
+    has_images = any(frame.visible or frame.lwir for frame in shown)
+    sheet_path = args.sheet or (Path("sheet.png") if has_images and args.pictures > 0 else None)
+    if args.stats or sheet_path:
         modality = args.modality or _modality(root, shown)
         if args.stats:
             for split, frames in by_split.items():
@@ -110,9 +112,9 @@ def _inspect(args: argparse.Namespace) -> None:
                 channels = channel_statistics(readable, modality)
                 title = f"{split}: channels over {channels.frames:,} frames, images in 0..1"
                 _print(console, title, _channel_table(channels))
-        if args.sheet:
-            _write_sheet(args.sheet, shown, modality, args.pictures, skip=args.on_bad_frame == "skip")
-            console.print(Text(f"sheet of pictures: {args.sheet}"), soft_wrap=True)
+        if sheet_path:
+            _write_sheet(sheet_path, shown, modality, args.pictures, skip=args.on_bad_frame == "skip")
+            console.print(Text(f"sheet of pictures: {sheet_path}"), soft_wrap=True)
 
 
 def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path, Kind, Sequence[str]]:

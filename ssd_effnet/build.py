@@ -13,6 +13,7 @@ from data_kaist.dataset import DetectionDataset, load_frames
 from data_kaist.loading import Skipped
 from data_kaist.transforms import (
     Compose,
+    Expand,
     HorizontalFlip,
     PhotometricJitter,
     RandomResizedCrop,
@@ -241,7 +242,7 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
         scale, ratio = (a.crop_scale[0], a.crop_scale[1]), (a.crop_ratio[0], a.crop_ratio[1])
         chain.append(RandomResizedCrop(scale, ratio, p=a.crop_probability))
     elif a.crop == "ssd":
-        chain.append(SSDCrop())
+        chain += [Expand(), SSDCrop()]
     # flipping last is cheapest, but flipping the small image after the crop is cheaper still than flipping the frame
     return Compose((*chain, resize, HorizontalFlip(a.flip)))
 

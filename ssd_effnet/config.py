@@ -19,6 +19,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssd_effnet.schema import ExperimentConfig
 
+_AT_LEAST: dict[str, float] = {
+    "adapter.channels": 1,
+    "data.workers": 0,
+    "extras.channels": 2,
+    "head.layers": 1,
+    "loss.min_negatives": 0,
+    "loss.negative_ratio": 0,
+    "neck.repeats": 1,
+    "optimizer.accumulate": 1,
+    "optimizer.gradient_clip": 0,
+    "optimizer.weight_decay": 0,
+    "postprocess.pre_nms_top_k": 1,
+    "postprocess.top_k": 1,
+    "schedule.patience": 0,
+    "schedule.warmup_steps": 0,
+    "trainer.batch_size": 1,
+    "trainer.devices": 1,
+    "trainer.epochs": 1,
+    "trainer.num_nodes": 1,
+    "trainer.panel_images": 0,
+    "trainer.threads": 0,
+    "trainer.validate_every": 1,
+}
+_SHARES = (
+    *("augment.crop_probability", "augment.flip", "augment.jitter", "loss.iou_threshold", "optimizer.momentum"),
+    *("postprocess.nms_iou", "postprocess.score_threshold", "schedule.final_lr_factor"),
+)
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
 
@@ -242,16 +269,15 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("loss.localization_delta", f"must be above 0, not {e.loss.localization_delta}")
     if e.neck.topology == "none" and e.adapter.after_neck:
         refuse("adapter.after_neck", "needs a neck; set neck.topology")
-    for key in (
-        *("trainer.epochs", "trainer.batch_size", "trainer.devices", "trainer.num_nodes", "optimizer.accumulate"),
-        *("neck.repeats", "head.layers"),
-    ):
-        group_name, name = key.split(".")
-        if getattr(getattr(e, group_name), name) < 1:
-            refuse(key, "must be at least 1")
-    for key, number in (("data.workers", e.data.workers), ("trainer.panel_images", e.trainer.panel_images)):
-        if number < 0:
-            refuse(key, f"must be at least 0, not {number}")
+    values = settings(e)
+    for key, least in _AT_LEAST.items():
+        if values[key] < least:
+            refuse(key, f"must be at least {least}, not {values[key]}")
+    for key in _SHARES:
+        if not 0 <= values[key] <= 1:
+            refuse(key, f"must lie in 0..1, not {values[key]}")
+    if min(e.extras.strides, default=1) < 1:
+        refuse("extras.strides", f"must be at least 1 each, not {e.extras.strides}")
     if e.optimizer.lr <= 0:
         refuse("optimizer.lr", f"must be above 0, not {e.optimizer.lr}")
     if not 0 <= e.trainer.ema_decay < 1:
@@ -266,8 +292,6 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse(
             "trainer.validate_every", f"must be at most trainer.epochs ({e.trainer.epochs}), or nothing is validated"
         )
-    if min(e.trainer.validate_every, e.trainer.epochs) < 1:
-        refuse("trainer.validate_every", "must be at least 1")
     if not all(0 <= share <= 1 for share in e.schedule.milestones):
         refuse("schedule.milestones", f"must be shares of the run in 0..1, not {e.schedule.milestones}")
     if not 0 < e.schedule.gamma < 1:

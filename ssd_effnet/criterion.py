@@ -134,10 +134,10 @@ class DetectionLoss(nn.Module):
         offsets = encode(boxes, outputs.anchors_cxcywh[anchor], self.variances)
         loc = self.box_loss(outputs.bbox_regression[image, anchor].float(), offsets)
 
-        positives = positive.sum()
-        divisor = positives.clamp(min=1)
+        # an image without positives counts as one: a batch with hardly any would else divide many negatives by nothing
+        divisor = positive.sum(1).clamp(min=1).sum()
         cls, loc = cls / divisor, self.localization_weight * loc / divisor
-        return Losses(cls + loc, cls, loc, positives)
+        return Losses(cls + loc, cls, loc, positive.sum())
 
     def classification(self, logits: torch.Tensor, classes: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
         """The class loss, summed.

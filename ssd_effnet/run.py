@@ -40,7 +40,7 @@ from ssd_effnet.build import (
     build_schedule,
 )
 from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
-from ssd_effnet.evaluation import write_results
+from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
@@ -85,6 +85,12 @@ def run(
     t = experiment.trainer
     if t.accelerator == "gpu" and not torch.cuda.is_available():
         raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
+    if t.devices * t.num_nodes > 1:
+        raise RunError(
+            "trainer.devices and trainer.num_nodes: one run on several devices is not there yet; set both to 1"
+        )
+    if len(experiment.head.classes) > 1:
+        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)
@@ -134,13 +140,13 @@ def run(
             f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {last}"
         ) from None
 
-    chosen = Path(best.best_model_path) if t.test_checkpoint == "best" and best.best_model_path else last
+    chosen = last.with_name("best.ckpt") if t.test_checkpoint == "best" and "val" in datasets else last
     checkpoint = torch.load(chosen, weights_only=True, map_location="cpu")
     results: dict[str, Any] = {
         "experiment": experiment.name,
         "seed": t.seed,
         "checkpoint": chosen.name,
-        "epoch": int(checkpoint["epoch"]),
+        "epoch": int(checkpoint["epoch"]) + 1,
         "epochs": t.epochs,
         "minutes": round(timer.time_elapsed() / 60, 2),
         "parameters": environment["parameters"],
@@ -161,7 +167,7 @@ def run(
         places = np.array([frame.place for frame in frames])
         write_kaist(directory / "detections_kaist.txt", replace(table, image_index=places[table.image_index]))
         results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
-        _log_hparams(trainer, experiment, results["test"])
+        _log_test(trainer, experiment, scores)
     write_results(results_file, results)
     return results
 
@@ -280,7 +286,13 @@ def _trainer(
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(echo))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and tables; our lines say what happens
-    for noise in (".*many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*", ".*logging interval.*"):
+    for noise in (
+        ".*many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",
+        ".*logging interval.*",
+        ".*no `val_data.*",
+    ):
         warnings.filterwarnings("ignore", noise)
     trainer = Trainer(
         accelerator=t.accelerator,
@@ -302,17 +314,19 @@ def _trainer(
     return trainer, best
 
 
-def _log_hparams(trainer: Trainer, experiment: ExperimentConfig, test: dict[str, Any]) -> None:
-    """Settings and final figures for TensorBoard's HParams tab, in the run's own directory."""
+def _log_test(trainer: Trainer, experiment: ExperimentConfig, scores: Scores) -> None:
+    """Final figures and curve for TensorBoard, and with the settings its HParams tab, in the run's own directory."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
     shown = {
         key: value if isinstance(value, int | float | str | bool) else str(value)
         for key, value in settings(experiment).items()
     }
+    test = scores.as_dict()
     figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
     figures |= {f"test/{name}": value for name, value in test["ap"].items() if value is not None}
     trainer.logger.log_hyperparams({"experiment": experiment.name, **shown}, figures)
+    trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure({"test": scores}))
     trainer.logger.save()
 
 

@@ -149,6 +149,8 @@ class TrainingModule(LightningModule):
         self.found = []
         scores = score(self.annotations[stage], table)
         self.results[stage] = table, scores
+        if stage == "test":  # written once, beside the settings, where the run ends
+            return
         figures = {f"MR/{name}": 100 * result.mr for name, result in scores.miss_rates["matlab"].items()} | scores.ap
         for name, value in figures.items():
             if not math.isnan(value):  # nobody of that kind is in the split

@@ -76,8 +76,9 @@ def test_loss_equals_a_written_out_computation() -> None:
             wanted = encode(xyxy_to_cxcywh(truth.boxes_xyxy[image, 0]), ANCHORS[a])
             loc += F.smooth_l1_loss(raw.bbox_regression[image, a], wanted, reduction="sum").item()
     assert losses.positives.item() == 2
-    torch.testing.assert_close(losses.cls.item(), cls / 2, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(losses.loc.item(), loc / 2, rtol=1e-5, atol=1e-6)
+    # two positives, and each of the two images without any counts as one
+    torch.testing.assert_close(losses.cls.item(), cls / 4, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.loc.item(), loc / 4, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses.total, losses.cls + losses.loc)
 
 
