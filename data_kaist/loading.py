@@ -42,6 +42,7 @@ class Frame:
     Attributes:
         image_id: in a COCO file, None elsewhere.
         place: in its split from 0, bad frames that were left out counted: what image numbers count.
+        category_id: of ``person`` in a COCO file, 1 elsewhere.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Frame:
     annotations: Annotations
     image_id: int | None = None
     place: int = 0
+    category_id: int = 1
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
@@ -178,7 +180,7 @@ def load_coco(
     """
     root = Path(root)
     bad: dict[int, str] | None = None if skipped is None else {}
-    images, total = _coco_images(root, split, bad)
+    images, total, category = _coco_images(root, split, bad)
     excluded = [image.file_name for image, _ in _coco_images(root, exclude, {})[0]] if exclude else []
     left = set(_cut([image.file_name for image, _ in images], excluded, split, exclude, total, root))
     frames = []
@@ -203,7 +205,7 @@ def load_coco(
             skipped.append((image.name, str(error)))
             continue
         here = {side: path if path is not None and path.is_file() else None for side, path in found.items()}
-        frames.append(Frame(image.name, here["visible"], here["lwir"], objects, image.id, place))
+        frames.append(Frame(image.name, here["visible"], here["lwir"], objects, image.id, place, category))
     return _not_all_skipped(frames, split, skipped)
 
 
@@ -264,8 +266,8 @@ def _usual_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 
 def _coco_images(
     root: Path, spec: str, bad: dict[int, str] | None = None
-) -> tuple[list[tuple[CocoImage, Annotations]], int]:
-    """The images that ``file.json`` or ``file.json%step`` selects, and how many it holds."""
+) -> tuple[list[tuple[CocoImage, Annotations]], int, int]:
+    """The images that ``file.json`` or ``file.json%step`` selects, how many it holds, and its id of ``person``."""
     file, percent, step = spec.partition("%")
     if percent and (not step.isdigit() or int(step) < 1):
         raise SplitError(f"unknown split {spec!r}; did you mean '{file}' or '{file}%10' (every tenth image)?")
@@ -275,7 +277,7 @@ def _coco_images(
     data = read_coco(root / file, bad)
     every = int(step) if percent else 1
     pairs = list(zip(data.images, data.annotations, strict=True))
-    return pairs[every - 1 :: every], len(pairs)
+    return pairs[every - 1 :: every], len(pairs), min(data.person_categories)
 
 
 def _coco_files(root: Path, name: str) -> tuple[Path | None, Path | None]:

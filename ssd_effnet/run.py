@@ -108,8 +108,7 @@ def run(
 
     directory.mkdir(parents=True, exist_ok=True)
     save_experiment(experiment, directory / "config.yaml")
-    environment = describe_environment(datasets, detector)
-    write_results(directory / "environment.json", environment)
+    environment = _remember(describe_environment(datasets, detector), directory / "environment.json", last.is_file())
     module = TrainingModule(
         detector,
         build_criterion(experiment),
@@ -163,7 +162,8 @@ def run(
             raise _without_traceback(error) from error
         table, scores = module.results["test"]
         frames = datasets["test"].frames
-        write_coco_results(directory / "detections.json", table, image_ids=image_ids(frames))
+        ids, category = image_ids(frames), frames[0].category_id
+        write_coco_results(directory / "detections.json", table, image_ids=ids, category_id=category)
         places = np.array([frame.place for frame in frames])
         write_kaist(directory / "detections_kaist.txt", replace(table, image_index=places[table.image_index]))
         results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
@@ -199,6 +199,25 @@ def _refuse_to_mix(experiment: ExperimentConfig, directory: Path, resume: bool) 
     changed = differences(load_experiment(written), experiment)
     if changed:
         raise RunError(f"{directory}: was started with another config; these differ: {', '.join(changed)}")
+
+
+def _remember(environment: dict[str, Any], path: Path, resumed: bool) -> dict[str, Any]:
+    """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it.
+
+    Raises:
+        RunError: the data are not those that the run was started with.
+    """
+    if resumed and path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        changed = [stage for stage, data in first["data"].items() if environment["data"].get(stage) != data]
+        if changed:
+            raise RunError(
+                f"{path.parent}: its data have changed since it was started ({', '.join(changed)}); bring them "
+                "back, or choose another --out"
+            )
+        environment = first | {"resumed": [*first.get("resumed", []), environment]}
+    write_results(path, environment)
+    return environment
 
 
 def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:

@@ -18,6 +18,12 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "inspect_data.py"
 SIZE = (64, 80)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sheet's default place is the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def main() -> Any:
     return runpy.run_path(str(SCRIPT))["main"]
@@ -60,6 +66,7 @@ def test_tables(main: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert row_of(output, "all") == ["4", "4", "4", "4", "0"]
     assert row_of(output, "day") == ["2", "2", "2", "2", "0"]
     assert row_of(output, "occl. partial") == ["4", "4", "4", "4", "0"]
+    assert Path("sheet.png").is_file()
     assert row_of(output, "night", table=1) == ["0", "0", "2", "0", "0", "0", "0", "█"]
 
 

@@ -157,6 +157,20 @@ def test_the_saved_config_gives_the_same_run(finished: tuple[ExperimentConfig, P
     assert (other / "detections.json").read_text() == (directory / "detections.json").read_text()
 
 
+def test_a_run_goes_on_only_with_the_data_it_was_started_with(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+) -> None:
+    e, directory = finished
+    shutil.copytree(directory, run_directory(e, tmp_path))
+    (run_directory(e, tmp_path) / "results.json").unlink()
+    environment = run_directory(e, tmp_path) / "environment.json"
+    content = json.loads(environment.read_text())
+    content["data"]["val"]["fingerprint"] = "of other boxes"
+    environment.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"its data have changed since it was started \(val\)"):
+        run(e, tmp_path, resume=True, echo=silent)
+
+
 class Stop(Exception):
     """Stands for whatever ends a run."""
 
@@ -174,6 +188,7 @@ def test_resuming_equals_not_stopping(finished: tuple[ExperimentConfig, Path], t
     run(e, tmp_path, resume=True, echo=silent)
     resumed = run_directory(e, tmp_path)
     assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert len(json.loads((resumed / "environment.json").read_text())["resumed"]) == 1
     left, right = weights_of(resumed), weights_of(whole)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
