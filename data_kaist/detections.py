@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -23,6 +21,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from data_kaist.errors import DetectionFileError
+from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON, DetectionTable
 
 Form = Literal["kaist", "coco", "devkit"]
@@ -144,7 +143,7 @@ def write_kaist(path: Path | str, table: DetectionTable) -> None:
     """KAIST text, rows in the table's order."""
     _check_writable(table)
     rows = zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
-    _write(Path(path), "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
+    write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
 
 
 # -------------------------------------------------------------------------------------------------- COCO results
@@ -224,7 +223,7 @@ def write_coco_results(
         }
         for i, box, score in zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
     ]
-    _write(Path(path), json.dumps(entries) + "\n")
+    write_whole(path, json.dumps(entries) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------- devkit folder
@@ -274,7 +273,7 @@ def write_devkit(path: Path | str, table: DetectionTable, names: Sequence[str]) 
     for i, box, score in zip(table.image_index.tolist(), (table.boxes_xyxy - 1).tolist(), table.scores, strict=True):
         lines[i].append(f"{PERSON} {' '.join(f'{value:.10g}' for value in box)} {float(score)!r}\n")
     for name, of_frame in zip(names, lines, strict=True):
-        _write(folder / f"{name.replace('/', '_')}.txt", "".join(of_frame))
+        write_whole(folder / f"{name.replace('/', '_')}.txt", "".join(of_frame))
 
 
 # ----------------------------------------------------------------------------------------------------- what they share
@@ -337,22 +336,3 @@ def _xywh(table: DetectionTable) -> Iterable[list[float]]:
     boxes = table.boxes_xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes.tolist()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that whoever reads it sees the old text or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as f:
-        beside = Path(f.name)
-        try:
-            f.write(text)
-            f.close()
-            umask = os.umask(0)
-            os.umask(umask)
-            beside.chmod(0o666 & ~umask)  # a temporary file is private; this one is meant to be read
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise

@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssd_effnet.files import write_whole
 from ssd_effnet.schema import ExperimentConfig
 
 _AT_LEAST: dict[str, float] = {
@@ -99,7 +100,7 @@ def load_base(path: str | Path) -> ExperimentConfig:
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved experiment; :func:`load_experiment` reads it back as it is."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(experiment)), encoding="utf-8")
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))
 
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:

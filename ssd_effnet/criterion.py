@@ -88,7 +88,7 @@ class DetectionLoss(nn.Module):
     """What the losses share: who learns which object, the box loss, and the division by the number of positives.
 
     A subclass says how class logits are judged (:meth:`classification`) and what they mean (:attr:`activation`).
-    Both sums are divided by the number of positives in the batch (at least 1).
+    Both sums are divided by the number of positives in the batch, an image without any counting as one.
 
     Args:
         iou_threshold: from which on an anchor belongs to an object.

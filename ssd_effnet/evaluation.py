@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from data_kaist.coco import read_coco
 from data_kaist.detections import read_detections
 from data_kaist.errors import DataError
+from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.metrics.subsets import MATLAB, REASONABLE, RULES, SUBSETS
@@ -183,13 +183,7 @@ def evaluate(
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
     """Write results as JSON; the file is replaced whole or not at all."""
-    path = Path(path)
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-        new = Path(beside) / path.name
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+    write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def short_names(paths: Sequence[Path | str]) -> list[str]:

@@ -294,9 +294,9 @@ def _trainer(
     )
     # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
     last = keep(filename="last", save_on_train_epoch_end=True)
-    # without validation nothing says which epoch is best
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory / "metrics.csv")]
+    # without validation nothing says which epoch is best
     callbacks: list[Callback] = [timer, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))

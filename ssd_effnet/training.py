@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
+from ssd_effnet.files import write_whole
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
@@ -217,12 +219,11 @@ class MetricsCsv(Callback):
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        beside_it = self.path.with_suffix(".csv.part")
-        with beside_it.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        beside_it.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue())
 
 
 class EpochLines(Callback):
