@@ -7,7 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
+# a limit on wall time would make every property a timed test, and the machine is shared
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -480,7 +480,7 @@ def same(a: Sequence[float], b: Sequence[float]) -> bool:
     return len(a) == len(b) and np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(sets())
 def test_agreement_with_the_slow_implementation(drawn: tuple[list[Annotations], list[Row]]) -> None:
     annotations, rows = drawn
@@ -492,7 +492,7 @@ def test_agreement_with_the_slow_implementation(drawn: tuple[list[Annotations], 
             assert same(ours, slow_miss_rate(annotations, rows, subset, rules)), (subset, rules)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets(), st.sampled_from(list(SUBSETS)))
 def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]], subset: str) -> None:
     annotations, rows = drawn
@@ -512,7 +512,7 @@ def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]
         assert rows[row][0] == matches.box_image[box]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets(distinct=True), st.data())
 def test_the_order_of_images_does_not_matter(drawn: tuple[list[Annotations], list[Row]], data: st.DataObject) -> None:
     annotations, rows = drawn
@@ -521,7 +521,7 @@ def test_the_order_of_images_does_not_matter(drawn: tuple[list[Annotations], lis
     assert same(numbers(match([annotations[i] for i in order], *moved)), numbers(match(annotations, *rows)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets(distinct=True), st.data())
 def test_the_order_of_lines_does_not_matter(drawn: tuple[list[Annotations], list[Row]], data: st.DataObject) -> None:
     annotations, rows = drawn
@@ -529,7 +529,7 @@ def test_the_order_of_lines_does_not_matter(drawn: tuple[list[Annotations], list
     assert same(numbers(match(annotations, *shuffled)), numbers(match(annotations, *rows)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets(), st.integers(-1000, 1000))
 def test_a_constant_added_to_the_scores_does_not_matter(
     drawn: tuple[list[Annotations], list[Row]], constant: int
@@ -539,7 +539,7 @@ def test_a_constant_added_to_the_scores_does_not_matter(
     assert same(numbers(match(annotations, *raised)), numbers(match(annotations, *rows)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sets())
 def test_curves_never_fall_back(drawn: tuple[list[Annotations], list[Row]]) -> None:
     result: MissRate = match(drawn[0], *drawn[1]).result("all_h20")

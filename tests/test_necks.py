@@ -361,7 +361,7 @@ def test_a_gradient_reaches_every_parameter(name: str, upsample: Any, repeats: i
     assert not silent
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(list(TOPOLOGIES)),
     size=st.tuples(st.integers(1, 75), st.integers(1, 75)),

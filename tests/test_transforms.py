@@ -22,7 +22,7 @@ from data_kaist.transforms import (
 )
 
 SIZE = (96, 120)
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 GEOMETRY: dict[str, Transform] = {
     "flip": HorizontalFlip(p=1),
