@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -60,7 +60,12 @@ def run_directory(experiment: ExperimentConfig, out: Path) -> Path:
 
 
 def run(
-    experiment: ExperimentConfig, out: Path, *, resume: bool = False, echo: Callable[[str], None] = print
+    experiment: ExperimentConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    echo: Callable[[str], None] = print,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train, choose, test once and write everything down; return what ``results.json`` holds.
 
@@ -69,6 +74,7 @@ def run(
         out: folder of runs.
         resume: go on from ``checkpoints/last.ckpt`` where there is one; a finished run is returned as it is.
         echo: told one line a step of the way.
+        callbacks: of Lightning, beside the run's own; a search prunes with one.
 
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
@@ -119,7 +125,7 @@ def run(
         dataclasses.asdict(experiment),
     )
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
-    trainer, best = _trainer(experiment, directory, datasets, echo, timer)
+    trainer, best = _trainer(experiment, directory, datasets, echo, [timer, *callbacks])
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
 
     try:
@@ -284,7 +290,7 @@ def _trainer(
     directory: Path,
     datasets: dict[str, DetectionDataset],
     echo: Callable[[str], None],
-    timer: Timer,
+    more: Sequence[Callback],
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
     keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
@@ -297,7 +303,7 @@ def _trainer(
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory / "metrics.csv")]
     # without validation nothing says which epoch is best
-    callbacks: list[Callback] = [timer, *recorders, *([best] if "val" in datasets else []), last]
+    callbacks: list[Callback] = [*more, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:
