@@ -89,14 +89,31 @@ class Matches:
     box_matched_by: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What one subset's miss rate is computed from, image by image: what a bootstrap draws from.
+
+    Attributes:
+        true_positive: bool ``(k,)``, in order of falling score; detections that count nowhere are left out.
+        image: int64 ``(k,)``, the image each lies on.
+        images: int64 ``(n,)``, the images of the subset.
+        counted: int64, one an image of the evaluator: its boxes in the denominator, 0 outside the subset.
+    """
+
+    true_positive: np.ndarray
+    image: np.ndarray
+    images: np.ndarray
+    counted: np.ndarray
+
+
 def log_average(
     true_positives: np.ndarray, false_positives: np.ndarray, images: float, counted: float, rules: Rules = MATLAB
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Reads a curve at the reference points; the last step of every miss rate, and of a bootstrap's resampled ones.
 
     Args:
-        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; a bootstrap passes how
-            often each detection was drawn.
+        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; a bootstrap repeats each
+            detection as often as its image was drawn.
         images: images of the subset.
         counted: boxes in the denominator.
 
@@ -172,7 +189,7 @@ class Matcher:
             )
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise ValueError("detections with a score or a coordinate that is not finite cannot be ranked")
-        self._truth = truth
+        self.truth = truth
         self._row = np.lexsort((image, -np.asarray(detections.scores, np.float64)))  # rank -> row of the table
         self._image = image[self._row]
         self._considered = _place_in_group(self._image) < MAX_DETECTIONS_AN_IMAGE
@@ -187,7 +204,7 @@ class Matcher:
 
         An ignore region asks for no more, and an IoU of a half implies it. Returns rank, box and IoU, each ``(p,)``.
         """
-        truth = self._truth
+        truth = self.truth
         in_image = np.diff(truth.box_start)[self._image] * self._considered
         rank = np.repeat(np.arange(len(boxes)), in_image)
         box = np.arange(len(rank)) - np.repeat(np.cumsum(in_image) - in_image, in_image)
@@ -213,7 +230,7 @@ class Matcher:
         """
         key = (subset.min_height, subset.max_height, subset.occlusions)
         if key not in self._cache:
-            ignored = self._truth.ignored(subset)
+            ignored = self.truth.ignored(subset)
             on_ignored = ignored[self._pair_box]
             candidates = ~on_ignored & (self._pair_iou >= MIN_OVERLAP)
             found = _greedy(self._pair_rank[candidates], self._pair_box[candidates], len(self._row), len(ignored))
@@ -224,19 +241,30 @@ class Matcher:
             self._cache[key] = outcome, found, ignored
         return self._cache[key]
 
+    def curve(self, subset: Subset | str, rules: Rules | str = MATLAB) -> Curve:
+        """Detections, images and counted boxes of one subset under one rule set."""
+        subset = SUBSETS[subset] if isinstance(subset, str) else subset
+        rules = RULES[rules] if isinstance(rules, str) else rules
+        outcome, _, ignored = self._outcomes(subset)
+        images = self.truth.image_is[subset.daytime]
+        on_curve = images[self._image] & (outcome != Outcome.DROPPED)
+        counted_images = images & self._has_detection if rules.skips_silent_images else images
+        boxes = ~ignored & counted_images[self.truth.box_image]
+        return Curve(
+            true_positive=outcome[on_curve] == Outcome.TRUE_POSITIVE,
+            image=self._image[on_curve],
+            images=np.flatnonzero(images),
+            counted=np.bincount(self.truth.box_image[boxes], minlength=self.truth.n_images),
+        )
+
     def result(self, subset: Subset | str, rules: Rules | str = MATLAB) -> MissRate:
         """Miss rate, recall and curve of one subset under one rule set."""
         subset = SUBSETS[subset] if isinstance(subset, str) else subset
         rules = RULES[rules] if isinstance(rules, str) else rules
-        outcome, _, ignored = self._outcomes(subset)
-        images = self._truth.image_is[subset.daytime]
-        in_subset = images[self._image]
-        on_curve = in_subset & (outcome != Outcome.DROPPED)
-        counted_images = images & self._has_detection if rules.skips_silent_images else images
-        counted = int(np.count_nonzero(~ignored & counted_images[self._truth.box_image]))
-        true_positive = outcome[on_curve] == Outcome.TRUE_POSITIVE
+        curve = self.curve(subset, rules)
+        true_positive, counted = curve.true_positive, int(curve.counted.sum())
         mr, fppi, miss_rate, at_references = log_average(
-            true_positive, ~true_positive, int(images.sum()), counted, rules
+            true_positive, ~true_positive, len(curve.images), counted, rules
         )
         return MissRate(
             subset=subset.name,
@@ -244,8 +272,8 @@ class Matcher:
             mr=mr,
             recall=float(true_positive.sum() / counted) if counted else np.nan,
             counted=counted,
-            images=int(images.sum()),
-            detections=int(in_subset.sum()),
+            images=len(curve.images),
+            detections=int(self.truth.image_is[subset.daytime][self._image].sum()),
             fppi=fppi,
             miss_rate=miss_rate,
             reference_fppi=np.array(rules.references),
@@ -255,7 +283,7 @@ class Matcher:
     def matches(self, subset: Subset | str) -> Matches:
         """Every detection's outcome and every box's fate in one subset (the same under both rule sets)."""
         subset = SUBSETS[subset] if isinstance(subset, str) else subset
-        truth = self._truth
+        truth = self.truth
         outcome, found, ignored = self._outcomes(subset)
         images = truth.image_is[subset.daytime]
         rank_of_row = np.argsort(self._row)
