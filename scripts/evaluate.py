@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Score detection files against KAIST ground truth: miss rates under both rule sets, recall, AP.
+"""Score detection files against KAIST ground truth (miss rates under both rule sets, recall, AP), or ask whether one
+is better than another: a paired bootstrap over the images.
 
 python scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
+python scripts/evaluate.py --annotations KAIST_annotation.json --compare mine.json MLPD.txt
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root"
     )
-    parser.add_argument(
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument(
         "--detections",
         type=Path,
-        required=True,
         nargs="+",
         metavar="FILE",
         help="KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
+    )
+    task.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="is A or B better, and how sure is that?"
     )
     parser.add_argument(
         "--rules",
@@ -39,33 +44,41 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--split", default="test-all-20", help="frames to take from a data set's root (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write all ten subsets there")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets"
+    )
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives an image")
     parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.compare and args.plot:
+        parser.error("--plot goes with --detections, not with --compare")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
-    names = evaluation.short_names(args.detections)
+    files = args.compare or args.detections
+    names = evaluation.short_names(files)
     truth = evaluation.load_ground_truth(args.annotations, args.split)
     evaluator = MissRateEvaluator(truth.annotations)
+    tables = {name: truth.read_detections(path) for name, path in zip(names, files, strict=True)}
+    if args.compare:
+        a, b = ([evaluator.match(table)] for table in tables.values())
+        comparisons = evaluation.compare_detectors(a, b, rules)
+        if args.json:
+            evaluation.write_results(args.json, evaluation.comparisons_as_dict(*names, comparisons))
+        evaluation.print_table(evaluation.comparison_table(*names, comparisons))
+        return
     scores = {
-        name: evaluation.score(
-            evaluator,
-            truth.read_detections(path),
-            rules,
-            annotations=truth.annotations,
-            with_ap=not args.no_ap,
-        )
-        for name, path in zip(names, args.detections, strict=True)
+        name: evaluation.score(evaluator, table, rules, annotations=truth.annotations, with_ap=not args.no_ap)
+        for name, table in tables.items()
     }
     if args.json:
         evaluation.write_results(args.json, {name: of_file.as_dict() for name, of_file in scores.items()})
     if args.plot:
         evaluation.plot_miss_rates(args.plot, scores, rules[0])
-    evaluation.print_table(scores)
+    evaluation.print_table(evaluation.results_table(scores))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scores detections: miss rates under both rule sets and AP, as a results file, a table and a picture.
+"""Scores and compares detections: miss rates under both rule sets and AP, as a results file, a table and a picture.
 
 Starts fast on purpose: neither torch nor lightning is imported, matplotlib, rich and pycocotools only when needed.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from data_kaist.errors import DataError
 from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import Matcher, MissRate, MissRateEvaluator
+from ssd_effnet.metrics.significance import Comparison, Interval, compare
 from ssd_effnet.metrics.subsets import MATLAB, REASONABLE, RULES, SUBSETS
 from ssd_effnet.structures import Annotations, DetectionTable
 
@@ -181,6 +182,49 @@ def evaluate(
     return score(annotations, detections, rules).as_dict()
 
 
+def compare_detectors(
+    a: Sequence[Matcher], b: Sequence[Matcher], rules: Sequence[str] = ("matlab", "python")
+) -> dict[str, dict[str, Comparison]]:
+    """``[rule set][subset]`` of the reasonable subsets; for A, B, errors see :mod:`ssd_effnet.metrics.significance`."""
+    return {name: {subset: compare(a, b, subset, name) for subset in REASONABLE} for name in rules}
+
+
+def verdict(comparison: Comparison) -> str:
+    """In words; as sure as the 95 % interval of the difference."""
+    if comparison.difference.high < 0:
+        return "A is better"
+    if comparison.difference.low > 0:
+        return "B is better"
+    return "cannot tell"
+
+
+def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
+    """The results file's form: miss rates and their difference in percent, None where there is no number.
+
+    Args:
+        a, b: names of the detectors.
+        comparisons: of :func:`compare_detectors`.
+    """
+
+    def percent(of: Interval) -> dict[str, float | None]:
+        return {name: _percent(value) for name, value in asdict(of).items()}
+
+    results: dict[str, Any] = {"a": a, "b": b}
+    for rules, by_subset in comparisons.items():
+        results[rules] = {
+            subset: {
+                "a": percent(of.a),
+                "b": percent(of.b),
+                "difference": percent(of.difference),
+                "p": None if math.isnan(of.p) else of.p,
+                "resamples": of.resamples,
+                "verdict": verdict(of),
+            }
+            for subset, of in by_subset.items()
+        }
+    return results
+
+
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
     """Write results as JSON; the file is replaced whole or not at all."""
     write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -230,13 +274,34 @@ def results_table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
-def print_table(scores: Mapping[str, Scores]) -> None:
-    """Print :func:`results_table`; where there is no terminal to fit into, as wide as it needs to be."""
+def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
+    """One row a rule set and subset: either miss rate, their difference and what follows from it. Arguments as for
+    :func:`comparisons_as_dict`; a dash stands for no number.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"Miss rate in percent (lower is better)\nA: {a}\nB: {b}", title_justify="left")
+    for heading in ("rules", "subset"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("MR A", "MR B", "A - B", "95 % interval", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for rules, by_subset in comparisons.items():
+        for subset, of in by_subset.items():
+            mr_a, mr_b = _show(100 * of.a.value), _show(100 * of.b.value)
+            value, low, high = (_show(100 * x, "+z") for x in asdict(of.difference).values())
+            p = "-" if math.isnan(of.p) else f"{of.p:.3f}"
+            table.add_row(rules, subset.replace("_", " "), mr_a, mr_b, value, f"{low} to {high}", p, verdict(of))
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where there is no terminal to fit into, as wide as it needs to be."""
     from rich.console import Console
 
     console = Console()
     console = console if console.is_terminal else Console(width=200)
-    console.print(results_table(scores))
+    console.print(table)
 
 
 def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str = "matlab") -> None:
@@ -315,8 +380,8 @@ def _percent(value: float) -> float | None:
     return None if math.isnan(value) else 100 * value
 
 
-def _show(percent: float) -> str:
-    return "-" if math.isnan(percent) else f"{percent:.2f}"
+def _show(percent: float, sign: str = "") -> str:
+    return "-" if math.isnan(percent) else f"{percent:{sign}.2f}"
 
 
 def _cell(result: MissRate) -> str:

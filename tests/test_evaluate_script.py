@@ -175,3 +175,68 @@ def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Pat
     assert first["recall"] == pytest.approx(100 / 3)
     assert others == [first, first]
     json.dumps(first, allow_nan=False)  # no number is None
+
+
+@pytest.fixture
+def nothing_found(tmp_path: Path) -> Path:
+    path = tmp_path / "silent.txt"
+    path.write_text("")
+    return path
+
+
+def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
+    """One day image of two draws a false positive; B never finds anybody."""
+    out = tmp_path / "out.json"
+    done = run("--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert "A: found" in done.stdout and "B: silent" in done.stdout
+    rows = [
+        [cell.strip() for cell in line.strip("│ ").split("│")]
+        for line in done.stdout.splitlines()
+        if line.startswith("│")
+    ]
+    assert [row[:5] for row in rows] == [
+        ["matlab", "reasonable all", "33.33", "100.00", "-66.67"],
+        ["matlab", "reasonable day", "0.00", "100.00", "-100.00"],
+        ["matlab", "reasonable night", "100.00", "100.00", "+0.00"],
+    ]
+    assert rows[1][5:] == ["-100.00 to -100.00", "0.001", "A is better"]
+    assert rows[2][5:] == ["+0.00 to +0.00", "1.000", "cannot tell"]
+
+    results = json.loads(out.read_text())
+    assert (results.pop("a"), results.pop("b")) == ("found", "silent")
+    assert list(results) == ["matlab"]
+    assert list(results["matlab"]) == ["reasonable_all", "reasonable_day", "reasonable_night"]
+    of_all = results["matlab"]["reasonable_all"]
+    assert of_all["a"]["value"] == pytest.approx(100 / 3)
+    assert of_all["difference"]["value"] == pytest.approx(-200 / 3)
+    assert of_all["difference"]["low"] <= of_all["difference"]["value"] <= of_all["difference"]["high"]
+    assert of_all["resamples"] == 2000
+
+
+def test_compare_where_there_is_no_number(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
+    """Under the python rules no image of a silent detector counts."""
+    out = tmp_path / "out.json"
+    done = run("--annotations", truth, "--compare", nothing_found, found, "--rules", "python", "--json", out)
+    assert done.returncode == 0, done.stderr
+    of_all = json.loads(out.read_text())["python"]["reasonable_all"]
+    assert of_all["a"] == of_all["difference"] == {"value": None, "low": None, "high": None}
+    assert (of_all["p"], of_all["resamples"], of_all["verdict"]) == (None, 0, "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of the arguments --detections --compare is required"),
+        (["--compare", "a.txt"], "argument --compare: expected 2 arguments"),
+        (["--compare", "a.txt", "a.txt"], "a.txt: was given twice"),
+        (["--compare", "a.txt", "b.txt", "--detections", "c.txt"], "not allowed with argument --compare"),
+        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--plot goes with --detections, not with --compare"),
+        (["--compare", "a.txt", "b.txt"], "a.txt"),
+    ],
+)
+def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:
+    done = run("--annotations", truth, *arguments)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
