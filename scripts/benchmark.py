@@ -6,6 +6,7 @@ examples:
   scripts/benchmark.py models --size 512x640 --runs 9 --threads 2
   scripts/benchmark.py models --experiments experiments/00_vgg16.yaml experiments/05_deconv.yaml
   scripts/benchmark.py models --size own --device cuda
+  scripts/benchmark.py models --training --size own --experiments experiments/02_widen_3x3.yaml experiments/03_resolution.yaml
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> int:
     models.add_argument("--runs", type=int, default=5, help="passes that are timed (default: 5)")
     models.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
     models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    models.add_argument("--training", action="store_true", help="time forward + loss + backward, not the forward pass")
     models.set_defaults(run=run_models)
     arguments = parser.parse_args()
     result: int = arguments.run(arguments)
@@ -40,7 +42,7 @@ def run_models(arguments: argparse.Namespace) -> int:
 
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
     files = arguments.experiments or [*numbered, EXPERIMENTS / "efficientdet_d0.yaml"]
-    settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device")}
+    settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}
     figures = []
     try:
         for figure in benchmark_models(files, **settings):
@@ -49,7 +51,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    machine = describe_machine(arguments.device, arguments.threads)
+    machine = describe_machine(arguments.device, arguments.threads, arguments.training)
     Console(width=None if sys.stdout.isatty() else 160).print(models_table(figures, machine))
     return 0
 

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch import nn
 
-from ssd_effnet.build import as_size, build_detector, build_skeleton
+from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config import load_experiment
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.structures import Targets
 
 MIB = 2**20
 
@@ -30,8 +33,8 @@ class ModelFigures:
         name: of the experiment.
         size: (height, width) of the input.
         cost: counted, not measured.
-        median_ms: of the forward passes, milliseconds.
-        fastest_ms: of the forward passes; on a busy machine it is nearer to what the detector can do.
+        median_ms: of the passes, milliseconds.
+        fastest_ms: of the passes; on a busy machine it is nearer to what the detector can do.
         peak_mib: most memory that weights, maps and workspace took at once, MiB; on a CPU what the process grew by.
     """
 
@@ -51,10 +54,11 @@ def benchmark_models(
     threads: int = 0,
     device: str = "cpu",
     overrides: Sequence[str] = (),
+    training: bool = False,
 ) -> Iterator[ModelFigures]:
     """Measure one experiment after another, each in a process of its own: memory of one never hides another's.
 
-    Batch 1, evaluation, channels_last, float32; one pass to warm up.
+    Batch 1, channels_last, float32; one pass to warm up.
 
     Args:
         files: experiments.
@@ -63,6 +67,7 @@ def benchmark_models(
         threads: of torch; 0: its own choice.
         device: ``cpu`` or ``cuda``.
         overrides: ``key=value``, for all experiments.
+        training: a pass is forward, loss of three people and backward, not forward in evaluation.
 
     Raises:
         ConfigError: for an experiment that cannot be read or built.
@@ -70,11 +75,17 @@ def benchmark_models(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
         for file in files:
-            yield pool.submit(_measure, file, size, runs, threads, device, tuple(overrides)).result()
+            yield pool.submit(_measure, file, size, runs, threads, device, tuple(overrides), training).result()
 
 
 def _measure(
-    file: Path, size: tuple[int, int] | None, runs: int, threads: int, device: str, overrides: tuple[str, ...]
+    file: Path,
+    size: tuple[int, int] | None,
+    runs: int,
+    threads: int,
+    device: str,
+    overrides: tuple[str, ...],
+    training: bool,
 ) -> ModelFigures:
     if threads:
         torch.set_num_threads(threads)
@@ -83,15 +94,35 @@ def _measure(
     counted = cost(build_skeleton(experiment), size)
     channels = build_skeleton(experiment).normalize.mean.numel()
     before = _peak(device)
-    detector = build_detector(experiment, pretrained=False)[0].eval().to(device)
+    detector = build_detector(experiment, pretrained=False)[0].train(training).to(device)
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8, device=device)
     image = image.to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        times = timed(lambda: detector(image), runs, device)
+    if training:
+        times = timed(training_step(detector, build_criterion(experiment), image), runs, device)
+    else:
+        with torch.inference_mode():
+            times = timed(lambda: detector(image), runs, device)
     return ModelFigures(
         experiment.name, size, counted, statistics.median(times), min(times), (_peak(device) - before) / MIB
     )
+
+
+def training_step(detector: Detector, criterion: nn.Module, image: torch.Tensor) -> Callable[[], object]:
+    """Forward, loss of three people standing side by side, and backward, ready to be called."""
+    height, width = image.shape[-2:]
+    boxes = [[x, 0.4, x + 0.06, 0.7] for x in (0.2, 0.45, 0.7)]
+    targets = Targets(
+        boxes_xyxy=(torch.tensor([boxes]) * torch.tensor([width, height] * 2)).to(image.device),
+        labels=torch.ones((1, 3), dtype=torch.int64, device=image.device),
+        ignore=torch.zeros((1, 3), dtype=torch.bool, device=image.device),
+    )
+
+    def step() -> None:
+        detector.zero_grad()
+        criterion(detector(image), targets).total.backward()
+
+    return step
 
 
 def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
@@ -123,14 +154,18 @@ def _peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def describe_machine(device: str, threads: int) -> str:
+def describe_machine(device: str, threads: int, training: bool = False) -> str:
     """One line: what the figures were measured on."""
     cores = multiprocessing.cpu_count()
     if device != "cpu":
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:
         where = f"{_processor()}, {cores} cores, {threads or torch.get_num_threads()} threads"
-    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; batch 1, eval, channels_last, fp32"
+    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {_how(training)}"
+
+
+def _how(training: bool) -> str:
+    return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last, fp32"
 
 
 def _processor() -> str:
@@ -146,7 +181,7 @@ def models_table(figures: Sequence[ModelFigures], machine: str, reference: str =
     The fastest, because what else runs on a machine only ever adds.
     """
     base = next((f for f in figures if f.name == reference), None)
-    table = Table(title="forward pass of one image", caption=machine)
+    table = Table(title="one image through each experiment's detector", caption=machine)
     table.add_column("experiment")
     columns = ("size", "parameters, M", "multiply-adds, 10^9", "anchors", "median ms", "fastest ms", "peak MiB")
     for name in (*columns, f"fastest : {reference}"):
