@@ -19,14 +19,14 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", [(), ("--training",)])
-def test_one_row_an_experiment(how: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("size", "how"), [("64x96", ()), ("256x320", ("--training",))])
+def test_one_row_an_experiment(size: str, how: tuple[str, ...]) -> None:
     file = ROOT / "experiments" / "efficientdet_d0.yaml"
-    done = benchmark("--experiments", str(file), "--size", "64x96", "--runs", "1", "--threads", "1", *how)
+    done = benchmark("--experiments", str(file), "--size", size, "--runs", "1", "--threads", "1", *how)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "efficientdet_d0" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[:3] == ["efficientdet_d0", "64x96", "3.83"]
+    assert cells[:3] == ["efficientdet_d0", size, "3.83"]
     assert all(float(cell) > 0 for cell in cells[5:8])
     assert "1 threads" in done.stdout and "torch" in done.stdout
     assert ("backward" in done.stdout) == bool(how)
