@@ -6,7 +6,7 @@ examples:
   scripts/benchmark.py models --size 512x640 --runs 9 --threads 2
   scripts/benchmark.py models --experiments experiments/00_vgg16.yaml experiments/05_deconv.yaml
   scripts/benchmark.py models --size own --device cuda
-  scripts/benchmark.py models --training --size own --experiments experiments/02_widen_3x3.yaml experiments/03_resolution.yaml
+  scripts/benchmark.py models --training --size own --experiments experiments/03_resolution.yaml
 """
 
 from __future__ import annotations

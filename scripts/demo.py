@@ -22,7 +22,8 @@ from data_kaist.errors import DataError
 from data_kaist.synthetic import RequestError, write_dataset
 from ssd_effnet.config import ConfigError, load_experiment
 from ssd_effnet.gallery import write_pictures
-from ssd_effnet.run import RunError, run, run_directory
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import RunDirectory, RunError
 from ssd_effnet.training import NonFiniteLossError
 from ssd_effnet.weights import WeightsError
 
@@ -41,7 +42,7 @@ def main() -> int:
         experiment = load_experiment("experiments/demo.yaml", arguments.overrides)
         print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
         write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
-        directory = run_directory(experiment, arguments.out)
+        directory = RunDirectory.of(experiment, arguments.out).path
         print(f"2. training {experiment.name} in {directory}")
         results = run(experiment, arguments.out, resume=True)
         pictures = directory / "pictures"

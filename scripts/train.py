@@ -30,7 +30,8 @@ def main() -> int:
 
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError, load_experiment
-    from ssd_effnet.run import RunError, run, run_directory
+    from ssd_effnet.run import run
+    from ssd_effnet.run_directory import RunDirectory, RunError
     from ssd_effnet.training import NonFiniteLossError
     from ssd_effnet.weights import WeightsError
 
@@ -40,7 +41,7 @@ def main() -> int:
     except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    directory = run_directory(experiment, arguments.out)
+    directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
     mr, ap = test.get("matlab", {}), test.get("ap", {})
     shown = {"MR all": mr.get("reasonable_all"), "day": mr.get("reasonable_day"), "night": mr.get("reasonable_night")}

@@ -19,6 +19,7 @@ from torch import nn
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config import load_experiment
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.machine import cores, processor
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import Targets
 
@@ -156,23 +157,15 @@ def _peak(device: str) -> int:
 
 def describe_machine(device: str, threads: int, training: bool = False) -> str:
     """One line: what the figures were measured on."""
-    cores = multiprocessing.cpu_count()
     if device != "cpu":
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:
-        where = f"{_processor()}, {cores} cores, {threads or torch.get_num_threads()} threads"
+        where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
     return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {_how(training)}"
 
 
 def _how(training: bool) -> str:
     return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last, fp32"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def models_table(figures: Sequence[ModelFigures], machine: str, reference: str = "00_vgg16") -> Table:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import platform
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
@@ -39,24 +34,14 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
-from ssd_effnet.config import ExperimentConfig, differences, load_experiment, save_experiment, settings
+from ssd_effnet.config import ExperimentConfig, differences, save_experiment, settings
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.structures import Annotations
+from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, describe_environment
+from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
-
-PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
-
-
-class RunError(RuntimeError):
-    """A sentence about why a run cannot start or go on."""
-
-
-def run_directory(experiment: ExperimentConfig, out: Path) -> Path:
-    """``<out>/<experiment>/seed<k>``."""
-    return out / experiment.name / f"seed{experiment.trainer.seed}"
 
 
 def run(
@@ -79,24 +64,25 @@ def run(
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
     """
-    directory = run_directory(experiment, out)
-    results_file = directory / "results.json"
-    last = directory / "checkpoints" / "last.ckpt"
-    _refuse_to_mix(experiment, directory, resume)
-    if resume and results_file.is_file():
+    directory = RunDirectory.of(experiment, out)
+    directory.refuse_to_mix(experiment, resume=resume)
+    if resume and directory.results_file.is_file():
         echo(f"{directory} is finished; nothing to do")
-        finished: dict[str, Any] = json.loads(results_file.read_text(encoding="utf-8"))
-        return finished
+        return directory.results()
+    with directory.lock():
+        return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks)
 
+
+def _run(
+    experiment: ExperimentConfig,
+    directory: RunDirectory,
+    resumed: bool,
+    echo: Callable[[str], None],
+    callbacks: Sequence[Callback],
+) -> dict[str, Any]:
+    """The run itself, from the last checkpoint where it is ``resumed``."""
     t = experiment.trainer
-    if t.accelerator == "gpu" and not torch.cuda.is_available():
-        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-    if t.devices * t.num_nodes > 1:
-        raise RunError(
-            "trainer.devices and trainer.num_nodes: one run on several devices is not there yet; set both to 1"
-        )
-    if len(experiment.head.classes) > 1:
-        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
+    _refuse_the_impossible(experiment)
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)
@@ -106,15 +92,17 @@ def run(
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
     _refuse_to_watch_nobody(experiment, datasets)
-    detector, report = build_detector(experiment, pretrained=not (resume and last.is_file()))
+    if resumed:
+        directory.refuse_other_data(describe_data(datasets))
+    detector, report = build_detector(experiment, pretrained=not resumed)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    directory.mkdir(parents=True, exist_ok=True)
-    save_experiment(experiment, directory / "config.yaml")
-    environment = _remember(describe_environment(datasets, detector), directory / "environment.json", last.is_file())
+    directory.failure_file.unlink(missing_ok=True)
+    save_experiment(experiment, directory.config_file)
+    directory.remember(describe_environment(datasets, detector), resumed=resumed)
     module = TrainingModule(
         detector,
         build_criterion(experiment),
@@ -127,13 +115,12 @@ def run(
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
     trainer, best = _trainer(experiment, directory, datasets, echo, [timer, *callbacks])
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
-
     try:
         trainer.fit(
             module,
             loaders["train"],
             loaders.get("val"),
-            ckpt_path=last if resume and last.is_file() else None,
+            ckpt_path=directory.last if resumed else None,
             weights_only=True,
         )
     except DataError as error:
@@ -142,88 +129,67 @@ def run(
         if not trainer.interrupted:
             raise
         raise RunError(
-            f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {last}"
+            f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {directory.last}"
         ) from None
 
-    chosen = last.with_name("best.ckpt") if t.test_checkpoint == "best" and "val" in datasets else last
-    checkpoint = torch.load(chosen, weights_only=True, map_location="cpu")
+    chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
     results: dict[str, Any] = {
         "experiment": experiment.name,
         "seed": t.seed,
         "checkpoint": chosen.name,
-        "epoch": int(checkpoint["epoch"]) + 1,
+        "epoch": _epoch_of(chosen),
         "epochs": t.epochs,
         "minutes": round(timer.time_elapsed() / 60, 2),
-        "parameters": environment["parameters"],
-        "skipped_frames": environment["skipped_frames"],
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
     }
     if best.best_model_score is not None:
         results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
     if "test" in datasets:
-        # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
-        module.load_state_dict(checkpoint["state_dict"])
-        try:
-            trainer.test(module, loaders["test"], verbose=False)
-        except DataError as error:
-            raise _without_traceback(error) from error
-        table, scores = module.results["test"]
+        table, scores = _test(trainer, module, loaders["test"], chosen)
         frames = datasets["test"].frames
         ids, category = image_ids(frames), frames[0].category_id
-        write_coco_results(directory / "detections.json", table, image_ids=ids, category_id=category)
+        write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
         places = np.array([frame.place for frame in frames])
-        write_kaist(directory / "detections_kaist.txt", replace(table, image_index=places[table.image_index]))
-        results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
+        write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
+        results["test"] = {"split": experiment.data.test, "images": len(frames), **scores.as_dict()}
+        if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
+            _, of_last = _test(trainer, module, loaders["test"], directory.last)
+            results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
         _log_test(trainer, experiment, scores)
-    write_results(results_file, results)
+    write_results(directory.results_file, results)
     return results
 
 
-def describe_environment(datasets: dict[str, DetectionDataset], detector: nn.Module) -> dict[str, Any]:
-    """Versions, machine, code and data: what a reader needs to trust a result or to repeat it."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "git": _git_state(),
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "parameters": sum(p.numel() for p in detector.parameters()),
-        "data": {s: {"frames": len(d), "fingerprint": fingerprint(d.frames)} for s, d in datasets.items()},
-        "skipped_frames": {s: d.skipped for s, d in datasets.items() if d.skipped},
-    }
+def _test(
+    trainer: Trainer, module: TrainingModule, loader: DataLoader[Sample], checkpoint: Path
+) -> tuple[DetectionTable, Scores]:
+    """What the weights of a checkpoint find in the test split."""
+    # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+    module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
+    try:
+        trainer.test(module, loader, verbose=False)
+    except DataError as error:
+        raise _without_traceback(error) from error
+    return module.results["test"]
 
 
-def _refuse_to_mix(experiment: ExperimentConfig, directory: Path, resume: bool) -> None:
-    """A directory holds one run of one config."""
-    written = directory / "config.yaml"
-    if not written.is_file():
-        return
-    if not resume:
-        raise RunError(f"{directory}: holds a run already; add --resume to go on with it, or choose another --out")
-    changed = differences(load_experiment(written), experiment)
-    if changed:
-        raise RunError(f"{directory}: was started with another config; these differ: {', '.join(changed)}")
+def _epoch_of(checkpoint: Path) -> int:
+    """The epoch after which it was written, from 1."""
+    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]) + 1
 
 
-def _remember(environment: dict[str, Any], path: Path, resumed: bool) -> dict[str, Any]:
-    """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it.
-
-    Raises:
-        RunError: the data are not those that the run was started with.
-    """
-    if resumed and path.is_file():
-        first = json.loads(path.read_text(encoding="utf-8"))
-        changed = [stage for stage, data in first["data"].items() if environment["data"].get(stage) != data]
-        if changed:
-            raise RunError(
-                f"{path.parent}: its data have changed since it was started ({', '.join(changed)}); bring them "
-                "back, or choose another --out"
-            )
-        environment = first | {"resumed": [*first.get("resumed", []), environment]}
-    write_results(path, environment)
-    return environment
+def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
+    """What the schema allows and this machine or this code cannot do."""
+    t = experiment.trainer
+    if t.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
+    if t.devices * t.num_nodes > 1:
+        raise RunError(
+            "trainer.devices and trainer.num_nodes: one run on several devices is not there yet; set both to 1"
+        )
+    if len(experiment.head.classes) > 1:
+        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
 
 
 def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
@@ -287,13 +253,13 @@ def _one_thread(worker: int) -> None:
 
 def _trainer(
     experiment: ExperimentConfig,
-    directory: Path,
+    directory: RunDirectory,
     datasets: dict[str, DetectionDataset],
     echo: Callable[[str], None],
     more: Sequence[Callback],
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
-    keep = partial(ModelCheckpoint, dirpath=directory / "checkpoints", enable_version_counter=False)
+    keep = partial(ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False)
     mode = "max" if t.monitor.startswith("val/AP") else "min"
     best = keep(
         filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every, save_on_train_epoch_end=True
@@ -301,7 +267,7 @@ def _trainer(
     # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
     last = keep(filename="last", save_on_train_epoch_end=True)
     # the weights before the file, which writes down what it finds
-    recorders = [FusionWeights(), MetricsCsv(directory / "metrics.csv")]
+    recorders = [FusionWeights(), MetricsCsv(directory.metrics_file)]
     # without validation nothing says which epoch is best
     callbacks: list[Callback] = [*more, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
@@ -330,7 +296,7 @@ def _trainer(
         check_val_every_n_epoch=t.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
-        logger=TensorBoardLogger(directory, name="", version="", default_hp_metric=False),
+        logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False),
         callbacks=callbacks,
         use_distributed_sampler=False,
         enable_progress_bar=on_terminal,
@@ -340,12 +306,16 @@ def _trainer(
 
 
 def _log_test(trainer: Trainer, experiment: ExperimentConfig, scores: Scores) -> None:
-    """Final figures and curve for TensorBoard, and with the settings its HParams tab, in the run's own directory."""
+    """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory.
+
+    The tab lists seed and settings that are not the schema's own: all of them would hide what was changed.
+    """
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
+    values = settings(experiment)
     shown = {
-        key: value if isinstance(value, int | float | str | bool) else str(value)
-        for key, value in settings(experiment).items()
+        key: values[key] if isinstance(values[key], int | float | str | bool) else str(values[key])
+        for key in ["trainer.seed", *differences(ExperimentConfig(), experiment)]
     }
     test = scores.as_dict()
     figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
@@ -353,24 +323,3 @@ def _log_test(trainer: Trainer, experiment: ExperimentConfig, scores: Scores) ->
     trainer.logger.log_hyperparams({"experiment": experiment.name, **shown}, figures)
     trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure({"test": scores}))
     trainer.logger.save()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:
-        return None
-
-
-def _git_state() -> dict[str, Any]:
-    """Commit and whether the tree was changed since; empty outside a repository."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}

@@ -24,12 +24,20 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.benchmark": 4,
     "ssd_effnet.build": 3,
     "ssd_effnet.training": 3,
+    "ssd_effnet.run_directory": 3,
     "ssd_effnet.run": 4,
     "ssd_effnet.gallery": 4,
     "ssd_effnet.summary": 4,
-    "scripts": 5,
+    "ssd_effnet.search": 5,
+    "scripts": 6,
 }
-ROOMS = ("ssd_effnet.metrics", "ssd_effnet.models.backbones", "ssd_effnet.models.necks", "data_kaist")
+ROOMS = (
+    "ssd_effnet.metrics",
+    "ssd_effnet.models.backbones",
+    "ssd_effnet.models.necks",
+    "ssd_effnet.search",
+    "data_kaist",
+)
 
 FILES = [p for folder in ("ssd_effnet", "data_kaist", "scripts") for p in sorted((ROOT / folder).rglob("*.py"))]
 

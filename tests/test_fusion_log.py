@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import load_experiment
-from ssd_effnet.run import run, run_directory
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import RunDirectory
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -26,7 +27,7 @@ def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
         ],
     )
     run(e, tmp_path, echo=lambda line: None)
-    directory = run_directory(e, tmp_path)
+    directory = RunDirectory.of(e, tmp_path).path
     events = EventAccumulator(str(directory)).Reload()
     # five levels: the node of the deepest has one input and nothing to weigh
     wanted = {f"fusion/td{i}/{name}" for i in range(4) for name in (f"in{i}", f"td{i + 1}")}

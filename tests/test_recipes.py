@@ -12,7 +12,8 @@ from torch import nn
 from ssd_effnet import run as running
 from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_schedule, parameter_groups
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
-from ssd_effnet.run import run, run_directory
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.structures import RawOutputs, Targets
 from ssd_effnet.training import NonFiniteLossError
 
@@ -167,7 +168,7 @@ def test_plateau_follows_the_metric_that_it_watches(
     recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "schedule.gamma=0.5")
     e = small(few_pairs, *recipe, "optimizer.lr=0.02", "trainer.epochs=6", *overrides)
     run(e, tmp_path, echo=silent)
-    rows = rows_of(run_directory(e, tmp_path))
+    rows = rows_of(RunDirectory.of(e, tmp_path).path)
     expected, rate, best = [], 0.02, math.inf
     for epoch, row in enumerate(rows, start=1):
         expected.append(rate)
@@ -195,7 +196,7 @@ def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None
     with pytest.raises(Stop):
         run(e, tmp_path / "resumed", echo=stop_in_the_third_epoch)
     run(e, tmp_path / "resumed", resume=True, echo=silent)
-    resumed, whole = (rows_of(run_directory(e, tmp_path / name)) for name in ("resumed", "whole"))
+    resumed, whole = (rows_of(RunDirectory.of(e, tmp_path / name).path) for name in ("resumed", "whole"))
     assert resumed == whole
     assert float(whole[-1]["lr/head"]) < float(whole[0]["lr/head"])
 
@@ -212,7 +213,7 @@ def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None
 def test_recipes_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     e = small(few_pairs, *overrides)
     run(e, tmp_path, echo=silent)
-    (row,) = rows_of(run_directory(e, tmp_path))
+    (row,) = rows_of(RunDirectory.of(e, tmp_path).path)
     assert math.isfinite(float(row["val/loss_total"]))
     assert float(row["step"]) == 2 / e.optimizer.accumulate  # four frames, two a batch
 
@@ -226,7 +227,7 @@ def test_the_log_and_the_checkpoint_tell_whether_the_input_is_normalised(
         few_pairs, *switches, "input.modality=early", "input.mean=[0.2,0.2,0.2,0.2]", "input.std=[0.1,0.1,0.1,0.1]"
     )
     run(e, tmp_path, echo=silent)
-    directory = run_directory(e, tmp_path)
+    directory = RunDirectory.of(e, tmp_path).path
     (row,) = rows_of(directory)
     for channel in ("red", "green", "blue", "lwir"):
         mean, std = float(row[f"input/{channel}/mean"]), float(row[f"input/{channel}/std"])
@@ -271,7 +272,7 @@ def test_a_non_finite_loss_names_its_frames_and_leaves_the_last_checkpoint(
     ) as e3:
         run(e, tmp_path, echo=silent)
     assert sum(f"visible/{i}" in str(e3.value) for i in range(4)) == 2
-    checkpoint = torch.load(run_directory(e, tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
 
@@ -285,5 +286,5 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(
     spoil(monkeypatch, 3, value=False)
     with pytest.raises(NonFiniteLossError, match=says):
         run(e, tmp_path, echo=silent)
-    checkpoint = torch.load(run_directory(e, tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0

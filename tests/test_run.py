@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config import ExperimentConfig, load_experiment
 from ssd_effnet.gallery import write_pictures
-from ssd_effnet.run import RunError, run, run_directory
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.training import as_table, in_image_order
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
 SMALL = (
     "input.size=[96,128]",
     "trainer.batch_size=4",
@@ -49,7 +53,7 @@ def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     out = tmp_path_factory.mktemp("runs")
     e = experiment(synthetic, "trainer.epochs=2", "input.modality=early", "trainer.panel_images=2")
     run(e, out, echo=silent)
-    return e, run_directory(e, out)
+    return e, RunDirectory.of(e, out).path
 
 
 def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> None:
@@ -113,6 +117,38 @@ def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path
     e.optimizer.lr /= 2
 
 
+def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic)
+    directory = RunDirectory.of(e, tmp_path)
+    code = (
+        f"from pathlib import Path; from ssd_effnet.run_directory import RunDirectory\n"
+        f"with RunDirectory(Path({str(directory)!r})).lock(): print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        assert directory.state is State.RUNNING
+        with pytest.raises(RunError, match="another process is at work on this run"):
+            run(e, tmp_path, echo=silent)
+        other.kill()
+    assert directory.state is State.ABSENT  # the lock of a killed process is gone, and nothing was begun
+
+
+def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+) -> None:
+    e, directory = finished
+    shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
+    best = torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True)
+    best["epoch"] = 0  # as if the first epoch had been the better one
+    torch.save(best, copy / "checkpoints" / "best.ckpt")
+    (copy / "results.json").unlink()
+    results = run(e, tmp_path, resume=True, echo=silent)
+    assert (results["epoch"], results["test_last"]["epoch"]) == (1, 2)
+    assert set(results["test_last"]["matlab"]) == set(results["test"]["matlab"])
+
+
 def test_a_validation_split_without_anybody_is_refused(synthetic: Path, tmp_path: Path) -> None:
     shutil.copytree(synthetic, tmp_path / "copy")
     for path in (tmp_path / "copy" / "annotations-xml" / "set02" / "V001").glob("*.xml"):
@@ -152,7 +188,7 @@ def test_the_saved_config_gives_the_same_run(finished: tuple[ExperimentConfig, P
     _, directory = finished
     again = load_experiment(directory / "config.yaml")
     run(again, tmp_path, echo=silent)
-    other = run_directory(again, tmp_path)
+    other = RunDirectory.of(again, tmp_path).path
     assert (other / "metrics.csv").read_text() == (directory / "metrics.csv").read_text()
     assert (other / "detections.json").read_text() == (directory / "detections.json").read_text()
 
@@ -161,9 +197,9 @@ def test_a_run_goes_on_only_with_the_data_it_was_started_with(
     finished: tuple[ExperimentConfig, Path], tmp_path: Path
 ) -> None:
     e, directory = finished
-    shutil.copytree(directory, run_directory(e, tmp_path))
-    (run_directory(e, tmp_path) / "results.json").unlink()
-    environment = run_directory(e, tmp_path) / "environment.json"
+    shutil.copytree(directory, RunDirectory.of(e, tmp_path).path)
+    (RunDirectory.of(e, tmp_path).path / "results.json").unlink()
+    environment = RunDirectory.of(e, tmp_path).path / "environment.json"
     content = json.loads(environment.read_text())
     content["data"]["val"]["fingerprint"] = "of other boxes"
     environment.write_text(json.dumps(content))
@@ -186,7 +222,7 @@ def test_resuming_equals_not_stopping(finished: tuple[ExperimentConfig, Path], t
     with pytest.raises(Stop):
         run(e, tmp_path, echo=stop_after_the_first_epoch)
     run(e, tmp_path, resume=True, echo=silent)
-    resumed = run_directory(e, tmp_path)
+    resumed = RunDirectory.of(e, tmp_path).path
     assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert len(json.loads((resumed / "environment.json").read_text())["resumed"]) == 1
     left, right = weights_of(resumed), weights_of(whole)

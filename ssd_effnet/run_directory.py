@@ -1,0 +1,213 @@
+"""What a run leaves on disk, ``<out>/<experiment>/seed<k>/``: its files, its state, and whether it may go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+from data_kaist.dataset import DetectionDataset, fingerprint
+from ssd_effnet.config import ExperimentConfig, differences, load_experiment
+from ssd_effnet.evaluation import write_results
+from ssd_effnet.files import write_whole
+from ssd_effnet.machine import describe_machine
+
+
+class RunError(RuntimeError):
+    """A sentence about why a run cannot start or go on."""
+
+
+class State(StrEnum):
+    """How far a run has come. ``FAILED``: it said why in ``failure.txt``; ``INTERRUPTED``: it did not get to."""
+
+    ABSENT = "absent"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: the directory, whether it is there or not.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig, out: Path) -> RunDirectory:
+        """``<out>/<experiment>/seed<k>``."""
+        return cls(out / experiment.name / f"seed{experiment.trainer.seed}")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def failure_file(self) -> Path:
+        return self.path / "failure.txt"
+
+    @property
+    def detections_file(self) -> Path:
+        return self.path / "detections.json"
+
+    @property
+    def kaist_file(self) -> Path:
+        return self.path / "detections_kaist.txt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that the validation split chose."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def state(self) -> State:
+        """What the files say, and whether a process holds the lock."""
+        if self.results_file.is_file():
+            return State.FINISHED
+        if not self.path.is_dir():
+            return State.ABSENT
+        try:
+            with self.lock():
+                pass
+        except RunError:
+            return State.RUNNING
+        if self.failure_file.is_file():
+            return State.FAILED
+        return State.INTERRUPTED if self.config_file.is_file() else State.ABSENT
+
+    def experiment(self) -> ExperimentConfig:
+        """The resolved config.
+
+        Raises:
+            ConfigError: it is not there or not readable.
+        """
+        return load_experiment(self.config_file)
+
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.environment_file)
+
+    def results(self) -> dict[str, Any]:
+        return _read_json(self.results_file)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """One row an epoch; a cell that is empty is left out. Nothing before the first epoch's end."""
+        if not self.metrics_file.is_file():
+            return []
+        with self.metrics_file.open(encoding="utf-8", newline="") as file:
+            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of this directory as long as the block runs; a killed process lets go by itself.
+
+        Raises:
+            RunError: another process is at work here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"{self}: another process is at work on this run") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def fail(self, reason: str) -> None:
+        """Write down why the run ended before its end; the next attempt removes it."""
+        write_whole(self.failure_file, reason.strip() + "\n")
+
+    def failure(self) -> str:
+        """The reason, or nothing."""
+        return self.failure_file.read_text(encoding="utf-8").strip() if self.failure_file.is_file() else ""
+
+    def refuse_to_mix(self, experiment: ExperimentConfig, *, resume: bool) -> None:
+        """A directory holds one run of one config.
+
+        Raises:
+            RunError: it holds one, and this is not its continuation.
+        """
+        if not self.config_file.is_file():
+            return
+        if not resume:
+            raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
+        if changed := differences(self.experiment(), experiment):
+            raise RunError(f"{self}: was started with another config; these differ: {', '.join(changed)}")
+
+    def refuse_other_data(self, data: Mapping[str, Any]) -> None:
+        """Data of a run that has begun must be those that it was begun with.
+
+        Args:
+            data: as :func:`describe_data` gives them.
+
+        Raises:
+            RunError: frames, boxes or flags are others now.
+        """
+        if not self.environment_file.is_file():
+            return
+        begun_with = self.environment()["data"]
+        if changed := [stage for stage in begun_with if data.get(stage) != begun_with[stage]]:
+            raise RunError(
+                f"{self}: its data have changed since it was started ({', '.join(changed)}); bring them back, or "
+                "choose another --out"
+            )
+
+    def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
+        """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it."""
+        if resumed and self.environment_file.is_file():
+            first = self.environment()
+            environment = first | {"resumed": [*first.get("resumed", []), environment]}
+        write_results(self.environment_file, environment)
+
+
+def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:
+    """Frames and fingerprint of each stage's data."""
+    return {stage: {"frames": len(d), "fingerprint": fingerprint(d.frames)} for stage, d in datasets.items()}
+
+
+def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.Module) -> dict[str, Any]:
+    """Versions, machine, code and data: what a reader needs to trust a result or to repeat it."""
+    return {
+        **describe_machine(),
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "data": describe_data(datasets),
+        "skipped_frames": {s: d.skipped for s, d in datasets.items() if d.skipped},
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
