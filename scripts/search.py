@@ -1,0 +1,151 @@
+#!/usr/bin/env python
+"""Search a space of settings with Optuna: what makes an experiment better on its validation split?
+
+Every trial is an ordinary run in OUT/<experiment>-trial<k>/, so TensorBoard shows them side by side; the test split is
+not looked at. The same command again goes on until there are N trials, and the same command in another terminal, or
+--jobs, helps. In the end the best trial stands as a new experiment file.
+
+examples:
+  scripts/search.py experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30
+  scripts/search.py experiments/demo.yaml --space experiments/spaces/lite0.yaml --trials 20 --jobs 2 trainer.epochs=5
+  scripts/search.py experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30 --monitor val/AP \\
+      --out runs/lite0-ap --result experiments/lite0_found.yaml
+  tensorboard --logdir runs/lite0-search
+
+a space file:
+  optimizer.lr: {low: 1e-4, high: 1e-2, log: true}
+  optimizer.name: [sgd, rmsprop, adamw]
+  schedule.warmup_steps: {low: 0, high: 200, step: 50}
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ssd_effnet.schema import TrainerConfig
+
+if TYPE_CHECKING:
+    from ssd_effnet.search.work import Search
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    monitors = get_args(TrainerConfig.__annotations__["monitor"])
+    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the one to search around")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all trials")
+    parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to draw: YAML, see above")
+    parser.add_argument(
+        "--trials", type=positive, required=True, metavar="N", help="finished or pruned ones in the end"
+    )
+    parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
+    parser.add_argument("--monitor", choices=monitors, help="what to get better at: short for trainer.monitor=...")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the draws; trials have trainer.seed")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the CPU's threads")
+    parser.add_argument(
+        "--startup-trials", type=positive, default=8, metavar="N", help="random and never pruned (default: 8)"
+    )
+    parser.add_argument("--no-pruning", action="store_true", help="run every trial to its end")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
+    arguments = parser.parse_intermixed_args()
+    if arguments.monitor:
+        arguments.overrides.append(f"trainer.monitor={arguments.monitor}")
+
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError:
+        print("error: a search needs optuna: python -m pip install -r requirements-search.txt", file=sys.stderr)
+        return 1
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.config import ConfigError
+    from ssd_effnet.run import RunError
+    from ssd_effnet.search.found import refuse_to_overwrite
+    from ssd_effnet.search.work import SearchError, open_study, plan, work
+
+    again = "the same command goes on with the search"
+    try:
+        search = plan(
+            arguments.experiment,
+            arguments.space,
+            arguments.overrides,
+            out=arguments.out,
+            seed=arguments.seed,
+            startup=arguments.startup_trials,
+            pruning=not arguments.no_pruning,
+        )
+        result = arguments.result or search.out / f"{search.base.name}_found.yaml"
+        refuse_to_overwrite(result)
+        study = open_study(search)
+        if arguments.jobs > 1:
+            if work_in_processes(search, arguments.jobs) != 0:
+                print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
+                return 1
+        else:
+            work(search, study, arguments.trials, echo=lambda line: print(line, flush=True))
+        if not arguments.worker:
+            show(search, result)
+    except (ConfigError, SearchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (DataError, RunError, OSError) as error:
+        print(f"error: {error}; {again}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"error: stopped; {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def work_in_processes(search: Search, jobs: int) -> int:
+    """The same command ``jobs`` times, each with its share of the threads; the number of those that stopped early."""
+    threads = search.base.trainer.threads or os.cpu_count() or 1
+    command = [sys.executable, *sys.argv, f"trainer.threads={max(1, threads // jobs)}", "--jobs", "1", "--worker"]
+    # one pipe for all: no progress bars, and whole lines
+    reading, writing = os.pipe()
+    workers = [subprocess.Popen(command, stdout=writing, stderr=writing) for _ in range(jobs)]
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+        while True:
+            try:
+                for line in lines:
+                    print(line, end="", flush=True)
+                break
+            except KeyboardInterrupt:  # the workers have got it too, and say so
+                continue
+    return sum(worker.wait() != 0 for worker in workers)
+
+
+def show(search: Search, result: Path) -> None:
+    """The best trials, what decided, what failed, and the new experiment."""
+    from rich.console import Console
+
+    from ssd_effnet.search.found import counts, failures, importances, trials_table, write_found
+    from ssd_effnet.search.work import open_study
+
+    study = open_study(search)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(trials_table(search, study))
+    if shares := importances(study):
+        print("what decides: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
+    for number, sentence in failures(study).items():
+        print(f"trial {number} {sentence}")
+    if running := counts(study)["running"]:
+        print(f"{running} more on their way elsewhere; whoever ends last writes the last result")
+    write_found(search, study, result)
+    print(f"found: {result}\nnow:   scripts/train.py {result}\ntensorboard --logdir {search.out}")
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Searching a space of settings; needs the packages of ``requirements-search.txt``."""
