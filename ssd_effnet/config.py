@@ -98,6 +98,11 @@ def load_base(path: str | Path) -> ExperimentConfig:
     return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
+def ancestors(path: str | Path) -> list[str]:
+    """Names of the experiments that a file is a difference from, the nearest first."""
+    return [base.stem for base, _ in _chain(Path(path))[1:]]
+
+
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved experiment; :func:`load_experiment` reads it back as it is."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))

@@ -39,7 +39,7 @@ from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, describe_environment
+from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
 
@@ -128,7 +128,7 @@ def _run(
     except SystemExit:  # Lightning's answer to Ctrl+C
         if not trainer.interrupted:
             raise
-        raise RunError(
+        raise Interrupted(
             f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {directory.last}"
         ) from None
 

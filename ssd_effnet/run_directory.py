@@ -25,6 +25,14 @@ class RunError(RuntimeError):
     """A sentence about why a run cannot start or go on."""
 
 
+class Busy(RunError):
+    """Another process is at work on the run."""
+
+
+class Interrupted(RunError):
+    """Somebody stopped the run; it can go on."""
+
+
 class State(StrEnum):
     """How far a run has come. ``FAILED``: it said why in ``failure.txt``; ``INTERRUPTED``: it did not get to."""
 
@@ -74,6 +82,11 @@ class RunDirectory:
         return self.path / "failure.txt"
 
     @property
+    def log_file(self) -> Path:
+        """What a run said that was not started from a terminal of its own."""
+        return self.path / "train.log"
+
+    @property
     def detections_file(self) -> Path:
         return self.path / "detections.json"
 
@@ -101,7 +114,7 @@ class RunDirectory:
         try:
             with self.lock():
                 pass
-        except RunError:
+        except Busy:
             return State.RUNNING
         if self.failure_file.is_file():
             return State.FAILED
@@ -133,14 +146,14 @@ class RunDirectory:
         """Keep other processes out of this directory as long as the block runs; a killed process lets go by itself.
 
         Raises:
-            RunError: another process is at work here.
+            Busy: another process is at work here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
         except Timeout:
-            raise RunError(f"{self}: another process is at work on this run") from None
+            raise Busy(f"{self}: another process is at work on this run") from None
         try:
             yield
         finally:

@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.gallery": 4,
     "ssd_effnet.summary": 4,
     "ssd_effnet.search": 5,
+    "ssd_effnet.study": 5,
     "scripts": 6,
 }
 ROOMS = (
@@ -36,6 +37,7 @@ ROOMS = (
     "ssd_effnet.models.backbones",
     "ssd_effnet.models.necks",
     "ssd_effnet.search",
+    "ssd_effnet.study",
     "data_kaist",
 )
 

@@ -1,0 +1,163 @@
+#!/usr/bin/env python
+"""Run experiments x seeds, see how far they are, and compare them.
+
+examples:
+  scripts/study.py run experiments/0[1-8]*.yaml --seeds 0 1 2 data.root=data/kaist --out runs/chain
+  scripts/study.py run experiments/04_fpn.yaml experiments/05_deconv.yaml --seeds 0 1 --jobs 2 --dry-run
+  scripts/study.py run experiments/0*.yaml '0[1-8]*:backbone.name=efficientnet-lite0' trainer.epochs=14 --out runs/small
+  scripts/study.py status runs/chain
+  scripts/study.py report runs/chain
+
+`run` skips what is finished, resumes what was interrupted and goes on past a run that fails; say it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssd_effnet.study.plan import Job
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(required=True, metavar="run | status | report", dest="what")
+    run = what.add_parser("run", help="train and evaluate every experiment with every seed")
+    run.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="YAML files, and key=value for all of them")
+    run.add_argument("--seeds", nargs="+", default=["0"], metavar="K", help="default: 0")
+    run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
+    run.add_argument("--jobs", type=int, default=1, help="runs side by side: one a GPU, or a share of the cores")
+    run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
+    for name, help_text in (("status", "how far each run is"), ("report", "compare the finished runs")):
+        command = what.add_parser(name, help=help_text)
+        command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
+    arguments, rest = parser.parse_known_args()
+    if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    if arguments.what == "run":
+        words = [*arguments.experiments, *arguments.seeds]
+        arguments.overrides = [word for word in (*words, *rest) if "=" in word]
+        arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
+        seeds = [word for word in arguments.seeds if "=" not in word]
+        if not all(seed.isdigit() for seed in seeds) or arguments.jobs < 1:
+            parser.error("--seeds and --jobs must be whole numbers")
+        arguments.seeds = [int(seed) for seed in seeds]
+    elif rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.config import ConfigError
+    from ssd_effnet.run_directory import RunError
+
+    try:
+        return {"run": run_study, "status": show_status, "report": write_report}[arguments.what](arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except (ConfigError, DataError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ssd_effnet.run_directory import State
+    from ssd_effnet.study.execute import execute
+    from ssd_effnet.study.plan import check, plan, remember
+    from ssd_effnet.study.progress import Display
+
+    console = Console(highlight=False, soft_wrap=True)
+    jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
+    for note in check(jobs):
+        console.print(f"note: {note}")
+    todo = [job for job in jobs if job.directory.state not in (State.FINISHED, State.RUNNING)]
+    elsewhere = [job for job in jobs if job.directory.state is State.RUNNING]
+    console.print(f"{len(jobs)} runs: {len(jobs) - len(todo) - len(elsewhere)} finished, {len(todo)} to do")
+    if elsewhere:
+        console.print(f"in another process: {', '.join(job.name for job in elsewhere)}")
+    if arguments.dry_run:
+        return show_estimates(todo, arguments.jobs)
+    remember(jobs, arguments.experiments, arguments.out, shlex.join(sys.argv))
+    with Display(todo, console) as display:
+        outcomes = execute(
+            todo,
+            jobs=arguments.jobs,
+            on_start=display.on_start,
+            on_look=display.on_look,
+            on_end=display.on_end,
+        )
+    unfinished = [outcome for outcome in outcomes if outcome.state is not State.FINISHED]
+    for outcome in unfinished:
+        console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
+    console.print(f"scripts/study.py report {arguments.out}\ntensorboard --logdir {arguments.out}")
+    return 1 if unfinished else 0
+
+
+def show_estimates(todo: list[Job], side_by_side: int) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssd_effnet.study.estimate import estimate
+
+    table = Table(title="what would run", title_justify="left")
+    for name in (
+        "experiment",
+        "seeds",
+        "input",
+        "parameters, M",
+        "multiply-adds, 10^9",
+        "anchors",
+        "epochs",
+        "minutes",
+    ):
+        table.add_column(name, justify="left" if name in ("experiment", "seeds") else "right")
+    total = 0.0
+    experiments = {job.experiment.name: job.experiment for job in todo}
+    for name, experiment in experiments.items():
+        expected = estimate(experiment)
+        seeds = [job for job in todo if job.experiment.name == name]
+        total += sum(
+            expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds
+        )
+        table.add_row(
+            name,
+            " ".join(str(job.experiment.trainer.seed) for job in seeds),
+            "x".join(map(str, experiment.input.size)),
+            f"{expected.cost.parameters / 1e6:.2f}",
+            f"{expected.cost.multiply_adds / 1e9:.2f}",
+            f"{expected.cost.anchors:,}",
+            str(experiment.trainer.epochs),
+            f"{expected.minutes:.1f} a run",
+        )
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+    shares = f", {side_by_side} side by side on shared cores" if side_by_side > 1 else ""
+    console.print(f"about {total / 60:.1f} hours one after the other{shares}; timed on a few steps of this machine")
+    return 0
+
+
+def show_status(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ssd_effnet.study.plan import runs_of
+    from ssd_effnet.study.progress import status_table
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(status_table(runs_of(arguments.out), str(arguments.out)))
+    return 0
+
+
+def write_report(arguments: argparse.Namespace) -> int:
+    from ssd_effnet.study.report import write
+
+    print(write(arguments.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Experiments compared: planned, run, and told how sure."""

@@ -1,0 +1,83 @@
+"""What a run will take, before it is begun: counted and, from a few steps, measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from data_kaist.dataset import collate
+from ssd_effnet.build import (
+    as_size,
+    build_criterion,
+    build_dataset,
+    build_detector,
+    build_optimizer,
+    build_skeleton,
+)
+from ssd_effnet.config import ExperimentConfig
+from ssd_effnet.cost import Cost, cost
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of an experiment will take.
+
+    Attributes:
+        cost: parameters, multiply-adds and anchors at the experiment's own input size.
+        frames: of the training split.
+        step_seconds: forward, loss, backward and optimiser step of one batch.
+        read_seconds: reading and transforming one batch in one process.
+        minutes: of the whole run: training, validation after each epoch and test, on this machine alone.
+    """
+
+    cost: Cost
+    frames: int
+    step_seconds: float
+    read_seconds: float
+    minutes: float
+
+
+def estimate(e: ExperimentConfig) -> Estimate:
+    """Time a few training steps on the experiment's own data; random weights take as long as trained ones.
+
+    Raises:
+        ConfigError, DataError: as the run itself would.
+    """
+    device = "cuda" if torch.cuda.is_available() and e.trainer.accelerator != "cpu" else "cpu"
+    datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
+    train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
+    detector = build_detector(e, pretrained=False)[0].to(device).train()
+    if e.trainer.channels_last:
+        detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion, optimizer = build_criterion(e), build_optimizer(e, detector)
+    reads, steps = [], []
+    for step in range(STEPS + 1):
+        start = time.perf_counter()
+        batch = collate([train[(step * batch_size + i) % len(train)] for i in range(batch_size)])
+        read = time.perf_counter()
+        batch = batch.to(device)
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=e.trainer.precision == "bf16-mixed"):
+            losses = criterion(detector(batch.images), batch.targets)
+        losses.total.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        reads.append(read - start)
+        steps.append(time.perf_counter() - read)
+    read_seconds, step_seconds = statistics.median(reads[1:]), statistics.median(steps[1:])
+    workers = e.data.workers
+    per_step = step_seconds + read_seconds if workers == 0 else max(step_seconds, read_seconds / workers)
+    # forward alone is about a third of a step
+    evaluated = len(datasets.get("val", ())) * (e.trainer.epochs // e.trainer.validate_every) + len(
+        datasets.get("test", ())
+    )
+    seconds = per_step * (len(train) // batch_size * e.trainer.epochs + evaluated / batch_size / 3)
+    return Estimate(
+        cost(build_skeleton(e), as_size(e.input.size)), len(train), step_seconds, read_seconds, seconds / 60
+    )

@@ -1,0 +1,155 @@
+"""What a study consists of, and whether its directory may take it.
+
+What is to be done is read from the run directories themselves (:class:`ssd_effnet.run_directory.State`), so that the
+same command goes on after a power cut, and a second one beside it finds what the first has not begun.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config import ConfigError, ExperimentConfig, ancestors, load_experiment
+from ssd_effnet.evaluation import write_results
+from ssd_effnet.machine import git_state
+from ssd_effnet.run_directory import RunDirectory, RunError, describe_data
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a study.
+
+    Attributes:
+        experiment: resolved, with its seed.
+        directory: where it is or will be.
+    """
+
+    experiment: ExperimentConfig
+    directory: RunDirectory
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment.name} seed {self.experiment.trainer.seed}"
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.directory.metrics())
+
+
+def study_file(out: Path) -> Path:
+    """Which experiments belong to the study and what they are differences from."""
+    return out / "study.json"
+
+
+def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
+    """Every experiment with every seed; the first seed of all experiments before the second of any.
+
+    So a study that is stopped early has one seed of everything rather than all seeds of something.
+
+    Args:
+        files: experiments.
+        seeds: of the runs.
+        overrides: ``key=value``, or ``PATTERN:key=value`` for the experiments whose name fits the shell pattern.
+        out: the study's directory.
+
+    Raises:
+        ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
+    """
+    names = [path.stem for path in files]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"the experiment {twice} was given twice")
+    for pattern in (_split(override)[0] for override in overrides):
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"override for {pattern!r}: none of the experiments {', '.join(names)} fits")
+    jobs = []
+    for seed in dict.fromkeys(seeds):
+        for path in files:
+            own = [setting for pattern, setting in map(_split, overrides) if fnmatch.fnmatch(path.stem, pattern)]
+            experiment = load_experiment(path, [*own, f"trainer.seed={seed}"])
+            jobs.append(Job(experiment, RunDirectory.of(experiment, out)))
+    return jobs
+
+
+def _split(override: str) -> tuple[str, str]:
+    """``PATTERN:key=value`` into its parts; the pattern is ``*`` where there is none."""
+    head, equals, value = override.partition("=")
+    pattern, colon, key = head.rpartition(":")
+    return (pattern if colon else "*"), f"{key}{equals}{value}"
+
+
+def check(jobs: Sequence[Job]) -> list[str]:
+    """Refuse to mix, before anything is started; and say what a reader of the results should know.
+
+    Returns:
+        Sentences about runs that were made by another state of the code.
+
+    Raises:
+        RunError: runs in the directory have another config or other data; one sentence names each and how it differs.
+        DataError: the data cannot be read.
+    """
+    problems, other_commits = [], []
+    commit = git_state().get("commit")
+    known: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        if not job.directory.environment_file.is_file():
+            continue
+        try:
+            job.directory.refuse_to_mix(job.experiment, resume=True)
+            key = repr((job.experiment.data, job.experiment.input.modality))
+            if key not in known:
+                stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
+                known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
+            job.directory.refuse_other_data(known[key])
+        except RunError as error:
+            problems.append(str(error))
+        if job.directory.environment()["git"].get("commit") != commit:
+            other_commits.append(job.name)
+    if problems:
+        raise RunError("\n".join(problems))
+    if other_commits:
+        return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
+    return []
+
+
+def remember(jobs: Sequence[Job], files: Sequence[Path], out: Path, command: str) -> None:
+    """Add these experiments to the study's own file."""
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".study.lock"):
+        study = read_study(out)
+        for path in files:
+            study["experiments"][path.stem] = {"file": str(path), "ancestors": ancestors(path)}
+        study["commands"] = list(dict.fromkeys([*study["commands"], command]))
+        write_results(study_file(out), study)
+
+
+def read_study(out: Path) -> dict[str, Any]:
+    """The study's own file; an empty study where there is none."""
+    if not study_file(out).is_file():
+        return {"experiments": {}, "commands": []}
+    content: dict[str, Any] = json.loads(study_file(out).read_text(encoding="utf-8"))
+    return content
+
+
+def runs_of(out: Path) -> list[RunDirectory]:
+    """Every run in a study's directory, by experiment in the study's order and then by seed.
+
+    Raises:
+        RunError: there is none.
+    """
+    order = list(read_study(out)["experiments"])
+    found = [RunDirectory(path.parent) for path in out.glob("*/seed*/config.yaml")]
+    if not found:
+        raise RunError(f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {out} makes some")
+
+    def place(directory: RunDirectory) -> tuple[int, str, int]:
+        name, seed = directory.path.parent.name, directory.path.name.removeprefix("seed")
+        return order.index(name) if name in order else len(order), name, int(seed)
+
+    return sorted(found, key=place)

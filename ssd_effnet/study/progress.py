@@ -1,0 +1,134 @@
+"""What a person sees of a study while it runs, and of its state at any time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.study.execute import Outcome
+from ssd_effnet.study.plan import Job
+
+STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
+
+
+class Pace:
+    """How long the rest will take, from the epochs that were seen to end.
+
+    Args:
+        jobs: all that are to be done.
+    """
+
+    def __init__(self, jobs: Sequence[Job], clock: Callable[[], float] = time.monotonic) -> None:
+        self.jobs = jobs
+        self.clock = clock
+        self.begun = clock()
+        self.epochs = sum(job.experiment.trainer.epochs for job in jobs)
+        self.before = self.done()
+
+    def done(self) -> int:
+        """Epochs that have ended."""
+        return sum(job.epochs_done for job in self.jobs)
+
+    def left(self) -> str:
+        """``about 2 h 05 min left``, by the mean time of the epochs since the beginning; nothing before the first."""
+        seen = self.done() - self.before
+        if seen <= 0:
+            return ""
+        minutes = round((self.clock() - self.begun) / seen * (self.epochs - self.done()) / 60)
+        return f"about {minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"about {minutes} min left"
+
+
+class Display:
+    """Bars on a terminal, one for the study and one for each running job; elsewhere one line a job that begins or ends.
+
+    Use it as a context; its methods are :func:`ssd_effnet.study.execute.execute`'s callbacks.
+    """
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.console = console
+        self.pace = Pace(jobs)
+        self.ended = 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} epochs  {task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.whole = self.progress.add_task(f"{len(jobs)} runs", total=self.pace.epochs, note="")
+        self.bars: dict[Job, TaskID] = {}
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def on_start(self, job: Job) -> None:
+        resumed = f" from epoch {job.epochs_done + 1}" if job.epochs_done else ""
+        self.bars[job] = self.progress.add_task(job.name, total=job.experiment.trainer.epochs, note="")
+        if not self.console.is_terminal:
+            self.console.print(f"{job.name}: begins{resumed}")
+
+    def on_look(self, running: Sequence[Job]) -> None:
+        for job in running:
+            self.progress.update(self.bars[job], completed=job.epochs_done, note=_latest(job.directory))
+        self.progress.update(self.whole, completed=self.pace.done(), note=self.pace.left())
+
+    def on_end(self, outcome: Outcome) -> None:
+        self.ended += 1
+        self.progress.remove_task(self.bars.pop(outcome.job))
+        test = test_figures(outcome.job.directory)
+        said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items() if value is not None)
+        of_all = f"{self.ended}/{len(self.pace.jobs)}"
+        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all} {self.pace.left()})".rstrip())
+
+
+def _latest(directory: RunDirectory) -> str:
+    rows = directory.metrics()
+    shown = {"loss": "train_epoch/loss_total", "val MR": "val/MR/reasonable_all"}
+    return "  ".join(f"{label} {rows[-1][key]:.2f}" for label, key in shown.items() if rows and key in rows[-1])
+
+
+def test_figures(directory: RunDirectory) -> dict[str, float | None]:
+    """MR all, day and night (matlab rules), AP and AP50 of a finished run with a test split, in percent."""
+    if directory.state is not State.FINISHED or "test" not in (results := directory.results()):
+        return {}
+    mr, ap = results["test"]["matlab"], results["test"]["ap"]
+    figures = {f"MR {time}": mr[f"reasonable_{time}"] for time in ("all", "day", "night")}
+    return figures | {"AP": ap["AP"], "AP50": ap["AP50"]}
+
+
+def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
+    """One row a run: how far it is, what it found, and why not."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("experiment")
+    for name in ("seed", "state", "epochs", "best val", "MR all", "MR day", "MR night", "AP", "minutes"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    table.add_column("reason", overflow="fold")
+    for directory in directories:
+        experiment, state, rows = directory.experiment(), directory.state, directory.metrics()
+        seen = [row[experiment.trainer.monitor] for row in rows if experiment.trainer.monitor in row]
+        best = (max if experiment.trainer.monitor.startswith("val/AP") else min)(seen, default=None)
+        test = test_figures(directory)
+        table.add_row(
+            experiment.name,
+            str(experiment.trainer.seed),
+            f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
+            f"{len(rows)}/{experiment.trainer.epochs}",
+            _number(best),
+            *(_number(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")),
+            f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
+            directory.failure() if state is State.FAILED else "",
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

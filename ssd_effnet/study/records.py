@@ -1,0 +1,290 @@
+"""The finished runs of a study, each experiment beside the one that it is a difference from."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from data_kaist.dataset import Frame
+from data_kaist.detections import read_coco_results
+from data_kaist.loading import image_ids
+from ssd_effnet.build import as_size, build_dataset, build_skeleton
+from ssd_effnet.config import ExperimentConfig, settings
+from ssd_effnet.cost import Cost, cost
+from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
+from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
+from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.structures import DetectionTable
+from ssd_effnet.study.plan import read_study, runs_of
+
+Verdict = Literal["better", "worse", "cannot tell"]
+
+_WHERE = ("data.root", "data.workers", "trainer.seed", "trainer.threads", "trainer.accelerator", "trainer.panel_images")
+"""Keys that say where a run was made, not what was made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run.
+
+    Attributes:
+        directory: its files.
+        experiment: resolved.
+        environment, results: the files of these names.
+        metrics: rows of ``metrics.csv``.
+        detections: on the test split.
+        matcher: the detections against the test split.
+    """
+
+    directory: RunDirectory
+    experiment: ExperimentConfig
+    environment: dict[str, Any]
+    results: dict[str, Any]
+    metrics: list[dict[str, float]]
+    detections: DetectionTable
+    matcher: Matcher
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.trainer.seed
+
+    @property
+    def commit(self) -> str:
+        """Of the code that began the run; with ``+`` where it was changed or where another one went on with it."""
+        git = self.environment["git"]
+        others = {later["git"].get("commit") for later in self.environment.get("resumed", [])} - {git.get("commit")}
+        return str(git.get("commit", "unknown"))[:7] + ("+" if git.get("dirty") or others else "")
+
+    def figure(self, name: str) -> float:
+        """``MR/<subset>`` under the matlab rules, ``AP``, ``AP50`` ... of the test split in percent; NaN for none."""
+        test = self.results["test"]
+        kind, _, subset = name.partition("/")
+        value = test["matlab"][subset] if kind == "MR" else test["ap"][name]
+        return math.nan if value is None else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """All finished runs of one experiment.
+
+    Attributes:
+        name: of the experiment.
+        runs: by seed, at least one.
+        ancestors: names of the experiments it is a difference from, the nearest first.
+    """
+
+    name: str
+    runs: list[Run]
+    ancestors: list[str]
+
+    @property
+    def config(self) -> ExperimentConfig:
+        return self.runs[0].experiment
+
+    @cached_property
+    def cost(self) -> Cost:
+        """At the experiment's own input size."""
+        return cost(build_skeleton(self.config), as_size(self.config.input.size))
+
+    @property
+    def matchers(self) -> list[Matcher]:
+        return [run.matcher for run in self.runs]
+
+    def miss_rate(self, subset: str) -> Interval:
+        """Mean over the seeds in 0..1, with the interval that other images would give."""
+        return interval(self.matchers, subset)
+
+    def miss_rate_spread(self, subset: str) -> float:
+        """Sample standard deviation over the seeds in 0..1; NaN for one seed."""
+        return spread(self.matchers, subset)[1]
+
+    def mean(self, figure: str) -> float:
+        """Of a figure of :meth:`Run.figure` over the seeds."""
+        return statistics.fmean(run.figure(figure) for run in self.runs)
+
+    def deviation(self, figure: str) -> float:
+        """Sample standard deviation of a figure over the seeds; NaN for one seed."""
+        return statistics.stdev(values) if len(values := [run.figure(figure) for run in self.runs]) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Confound:
+    """A key in which an experiment and its parent differ.
+
+    Attributes:
+        key: dotted.
+        before, after: its value in the parent and in the experiment.
+        intended: the experiment's file lists it among its ``changes``.
+    """
+
+    key: str
+    before: Any
+    after: Any
+    intended: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """An experiment against its parent: the nearest of its ancestors that has runs on the same test data.
+
+    Attributes:
+        experiment, parent: A and B of the comparisons.
+        comparisons: by reasonable subset, under the matlab rules.
+        confounds: every key that differs, the intended ones first.
+    """
+
+    experiment: Experiment
+    parent: Experiment
+    comparisons: dict[str, Comparison]
+    confounds: list[Confound]
+
+    @property
+    def verdict(self) -> Verdict:
+        """As sure as both allow: the 95 % interval over images, and twice the standard error over seeds.
+
+        With one seed on either side only the images are asked; :attr:`doubt` says so.
+        """
+        difference = self.comparisons[REASONABLE[0]].difference
+        if not (difference.high < 0 or difference.low > 0) or abs(difference.value) <= self._seeds_blur:
+            return "cannot tell"
+        return "better" if difference.value < 0 else "worse"
+
+    @property
+    def doubt(self) -> str:
+        """Why one cannot tell, or what the verdict does not rest on; empty where nothing is to be said."""
+        difference = self.comparisons[REASONABLE[0]].difference
+        if math.isnan(difference.value):
+            return "there is nobody to miss"
+        if difference.low <= 0 <= difference.high:
+            return "other images could turn it round"
+        if abs(difference.value) <= self._seeds_blur:
+            return "the seeds differ among themselves as much"
+        if min(len(self.experiment.runs), len(self.parent.runs)) < 2:
+            return "one seed only: another could turn it round"
+        return ""
+
+    @property
+    def _seeds_blur(self) -> float:
+        """Twice the standard error of the difference of the means over the seeds, in 0..1; 0 where nothing is known."""
+        sides = (self.experiment, self.parent)
+        if min(len(side.runs) for side in sides) < 2:
+            return 0.0
+        return 2 * math.sqrt(sum(side.miss_rate_spread(REASONABLE[0]) ** 2 / len(side.runs) for side in sides))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a study's directory holds.
+
+    Attributes:
+        out: the directory.
+        experiments: those with at least one finished run, in the study's order.
+        unfinished: runs that are not finished.
+        frames: of the test split, by the fingerprint of the data.
+        warnings: what keeps the runs from being comparable, a sentence each.
+    """
+
+    out: Path
+    experiments: list[Experiment]
+    unfinished: list[RunDirectory]
+    frames: dict[str, list[Frame]]
+    warnings: list[str] = field(default_factory=list)
+
+    def experiment(self, name: str) -> Experiment | None:
+        return next((experiment for experiment in self.experiments if experiment.name == name), None)
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """One for each experiment with an ancestor in the study, in the study's order."""
+        found = []
+        for experiment in self.experiments:
+            relatives = (self.experiment(name) for name in experiment.ancestors)
+            tested_alike = (
+                r for r in relatives if r is not None and tested_on(r.runs[0]) == tested_on(experiment.runs[0])
+            )
+            if (parent := next(tested_alike, None)) is not None:
+                found.append(difference(experiment, parent))
+        return found
+
+
+def load_study(out: Path) -> Study:
+    """Read every finished run with a test split, and match its detections.
+
+    Raises:
+        RunError: there are no runs.
+        ConfigError, DataError: a run's config or detections, or the data set itself, cannot be read.
+    """
+    directories = runs_of(out)
+    ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
+    frames: dict[str, list[Frame]] = {}
+    evaluators: dict[str, MissRateEvaluator] = {}
+    by_name: dict[str, list[Run]] = {}
+    unfinished = []
+    for directory in directories:
+        if directory.state is not State.FINISHED or "test" not in (results := directory.results()):
+            unfinished.append(directory)
+            continue
+        experiment, environment = directory.experiment(), directory.environment()
+        data = environment["data"]["test"]["fingerprint"]
+        if data not in frames:
+            frames[data] = build_dataset(experiment, "test").frames
+            evaluators[data] = MissRateEvaluator([frame.annotations for frame in frames[data]])
+        table = read_coco_results(directory.detections_file, len(frames[data]), image_ids=image_ids(frames[data]))
+        run = Run(
+            directory, experiment, environment, results, directory.metrics(), table, evaluators[data].match(table)
+        )
+        by_name.setdefault(experiment.name, []).append(run)
+    experiments = [Experiment(name, runs, ancestors.get(name, [])) for name, runs in by_name.items()]
+    return Study(out, experiments, unfinished, frames, _warnings([run for e in experiments for run in e.runs]))
+
+
+def tested_on(run: Run) -> str:
+    """Fingerprint of what the run was tested on."""
+    return str(run.environment["data"]["test"]["fingerprint"])
+
+
+def difference(experiment: Experiment, parent: Experiment) -> Difference:
+    """Compare two experiments that were tested on the same data."""
+    comparisons = {subset: compare(experiment.matchers, parent.matchers, subset) for subset in REASONABLE}
+    before, after = settings(parent.config), settings(experiment.config)
+    # from an ancestor that is not the parent itself, more changes than the file's own are meant
+    confounds = [
+        Confound(key, before[key], after[key], key in experiment.config.changes)
+        for key in sorted(after)
+        if before[key] != after[key] and key not in _WHERE
+    ]
+    return Difference(experiment, parent, comparisons, sorted(confounds, key=lambda c: not c.intended))
+
+
+def subset_table(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
+    """Mean miss rate of each experiment in each of the ten subsets in percent; NaN where nobody is of that kind."""
+    return {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in experiments}
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """Runs that were not made alike."""
+    warnings = []
+    for what, of in (
+        ("code", lambda run: run.commit),
+        ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),
+        ("test data", lambda run: tested_on(run)[:7]),
+        ("device", lambda run: run.environment["device"]),
+    ):
+        kinds: dict[str, list[str]] = {}
+        for run in runs:
+            kinds.setdefault(of(run), []).append(f"{run.experiment.name} seed {run.seed}")
+        if len(kinds) > 1:
+            usual = max(kinds, key=lambda kind: len(kinds[kind]))
+            others = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if kind != usual)
+            warnings.append(f"not all runs have the same {what} (most: {usual}). {others}")
+    return warnings
