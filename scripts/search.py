@@ -64,7 +64,7 @@ def main() -> int:
 
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError
-    from ssd_effnet.run import RunError
+    from ssd_effnet.run_directory import RunError
     from ssd_effnet.search.found import refuse_to_overwrite
     from ssd_effnet.search.work import SearchError, open_study, plan, work
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from data_kaist.errors import DataError
 from ssd_effnet.config import ConfigError, ExperimentConfig, differences, load_base, load_experiment
-from ssd_effnet.run import RunError
+from ssd_effnet.run_directory import Interrupted, RunError
 from ssd_effnet.search import work as working
 from ssd_effnet.search.found import best_trials, counts, failures, importances, trials_table, write_found
 from ssd_effnet.search.space import Choice, Range, read_space
@@ -198,6 +198,8 @@ def test_a_search_from_the_command_to_the_new_experiment(
     assert list(study.trials[0].intermediate_values.values()) == pytest.approx(values)
     assert all(any(run.glob("events.out.tfevents*")) for run in runs)
 
+    assert (runs[1] / "failure.txt").read_text().startswith("pruned after epoch")
+
     # the same command goes on, and knows when it is done
     assert script(monkeypatch, *command, "--trials", 3, "--result", result, "trainer.epochs=3") == 0
     assert script(monkeypatch, *command, "--trials", 3, "--result", result, "trainer.epochs=3") == 0
@@ -312,10 +314,15 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
     def explodes(e: ExperimentConfig, epoch: int) -> float:
         if e.optimizer.lr > 1e-3:
             raise NonFiniteLossError("the loss is nan at step 3\nwith a second line")
+        if e.schedule.monitor != "val/loss_total":
+            raise RunError("the validation split holds nobody of the subset")
         return by_rate(e, epoch)
 
     pretend(monkeypatch, explodes)
-    (files / "space.yaml").write_text("optimizer.lr: [1e-4, 1e-2]\nschedule.name: [constant, plateau]\n")
+    (files / "space.yaml").write_text(
+        "optimizer.lr: [1e-4, 1e-2]\nschedule.name: [constant, plateau]\n"
+        "schedule.monitor: [val/loss_total, val/MR/reasonable_all]\n"
+    )
     search = planned(files, "schedule.warmup_steps=1", startup=99)  # plateau refuses a warm-up
     study = open_study(search)
     lines: list[str] = []
@@ -323,6 +330,7 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
     sentences = set(failures(study).values())
     assert counts(study)["finished"] == 4
     assert "failed: the loss is nan at step 3 with a second line" in sentences
+    assert "failed: the validation split holds nobody of the subset" in sentences
     assert any("key `schedule.warmup_steps`: must be 0 with plateau" in sentence for sentence in sentences)
     assert any(line.endswith("with a second line") for line in lines)
 
@@ -340,7 +348,9 @@ def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytes
         write_found(search, open_study(search), files / "found.yaml")
 
 
-@pytest.mark.parametrize("error", [DataError("a.jpg: is truncated"), RunError("stopped in epoch 2"), OSError("full")])
+@pytest.mark.parametrize(
+    "error", [DataError("a.jpg: is truncated"), Interrupted("stopped in epoch 2"), OSError("full")]
+)
 def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     troubles: list[Exception] = [error] * 5
 

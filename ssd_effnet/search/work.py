@@ -13,6 +13,7 @@ import fcntl
 import gc
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment, settings
-from ssd_effnet.run import RunError, run
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
 from ssd_effnet.search.space import Choice, Range, Space, read_space
 
 _STARTS = 3  # of one trial, each ended by the death of its process, before it counts as failed
@@ -175,8 +177,8 @@ def work(search: Search, study: optuna.Study, trials: int, echo: Callable[[str],
         echo: told one line a step of the way.
 
     Raises:
-        RunError, DataError, OSError: what the next trial would meet as well. The trial is not lost: whoever works on
-            the search next goes on with it.
+        Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: whoever
+            works on the search next goes on with it.
         SearchError: so much fails that something else must be wrong.
     """
     failed = 0
@@ -271,35 +273,42 @@ def _run_trial(
     values = drawn(search, trial)
     reported = dict(trial.study.trials[trial.number].intermediate_values)
     echo(("goes on: " if reported else "") + ", ".join(f"{key} {shown(value)}" for key, value in values.items()))
+    name = f"{search.base.name}-trial{trial.number}"
+    directory = RunDirectory(search.out / name / f"seed{search.base.trainer.seed}")
     overrides = [
         *as_overrides(values),
-        f"name={search.base.name}-trial{trial.number}",
+        f"name={name}",
         f"trainer.threads={trial.user_attrs['threads']}",
         "data.test=",  # the test split chooses nothing, so it is not even looked at
     ]
     try:
         experiment = load_experiment(snapshot(search), overrides)
+        _wait_for_loaders(directory)
         results = run(experiment, search.out, resume=True, echo=echo, callbacks=[Judge(search, trial, reported)])
         value = results["val"]["best"]
-        if not math.isfinite(value):
-            return TrialState.FAIL, None, f"failed: {search.monitor} was never a finite number"
-        return TrialState.COMPLETE, value, f"{search.monitor} {value:.4g} in epoch {results['epoch']}"
+        if math.isfinite(value):
+            return TrialState.COMPLETE, value, f"{search.monitor} {value:.4g} in epoch {results['epoch']}"
+        state, note = TrialState.FAIL, f"failed: {search.monitor} was never a finite number"
     except optuna.TrialPruned as pruned:
-        return TrialState.PRUNED, None, str(pruned)
-    except (RunError, DataError):
-        _forgive(search, trial)
-        raise
-    except (ValueError, RuntimeError) as error:  # refused settings, a loss that is not finite, memory that is too small
-        return TrialState.FAIL, None, f"failed: {' '.join(str(error).split())[:500]}"
-    except BaseException:
-        _forgive(search, trial)
-        raise
+        state, note = TrialState.PRUNED, str(pruned)
+    except BaseException as error:
+        # refused settings, a loss that is not finite and too little memory are the trial's own; all else is not
+        if isinstance(error, Busy | Interrupted | DataError) or not isinstance(error, ValueError | RuntimeError):
+            with _alone(search):  # the start does not count: the process lives, and says itself why it stops
+                trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
+            raise
+        state, note = TrialState.FAIL, f"failed: {' '.join(str(error).split())[:500]}"
+    if directory.path.is_dir():
+        directory.fail(note)
+    return state, None, note
 
 
-def _forgive(search: Search, trial: optuna.Trial) -> None:
-    """The start does not count: the process lives, and says itself why it stops."""
-    with _alone(search):
-        trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
+def _wait_for_loaders(directory: RunDirectory) -> None:
+    """The loader's workers of a killed run notice within seconds, and only then is its directory free."""
+    for _ in range(30):
+        if directory.state is not State.RUNNING:
+            return
+        time.sleep(1)
 
 
 class Judge(Callback):
