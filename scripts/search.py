@@ -64,8 +64,8 @@ def main() -> int:
 
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError
-    from ssd_effnet.run_directory import RunError
-    from ssd_effnet.search.found import refuse_to_overwrite
+    from ssd_effnet.run_directory import Interrupted, RunError
+    from ssd_effnet.search.found import counts, refuse_to_overwrite
     from ssd_effnet.search.work import SearchError, open_study, plan, work
 
     again = "the same command goes on with the search"
@@ -83,7 +83,9 @@ def main() -> int:
         refuse_to_overwrite(result)
         study = open_study(search)
         if arguments.jobs > 1:
-            if work_in_processes(search, arguments.jobs) != 0:
+            stopped = work_in_processes(search, arguments.jobs)
+            number = counts(study)
+            if stopped and number["finished"] + number["pruned"] < arguments.trials:  # else the others made up for it
                 print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
                 return 1
         else:
@@ -93,12 +95,12 @@ def main() -> int:
     except (ConfigError, SearchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, Interrupted):
+        print(f"error: stopped; {again}", file=sys.stderr)
+        return 130
     except (DataError, RunError, OSError) as error:
         print(f"error: {error}; {again}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"error: stopped; {again}", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -228,7 +228,7 @@ def test_a_search_from_the_command_to_the_new_experiment(
         with pytest.raises(SearchError, match=says):
             open_study(planned(files, f"trainer.epochs={epochs}", seed=seed))
     assert script(monkeypatch, *command, "--trials", 9) == 1
-    assert "these differ: trainer.epochs; choose another --out" in capsys.readouterr().err
+    assert "these differ: trainer.epochs; choose another --out, or delete it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -314,21 +314,22 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
     def explodes(e: ExperimentConfig, epoch: int) -> float:
         if e.optimizer.lr > 1e-3:
             raise NonFiniteLossError("the loss is nan at step 3\nwith a second line")
-        if e.schedule.monitor != "val/loss_total":
+        if e.optimizer.lr < 1e-4:
             raise RunError("the validation split holds nobody of the subset")
         return by_rate(e, epoch)
 
     pretend(monkeypatch, explodes)
     (files / "space.yaml").write_text(
-        "optimizer.lr: [1e-4, 1e-2]\nschedule.name: [constant, plateau]\n"
-        "schedule.monitor: [val/loss_total, val/MR/reasonable_all]\n"
+        "optimizer.lr: [1e-5, 1e-4, 3e-4, 1e-3, 1e-2]\nschedule.name: [constant, cosine, plateau]\n"
     )
     search = planned(files, "schedule.warmup_steps=1", startup=99)  # plateau refuses a warm-up
     study = open_study(search)
     lines: list[str] = []
-    work(search, study, 4, lines.append)
-    sentences = set(failures(study).values())
-    assert counts(study)["finished"] == 4
+    for rate, name in ((1e-2, "cosine"), (1e-5, "cosine"), (1e-4, "plateau"), (1e-4, "cosine"), (3e-4, "constant")):
+        study.enqueue_trial({"optimizer.lr": rate, "schedule.name": name})
+    work(search, study, 2, lines.append)
+    sentences = list(failures(study).values())
+    assert counts(study) == {"finished": 2, "pruned": 0, "failed": 3, "running": 0}
     assert "failed: the loss is nan at step 3 with a second line" in sentences
     assert "failed: the validation split holds nobody of the subset" in sentences
     assert any("key `schedule.warmup_steps`: must be 0 with plateau" in sentence for sentence in sentences)

@@ -164,7 +164,8 @@ def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search
         if changed:
             what = {"experiment": "another experiment", "space": "another space", "draws": "other draws"}[what]
             raise SearchError(
-                f"{search.out}: was started with {what}; these differ: {', '.join(changed)}; choose another --out"
+                f"{search.out}: was started with {what}; these differ: {', '.join(changed)}; choose another --out, or "
+                "delete it"
             )
 
 
