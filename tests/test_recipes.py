@@ -204,13 +204,16 @@ def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("optimizer.accumulate=2", "optimizer.gradient_clip=0.1"),
-        ("trainer.precision=bf16-mixed", "backbone.norm=group"),
-        ("optimizer.name=rmsprop", "optimizer.backbone_lr_factor=0.1", "trainer.ema_decay=0"),
+        ("input.modality=visible", "optimizer.accumulate=2", "optimizer.gradient_clip=0.1"),
+        ("input.modality=lwir", "trainer.precision=bf16-mixed", "backbone.norm=group"),
+        (
+            *("input.modality=halfway", "optimizer.name=rmsprop", "optimizer.backbone_lr_factor=0.1"),
+            "trainer.ema_decay=0",
+        ),
     ],
     ids=["accumulate, clip, EMA", "bf16, group norm", "rmsprop, slow backbone"],
 )
-def test_recipes_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_recipes_and_modalities_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     e = small(few_pairs, *overrides)
     run(e, tmp_path, echo=silent)
     (row,) = rows_of(RunDirectory.of(e, tmp_path).path)
