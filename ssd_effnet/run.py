@@ -115,6 +115,8 @@ def _run(
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
     trainer, best = _trainer(experiment, directory, datasets, echo, [timer, *callbacks])
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
+    if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
+        loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
     try:
         trainer.fit(
             module,
