@@ -35,6 +35,8 @@ def main() -> int:
     for name, help_text in (("status", "how far each run is"), ("report", "compare the finished runs")):
         command = what.add_parser(name, help=help_text)
         command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
+        if name == "report":
+            command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
     arguments, rest = parser.parse_known_args()
     if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
         parser.error(f"unknown arguments: {' '.join(unknown)}")
@@ -155,7 +157,7 @@ def show_status(arguments: argparse.Namespace) -> int:
 def write_report(arguments: argparse.Namespace) -> int:
     from ssd_effnet.study.report import write
 
-    print(write(arguments.out))
+    print(write(arguments.out, measure_latency=not arguments.no_latency))
     return 0
 
 

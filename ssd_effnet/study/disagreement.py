@@ -1,0 +1,158 @@
+"""Pictures of the people that an experiment finds and its parent misses, or the other way round."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from data_kaist.dataset import Frame, read_pair
+from data_kaist.errors import DataError
+from ssd_effnet.metrics.miss_rate import Matches, Outcome
+from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.study.records import Difference, Experiment, Run
+from ssd_effnet.visualize import Marking, as_rgb, beside, draw
+
+FPPI = 0.1
+PICTURES = 6
+_SUBSET = REASONABLE[0]
+_WIDTH, _WIDTH_IN_PAIR, _QUALITY = 480, 380, 78  # of the JPEGs: pixels of an image, of one of two, and quality
+
+
+class Side:
+    """One run at its working point: what it says down to 0.1 false positives an image, on its whole test split.
+
+    Attributes:
+        run: which.
+        shown: bool ``(d,)``, detections at the working point.
+        min_score: the least score among them; NaN for none.
+        fppi: false positives an image at the working point; a test split too small for 0.1 allows one.
+        found: bool ``(g,)``, ground-truth boxes found by them.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.matches: Matches = run.matcher.matches(_SUBSET)
+        images = run.matcher.truth.n_images
+        scores = run.detections.scores
+        wrong = np.sort(scores[self.matches.outcome == Outcome.FALSE_POSITIVE])[::-1]
+        allowed = max(int(FPPI * images), 1)
+        limit = wrong[allowed] if len(wrong) > allowed else -np.inf
+        self.shown = scores > limit
+        if not self.shown.any():  # the surest of all are alike and too many: better those than nobody
+            self.shown = scores >= limit
+        self.min_score = float(scores[self.shown].min()) if self.shown.any() else np.nan
+        self.false_alarms = self.shown & (self.matches.outcome == Outcome.FALSE_POSITIVE)
+        self.fppi = float(self.false_alarms.sum() / max(images, 1))
+        self.found = self.matches.box_matched.copy()
+        self.found[self.found] = self.shown[self.matches.box_matched_by[self.found]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.experiment.name} seed {self.run.seed}"
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A JPEG with its words; without ``src`` it could not be drawn, and the caption says why."""
+
+    src: str
+    alt: str
+    caption: str
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where two runs part.
+
+    Attributes:
+        experiment, parent: the runs at their working points.
+        counted: people of the reasonable subset.
+        only_experiment, only_parent: of them, found by one alone.
+        pairs: frame name, and the same frame as either run sees it.
+    """
+
+    experiment: Side
+    parent: Side
+    counted: int
+    only_experiment: int
+    only_parent: int
+    pairs: list[tuple[str, Thumbnail, Thumbnail]]
+
+
+def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
+    """Compare the first seeds of an experiment and its parent, and draw the frames on which they part most."""
+    here, there = Side(_first_seed(difference.experiment)), Side(_first_seed(difference.parent))
+    counted = ~here.matches.box_ignored
+    only_here, only_there = (counted & a.found & ~b.found for a, b in ((here, there), (there, here)))
+    places = most_disputed(here.matches.box_image, here.run.matcher.truth.boxes_xyxy, only_here, only_there)
+    pairs = [
+        (frames[place].name, thumbnail(here, there, frames[place], place), thumbnail(there, here, frames[place], place))
+        for place in places
+    ]
+    return Disagreement(here, there, int(counted.sum()), int(only_here.sum()), int(only_there.sum()), pairs)
+
+
+def most_disputed(
+    image: np.ndarray, boxes_xyxy: np.ndarray, only_here: np.ndarray, only_there: np.ndarray, count: int = PICTURES
+) -> list[int]:
+    """Images where one alone finds the most people, then the tallest; gains and losses in turns as long as both last.
+
+    Args:
+        image, boxes_xyxy, only_here, only_there: of each ground-truth box ``(g,)``.
+    """
+    queues = []
+    for only in (only_here, only_there):
+        disputed, people = np.unique(image[only], return_counts=True)
+        height = boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
+        tallest = np.array([height[only & (image == place)].max() for place in disputed])
+        queues.append(disputed[np.lexsort((-tallest, -people))].tolist() if len(disputed) else [])
+    chosen: dict[int, None] = {}
+    for k in range(max(map(len, queues))):
+        chosen.update((queue[k], None) for queue in queues if k < len(queue))
+    return list(chosen)[:count]
+
+
+def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
+    """One frame as one run sees it; people whom it alone finds or misses are told in words."""
+    matches, detections = side.matches, side.run.detections
+    on_it = (detections.image_index == place) & side.shown
+    here = matches.box_image == place
+    counted, found, disputed = ~matches.box_ignored[here], side.found[here], (side.found != other.found)[here]
+    boxes = side.run.matcher.truth.boxes_xyxy[here]
+    hits, alarms = on_it & (matches.outcome == Outcome.TRUE_POSITIVE), on_it & side.false_alarms
+    gained, lost = counted & disputed & found, counted & disputed & ~found
+    markings = [
+        Marking("ignored", boxes[~counted]),
+        Marking("hit", detections.boxes_xyxy[hits]),
+        Marking("false_alarm", detections.boxes_xyxy[alarms], [f"{s:.2f}" for s in detections.scores[alarms]]),
+        Marking("truth", boxes[counted & found & ~disputed]),
+        Marking("missed", boxes[counted & ~found & ~disputed]),
+        Marking("truth", boxes[gained], ["found"] * int(gained.sum())),
+        Marking("missed", boxes[lost], ["missed"] * int(lost.sum())),
+    ]
+    said = f"finds {int((counted & found).sum())} of {int(counted.sum())}, false alarms: {int(alarms.sum())}"
+    alt = f"{frame.name} as {side.name} sees it: {said}"
+    try:
+        pair = [as_rgb(image) for image in read_pair(frame, side.run.experiment.input.modality) if image is not None]
+    except DataError as error:
+        return Thumbnail("", alt, f"{side.name}: cannot be drawn: {error}")
+    width = _WIDTH if len(pair) == 1 else _WIDTH_IN_PAIR
+    drawn = beside([draw(image, markings, zoom=width / image.shape[1]) for image in pair])
+    return Thumbnail(jpeg(drawn), alt, f"{side.name}: {said}", drawn.shape[1], drawn.shape[0])
+
+
+def jpeg(picture: np.ndarray) -> str:
+    """An RGB picture as the address that an ``<img>`` shows it by."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+
+
+def _first_seed(experiment: Experiment) -> Run:
+    return min(experiment.runs, key=lambda run: run.seed)

@@ -1,0 +1,185 @@
+"""The report's drawings, as SVG. A line or mark is told by its style or shape too, never by its colour alone."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from ssd_effnet.evaluation import COLOURS
+from ssd_effnet.metrics.miss_rate import MissRate
+from ssd_effnet.study.records import Experiment
+
+STUDIED_EPOCHS = (10, 30)  # between them the study compared
+VALIDATION = "val/MR/reasonable_all"
+_LINES = ("-", "--", ":", "-.")
+_MARKS = "os^DvPX*<>"
+_WIDTH = 4.0  # inches: one panel fits a phone, and stands beside another one on a screen
+_FPPI = np.geomspace(2e-3, 2, 240)
+
+
+def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
+    """Miss rate against false positives an image, the mean over the seeds at each point."""
+    figure, axes = _panel(len(experiments), 3.2)
+    handles = []
+    least = 0.5
+    for i, experiment in enumerate(experiments):
+        results = [matcher.result(subset) for matcher in experiment.matchers]
+        mean = np.mean([miss_rate_at(result, _FPPI) for result in results], axis=0)
+        least = min([least, *mean[mean > 0]])
+        mr = 100 * float(np.mean([result.mr for result in results]))
+        (line,) = axes.plot(_FPPI, mean, color=_colour(i), linestyle=_line(i), label=_label(mr, experiment.name))
+        handles.append((math.isnan(mr), mr, i, line))
+    floor = 0.6 * least
+    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1))
+    axes.set(xlabel="false positives an image", ylabel="miss rate")
+    axes.yaxis.set_major_locator(
+        FixedLocator([t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor])
+    )
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    _legend(figure, [handle[-1] for handle in sorted(handles, key=lambda h: h[:3])], "MR in %")
+    return _svg(figure)
+
+
+def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
+    """The curve's miss rate where it has come to so many false positives an image; 1 before its first point."""
+    steps = np.concatenate(([1.0], result.miss_rate))
+    return steps[np.searchsorted(result.fppi, fppi, side="right")]
+
+
+def learning_curves(experiments: Sequence[Experiment]) -> str:
+    """Validation miss rate after each epoch: mean over the seeds in a band of all seeds; empty for none."""
+    figure, axes = _panel(len(experiments), 3.4, 4.8)
+    handles, last = [], 0
+    for i, experiment in enumerate(experiments):
+        by_epoch: dict[int, list[float]] = {}
+        for run in experiment.runs:
+            for row in run.metrics:
+                if not math.isnan(row.get(VALIDATION, math.nan)):
+                    by_epoch.setdefault(int(row["epoch"]) + 1, []).append(row[VALIDATION])
+        if not by_epoch:
+            continue
+        epochs = sorted(by_epoch)
+        last = max(last, epochs[-1])
+        mean = [float(np.mean(by_epoch[epoch])) for epoch in epochs]
+        label = _label(min(mean), experiment.name)
+        marks = [k for k, epoch in enumerate(epochs) if epoch in STUDIED_EPOCHS or len(epochs) == 1]
+        look = {"color": _colour(i), "linestyle": _line(i), "marker": _mark(i), "markersize": 6, "markevery": marks}
+        handles.append(axes.plot(epochs, mean, label=label, **look)[0])
+        if len(experiment.runs) > 1:
+            least, greatest = (np.array([of(by_epoch[epoch]) for epoch in epochs]) for of in (min, max))
+            axes.fill_between(epochs, least, greatest, color=_colour(i), alpha=0.12, linewidth=0)
+    if not handles:
+        return ""
+    for epoch in STUDIED_EPOCHS:
+        if epoch <= last:
+            axes.axvline(epoch, color="0.55", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+    axes.set(xlabel="epoch", ylabel="validation miss rate, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, handles, "least mean validation MR in %")
+    return _svg(figure)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment in the Pareto picture: its price, and its miss rate with the 95 % interval in percent."""
+
+    x: float
+    mr: float
+    low: float
+    high: float
+
+
+def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int]) -> str:
+    """Miss rate against a price, with the experiments that no other beats in both; empty where there is no point.
+
+    Args:
+        points: by experiment.
+        x_label: what the price is.
+        places: of the experiments in the study; an experiment looks alike in all drawings.
+    """
+    drawn = {name: point for name, point in points.items() if math.isfinite(point.x) and math.isfinite(point.mr)}
+    if not drawn:
+        return ""
+    figure, axes = _panel(len(drawn), 3.2)
+    edge = front(list(drawn.values()))
+    axes.step([p.x for p in edge], [p.mr for p in edge], where="post", color="0.6", linewidth=1, zorder=1)
+    handles = []
+    for name, point in drawn.items():
+        i = places[name]
+        if math.isfinite(point.low) and math.isfinite(point.high):
+            axes.plot([point.x] * 2, [point.low, point.high], color=_colour(i), alpha=0.35, linewidth=1, zorder=2)
+        look: dict[str, Any] = {"color": _colour(i), "marker": _mark(i), "linestyle": "none", "markersize": 7}
+        if point not in edge:
+            look["markerfacecolor"] = "white"
+        handles.append(axes.plot(point.x, point.mr, label=_label(point.mr, name), zorder=3, **look)[0])
+    xs = [point.x for point in drawn.values()]
+    if max(xs) > 5 * min(xs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.margins(x=0.08)
+    axes.set(xlabel=x_label, ylabel="miss rate (reasonable, all), %")
+    _legend(figure, handles, "MR in %")
+    return _svg(figure)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both price and miss rate, the cheapest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, p.mr)):
+        if not best or point.mr < best[-1].mr:
+            best.append(point)
+    return best
+
+
+def _panel(lines: int, height: float, width: float = _WIDTH) -> tuple[Figure, Any]:
+    """Room for the axes and below them for a legend of so many lines."""
+    figure = Figure(figsize=(width, height + 0.35 + 0.19 * lines), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(True, which="major", color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
+    legend = figure.legend(
+        handles=handles, loc="outside lower left", title=title, frameon=False, fontsize=9, title_fontsize=9
+    )
+    legend.set_alignment("left")
+
+
+def _label(value: float, name: str) -> str:
+    name = name if len(name) <= 36 else name[:35] + "…"
+    number = "  –  " if math.isnan(value) else f"{value:5.2f}"
+    return f"{number}  {name}".replace("$", r"\$")  # two of them would be read as mathematics
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _line(i: int) -> str:
+    return _LINES[i % len(_LINES)]
+
+
+def _mark(i: int) -> str:
+    return _MARKS[i % len(_MARKS)]
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "report"}):  # the same data give the same file
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
