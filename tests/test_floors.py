@@ -27,7 +27,9 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.run_directory": 3,
     "ssd_effnet.run": 4,
     "ssd_effnet.gallery": 4,
+    "ssd_effnet.predictor": 4,
     "ssd_effnet.summary": 4,
+    "ssd_effnet.detecting": 5,
     "ssd_effnet.search": 5,
     "ssd_effnet.study": 5,
     "scripts": 6,
@@ -49,7 +51,12 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+DOOR = "ssd_effnet"  # what people import from the package itself comes from high floors: for scripts, not for parts
+
+
 def floor_of(module: str) -> int:
+    if module == DOOR:
+        return FLOORS["scripts"] - 1
     return FLOORS[max((p for p in FLOORS if module == p or module.startswith(p + ".")), key=len)]
 
 

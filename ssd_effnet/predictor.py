@@ -1,0 +1,291 @@
+"""A trained detector as a library: a checkpoint in, images in, boxes out."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_kaist.dataset import collate
+from data_kaist.errors import ImageError
+from data_kaist.images import read_image
+from data_kaist.loading import SIDES, Side
+from data_kaist.transforms import Sample
+from ssd_effnet.build import build_detector, build_postprocess, build_transforms
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.weights import WeightsError, load_by_name
+
+Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
+"""One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
+``(1, H, W)`` or ``(H, W)``, on any device."""
+
+Pair: TypeAlias = tuple[Image, Image]
+"""(visible, LWIR), of one size."""
+
+_NO_BOXES = np.zeros((0, 4), np.float32)
+_PREFIX = "detector."  # the training module's name of the detector
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes_xyxy: float32 ``(n, 4)``, pixels of the image as it was given.
+        scores: float32 ``(n,)``, 0..1.
+        labels: int64 ``(n,)``, class index from 1; 0 would be background.
+        class_names: ``n`` names, those of the labels.
+        size: (height, width) of the image in pixels.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def load_detector(path: str | Path, *, device: str = "auto") -> Predictor:
+    """The trained detector of a checkpoint; nothing else is needed, a checkpoint knows its whole experiment.
+
+    Args:
+        path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
+            not finished, for ``checkpoints/best.ckpt``, or ``last.ckpt`` where there is no best one.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
+
+    Raises:
+        WeightsError: not there, or not a checkpoint of this project; says what it lacks.
+        ConfigError: the experiment in it cannot be built.
+        ValueError: no such device.
+    """
+    where = _device(device)
+    file = _checkpoint_file(Path(path))
+    content = _read(file)
+    experiment = _experiment(content["experiment"], file)
+    detector, _ = build_detector(experiment, pretrained=False)
+    named = content["state_dict"]
+    weights = {name.removeprefix(_PREFIX): named[name] for name in named if name.startswith(_PREFIX)}
+    report = load_by_name(detector, weights, optional=(), source=str(file))
+    if report.unexpected:
+        raise WeightsError(f"{file}: its weights are not those of the experiment in it: {report}")
+    return Predictor(experiment, detector, where)
+
+
+class Predictor:
+    """A detector with everything around it: reading, resizing, normalising, decoding, NMS.
+
+    The way of an image is the one that it takes when a run is tested: same transforms, same thresholds. The same
+    images in the same batches give the same detections. (In float32; a run with ``trainer.precision: bf16-mixed`` was
+    tested in that.)
+
+    Args:
+        experiment: resolved.
+        detector: with its weights.
+        device: where to compute.
+
+    Attributes:
+        experiment: what the detector was trained as.
+        modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
+        classes: names of labels 1, 2, ...
+        input_size: (height, width) to which every image is resized.
+    """
+
+    def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
+        self.experiment = experiment
+        self.modality = experiment.input.modality
+        self.classes = tuple(experiment.head.classes)
+        self.device = device
+        self.detector = detector.to(device).eval()
+        if experiment.trainer.channels_last:
+            self.detector = self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._transform = build_transforms(experiment, "test")
+        self._postprocess = build_postprocess(experiment)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        height, width = self.experiment.input.size
+        return height, width
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The images that the modality reads."""
+        return SIDES[self.modality]
+
+    def predict(
+        self, images: Sequence[Image | Pair], *, score: float | None = None, batch_size: int = 8
+    ) -> list[ImageDetections]:
+        """Detections of each image, in the order of the images, whose sizes may differ.
+
+        Args:
+            images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
+                Files are decoded as in training: 16 bits become 8, an alpha channel is dropped, orientation tags are
+                not followed.
+            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, a low one,
+                as evaluation wants it. For people to look at, 0.3 to 0.5.
+            batch_size: images that are computed at once.
+
+        Raises:
+            ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
+            ValueError: a score or a batch size out of range.
+        """
+        if isinstance(images, np.ndarray | torch.Tensor | str | Path):
+            raise ImageError("predict takes a list of images, not a single one; write predict([image])")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        found: list[ImageDetections] = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            found += self.detect([self.prepare(x, f"image {i}") for i, x in enumerate(batch, start)], score=score)
+        return found
+
+    def prepare(self, image: Image | tuple[Image, ...], name: str = "the image") -> Sample:
+        """Read and resize one image as for the test of a run.
+
+        Args:
+            image: as for :meth:`predict`; a tuple holds as many as the modality has ``sides``.
+            name: for messages, where it is not a file.
+
+        Raises:
+            ImageError: see :meth:`predict`.
+        """
+        given = image if isinstance(image, tuple | list) else (image,)
+        if len(given) != len(self.sides):
+            wanted = "pairs (visible, lwir)" if len(self.sides) == 2 else f"{self.sides[0]} images alone"
+            got = "a single one" if len(given) == 1 else f"{len(given)} together"
+            raise ImageError(f"{_name_of(given, name)}: {self.modality} needs {wanted}, not {got}")
+        pictures = {side: _pixels(x, side, name) for side, x in zip(self.sides, given, strict=True)}
+        sizes = [picture.shape[:2] for picture in pictures.values()]
+        if len(set(sizes)) > 1:
+            (h, w), (other_h, other_w) = sizes
+            raise ImageError(f"{_name_of(given, name)}: visible is {w}x{h} pixels, but lwir {other_w}x{other_h}")
+        sample = Sample(
+            visible=pictures.get("visible"),
+            lwir=pictures.get("lwir"),
+            boxes_xyxy=_NO_BOXES,
+            labels=np.zeros(0, np.int64),
+            ignore=np.zeros(0, bool),
+            original_size=sizes[0],
+            name=name,
+        )
+        return self._transform(sample, np.random.default_rng(0))
+
+    @torch.inference_mode()
+    def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
+        """Detections of prepared samples, computed as one batch; arguments as in :meth:`predict`."""
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f"score must lie in 0..1, not {score}")
+        if not samples:
+            return []
+        postprocess = copy.copy(self._postprocess)
+        if score is not None:
+            postprocess.score_threshold = score
+        batch = collate(samples).to(self.device)
+        detections = postprocess(self.detector(batch.images), self.input_size, batch.original_sizes)
+        return list(self._per_image(detections, samples))
+
+    def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
+        for i, sample in enumerate(samples):
+            boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(i))
+            names = tuple(self.classes[label - 1] for label in labels.tolist())
+            yield ImageDetections(boxes, scores, labels, names, sample.original_size)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def _checkpoint_file(path: Path) -> Path:
+    """The file itself, or the one that a run's directory stands for."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise WeightsError(f"{path}: there is no such checkpoint or run directory")
+    directory = RunDirectory(path)
+    if directory.results_file.is_file():
+        tested = directory.last.with_name(str(directory.results().get("checkpoint", directory.best.name)))
+        if tested.is_file():
+            return tested
+    for file in (directory.best, directory.last):
+        if file.is_file():
+            return file
+    raise WeightsError(f"{path}: is no run directory with a checkpoint; looked for {directory.best} and last.ckpt")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint, tensors and plain data only."""
+    refusal = f"{file}: is not a checkpoint of this project"
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{refusal}, or it is damaged (torch cannot read it)") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
+    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
+        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
+    if not any(name.startswith(_PREFIX) for name in content["state_dict"]):
+        raise WeightsError(f"{refusal}; none of its weights is named {_PREFIX}...")
+    return content
+
+
+def _experiment(settings: dict[str, Any], file: Path) -> ExperimentConfig:
+    """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), settings)
+        experiment = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
+    assert isinstance(experiment, ExperimentConfig)
+    return experiment
+
+
+def _name_of(given: Sequence[Any], name: str) -> str:
+    """The file where there is one: it says more than a number."""
+    files = [str(x) for x in given if isinstance(x, str | Path)]
+    return files[0] if files else name
+
+
+def _pixels(image: Image, side: Side, name: str) -> np.ndarray:
+    """uint8 ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image), colour=side == "visible")
+    wanted = "(H, W, 3) RGB" if side == "visible" else "(H, W)"
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        kind = type(image).__name__
+        raise ImageError(f"{name}: is a {kind}, not an image; give a file, a numpy array or a torch tensor")
+    if str(image.dtype).removeprefix("torch.") != "uint8":
+        raise ImageError(f"{name}: has values of type {image.dtype}; an image is uint8, 0..255")
+    pixels = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if isinstance(image, torch.Tensor):
+        wanted = "(3, H, W) RGB" if side == "visible" else "(H, W) or (1, H, W)"
+        if pixels.ndim == 3:
+            pixels = pixels[0] if side == "lwir" and len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+    right = pixels.ndim == 3 and pixels.shape[2] == 3 if side == "visible" else pixels.ndim == 2
+    if not right or not pixels.size:
+        raise ImageError(f"{name}: has the shape {tuple(image.shape)}, but a {side} image is {wanted}")
+    return np.ascontiguousarray(pixels)
