@@ -1,0 +1,114 @@
+#!/usr/bin/env python
+"""Find people in images, folders, pairs and videos with a trained detector; the checkpoint knows everything else.
+
+Writes annotated images under the names of the inputs and an annotated video for each video, and what was found:
+detections.json (COCO results), images.json (what its image ids mean) and detections_kaist.txt.
+
+examples:
+  scripts/detect.py runs/lite0/seed0 street.jpg film.mp4 --out found
+  scripts/detect.py runs/lite0/seed0/checkpoints/best.ckpt photographs 'more/**/*.png' --out found --score 0.5
+  scripts/detect.py runs/lite0/seed0 data/kaist/images/set06 --out found          (pairs are found by KAIST's layout)
+  scripts/detect.py runs/lite0/seed0 --visible LLVIP/visible --lwir LLVIP/infrared --out found
+  scripts/detect.py runs/lite0/seed0 film.avi --out found --max-frames 100 --no-json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a .ckpt, or a run directory")
+    add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them, patterns")
+    add("--visible", type=Path, metavar="DIR", help="with --lwir: two folders whose equal names are pairs")
+    add("--lwir", type=Path, metavar="DIR")
+    add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
+    add("--score", type=share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
+    yes_or_no = argparse.BooleanOptionalAction
+    add("--json", action=yes_or_no, default=True, help="write the files of detections (default: yes)")
+    add("--pictures", action=yes_or_no, default=True, help="write annotated images (default: yes)")
+    add("--video", action=yes_or_no, default=True, help="write annotated videos (default: yes)")
+    add("--max-frames", type=positive, metavar="N", help="only the first N frames of each video")
+    add("--batch", type=positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the GPU where there is one)")
+    add("--on-bad-frame", choices=("stop", "skip"), default="stop", help="skip: leave bad files out and name them")
+    arguments = parser.parse_intermixed_args()
+    if (arguments.visible is None) != (arguments.lwir is None):
+        parser.error("--visible and --lwir go together")
+    if not arguments.inputs and arguments.visible is None:
+        parser.error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.config import ConfigError
+    from ssd_effnet.weights import WeightsError
+
+    try:
+        return detect(arguments)
+    except KeyboardInterrupt:
+        print(f"stopped; what was found until then stands in {arguments.out}", file=sys.stderr)
+        return 130
+    except (ConfigError, DataError, WeightsError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from data_kaist.sources import find_sources, frame_count, pair_folders
+    from ssd_effnet import detecting, load_detector
+
+    predictor = load_detector(arguments.checkpoint, device=arguments.device)
+    sources = pair_folders(arguments.visible, arguments.lwir) if arguments.visible else []
+    if arguments.inputs:
+        side = "lwir" if predictor.modality == "lwir" else "visible"
+        sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out)
+    options = detecting.Options(
+        score=arguments.score,
+        batch_size=arguments.batch,
+        pictures=arguments.pictures,
+        video=arguments.video,
+        json=arguments.json,
+        max_frames=arguments.max_frames,
+        on_bad_frame=arguments.on_bad_frame,
+    )
+    total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("images", total=total or None)
+        summary = detecting.detect(
+            predictor,
+            sources,
+            arguments.out,
+            options,
+            echo=console.print,
+            on_image=lambda: progress.advance(bar),
+        )
+    print(f"{summary}\nwritten to {arguments.out}")
+    return 1 if summary.bad else 0
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should lie in 0..1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
