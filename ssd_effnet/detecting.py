@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,19 +11,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-import cv2
 import numpy as np
 
 from data_kaist.errors import DataError, ImageError
 from data_kaist.loading import SIDES
 from data_kaist.sources import IMAGES, Source, Still, Video, frame_count, frames_a_second, read_video
 from data_kaist.transforms import Sample
+from ssd_effnet.film import CODECS, Film, find_codec
 from ssd_effnet.predictor import ImageDetections, Predictor
 from ssd_effnet.structures import PERSON
 from ssd_effnet.visualize import Marking, beside, draw, save, with_caption
-
-CODECS = (("mp4v", ".mp4"), ("avc1", ".mp4"), ("MJPG", ".avi"))
-"""Tried in this order: not every build of OpenCV can write every one."""
 
 
 @dataclass(frozen=True)
@@ -334,81 +330,5 @@ class _Films:
         self.film.add(picture)
 
 
-class Film:
-    """A video file, or a folder of numbered JPEGs where there is no codec.
-
-    Args:
-        path: of the file or folder.
-        codec: four letters; None: a folder.
-        fps: frames a second.
-        size: (height, width) of the frames; another size is fitted into it.
-    """
-
-    def __init__(self, path: Path, codec: str | None, fps: float, size: tuple[int, int]) -> None:
-        self.path = path
-        self.size = size
-        self.count = 0
-        self.beside = path.with_name(f".part-{path.name}")
-        self.writer: cv2.VideoWriter | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if codec is not None:
-            self.writer = _writer(self.beside, codec, fps, size)
-
-    def add(self, picture: np.ndarray) -> None:
-        """The next frame, uint8 ``(H, W, 3)`` RGB."""
-        self.count += 1
-        if self.writer is None:
-            save(picture, self.path / f"{self.count:06d}.jpg")
-            return
-        if picture.shape[:2] != self.size:  # some videos change their size on the way
-            picture = cv2.resize(picture, self.size[::-1])
-        self.writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        """Put the file in its place.
-
-        Raises:
-            OSError: it cannot be read back.
-        """
-        if self.writer is None:
-            return
-        self.writer.release()
-        written = _frames_in(self.beside)
-        if written < self.count:
-            raise OSError(
-                f"{self.beside}: {self.count} frames were written, but {written} can be read; is the disk full?"
-            )
-        self.beside.replace(self.path)
-
-
-def find_codec(size: tuple[int, int], fps: float) -> tuple[str, str] | None:
-    """The first of :data:`CODECS` with which a video of that size can be written and read, with its suffix, or None."""
-    with tempfile.TemporaryDirectory() as folder:
-        for codec, suffix in CODECS:
-            path = Path(folder, codec + suffix)
-            writer = _writer(path, codec, fps, size)
-            for _ in range(2):
-                writer.write(np.zeros((*size, 3), np.uint8))
-            writer.release()
-            if path.is_file() and _frames_in(path) == 2:
-                return codec, suffix
-    return None
-
-
-def _frames_in(path: Path) -> int:
-    """As the file says; 0 where not even the first can be read."""
-    film = Video(path.name, path)
-    try:
-        next(read_video(film))
-    except ImageError:
-        return 0
-    return frame_count(film)
-
-
 def _film_name(source: Video, suffix: str) -> str:
     return str(Path(source.name).with_suffix(suffix))
-
-
-def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    code = cv2.VideoWriter.fourcc(*codec)
-    return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, code, fps, size[::-1])

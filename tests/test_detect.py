@@ -18,8 +18,10 @@ from data_kaist.coco import read_coco
 from data_kaist.detections import read_coco_results, read_kaist
 from data_kaist.errors import DataError
 from data_kaist.sources import Still, Video, find_sources, frame_count, pair_folders, read_video
-from ssd_effnet import detecting, load_detector
-from ssd_effnet.detecting import Film, Options, detect
+from ssd_effnet import film as film_module
+from ssd_effnet import load_detector
+from ssd_effnet.detecting import Options, detect
+from ssd_effnet.film import Film
 from ssd_effnet.predictor import Predictor
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "detect.py"
@@ -273,7 +275,7 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
 def test_where_no_video_can_be_written_its_frames_are(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detecting, "CODECS", (("what", ".mp4"),))
+    monkeypatch.setattr(film_module, "CODECS", (("what", ".mp4"),))
     said: list[str] = []
     detect(predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", Options(json=False), echo=said.append)
     assert files_below(tmp_path / "out") == {f"a/{i:06d}.jpg" for i in range(1, FRAMES + 1)}

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.graph_picture": 2,
     "ssd_effnet.evaluation": 2,
     "ssd_effnet.cost": 3,
+    "ssd_effnet.film": 3,
     "ssd_effnet.detector_picture": 3,
     "ssd_effnet.benchmark": 4,
     "ssd_effnet.build": 3,
