@@ -47,6 +47,8 @@ _SHARES = (
     *("augment.crop_probability", "augment.flip", "augment.jitter", "loss.iou_threshold", "optimizer.momentum"),
     *("postprocess.nms_iou", "postprocess.score_threshold", "schedule.final_lr_factor"),
 )
+WHERE = ("data.root", "data.workers", "trainer.threads", "trainer.accelerator", "trainer.panel_images")
+"""Keys that say where and how comfortably a run was made, not what was made."""
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
 
@@ -112,6 +114,13 @@ def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
     """Sorted dotted keys in which two experiments differ, names and descriptions apart."""
     left, right = settings(a), settings(b)
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
+    """Sorted keys that do not have the same value in all of them, seed and :data:`WHERE` apart."""
+    first, *others = experiments
+    keys = {key for other in others for key in differences(first, other)}
+    return sorted(keys - {"trainer.seed", *WHERE})
 
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:

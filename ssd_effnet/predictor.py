@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,23 +58,27 @@ class ImageDetections:
         return len(self.scores)
 
 
-def load_detector(path: str | Path, *, device: str = "auto") -> Predictor:
+def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) -> Predictor:
     """The trained detector of a checkpoint; nothing else is needed, a checkpoint knows its whole experiment.
 
     Args:
         path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
             not finished, for ``checkpoints/best.ckpt``, or ``last.ckpt`` where there is no best one.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
+        zoom: how much larger than in training images enter the network, each side; anchors keep their pixels. For
+            people who are smaller in their images than those that it was trained on; time grows with the square.
 
     Raises:
         WeightsError: not there, or not a checkpoint of this project; says what it lacks.
         ConfigError: the experiment in it cannot be built.
-        ValueError: no such device.
+        ValueError: no such device, or a zoom out of range.
     """
+    if not 0.1 <= zoom <= 10:
+        raise ValueError(f"zoom must lie in 0.1..10, not {zoom}")
     where = _device(device)
     file = _checkpoint_file(Path(path))
     content = _read(file)
-    experiment = _experiment(content["experiment"], file)
+    experiment = _zoomed(_experiment(content["experiment"], file), zoom)
     detector, _ = build_detector(experiment, pretrained=False)
     named = content["state_dict"]
     weights = {name.removeprefix(_PREFIX): named[name] for name in named if name.startswith(_PREFIX)}
@@ -97,7 +101,7 @@ class Predictor:
         device: where to compute.
 
     Attributes:
-        experiment: what the detector was trained as.
+        experiment: what the detector was trained as, but for the input's size where it is zoomed.
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized.
@@ -262,6 +266,17 @@ def _experiment(settings: dict[str, Any], file: Path) -> ExperimentConfig:
         raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
     assert isinstance(experiment, ExperimentConfig)
     return experiment
+
+
+def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:
+    """The same network for larger images: anchors scale with the input, so what they refer to grows with it."""
+    if zoom == 1:
+        return e
+    size = [max(32, 32 * round(zoom * side / 32)) for side in e.input.size]
+    refer_to = e.anchors.reference_size
+    if refer_to is not None:
+        refer_to = [round(r * new / old) for r, new, old in zip(refer_to, size, e.input.size, strict=True)]
+    return replace(e, input=replace(e.input, size=size), anchors=replace(e.anchors, reference_size=refer_to))
 
 
 def _name_of(given: Sequence[Any], name: str) -> str:

@@ -34,7 +34,7 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
-from ssd_effnet.config import ExperimentConfig, differences, save_experiment, settings
+from ssd_effnet.config import ExperimentConfig, save_experiment, settings, varied
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
@@ -51,6 +51,7 @@ def run(
     resume: bool = False,
     echo: Callable[[str], None] = print,
     callbacks: Sequence[Callback] = (),
+    shown: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train, choose, test once and write everything down; return what ``results.json`` holds.
 
@@ -60,6 +61,8 @@ def run(
         resume: go on from ``checkpoints/last.ckpt`` where there is one; a finished run is returned as it is.
         echo: told one line a step of the way.
         callbacks: of Lightning, beside the run's own; a search prunes with one.
+        shown: keys that TensorBoard's HParams tab lists beside experiment and seed. The tab takes its columns from one
+            run, so runs to be compared should show the same ones; None: those that are not the schema's own.
 
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
@@ -70,7 +73,8 @@ def run(
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
     with directory.lock():
-        return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks)
+        shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
+        return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks, shown)
 
 
 def _run(
@@ -79,6 +83,7 @@ def _run(
     resumed: bool,
     echo: Callable[[str], None],
     callbacks: Sequence[Callback],
+    shown: Sequence[str],
 ) -> dict[str, Any]:
     """The run itself, from the last checkpoint where it is ``resumed``."""
     t = experiment.trainer
@@ -158,7 +163,7 @@ def _run(
         if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
             _, of_last = _test(trainer, module, loaders["test"], directory.last)
             results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
-        _log_test(trainer, experiment, scores)
+        _log_test(trainer, experiment, shown, scores)
     write_results(directory.results_file, results)
     return results
 
@@ -307,21 +312,16 @@ def _trainer(
     return trainer, best
 
 
-def _log_test(trainer: Trainer, experiment: ExperimentConfig, scores: Scores) -> None:
-    """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory.
-
-    The tab lists seed and settings that are not the schema's own: all of them would hide what was changed.
-    """
+def _log_test(trainer: Trainer, experiment: ExperimentConfig, shown: Sequence[str], scores: Scores) -> None:
+    """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
     values = settings(experiment)
-    shown = {
-        key: values[key] if isinstance(values[key], int | float | str | bool) else str(values[key])
-        for key in ["trainer.seed", *differences(ExperimentConfig(), experiment)]
-    }
+    hparams = {key: values[key] if isinstance(values[key], int | float | str) else str(values[key]) for key in shown}
     test = scores.as_dict()
     figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
     figures |= {f"test/{name}": value for name, value in test["ap"].items() if value is not None}
-    trainer.logger.log_hyperparams({"experiment": experiment.name, **shown}, figures)
+    # with these names, they are the first columns
+    trainer.logger.log_hyperparams({"Experiment": experiment.name, "Seed": experiment.trainer.seed, **hparams}, figures)
     trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure({"test": scores}))
     trainer.logger.save()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -25,7 +26,7 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
-from ssd_effnet.visualize import Marking, beside, draw
+from ssd_effnet.visualize import Marking, beside, draw, encoded
 
 LOG_EVERY = 10  # steps
 
@@ -303,5 +304,10 @@ class Pictures(Callback):
             ]
             pair = [image for image in read_pair(frame, self.dataset.modality) if image is not None]
             picture = beside([draw(image, markings) for image in pair])
-            board.add_image(f"val/{frame.name}", picture, trainer.global_step, dataformats="HWC")
+            # as JPEG: add_image writes PNG, ten times the bytes, and TensorBoard reads them all before it shows a curve
+            image = Summary.Image(
+                height=picture.shape[0], width=picture.shape[1], colorspace=3, encoded_image_string=encoded(picture)
+            )
+            summary = Summary(value=[Summary.Value(tag=f"val/{frame.name}", image=image)])
+            board.file_writer.add_summary(summary, trainer.global_step)
         board.add_figure("val/miss_rate_over_fppi", miss_rate_figure({"val": scores}), trainer.global_step)

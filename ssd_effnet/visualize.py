@@ -117,6 +117,26 @@ def sheet(pictures: Sequence[np.ndarray], columns: int = 2, gap: int = 6) -> np.
     return canvas
 
 
+def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> bytes:
+    """An RGB picture as the bytes of a file of that kind.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        suffix: chooses the format.
+        quality: of a JPEG, to 100.
+
+    Raises:
+        ValueError: the format is not known, or the picture does not fit into it.
+    """
+    try:
+        done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    except cv2.error:
+        done = False
+    if not done:
+        raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be encoded as {suffix!r}")
+    return bytes(data.tobytes())
+
+
 def save(picture: np.ndarray, path: Path) -> None:
     """Write an RGB picture; the suffix chooses the format.
 
@@ -124,10 +144,10 @@ def save(picture: np.ndarray, path: Path) -> None:
         OSError: naming the file, if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OSError(f"{path}: this picture could not be encoded")
-    path.write_bytes(data.tobytes())
+    try:
+        path.write_bytes(encoded(picture, path.suffix))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def _rectangle(canvas: np.ndarray, box: np.ndarray, kind: Kind) -> None:

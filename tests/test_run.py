@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_kaist.dataset import collate
 from data_kaist.detections import read_coco_results
@@ -62,7 +63,10 @@ def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> N
     present = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     wanted = {"config.yaml", "environment.json", "metrics.csv", "detections.json", "detections_kaist.txt"}
     assert wanted | {"results.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= present
-    assert any(name.startswith("events.out.tfevents") for name in present)
+    events = EventAccumulator(str(directory)).Reload()
+    pictures = [tag for tag in events.Tags()["images"] if tag.startswith("val/set02/V001/")]
+    assert len(pictures) == 2 and len(events.Images(pictures[0])) == 2  # two frames, after both epochs
+    assert events.Images(pictures[0])[0].encoded_image_string.startswith(b"\xff\xd8")  # JPEG
 
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["packages"]["torch"] and set(environment["data"]) == {"train", "val", "test"}

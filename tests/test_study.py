@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import ConfigError
@@ -93,6 +95,29 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, subprocess.CompletedP
     failed, finished = runs_of(out)
     assert (failed.state, finished.state) == (State.FAILED, State.FINISHED)
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
+
+
+def test_tensorboard_lists_what_differs_between_the_experiments(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path
+) -> None:
+    out, _ = ran
+    jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={synthetic}", "02*:optimizer.lr=1e30"], out)
+    assert {"adapter.kind", "optimizer.lr", "optimizer.name"} <= set(jobs[0].varied) and "input.size" not in jobs[
+        0
+    ].varied
+    listed = [hparams_of(file) for file in (out / "lite0" / "seed0").glob("events.out.tfevents*")]
+    assert {"Experiment", "Seed", *jobs[0].varied} in [set(found) for found in listed]
+    assert not list((out / "lite0").glob("seed0/*/events.out.tfevents*"))  # no run beside the run
+
+
+def hparams_of(file: Path) -> dict[str, object]:
+    """What one event file tells the HParams tab."""
+    events = EventAccumulator(str(file)).Reload()
+    tag = "_hparams_/session_start_info"
+    if tag not in events.summary_metadata:
+        return {}
+    content = HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content)
+    return dict(content.session_start_info.hparams)
 
 
 def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(

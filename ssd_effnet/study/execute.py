@@ -111,7 +111,7 @@ def _work(job: Job, slot: int, threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(slot, gpus)
     torch.set_num_threads(threads)
     try:
-        run(job.experiment, job.directory.path.parents[1], resume=True)
+        run(job.experiment, job.directory.path.parents[1], resume=True, shown=job.varied)
     except Busy:
         sys.exit(_BUSY)
     except Interrupted as error:

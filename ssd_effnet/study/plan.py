@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import ConfigError, ExperimentConfig, ancestors, load_experiment
+from ssd_effnet.config import ConfigError, ExperimentConfig, ancestors, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.machine import git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data
@@ -29,10 +29,12 @@ class Job:
     Attributes:
         experiment: resolved, with its seed.
         directory: where it is or will be.
+        varied: keys in which the experiments of the study differ, for TensorBoard's HParams tab.
     """
 
     experiment: ExperimentConfig
     directory: RunDirectory
+    varied: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -68,13 +70,14 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     for pattern in (_split(override)[0] for override in overrides):
         if not fnmatch.filter(names, pattern):
             raise ConfigError(f"override for {pattern!r}: none of the experiments {', '.join(names)} fits")
-    jobs = []
+    experiments = []
     for seed in dict.fromkeys(seeds):
         for path in files:
             own = [setting for pattern, setting in map(_split, overrides) if fnmatch.fnmatch(path.stem, pattern)]
-            experiment = load_experiment(path, [*own, f"trainer.seed={seed}"])
-            jobs.append(Job(experiment, RunDirectory.of(experiment, out)))
-    return jobs
+            experiments.append(load_experiment(path, [*own, f"trainer.seed={seed}"]))
+    before = [RunDirectory(file.parent).experiment() for file in out.glob("*/seed*/config.yaml")]
+    differing = varied([*experiments, *before])
+    return [Job(experiment, RunDirectory.of(experiment, out), differing) for experiment in experiments]
 
 
 def _split(override: str) -> tuple[str, str]:

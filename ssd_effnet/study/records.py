@@ -14,7 +14,7 @@ from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
 from data_kaist.loading import image_ids
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import ExperimentConfig, settings
+from ssd_effnet.config import WHERE, ExperimentConfig, settings
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
@@ -24,9 +24,6 @@ from ssd_effnet.structures import DetectionTable
 from ssd_effnet.study.plan import read_study, runs_of
 
 Verdict = Literal["better", "worse", "cannot tell"]
-
-_WHERE = ("data.root", "data.workers", "trainer.seed", "trainer.threads", "trainer.accelerator", "trainer.panel_images")
-"""Keys that say where a run was made, not what was made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +259,7 @@ def difference(experiment: Experiment, parent: Experiment) -> Difference:
     confounds = [
         Confound(key, before[key], after[key], key in experiment.config.changes)
         for key in sorted(after)
-        if before[key] != after[key] and key not in _WHERE
+        if before[key] != after[key] and key not in (*WHERE, "trainer.seed")
     ]
     return Difference(experiment, parent, comparisons, sorted(confounds, key=lambda c: not c.intended))
 
