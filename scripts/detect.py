@@ -9,12 +9,13 @@ examples:
   scripts/detect.py runs/lite0/seed0/checkpoints/best.ckpt photographs 'more/**/*.png' --out found --score 0.5
   scripts/detect.py runs/lite0/seed0 data/kaist/images/set06 --out found          (pairs are found by KAIST's layout)
   scripts/detect.py runs/lite0/seed0 --visible LLVIP/visible --lwir LLVIP/infrared --out found
-  scripts/detect.py runs/lite0/seed0 film.avi --out found --max-frames 100 --no-json
+  scripts/detect.py runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-json
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def main() -> int:
     add("--json", action=yes_or_no, default=True, help="write the files of detections (default: yes)")
     add("--pictures", action=yes_or_no, default=True, help="write annotated images (default: yes)")
     add("--video", action=yes_or_no, default=True, help="write annotated videos (default: yes)")
+    add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
     add("--max-frames", type=positive, metavar="N", help="only the first N frames of each video")
     add("--batch", type=positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the GPU where there is one)")
@@ -42,6 +44,9 @@ def main() -> int:
     if not arguments.inputs and arguments.visible is None:
         parser.error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
 
+    # a file that cannot be read is one sentence of ours, not several of the libraries below
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError
     from ssd_effnet.weights import WeightsError
@@ -63,7 +68,7 @@ def detect(arguments: argparse.Namespace) -> int:
     from data_kaist.sources import find_sources, frame_count, pair_folders
     from ssd_effnet import detecting, load_detector
 
-    predictor = load_detector(arguments.checkpoint, device=arguments.device)
+    predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
     sources = pair_folders(arguments.visible, arguments.lwir) if arguments.visible else []
     if arguments.inputs:
         side = "lwir" if predictor.modality == "lwir" else "visible"

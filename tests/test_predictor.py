@@ -106,6 +106,23 @@ def test_sizes_may_differ_and_boxes_are_in_pixels_of_each_image(predictors: dict
     assert predictors["visible"].predict([]) == []
 
 
+@pytest.mark.parametrize("reference", ["[512,640]", "null"])
+def test_zoomed_images_meet_anchors_of_the_same_pixels(tmp_path: Path, reference: str) -> None:
+    file = write_checkpoint(tmp_path / "c.ckpt", f"anchors.reference_size={reference}")
+    whole, zoomed = load_detector(file, device="cpu"), load_detector(file, device="cpu", zoom=2)
+    assert (whole.input_size, zoomed.input_size) == ((64, 96), (128, 192))
+
+    def shapes(predictor: Predictor) -> torch.Tensor:
+        anchors = predictor.detector(torch.zeros((1, 3, *predictor.input_size), dtype=torch.uint8)).anchors_cxcywh
+        return torch.unique(anchors[:, 2:], dim=0)
+
+    torch.testing.assert_close(shapes(whole), shapes(zoomed))
+    (found,) = zoomed.predict([COLOUR])
+    assert found.size == (80, 100) and (found.boxes_xyxy <= (100, 80, 100, 80)).all()
+    with pytest.raises(ValueError, match=r"zoom must lie in 0\.1\.\.10, not 0"):
+        load_detector(file, zoom=0)
+
+
 def test_the_score_threshold(predictors: dict[str, Predictor]) -> None:
     predictor = predictors["visible"]
     (whole,) = predictor.predict([COLOUR])
