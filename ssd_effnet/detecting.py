@@ -112,10 +112,13 @@ def detect(
         on_image: called after each image.
 
     Raises:
-        DataError: a bad file, with ``on_bad_frame="stop"``; what was found before it stands in complete files.
+        DataError: a bad file, with ``on_bad_frame="stop"``; what was found before it stands in complete files. Or
+            ``out`` is no folder, or an input would be overwritten; then nothing is written.
         OSError: a file cannot be written.
     """
     options = options or Options()
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file, not a folder to write to")
     _refuse_to_overwrite(sources, out)
     summary, begun = Summary(), time.perf_counter()
     with ExitStack() as files:

@@ -270,6 +270,8 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.jpg: would be overwritten"):
         detect(load_detector(checkpoint), find_sources([picture]), tmp_path)
     assert picture.read_bytes() == before
+    with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
+        detect(load_detector(checkpoint), find_sources([picture]), picture)
 
 
 def test_where_no_video_can_be_written_its_frames_are(
