@@ -128,8 +128,9 @@ def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> byt
     Raises:
         ValueError: the format is not known, or the picture does not fit into it.
     """
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         done = False
     if not done:
