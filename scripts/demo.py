@@ -21,7 +21,7 @@ from rich.table import Table
 from data_kaist.errors import DataError
 from data_kaist.synthetic import RequestError, write_dataset
 from ssd_effnet.config import ConfigError, load_experiment
-from ssd_effnet.gallery import write_pictures
+from ssd_effnet.gallery.frames import write_pictures
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, RunError
 from ssd_effnet.training import NonFiniteLossError

@@ -37,6 +37,7 @@ FLOORS: dict[str, int] = {
 }
 ROOMS = (
     "ssd_effnet.metrics",
+    "ssd_effnet.gallery",
     "ssd_effnet.models.backbones",
     "ssd_effnet.models.necks",
     "ssd_effnet.search",

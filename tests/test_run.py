@@ -19,7 +19,7 @@ from data_kaist.errors import DataError
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config import ExperimentConfig, load_experiment
-from ssd_effnet.gallery import write_pictures
+from ssd_effnet.gallery.frames import write_pictures
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.training import as_table, in_image_order
