@@ -6,6 +6,7 @@ apart; besides, ground truth is solid and detections are dashed.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,11 @@ def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> byt
     if not done:
         raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be encoded as {suffix!r}")
     return bytes(data.tobytes())
+
+
+def jpeg_address(picture: np.ndarray, quality: int = 78) -> str:
+    """An RGB picture as the address that an ``<img>`` of a page shows it by, without any file."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded(picture, quality=quality)).decode('ascii')}"
 
 
 def save(picture: np.ndarray, path: Path) -> None:

@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.visualize": 2,
     "ssd_effnet.graph_picture": 2,
     "ssd_effnet.evaluation": 2,
+    "ssd_effnet.errors": 2,
     "ssd_effnet.cost": 3,
     "ssd_effnet.film": 3,
     "ssd_effnet.detector_picture": 3,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from data_kaist.dataset import Frame, read_pair
 from data_kaist.errors import DataError
+from ssd_effnet.errors import FPPI, working_point
 from ssd_effnet.metrics.miss_rate import Matches, Outcome
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.study.records import Difference, Experiment, Run
-from ssd_effnet.visualize import Marking, as_rgb, beside, draw
+from ssd_effnet.visualize import Marking, as_rgb, beside, draw, jpeg_address
 
-FPPI = 0.1
 PICTURES = 6
 _SUBSET = REASONABLE[0]
-_WIDTH, _WIDTH_IN_PAIR, _QUALITY = 480, 380, 78  # of the JPEGs: pixels of an image, of one of two, and quality
+_WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
 class Side:
@@ -36,19 +34,9 @@ class Side:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.matches: Matches = run.matcher.matches(_SUBSET)
-        images = run.matcher.truth.n_images
-        scores = run.detections.scores
-        wrong = np.sort(scores[self.matches.outcome == Outcome.FALSE_POSITIVE])[::-1]
-        allowed = max(int(FPPI * images), 1)
-        limit = wrong[allowed] if len(wrong) > allowed else -np.inf
-        self.shown = scores > limit
-        if not self.shown.any():  # the surest of all are alike and too many: better those than nobody
-            self.shown = scores >= limit
-        self.min_score = float(scores[self.shown].min()) if self.shown.any() else np.nan
+        point = working_point(self.matches, run.detections.scores, run.matcher.truth.n_images, fppi=FPPI)
+        self.shown, self.min_score, self.fppi, self.found = point.shown, point.min_score, point.fppi, point.found
         self.false_alarms = self.shown & (self.matches.outcome == Outcome.FALSE_POSITIVE)
-        self.fppi = float(self.false_alarms.sum() / max(images, 1))
-        self.found = self.matches.box_matched.copy()
-        self.found[self.found] = self.shown[self.matches.box_matched_by[self.found]]
 
     @property
     def name(self) -> str:
@@ -144,14 +132,7 @@ def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
         return Thumbnail("", alt, f"{side.name}: cannot be drawn: {error}")
     width = _WIDTH if len(pair) == 1 else _WIDTH_IN_PAIR
     drawn = beside([draw(image, markings, zoom=width / image.shape[1]) for image in pair])
-    return Thumbnail(jpeg(drawn), alt, f"{side.name}: {said}", drawn.shape[1], drawn.shape[0])
-
-
-def jpeg(picture: np.ndarray) -> str:
-    """An RGB picture as the address that an ``<img>`` shows it by."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+    return Thumbnail(jpeg_address(drawn), alt, f"{side.name}: {said}", drawn.shape[1], drawn.shape[0])
 
 
 def _first_seed(experiment: Experiment) -> Run:
