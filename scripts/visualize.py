@@ -2,6 +2,11 @@
 """Look at what a detector gets and what it makes of it. `scripts/visualize.py COMMAND --help` says more.
 
 examples:
+  scripts/visualize.py errors runs/lite0/seed0
+  scripts/visualize.py errors runs/lite0/seed0 --subset all_h20 --fppi 1 --out errors
+  scripts/visualize.py compare runs/04_fpn/seed0 runs/08_bifpn/seed0 --out compared
+  scripts/visualize.py curves runs/04_fpn/seed0 runs/08_bifpn/seed0 --out curves.png
+  scripts/visualize.py curves MLPD.txt mine.json --annotations KAIST_annotation.json
   scripts/visualize.py frames runs/lite0/seed0 --count 40 --score 0.5 --out pictures
 """
 
@@ -16,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from data_kaist.errors import DataError
 from ssd_effnet.config import ConfigError
+from ssd_effnet.metrics.subsets import RULES, SUBSETS
 
 Commands = argparse._SubParsersAction
 Call = Callable[[argparse.Namespace], str]
@@ -33,6 +39,92 @@ def command(commands: Commands, name: str, call: Call) -> argparse.ArgumentParse
     )
     parser.set_defaults(call=call)
     return parser
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+
+def add_errors(commands: Commands) -> None:
+    parser = command(commands, "errors", errors)
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
+    point = parser.add_mutually_exclusive_group()
+    point.add_argument("--fppi", type=float, help="false positives an image of the working point (default: 0.1)")
+    point.add_argument("--score", type=float, help="least score of the working point, in place of an FPPI")
+    _add_gallery(parser)
+
+
+def errors(arguments: argparse.Namespace) -> str:
+    """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
+    from ssd_effnet.errors import FPPI
+    from ssd_effnet.gallery.errors import write_errors
+
+    out = arguments.out or arguments.run / "errors"
+    fppi = FPPI if arguments.fppi is None else arguments.fppi
+    page = write_errors(
+        arguments.run, out, subset=arguments.subset, fppi=fppi, min_score=arguments.score, count=arguments.count
+    )
+    table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>9}" for row in page.charts[0].rows]
+    head = f"{'kind':<38}{'number':>7}{'MR then':>9}"
+    return "\n".join([*page.lead, head, *table, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
+
+
+# ------------------------------------------------------------------------------------------------- compare
+
+
+def add_compare(commands: Commands) -> None:
+    parser = command(commands, "compare", compare)
+    parser.add_argument("a", type=Path, help="a run directory")
+    parser.add_argument("b", type=Path, help="another one, tested on the same data")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
+    parser.add_argument("--fppi", type=float, default=0.1, help="false positives an image of both (default: 0.1)")
+    _add_gallery(parser)
+
+
+def compare(arguments: argparse.Namespace) -> str:
+    """A page of what one run finds and another misses, each at its own score for the same false positives an image."""
+    from ssd_effnet.gallery.compare import write_comparison
+
+    out = arguments.out or Path("compared")
+    page = write_comparison(
+        arguments.a, arguments.b, out, subset=arguments.subset, fppi=arguments.fppi, count=arguments.count
+    )
+    kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
+    return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
+
+
+def _add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--subset", choices=tuple(SUBSETS), default="reasonable_all", help="whose people count (default: %(default)s)"
+    )
+    parser.add_argument("--count", type=int, default=2000, help="pictures at most (default: %(default)s)")
+
+
+# ------------------------------------------------------------------------------------------------- curves
+
+
+def add_curves(commands: Commands) -> None:
+    parser = command(commands, "curves", curves)
+    parser.add_argument(
+        "files", type=Path, nargs="+", help="run directories, COCO results, KAIST texts, devkit folders"
+    )
+    parser.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root")
+    parser.add_argument("--split", default="test-all-20", help="frames to take from a root (default: %(default)s)")
+    parser.add_argument("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("curves.png"), help="picture: .png, .svg, .pdf (default: %(default)s)"
+    )
+
+
+def curves(arguments: argparse.Namespace) -> str:
+    """Miss rate against false positives an image: several detectors in one picture, runs and result files alike."""
+    from ssd_effnet.evaluation import print_table, results_table
+    from ssd_effnet.gallery.curves import write_curves
+
+    a = arguments
+    scores = write_curves(a.files, a.out, annotations=a.annotations, split=a.split, rules=a.rules)
+    print_table(results_table(scores))
+    return str(a.out)
 
 
 # ------------------------------------------------------------------------------------------------- frames
@@ -61,7 +153,7 @@ def frames(arguments: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_frames,):
+    for add in (add_errors, add_compare, add_curves, add_frames):
         add(commands)
     arguments = parser.parse_args(argv)
     try:

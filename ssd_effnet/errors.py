@@ -270,21 +270,8 @@ def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list
     Args:
         annotations: of the images, as the evaluator was given them.
     """
-    image = errors.matches.box_image
-    height, occlusion = box_column(annotations, "height"), box_column(annotations, "occlusion")
-    daytime = np.array([a.daytime or "" for a in annotations], dtype="U5")[image]
-    sorts = {
-        "time of day": [
-            (words, daytime == key) for key, words in (("day", "day"), ("night", "night"), ("", "unknown"))
-        ],
-        "height in pixels": [
-            (f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more", (height >= low) & (height < high))
-            for low, high in pairwise(HEIGHTS)
-        ],
-        "occlusion": [(words, occlusion == level) for level, words in enumerate(("none", "partial", "heavy"))],
-    }
     found = {}
-    for sort, parts in sorts.items():
+    for sort, parts in people_groups(errors.matches, annotations).items():
         found[sort] = [
             Group(
                 words,
@@ -296,6 +283,22 @@ def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list
             if (who & errors.counted).any()
         ]
     return found
+
+
+def people_groups(matches: Matches, annotations: Sequence[Annotations]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """All boxes by time of day, height and occlusion: ``[sort]`` holds words and bool ``(g,)``, empty groups too."""
+    height, occlusion = box_column(annotations, "height"), box_column(annotations, "occlusion")
+    daytime = np.array([a.daytime or "" for a in annotations], dtype="U5")[matches.box_image]
+    return {
+        "time of day": [
+            (words, daytime == key) for key, words in (("day", "day"), ("night", "night"), ("", "unknown"))
+        ],
+        "height in pixels": [
+            (f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more", (height >= low) & (height < high))
+            for low, high in pairwise(HEIGHTS)
+        ],
+        "occlusion": [(words, occlusion == level) for level, words in enumerate(("none", "partial", "heavy"))],
+    }
 
 
 def box_column(annotations: Sequence[Annotations], name: str) -> np.ndarray:

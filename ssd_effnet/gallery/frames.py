@@ -1,4 +1,4 @@
-"""Pictures of a finished run: what was found, what was missed, what was a false alarm."""
+"""Whole test frames of a finished run, a file each: what was found, what was missed, what was a false alarm."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_kaist.dataset import Frame, Modality, read_pair
-from data_kaist.detections import read_coco_results
-from data_kaist.errors import DataError
-from data_kaist.loading import image_ids
-from ssd_effnet.build import build_dataset
-from ssd_effnet.config import load_experiment
-from ssd_effnet.metrics.miss_rate import Matches, MissRateEvaluator, Outcome
-from ssd_effnet.structures import DetectionTable
-from ssd_effnet.visualize import Marking, as_rgb, beside, draw, save, with_caption
+from ssd_effnet.errors import Errors, Kind, is_miss
+from ssd_effnet.gallery.drawing import TestedRun, labels, markings, whole
+from ssd_effnet.visualize import save, with_caption
 
-SUBSET = "reasonable_all"
 _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
 
 
@@ -37,51 +30,19 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    experiment = load_experiment(run / "config.yaml")
-    if not (run / "detections.json").is_file():
-        raise DataError(f"{run}: holds no detections.json; the run is not finished (scripts/train.py --resume)")
-    frames = build_dataset(experiment, "test").frames
-    table = read_coco_results(run / "detections.json", len(frames), image_ids=image_ids(frames))
-    rows = table.scores >= min_score
-    table = DetectionTable(table.image_index[rows], table.boxes_xyxy[rows], table.scores[rows])
-    matches = MissRateEvaluator([frame.annotations for frame in frames]).match(table).matches(SUBSET)
-
-    missed = matches.box_image[~matches.box_matched & ~matches.box_ignored]
-    wrong = table.image_index[matches.outcome == Outcome.FALSE_POSITIVE]
-    errors = np.bincount(np.concatenate((missed, wrong)), minlength=len(frames))
+    tested = TestedRun.load(run)
+    errors = Errors(tested.truth, tested.detections, min_score=min_score)
+    words = labels(tested.frames)
+    image = {True: errors.matches.box_image, False: tested.detections.image_index}
+    wrong = np.concatenate([image[is_miss(kind)][errors.at_point(kind)] for kind in Kind])
     written = []
-    for rank, place in enumerate(np.argsort(-errors, kind="stable")[:count].tolist(), start=1):
-        frame = frames[place]
-        path = out / f"{rank:03d}_{frame.name.replace('/', '_')}.png"
-        save(picture(frame, experiment.input.modality, place, table, matches, min_score), path)
+    worst = np.argsort(-np.bincount(wrong, minlength=len(tested.frames)), kind="stable")
+    for rank, place in enumerate(worst[:count].tolist(), start=1):
+        name = tested.frames[place].name
+        images, marked = tested.images(place), markings(errors, place, words)
+        drawn = whole(images, marked, max(1.0, _SMALLEST_SIDE / min(images[0].shape[:2])))
+        caption = f"{name}   scores from {min_score:g}"
+        path = out / f"{rank:03d}_{name.replace('/', '_')}.png"
+        save(with_caption(drawn, caption, [m.kind for m in marked if len(m.boxes_xyxy)]), path)
         written.append(path)
     return written
-
-
-def picture(
-    frame: Frame, modality: Modality, place: int, table: DetectionTable, matches: Matches, min_score: float
-) -> np.ndarray:
-    """One frame with truth and detections, visible and LWIR side by side where the modality has both."""
-    boxes = frame.annotations.boxes_xyxy
-    here = matches.box_image == place
-    row, found, ignored = (v[here] for v in (matches.box_row, matches.box_matched, matches.box_ignored))
-    on_it = table.image_index == place
-    outcome, detected, scores = matches.outcome[on_it], table.boxes_xyxy[on_it], table.scores[on_it]
-    texts = np.array([f"{score:.2f}" for score in scores], dtype=object)
-
-    def detections(kind: str, which: Outcome) -> Marking:
-        return Marking(kind, detected[outcome == which], list(texts[outcome == which]))
-
-    markings = [
-        Marking("ignored", boxes[row[ignored]]),
-        detections("dropped", Outcome.DROPPED),
-        Marking("truth", boxes[row[found & ~ignored]]),
-        detections("hit", Outcome.TRUE_POSITIVE),
-        Marking("missed", boxes[row[~found & ~ignored]], ["missed"] * int((~found & ~ignored).sum())),
-        detections("false_alarm", Outcome.FALSE_POSITIVE),
-    ]
-    pair = [as_rgb(image) for image in read_pair(frame, modality) if image is not None]
-    zoom = max(1.0, _SMALLEST_SIDE / min(pair[0].shape[:2]))
-    drawn = beside([draw(image, markings, zoom=zoom) for image in pair])
-    caption = f"{frame.name}   scores from {min_score:g}"
-    return with_caption(drawn, caption, [m.kind for m in markings if len(m.boxes_xyxy)])

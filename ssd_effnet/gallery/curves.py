@@ -1,0 +1,71 @@
+"""Miss rate against false positives an image of any detectors in one picture: of runs and of result files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_kaist.errors import DataError
+from ssd_effnet.evaluation import GroundTruth, Scores, load_ground_truth, plot_miss_rates, score, short_names
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.structures import DetectionTable
+
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
+
+
+def write_curves(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    annotations: Path | None = None,
+    split: str = "test-all-20",
+    rules: str = "matlab",
+) -> dict[str, Scores]:
+    """Draw the curves.
+
+    Args:
+        files: run directories, COCO results, KAIST texts and devkit folders, mixed.
+        out: picture; its suffix chooses the format.
+        annotations: COCO file or data set's root to score against; None takes the test split of the first run.
+        split: frames to take from a root.
+        rules: rule set.
+
+    Returns:
+        The scores by detector.
+
+    Raises:
+        DataError, ConfigError: one sentence on the file that cannot be read, or if there is nothing to score against.
+    """
+    if out.suffix not in SUFFIXES:
+        raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
+    runs = [path for path in files if (path / "config.yaml").is_file()]
+    names = dict(zip(files, short_names(files), strict=True))
+    tables: dict[str, DetectionTable] = {}
+    if annotations is None:
+        if not runs:
+            raise DataError("there is no run among the files, so say with --annotations what they are scored against")
+        truth = _of_runs(runs, names, tables)
+    else:
+        truth = load_ground_truth(annotations, split)
+    for path in files:
+        if names[path] not in tables:
+            tables[names[path]] = truth.read_detections(path / "detections.json" if path in runs else path)
+    evaluator = MissRateEvaluator(truth.annotations)
+    scores = {names[path]: score(evaluator, tables[names[path]], (rules,), with_ap=False) for path in files}
+    plot_miss_rates(out, scores, rules)
+    return scores
+
+
+def _of_runs(runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable]) -> GroundTruth:
+    """The test split of the first run, which must be that of all; their detections go into ``tables``."""
+    from data_kaist.loading import image_ids
+    from ssd_effnet.gallery.drawing import TestedRun  # knows how to build a data set, for which torch is loaded
+
+    tested = {path: TestedRun.load(path) for path in runs}
+    first = tested[runs[0]]
+    for path, run in tested.items():
+        if run.fingerprint != first.fingerprint:
+            raise DataError(f"{runs[0]} and {path} were not tested on the same frames and boxes")
+        tables[names[path]] = run.detections
+    frames = first.frames
+    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames))

@@ -1,0 +1,147 @@
+"""The gallery of one run's errors, kind by kind, with what each kind costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssd_effnet.errors import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
+from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
+from ssd_effnet.gallery.drawing import TestedRun
+from ssd_effnet.gallery.page import Bar, Chart, Page, write_page
+from ssd_effnet.metrics.subsets import REASONABLE
+
+
+def write_errors(
+    run: Path,
+    out: Path,
+    *,
+    subset: str = REASONABLE[0],
+    fppi: float = FPPI,
+    min_score: float | None = None,
+    count: int = MOST_ENTRIES,
+    most_bytes: float = MOST_BYTES,
+) -> Page:
+    """Write ``out/index.html``.
+
+    Args:
+        run: a run directory.
+        out: folder of the page.
+        subset: whose people count.
+        fppi, min_score: the working point, as in :func:`ssd_effnet.errors.working_point`.
+        count: how many errors are shown; charts count all.
+        most_bytes: about the page's size at most.
+
+    Raises:
+        DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
+    """
+    tested = TestedRun.load(run)
+    view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
+    items = all_items(view)
+    shown = fewest(items, count)
+    entries, pictures = paste([view], shown, most_bytes)
+    page = Page(
+        title=f"Errors of {tested.name}",
+        lead=lead(view, len(items), len(shown)),
+        entries=entries,
+        kinds={kind.value: WORDS[kind] for kind in Kind},
+        pictures=pictures,
+        charts=charts(view),
+    )
+    write_page(out / "index.html", page)
+    return page
+
+
+def all_items(view: View) -> list[Item]:
+    """Every error at the working point: missed people from the tallest on, false alarms from the surest on."""
+    errors = view.errors
+    height = heights_of(view)
+    items = []
+    for kind in Kind:
+        rows = errors.at_point(kind)
+        if is_miss(kind):
+            for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
+                items.append(_missed(kind, view, g))
+        else:
+            scores = errors.detections.scores[rows]
+            items += [alarm(kind, view, row) for row in rows[np.argsort(-scores, kind="stable")].tolist()]
+    return items
+
+
+def _missed(kind: Kind, view: View, g: int) -> Item:
+    errors = view.errors
+    if kind is Kind.MISSED_UNSURE:
+        score = errors.detections.scores[errors.matches.box_matched_by[g]]
+        return person(kind, view, g, f"right box at score {score:.2f} only, ")
+    near = errors.kinds[Kind.MISPLACED] & errors.point.shown & (errors.nearest == g)
+    if near.any():
+        row = int(np.flatnonzero(near)[np.argmax(errors.overlap[near])])
+        said = f"IoU {errors.overlap[row]:.2f} at score {errors.detections.scores[row]:.2f}, "
+        return person(kind, view, g, said, [errors.detections.boxes_xyxy[row]])
+    return person(kind, view, g, "")
+
+
+def lead(view: View, all_errors: int, shown: int) -> list[str]:
+    errors = view.errors
+    counted, missed = int(errors.counted.sum()), int(errors.missed.sum())
+    alarms = sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
+    lines = [
+        f"{len(view.run.frames):,} frames, {view.run.modality}. Subset {errors.subset.name.replace('_', ' ')}: "
+        f"{counted:,} people on {errors.images:,} frames; log-average miss rate {percent(errors.miss_rate())} (matlab "
+        "rules).",
+        f"Working point: scores from {errors.point.min_score:.3f} on, where there are {errors.point.fppi:.3f} false "
+        f"alarms an image ({alarms:,} in all) and {missed:,} of {counted:,} people are missed.",
+    ]
+    if shown < all_errors:
+        lines.append(f"{shown:,} of {all_errors:,} errors are shown, rare kinds whole; the charts count all.")
+    return lines
+
+
+def charts(view: View) -> list[Chart]:
+    """The kinds with their prices, and the missed people by group."""
+    errors, base = view.errors, view.errors.miss_rate()
+    at_point = {kind: len(errors.at_point(kind)) for kind in Kind}
+    rows: list[Sequence[str | Bar]] = []
+    for of_misses in (True, False):
+        kinds = [kind for kind in Kind if is_miss(kind) is of_misses]
+        total = max(sum(at_point[kind] for kind in kinds), 1)
+        for kind in kinds:
+            share = at_point[kind] / total
+            after = errors.miss_rate_without(kind)
+            rows.append((WORDS[kind], f"{at_point[kind]:,}", Bar(f"{100 * share:.0f} %", share), *price(base, after)))
+    rows.append(("badly placed boxes put right", "", "", *price(base, errors.miss_rate_if_put_right())))
+    kinds_chart = Chart(
+        "What goes wrong, and what it costs",
+        ("kind", "number", "share", "MR if it were gone", "gain"),
+        rows,
+        "Number and share are those at the working point, of the missed people and of the false alarms apart. If gone: "
+        "false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put right: "
+        "each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each time; "
+        "gains do not add up.",
+    )
+    annotations = [frame.annotations for frame in view.run.frames]
+    return [kinds_chart, people_chart(groups(errors, annotations), base)]
+
+
+def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
+    rows: list[Sequence[str | Bar]] = []
+    for sort, parts in by_group.items():
+        for g in parts:
+            missed = Bar(f"{100 * g.missed / g.people:.0f} %", g.missed / g.people)
+            rows.append((f"{sort}: {g.words}", f"{g.people:,}", missed, *price(base, g.miss_rate_if_found)))
+    note = "Missed at the working point; gain: if those were found at every score."
+    return Chart("Who is missed", ("people", "number", "missed", "MR if they were found", "gain"), rows, note)
+
+
+def price(before: float, after: float) -> tuple[str, str | Bar]:
+    """The miss rate if something were otherwise, and what that gains in percentage points."""
+    if np.isnan(before) or np.isnan(after):
+        return "–", "–"
+    gain = before - after
+    return percent(after), Bar(f"{100 * gain:.1f}", min(abs(gain), 1), minus=gain < -5e-5)
+
+
+def percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f} %"
