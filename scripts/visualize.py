@@ -8,6 +8,8 @@ examples:
   scripts/visualize.py curves runs/04_fpn/seed0 runs/08_bifpn/seed0 --out curves.png
   scripts/visualize.py curves MLPD.txt mine.json --annotations KAIST_annotation.json
   scripts/visualize.py frames runs/lite0/seed0 --count 40 --score 0.5 --out pictures
+  scripts/visualize.py features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
+  scripts/visualize.py data experiments/lite0.yaml augment.flip=1 --count 4
 """
 
 from __future__ import annotations
@@ -147,13 +149,74 @@ def frames(arguments: argparse.Namespace) -> str:
     return f"{len(written)} pictures in {out}"
 
 
+# ------------------------------------------------------------------------------------------------- features
+
+
+def add_features(commands: Commands) -> None:
+    parser = command(commands, "features", features)
+    parser.add_argument("run", type=Path, help="a run directory or a checkpoint")
+    parser.add_argument("--image", required=True, help="a file, or the name of a frame of the run's test split")
+    parser.add_argument("--lwir", type=Path, help="the LWIR file of a pair (default: the partner in KAIST's layout)")
+    parser.add_argument("--detection", type=int, default=1, help="whose evidence is drawn (default: 1, the surest)")
+    parser.add_argument("--out", type=Path, help="folder for the page (default: pictures/features_NAME in the run)")
+
+
+def features(arguments: argparse.Namespace) -> str:
+    """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
+    from ssd_effnet.feature_page import default_folder, find_sample, write_feature_page
+    from ssd_effnet.predictor import load_detector
+    from ssd_effnet.weights import WeightsError
+
+    try:
+        predictor = load_detector(arguments.run)
+    except WeightsError as error:
+        raise DataError(str(error)) from error
+    sample, truth = find_sample(predictor, arguments.image, arguments.lwir)
+    out = arguments.out or default_folder(arguments.run, arguments.image)
+    return write_feature_page(predictor, sample, out, truth=truth, detection=arguments.detection).summary
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+def add_data(commands: Commands) -> None:
+    parser = command(commands, "data", data)
+    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the config.yaml of a run, or a run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ, before the options")
+    parser.add_argument("--stage", default="train", help="train (default), val or test")
+    parser.add_argument("--count", type=int, default=6, help="how many frames (default: 6)")
+    parser.add_argument("--draws", type=int, help="how often each is drawn anew (default: 4 in training, else 1)")
+    parser.add_argument("--epoch", type=int, default=0, help="the first epoch that is drawn, from 0 (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (default: data_NAME)")
+
+
+def data(arguments: argparse.Namespace) -> str:
+    """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
+    from ssd_effnet.config import load_experiment
+    from ssd_effnet.data_view import channel_table, write_data_view
+    from ssd_effnet.evaluation import print_table
+
+    file = arguments.experiment / "config.yaml" if arguments.experiment.is_dir() else arguments.experiment
+    experiment = load_experiment(file, arguments.overrides)
+    view = write_data_view(
+        experiment,
+        arguments.out or Path(f"data_{experiment.name}"),
+        stage=arguments.stage,
+        count=arguments.count,
+        draws=arguments.draws,
+        epoch=arguments.epoch,
+    )
+    print_table(channel_table(view))
+    return "\n".join(str(path) for path in view.pictures)
+
+
 # ------------------------------------------------------------------------------------------------- all
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_errors, add_compare, add_curves, add_frames):
+    for add in (add_errors, add_compare, add_curves, add_frames, add_features, add_data):
         add(commands)
     arguments = parser.parse_args(argv)
     try:
