@@ -42,6 +42,7 @@ def _truth(sample: Sample) -> list[Marking]:
 def image_picture(sample: Sample, detections: Sequence[Found], truth: bool) -> np.ndarray:
     """What enters the network with its objects, where they are known, and the surer detections, numbered."""
     shown = [(i, d) for i, d in enumerate(detections, start=1) if d.score >= _SHOWN_SCORE or i == 1]
+    shown.reverse()  # the surest is drawn last, on top
     boxes = np.array([d.box_xyxy for _, d in shown]).reshape(-1, 4)
     markings = _truth(sample) if truth else []
     markings.append(Marking("detection", boxes, [f"#{i} {d.score:.2f}" for i, d in shown]))
@@ -153,7 +154,7 @@ def fusion_picture(neck: GraphNeck) -> np.ndarray:
         to = f"{node} ({level_of[node.rpartition('.')[2]].name})  " if first else ""
         labels.append(f"{to}<- {source} ({level_of[source].name})")
     axes.set_yticks(places, labels, fontsize=9)
-    axes.invert_yaxis()
+    axes.set_ylim(y + 1, 0.4)  # the first node on top
     axes.axvline(0, color="black", linewidth=0.8)
     least, most = min(0.0, *(b[2] for b in bars)), max(b[2] for b in bars)
     axes.set_xlim(least * 1.15, max(most, 0.1) * 1.15)
@@ -167,7 +168,7 @@ def anchors_picture(seen: Seen, matches: AnchorMatches, sample: Sample) -> np.nd
     """The whole frame, the counts, then each object with its positive anchors by level."""
     background, levels = background_of(sample), [m.level for m in seen.head_maps]
     ignored = sample.boxes_xyxy[sample.ignore]
-    numbers = [f"object {i}" for i in range(1, len(matches.boxes_xyxy) + 1)]
+    numbers = [f"{i}" for i in range(1, len(matches.boxes_xyxy) + 1)]
     markings = [Marking("ignored", ignored), Marking("truth", matches.boxes_xyxy, numbers)]
     frame = draw(background, markings, zoom=max(1.0, _WIDE / background.shape[1]))
     positive = int((matches.object_of_anchor >= 0).sum())
