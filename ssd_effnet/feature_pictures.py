@@ -275,7 +275,8 @@ def detection_picture(seen: Seen, chosen: Found, used: Sequence[Evidence], sampl
     if of_level is not None:
         size = (big.shape[0], big.shape[1])
         cam = boxed(over(big, heat(of_level.grad_cam, size, low=0)), zoom)
-        first.append(labelled(cam, [f"Grad-CAM at {_map_words(of_level.map)}", _range(of_level.grad_cam, low=0)]))
+        said = _range(of_level.grad_cam, low=0) if of_level.grad_cam.any() else "nowhere above 0; see the maps below"
+        first.append(labelled(cam, [f"Grad-CAM at {_map_words(of_level.map)}", said]))
     rows: list[list[np.ndarray | None]] = []
     small = fitted(background, _CELL)
     for part in dict.fromkeys(u.map.part for u in used):
