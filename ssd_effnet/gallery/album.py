@@ -10,7 +10,7 @@ import numpy as np
 
 from data_kaist.errors import DataError
 from ssd_effnet.errors import Errors, box_column
-from ssd_effnet.gallery.drawing import TestedRun, crop, labels, markings, rings, whole, window
+from ssd_effnet.gallery.drawing import FinishedRun, crop, labels, markings, rings, whole, window
 from ssd_effnet.gallery.page import Entry, Large
 from ssd_effnet.visualize import beside, jpeg_address, with_caption
 
@@ -35,7 +35,7 @@ class View:
         name: written on its pictures where a gallery shows more than one run.
     """
 
-    run: TestedRun
+    run: FinishedRun
     errors: Errors
     name: str = ""
     words: dict[int, str] = field(init=False)

@@ -10,7 +10,7 @@ import numpy as np
 from data_kaist.errors import DataError
 from ssd_effnet.errors import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
-from ssd_effnet.gallery.drawing import TestedRun
+from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.gallery.errors import percent
 from ssd_effnet.gallery.page import Bar, Chart, Page, write_page
 from ssd_effnet.metrics.miss_rate import MIN_OVERLAP, MissRateEvaluator
@@ -42,7 +42,7 @@ def write_comparison(
         DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
             tested on different data.
     """
-    a, b = TestedRun.load(run_a), TestedRun.load(run_b)
+    a, b = FinishedRun.load(run_a), FinishedRun.load(run_b)
     if a.fingerprint != b.fingerprint:
         raise DataError(
             f"{run_a} and {run_b} were not tested on the same frames and boxes, so they cannot be compared person by "

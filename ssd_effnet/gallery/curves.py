@@ -59,9 +59,9 @@ def write_curves(
 def _of_runs(runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable]) -> GroundTruth:
     """The test split of the first run, which must be that of all; their detections go into ``tables``."""
     from data_kaist.loading import image_ids
-    from ssd_effnet.gallery.drawing import TestedRun  # knows how to build a data set, for which torch is loaded
+    from ssd_effnet.gallery.drawing import FinishedRun  # knows how to build a data set, for which torch is loaded
 
-    tested = {path: TestedRun.load(path) for path in runs}
+    tested = {path: FinishedRun.load(path) for path in runs}
     first = tested[runs[0]]
     for path, run in tested.items():
         if run.fingerprint != first.fingerprint:

@@ -28,7 +28,7 @@ _ALARMS = {Kind.BACKGROUND: "background", Kind.MISPLACED: "badly placed", Kind.D
 
 
 @dataclass(frozen=True, eq=False)
-class TestedRun:
+class FinishedRun:
     """A finished run with its test frames.
 
     Attributes:
@@ -44,7 +44,7 @@ class TestedRun:
     detections: DetectionTable
 
     @classmethod
-    def load(cls, path: Path) -> TestedRun:
+    def load(cls, path: Path) -> FinishedRun:
         """Of a run directory.
 
         Raises:

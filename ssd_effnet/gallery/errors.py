@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_effnet.errors import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
 from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
-from ssd_effnet.gallery.drawing import TestedRun
+from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.gallery.page import Bar, Chart, Page, write_page
 from ssd_effnet.metrics.subsets import REASONABLE
 
@@ -37,7 +37,7 @@ def write_errors(
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = TestedRun.load(run)
+    tested = FinishedRun.load(run)
     view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
     items = all_items(view)
     shown = fewest(items, count)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_effnet.errors import Errors, Kind, is_miss
-from ssd_effnet.gallery.drawing import TestedRun, labels, markings, whole
+from ssd_effnet.gallery.drawing import FinishedRun, labels, markings, whole
 from ssd_effnet.visualize import save, with_caption
 
 _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
@@ -30,7 +30,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = TestedRun.load(run)
+    tested = FinishedRun.load(run)
     errors = Errors(tested.truth, tested.detections, min_score=min_score)
     words = labels(tested.frames)
     image = {True: errors.matches.box_image, False: tested.detections.image_index}
