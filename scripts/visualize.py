@@ -51,7 +51,9 @@ def add_errors(commands: Commands) -> None:
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
     point = parser.add_mutually_exclusive_group()
-    point.add_argument("--fppi", type=float, help="false positives an image of the working point (default: 0.1)")
+    point.add_argument(
+        "--fppi", type=_positive(float), help="false positives an image of the working point (default: 0.1)"
+    )
     point.add_argument("--score", type=float, help="least score of the working point, in place of an FPPI")
     _add_gallery(parser)
 
@@ -79,7 +81,9 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument("a", type=Path, help="a run directory")
     parser.add_argument("b", type=Path, help="another one, tested on the same data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
-    parser.add_argument("--fppi", type=float, default=0.1, help="false positives an image of both (default: 0.1)")
+    parser.add_argument(
+        "--fppi", type=_positive(float), default=0.1, help="false positives an image of both (default: 0.1)"
+    )
     _add_gallery(parser)
 
 
@@ -95,11 +99,22 @@ def compare(arguments: argparse.Namespace) -> str:
     return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 
+def _positive(kind: type) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value: float = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    read.__name__ = "positive number"  # what the refusal calls it
+    return read
+
+
 def _add_gallery(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--subset", choices=tuple(SUBSETS), default="reasonable_all", help="whose people count (default: %(default)s)"
     )
-    parser.add_argument("--count", type=int, default=2000, help="pictures at most (default: %(default)s)")
+    parser.add_argument("--count", type=_positive(int), default=2000, help="pictures at most (default: %(default)s)")
 
 
 # ------------------------------------------------------------------------------------------------- curves

@@ -228,6 +228,23 @@ def test_what_cannot_be_compared(
     assert "the run is not finished" in capsys.readouterr().err
 
 
+def test_a_miss_rate_that_is_its_floor_comes_with_a_caution(data: Path, tmp_path: Path) -> None:
+    run = run_of(tmp_path, 4, 1.0, f"data.root={data}")  # everybody is found, if not at once
+    page = write_errors(run, tmp_path / "page")
+    assert any("nobody is missed at" in line for line in page.lead)
+    silent = write_errors(run, tmp_path / "page", min_score=2.0)
+    assert any("no detection at all" in line for line in silent.lead) and {e.kind for e in silent.entries} == {
+        Kind.MISSED_UNSURE
+    }
+
+
+@pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x"])
+def test_options_that_mean_nothing(visible: Path, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("errors", visible, wrong)
+    assert "invalid positive number value" in capsys.readouterr().err
+
+
 def test_curves_of_runs_and_files(
     visible: Path, halfway: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from data_kaist.errors import DataError
 from ssd_effnet.errors import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
 from ssd_effnet.gallery.drawing import FinishedRun
-from ssd_effnet.gallery.errors import percent
+from ssd_effnet.gallery.errors import at_point, floor_note, percent
 from ssd_effnet.gallery.page import Bar, Chart, Page, write_page
 from ssd_effnet.metrics.miss_rate import MIN_OVERLAP, MissRateEvaluator
 from ssd_effnet.metrics.subsets import REASONABLE
@@ -55,7 +55,12 @@ def write_comparison(
     items = all_items(*views)
     shown = fewest(items, count)
     entries, pictures = paste(views, shown, most_bytes)
-    lines = [f"A: {a.name}, {point(views[0])}", f"B: {b.name}, {point(views[1])}"]
+    lines = [
+        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {percent(view.errors.miss_rate())}; "
+        f"{at_point(view.errors)}."
+        for view in views
+    ]
+    lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
     lines.append(
         "Whether one is better than the other, other images considered, says scripts/evaluate.py --compare; this page "
         "shows where they part."
@@ -65,16 +70,6 @@ def write_comparison(
     page = Page(f"{a.name} and {b.name}", lines, entries, KINDS, pictures, [chart(*views)])
     write_page(out / "index.html", page)
     return page
-
-
-def point(view: View) -> str:
-    """A run at its working point, in words."""
-    errors = view.errors
-    return (
-        f"{view.run.modality}: miss rate {percent(errors.miss_rate())}; scores from {errors.point.min_score:.3f} on, "
-        f"{errors.point.fppi:.3f} false alarms an image, {int(errors.missed.sum()):,} of {int(errors.counted.sum()):,} "
-        "people missed."
-    )
 
 
 def all_items(a: View, b: View) -> list[Item]:

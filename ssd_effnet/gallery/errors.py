@@ -85,18 +85,39 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
 
 def lead(view: View, all_errors: int, shown: int) -> list[str]:
     errors = view.errors
-    counted, missed = int(errors.counted.sum()), int(errors.missed.sum())
-    alarms = sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
     lines = [
         f"{len(view.run.frames):,} frames, {view.run.modality}. Subset {errors.subset.name.replace('_', ' ')}: "
-        f"{counted:,} people on {errors.images:,} frames; log-average miss rate {percent(errors.miss_rate())} (matlab "
-        "rules).",
-        f"Working point: scores from {errors.point.min_score:.3f} on, where there are {errors.point.fppi:.3f} false "
-        f"alarms an image ({alarms:,} in all) and {missed:,} of {counted:,} people are missed.",
+        f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
+        f"{percent(errors.miss_rate())} (matlab rules).",
+        f"Working point: {at_point(errors)}.",
+        *floor_note(errors),
     ]
     if shown < all_errors:
         lines.append(f"{shown:,} of {all_errors:,} errors are shown, rare kinds whole; the charts count all.")
     return lines
+
+
+def at_point(errors: Errors) -> str:
+    """The working point and what is missed there, in words."""
+    point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
+    scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
+    return (
+        f"{scores}, where there are {point.fppi:.3f} false alarms an image ({alarms:,} in all) and "
+        f"{int(errors.missed.sum()):,} of {int(errors.counted.sum()):,} people are missed"
+    )
+
+
+def floor_note(errors: Errors) -> list[str]:
+    """A caution where the log-average miss rate is mostly its floor, as on small test sets; else nothing."""
+    read = errors.truth.match(errors.detections).result(errors.subset).reference_miss_rate
+    nobody = int((read <= 0).sum())
+    if not nobody:
+        return []
+    return [
+        f"Caution: nobody is missed at {nobody} of the {len(read)} points that the miss rate is read at. Each counts "
+        "as 1e-10 in a mean of logarithms, which pulls the whole miss rate towards 0; rather compare the people missed at "
+        "the working point."
+    ]
 
 
 def charts(view: View) -> list[Chart]:
@@ -119,7 +140,8 @@ def charts(view: View) -> list[Chart]:
         "Number and share are those at the working point, of the missed people and of the false alarms apart. If gone: "
         "false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put right: "
         "each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each time; "
-        "gains do not add up.",
+        "gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to almost "
+        "0.",
     )
     annotations = [frame.annotations for frame in view.run.frames]
     return [kinds_chart, people_chart(groups(errors, annotations), base)]
