@@ -115,8 +115,8 @@ def floor_note(errors: Errors) -> list[str]:
         return []
     return [
         f"Caution: nobody is missed at {nobody} of the {len(read)} points that the miss rate is read at. Each counts "
-        "as 1e-10 in a mean of logarithms, which pulls the whole miss rate towards 0; rather compare the people missed at "
-        "the working point."
+        "as 1e-10 in a mean of logarithms, which pulls the whole miss rate towards 0; rather compare the people "
+        "missed at the working point."
     ]
 
 
@@ -140,8 +140,8 @@ def charts(view: View) -> list[Chart]:
         "Number and share are those at the working point, of the missed people and of the false alarms apart. If gone: "
         "false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put right: "
         "each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each time; "
-        "gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to almost "
-        "0.",
+        "gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to "
+        "almost 0.",
     )
     annotations = [frame.annotations for frame in view.run.frames]
     return [kinds_chart, people_chart(groups(errors, annotations), base)]
