@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "false_alarm": Kind("detection, false alarm", (213, 94, 0), dashed=True),
     "dropped": Kind("detection in an ignore region", (200, 200, 200), dashed=True),
     "detection": Kind("detection", (86, 180, 233), dashed=True),
+    "focus": Kind("what the entry is about", (240, 228, 66), dashed=True),
 }
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

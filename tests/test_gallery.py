@@ -23,7 +23,7 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config import load_experiment, save_experiment
 from ssd_effnet.errors import Errors, Kind
 from ssd_effnet.gallery import album
-from ssd_effnet.gallery.album import Item, View, fewest
+from ssd_effnet.gallery.album import Item, View, below, fewest
 from ssd_effnet.gallery.compare import KINDS, write_comparison
 from ssd_effnet.gallery.drawing import FinishedRun, crop, markings, rings, whole, window
 from ssd_effnet.gallery.errors import all_items, write_errors
@@ -119,6 +119,7 @@ def test_rare_kinds_stay_whole() -> None:
     items = [Item(kind, i, np.zeros((1, 4)), "") for i, kind in enumerate("aaaaabbc")]
     assert [(item.kind, item.place) for item in fewest(items, 5)] == [("a", 0), ("a", 1), ("b", 5), ("b", 6), ("c", 7)]
     assert fewest(items, 99) == items
+    assert below(0.499) == "0.49" and below(0.5) == "0.50"
 
 
 def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:

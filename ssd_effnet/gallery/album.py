@@ -12,13 +12,14 @@ from data_kaist.errors import DataError
 from ssd_effnet.errors import Errors, box_column
 from ssd_effnet.gallery.drawing import FinishedRun, crop, labels, markings, rings, whole, window
 from ssd_effnet.gallery.page import Entry, Large
-from ssd_effnet.visualize import beside, jpeg_address, with_caption
+from ssd_effnet.visualize import Marking, beside, jpeg_address, with_caption
 
 MOST_BYTES = 55e6
 MOST_ENTRIES = 2000
 OCCLUSIONS = ("none", "partial", "heavy")
 _SIDES = {1: 208, 2: 168}  # pixels of a thumbnail by the number of images in it
 _SIDE = 140  # where there are more
+_RING = 4  # pixels of the thumbnail between an object and the ring around it
 _SCALES = (1.0, 0.8, 0.65, 0.5, 0.4)
 _QUALITY, _SMALL_QUALITY = 72, 74
 _LARGEST = 960  # pixels: a photograph's longer side need not be larger on a page
@@ -87,9 +88,14 @@ def alarm(kind: str, view: View, row: int) -> Item:
     box, nearest = errors.detections.boxes_xyxy[row], int(errors.nearest[row])
     score, height = float(errors.detections.scores[row]), float(box[3] - box[1])
     near = [errors.truth.boxes_xyxy[nearest]] if nearest >= 0 else []
-    said = f", IoU {errors.overlap[row]:.2f} with the nearest box" if near else ""
+    said = f", IoU {below(errors.overlap[row])} with the nearest box" if near else ""
     place = int(errors.detections.image_index[row])
     return Item(kind, place, np.stack([box, *near]), f"score {score:.2f}, {height:.0f} px tall{said}", score, height)
+
+
+def below(iou: float) -> str:
+    """Two digits, cut and not rounded: what is less than a half does not look like one."""
+    return f"{int(100 * iou) / 100:.2f}"
 
 
 def fewest(items: Sequence[Item], count: int) -> list[Item]:
@@ -172,9 +178,12 @@ def _thumbnail(
 ) -> np.ndarray:
     side = _SIDES.get(sum(map(len, images)), _SIDE)
     shown = window(item.boxes_xyxy, views[0].run.frames[item.place].annotations.size)
+    # around the object, not on it: its own colour is still to be seen
+    box = item.boxes_xyxy[0] + np.array([-1, -1, 1, 1]) * (shown[2] - shown[0]) * _RING / side
+    focus = Marking("focus", box[None])
     parts = []
     for view, of_view, boxes in zip(views, images, marked, strict=True):
-        part = crop(of_view, boxes, shown, side)
+        part = crop(of_view, [*boxes, focus], shown, side)
         parts.append(with_caption(part, view.name) if view.name else part)
     return beside(parts)
 

@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from ssd_effnet.errors import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
-from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
+from ssd_effnet.gallery.album import (
+    MOST_BYTES,
+    MOST_ENTRIES,
+    Item,
+    View,
+    alarm,
+    below,
+    fewest,
+    heights_of,
+    paste,
+    person,
+)
 from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.gallery.page import Bar, Chart, Page, write_page
 from ssd_effnet.metrics.subsets import REASONABLE
@@ -78,7 +89,7 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
     near = errors.kinds[Kind.MISPLACED] & errors.point.shown & (errors.nearest == g)
     if near.any():
         row = int(np.flatnonzero(near)[np.argmax(errors.overlap[near])])
-        said = f"IoU {errors.overlap[row]:.2f} at score {errors.detections.scores[row]:.2f}, "
+        said = f"IoU {below(errors.overlap[row])} at score {errors.detections.scores[row]:.2f}, "
         return person(kind, view, g, said, [errors.detections.boxes_xyxy[row]])
     return person(kind, view, g, "")
 

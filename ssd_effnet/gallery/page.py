@@ -107,7 +107,7 @@ class Page:
     kinds: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
     charts: Sequence[Chart] = ()
-    legend: Sequence[str] = ("truth", "missed", "hit", "false_alarm", "ignored", "dropped")
+    legend: Sequence[str] = ("truth", "missed", "hit", "false_alarm", "ignored", "dropped", "focus")
 
 
 def write_page(path: Path, page: Page) -> None:
