@@ -117,6 +117,7 @@ def paste(
         items: in the order of the entries.
         most_bytes: thumbnails and large pictures together take about so many at most; large pictures shrink to a scale
             that fits, and where the least one does not, the last entries have none and enlarge to their thumbnail.
+            Thumbnails never shrink: of pairs they take 20 kB each.
 
     Returns:
         The entries in that order, and the addresses of the large pictures.
@@ -124,10 +125,9 @@ def paste(
     by_place: dict[int, list[int]] = {}
     for i, item in enumerate(items):
         by_place.setdefault(item.place, []).append(i)
-    scale = _scale(views, items, by_place, most_bytes)
+    scale, room = _scale(views, items, by_place, most_bytes)
     entries: dict[int, Entry] = {}
     pictures: dict[str, str] = {}
-    used = 0
     for place, of_place in by_place.items():
         frame = views[0].run.frames[place]
         try:
@@ -141,10 +141,11 @@ def paste(
         drawn = {}
         for v, view in enumerate(views):
             drawn[f"{v}/{place}"] = jpeg_address(whole(images[v], marked[v], zoom), _QUALITY), view.name
-        if used + sum(len(address) for address, _ in drawn.values()) > most_bytes:
+        size = sum(len(address) for address, _ in drawn.values())
+        if size > room:
             drawn = {}
         pictures |= {key: address for key, (address, _) in drawn.items()}
-        used += sum(len(address) for address, _ in drawn.values())
+        room -= size if drawn else 0
         for i in of_place:
             small = _thumbnail(views, images, marked, items[i])
             larger = [
@@ -153,7 +154,6 @@ def paste(
             ]
             entry = _entry(items[i], frame.name, frame.annotations.daytime)
             address = jpeg_address(small, _SMALL_QUALITY)
-            used += len(address)
             entries[i] = Entry(
                 **{**vars(entry), "thumbnail": address, "width": small.shape[1], "height_shown": small.shape[0]}
                 | {"larger": larger}
@@ -188,8 +188,10 @@ def _thumbnail(
     return beside(parts)
 
 
-def _scale(views: Sequence[View], items: Sequence[Item], by_place: dict[int, list[int]], most_bytes: float) -> float:
-    """The largest scale of the large pictures with which all fit, by a sample of the frames."""
+def _scale(
+    views: Sequence[View], items: Sequence[Item], by_place: dict[int, list[int]], most_bytes: float
+) -> tuple[float, float]:
+    """The largest scale of the large pictures with which all fit, by a sample of the frames; and the bytes for them."""
     places = list(by_place)[:: max(len(by_place) // _SAMPLE, 1)]
     sizes: dict[float, list[int]] = {scale: [] for scale in _SCALES}
     small = []
@@ -200,14 +202,15 @@ def _scale(views: Sequence[View], items: Sequence[Item], by_place: dict[int, lis
             continue
         marked = [markings(view.errors, place) for view in views]
         small.append(len(jpeg_address(_thumbnail(views, images, marked, items[by_place[place][0]]), _SMALL_QUALITY)))
-        fits = min(1.0, _LARGEST / max(images[0][0].shape))
+        shrunk = min(1.0, _LARGEST / max(images[0][0].shape))
         for scale, of_scale in sizes.items():
-            drawn = [whole(i, m, scale * fits) for i, m in zip(images, marked, strict=True)]
+            drawn = [whole(i, m, scale * shrunk) for i, m in zip(images, marked, strict=True)]
             of_scale.append(sum(len(jpeg_address(picture, _QUALITY)) for picture in drawn))
     if not small:
-        return 1.0
-    left = most_bytes - np.mean(small) * len(items)
-    return next((s for s, of_scale in sizes.items() if np.mean(of_scale) * len(by_place) <= left), _SCALES[-1])
+        return 1.0, most_bytes
+    left = most_bytes - float(np.mean(small)) * len(items)
+    fits = (scale for scale, of_scale in sizes.items() if np.mean(of_scale) * len(by_place) <= left)
+    return next(fits, _SCALES[-1]), 1.05 * left  # a sample may err a little
 
 
 def heights_of(view: View) -> np.ndarray:
