@@ -46,6 +46,14 @@ def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
 
 
+def touching(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ``(n, 4)`` and of ``(m, 4)`` that share some area, ``(p,)`` each, in the order of the first."""
+    ax1, ay1, ax2, ay2 = a_xyxy[:, :, None].unbind(1)
+    bx1, by1, bx2, by2 = b_xyxy.unbind(1)
+    rows, columns = ((ax1 < bx2) & (ax2 > bx1) & (ay1 < by2) & (ay2 > by1)).nonzero(as_tuple=True)
+    return rows, columns
+
+
 def encode(
     boxes_cxcywh: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES
 ) -> torch.Tensor:
@@ -65,19 +73,31 @@ def decode(offsets: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Varia
     return torch.cat((centre, size), dim=-1)
 
 
-def nms(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float, *, block: int = 256) -> torch.Tensor:
+def nms(
+    boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float, *, block: int = 256, most: int | None = None
+) -> torch.Tensor:
     """Greedy non-maximum suppression of a batch.
 
     A box is kept unless a kept box before it overlaps it with IoU > ``iou_threshold``.
+
+    On a CPU an image at a time, so that boxes that are gone are looked at no more; elsewhere all images together, so
+    that the host waits for none of them.
 
     Args:
         boxes_xyxy: ``(N, n, 4)`` float, each image's boxes sorted by falling score.
         valid: bool ``(N, n)``; rows that are padding, or must not take part, are False.
         block: boxes compared at a time; memory grows with ``N * n * block``, not with ``n * n``.
+        most: the first so many kept ones an image are all that is asked for; later ones may be left out.
 
     Returns:
         bool ``(N, n)``: kept.
     """
+    if boxes_xyxy.device.type == "cpu":
+        kept = torch.zeros_like(valid)
+        for boxes, rows, marks in zip(boxes_xyxy, valid, kept, strict=True):
+            left = rows.nonzero()[:, 0]
+            marks[left[nms_rows(boxes[left], iou_threshold, block=min(block, _CPU_BLOCK), most=most)]] = True
+        return kept
     alive = valid.clone()
     for start in range(0, boxes_xyxy.shape[1], block):
         here = boxes_xyxy[:, start : start + block]
@@ -87,6 +107,22 @@ def nms(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float, *, 
             overlaps = iou(here, boxes_xyxy[:, start + block :]) > iou_threshold
             alive[:, start + block :] &= ~(overlaps & kept[:, :, None]).any(1)
     return alive
+
+
+_CPU_BLOCK = 64  # small blocks suppress early
+
+
+def nms_rows(boxes_xyxy: torch.Tensor, iou_threshold: float, *, block: int, most: int | None = None) -> torch.Tensor:
+    """:func:`nms` of one image's boxes ``(n, 4)``: int64 ``(k,)``, the rows kept, ascending."""
+    left, kept, count = torch.arange(len(boxes_xyxy)), [boxes_xyxy.new_zeros(0, dtype=torch.int64)], 0
+    while len(left) and (most is None or count < most):
+        here = boxes_xyxy[:block]
+        stay = _suppress_within(iou(here, here)[None] > iou_threshold, torch.ones(1, len(here), dtype=torch.bool))[0]
+        kept.append(left[:block][stay])
+        count += len(kept[-1])
+        free = ~(iou(here[stay], boxes_xyxy[block:]) > iou_threshold).any(0)
+        left, boxes_xyxy = left[block:][free], boxes_xyxy[block:][free]
+    return torch.cat(kept)
 
 
 def _suppress_within(overlaps: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
