@@ -37,7 +37,8 @@ def main() -> int:
 def run_models(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ssd_effnet.benchmark import benchmark_models, describe_machine, models_table
+    from ssd_effnet.benchmark.models import benchmark_models, how, models_table
+    from ssd_effnet.benchmark.timing import describe_machine
     from ssd_effnet.config import ConfigError
 
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
@@ -51,7 +52,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    machine = describe_machine(arguments.device, arguments.threads, arguments.training)
+    machine = describe_machine(arguments.device, arguments.threads, how(arguments.training))
     Console(width=None if sys.stdout.isatty() else 160).print(models_table(figures, machine))
     return 0
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd_effnet.benchmark import ModelFigures, models_table, timed
+from ssd_effnet.benchmark.models import ModelFigures, models_table
+from ssd_effnet.benchmark.timing import timed
 from ssd_effnet.cost import Cost
 
 ROOT = Path(__file__).parents[1]

@@ -36,12 +36,14 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.data_view": 4,
     "ssd_effnet.summary": 4,
     "ssd_effnet.detecting": 5,
+    "ssd_effnet.export": 5,
     "ssd_effnet.feature_page": 5,
     "ssd_effnet.search": 5,
     "ssd_effnet.study": 5,
     "scripts": 6,
 }
 ROOMS = (
+    "ssd_effnet.benchmark",
     "ssd_effnet.metrics",
     "ssd_effnet.gallery",
     "ssd_effnet.models.backbones",

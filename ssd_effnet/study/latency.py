@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ssd_effnet.benchmark import describe_machine, timed
+from ssd_effnet.benchmark.models import how
+from ssd_effnet.benchmark.timing import describe_machine, timed
 from ssd_effnet.build import as_size, build_detector
 from ssd_effnet.config import ExperimentConfig, settings
 from ssd_effnet.evaluation import write_results
@@ -51,7 +52,7 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
         measure: if not, only what is remembered is given.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = describe_machine(device, 0)
+    where = describe_machine(device, 0, how(training=False))
     detectors = {_key(experiment.config): experiment.config for experiment in experiments}
     known: dict[str, Any] = {"where": where, "rounds": 0, "ms": {}}
     if cache.is_file():

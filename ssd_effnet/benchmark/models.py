@@ -6,7 +6,6 @@ import multiprocessing
 import platform
 import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from ssd_effnet.benchmark.timing import timed
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config import load_experiment
 from ssd_effnet.cost import Cost, cost
-from ssd_effnet.machine import cores, processor
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import Targets
 
@@ -126,23 +125,6 @@ def training_step(detector: Detector, criterion: nn.Module, image: torch.Tensor)
     return step
 
 
-def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
-    """Milliseconds of each of ``runs`` calls, after one that is not counted."""
-    times = []
-    for _ in range(runs + 1):
-        _wait(device)
-        start = time.perf_counter()
-        call()
-        _wait(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return times[1:]
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def _peak(device: str) -> int:
     """Most bytes in use so far."""
     if device != "cpu":
@@ -155,16 +137,8 @@ def _peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def describe_machine(device: str, threads: int, training: bool = False) -> str:
-    """One line: what the figures were measured on."""
-    if device != "cpu":
-        where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    else:
-        where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
-    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {_how(training)}"
-
-
-def _how(training: bool) -> str:
+def how(training: bool) -> str:
+    """What a pass was, in words."""
     return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last, fp32"
 
 
