@@ -103,10 +103,10 @@ def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int
         part = image[y1:y2, x1:x2]
         if (x1, y1, x2, y2) == window:
             return part
-        canvas = np.empty((bottom - top, right - left, *image.shape[2:]), np.uint8)
-        canvas[:] = fill[:3] if image.ndim == 3 else fill[3]
-        canvas[y1 - top : y2 - top, x1 - left : x2 - left] = part
-        return canvas
+        border = (y1 - top, bottom - y2, x1 - left, right - x2)
+        colour = fill[:3] if image.ndim == 3 else fill[3:]
+        # many times as fast as numpy, which fills a canvas three bytes at a time
+        return np.asarray(cv2.copyMakeBorder(part, *border, cv2.BORDER_CONSTANT, value=colour))
 
     limits = np.array([x1, y1, x2, y2], np.float64)
     boxes = sample.boxes_xyxy.astype(np.float64)
