@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data_kaist.annotations import training_ignore
+from data_kaist.cache import FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
@@ -76,6 +77,7 @@ class DetectionDataset(Dataset[Sample]):
     Attributes:
         frames: what is left of the frames given.
         skipped: (name, reason) of unreadable frames, with ``on_bad_frame="skip"``.
+        cache: decoded frames, None without.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         on_bad_frame: Literal["stop", "skip"] = "stop",
         min_height: float = 12,
+        cache: Literal["none", "memory"] = "none",
     ) -> None:
         """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
 
@@ -97,6 +100,7 @@ class DetectionDataset(Dataset[Sample]):
             seed: of the random transforms.
             on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
+            cache: ``memory`` keeps decoded frames, see :class:`data_kaist.cache.FrameCache`, which may refuse.
         """
         if modality not in SIDES:
             raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
@@ -108,6 +112,7 @@ class DetectionDataset(Dataset[Sample]):
         self.skipped: Skipped = []
         if on_bad_frame == "skip":
             self.scan()
+        self.cache = FrameCache(self.frames, modality) if cache == "memory" else None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -115,7 +120,7 @@ class DetectionDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         frame = self.frames[index]
-        visible, lwir = read_pair(frame, self.modality)
+        visible, lwir = self._images(index)
         annotations = frame.annotations
         sample = Sample(
             visible=visible,
@@ -128,6 +133,16 @@ class DetectionDataset(Dataset[Sample]):
             name=frame.name,
         )
         return self.transform(sample, np.random.default_rng((self.seed, epoch, index)))
+
+    def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The frame's images, not to be written to."""
+        if self.cache is None:
+            return read_pair(self.frames[index], self.modality)
+        images = self.cache.get(index)
+        if images is None:
+            images = read_pair(self.frames[index], self.modality)
+            self.cache.put(index, images)
+        return images
 
     def scan(self) -> Skipped:
         """Decode every frame, drop those that cannot be read, and return what was dropped.

@@ -270,6 +270,7 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         seed=e.trainer.seed,
         on_bad_frame=e.data.on_bad_frame,
         min_height=e.data.min_height,
+        cache="none" if stage == "test" else e.data.cache,  # the test split is read once
     )
     dataset.skipped = [*(skipped or []), *dataset.skipped]
     return dataset

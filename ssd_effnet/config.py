@@ -47,7 +47,10 @@ _SHARES = (
     *("augment.crop_probability", "augment.flip", "augment.jitter", "loss.iou_threshold", "optimizer.momentum"),
     *("postprocess.nms_iou", "postprocess.score_threshold", "schedule.final_lr_factor"),
 )
-WHERE = ("data.root", "data.workers", "trainer.threads", "trainer.accelerator", "trainer.panel_images")
+WHERE = (
+    *("data.cache", "data.root", "data.workers"),
+    *("trainer.accelerator", "trainer.panel_images", "trainer.threads"),
+)
 """Keys that say where and how comfortably a run was made, not what was made."""
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 

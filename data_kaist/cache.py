@@ -1,0 +1,103 @@
+"""Decoded frames kept in memory."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_kaist.errors import ImageError
+from data_kaist.loading import SIDES, Frame, Modality
+
+Images = tuple[np.ndarray | None, np.ndarray | None]
+_CHANNELS = {"visible": 3, "lwir": 1}
+_KEPT_FREE = 2**30  # bytes that training itself is going to want
+
+
+class FrameCache:
+    """One block of memory with room for every frame, filled as frames are read.
+
+    A loader's workers that are forked share it, so that a frame is decoded once whoever reads it; where workers are
+    spawned instead, each has a block of its own.
+
+    Args:
+        frames: with the sizes that their annotations state.
+        modality: images that are kept.
+
+    Attributes:
+        bytes: what it takes once every frame was read.
+
+    Raises:
+        ImageError: that is more than the machine has left.
+    """
+
+    def __init__(self, frames: Sequence[Frame], modality: Modality) -> None:
+        self._sizes = [frame.annotations.size for frame in frames]
+        self._sides = SIDES[modality]
+        channels = sum(_CHANNELS[side] for side in self._sides)
+        self._starts = np.cumsum([0, *(height * width * channels for height, width in self._sizes)])
+        self.bytes = int(self._starts[-1])
+        free = free_memory()
+        if free is not None and self.bytes + _KEPT_FREE > free:
+            raise ImageError(
+                f"data.cache: memory would take {self.bytes / 2**30:.1f} GiB for {len(frames):,} decoded frames, but "
+                f"{free / 2**30:.1f} GiB are free and training needs some of it; set data.cache to none"
+            )
+        self._allocate()
+
+    def _allocate(self) -> None:
+        # anonymous shared memory: forked workers see it, no size limit of /dev/shm holds, and pages come when written
+        self._pixels = np.frombuffer(mmap.mmap(-1, max(self.bytes, 1)), np.uint8)
+        self._filled = np.frombuffer(mmap.mmap(-1, max(len(self._sizes), 1)), np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_pixels", "_filled")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._allocate()
+
+    def get(self, index: int) -> Images | None:
+        """The images of a frame, read-only, or None where it was not read yet."""
+        if not self._filled[index]:
+            return None
+        views = self._views(index)
+        for view in views.values():
+            view.flags.writeable = False
+        return views.get("visible"), views.get("lwir")
+
+    def put(self, index: int, images: Images) -> None:
+        """Keep a copy of a frame's images, of the sizes that its annotations state."""
+        given = {"visible": images[0], "lwir": images[1]}
+        for side, view in self._views(index).items():
+            image = given[side]
+            assert image is not None
+            view[:] = image
+        self._filled[index] = 1  # last: another worker may be looking
+
+    def _views(self, index: int) -> dict[str, np.ndarray]:
+        height, width = self._sizes[index]
+        start, views = int(self._starts[index]), {}
+        for side in self._sides:
+            end = start + height * width * _CHANNELS[side]
+            shape = (height, width, 3) if side == "visible" else (height, width)
+            views[str(side)] = self._pixels[start:end].reshape(shape)
+            start = end
+        return views
+
+
+def free_memory() -> int | None:
+    """Bytes that may still be taken, by the system's word and the container's; None where neither says."""
+    known = []
+    system = Path("/proc/meminfo")
+    if system.is_file():
+        lines = dict(line.split(":", 1) for line in system.read_text(encoding="ascii").splitlines())
+        if "MemAvailable" in lines:
+            known.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        known.append(int(text) - int(used.read_text(encoding="ascii")))
+    return min(known) if known else None
