@@ -218,11 +218,11 @@ class MBConvBlock(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias whose output is ``ceil(size / stride)``: TensorFlow's "SAME" padding.
+    """A convolution whose output is ``ceil(size / stride)``: TensorFlow's "SAME" padding.
 
     The padding follows from the size of the map at hand. With stride 2 and an even size it is one more on the right
     and bottom than on the left and top, which ``nn.Conv2d`` cannot say; otherwise it is left to the convolution, which
-    spares a copy of the map.
+    spares a copy of the map. There is no bias, until a norm is folded in.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -232,12 +232,12 @@ class SameConv2d(nn.Conv2d):
         """``(N, in_channels, H, W)`` -> ``(N, out_channels, ceil(H / stride), ceil(W / stride))``."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(x, self.weight, padding=kernel // 2, groups=self.groups)
+            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
         height, width = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(x, self.weight, stride=stride, padding=(height // 2, width // 2), groups=self.groups)
+            return F.conv2d(x, self.weight, self.bias, stride=stride, padding=(height // 2, width // 2), groups=self.groups)
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(x, self.weight, stride=stride, groups=self.groups)
+        return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> int:
