@@ -49,7 +49,7 @@ _SHARES = (
 )
 WHERE = (
     *("data.cache", "data.root", "data.workers"),
-    *("trainer.accelerator", "trainer.panel_images", "trainer.threads"),
+    *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _NOT_SETTINGS = ("base", "name", "description", "changes")

@@ -27,6 +27,7 @@ from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
+    as_size,
     build_criterion,
     build_dataset,
     build_detector,
@@ -38,8 +39,10 @@ from ssd_effnet.config import ExperimentConfig, save_experiment, settings, varie
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
+from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
+from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
 
@@ -106,6 +109,8 @@ def _run(
         echo(f"pretrained {experiment.backbone.name}: {report}")
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if t.runtime == "auto" and (t.accelerator == "cpu" or not torch.cuda.is_available()):
+        echo(f"runtime: {_choose_runtime(experiment, detector)}")
 
     directory.failure_file.unlink(missing_ok=True)
     save_experiment(experiment, directory.config_file)
@@ -181,6 +186,22 @@ def _test(
     except DataError as error:
         raise _without_traceback(error) from error
     return module.results["test"]
+
+
+def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> Choice:
+    """The fastest way to train this detector on the CPU, applied; weights and statistics stay as they are."""
+    channels = len(CHANNELS[experiment.input.modality])
+    image = torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
+
+    def step() -> None:
+        outputs = detector(image)
+        (outputs.cls_logits.sum() + outputs.bbox_regression.sum()).backward()
+        detector.zero_grad()
+
+    detector.eval()  # or the passes would count in batch norm's statistics
+    choice = choose(detector, step, experiment.trainer.threads)
+    detector.train()
+    return choice
 
 
 def _epoch_of(checkpoint: Path) -> int:

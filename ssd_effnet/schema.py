@@ -182,6 +182,8 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int = 0  # 0: torch's own choice
     channels_last: bool = True
+    # auto: threads, layout and allocator of a CPU are chosen by what is fastest at the start; manual: the keys above
+    runtime: Literal["manual", "auto"] = "manual"
     validate_every: int = 1  # epochs
     monitor: Literal["val/MR/reasonable_all", "val/AP", "val/AP50", "val/loss_total"] = (
         "val/MR/reasonable_all"  # what chooses `best`

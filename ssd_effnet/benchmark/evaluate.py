@@ -1,0 +1,58 @@
+"""Miss rates of a whole test split, against an image-by-image evaluator on dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import reference
+from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.structures import Annotations, DetectionTable
+
+
+def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) -> Iterator[Row]:
+    """One row: all, day and night, ground truth packed anew each time."""
+    annotations, table = scene.test_split(images, lines)
+    order = np.random.default_rng(0).permutation(len(table))
+    shuffled = DetectionTable(table.image_index[order], table.boxes_xyxy[order], table.scores[order])
+    truth, rows = dictionaries(annotations, table)
+    of_subset = [[i for i, a in enumerate(annotations) if time in (None, a.daytime)] for time in (None, "day", "night")]
+
+    def own(table: DetectionTable = table) -> torch.Tensor:
+        matcher = MissRateEvaluator(annotations).match(table)
+        return torch.tensor([matcher.result(name).mr for name in REASONABLE], dtype=torch.float64)
+
+    def plain() -> torch.Tensor:
+        rates = [reference.miss_rate(truth, rows, chosen, scene.SIZE) for chosen in of_subset]
+        return torch.tensor(rates, dtype=torch.float64)
+
+    agreement = agree("miss rates", own(), plain(), 1e-12)
+    agree("miss rates of shuffled lines", own(shuffled), own(), 1e-12)
+    case = f"all, day, night; {images:,} images, {lines:,} lines"
+    times = in_turns({"own": own, "reference": plain}, runs)
+    yield compared("evaluate", case, times, goal=30.0, agreement=f"{agreement}, whatever the order of lines")
+
+
+def dictionaries(
+    annotations: list[Annotations], table: DetectionTable
+) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Ground truth and detections as :func:`benchmarks.reference.miss_rate` wants them."""
+    keys = ("label", "bbox", "height", "occlusion", "ignore")
+    truth = []
+    for a in annotations:
+        columns = (a.labels, _xywh(a.boxes_xyxy), a.height.tolist(), a.occlusion.tolist(), a.ignore.tolist())
+        truth.append([dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)])
+    lines = zip(table.image_index.tolist(), _xywh(table.boxes_xyxy), table.scores.tolist(), strict=True)
+    return truth, [{"image": image, "bbox": box, "score": score} for image, box, score in lines]
+
+
+def _xywh(boxes_xyxy: np.ndarray) -> list[list[float]]:
+    boxes = boxes_xyxy.astype(np.float64)
+    rows: list[list[float]] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    return rows

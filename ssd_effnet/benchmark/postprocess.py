@@ -1,0 +1,35 @@
+"""From raw outputs to detections, against sorting and a loop over an n x n matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from benchmarks import reference
+from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.postprocess import PostProcess
+from ssd_effnet.structures import RawOutputs
+
+GOALS = {674: 10.0, 4690: 50.0}
+
+
+def benchmark_postprocess(
+    *, runs: int = 5, candidates: Sequence[int] = tuple(GOALS), size: tuple[int, int] = scene.SIZE
+) -> Iterator[Row]:
+    """A row for each number of candidates, around people and spread over the frame; nothing is cut before NMS."""
+    anchors = scene.anchors(size)
+    for spread in (False, True):
+        for number in candidates:
+            logits, offsets = scene.found(anchors, number, spread=spread)
+            post = PostProcess(pre_nms_top_k=len(anchors))
+            own = partial(post, RawOutputs(logits, offsets, anchors), size)
+            plain = partial(reference.postprocess, logits, offsets, anchors, size)
+            boxes, scores, _ = own().image(0)
+            plain_boxes, plain_scores = plain()[0]
+            agreement = agree("scores", scores, plain_scores, 0) + ", " + agree("boxes", boxes, plain_boxes, 1e-3)
+            where = "spread over the frame" if spread else "around 12 people"
+            times = in_turns({"own": own, "reference": plain}, runs)
+            case = f"{len(anchors):,} anchors, {number:,} candidates {where}, {len(boxes)} kept"
+            goal = GOALS.get(number) if not spread else None
+            yield compared("postprocess", case, times, goal=goal, agreement=agreement)

@@ -1,0 +1,103 @@
+"""Made-up inputs of the stages behind the network: anchors, people, raw outputs, detections of a whole test split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ssd_effnet.boxes import encode, iou, xyxy_to_cxcywh
+from ssd_effnet.models.anchors import AnchorGenerator
+from ssd_effnet.structures import Annotations, DetectionTable, Level, Targets
+
+SIZE = (512, 640)
+STRIDES, SIDES = (8, 16, 32, 64, 64, 64), (40.0, 80.0, 160.0, 200.0, 280.0, 360.0)
+
+
+def anchors(size: tuple[int, int] = SIZE) -> torch.Tensor:
+    """``(A, 4)`` cxcywh of the baseline's six levels: 41,760 for 512x640."""
+    levels = [Level(str(i), 1, stride) for i, stride in enumerate(STRIDES)]
+    generator = AnchorGenerator(levels, SIDES, [0.5, 1.0], [1.0, 2 ** (1 / 3), 2 ** (2 / 3)], SIZE)
+    maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in STRIDES]
+    return generator(maps, size, torch.zeros(1))
+
+
+def people(images: int, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> torch.Tensor:
+    """Boxes ``(images, count, 4)`` xyxy, 40 to 180 pixels high, inside the image."""
+    random = torch.Generator().manual_seed(seed)
+    height = 40 + 140 * torch.rand(images, count, generator=random)
+    width = 0.41 * height
+    x = torch.rand(images, count, generator=random) * (size[1] - width)
+    y = torch.rand(images, count, generator=random) * (size[0] - height)
+    return torch.stack([x, y, x + width, y + height], -1)
+
+
+def targets(images: int, count: int, size: tuple[int, int] = SIZE) -> Targets:
+    """So many people an image."""
+    labels = torch.ones(images, count, dtype=torch.int64)
+    return Targets(people(images, count, size), labels, torch.zeros(images, count, dtype=torch.bool))
+
+
+def raw(images: int, count: int, classes: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random logits ``(images, count, classes)`` and offsets ``(images, count, 4)``."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(images, count, classes, generator=random), torch.randn(images, count, 4, generator=random)
+
+
+def found(
+    anchors_cxcywh: torch.Tensor, candidates: int, *, spread: bool, seed: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``(1, A, 2)`` of which so many reach a score of 0.01, and offsets ``(1, A, 4)``.
+
+    Args:
+        spread: over the whole frame, as of an untrained network, where few boxes suppress each other; otherwise those
+            anchors score that lie nearest to twelve people, and their boxes lie there too.
+    """
+    random = torch.Generator().manual_seed(seed)
+    count = len(anchors_cxcywh)
+    logits = torch.stack([torch.zeros(count), torch.full((count,), -9.0)], -1)
+    offsets = 0.4 * torch.randn(count, 4, generator=random)
+    if spread:
+        chosen = torch.randperm(count, generator=random)[:candidates]
+    else:
+        boxes = people(1, 12, seed=seed)[0]
+        half = anchors_cxcywh[:, 2:] / 2
+        corners = torch.cat([anchors_cxcywh[:, :2] - half, anchors_cxcywh[:, :2] + half], 1)
+        overlap, whose = iou(boxes, corners).max(0)
+        # beyond the anchors that touch somebody, the nearest
+        distance = torch.cdist(anchors_cxcywh[:, :2], xyxy_to_cxcywh(boxes)[:, :2]).min(1).values
+        chosen = (overlap - 1e-4 * distance).topk(candidates).indices
+        wanted = encode(xyxy_to_cxcywh(boxes)[whose[chosen]], anchors_cxcywh[chosen])
+        offsets[chosen] = wanted + offsets[chosen]
+    logits[chosen, 1] = 1.5 * torch.randn(candidates, generator=random).clamp(min=-2)
+    return logits[None], offsets[None]
+
+
+def test_split(images: int, lines: int, seed: int = 0) -> tuple[list[Annotations], DetectionTable]:
+    """People of a split as large as KAIST's, and a detector's lines: most near a person, some anywhere."""
+    random = np.random.default_rng(seed)
+    annotations = []
+    for i in range(images):
+        n = int(random.poisson(1.2))
+        height = np.round(random.uniform(30, 200, n))
+        left, top = np.round(random.uniform(0, 560, n)), np.round(random.uniform(0, 310, n))
+        boxes = np.stack([left, top, left + np.round(0.41 * height), top + height], 1)
+        kinds = random.choice(["person", "person", "person", "people"], n).tolist()
+        annotations.append(
+            Annotations.from_rows(
+                boxes,
+                kinds,
+                occlusion=random.choice(3, n, p=[0.7, 0.2, 0.1]).tolist(),
+                size=SIZE,
+                daytime="day" if i < 0.65 * images else "night",
+            )
+        )
+    image = random.integers(0, images, lines)
+    boxes = np.zeros((lines, 4))
+    for row, i in enumerate(image):
+        of_image = annotations[i].boxes_xyxy
+        if len(of_image) and random.random() < 0.75:
+            boxes[row] = of_image[random.integers(len(of_image))] + random.normal(0, 4, 4)
+        else:
+            x, y, h = random.uniform(0, 560), random.uniform(0, 310), random.uniform(40, 200)
+            boxes[row] = x, y, x + 0.41 * h, y + h
+    return annotations, DetectionTable(image, boxes, np.round(random.random(lines), 4))
