@@ -10,7 +10,7 @@ help:  ## these lines
 setup: $(SETUP)  ## make .venv and install the pinned requirements
 
 # opencv-python needs libGL, which machines without a screen may lack
-$(SETUP): requirements.txt requirements-dev.txt requirements-search.txt pyproject.toml
+$(SETUP): requirements.txt requirements-dev.txt requirements-search.txt requirements-export.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
 	@$(PY) -c 'import ctypes; ctypes.CDLL("libGL.so.1")' 2>/dev/null \

@@ -76,7 +76,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     if not 0.1 <= zoom <= 10:
         raise ValueError(f"zoom must lie in 0.1..10, not {zoom}")
     where = _device(device)
-    file = _checkpoint_file(Path(path))
+    file = checkpoint_file(Path(path))
     content = _read(file)
     experiment = _zoomed(_experiment(content["experiment"], file), zoom)
     detector, _ = build_detector(experiment, pretrained=False)
@@ -219,7 +219,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _checkpoint_file(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
     """The file itself, or the one that a run's directory stands for."""
     if path.is_file():
         return path

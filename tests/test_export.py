@@ -1,0 +1,269 @@
+"""An exported file finds what the PyTorch detector finds, for any batch, and says what it is; clear refusals."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from untrained import SMALL
+
+from data_kaist.dataset import collate
+from data_kaist.loading import load_coco, load_kaist
+from ssd_effnet import export, load_detector
+from ssd_effnet.boxes import cxcywh_to_xyxy, nms
+from ssd_effnet.build import build_detector, build_postprocess
+from ssd_effnet.config import load_experiment
+from ssd_effnet.export import METADATA_FILE, ExportError, export_detector, nms_of_a_graph
+from ssd_effnet.models.modality import CHANNELS
+from ssd_effnet.predictor import Predictor
+from ssd_effnet.weights import WeightsError
+
+ort = pytest.importorskip("onnxruntime", reason="pip install -r requirements-export.txt")
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+QUICK = ("lite0",)  # the others take minutes together
+Arrays = list[np.ndarray]
+
+
+def pictures(root: Path, modality: str, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 ``(6, C, *size)`` of the data set of six pairs."""
+    e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*SMALL, f"input.modality={modality}"])
+    e.input.size = list(size)
+    predictor = Predictor(e, build_detector(e, pretrained=False)[0], torch.device("cpu"))
+    frames = [*load_coco(root, "train.json", modality="early"), *load_coco(root, "val.json", modality="early")]
+    given = [tuple(path for side in predictor.sides if (path := getattr(f, side))) for f in frames]
+    return collate([predictor.prepare(image) for image in given]).images.contiguous()
+
+
+def write_checkpoint(path: Path, experiment: Path, images: torch.Tensor, *overrides: str, tiny: bool = False) -> Path:
+    """A detector with random weights whose norms know pictures: what flows through it has usual magnitudes."""
+    torch.manual_seed(0)
+    e = load_experiment(experiment, [*overrides] if tiny else [*SMALL, *overrides], tiny=tiny)
+    detector, _ = build_detector(e, pretrained=False)
+    with torch.no_grad():
+        for _ in range(20):
+            detector.train()(images)
+    weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, path)
+    return path
+
+
+def in_torch(checkpoint: Path, images: torch.Tensor) -> Arrays:
+    """Boxes, scores and labels of the detector that the checkpoint holds."""
+    predictor = load_detector(checkpoint, device="cpu")
+    height, width = images.shape[-2:]
+    with torch.inference_mode():
+        found = build_postprocess(predictor.experiment)(predictor.detector(images), (height, width))
+    return [found.boxes_xyxy.numpy(), found.scores.numpy(), found.labels.numpy()]
+
+
+def in_onnx(path: Path, images: torch.Tensor) -> Arrays:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [x.name for x in session.get_inputs()] == ["images"] and session.get_inputs()[0].type == "tensor(uint8)"
+    assert [x.name for x in session.get_outputs()] == ["boxes", "scores", "labels"]
+    found: Arrays = session.run(None, {"images": images.numpy()})
+    return found
+
+
+def in_pt2(path: Path, images: torch.Tensor) -> Arrays:
+    with torch.inference_mode():
+        return [x.numpy() for x in torch.export.load(path).module()(images)]
+
+
+def same(got: Arrays, want: Arrays) -> None:
+    """To 1e-4 in scores and in pixels of boxes, row by row; padding apart."""
+    for i in range(len(want[0])):
+        boxes, scores, labels = (x[i][got[2][i] > 0] for x in got)
+        wanted_boxes, wanted_scores, wanted_labels = (x[i][want[2][i] > 0] for x in want)
+        assert len(labels) > 3
+        np.testing.assert_array_equal(labels, wanted_labels)
+        np.testing.assert_allclose(scores, wanted_scores, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(boxes, wanted_boxes, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def images(few_pairs: Path) -> torch.Tensor:
+    return pictures(few_pairs, "visible", (64, 96))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "runs" / "vgg" / "seed0" / "checkpoints" / "best.ckpt"
+    vgg = ROOT / "experiments" / "00_vgg16.yaml"  # the quickest to export
+    return write_checkpoint(path, vgg, images, "head.classes=[person,cyclist]")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(checkpoint: Path) -> Path:
+    return export_detector(checkpoint).path
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_finds_what_torch_finds(checkpoint: Path, onnx_file: Path, images: torch.Tensor, batch: int) -> None:
+    assert onnx_file == checkpoint.with_suffix(".onnx")
+    want = in_torch(checkpoint, images[:batch])
+    assert set(want[2].flatten()) == {1, 2} and want[1].min() > 0
+    same(in_onnx(onnx_file, images[:batch]), want)
+
+
+def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) -> None:
+    root = shared / "data" / "kaist-mini"
+    if not root.is_dir():
+        pytest.skip("kaist-mini is absent")
+    frames = load_kaist(root, "test-all-20", annotation_format="xml")[:6]
+    predictor = load_detector(checkpoint, device="cpu")
+    photographs = collate([predictor.prepare(f.visible) for f in frames if f.visible]).images.contiguous()
+    for start, batch in ((0, 1), (1, 3)):
+        part = photographs[start : start + batch]
+        same(in_onnx(onnx_file, part), in_torch(checkpoint, part))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pt2_finds_what_torch_finds_at_another_size(
+    checkpoint: Path, few_pairs: Path, tmp_path_factory: pytest.TempPathFactory, batch: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "larger.pt2"
+    if not path.exists():
+        export_detector(checkpoint, path, format="pt2", size=(96, 128))
+    larger = pictures(few_pairs, "visible", (96, 128))[:batch]
+    same(in_pt2(path, larger), in_torch(checkpoint, larger))
+    extra = {METADATA_FILE: ""}
+    torch.export.load(path, extra_files=extra)
+    metadata = json.loads(extra[METADATA_FILE])
+    assert json.loads(metadata["size"]) == [96, 128] and json.loads(metadata["trained_size"]) == [64, 96]
+
+
+def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:
+    session = ort.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    assert facts["experiment"] == "00_vgg16" and facts["modality"] == "visible" and facts["nms"] == "inside"
+    assert json.loads(facts["classes"]) == ["background", "person", "cyclist"]
+    assert json.loads(facts["channels"]) == ["red", "green", "blue"] and json.loads(facts["size"]) == [64, 96]
+    assert json.loads(facts["config"])["input"]["size"] == [64, 96] and len(facts["checkpoint_sha256"]) == 64
+    assert facts["trained_commit"] == ""
+    run = checkpoint.parent.parent
+    (run / "environment.json").write_text(json.dumps({"git": {"commit": "abc"}}))
+    e = load_detector(checkpoint).experiment
+    assert export.describe(checkpoint, e, (64, 96), "inside")["trained_commit"] == "abc"
+    (run / "environment.json").unlink()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nms_of_a_graph_is_nms(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = cxcywh_to_xyxy(torch.rand(2, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
+    valid = torch.rand(2, 60, generator=generator) > 0.2
+    assert torch.equal(nms_of_a_graph(boxes, valid, 0.4), nms(boxes, valid, 0.4))
+    # a chain, in which each box overlaps the next one: as many rounds as there are boxes
+    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(40)]])
+    every_second = [i % 2 == 0 for i in range(40)]
+    assert nms_of_a_graph(chain, torch.ones(1, 40, dtype=torch.bool), 0.4).tolist() == [every_second]
+
+
+def exports(path: Path, few_pairs: Path, folder: Path, *overrides: str) -> None:
+    e = load_experiment(path, overrides, tiny=True)
+    images = pictures(few_pairs, e.input.modality, (128, 160))
+    checkpoint = write_checkpoint(folder / "best.ckpt", path, images, *overrides, tiny=True)
+    done = export_detector(checkpoint)
+    for batch in (1, 3):
+        want = in_torch(checkpoint, images[:batch])
+        got = in_onnx(done.path, images[:batch])
+        assert images.shape[1] == len(CHANNELS[e.input.modality])
+        close(got, want)
+
+
+def close(got: Arrays, want: Arrays) -> None:
+    """As :func:`same`, but for rows whose scores are as good as equal: float32 may order these as it likes."""
+    for i in range(len(want[0])):
+        boxes, scores, labels = (x[i][got[2][i] > 0] for x in got)
+        wanted = {name: x[i][want[2][i] > 0] for name, x in zip(("boxes", "scores", "labels"), want, strict=True)}
+        assert len(labels) == len(wanted["labels"]) > 3
+        np.testing.assert_allclose(scores, wanted["scores"], rtol=0, atol=1e-4)
+        for box, score, label in zip(boxes, scores, labels, strict=True):
+            near = (np.abs(wanted["scores"] - score) < 1e-4) & (wanted["labels"] == label)
+            assert np.abs(wanted["boxes"][near] - box).max(1).min() < 5e-4
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_experiments_export(name: str, few_pairs: Path, tmp_path: Path) -> None:
+    exports(ROOT / "experiments" / f"{name}.yaml", few_pairs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p.stem not in QUICK], ids=lambda p: p.stem)
+def test_every_experiment_exports(path: Path, few_pairs: Path, tmp_path: Path) -> None:
+    exports(path, few_pairs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(("input.modality=lwir",), ("input.modality=early",), ("input.modality=halfway",)),
+        *(("input.modality=halfway", "fusion.shared=true"), ("input.modality=halfway", "fusion.up_to=0")),
+    ],
+    ids=lambda o: "-".join(o),
+)
+def test_every_modality_exports(overrides: tuple[str, ...], few_pairs: Path, tmp_path: Path) -> None:
+    exports(ROOT / "experiments" / "lite0.yaml", few_pairs, tmp_path, *overrides)
+
+
+def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    with pytest.raises(WeightsError, match="there is no such checkpoint"):
+        export_detector(tmp_path / "no.ckpt")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
+    with pytest.raises(ExportError, match=r"packages onnx and onnxscript: pip install -r requirements-export\.txt"):
+        export_detector(checkpoint)
+    monkeypatch.undo()
+
+    def depends_on_pixels(images: torch.Tensor) -> torch.Tensor:
+        return images.float() * (2 if images.sum() > 5 else 1)
+
+    out = tmp_path / "bad.pt2"
+    monkeypatch.setattr("ssd_effnet.models.detector.Normalize.forward", lambda self, x: depends_on_pixels(x))
+    with pytest.raises(ExportError, match=r"torch cannot export this detector: .") as caught:
+        export_detector(checkpoint, out, format="pt2")
+    assert "\n" not in str(caught.value) and str(checkpoint) in str(caught.value)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def script(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "export.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
+    """Outside, the boxes come out that would enter NMS: NMS of them gives what the detector finds."""
+    out = tmp_path / "new" / "boxes.pt2"
+    done = script(checkpoint.parent.parent, "--format", "pt2", "--size", "64x96", "--nms", "outside", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"00_vgg16 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
+    assert done.stderr == ""
+    boxes, scores, labels = in_pt2(out, images[:3])
+    p = load_detector(checkpoint).experiment.postprocess
+    assert f"-> boxes (batch, {boxes.shape[1]}, 4)" in done.stdout and boxes.shape[1] > p.top_k
+    assert (labels > 0).all() and (np.diff(scores) <= 0).all()
+    apart = torch.from_numpy(boxes + labels[..., None] * np.float32(192))
+    kept = nms(apart, torch.from_numpy(scores >= p.score_threshold), p.nms_iou).numpy()
+    want = in_torch(checkpoint, images[:3])
+    for i in range(3):
+        np.testing.assert_allclose(scores[i][kept[i]][: p.top_k], want[1][i], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(boxes[i][kept[i]][: p.top_k], want[0][i], rtol=0, atol=1e-4)
+
+
+def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    bad = script(tmp_path, "--format", "pt2")
+    assert bad.returncode == 1 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    assert "is not HxW" in script(checkpoint, "--size", "512").stderr
