@@ -7,15 +7,37 @@ examples:
   scripts/benchmark.py models --experiments experiments/00_vgg16.yaml experiments/05_deconv.yaml
   scripts/benchmark.py models --size own --device cuda
   scripts/benchmark.py models --training --size own --experiments experiments/03_resolution.yaml
+  scripts/benchmark.py all --json figures.json                           every stage against its plain reference
+  scripts/benchmark.py data --root data/kaist --runs 9                   your own files, not synthetic ones
+  scripts/benchmark.py train --device cuda --batch 16 --compile
+  scripts/benchmark.py growth --picture growth.png                       time and memory for 1, 2, 4, 8 times the work
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the references stand in benchmarks/, which is not installed
+
+if TYPE_CHECKING:
+    from ssd_effnet.benchmark.timing import Row
+
+EXPERIMENTS = ROOT / "experiments"
+STAGES = {
+    "data": "training pair, test pair, kept frames; against Pillow + numpy and pure decoding",
+    "loss": "MultiBox, forward and backward; against a loop over images",
+    "postprocess": "decoding and NMS; against a loop over an n x n matrix",
+    "evaluate": "miss rates of a test split; against an evaluator on dictionaries",
+    "forward": "VGG16-BN, EfficientNet-B4, lite0; against the multiply rate and efficientnet-pytorch",
+    "train": "a training step of EfficientNet-B4; against the same in NCHW with the plain loss",
+}
 
 
 def main() -> int:
@@ -29,6 +51,23 @@ def main() -> int:
     models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     models.add_argument("--training", action="store_true", help="time forward + loss + backward, not the forward pass")
     models.set_defaults(run=run_models)
+    for name, text in (*STAGES.items(), ("all", "all of these")):
+        stage = what.add_parser(name, help=text)
+        stage.add_argument("--runs", type=int, default=5, help="rounds that are timed (default: 5)")
+        stage.add_argument("--threads", type=int, default=1, help="of torch (default: 1; then processor time is taken)")
+        stage.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of forward and train")
+        stage.add_argument("--size", type=size, default=None, metavar="HxW", help="of images (default: as published)")
+        stage.add_argument("--batch", type=int, default=2, help="images of a training step (default: 2)")
+        stage.add_argument("--compile", action="store_true", help="measure torch.compile of a training step too")
+        stage.add_argument("--root", type=Path, help="a data set in KAIST's layout (default: synthetic pairs)")
+        stage.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+        stage.set_defaults(run=run_stages, stages=tuple(STAGES) if name == "all" else (name,))
+    growth = what.add_parser("growth", help="how time and memory of the stages grow with their work")
+    growth.add_argument("--runs", type=int, default=3, help="rounds that are timed (default: 3)")
+    growth.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 8], help="(default: 1 2 4 8)")
+    growth.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    growth.add_argument("--picture", type=Path, metavar="OUT", help="draw them, for example growth.png")
+    growth.set_defaults(run=run_growth)
     arguments = parser.parse_args()
     result: int = arguments.run(arguments)
     return result
@@ -54,6 +93,91 @@ def run_models(arguments: argparse.Namespace) -> int:
         return 1
     machine = describe_machine(arguments.device, arguments.threads, how(arguments.training))
     Console(width=None if sys.stdout.isatty() else 160).print(models_table(figures, machine))
+    return 0
+
+
+def run_stages(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.benchmark.timing import DisagreementError, describe_machine, rows_as_dict, rows_table, versions
+    from ssd_effnet.runtime import threads_of
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device cuda: torch finds no CUDA device here", file=sys.stderr)
+        return 1
+    rows: list[Row] = []
+    with threads_of(arguments.threads), tempfile.TemporaryDirectory() as folder:
+        try:
+            for stage in arguments.stages:
+                for row in rows_of(stage, arguments, arguments.root or Path(folder)):
+                    rows.append(row)
+                    print(f"{row.stage}: {row.case}: {row.own_ms:.3g} ms", file=sys.stderr)
+        except (DataError, DisagreementError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        clock = "processor time" if torch.get_num_threads() == 1 and arguments.device == "cpu" else "wall time"
+        how = f"{clock}, {arguments.runs} rounds in turns, medians; results agreed with the reference before"
+        machine = describe_machine(arguments.device, arguments.threads, how)
+        limits = limits_of(arguments.device, arguments.runs)
+    Console(width=None if sys.stdout.isatty() else 200).print(rows_table(rows, f"{machine}; {limits}"))
+    if arguments.json:
+        figures = {"machine": machine, "limits": limits, "versions": versions(), "rows": rows_as_dict(rows)}
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def rows_of(stage: str, a: argparse.Namespace, root: Path) -> Iterator[Row]:
+    """The rows of one stage, as the arguments want it."""
+    sized = {} if a.size is None else {"size": a.size}
+    if stage == "data":
+        from ssd_effnet.benchmark.data import benchmark_data
+
+        return benchmark_data(root, runs=a.runs, **sized)
+    if stage == "loss":
+        from ssd_effnet.benchmark.loss import benchmark_loss
+
+        return benchmark_loss(runs=a.runs, **sized)
+    if stage == "postprocess":
+        from ssd_effnet.benchmark.postprocess import benchmark_postprocess
+
+        return benchmark_postprocess(runs=a.runs, **sized)
+    if stage == "evaluate":
+        from ssd_effnet.benchmark.evaluate import benchmark_evaluate
+
+        return benchmark_evaluate(runs=a.runs)
+    if stage == "forward":
+        from ssd_effnet.benchmark.forward import benchmark_forward
+
+        return benchmark_forward(EXPERIMENTS, runs=a.runs, device=a.device, **sized)
+    from ssd_effnet.benchmark.train import benchmark_train
+
+    return benchmark_train(EXPERIMENTS, runs=a.runs, device=a.device, batch=a.batch, compiled=a.compile, **sized)
+
+
+def limits_of(device: str, runs: int) -> str:
+    """What the machine multiplies, in words."""
+    from ssd_effnet.benchmark.limits import multiply_rate
+
+    matrices, convolutions = multiply_rate(device, runs)
+    return f"matrices {matrices:.0f} GFLOP/s, 3x3 convolutions {convolutions:.0f} GFLOP/s in fp32"
+
+
+def run_growth(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ssd_effnet.benchmark.growth import draw_growth, growth_table, measure_growth
+    from ssd_effnet.benchmark.timing import describe_machine
+
+    points = list(measure_growth(arguments.factors, runs=arguments.runs))
+    machine = describe_machine("cpu", 1, "processor time, fastest")
+    Console(width=None if sys.stdout.isatty() else 160).print(growth_table(points, machine))
+    if arguments.json:
+        figures = {"machine": machine, "points": [vars(point) for point in points]}
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if arguments.picture:
+        draw_growth(points, arguments.picture)
     return 0
 
 

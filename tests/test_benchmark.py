@@ -1,13 +1,15 @@
 """The benchmark measures what it says, and refuses what it cannot."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ssd_effnet.benchmark.growth import Point, exponents
 from ssd_effnet.benchmark.models import ModelFigures, models_table
-from ssd_effnet.benchmark.timing import timed
+from ssd_effnet.benchmark.timing import DisagreementError, agree, compared, timed
 from ssd_effnet.cost import Cost
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +60,55 @@ def test_all_experiments() -> None:
     done = benchmark("--size", "64x96", "--runs", "1")
     assert done.returncode == 0, done.stderr
     assert all(f"{i:02}_" in done.stdout for i in range(13))
+
+
+def stage(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+@pytest.mark.parametrize("name", ["data", "loss", "postprocess", "evaluate", "forward", "train"])
+def test_each_stage_agrees_with_its_reference_and_states_its_figures(name: str, tmp_path: Path) -> None:
+    """Small and once: the figures mean nothing, only that they are there."""
+    out = tmp_path / "figures.json"
+    small = () if name in ("evaluate", "postprocess") else ("--size", "128x160")
+    done = stage(name, "--runs", "1", *small, "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert {row["stage"] for row in figures["rows"]} == {name}
+    assert all(row["own_fastest_ms"] >= 0 for row in figures["rows"])
+    assert any(row["ratio"] and row["ratio"] > 0 and row["agreement"] for row in figures["rows"])
+    assert "1 threads" in figures["machine"] and "GFLOP/s" in figures["limits"]
+    assert {"torch", "opencv", "pillow"} <= figures["versions"].keys()
+    assert "processor time" in done.stdout
+
+
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "growth.png"
+    done = stage("growth", "--runs", "1", "--factors", "1", "2", "--picture", str(picture))
+    assert done.returncode == 0, done.stderr
+    assert "postprocess, more candidates" in done.stdout and picture.stat().st_size > 10_000
+
+
+def test_powers_of_growth_by_hand() -> None:
+    points = [Point("a", 1, 10, 1.0, 4.0), Point("a", 2, 20, 2.0, 16.0)]
+    assert exponents(points) == {"a": (1.0, 2.0)}
+
+
+def test_no_ratio_without_agreement() -> None:
+    import torch
+
+    assert agree("x", torch.ones(2), torch.ones(2) + 1e-7, 1e-6) == "x within 1e-06"
+    with pytest.raises(DisagreementError, match="x: differs from the reference by 1, more than"):
+        agree("x", torch.ones(2), torch.zeros(2), 1e-6)
+    with pytest.raises(DisagreementError, match=r"shapes \(2,\) and \(3,\) differ"):
+        agree("x", torch.ones(2), torch.ones(3), 1)
+
+
+def test_a_row_by_hand() -> None:
+    times = {"own": [1.0, 2.0, 4.0], "reference": [10.0, 10.0, 10.0]}
+    row = compared("loss", "x", times, goal=4.0, limit="y", limit_ms=0.5, limit_goal=0.6)
+    assert (row.own_ms, row.own_fastest_ms, row.reference_ms, row.ratio, row.ratio_fastest) == (2, 1, 10, 5, 10)
+    assert row.of_limit == 0.5 and row.reached is False
+    assert compared("loss", "x", times, goal=4.0).reached is True
+    assert compared("loss", "x", times, reference=None).reached is None

@@ -70,15 +70,19 @@ def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[fl
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Milliseconds of each call in each of ``runs`` rounds; a first round is not counted."""
+    """Milliseconds of each call in each of ``runs`` rounds; a first round is not counted.
+
+    By :func:`clock`.
+    """
+    now = clock(device)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs + 1):
         for name, call in calls.items():
             _wait(device)
-            start = time.perf_counter()
+            start = now()
             call()
             _wait(device)
-            times[name].append(1000 * (time.perf_counter() - start))
+            times[name].append(1000 * (now() - start))
     return {name: of[1:] for name, of in times.items()}
 
 
@@ -126,6 +130,15 @@ def agree(what: str, own: torch.Tensor, reference: torch.Tensor, tolerance: floa
     if not apart <= tolerance:
         raise DisagreementError(f"{what}: differs from the reference by {apart:.3g}, more than {tolerance:.3g}")
     return f"{what} within {tolerance:.0e}" if tolerance else f"{what} equal"
+
+
+def clock(device: str = "cpu") -> Callable[[], float]:
+    """Processor time where one thread does all the work, so that what else the machine runs does not count; else time.
+
+    A neighbour still takes cache and memory bandwidth, and so slows what it is measured beside.
+    """
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if one_thread else time.perf_counter
 
 
 def _wait(device: str) -> None:

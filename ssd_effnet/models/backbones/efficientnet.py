@@ -208,12 +208,13 @@ class MBConvBlock(nn.Module):
         if self.squeezes:
             weights = F.adaptive_avg_pool2d(x, 1)  # (N, width, 1, 1)
             weights = self._se_expand(self._activation(self._se_reduce(weights)))
-            x = torch.sigmoid(weights) * x
+            # in place where no gradient asks for x: the widened map is the largest of the block
+            x = torch.sigmoid(weights) * x if torch.is_grad_enabled() else x.mul_(torch.sigmoid_(weights))
         x = self._bn2(self._project_conv(x))
         if self.skips:
             if self.training and self.drop_rate > 0:
                 x = _drop_images(x, self.drop_rate)
-            x = x + inputs
+            x += inputs
         return x
 
 
@@ -235,7 +236,9 @@ class SameConv2d(nn.Conv2d):
             return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
         height, width = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(x, self.weight, self.bias, stride=stride, padding=(height // 2, width // 2), groups=self.groups)
+            return F.conv2d(
+                x, self.weight, self.bias, stride=stride, padding=(height // 2, width // 2), groups=self.groups
+            )
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
 

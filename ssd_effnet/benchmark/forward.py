@@ -1,0 +1,155 @@
+"""Forward passes against the machine's multiply rate, against efficientnet-pytorch, and from a JPEG to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from ssd_effnet.benchmark.limits import multiply_rate
+from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.build import as_size, build_detector, build_postprocess, build_skeleton
+from ssd_effnet.config import load_experiment
+from ssd_effnet.cost import cost
+from ssd_effnet.folding import fold
+from ssd_effnet.models.backbones import BACKBONES
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.runtime import bfloat16_pays, keep_freed_memory
+
+
+def faster(module: nn.Module) -> nn.Module:
+    """A copy as it is fastest at inference: norms folded, channels_last."""
+    return fold(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def benchmark_forward(
+    experiments: Path,
+    *,
+    runs: int = 5,
+    device: str = "cpu",
+    size: tuple[int, int] | None = None,
+    b4_size: tuple[int, int] | None = None,
+) -> Iterator[Row]:
+    """Rows of VGG16-BN, EfficientNet-B4 and lite0.
+
+    Args:
+        experiments: folder of ``00_vgg16.yaml`` and ``lite0.yaml``.
+        size, b4_size: (height, width) of the inputs; None: each experiment's own, and 512x640.
+    """
+    yield from _vgg(experiments, runs, device, size)
+    yield _b4(runs, device, b4_size or size or (512, 640))
+    yield _lite0(experiments, runs, device, size)
+
+
+def _detector(experiments: Path, name: str, size: tuple[int, int] | None) -> tuple[Detector, tuple[int, int], float]:
+    """The experiment's detector, random but with norms that do something, its input's size and its GFLOP."""
+    torch.manual_seed(0)
+    experiment = load_experiment(experiments / f"{name}.yaml", ["backbone.pretrained=none", "backbone.norm=batch"])
+    detector = build_detector(experiment, pretrained=False)[0].eval()
+    size = size or as_size(experiment.input.size)
+    return detector, size, 2e-9 * cost(build_skeleton(experiment), size).multiply_adds
+
+
+def _vgg(experiments: Path, runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
+    detector, size, gflop = _detector(experiments, "00_vgg16", size)
+    detector = detector.to(device)
+    image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, device=device)
+    last = image.to(memory_format=torch.channels_last)
+    own = faster(detector)
+    calls: dict[str, Callable[[], object]] = {
+        "reference": partial(_with_memory, False, detector, image),
+        "own": partial(_with_memory, True, own, last),
+    }
+    low = device != "cpu" or bfloat16_pays()
+    if low:
+        calls["bf16"] = partial(_in_bfloat16, device, own, last)
+    with torch.inference_mode():
+        agreement = agree("logits", own(last).cls_logits, detector(image).cls_logits, 1e-4)
+        times = in_turns(calls, runs, device)
+        rate, _ = multiply_rate(device, runs)
+    case = f"VGG16-BN SSD {size[0]}x{size[1]}, {gflop:.0f} GFLOP"
+    yield compared(
+        *("forward", f"{case}: folded, channels_last, memory kept", times),
+        limit=f"{rate:.0f} GFLOP/s of matrices",
+        limit_ms=1000 * gflop / rate,
+        limit_goal=0.7,
+        agreement=agreement,
+    )
+    if low:
+        yield compared("forward", f"{case}: bf16, folded, channels_last", times, own="bf16", goal=3.5)
+
+
+def _with_memory(keep: bool, module: nn.Module, image: torch.Tensor) -> object:
+    keep_freed_memory(keep)
+    return module(image)
+
+
+def _in_bfloat16(device: str, module: nn.Module, image: torch.Tensor) -> object:
+    keep_freed_memory(True)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        return module(image)
+
+
+def _b4(runs: int, device: str, size: tuple[int, int]) -> Row:
+    from efficientnet_pytorch import EfficientNet
+
+    torch.manual_seed(0)
+    theirs = EfficientNet.from_name("efficientnet-b4", image_size=None).eval().to(device)
+    names = theirs.state_dict()
+    ours = BACKBONES["efficientnet-b4"](levels=[2, 3, 4, 6], strides="published")
+    ours.load_state_dict({name: names[name] for name in ours.state_dict()})
+    own = faster(ours.to(device))
+    image = torch.randn(1, 3, *size, device=device)
+    last = image.to(memory_format=torch.channels_last)
+
+    def plain() -> torch.Tensor:
+        keep_freed_memory(False)
+        x = theirs._swish(theirs._bn0(theirs._conv_stem(image)))
+        for block in theirs._blocks:
+            x = block(x)
+        return x
+
+    with torch.inference_mode():
+        deepest, wanted = own(last)[-1], plain()
+        scale = wanted.abs().max().clamp(min=1e-12)
+        agreement = agree("deepest map over its largest value", deepest / scale, wanted / scale, 1e-4)
+        times = in_turns({"reference": plain, "own": partial(_with_memory, True, own, last)}, runs, device)
+    case = f"EfficientNet-B4 {size[0]}x{size[1]}, all blocks, against efficientnet-pytorch"
+    return compared("forward", case, times, goal=1.7, agreement=agreement)
+
+
+def _lite0(experiments: Path, runs: int, device: str, size: tuple[int, int] | None) -> Row:
+    """From the bytes of a JPEG to detections; the reference is the same network as it is trained."""
+    detector, size, _ = _detector(experiments, "lite0", size)
+    experiment = load_experiment(experiments / "lite0.yaml", ["backbone.pretrained=none", "backbone.norm=batch"])
+    post = build_postprocess(experiment)
+    detector = detector.to(device)
+    own = faster(detector)
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8), size[::-1])
+    data = cv2.imencode(".jpg", picture)[1]
+
+    def detect(module: nn.Module, layout: torch.memory_format, keep: bool) -> torch.Tensor:
+        keep_freed_memory(keep)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(memory_format=layout).to(device)
+        scores: torch.Tensor = post(module(image), size).scores
+        return scores.cpu()
+
+    plain = partial(detect, detector, torch.contiguous_format, False)
+    ours = partial(detect, own, torch.channels_last, True)
+    with torch.inference_mode():
+        agreement = agree("scores", ours()[:, :1], plain()[:, :1], 1e-4)
+        times = in_turns({"reference": plain, "own": ours}, runs, device)
+    return compared(
+        *("forward", f"JPEG to detections, lite0 {size[0]}x{size[1]}", times),
+        goal=1.2,
+        limit="100 ms an image",
+        limit_ms=100.0,
+        limit_goal=1.0,
+        agreement=agreement,
+    )
