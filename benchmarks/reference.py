@@ -128,8 +128,12 @@ class Chain:
         boxes = np.clip(boxes * scale, 0, [width, height, width, height])
         boxes = boxes[(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 1]
         if heat.shape != self.size:
-            colour = np.asarray(Image.fromarray(np.ascontiguousarray(colour)).resize((width, height), Image.BILINEAR))
-            heat = np.asarray(Image.fromarray(np.ascontiguousarray(heat)).resize((width, height), Image.BILINEAR))
+            colour = np.asarray(
+                Image.fromarray(np.ascontiguousarray(colour)).resize((width, height), Image.Resampling.BILINEAR)
+            )
+            heat = np.asarray(
+                Image.fromarray(np.ascontiguousarray(heat)).resize((width, height), Image.Resampling.BILINEAR)
+            )
         return colour, heat, boxes
 
 
@@ -245,7 +249,7 @@ def postprocess(
         boxes = corners(torch.cat([centre, torch.exp(offsets[:, 2:] * 0.2) * anchors_cxcywh[:, 2:]], 1))
         boxes[:, 0::2] = boxes[:, 0::2].clamp(0, size[1])
         boxes[:, 1::2] = boxes[:, 1::2].clamp(0, size[0])
-        good = scores >= score_threshold
+        good = (scores >= score_threshold) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, scores = boxes[good], scores[good]
         kept = nms(boxes, scores, nms_iou)[:top_k]
         found.append((boxes[kept], scores[kept]))
@@ -272,7 +276,8 @@ def miss_rate(
     outcomes: list[tuple[float, int]] = []
     counted = 0
     for image in images:
-        people, regions = [], []
+        people: list[dict[str, Any]] = []
+        regions: list[dict[str, Any]] = []
         for thing in truth[image]:
             x, y, w, h = thing["bbox"]
             outside = x < 5 or y < 5 or x + w > size[1] - 5 or y + h > size[0] - 5

@@ -39,8 +39,9 @@ def fold(module: M) -> M:
                 _into(part.get_submodule(before), part.get_submodule(after))
                 part.set_submodule(after, nn.Identity())
             # EfficientNet's activation reads the outputs of convolutions only, which nobody else reads
-            if isinstance(part.__dict__["_modules"].get("_activation"), nn.SiLU | nn.ReLU6):
-                part._activation.inplace = True
+            activation = dict(part.named_children()).get("_activation")
+            if isinstance(activation, nn.SiLU | nn.ReLU6):
+                activation.inplace = True
     return folded
 
 

@@ -24,7 +24,7 @@ from ssd_effnet.runtime import bfloat16_pays, keep_freed_memory
 
 def faster(module: nn.Module) -> nn.Module:
     """A copy as it is fastest at inference: norms folded, channels_last."""
-    return fold(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return fold(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def benchmark_forward(

@@ -20,8 +20,8 @@ def benchmark_postprocess(
     """A row for each number of candidates, around people and spread over the frame; nothing is cut before NMS."""
     anchors = scene.anchors(size)
     for spread in (False, True):
-        for number in candidates:
-            logits, offsets = scene.found(anchors, number, spread=spread)
+        for number in dict.fromkeys(min(number, len(anchors)) for number in candidates):
+            logits, offsets = scene.found(anchors, number, spread=spread, size=size)
             post = PostProcess(pre_nms_top_k=len(anchors))
             own = partial(post, RawOutputs(logits, offsets, anchors), size)
             plain = partial(reference.postprocess, logits, offsets, anchors, size)

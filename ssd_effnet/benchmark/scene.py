@@ -22,9 +22,9 @@ def anchors(size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 def people(images: int, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> torch.Tensor:
-    """Boxes ``(images, count, 4)`` xyxy, 40 to 180 pixels high, inside the image."""
+    """Boxes ``(images, count, 4)`` xyxy, 8 to 35 % of the image's height, inside it."""
     random = torch.Generator().manual_seed(seed)
-    height = 40 + 140 * torch.rand(images, count, generator=random)
+    height = size[0] * (0.08 + 0.27 * torch.rand(images, count, generator=random))
     width = 0.41 * height
     x = torch.rand(images, count, generator=random) * (size[1] - width)
     y = torch.rand(images, count, generator=random) * (size[0] - height)
@@ -44,7 +44,12 @@ def raw(images: int, count: int, classes: int = 2, seed: int = 1) -> tuple[torch
 
 
 def found(
-    anchors_cxcywh: torch.Tensor, candidates: int, *, spread: bool, seed: int = 2
+    anchors_cxcywh: torch.Tensor,
+    candidates: int,
+    *,
+    spread: bool,
+    size: tuple[int, int] = SIZE,
+    seed: int = 2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits ``(1, A, 2)`` of which so many reach a score of 0.01, and offsets ``(1, A, 4)``.
 
@@ -59,7 +64,7 @@ def found(
     if spread:
         chosen = torch.randperm(count, generator=random)[:candidates]
     else:
-        boxes = people(1, 12, seed=seed)[0]
+        boxes = people(1, 12, size, seed)[0]
         half = anchors_cxcywh[:, 2:] / 2
         corners = torch.cat([anchors_cxcywh[:, :2] - half, anchors_cxcywh[:, :2] + half], 1)
         overlap, whose = iou(boxes, corners).max(0)

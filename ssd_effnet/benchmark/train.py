@@ -45,7 +45,7 @@ def benchmark_train(
     def detector_of(layout: torch.memory_format) -> Detector:
         torch.manual_seed(0)
         detector = build_detector(experiment, pretrained=False)[0].to(device).train()
-        return detector.to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+        return detector.to(memory_format=layout)  # type: ignore[call-overload]
 
     plain_detector, own_detector = detector_of(torch.contiguous_format), detector_of(torch.channels_last)
     plain_optimizer, own_optimizer = (build_optimizer(experiment, d) for d in (plain_detector, own_detector))
