@@ -1,12 +1,23 @@
 """The measured choice: the fastest way is taken, and results stay."""
 
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ssd_effnet import runtime
+from ssd_effnet.build import build_detector
+from ssd_effnet.config import load_experiment
+from ssd_effnet.run import _choose_runtime, run
 from ssd_effnet.runtime import Runtime, bfloat16_pays, choose, keep_freed_memory, threads_of
+
+LITE0 = Path(__file__).parents[1] / "experiments" / "lite0.yaml"
+SMALL = (
+    *("input.size=[64,96]", "backbone.pretrained=none", "backbone.norm=batch", "adapter.channels=16"),
+    *("extras.channels=16", "trainer.accelerator=cpu", "trainer.panel_images=0", "data.workers=0"),
+    *("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last"),
+)
 
 
 def test_the_fastest_way_is_applied(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -47,3 +58,24 @@ def test_threads_come_back() -> None:
     assert torch.get_num_threads() == before
     assert "1 threads, channels_last, freed memory kept" in str(Runtime(1, True, True))
     assert bfloat16_pays() in (True, False)
+
+
+def test_measuring_leaves_weights_statistics_and_mode_alone() -> None:
+    e = load_experiment(LITE0, [*SMALL, "trainer.threads=1"])
+    detector = build_detector(e, pretrained=False)[0]
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    assert "1 threads" in str(_choose_runtime(e, detector))
+    assert detector.training and all(p.grad is None for p in detector.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+    keep_freed_memory(False)
+
+
+def test_a_run_says_what_it_chose_and_what_its_frames_take(few_pairs: Path, tmp_path: Path) -> None:
+    data = ["data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json"]
+    e = load_experiment(LITE0, [*SMALL, *data, "trainer.threads=1", "trainer.runtime=auto", "data.cache=memory"])
+    lines: list[str] = []
+    results = run(e, tmp_path, echo=lines.append)
+    keep_freed_memory(False)
+    assert results["epochs"] == 1
+    assert any(line.startswith("runtime: 1 threads, channels_") for line in lines)
+    assert "train: decoded frames are kept and will take 0 MiB of memory" in lines
