@@ -47,8 +47,11 @@ def write_checkpoint(path: Path, experiment: Path, images: torch.Tensor, *overri
     torch.manual_seed(0)
     e = load_experiment(experiment, [*overrides] if tiny else [*SMALL, *overrides], tiny=tiny)
     detector, _ = build_detector(e, pretrained=False)
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.5
     with torch.no_grad():
-        for _ in range(20):
+        for _ in range(3):
             detector.train()(images)
     weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
