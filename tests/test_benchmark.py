@@ -67,6 +67,7 @@ def stage(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_each_stage_agrees_with_its_reference_and_states_its_figures(tmp_path: Path) -> None:
     """Small and once: the figures mean nothing, only that they are there."""
     out = tmp_path / "figures.json"
@@ -84,6 +85,7 @@ def test_each_stage_agrees_with_its_reference_and_states_its_figures(tmp_path: P
     assert "processor time" in done.stdout
 
 
+@pytest.mark.slow
 def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     points = list(measure_growth([1, 2], runs=1))
     assert {p.what for p in points} == CURVES.keys() == exponents(points).keys()

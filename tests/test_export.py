@@ -28,7 +28,6 @@ ort = pytest.importorskip("onnxruntime", reason="pip install -r requirements-exp
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-QUICK = ("lite0",)  # the others take minutes together
 Arrays = list[np.ndarray]
 
 
@@ -195,13 +194,8 @@ def close(got: Arrays, want: Arrays) -> None:
             assert np.abs(wanted["boxes"][near] - box).max(1).min() < 5e-4
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_experiments_export(name: str, few_pairs: Path, tmp_path: Path) -> None:
-    exports(ROOT / "experiments" / f"{name}.yaml", few_pairs, tmp_path)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p.stem not in QUICK], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_exports(path: Path, few_pairs: Path, tmp_path: Path) -> None:
     exports(path, few_pairs, tmp_path)
 
