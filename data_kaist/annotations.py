@@ -180,9 +180,9 @@ def parse_bbgt(
             raise AnnotationError(f"{rows.next_object} has {len(columns)} columns, which should be {_BBGT_COLUMNS}")
         at = f"{rows.next_object} ({columns[0]})"
         x, y, w, h, occlusion = (
-            _finite(text, name, at) for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
+            finite(text, name, at) for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
         )
-        rows.add(columns[0], (x, y, w, h), occlusion, ignore=_finite(columns[10], "ignore", at) != 0)
+        rows.add(columns[0], (x, y, w, h), occlusion, ignore=finite(columns[10], "ignore", at) != 0)
     return rows.finish(daytime)
 
 
@@ -218,10 +218,20 @@ def _number(parent: Any, tag: str, at: str) -> float:
     text = parent.findtext(tag)
     if text is None:
         raise AnnotationError(f"{at} has no <{tag}>")
-    return _finite(text, tag, at)
+    return finite(text, tag, at)
 
 
-def _finite(text: str, name: str, at: str) -> float:
+def finite(text: str, name: str, at: str) -> float:
+    """The number that a text holds.
+
+    Args:
+        text: as it stands in the file.
+        name: what the number is, for the error.
+        at: file and object, for the error.
+
+    Raises:
+        AnnotationError: it is no number, or infinite.
+    """
     try:
         value = float(text)
     except ValueError:

@@ -32,6 +32,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from data_kaist.annotations import finite
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
 from ssd_effnet.structures import PERSON
@@ -388,10 +389,4 @@ def _xywh(row: Any, key: str, at: str) -> Xywh:
 def _number(text: str | None, tag: str, at: str) -> float:
     if text is None:
         raise AnnotationError(f"{at} has no <{tag}>")
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise AnnotationError(f"{at} has {tag} {text.strip()!r}, which is not a finite number")
-    return number
+    return finite(text, tag, at)

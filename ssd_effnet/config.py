@@ -143,7 +143,7 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     while True:
         if any(current.resolve() == seen.resolve() for seen, _ in chain):
             raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
-        content = _read_yaml(current)
+        content = _read_layer(current)
         base = content.pop("base", None)
         if chain:  # a base's name, question and list of changes are its own
             content = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
@@ -158,16 +158,29 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         current = current.parent / base
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: the file.
+        kind: of file, for the sentence that says it is not there.
+
+    Raises:
+        ConfigError: it is not there, not text or not YAML.
+    """
     if not path.is_file():
         names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: there is no such experiment file{nearest(str(path), names)}")
+        raise ConfigError(f"{path}: there is no such {kind} file{nearest(str(path), names)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _read_layer(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, "experiment")
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssd_effnet.config import ConfigError, nearest, settings
+from ssd_effnet.config import ConfigError, nearest, read_yaml, settings
 from ssd_effnet.schema import ExperimentConfig
 
 _NOT_DRAWN = {
@@ -87,15 +86,7 @@ def read_space(path: str | Path) -> Space:
         ConfigError: one sentence that names the file, the key and, where there is one, the nearest right name.
     """
     path = Path(path)
-    if not path.is_file():
-        beside = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise ConfigError(f"{path}: there is no such space file{nearest(str(path), beside)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "space")
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
     space: Space = {}

@@ -25,7 +25,6 @@ from ssd_effnet.training import NonFiniteLossError
 from ssd_effnet.weights import WeightsError
 
 POLL = 1.0  # seconds between two looks at the runs
-_BUSY, _STOPPED = 75, 130  # exit codes of a worker: EX_TEMPFAIL, and what a shell gives for Ctrl+C
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,11 @@ def _work(job: Job, slot: int, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         run(job.experiment, job.directory.path.parents[1], resume=True, shown=job.varied)
-    except Busy:
-        sys.exit(_BUSY)
+    except Busy:  # the directory is the other process's, its log too
+        return
     except Interrupted as error:
         print(f"error: {error}")
-        sys.exit(_STOPPED)
+        return
     except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         reason = str(error)
     except Exception as error:  # a bug must not end the study; its traceback is in the log

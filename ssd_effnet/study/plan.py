@@ -42,7 +42,7 @@ class Job:
 
     @property
     def epochs_done(self) -> int:
-        return len(self.directory.metrics())
+        return self.directory.epochs_done()
 
 
 def study_file(out: Path) -> Path:
