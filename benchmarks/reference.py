@@ -289,13 +289,13 @@ def miss_rate(
         for row in sorted(by_image.get(image, []), key=lambda row: -row["score"])[:1000]:
             best, best_overlap = -1, 0.5
             for i, person in enumerate(people):
-                overlap = _overlap(row["bbox"], person["bbox"], of_first=False)
-                if not taken[i] and overlap >= best_overlap:
-                    best, best_overlap = i, overlap
+                shared = overlap(row["bbox"], person["bbox"], of_first=False)
+                if not taken[i] and shared >= best_overlap:
+                    best, best_overlap = i, shared
             if best >= 0:
                 taken[best] = True
                 outcomes.append((row["score"], 1))
-            elif not any(_overlap(row["bbox"], region["bbox"], of_first=True) >= 0.5 for region in regions):
+            elif not any(overlap(row["bbox"], region["bbox"], of_first=True) >= 0.5 for region in regions):
                 outcomes.append((row["score"], 0))
     if not counted:
         return math.nan
@@ -312,7 +312,7 @@ def miss_rate(
     return math.exp(sum(logarithms) / len(logarithms))
 
 
-def _overlap(a: list[float], b: list[float], *, of_first: bool) -> float:
+def overlap(a: list[float], b: list[float], *, of_first: bool) -> float:
     """IoU of two xywh boxes, or the share of the first that lies on the second."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

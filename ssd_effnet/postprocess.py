@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ssd_effnet.boxes import SSD_VARIANCES, Variances, cxcywh_to_xyxy, decode, nms
 from ssd_effnet.structures import Detections, RawOutputs, ScoreActivation
@@ -79,17 +80,15 @@ class PostProcess(nn.Module):
         """
         if logits.device.type != "cpu":
             scores = self._scores(logits)
+            classes = scores.shape[-1]
             scores, place = scores.flatten(1).topk(min(self.pre_nms_top_k, scores[0].numel()), dim=1)
-            return scores, place // self._classes(logits), place % self._classes(logits) + 1
+            return scores, place // classes, place % classes + 1
         found = [self._candidates_of_image(rows) for rows in logits]
-        n = max((len(scores) for scores, _ in found), default=0)
-        best, place = logits.new_zeros(len(found), n), torch.zeros(len(found), n, dtype=torch.int64)
-        for i, (scores, where) in enumerate(found):
-            best[i, : len(scores)], place[i, : len(scores)] = scores, where
-        return best, place // self._classes(logits), place % self._classes(logits) + 1
+        scores, anchor, label = (pad_sequence([rows[i] for rows in found], batch_first=True) for i in range(3))
+        return scores, anchor, label
 
-    def _candidates_of_image(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores from the threshold on, at most ``pre_nms_top_k``, in falling order, and their places in (A, classes).
+    def _candidates_of_image(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores from the threshold on, at most ``pre_nms_top_k``, in falling order, with anchor and class.
 
         A softmax score is at most the sigmoid of what its logit is above that of background.
         """
@@ -98,17 +97,13 @@ class PostProcess(nn.Module):
         least = (
             -math.inf if threshold <= 0 else 15.0 if threshold >= 1 else math.log(threshold / (1 - threshold)) - 1e-3
         )
-        rows = (margin >= least).flatten().nonzero()[:, 0]
-        classes = self._classes(logits)
-        scores = self._scores(logits[rows // classes]).gather(1, (rows % classes)[:, None])[:, 0]
-        reached = scores >= threshold
-        scores, rows = scores[reached], rows[reached]
-        scores, order = scores.topk(min(self.pre_nms_top_k, len(scores)))
-        return scores, rows[order]
+        anchor, place = (margin >= least).nonzero(as_tuple=True)
+        scores = self._scores(logits[anchor]).gather(1, place[:, None])[:, 0]
+        reached = (scores >= threshold).nonzero()[:, 0]
+        scores, order = scores[reached].topk(min(self.pre_nms_top_k, len(reached)))
+        best = reached[order]
+        return scores, anchor[best], place[best] + 1
 
     def _scores(self, logits: torch.Tensor) -> torch.Tensor:
         """``(..., K)`` to ``(..., foreground classes)``."""
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)[..., 1:]
-
-    def _classes(self, logits: torch.Tensor) -> int:
-        return logits.shape[-1] - (self.activation == "softmax")

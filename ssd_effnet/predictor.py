@@ -20,6 +20,7 @@ from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
+from ssd_effnet.folding import fold
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
@@ -92,8 +93,9 @@ class Predictor:
     """A detector with everything around it: reading, resizing, normalising, decoding, NMS.
 
     The way of an image is the one that it takes when a run is tested: same transforms, same thresholds. The same
-    images in the same batches give the same detections. (In float32; a run with ``trainer.precision: bf16-mixed`` was
-    tested in that.)
+    images in the same batches give the same detections but for rounding, since norms are folded into convolutions,
+    which saves up to a third of the time. (In float32; a run with ``trainer.precision: bf16-mixed`` was tested in
+    that.)
 
     Args:
         experiment: resolved.
@@ -105,6 +107,7 @@ class Predictor:
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized.
+        detector: as it was trained, for whoever looks inside; detections come from a folded copy.
     """
 
     def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
@@ -113,8 +116,9 @@ class Predictor:
         self.classes = tuple(experiment.head.classes)
         self.device = device
         self.detector = detector.to(device).eval()
+        self._folded = fold(self.detector)
         if experiment.trainer.channels_last:
-            self.detector = self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transform = build_transforms(experiment, "test")
         self._postprocess = build_postprocess(experiment)
 
@@ -197,7 +201,7 @@ class Predictor:
         if score is not None:
             postprocess.score_threshold = score
         batch = collate(samples).to(self.device)
-        detections = postprocess(self.detector(batch.images), self.input_size, batch.original_sizes)
+        detections = postprocess(self._folded(batch.images), self.input_size, batch.original_sizes)
         return list(self._per_image(detections, samples))
 
     def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:

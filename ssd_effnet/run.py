@@ -112,6 +112,9 @@ def _run(
     if t.runtime == "auto" and (t.accelerator == "cpu" or not torch.cuda.is_available()):
         echo(f"runtime: {_choose_runtime(experiment, detector)}")
 
+    if t.compile:
+        detector.compile()  # in place: the weights keep their names
+
     directory.failure_file.unlink(missing_ok=True)
     save_experiment(experiment, directory.config_file)
     directory.remember(describe_environment(datasets, detector), resumed=resumed)

@@ -184,6 +184,7 @@ class TrainerConfig:
     channels_last: bool = True
     # auto: threads, layout and allocator of a CPU are chosen by what is fastest at the start; manual: the keys above
     runtime: Literal["manual", "auto"] = "manual"
+    compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
     validate_every: int = 1  # epochs
     monitor: Literal["val/MR/reasonable_all", "val/AP", "val/AP50", "val/loss_total"] = (
         "val/MR/reasonable_all"  # what chooses `best`

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from benchmarks import reference
+from benchmarks.reference_evaluator import DictionaryEvaluator
+from benchmarks.reference_network import PackageBackbone
 from data_kaist.images import read_image
 from data_kaist.transforms import Sample
 from ssd_effnet.boxes import area, cxcywh_to_xyxy, iou, nms, touching
@@ -16,6 +18,7 @@ from ssd_effnet.build import build_transforms
 from ssd_effnet.config import ExperimentConfig
 from ssd_effnet.criterion import MultiBoxLoss, _match_all, _match_near
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, DetectionTable, RawOutputs, Targets
 
@@ -184,13 +187,32 @@ def xywh(boxes: np.ndarray) -> list[list[float]]:
 def test_the_miss_rate_is_that_of_the_loop_and_lines_have_no_order(seed: int, daytime: str | None) -> None:
     annotations, table = detections_and_truth(seed, 60)
     images = [i for i, a in enumerate(annotations) if daytime in (None, a.daytime)]
-    plain = reference.miss_rate(*as_dictionaries(annotations, table), images, (512, 640))
+    truth, found = as_dictionaries(annotations, table)
+    plain = reference.miss_rate(truth, found, images, (512, 640))
+    assert DictionaryEvaluator(truth, found, (512, 640)).miss_rate(images) == pytest.approx(plain, rel=1e-12)
     order = np.random.default_rng(seed).permutation(len(table))
     shuffled = DetectionTable(table.image_index[order], table.boxes_xyxy[order], table.scores[order])
     evaluator = MissRateEvaluator(annotations)
     for rows in (table, shuffled):
         own = evaluator.match(rows).result(f"reasonable_{daytime or 'all'}").mr
         assert own == pytest.approx(plain, rel=1e-12)
+
+
+# --- network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_package_in_a_detector_is_the_projects_own_network() -> None:
+    """Same weights, strides and stochastic depth: what is timed against each other is the same step."""
+    torch.manual_seed(0)
+    own = EfficientNet("efficientnet-b0", [2, 3, 4], "halving").train()
+    theirs = PackageBackbone(own, "efficientnet-b0").train()
+    images = torch.rand(2, 3, 64, 96, generator=generator(0))
+    maps = []
+    for network in (own, theirs):
+        torch.manual_seed(1)
+        maps.append(network(images))
+    for a, b in zip(*maps, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
 # --- transforms ---------------------------------------------------------------------------------------------------

