@@ -27,7 +27,7 @@ from ssd_effnet.features import Found, Seen, evidence, found, matched_anchors, s
 from ssd_effnet.files import write_whole
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.predictor import Predictor
-from ssd_effnet.visualize import save
+from ssd_effnet.visualize import jpeg_address, save
 
 _LISTED = 12
 
@@ -108,7 +108,7 @@ def _sample_of_split(predictor: Predictor, file: Path) -> Sample | None:
 
 
 def write_feature_page(predictor: Predictor, sample: Sample, out: Path, *, truth: bool, detection: int = 1) -> Page:
-    """Draw everything that the detector makes of one image.
+    """Draw everything that the detector makes of one image: a folder of pictures, and one page that holds them all.
 
     Args:
         predictor: the detector.
@@ -173,7 +173,8 @@ def write_feature_page(predictor: Predictor, sample: Sample, out: Path, *, truth
     listed = _detections_table(seen, detections, predictor.classes, detection)
     titles = [title for _, title, _ in pages]
     index = out / "index.html"
-    write_whole(index, _page(f"{e.name}: {sample.name}", titles, pictures, notes, listed))
+    addresses = [jpeg_address(picture, quality=92) for *_, picture in pages]
+    write_whole(index, _page(f"{e.name}: {sample.name}", titles, addresses, notes, listed))
     summary = f"{len(pictures)} pictures of {sample.name}, {len(detections)} detections: open {index}"
     return Page(index, pictures, summary)
 
@@ -203,19 +204,19 @@ def _detections_table(seen: Seen, detections: Sequence[Found], classes: Sequence
 
 _STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 1.5em auto; max-width: 1700px; padding: 0 1em; color: #111; background: #fff }
-img { max-width: 100%; border: 1px solid #ccc }
+img { max-width: 100%; border: 1px solid #ccc; cursor: zoom-in } img.whole { max-width: none; cursor: zoom-out }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: 2px 12px 2px 0 } .chosen { font-weight: bold }
 """
 
 
-def _page(title: str, titles: Sequence[str], pictures: Sequence[Path], notes: Sequence[str], listed: str) -> str:
+def _page(title: str, titles: Sequence[str], addresses: Sequence[str], notes: Sequence[str], listed: str) -> str:
     parts = []
-    for number, (words, path) in enumerate(zip(titles, pictures, strict=True), start=1):
-        name = html.escape(path.name, quote=True)
+    for number, (words, address) in enumerate(zip(titles, addresses, strict=True), start=1):
         shown = html.escape(words)
+        toggle = "this.classList.toggle('whole')"
         parts.append(
-            f'<h2 id="p{number}">{number}. {shown}</h2><a href="{name}"><img src="{name}" alt="{shown}"></a>'
+            f'<h2 id="p{number}">{number}. {shown}</h2><img src="{address}" alt="{shown}" onclick="{toggle}">'
             + (listed if number == 1 else "")
         )
     said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)

@@ -1,6 +1,6 @@
 """What a detector sees: maps by hooks that leave no trace, evidence of a detection, the loss's own matches."""
 
-import html
+import base64
 import re
 import runpy
 import shutil
@@ -272,12 +272,15 @@ def test_the_page_shows_every_picture_in_order(checkpoints: dict[str, Path], tmp
     out = tmp_path / "a folder, größer"
     page = write_feature_page(predictor, sample, out, truth=truth, detection=2)
     text = page.index.read_text(encoding="utf-8")
-    shown = [html.unescape(name) for name in re.findall(r'<img src="([^"]+)"', text)]
-    assert shown == [path.name for path in page.pictures] == sorted(path.name for path in out.glob("*.png"))
-    assert all(cv2.imread(str(path)) is not None for path in page.pictures)
+    shown = [
+        cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
+        for jpeg in re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', text)
+    ]
+    assert [picture.shape for picture in shown] == [cv2.imread(str(path)).shape for path in page.pictures]
+    assert page.pictures == sorted(out.glob("*.png"))
     streams = ["channels_visible_stream", "channels_lwir_stream"] if modality == "halfway" else []
     parts = [*streams, "channels_backbone", "channels_adapter", "channels_extras"]
-    assert [name[3:-4] for name in shown] == ["image", "levels", *parts, "anchors", "detection"]
+    assert [path.stem[3:] for path in page.pictures] == ["image", "levels", *parts, "anchors", "detection"]
     assert "Why detection 2 scores" in text
     assert '<tr class="chosen"><td>2</td><td>person</td>' in text
 

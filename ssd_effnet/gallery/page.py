@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ssd_effnet.files import write_whole
+from ssd_effnet.pages import templates
 from ssd_effnet.visualize import KINDS
 
 Fractions = tuple[float, float, float, float]
@@ -121,25 +120,22 @@ def write_page(path: Path, page: Page) -> None:
 
 def render(page: Page) -> str:
     """The page as text; names and captions stand for themselves, whatever characters they hold."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     keys = [*page.kinds, *(entry.kind for entry in page.entries)]
     heights = [entry.height for entry in page.entries if entry.height is not None]
-    return environment.get_template("gallery.html").render(
-        page=page,
-        kinds={key: page.kinds.get(key, key) for key in dict.fromkeys(keys)},
-        daytimes=_in_order({entry.daytime for entry in page.entries}, ("day", "night")),
-        occlusions=_in_order({entry.occlusion for entry in page.entries}, ("none", "partial", "heavy")),
-        heights=(int(min(heights)), int(-(-max(heights) // 1))) if heights else None,
-        scored=any(entry.score is not None for entry in page.entries),
-        legend=[KINDS[kind] for kind in page.legend],
-        large=[[[large.key, large.caption, large.rings] for large in entry.larger] for entry in page.entries],
-        date=time.strftime("%Y-%m-%d %H:%M %z"),
+    return (
+        templates(__file__)
+        .get_template("gallery.html")
+        .render(
+            page=page,
+            kinds={key: page.kinds.get(key, key) for key in dict.fromkeys(keys)},
+            daytimes=_in_order({entry.daytime for entry in page.entries}, ("day", "night")),
+            occlusions=_in_order({entry.occlusion for entry in page.entries}, ("none", "partial", "heavy")),
+            heights=(int(min(heights)), int(-(-max(heights) // 1))) if heights else None,
+            scored=any(entry.score is not None for entry in page.entries),
+            legend=[KINDS[kind] for kind in page.legend],
+            large=[[[large.key, large.caption, large.rings] for large in entry.larger] for entry in page.entries],
+            date=time.strftime("%Y-%m-%d %H:%M %z"),
+        )
     )
 
 

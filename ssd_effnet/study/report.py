@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.pages import templates
 from ssd_effnet.run_directory import State
 from ssd_effnet.study import figures
 from ssd_effnet.study.disagreement import FPPI, Disagreement, disagreement
@@ -308,13 +308,7 @@ class Picture:
 
 def page(study: Study, entries: Sequence[Entry], took: Latency) -> str:
     """The whole page, everything in it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(__file__)
     environment.filters |= {"number": number, "percent": percent, "setting": setting}
     table = subset_table(study.experiments)
     return environment.get_template("report.html").render(
