@@ -48,7 +48,7 @@ def command(commands: Commands, name: str, call: Call) -> argparse.ArgumentParse
 
 def add_errors(commands: Commands) -> None:
     parser = command(commands, "errors", errors)
-    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
     point = parser.add_mutually_exclusive_group()
     point.add_argument(
@@ -62,8 +62,9 @@ def errors(arguments: argparse.Namespace) -> str:
     """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
     from ssd_effnet.errors import FPPI
     from ssd_effnet.gallery.errors import write_errors
+    from ssd_effnet.run_directory import RunDirectory
 
-    out = arguments.out or arguments.run / "errors"
+    out = arguments.out or RunDirectory.holding(arguments.run).path / "errors"
     fppi = FPPI if arguments.fppi is None else arguments.fppi
     page = write_errors(
         arguments.run, out, subset=arguments.subset, fppi=fppi, min_score=arguments.score, count=arguments.count
@@ -78,7 +79,7 @@ def errors(arguments: argparse.Namespace) -> str:
 
 def add_compare(commands: Commands) -> None:
     parser = command(commands, "compare", compare)
-    parser.add_argument("a", type=Path, help="a run directory")
+    parser.add_argument("a", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("b", type=Path, help="another one, tested on the same data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
     parser.add_argument(
@@ -149,7 +150,7 @@ def curves(arguments: argparse.Namespace) -> str:
 
 def add_frames(commands: Commands) -> None:
     parser = command(commands, "frames", frames)
-    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures)")
     parser.add_argument("--count", type=int, default=16, help="how many frames, the worst first (default: 16)")
     parser.add_argument("--score", type=float, default=0.3, help="least score of a detection (default: 0.3)")
@@ -158,8 +159,9 @@ def add_frames(commands: Commands) -> None:
 def frames(arguments: argparse.Namespace) -> str:
     """Test frames of a run on which most went wrong, a PNG each."""
     from ssd_effnet.gallery.frames import write_pictures
+    from ssd_effnet.run_directory import RunDirectory
 
-    out = arguments.out or arguments.run / "pictures"
+    out = arguments.out or RunDirectory.holding(arguments.run).path / "pictures"
     written = write_pictures(arguments.run, out, count=arguments.count, min_score=arguments.score)
     return f"{len(written)} pictures in {out}"
 

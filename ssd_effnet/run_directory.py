@@ -61,6 +61,11 @@ class RunDirectory:
     def __str__(self) -> str:
         return str(self.path)
 
+    @classmethod
+    def holding(cls, path: Path) -> RunDirectory:
+        """A run directory, or the one that a checkpoint lies in."""
+        return cls(path.parent.parent if path.is_file() else path)
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"

@@ -224,6 +224,14 @@ def test_what_cannot_be_compared(
     assert "not tested on the same frames" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert command("curves", visible, other, "--out", tmp_path / "out.png") == 1
     assert "not tested on the same frames" in capsys.readouterr().err
+    best = other / "checkpoints" / "best.ckpt"
+    best.parent.mkdir()
+    best.touch()
+    (other / "results.json").write_text('{"checkpoint": "last.ckpt"}')
+    assert command("errors", best) == 1
+    assert f"the detections of {other} are those of last.ckpt, not of this checkpoint" in capsys.readouterr().err
+    (other / "results.json").write_text('{"checkpoint": "best.ckpt"}')
+    assert command("errors", best) == 0 and (other / "errors" / "index.html").is_file()
     (other / "detections.json").unlink()
     assert command("errors", other) == 1
     assert "the run is not finished" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import load_experiment
 from ssd_effnet.errors import Errors, Kind
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator, Outcome
+from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.structures import PERSON, DetectionTable
 from ssd_effnet.visualize import Marking, as_rgb, beside, draw
 
@@ -45,17 +45,21 @@ class FinishedRun:
 
     @classmethod
     def load(cls, path: Path) -> FinishedRun:
-        """Of a run directory.
+        """Of a run directory, or of the checkpoint in it that its results are of.
 
         Raises:
             DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
         """
-        experiment = load_experiment(path / "config.yaml")
-        detections = path / "detections.json"
-        if not detections.is_file():
-            raise DataError(f"{path}: holds no detections.json; the run is not finished (scripts/train.py --resume)")
+        directory = RunDirectory.holding(path)
+        experiment = directory.experiment()
+        if not directory.detections_file.is_file():
+            raise DataError(
+                f"{directory}: holds no detections.json; the run is not finished (scripts/train.py --resume)"
+            )
+        if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
+            raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
         frames = build_dataset(experiment, "test").frames
-        table = read_coco_results(detections, len(frames), image_ids=image_ids(frames))
+        table = read_coco_results(directory.detections_file, len(frames), image_ids=image_ids(frames))
         name = f"{experiment.name} seed {experiment.trainer.seed}"
         return cls(name, experiment.input.modality, frames, table)
 
