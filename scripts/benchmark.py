@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the references stand in benchmarks/, which is not installed
 
 if TYPE_CHECKING:
     from ssd_effnet.benchmark.timing import Row

@@ -199,7 +199,8 @@ def cache_directory() -> Path:
 
 
 def _open(url: str) -> AbstractContextManager[IO[bytes]]:
-    return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    answer: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    return answer
 
 
 def download(

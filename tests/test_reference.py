@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import reference
 from data_kaist.images import read_image
 from data_kaist.transforms import Sample
+from ssd_effnet.benchmark import reference
 from ssd_effnet.boxes import area, cxcywh_to_xyxy, iou, nms, touching
 from ssd_effnet.build import build_transforms
 from ssd_effnet.config import ExperimentConfig

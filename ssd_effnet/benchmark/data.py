@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks import reference
 from data_kaist.dataset import DetectionDataset, load_frames
 from data_kaist.loading import Frame
 from data_kaist.synthetic import write_dataset
 from data_kaist.transforms import Sample
+from ssd_effnet.benchmark import reference
 from ssd_effnet.benchmark.timing import DisagreementError, Row, compared, in_turns
 from ssd_effnet.build import build_transforms
 from ssd_effnet.schema import ExperimentConfig

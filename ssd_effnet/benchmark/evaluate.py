@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import reference
-from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark import reference, scene
 from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import REASONABLE
@@ -42,7 +41,7 @@ def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) 
 def dictionaries(
     annotations: list[Annotations], table: DetectionTable
 ) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Ground truth and detections as :func:`benchmarks.reference.miss_rate` wants them."""
+    """Ground truth and detections as :func:`ssd_effnet.benchmark.reference.miss_rate` wants them."""
     keys = ("label", "bbox", "height", "occlusion", "ignore")
     truth = []
     for a in annotations:

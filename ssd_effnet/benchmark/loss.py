@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks import reference
-from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark import reference, scene
 from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
 from ssd_effnet.criterion import MultiBoxLoss
 from ssd_effnet.structures import RawOutputs
@@ -23,7 +22,7 @@ def benchmark_loss(
 
     def own() -> torch.Tensor:
         logits.grad = offsets.grad = None
-        total = criterion(RawOutputs(logits, offsets, anchors), targets).total
+        total: torch.Tensor = criterion(RawOutputs(logits, offsets, anchors), targets).total
         total.backward()
         return total.detach()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmarks import reference
-from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark import reference, scene
 from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import RawOutputs

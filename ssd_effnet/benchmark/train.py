@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import reference
-from ssd_effnet.benchmark import scene
+from ssd_effnet.benchmark import reference, scene
 from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer
 from ssd_effnet.config import load_experiment
@@ -45,7 +44,8 @@ def benchmark_train(
     def detector_of(layout: torch.memory_format) -> Detector:
         torch.manual_seed(0)
         detector = build_detector(experiment, pretrained=False)[0].to(device).train()
-        return detector.to(memory_format=layout)  # type: ignore[call-overload]
+        laid: Detector = detector.to(memory_format=layout)  # type: ignore[call-overload]
+        return laid
 
     plain_detector, own_detector = detector_of(torch.contiguous_format), detector_of(torch.channels_last)
     plain_optimizer, own_optimizer = (build_optimizer(experiment, d) for d in (plain_detector, own_detector))
