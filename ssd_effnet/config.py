@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.schema import ExperimentConfig
 
@@ -70,7 +71,7 @@ TINY = (
 """What makes any experiment small enough to try on a CPU whether it runs at all; its figures mean nothing."""
 
 
-class ConfigError(ValueError):
+class ConfigError(Failure, ValueError):
     """A sentence about what is wrong with an experiment: file, key, and what would be right."""
 
 
