@@ -7,7 +7,7 @@ the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy 
 experiment, commit and NMS settings.
 
 examples:
-  scripts/export.py runs/lite0/seed0                                     -> runs/lite0/seed0/checkpoints/best.onnx
+  scripts/export.py runs/lite0/seed0                                     to runs/lite0/seed0/checkpoints/best.onnx
   scripts/export.py runs/lite0/seed0 --size 256x320 --out small.onnx     images of half the size
   scripts/export.py best.ckpt --nms outside                              decoded boxes, for an NMS of your own
   scripts/export.py best.ckpt --format pt2

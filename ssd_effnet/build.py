@@ -182,7 +182,7 @@ def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
             f"{e.name}: key `backbone.name`: {b.name!r} is not one of {', '.join(BACKBONES)}"
             f"{nearest(b.name, list(BACKBONES))}"
         )
-    if b.name.startswith("vgg"):
+    if not b.name.startswith("efficientnet"):
         return BACKBONES[b.name](in_channels=in_channels)
     try:
         return BACKBONES[b.name](

@@ -330,7 +330,7 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("schedule.gamma", f"must lie between 0 and 1, not {e.schedule.gamma}")
     if e.backbone.norm == "frozen" and e.backbone.pretrained == "none":
         refuse("backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained")
-    if e.backbone.name.startswith("vgg") and e.backbone.levels is not None:
-        refuse("backbone.levels", f"{e.backbone.name} always hands out conv4_3, conv6 and conv7; leave levels out")
+    if not e.backbone.name.startswith("efficientnet") and e.backbone.levels is not None:
+        refuse("backbone.levels", f"{e.backbone.name} has levels of its own; leave them out, or say null")
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
         refuse("data.val", "is the test split, which must not choose the epoch; set trainer.test_checkpoint: last")
