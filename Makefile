@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.requirements-installed
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow lint format docs clean
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -10,7 +10,7 @@ help:  ## these lines
 setup: $(SETUP)  ## make .venv and install the pinned requirements
 
 # opencv-python needs libGL, which machines without a screen may lack
-$(SETUP): requirements.txt requirements-dev.txt requirements-search.txt requirements-export.txt pyproject.toml
+$(SETUP): requirements.txt requirements-dev.txt requirements-search.txt requirements-export.txt requirements-docs.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
 	@$(PY) -c 'import ctypes; ctypes.CDLL("libGL.so.1")' 2>/dev/null \
@@ -39,5 +39,8 @@ format: setup  ## let ruff put the code into shape
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+docs: setup  ## the pages of docs/ as a site in site/; a link that leads nowhere stops it
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 clean:  ## remove the environment and the caches; runs and data stay
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -199,7 +199,8 @@ def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndar
     x1, y1, x2, y2 = annotations.boxes_xyxy.T
     over_border = (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)
     not_person = np.asarray(annotations.labels != PERSON, dtype=bool)
-    return not_person | annotations.ignore | (annotations.height < min_height) | over_border
+    ignore: np.ndarray = not_person | annotations.ignore | (annotations.height < min_height) | over_border
+    return ignore
 
 
 def _read(path: Path) -> bytes:

@@ -335,4 +335,5 @@ def _table(index: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray) -> Det
 def _xywh(table: DetectionTable) -> Iterable[list[float]]:
     boxes = table.boxes_xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    return boxes.tolist()
+    rows: list[list[float]] = boxes.tolist()
+    return rows

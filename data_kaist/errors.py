@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ssd_effnet.failure import Failure
 
-class DataError(ValueError):
+
+class DataError(Failure, ValueError):
     """A data file that cannot be used as it is."""
 
 

@@ -81,7 +81,8 @@ class Transform(Protocol):
 
 def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
     """Areas ``(n,)`` in pixels of boxes ``(n, 4)``; 0 for inverted ones."""
-    return np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1)
+    area: np.ndarray = np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1)
+    return area
 
 
 def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int, int, int] = MEAN_COLOUR) -> Sample:

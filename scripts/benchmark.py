@@ -19,12 +19,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd_effnet import shell
+from ssd_effnet.failure import Failure
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the references stand in benchmarks/, which is not installed
 
 if TYPE_CHECKING:
     from ssd_effnet.benchmark.timing import Row
@@ -40,8 +42,8 @@ STAGES = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     what = parser.add_subparsers(required=True, metavar="what")
     models = what.add_parser("models", help="parameters, multiply-adds, milliseconds and memory of each experiment")
     models.add_argument("--experiments", type=Path, nargs="+", metavar="FILE", help="default: 00 ... 12 and D0")
@@ -68,60 +70,51 @@ def main() -> int:
     growth.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     growth.add_argument("--picture", type=Path, metavar="OUT", help="draw them, for example growth.png")
     growth.set_defaults(run=run_growth)
-    arguments = parser.parse_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_args(argv)
     result: int = arguments.run(arguments)
     return result
 
 
 def run_models(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ssd_effnet.benchmark.models import benchmark_models, how, models_table
     from ssd_effnet.benchmark.timing import describe_machine
-    from ssd_effnet.config import ConfigError
 
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
     files = arguments.experiments or [*numbered, EXPERIMENTS / "efficientdet_d0.yaml"]
     settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}
     figures = []
-    try:
-        for figure in benchmark_models(files, **settings):
-            figures.append(figure)
-            print(f"{figure.name}: {figure.median_ms:.0f} ms", file=sys.stderr)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for figure in benchmark_models(files, **settings):
+        figures.append(figure)
+        print(f"{figure.name}: {figure.median_ms:.0f} ms", file=sys.stderr)
     machine = describe_machine(arguments.device, arguments.threads, how(arguments.training))
-    Console(width=None if sys.stdout.isatty() else 160).print(models_table(figures, machine))
+    shell.print_table(models_table(figures, machine))
     return 0
 
 
 def run_stages(arguments: argparse.Namespace) -> int:
     import torch
-    from rich.console import Console
 
-    from data_kaist.errors import DataError
-    from ssd_effnet.benchmark.timing import DisagreementError, describe_machine, rows_as_dict, rows_table, versions
+    from ssd_effnet.benchmark.timing import describe_machine, rows_as_dict, rows_table, versions
     from ssd_effnet.runtime import threads_of
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("error: --device cuda: torch finds no CUDA device here", file=sys.stderr)
-        return 1
+        raise Failure("--device cuda: torch finds no CUDA device here; --device cpu is the default")
     rows: list[Row] = []
     with threads_of(arguments.threads), tempfile.TemporaryDirectory() as folder:
-        try:
-            for stage in arguments.stages:
-                for row in rows_of(stage, arguments, arguments.root or Path(folder)):
-                    rows.append(row)
-                    print(f"{row.stage}: {row.case}: {row.own_ms:.3g} ms", file=sys.stderr)
-        except (DataError, DisagreementError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        for stage in arguments.stages:
+            for row in rows_of(stage, arguments, arguments.root or Path(folder)):
+                rows.append(row)
+                print(f"{row.stage}: {row.case}: {row.own_ms:.3g} ms", file=sys.stderr)
         clock = "processor time" if torch.get_num_threads() == 1 and arguments.device == "cpu" else "wall time"
         how = f"{clock}, {arguments.runs} rounds in turns, medians; results agreed with the reference before"
         machine = describe_machine(arguments.device, arguments.threads, how)
         limits = limits_of(arguments.device, arguments.runs)
-    Console(width=None if sys.stdout.isatty() else 200).print(rows_table(rows, f"{machine}; {limits}"))
+    shell.print_table(rows_table(rows, f"{machine}; {limits}"))
     if arguments.json:
         figures = {"machine": machine, "limits": limits, "versions": versions(), "rows": rows_as_dict(rows)}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -165,14 +158,12 @@ def limits_of(device: str, runs: int) -> str:
 
 
 def run_growth(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ssd_effnet.benchmark.growth import draw_growth, growth_table, measure_growth
     from ssd_effnet.benchmark.timing import describe_machine
 
     points = list(measure_growth(arguments.factors, runs=arguments.runs))
     machine = describe_machine("cpu", 1, "processor time, fastest")
-    Console(width=None if sys.stdout.isatty() else 160).print(growth_table(points, machine))
+    shell.print_table(growth_table(points, machine))
     if arguments.json:
         figures = {"machine": machine, "points": [vars(point) for point in points]}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -183,12 +174,7 @@ def run_growth(arguments: argparse.Namespace) -> int:
 
 def size(text: str) -> tuple[int, int] | None:
     """``512x640`` to (512, 640), ``own`` to None."""
-    if text == "own":
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, for example 512x640")
-    return int(height), int(width)
+    return None if text == "own" else shell.size(text)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ssd_effnet import shell
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     add = parser.add_argument
     add("format", choices=("citypersons", "crowdhuman", "llvip", "pennfudan"))
     add("source", type=Path, metavar="SRC")
@@ -30,25 +32,17 @@ def main() -> int:
     add("--box", choices=("full", "visible"), default="full", help="whole persons, or what is visible (default: full)")
     add("--copy", action="store_true", help="copy images instead of linking their folders")
     add("--val-step", type=int, default=5, metavar="N", help="pennfudan: every Nth image is held out (default: 5)")
-    arguments = parser.parse_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_args(argv)
 
     from data_kaist.convert import convert
-    from data_kaist.errors import DataError
 
-    try:
-        done = convert(
-            arguments.format,
-            arguments.source,
-            arguments.out,
-            box=arguments.box,
-            copy=arguments.copy,
-            val_step=arguments.val_step,
-        )
-    except KeyboardInterrupt:
-        return 130
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    a = arguments
+    done = convert(a.format, a.source, a.out, box=a.box, copy=a.copy, val_step=a.val_step)
     for split in done:
         print(split)
     names = [split.file.name for split in done]

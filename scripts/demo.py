@@ -10,47 +10,47 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from data_kaist.errors import DataError
-from data_kaist.synthetic import RequestError, write_dataset
-from ssd_effnet.config import ConfigError, load_experiment
-from ssd_effnet.gallery.frames import write_pictures
-from ssd_effnet.run import run
-from ssd_effnet.run_directory import RunDirectory, RunError
-from ssd_effnet.training import NonFiniteLossError
-from ssd_effnet.weights import WeightsError
+from ssd_effnet import shell
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (512, 640)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the demo's")
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
+    parser.add_overrides("settings that differ from the demo's")
     parser.add_argument("--frames", type=int, default=500, help="synthetic pairs (default: 500)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
+
+    from rich.table import Table
+
+    from data_kaist.synthetic import write_dataset
+    from ssd_effnet.config import load_experiment
+    from ssd_effnet.gallery.frames import write_pictures
+    from ssd_effnet.run import run
+    from ssd_effnet.run_directory import RunDirectory
+
     os.chdir(ROOT)  # so that the run's config states paths that hold wherever the checkout lies
-    try:
-        experiment = load_experiment("experiments/demo.yaml", arguments.overrides)
-        print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
-        write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
-        directory = RunDirectory.of(experiment, arguments.out).path
-        print(f"2. training {experiment.name} in {directory}")
-        results = run(experiment, arguments.out, resume=True)
-        pictures = directory / "pictures"
-        print(f"3. pictures in {pictures}")
-        written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
-    except (ConfigError, DataError, RequestError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    experiment = load_experiment("experiments/demo.yaml", arguments.overrides)
+    print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
+    write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
+    directory = RunDirectory.of(experiment, arguments.out).path
+    print(f"2. training {experiment.name} in {directory}")
+    results = run(experiment, arguments.out, resume=True)
+    pictures = directory / "pictures"
+    print(f"3. pictures in {pictures}")
+    written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
 
     test = results["test"]
     mr, ap = test["matlab"], test["ap"]
@@ -60,7 +60,7 @@ def main() -> int:
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*("-" if value is None else f"{value:.2f}" for value in cells.values()))
-    Console().print(table)
+    shell.print_table(table)
     print(f"run directory  {directory}")
     print(f"pictures       {written[0]} and {len(written) - 1} more")
     print(f"TensorBoard    {Path(sys.executable).parent / 'tensorboard'} --logdir {arguments.out}")

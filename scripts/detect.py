@@ -17,11 +17,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ssd_effnet import shell
+from ssd_effnet.failure import Failure
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
     add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them, patterns")
@@ -34,44 +38,45 @@ def main() -> int:
     add("--pictures", action=yes_or_no, default=True, help="write annotated images (default: yes)")
     add("--video", action=yes_or_no, default=True, help="write annotated videos (default: yes)")
     add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
-    add("--max-frames", type=positive, metavar="N", help="only the first N frames of each video")
-    add("--batch", type=positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
+    add("--max-frames", type=shell.positive, metavar="N", help="only the first N frames of each video")
+    add("--batch", type=shell.positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the GPU where there is one)")
     add("--on-bad-frame", choices=("stop", "skip"), default="stop", help="skip: leave bad files out and name them")
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
     if (arguments.visible is None) != (arguments.lwir is None):
-        parser.error("--visible and --lwir go together")
+        parser().error("--visible and --lwir go together")
     if not arguments.inputs and arguments.visible is None:
-        parser.error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
+        parser().error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
 
     # a file that cannot be read is one sentence of ours, not several of the libraries below
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from data_kaist.errors import DataError
-    from ssd_effnet.config import ConfigError
-    from ssd_effnet.weights import WeightsError
-
     try:
         return detect(arguments)
     except KeyboardInterrupt:
-        print(f"stopped; what was found until then stands in {arguments.out}", file=sys.stderr)
-        return 130
-    except (ConfigError, DataError, WeightsError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(f"what was found until then stands in {arguments.out}", file=sys.stderr)
+        raise
+    except ValueError as error:  # a device or a zoom that there is not
+        raise Failure(str(error)) from error
 
 
 def detect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from data_kaist.loading import Side
     from data_kaist.sources import find_sources, frame_count, pair_folders
     from ssd_effnet import detecting, load_detector
 
     predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
     sources = pair_folders(arguments.visible, arguments.lwir) if arguments.visible else []
     if arguments.inputs:
-        side = "lwir" if predictor.modality == "lwir" else "visible"
+        side: Side = "lwir" if predictor.modality == "lwir" else "visible"
         sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out)
     options = detecting.Options(
         score=arguments.score,
@@ -97,12 +102,6 @@ def detect(arguments: argparse.Namespace) -> int:
         )
     print(f"{summary}\nwritten to {arguments.out}")
     return 1 if summary.bad else 0
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1")
-    return int(text)
 
 
 def share(text: str) -> float:

@@ -2,8 +2,10 @@
 """Score detection files against KAIST ground truth (miss rates under both rule sets, recall, AP), or ask whether one
 is better than another: a paired bootstrap over the images.
 
-python scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
-python scripts/evaluate.py --annotations KAIST_annotation.json --compare mine.json MLPD.txt
+examples:
+  scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
+  scripts/evaluate.py --annotations data/kaist --detections runs/lite0/seed0/detections_kaist.txt --rules both
+  scripts/evaluate.py --annotations KAIST_annotation.json --compare mine.json MLPD.txt
 """
 
 from __future__ import annotations
@@ -13,14 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
-
-from ssd_effnet import evaluation
-from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet import shell
+from ssd_effnet.failure import Failure
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     parser.add_argument(
         "--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root"
     )
@@ -49,14 +49,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives an image")
     parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().completed().parse_args(argv)
     if args.compare and args.plot:
-        parser.error("--plot goes with --detections, not with --compare")
-    return args
+        parser().error("--plot goes with --detections, not with --compare")
+    try:
+        evaluate(args)
+    except ValueError as error:  # two files of one name
+        raise Failure(str(error)) from error
+    return 0
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+def evaluate(args: argparse.Namespace) -> None:
+    from ssd_effnet import evaluation
+    from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+
     rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
     files = args.compare or args.detections
     names = evaluation.short_names(files)
@@ -64,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluator = MissRateEvaluator(truth.annotations)
     tables = {name: truth.read_detections(path) for name, path in zip(names, files, strict=True)}
     if args.compare:
+        first, second = names
         a, b = ([evaluator.match(table)] for table in tables.values())
         comparisons = evaluation.compare_detectors(a, b, rules)
         if args.json:
-            evaluation.write_results(args.json, evaluation.comparisons_as_dict(*names, comparisons))
-        evaluation.print_table(evaluation.comparison_table(*names, comparisons))
+            evaluation.write_results(args.json, evaluation.comparisons_as_dict(first, second, comparisons))
+        shell.print_table(evaluation.comparison_table(first, second, comparisons))
         return
     scores = {
         name: evaluation.score(evaluator, table, rules, annotations=truth.annotations, with_ap=not args.no_ap)
@@ -78,11 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation.write_results(args.json, {name: of_file.as_dict() for name, of_file in scores.items()})
     if args.plot:
         evaluation.plot_miss_rates(args.plot, scores, rules[0])
-    evaluation.print_table(evaluation.results_table(scores))
+    shell.print_table(evaluation.results_table(scores))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
+    sys.exit(main())

@@ -7,7 +7,7 @@ the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy 
 experiment, commit and NMS settings.
 
 examples:
-  scripts/export.py runs/lite0/seed0                                     -> runs/lite0/seed0/checkpoints/best.onnx
+  scripts/export.py runs/lite0/seed0                                     to runs/lite0/seed0/checkpoints/best.onnx
   scripts/export.py runs/lite0/seed0 --size 256x320 --out small.onnx     images of half the size
   scripts/export.py best.ckpt --nms outside                              decoded boxes, for an NMS of your own
   scripts/export.py best.ckpt --format pt2
@@ -23,35 +23,33 @@ in another program:
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ssd_effnet import shell
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
     add("--format", choices=("onnx", "pt2"), default="onnx", help="default: onnx")
-    add("--size", type=size, metavar="HxW", help="of the images in pixels (default: as in training)")
+    add("--size", type=shell.size, metavar="HxW", help="of the images in pixels (default: as in training)")
     add("--nms", choices=("inside", "outside"), default="inside", help="outside: the best decoded boxes before NMS")
     add("--out", type=Path, metavar="FILE", help="default: beside the checkpoint, under its name")
-    arguments = parser.parse_args()
+    return parser
 
-    from ssd_effnet.config import ConfigError
-    from ssd_effnet.export import ExportError, export_detector
-    from ssd_effnet.weights import WeightsError
 
-    try:
-        done = export_detector(
-            arguments.checkpoint, arguments.out, format=arguments.format, size=arguments.size, nms=arguments.nms
-        )
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    except (ConfigError, ExportError, WeightsError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_args(argv)
+
+    from ssd_effnet.export import export_detector
+
+    done = export_detector(
+        arguments.checkpoint, arguments.out, format=arguments.format, size=arguments.size, nms=arguments.nms
+    )
     channels, height, width = done.input_shape
     print(
         f"{done.metadata['experiment']} written to {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)\n"
@@ -59,13 +57,6 @@ def main() -> int:
         f"(batch, {done.rows}), NMS {arguments.nms}"
     )
     return 0
-
-
-def size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, for example 512x640")
-    return int(height), int(width)
 
 
 if __name__ == "__main__":

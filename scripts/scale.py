@@ -10,25 +10,31 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 
+from ssd_effnet import shell
+from ssd_effnet.failure import Failure
 from ssd_effnet.scaling import scaled_settings
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     parser.add_argument("--phi", type=int, help="0 to 7, of all parts; without it only the parts named are printed")
     for part in ("backbone", "neck", "head", "resolution"):
         parser.add_argument(f"--{part}", type=int, metavar="PHI", help=f"phi of the {part} alone")
-    arguments = parser.parse_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_args(argv)
     try:
         settings = scaled_settings(**vars(arguments))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise Failure(str(error)) from error
     if not settings:
-        parser.error("give --phi, or the phi of a part")
+        parser().error("give --phi, or the phi of a part")
     print(" ".join(f"{key}={value}".replace(" ", "") for key, value in settings.items()))
     return 0
 

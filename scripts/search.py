@@ -24,35 +24,44 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ssd_effnet import shell
 from ssd_effnet.schema import TrainerConfig
 
 if TYPE_CHECKING:
     from ssd_effnet.search.work import Search
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     monitors = get_args(TrainerConfig.__annotations__["monitor"])
     parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the one to search around")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all trials")
+    parser.add_overrides("settings of all trials")
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to draw: YAML, see above")
     parser.add_argument(
-        "--trials", type=positive, required=True, metavar="N", help="finished or pruned ones in the end"
+        "--trials", type=shell.positive, required=True, metavar="N", help="finished or pruned ones in the end"
     )
     parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
     parser.add_argument("--monitor", choices=monitors, help="what to get better at: short for trainer.monitor=...")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the draws; trials have trainer.seed")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the CPU's threads")
     parser.add_argument(
-        "--startup-trials", type=positive, default=8, metavar="N", help="random and never pruned (default: 8)"
+        "--jobs", type=shell.positive, default=1, metavar="N", help="processes that share the CPU's threads"
+    )
+    parser.add_argument(
+        "--startup-trials", type=shell.positive, default=8, metavar="N", help="random and never pruned (default: 8)"
     )
     parser.add_argument("--no-pruning", action="store_true", help="run every trial to its end")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
     if arguments.monitor:
         arguments.overrides.append(f"trainer.monitor={arguments.monitor}")
 
@@ -125,14 +134,11 @@ def work_in_processes(search: Search, jobs: int) -> int:
 
 def show(search: Search, result: Path) -> None:
     """The best trials, what decided, what failed, and the new experiment."""
-    from rich.console import Console
-
     from ssd_effnet.search.found import counts, failures, importances, trials_table, write_found
     from ssd_effnet.search.work import open_study
 
     study = open_study(search)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(trials_table(search, study))
+    shell.print_table(trials_table(search, study))
     if shares := importances(study):
         print("what decides: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     for number, sentence in failures(study).items():
@@ -141,12 +147,6 @@ def show(search: Search, result: Path) -> None:
         print(f"{running} more on their way elsewhere; whoever ends last writes the last result")
     write_found(search, study, result)
     print(f"found: {result}\nnow:   scripts/train.py {result}\ntensorboard --logdir {search.out}")
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ssd_effnet import shell
 
 if TYPE_CHECKING:
     from ssd_effnet.study.plan import Job
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     what = parser.add_subparsers(required=True, metavar="run | status | report", dest="what")
     run = what.add_parser("run", help="train and evaluate every experiment with every seed")
     run.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="YAML files, and key=value for all of them")
@@ -37,32 +40,31 @@ def main() -> int:
         command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
         if name == "report":
             command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
-    arguments, rest = parser.parse_known_args()
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments with ``overrides``: ``key=value`` may stand anywhere, behind ``--seeds`` too."""
+    arguments, rest = parser().completed().parse_known_args(argv)
     if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+        parser().error(f"unknown arguments: {' '.join(unknown)}")
     if arguments.what == "run":
         words = [*arguments.experiments, *arguments.seeds]
         arguments.overrides = [word for word in (*words, *rest) if "=" in word]
         arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
         seeds = [word for word in arguments.seeds if "=" not in word]
         if not all(seed.isdigit() for seed in seeds) or arguments.jobs < 1:
-            parser.error("--seeds and --jobs must be whole numbers")
+            parser().error("--seeds and --jobs must be whole numbers")
         arguments.seeds = [int(seed) for seed in seeds]
     elif rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+        parser().error(f"unknown arguments: {' '.join(rest)}")
+    return arguments
 
-    from data_kaist.errors import DataError
-    from ssd_effnet.config import ConfigError
-    from ssd_effnet.run_directory import RunError
 
-    try:
-        return {"run": run_study, "status": show_status, "report": write_report}[arguments.what](arguments)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    except (ConfigError, DataError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    return {"run": run_study, "status": show_status, "report": write_report}[arguments.what](arguments)
 
 
 def run_study(arguments: argparse.Namespace) -> int:
@@ -101,7 +103,6 @@ def run_study(arguments: argparse.Namespace) -> int:
 
 
 def show_estimates(todo: list[Job], side_by_side: int) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from ssd_effnet.study.estimate import estimate
@@ -136,21 +137,17 @@ def show_estimates(todo: list[Job], side_by_side: int) -> int:
             str(experiment.trainer.epochs),
             f"{expected.minutes:.1f} a run",
         )
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table)
+    shell.print_table(table)
     shares = f", {side_by_side} side by side on shared cores" if side_by_side > 1 else ""
-    console.print(f"about {total / 60:.1f} hours one after the other{shares}; timed on a few steps of this machine")
+    print(f"about {total / 60:.1f} hours one after the other{shares}; timed on a few steps of this machine")
     return 0
 
 
 def show_status(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ssd_effnet.study.plan import runs_of
     from ssd_effnet.study.progress import status_table
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(status_table(runs_of(arguments.out), str(arguments.out)))
+    shell.print_table(status_table(runs_of(arguments.out), str(arguments.out)))
     return 0
 
 

@@ -9,35 +9,35 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ssd_effnet import shell
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, or the config.yaml of a run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
+    parser.add_overrides()
     parser.add_argument("--graph", type=Path, metavar="OUT.svg", help="draw the levels and what each is made from")
-    arguments = parser.parse_intermixed_args()
+    return parser
 
-    from rich.console import Console
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
 
     from ssd_effnet.build import build_skeleton
-    from ssd_effnet.config import ConfigError, load_experiment
+    from ssd_effnet.config import load_experiment
     from ssd_effnet.detector_picture import detector_svg
     from ssd_effnet.summary import summarize, summary_table
 
-    try:
-        experiment = load_experiment(arguments.experiment, arguments.overrides)
-        table = summary_table(summarize(experiment))
-        if arguments.graph:
-            arguments.graph.write_text(detector_svg(experiment.name, build_skeleton(experiment)), encoding="utf-8")
-    except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    # a pipe has no width of its own, and a table cut at 80 columns can be read by nobody
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    experiment = load_experiment(arguments.experiment, arguments.overrides)
+    table = summary_table(summarize(experiment))
+    if arguments.graph:
+        arguments.graph.write_text(detector_svg(experiment.name, build_skeleton(experiment)), encoding="utf-8")
+    shell.print_table(table)
     return 0
 
 

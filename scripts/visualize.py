@@ -18,27 +18,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
-
-from data_kaist.errors import DataError
-from ssd_effnet.config import ConfigError
+from ssd_effnet import shell
 from ssd_effnet.metrics.subsets import RULES, SUBSETS
 
-Commands = argparse._SubParsersAction
+Commands: TypeAlias = "argparse._SubParsersAction[shell.Parser]"
 Call = Callable[[argparse.Namespace], str]
 """Does the work and returns what is to be said about it. Imports what it needs itself, since torch is slow to start."""
 
 
-def command(commands: Commands, name: str, call: Call) -> argparse.ArgumentParser:
+def add_command(commands: Commands, name: str, call: Call) -> shell.Parser:
     """A subcommand; its help is the docstring of what it calls."""
     words = call.__doc__ or ""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=words.partition("\n")[0],
-        description=words,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser: shell.Parser = commands.add_parser(name, help=words.partition("\n")[0], doc=words)
     parser.set_defaults(call=call)
     return parser
 
@@ -47,7 +40,7 @@ def command(commands: Commands, name: str, call: Call) -> argparse.ArgumentParse
 
 
 def add_errors(commands: Commands) -> None:
-    parser = command(commands, "errors", errors)
+    parser = add_command(commands, "errors", errors)
     parser.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
     point = parser.add_mutually_exclusive_group()
@@ -78,7 +71,7 @@ def errors(arguments: argparse.Namespace) -> str:
 
 
 def add_compare(commands: Commands) -> None:
-    parser = command(commands, "compare", compare)
+    parser = add_command(commands, "compare", compare)
     parser.add_argument("a", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("b", type=Path, help="another one, tested on the same data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
@@ -122,7 +115,7 @@ def _add_gallery(parser: argparse.ArgumentParser) -> None:
 
 
 def add_curves(commands: Commands) -> None:
-    parser = command(commands, "curves", curves)
+    parser = add_command(commands, "curves", curves)
     parser.add_argument(
         "files", type=Path, nargs="+", help="run directories, COCO results, KAIST texts, devkit folders"
     )
@@ -136,12 +129,12 @@ def add_curves(commands: Commands) -> None:
 
 def curves(arguments: argparse.Namespace) -> str:
     """Miss rate against false positives an image: several detectors in one picture, runs and result files alike."""
-    from ssd_effnet.evaluation import print_table, results_table
+    from ssd_effnet.evaluation import results_table
     from ssd_effnet.gallery.curves import write_curves
 
     a = arguments
     scores = write_curves(a.files, a.out, annotations=a.annotations, split=a.split, rules=a.rules)
-    print_table(results_table(scores))
+    shell.print_table(results_table(scores))
     return str(a.out)
 
 
@@ -149,7 +142,7 @@ def curves(arguments: argparse.Namespace) -> str:
 
 
 def add_frames(commands: Commands) -> None:
-    parser = command(commands, "frames", frames)
+    parser = add_command(commands, "frames", frames)
     parser.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures)")
     parser.add_argument("--count", type=int, default=16, help="how many frames, the worst first (default: 16)")
@@ -170,7 +163,7 @@ def frames(arguments: argparse.Namespace) -> str:
 
 
 def add_features(commands: Commands) -> None:
-    parser = command(commands, "features", features)
+    parser = add_command(commands, "features", features)
     parser.add_argument("run", type=Path, help="a run directory or a checkpoint")
     parser.add_argument("--image", required=True, help="a file, or the name of a frame of the run's test split")
     parser.add_argument("--lwir", type=Path, help="the LWIR file of a pair (default: the partner in KAIST's layout)")
@@ -182,12 +175,8 @@ def features(arguments: argparse.Namespace) -> str:
     """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
     from ssd_effnet.feature_page import default_folder, find_sample, write_feature_page
     from ssd_effnet.predictor import load_detector
-    from ssd_effnet.weights import WeightsError
 
-    try:
-        predictor = load_detector(arguments.run)
-    except WeightsError as error:
-        raise DataError(str(error)) from error
+    predictor = load_detector(arguments.run)
     sample, truth = find_sample(predictor, arguments.image, arguments.lwir)
     out = arguments.out or default_folder(arguments.run, arguments.image)
     return write_feature_page(predictor, sample, out, truth=truth, detection=arguments.detection).summary
@@ -197,9 +186,9 @@ def features(arguments: argparse.Namespace) -> str:
 
 
 def add_data(commands: Commands) -> None:
-    parser = command(commands, "data", data)
+    parser = add_command(commands, "data", data)
     parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the config.yaml of a run, or a run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ, before the options")
+    parser.add_overrides("settings that differ, before the options")
     parser.add_argument("--stage", default="train", help="train (default), val or test")
     parser.add_argument("--count", type=int, default=6, help="how many frames (default: 6)")
     parser.add_argument("--draws", type=int, help="how often each is drawn anew (default: 4 in training, else 1)")
@@ -211,7 +200,6 @@ def data(arguments: argparse.Namespace) -> str:
     """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
     from ssd_effnet.config import load_experiment
     from ssd_effnet.data_view import channel_table, write_data_view
-    from ssd_effnet.evaluation import print_table
 
     file = arguments.experiment / "config.yaml" if arguments.experiment.is_dir() else arguments.experiment
     experiment = load_experiment(file, arguments.overrides)
@@ -223,24 +211,25 @@ def data(arguments: argparse.Namespace) -> str:
         draws=arguments.draws,
         epoch=arguments.epoch,
     )
-    print_table(channel_table(view))
+    shell.print_table(channel_table(view))
     return "\n".join(str(path) for path in view.pictures)
 
 
 # ------------------------------------------------------------------------------------------------- all
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_errors, add_compare, add_curves, add_frames, add_features, add_data):
         add(commands)
-    arguments = parser.parse_args(argv)
-    try:
-        print(arguments.call(arguments))
-    except (ConfigError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_args(argv)
+    print(arguments.call(arguments))
     return 0
 
 

@@ -22,7 +22,7 @@ from data_kaist.transforms import (
     Transform,
 )
 from ssd_effnet.boxes import Variances
-from ssd_effnet.config import ConfigError, ExperimentConfig, nearest
+from ssd_effnet.config import ConfigError, nearest
 from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss
 from ssd_effnet.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.adapters import Adapter
@@ -35,6 +35,7 @@ from ssd_effnet.models.heads import EfficientDetHead, SSDHead
 from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
 from ssd_effnet.models.necks import TOPOLOGIES, GraphNeck
 from ssd_effnet.postprocess import PostProcess
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import Level
 from ssd_effnet.weights import LoadReport
 
@@ -181,7 +182,7 @@ def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
             f"{e.name}: key `backbone.name`: {b.name!r} is not one of {', '.join(BACKBONES)}"
             f"{nearest(b.name, list(BACKBONES))}"
         )
-    if b.name.startswith("vgg"):
+    if not b.name.startswith("efficientnet"):
         return BACKBONES[b.name](in_channels=in_channels)
     try:
         return BACKBONES[b.name](

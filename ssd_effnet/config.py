@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.schema import ExperimentConfig
 
@@ -70,7 +71,7 @@ TINY = (
 """What makes any experiment small enough to try on a CPU whether it runs at all; its figures mean nothing."""
 
 
-class ConfigError(ValueError):
+class ConfigError(Failure, ValueError):
     """A sentence about what is wrong with an experiment: file, key, and what would be right."""
 
 
@@ -329,7 +330,7 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("schedule.gamma", f"must lie between 0 and 1, not {e.schedule.gamma}")
     if e.backbone.norm == "frozen" and e.backbone.pretrained == "none":
         refuse("backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained")
-    if e.backbone.name.startswith("vgg") and e.backbone.levels is not None:
-        refuse("backbone.levels", f"{e.backbone.name} always hands out conv4_3, conv6 and conv7; leave levels out")
+    if not e.backbone.name.startswith("efficientnet") and e.backbone.levels is not None:
+        refuse("backbone.levels", f"{e.backbone.name} has levels of its own; leave them out, or say null")
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
         refuse("data.val", "is the test split, which must not choose the epoch; set trainer.test_checkpoint: last")

@@ -14,9 +14,9 @@ from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, collate, read_pair
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset, build_normalize
-from ssd_effnet.config import ExperimentConfig
 from ssd_effnet.heat import grid, labelled, stacked
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import Batch
 from ssd_effnet.visualize import Marking, as_rgb, draw, save, with_caption
 
@@ -171,7 +171,8 @@ def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> n
         uint8 ``(N, H, W, C)``; what lies outside 0..255 is clipped.
     """
     values = entering.permute(0, 2, 3, 1).double().numpy() * std + mean
-    return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def channel_table(view: DataView) -> Table:

@@ -186,7 +186,8 @@ class Errors:
     @property
     def missed(self) -> np.ndarray:
         """bool ``(g,)``: people missed at the working point."""
-        return self.counted & ~self.point.found
+        missed: np.ndarray = self.counted & ~self.point.found
+        return missed
 
     def at_point(self, kind: Kind) -> np.ndarray:
         """Rows of the errors of a kind at the working point: of boxes for a miss, of detections for a false alarm."""

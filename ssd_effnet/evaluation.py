@@ -295,15 +295,6 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
     return table
 
 
-def print_table(table: Table) -> None:
-    """Print a table; where there is no terminal to fit into, as wide as it needs to be."""
-    from rich.console import Console
-
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
-    console.print(table)
-
-
 def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str = "matlab") -> None:
     """Write :func:`miss_rate_figure` to a file; the suffix chooses the format, for example ``.png`` or ``.pdf``."""
     path = Path(path)

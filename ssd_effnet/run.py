@@ -35,7 +35,7 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
-from ssd_effnet.config import ExperimentConfig, save_experiment, settings, varied
+from ssd_effnet.config import save_experiment, settings, varied
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
@@ -43,6 +43,7 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
 from ssd_effnet.runtime import Choice, choose
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
 

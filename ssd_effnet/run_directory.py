@@ -15,13 +15,15 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, fingerprint
-from ssd_effnet.config import ExperimentConfig, differences, load_experiment
+from ssd_effnet.config import differences, load_experiment
 from ssd_effnet.evaluation import write_results
+from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.machine import describe_machine
+from ssd_effnet.schema import ExperimentConfig
 
 
-class RunError(RuntimeError):
+class RunError(Failure, RuntimeError):
     """A sentence about why a run cannot start or go on."""
 
 
@@ -31,6 +33,8 @@ class Busy(RunError):
 
 class Interrupted(RunError):
     """Somebody stopped the run; it can go on."""
+
+    exit_code = 130
 
 
 class State(StrEnum):

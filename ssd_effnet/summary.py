@@ -10,9 +10,9 @@ from rich.table import Table
 from torch import nn
 
 from ssd_effnet.build import as_size, build_skeleton
-from ssd_effnet.config import ExperimentConfig
 from ssd_effnet.cost import multiply_adds
 from ssd_effnet.models.modality import CHANNELS
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import Level
 
 

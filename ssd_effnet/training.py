@@ -21,6 +21,7 @@ from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
+from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
@@ -37,7 +38,7 @@ _REMEDY = (
 )
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(Failure, RuntimeError):
     """The loss became infinite or not a number; the sentence names step and frames."""
 
 

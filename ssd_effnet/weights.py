@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from ssd_effnet.failure import Failure
+
 CACHE_VARIABLE = "SSD_EFFNET_CACHE"
 TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 20
@@ -29,7 +31,7 @@ _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-class WeightsError(ValueError):
+class WeightsError(Failure, ValueError):
     """Weights that cannot be had, read or used; one sentence that says which file and what to do."""
 
 
@@ -199,7 +201,8 @@ def cache_directory() -> Path:
 
 
 def _open(url: str) -> AbstractContextManager[IO[bytes]]:
-    return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    answer: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    return answer
 
 
 def download(

@@ -71,7 +71,7 @@ def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> Non
         ("input: {sizes: [1, 2]}", "did you mean `input.size`"),
         ("- a\n- b", "key: value"),
         ("a: [", "not YAML"),
-        ("backbone: {levels: [2, 3]}", "vgg16-bn always hands out"),
+        ("backbone: {levels: [2, 3]}", "vgg16-bn has levels of its own"),
         ("augment: {crop_scale: [4, 0.25]}", "[smallest, largest]"),
         ("data: {workers: -1}", "must be at least 0"),
     ],

@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.predictor": 4,
     "ssd_effnet.feature_pictures": 4,
     "ssd_effnet.data_view": 4,
+    "ssd_effnet.inspection": 3,
     "ssd_effnet.summary": 4,
     "ssd_effnet.detecting": 5,
     "ssd_effnet.export": 5,

@@ -135,7 +135,7 @@ def test_a_bad_frame_stops_or_is_skipped(
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error
-    assert error.startswith("inspect_data: ")
+    assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert main([*arguments, "--on-bad-frame", "skip"]) == 0
     output = capsys.readouterr().out

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
 from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
+from ssd_effnet.failure import Failure
 
 VERSION = 2
 JPEG_QUALITY = 90
@@ -38,7 +39,7 @@ FRAMES_A_TASK = 40
 ATTEMPTS = 25
 
 
-class RequestError(ValueError):
+class RequestError(Failure, ValueError):
     """A request that cannot be met, in one sentence for the user."""
 
 

@@ -23,7 +23,7 @@ def benchmark_loss(
 
     def own() -> torch.Tensor:
         logits.grad = offsets.grad = None
-        total = criterion(RawOutputs(logits, offsets, anchors), targets).total
+        total: torch.Tensor = criterion(RawOutputs(logits, offsets, anchors), targets).total
         total.backward()
         return total.detach()
 

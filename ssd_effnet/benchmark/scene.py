@@ -18,7 +18,8 @@ def anchors(size: tuple[int, int] = SIZE) -> torch.Tensor:
     levels = [Level(str(i), 1, stride) for i, stride in enumerate(STRIDES)]
     generator = AnchorGenerator(levels, SIDES, [0.5, 1.0], [1.0, 2 ** (1 / 3), 2 ** (2 / 3)], SIZE)
     maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in STRIDES]
-    return generator(maps, size, torch.zeros(1))
+    boxes: torch.Tensor = generator(maps, size, torch.zeros(1))
+    return boxes
 
 
 def people(images: int, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> torch.Tensor:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from ssd_effnet.failure import Failure
 from ssd_effnet.machine import cores, processor
 
 REFERENCE, OWN = "reference", "own"
 
 
-class DisagreementError(RuntimeError):
+class DisagreementError(Failure, RuntimeError):
     """A stage does not compute what its reference computes: no ratio of such two is worth anything."""
 
 

@@ -51,7 +51,8 @@ def benchmark_train(
     def detector_of(layout: torch.memory_format) -> Detector:
         torch.manual_seed(0)
         detector = build_detector(experiment, pretrained=False)[0].to(device).train()
-        return detector.to(memory_format=layout)  # type: ignore[call-overload]
+        laid: Detector = detector.to(memory_format=layout)  # type: ignore[call-overload]
+        return laid
 
     plain_detector, own_detector = detector_of(torch.contiguous_format), detector_of(torch.channels_last)
     if isinstance(plain_detector.backbone, EfficientNet) and "lite" not in experiment.backbone.name:

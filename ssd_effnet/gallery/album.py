@@ -174,7 +174,7 @@ def _entry(item: Item, name: str, daytime: str | None, caption: str = "") -> Ent
 
 
 def _thumbnail(
-    views: Sequence[View], images: Sequence[Sequence[np.ndarray]], marked: Sequence[Sequence], item: Item
+    views: Sequence[View], images: Sequence[Sequence[np.ndarray]], marked: Sequence[Sequence[Marking]], item: Item
 ) -> np.ndarray:
     side = _SIDES.get(sum(map(len, images)), _SIDE)
     shown = window(item.boxes_xyxy, views[0].run.frames[item.place].annotations.size)

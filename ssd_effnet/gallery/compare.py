@@ -113,7 +113,8 @@ def alone(here: Errors, there: Errors) -> np.ndarray:
 
 def _alarms(errors: Errors) -> np.ndarray:
     wrong = [errors.kinds[kind] for kind in Kind if not is_miss(kind)]
-    return np.logical_or.reduce(wrong) & errors.point.shown
+    alarms: np.ndarray = np.logical_or.reduce(wrong) & errors.point.shown
+    return alarms
 
 
 def chart(a: View, b: View) -> Chart:

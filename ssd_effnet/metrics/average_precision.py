@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,10 +55,11 @@ def summary(annotations: Sequence[Annotations], detections: DetectionTable) -> I
 
 def _is_counted(annotations: Annotations) -> np.ndarray:
     """bool ``(n,)``: persons without the ignore flag."""
-    return (annotations.labels == PERSON) & ~annotations.ignore
+    counted: np.ndarray = (annotations.labels == PERSON) & ~annotations.ignore
+    return counted
 
 
-def _coco(images: int, rows: list[dict]) -> object:
+def _coco(images: int, rows: list[dict[str, Any]]) -> object:
     """A ``pycocotools.coco.COCO`` of one category; image ids are places in the list, annotation ids count from 1
     (pycocotools takes an id of 0 for "not matched")."""
     from pycocotools.coco import COCO
@@ -94,4 +96,5 @@ def _results(images: int, detections: DetectionTable) -> object:
 def _xywh(boxes_xyxy: np.ndarray) -> list[list[float]]:
     xywh = boxes_xyxy.astype(np.float64)
     xywh[:, 2:] -= xywh[:, :2]
-    return xywh.tolist()
+    rows: list[list[float]] = xywh.tolist()
+    return rows

@@ -162,7 +162,9 @@ class MissRateEvaluator:
     def ignored(self, subset: Subset) -> np.ndarray:
         """bool ``(g,)``: boxes that are ignore regions by the subset's heights and occlusions, or in every subset."""
         wanted = np.isin(self._occlusion, subset.occlusions)
-        return self._never_counted | (self._height < subset.min_height) | (self._height > subset.max_height) | ~wanted
+        too_small_or_large = (self._height < subset.min_height) | (self._height > subset.max_height)
+        ignored: np.ndarray = self._never_counted | too_small_or_large | ~wanted
+        return ignored
 
     def match(self, detections: DetectionTable) -> Matcher:
         """Overlaps of the detections with the boxes, ready for every subset.

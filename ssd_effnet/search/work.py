@@ -28,15 +28,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
-from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment, settings
+from ssd_effnet.config import ConfigError, load_experiment, save_experiment, settings
+from ssd_effnet.failure import Failure
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.search.space import Choice, Range, Space, read_space
 
 _STARTS = 3  # of one trial, each ended by the death of its process, before it counts as failed
 
 
-class SearchError(RuntimeError):
+class SearchError(Failure, RuntimeError):
     """A sentence about why a search cannot start or go on."""
 
 

@@ -17,8 +17,8 @@ from ssd_effnet.build import (
     build_optimizer,
     build_skeleton,
 )
-from ssd_effnet.config import ExperimentConfig
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.schema import ExperimentConfig
 
 STEPS = 3
 

@@ -16,10 +16,11 @@ from typing import Any
 from filelock import FileLock
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import ConfigError, ExperimentConfig, ancestors, load_experiment, varied
+from ssd_effnet.config import ConfigError, ancestors, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.machine import git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data
+from ssd_effnet.schema import ExperimentConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,13 @@ from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
 from data_kaist.loading import image_ids
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import WHERE, ExperimentConfig, settings
+from ssd_effnet.config import WHERE, settings
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
 from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import DetectionTable
 from ssd_effnet.study.plan import read_study, runs_of
 

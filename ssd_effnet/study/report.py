@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from ssd_effnet.errors import FPPI
 from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
 from ssd_effnet.pages import templates
 from ssd_effnet.run_directory import State
 from ssd_effnet.study import figures
-from ssd_effnet.study.disagreement import FPPI, Disagreement, disagreement
+from ssd_effnet.study.disagreement import Disagreement, disagreement
 from ssd_effnet.study.latency import Latency, latency
 from ssd_effnet.study.plan import study_file
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study, load_study, subset_table, tested_on
@@ -205,7 +206,7 @@ def different(values: Sequence[str]) -> str:
 
 
 def hours(study: Study) -> float:
-    return sum(run.results["minutes"] for run in study.runs) / 60
+    return sum(float(run.results["minutes"]) for run in study.runs) / 60
 
 
 def data_of(study: Study) -> list[str]:

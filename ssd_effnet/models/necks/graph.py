@@ -84,7 +84,8 @@ class _GraphNode(nn.Module):
         self.after = after
 
     def forward(self, maps: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
-        return self.after(self.fusion([edge(x, size) for edge, x in zip(self.edges, maps, strict=True)]))
+        fused: torch.Tensor = self.after(self.fusion([edge(x, size) for edge, x in zip(self.edges, maps, strict=True)]))
+        return fused
 
 
 class GraphNeck(nn.Module):

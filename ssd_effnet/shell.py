@@ -1,0 +1,130 @@
+"""What all commands share: the form of help and of complaints, exit codes, tables, tab completion.
+
+Exit codes: 0, done; 1, a sentence on stderr says why not; 2, the command line is wrong; 130, stopped by Ctrl+C; 141,
+nobody reads the output any more. Colours are rich's: none where the output is no terminal, none with ``NO_COLOR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from ssd_effnet.failure import Failure
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Help is a script's docstring as it stands, examples and all; a complaint is one sentence.
+
+    Args:
+        doc: the docstring.
+    """
+
+    def __init__(self, doc: str | None = None, **more: Any) -> None:
+        more.setdefault("description", doc)
+        super().__init__(**more, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+    def add_overrides(self, words: str = "settings that differ from the file") -> None:
+        """The positional argument ``key=value ...``, whose keys a shell can complete."""
+        overrides = self.add_argument("overrides", nargs="*", metavar="key=value", help=words)
+        overrides.completer = complete_setting  # type: ignore[attr-defined]
+
+    def completed(self) -> Parser:
+        """Itself; where a shell asks for completions (see ``docs/shell.md``), answers it and ends."""
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        return self
+
+
+def command(main: Main) -> Callable[..., int]:
+    """A script's ``main``, whose failures become a sentence on stderr and an exit code.
+
+    What is neither a :class:`~ssd_effnet.failure.Failure` nor an ``OSError`` is a defect of the program and keeps its
+    traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            code = main(argv)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its exit
+            return 141
+        except (Failure, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code if isinstance(error, Failure) else 1
+
+    return guarded
+
+
+def print_table(table: Table) -> None:
+    """Print it; a pipe has no width of its own, and a table cut at 80 columns can be read by nobody."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argument ``512x640`` as (height, width) in pixels, each at least 32.
+
+    >>> size("512x640")
+    (512, 640)
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, for example 512x640")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1")
+    return int(text)
+
+
+def complete_setting(prefix: str, **_: object) -> list[str]:
+    """What ``key=value`` may begin with: keys, and the values of those that have only a few.
+
+    >>> complete_setting("optimizer.l")
+    ['optimizer.lr=']
+    >>> complete_setting("optimizer.name=")
+    ['optimizer.name=sgd', 'optimizer.name=rmsprop', 'optimizer.name=adamw']
+    """
+    key, equals, _value = prefix.partition("=")
+    settings = dict(_settings())
+    if not equals:
+        return [f"{name}=" for name in settings if name.startswith(prefix)]
+    return [word for value in settings.get(key, ()) if (word := f"{key}={value}").startswith(prefix)]
+
+
+def _settings() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every key of the schema with the values that it can have, none where they are many."""
+    from ssd_effnet.schema import ExperimentConfig
+
+    for group in dataclasses.fields(ExperimentConfig):
+        if not dataclasses.is_dataclass(group.type):
+            continue
+        for field in dataclasses.fields(group.type):
+            few = get_args(field.type) if get_origin(field.type) is Literal else ()
+            yield f"{group.name}.{field.name}", ("true", "false") if field.type is bool else few

@@ -1,0 +1,83 @@
+"""The check that any backbone can be run against: the project's own pass, each broken promise is named."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ssd_effnet.models.backbones import BACKBONES, Backbone
+from ssd_effnet.models.backbones.check import ContractError, check_backbone
+from ssd_effnet.structures import Level
+
+QUICK = ("efficientnet-b0", "efficientnet-lite0")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+class Small(Backbone):
+    """Two levels that keep every promise."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(in_channels, 4, 3, 2, 1)
+        self.b = nn.Conv2d(4, 6, 3, 2, 1)
+        self.levels = [Level("a", 4, 2), Level("b", 6, 4)]
+        self.segments = [["a"], ["b"]]
+
+
+def changed(**attributes: object) -> Callable[..., Backbone]:
+    def build(in_channels: int = 3) -> Backbone:
+        backbone = Small(in_channels)
+        for name, value in attributes.items():
+            setattr(backbone, name, value)
+        return backbone
+
+    return build
+
+
+class OwnForward(Small):
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return super().forward(images)
+
+
+class OfTheBatch(Small):
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__(in_channels)
+        self.b = nn.Sequential(self.b, nn.BatchNorm2d(6, track_running_stats=False))
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES])
+def test_the_projects_own_keep_every_promise(name: str) -> None:
+    assert isinstance(check_backbone(BACKBONES[name]), Backbone)
+
+
+def test_a_small_one_passes() -> None:
+    assert check_backbone(Small).levels[1] == Level("b", 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda in_channels: nn.Conv2d(in_channels, 4, 3), "Conv2d should be a subclass of Backbone"),
+        (changed(levels=[]), r"Small\.levels is empty"),
+        (changed(levels=[Level("b", 6, 4), Level("a", 4, 2)]), r"from shallow to deep, not by strides \[4, 2\]"),
+        (changed(segments=[["a", "b"]]), "should be 2 lists, one a level, not 1"),
+        (changed(segments=[["a"], ["c"]]), "segments names 'c', which is no module of it"),
+        (
+            changed(levels=[Level("a", 4, 2), Level("b", 8, 4)]),
+            r"level b gives \(2, 6, 16, 24\).* \(2, 8, 16, 24\)",
+        ),
+        (changed(b=nn.Conv2d(4, 6, 3, 2)), r"level b gives \(2, 6, 15, 23\) for an image of 64x96.* rounded up"),
+        (changed(head=nn.Linear(6, 2)), r"no level depends on head\.weight.*classifier"),
+        (OfTheBatch, "level b of an image depends on the rest of its batch"),
+        (OwnForward, "has a forward of its own"),
+    ],
+)
+def test_a_broken_promise_is_one_sentence(build: Callable[..., Backbone], says: str) -> None:
+    with pytest.raises(ContractError, match=says) as caught:
+        check_backbone(build)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,233 @@
+"""The pages: every command in them parses, blocks run as they stand, links lead somewhere, the site builds.
+
+A block behind ``<!-- slow -->`` runs with the slow tests, one behind ``<!-- not run: why -->`` never does; its commands
+must parse all the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from untrained import write_checkpoint
+
+from ssd_effnet.build import build_detector
+from ssd_effnet.config import load_experiment
+from ssd_effnet.models.backbones import BACKBONES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md"]
+_FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.S | re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page; ``mark`` is the comment before it."""
+
+    page: Path
+    language: str
+    text: str
+    mark: str
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = [Block(page, m["language"], m["text"], m["mark"] or "") for m in _FENCE.finditer(page.read_text("utf-8"))]
+    assert all(re.fullmatch(r"|slow|not run: .{10,}", block.mark) for block in found), f"{page}: a mark without meaning"
+    return [block for block in found if block.language == language]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each line ``scripts/NAME.py ...``, patterns not yet expanded; comments and heredocs left out."""
+    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.strip().startswith("scripts/") and "$(" not in line:
+            yield shlex.split(re.sub(r"\s{2,}(#|[^-\s]).*$", "", line.strip()), comments=True)
+
+
+@functools.cache
+def script(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / name))
+
+
+def parsed(words: list[str]) -> Any:
+    """The arguments as the script would take them; patterns are expanded as the shell does."""
+    name, *rest = words
+    expanded = [
+        match
+        for word in rest
+        for match in (sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) if "*" in word else [word])
+    ]
+    if "parse" in script(name):
+        return script(name)["parse"](expanded)
+    parser = script(name)["parser"]()
+    try:
+        return parser.parse_intermixed_args(expanded)
+    except TypeError:  # argparse's answer where there are subcommands
+        return parser.parse_args(expanded)
+
+
+loaded = functools.cache(load_experiment)  # a study's sixteen are read once
+
+
+def in_help(name: str) -> str:
+    return str(script(name)["parser"]().description).partition("examples:\n")[2].partition("\n\n")[0]
+
+
+EVERYWHERE = [
+    *((str(p.relative_to(ROOT)), block.text) for p in [*PAGES, *OTHERS] for block in blocks(p, "bash")),
+    *((f"scripts/{p.name}", in_help(f"scripts/{p.name}")) for p in sorted((ROOT / "scripts").glob("*.py"))),
+]
+COMMANDS = [(origin, words) for origin, text in EVERYWHERE for words in commands(text)]
+
+
+def test_there_are_commands_to_look_at() -> None:
+    origins = {origin for origin, _ in COMMANDS}
+    assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "scripts/train.py"} <= origins
+
+
+@pytest.mark.parametrize(("origin", "words"), COMMANDS, ids=lambda x: x if isinstance(x, str) else " ".join(x[:2]))
+def test_every_command_anywhere_parses(
+    origin: str, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Options exist, experiments are there, and their settings are keys of the schema."""
+    if "--help" in words:
+        return
+    try:
+        arguments = parsed(words)
+    except SystemExit:
+        pytest.fail(f"{origin}: {shlex.join(words)}: {capsys.readouterr().err}")
+    files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
+    overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
+    for file in (f for f in files if f is not None and str(f).startswith("experiments/")):
+        if file.name != "mine.yaml":  # which the page makes
+            loaded(ROOT / file, tuple(overrides))
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Path:
+    """A folder that looks like a checkout, with the environment's programs first in the path."""
+    for name in ("scripts", "docs", "ssd_effnet"):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    return tmp_path
+
+
+def run(block: Block, sandbox: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=sandbox,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, f"{block.page.name}:\n{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def pages_with(*marks: str) -> list[Any]:
+    """Pages with a block of shell commands of one of these marks."""
+    return [
+        pytest.param(page, id=page.stem) for page in PAGES if any(block.mark in marks for block in blocks(page, "bash"))
+    ]
+
+
+@pytest.mark.parametrize("page", pages_with(""))
+def test_quick_blocks_run_as_they_stand(page: Path, sandbox: Path) -> None:
+    for block in blocks(page, "bash"):
+        if not block.mark:
+            run(block, sandbox)
+    if page.stem == "your-data":
+        e = load_experiment(sandbox / "experiments" / "mine.yaml")
+        assert e.data.kind == "coco" and (sandbox / e.data.root / e.data.train).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with("slow"))
+def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
+    if page.stem == "kaist":  # nobody may put KAIST here: its twin stands in
+        words = "scripts/make_synthetic.py data/kaist --frames 240 --size 128x160 --seed 0"
+        run(Block(page, "bash", words, ""), sandbox)
+    for block in blocks(page, "bash"):
+        if not block.mark.startswith("not run"):
+            run(block, sandbox)
+    if page.stem == "your-data":
+        for file in ("mine/seed0/errors/index.html", "mine/seed0/results.json", "mine_study/report/index.html"):
+            assert (sandbox / "runs" / file).is_file(), file
+        assert (sandbox / "runs/mine/seed0/checkpoints/best.pt2").is_file()
+        assert list((sandbox / "found").rglob("*.jpg")) and (sandbox / "found" / "detections.json").is_file()
+
+
+def test_the_librarys_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_checkpoint(tmp_path / "runs" / "lite0" / "seed0" / "checkpoints" / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / "docs" / "library.md", "python"):
+        exec(compile(block.text, str(block.page), "exec"), {"__name__": "page"})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("(480, 640)") and said[-1] == "0.5"
+
+
+def test_the_backbone_of_the_page_keeps_its_promises(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sandbox: Path
+) -> None:
+    page = ROOT / "docs" / "your-backbone.md"
+    torch.manual_seed(0)
+    monkeypatch.setattr("ssd_effnet.models.backbones.BACKBONES", dict(BACKBONES))
+    names = ModuleType("page").__dict__
+    for block in blocks(page, "python"):
+        exec(compile(block.text, str(page), "exec"), names)
+    file, *_ = blocks(page, "python")
+    code = [x for x in file.text.splitlines() if x.strip() and not x.startswith(("import", "from", '"""'))]
+    assert len(code) <= 30
+    # the trunk of the published network: its 11,689,512 parameters less the classifier's 512 x 1000 + 1000
+    assert capsys.readouterr().out == f"{11_689_512 - 513_000} parameters\n"
+    monkeypatch.setitem(BACKBONES, "resnet18", names["ResNet18"])
+    (experiment,) = blocks(page, "yaml")
+    (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
+    e = load_experiment(sandbox / "experiments" / "resnet18.yaml", tiny=True)
+    detector, _ = build_detector(e)
+    outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
+    outputs.cls_logits.sum().backward()
+    assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="pip install -r requirements-docs.txt")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    library = (tmp_path / "site" / "library" / "index.html").read_text("utf-8")
+    assert "load_detector" in library and ":meth:" not in library and ":class:" not in library
+    assert (tmp_path / "site" / "repository" / "experiments" / "pennfudan.yaml").is_file()
