@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ssd_effnet.complaint import Complaint
 
-class DataError(ValueError):
+
+class DataError(Complaint, ValueError):
     """A data file that cannot be used as it is."""
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from ssd_effnet.boxes import cxcywh_to_xyxy, decode, iou
 from ssd_effnet.build import as_size, build_postprocess
+from ssd_effnet.complaint import Complaint
 from ssd_effnet.machine import git_state
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
@@ -36,7 +37,7 @@ METADATA_FILE = "metadata.json"
 """Where a ``.pt2`` file keeps its metadata (``extra_files`` of :func:`torch.export.load`)."""
 
 
-class ExportError(RuntimeError):
+class ExportError(Complaint, RuntimeError):
     """A sentence about why a detector cannot be exported."""
 
 

@@ -20,6 +20,7 @@ from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
+from ssd_effnet.config import check_experiment
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
@@ -265,6 +266,7 @@ def _experiment(settings: dict[str, Any], file: Path) -> ExperimentConfig:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
     assert isinstance(experiment, ExperimentConfig)
+    check_experiment(experiment, str(file))
     return experiment
 
 

@@ -242,7 +242,7 @@ def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, De
 def _without_traceback(error: DataError) -> DataError:
     """The error's own sentence: a loader's worker puts its traceback before it."""
     kind = type(error)
-    return kind(str(error).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
+    return kind(str(error.args[0]).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
 
 
 def _annotations(dataset: DetectionDataset) -> list[Annotations]:

@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, fingerprint
+from ssd_effnet.complaint import Complaint
 from ssd_effnet.config import ExperimentConfig, differences, load_experiment
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.files import write_whole
 from ssd_effnet.machine import describe_machine
 
 
-class RunError(RuntimeError):
+class RunError(Complaint, RuntimeError):
     """A sentence about why a run cannot start or go on."""
 
 

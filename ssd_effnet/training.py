@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
+from ssd_effnet.complaint import Complaint
 from ssd_effnet.criterion import Losses
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.files import write_whole
@@ -37,7 +38,7 @@ _REMEDY = (
 )
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(Complaint, RuntimeError):
     """The loss became infinite or not a number; the sentence names step and frames."""
 
 

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from ssd_effnet.complaint import Complaint
+
 CACHE_VARIABLE = "SSD_EFFNET_CACHE"
 TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 20
@@ -29,7 +31,7 @@ _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-class WeightsError(ValueError):
+class WeightsError(Complaint, ValueError):
     """Weights that cannot be had, read or used; one sentence that says which file and what to do."""
 
 

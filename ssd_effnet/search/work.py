@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
+from ssd_effnet.complaint import Complaint
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment, settings
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
@@ -36,7 +37,7 @@ from ssd_effnet.search.space import Choice, Range, Space, read_space
 _STARTS = 3  # of one trial, each ended by the death of its process, before it counts as failed
 
 
-class SearchError(RuntimeError):
+class SearchError(Complaint, RuntimeError):
     """A sentence about why a search cannot start or go on."""
 
 

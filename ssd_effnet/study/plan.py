@@ -115,7 +115,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
         if job.directory.environment()["git"].get("commit") != commit:
             other_commits.append(job.name)
     if problems:
-        raise RunError("\n".join(problems))
+        raise RunError("; ".join(problems))
     if other_commits:
         return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
     return []
