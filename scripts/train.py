@@ -41,6 +41,9 @@ def main() -> int:
     except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
     mr, ap = test.get("matlab", {}), test.get("ap", {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ssd_effnet.config import check_experiment
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.weights import WeightsError, load_by_name
+from ssd_effnet.weights import WeightsError, load_by_name, read_plain
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
@@ -245,9 +244,9 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{refusal}, or it is damaged (torch cannot read it)") from error
+        content = read_plain(file)
+    except WeightsError as error:
+        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
     if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
