@@ -79,6 +79,7 @@ def run(
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
     with directory.lock():
+        directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks, shown)
 
