@@ -180,7 +180,7 @@ def load_coco(
             visible one is below ``visible/``.
         skipped: as in :func:`load_frames`.
     """
-    root, file = Path(root), split.partition("%")[0]
+    root, file = Path(root), _file_and_step(split)[0]
     bad: dict[int, str] | None = None if skipped is None else {}
     images, total, category = _coco_images(root, split, bad)
     excluded = [image.file_name for image, _ in _coco_images(root, exclude, {})[0]] if exclude else []
@@ -274,16 +274,22 @@ def _coco_images(
     root: Path, spec: str, bad: dict[int, str] | None = None
 ) -> tuple[list[tuple[CocoImage, Annotations]], int, int]:
     """The images that ``file.json`` or ``file.json%step`` selects, how many it holds, and its id of ``person``."""
-    file, percent, step = spec.partition("%")
-    if percent and (not re.fullmatch(r"[0-9]{1,9}", step) or int(step) < 1):
+    file, step = _file_and_step(spec)
+    if step < 1 or ("%" in file and not _is_file(root / file)):
+        file = file.rpartition("%")[0] or file
         raise SplitError(f"unknown split {spec!r}; did you mean '{file}' or '{file}%10' (every tenth image)?")
-    if not (root / file).is_file():
+    if not _is_file(root / file):
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
     data = read_coco(root / file, bad)
-    every = int(step) if percent else 1
     pairs = list(zip(data.images, data.annotations, strict=True))
-    return pairs[every - 1 :: every], len(pairs), min(data.person_categories)
+    return pairs[step - 1 :: step], len(pairs), min(data.person_categories)
+
+
+def _file_and_step(spec: str) -> tuple[str, int]:
+    """``file.json`` and 10 of ``file.json%10``; a ``%`` that no number follows is part of the file's name."""
+    match = re.fullmatch(r"(.+)%([0-9]{1,9})", spec, re.DOTALL)
+    return (match[1], int(match[2])) if match else (spec, 1)
 
 
 def _coco_files(root: Path, name: str) -> tuple[Path | None, Path | None]:
