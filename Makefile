@@ -2,24 +2,49 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.requirements-installed
 
-.PHONY: help setup demo test test-slow lint format docs clean
+.PHONY: help setup lock licences audit demo test test-slow lint format docs clean
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(SETUP)  ## make .venv and install the pinned requirements
 
-# opencv-python needs libGL, which machines without a screen may lack
-$(SETUP): requirements.txt requirements-dev.txt requirements-search.txt requirements-export.txt requirements-docs.txt pyproject.toml
+# requirements.lock holds the hash of every file that may be installed, both opencv packages among them: opencv-python
+# needs libGL, which machines without a screen may lack. A block is a line and those that its backslashes continue.
+# setuptools comes first, so that what is built from source is built by it. torch comes last and without a hash, because
+# its CPU and CUDA builds differ; all that both builds need is in place by then.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --no-deps --no-build-isolation
+
+$(SETUP): requirements.lock requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/setuptools.lock
 	@$(PY) -c 'import ctypes; ctypes.CDLL("libGL.so.1")' 2>/dev/null \
-	  && cp requirements.txt .venv/requirements.txt \
+	  && sed '/^opencv-python-headless==/,/[^\\]$$/d' requirements.lock > .venv/requirements.lock \
 	  || { echo "no libGL here: taking opencv-python-headless"; \
-	       sed 's/^opencv-python==/opencv-python-headless==/' requirements.txt > .venv/requirements.txt; }
-	$(PY) -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt -r requirements-dev.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	       sed '/^opencv-python==/,/[^\\]$$/d' requirements.lock > .venv/requirements.lock; }
+	$(LOCKED) -r .venv/setuptools.lock
+	$(LOCKED) -r .venv/requirements.lock
+	$(PIP) --constraint requirements.txt "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
+
+lock:  ## write requirements.lock anew, after a pin in a requirements file was changed
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	sed -n 's/^opencv-python\(==[^ ]*\).*/opencv-python-headless\1/p' requirements.txt > .venv/lock/headless.txt
+	.venv/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-deps --generate-hashes \
+	  --no-annotate --no-emit-package torch --custom-compile-command "make lock" --output-file requirements.lock \
+	  requirements.txt requirements-dev.txt .venv/lock/headless.txt
+
+licences: setup  ## write docs/licences.md anew: what every dependency is licensed under
+	$(PY) scripts/licences.py
+
+audit:  ## known weaknesses of the locked versions, asked of PyPI's database (needs the network)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 demo: setup  ## synthetic data -> training -> test -> table and pictures, at most 10 minutes on two cores
 	$(PY) scripts/demo.py

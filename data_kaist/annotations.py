@@ -18,6 +18,7 @@ from defusedxml.ElementTree import fromstring
 
 from data_kaist.errors import AnnotationError
 from data_kaist.frames import daytime_of
+from data_kaist.plain import MOST_PIXELS, is_possible, number_of
 from ssd_effnet.structures import PERSON, Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]
@@ -49,7 +50,7 @@ class _Rows:
         """Append an object, or say why it cannot be one."""
         x, y, w, h = xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
-        if w <= 0 or h <= 0:
+        if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
             raise AnnotationError(f"{self.next_object} ({label}) has a box without area ({box})")
         height, width = self.size
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
@@ -141,8 +142,10 @@ def parse_xml(
     stated = root.find("size")
     if stated is not None:
         height, width = (_number(stated, tag, f"{where}: <size>") for tag in ("height", "width"))
-        if height < 1 or width < 1:
-            raise AnnotationError(f"{where}: <size> says {width:g}x{height:g} pixels")
+        if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
+            raise AnnotationError(
+                f"{where}: <size> says {width:g}x{height:g} pixels, which should be whole and above 0"
+            )
         size = int(height), int(width)
     rows = _Rows(where, size)
     for element in root.iter("object"):
@@ -206,8 +209,10 @@ def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndar
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot read the annotation ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
+        raise AnnotationError(
+            f"{path}: cannot read the annotation ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def _daytime_of_path(path: Path) -> Daytime | None:
@@ -234,7 +239,7 @@ def finite(text: str, name: str, at: str) -> float:
         AnnotationError: it is no number, or infinite.
     """
     try:
-        value = float(text)
+        value = number_of(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

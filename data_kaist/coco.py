@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_kaist.errors import AnnotationError
 from data_kaist.frames import daytime_of
+from data_kaist.plain import MOST_PIXELS, is_finite, is_possible, is_whole, json_of, text_of
 from ssd_effnet.structures import PERSON, Annotations, Daytime
 
 
@@ -94,9 +95,9 @@ def read_coco(path: Path | str, bad: dict[int, str] | None = None) -> CocoDatase
         if "id" in row and row["id"] in seen:
             raise AnnotationError(f"{where} has an id that occurs twice")
         seen.add(row.get("id"))
-        if not isinstance(row["image_id"], int) or row["image_id"] not in place:
+        if not is_whole(row["image_id"]) or row["image_id"] not in place:
             raise AnnotationError(f"{where} is on image id {row['image_id']!r}, which is not among the file's images")
-        if not isinstance(row["category_id"], int) or row["category_id"] not in labels:
+        if not is_whole(row["category_id"]) or row["category_id"] not in labels:
             raise AnnotationError(f"{where} is of category id {row['category_id']!r}, which the file does not define")
         at = place[row["image_id"]]
         try:
@@ -113,12 +114,7 @@ def read_coco(path: Path | str, bad: dict[int, str] | None = None) -> CocoDatase
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: is not valid JSON ({error})") from error
+    document = json_of(text_of(path, AnnotationError), str(path), AnnotationError)
     if not isinstance(document, dict):
         raise AnnotationError(f"{path}: should hold an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
@@ -134,7 +130,7 @@ def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
     labels: dict[int, str] = {}
     for i, row in enumerate(document["categories"]):
         _require(row, ("id", "name"), f"{path}: category {i}")
-        if not isinstance(row["id"], int):
+        if not is_whole(row["id"]):
             raise AnnotationError(f"{path}: category {i} has an id that is not a whole number")
         if row["id"] in labels:
             raise AnnotationError(f"{path}: category id {row['id']} occurs twice")
@@ -152,10 +148,10 @@ def _image(path: Path, index: int, row: Any) -> CocoImage:
     name = row.get("im_name", row.get("file_name"))
     if not isinstance(name, str):
         raise AnnotationError(f"{where} has neither 'im_name' nor 'file_name'")
-    if not isinstance(row["id"], int):
+    if not is_whole(row["id"]):
         raise AnnotationError(f"{where} has an id that is not a whole number")
     size = (row["height"], row["width"])
-    if not all(isinstance(n, int) and n > 0 for n in size):
+    if not all(is_whole(n) and 0 < n <= MOST_PIXELS for n in size):
         raise AnnotationError(f"{where} has height {size[0]!r} and width {size[1]!r}, which should be whole pixels")
     daytime = row.get("daytime")
     if daytime not in ("day", "night", None):
@@ -167,18 +163,22 @@ def _image(path: Path, index: int, row: Any) -> CocoImage:
 def _checked(row: dict[str, Any], size: tuple[int, int], where: str) -> dict[str, Any]:
     """The annotation, if its numbers can be true."""
     box = row["bbox"]
-    if not (isinstance(box, list) and len(box) == 4 and all(_is_finite(n) for n in box)):
+    if not (isinstance(box, list) and len(box) == 4 and all(is_finite(n) for n in box)):
         raise AnnotationError(f"{where} has bbox {box!r}, which should be four finite numbers x, y, w, h")
     x, y, w, h = box
-    if w <= 0 or h <= 0:
+    if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
         raise AnnotationError(f"{where} has a box without area (bbox {box})")
     height, width = size
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise AnnotationError(f"{where} lies outside its {width}x{height} image (bbox {box})")
-    if not _is_finite(row.get("height", 0)):
-        raise AnnotationError(f"{where} has height {row['height']!r}, which should be a finite number")
+    stated = row.get("height", h)
+    if not is_finite(stated) or not 0 < stated <= MOST_PIXELS:
+        raise AnnotationError(f"{where} has height {row['height']!r}, which should be a finite number above 0")
     if row.get("occlusion", 0) not in (0, 1, 2):
         raise AnnotationError(f"{where} has occlusion {row['occlusion']!r}, which should be 0, 1 or 2")
+    for flag in ("ignore", "iscrowd"):
+        if row.get(flag, 0) not in (0, 1):
+            raise AnnotationError(f"{where} has {flag} {row[flag]!r}, which should be 0 or 1")
     return row
 
 
@@ -205,11 +205,6 @@ def _require(row: Any, keys: tuple[str, ...], where: str) -> None:
     for key in keys:
         if key not in row:
             raise AnnotationError(f"{where} has no {key!r}")
-
-
-def _is_finite(value: Any) -> bool:
-    """A number that a float can hold: JSON's whole numbers may be longer."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _first_repeated(ids: list[int]) -> int:

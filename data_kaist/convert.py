@@ -19,7 +19,6 @@ The formats, as their authors have them:
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -35,6 +34,7 @@ from defusedxml.ElementTree import fromstring
 from data_kaist.annotations import finite
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
+from data_kaist.plain import MOST_PIXELS, is_finite, is_inside, is_whole, json_of, text_of
 from ssd_effnet.structures import PERSON
 
 Box = Literal["full", "visible"]
@@ -209,7 +209,7 @@ def _citypersons(source: Path) -> dict[str, list[Picture]]:
     for folder in _folders(source / "gtBboxCityPersons", "CityPersons' boxes"):
         splits[folder.name] = []
         for file in _files(folder, f"*/*{ending}"):
-            content = _json(_text(file), str(file))
+            content = _json(text_of(file, AnnotationError), str(file))
             size = tuple(_whole(content, key, str(file)) for key in ("imgHeight", "imgWidth"))
             things = []
             for i, row in enumerate(_list(content, "objects", str(file)), 1):
@@ -226,7 +226,7 @@ def _crowdhuman(source: Path) -> dict[str, list[Picture]]:
     splits: dict[str, list[Picture]] = {}
     for file in _files(source, "annotation_*.odgt"):
         pictures = splits[file.stem.removeprefix("annotation_")] = []
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
             at = f"{file}: line {number}"
             if not line.strip():
                 continue
@@ -238,6 +238,8 @@ def _crowdhuman(source: Path) -> dict[str, list[Picture]]:
                 ignore = tag != "person" or (isinstance(extra, dict) and bool(extra.get("ignore", 0)))
                 things.append(Thing(_xywh(row, "fbox", where), _xywh(row, "vbox", where), ignore))
             name = f"Images/{_key(content, 'ID', at)}.jpg"
+            if not is_inside(name):
+                raise AnnotationError(f"{at}: the ID {content['ID']!r} leads out of {source}")
             image = _image(source / name, at)
             pictures.append(Picture(name, image, image_size(image), things))
     return splits
@@ -258,7 +260,7 @@ def _llvip(source: Path) -> dict[str, list[Picture]]:
 
 def _voc(file: Path) -> tuple[tuple[int, int], list[Thing]]:
     try:
-        root = fromstring(_text(file))
+        root = fromstring(text_of(file, AnnotationError))
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise AnnotationError(f"{file}: not readable as XML ({error})") from error
     height, width = (_number(root.findtext(f"size/{tag}"), tag, f"{file}: <size>") for tag in ("height", "width"))
@@ -272,10 +274,10 @@ def _voc(file: Path) -> tuple[tuple[int, int], list[Thing]]:
     return (int(height), int(width)), things
 
 
-_PASCAL_SIZE = re.compile(r"Image size \(X x Y x C\) : (\d+) x (\d+) x \d+\s*")
+_PASCAL_SIZE = re.compile(r"Image size \(X x Y x C\) : (\d{1,9}) x (\d{1,9}) x \d+\s*")
 _PASCAL_BOX = re.compile(
     r"Bounding box for object \d+ \"[^\"]*\" \(Xmin, Ymin\) - \(Xmax, Ymax\) : "
-    r"\((\d+), (\d+)\) - \((\d+), (\d+)\)\s*"
+    r"\((\d{1,9}), (\d{1,9})\) - \((\d{1,9}), (\d{1,9})\)\s*"
 )
 
 
@@ -285,13 +287,13 @@ def _pennfudan(source: Path) -> dict[str, list[Picture]]:
         size: tuple[int, int] | None = None
         stated: int | None = None
         things = []
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
             if line.startswith("Image size"):
                 if not (match := _PASCAL_SIZE.fullmatch(line)):
                     raise AnnotationError(f"{file}: line {number} is not 'Image size (X x Y x C) : W x H x C'")
                 size = int(match[2]), int(match[1])
             elif line.startswith("Objects with ground truth"):
-                count = re.match(r"Objects with ground truth : (\d+) ", line)
+                count = re.match(r"Objects with ground truth : (\d{1,9}) ", line)
                 stated = int(count[1]) if count else None
             elif line.startswith("Bounding box"):
                 if not (match := _PASCAL_BOX.fullmatch(line)):
@@ -338,20 +340,8 @@ def _image(path: Path, named_by: Path | str) -> Path:
     return path
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise AnnotationError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{file}: is not a text file ({error})") from error
-
-
 def _json(text: str, at: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{at}: is not valid JSON ({error})") from error
+    content = json_of(text, at, AnnotationError)
     if not isinstance(content, dict):
         raise AnnotationError(f"{at}: should hold a JSON object, not a {type(content).__name__}")
     return content
@@ -372,7 +362,7 @@ def _list(row: dict[str, Any], key: str, at: str) -> list[Any]:
 
 def _whole(row: dict[str, Any], key: str, at: str) -> int:
     number = _key(row, key, at)
-    if not isinstance(number, int) or number < 1:
+    if not is_whole(number) or not 1 <= number <= MOST_PIXELS:
         raise AnnotationError(f"{at} has {key} {number!r}, which should be whole pixels")
     return number
 
@@ -380,7 +370,7 @@ def _whole(row: dict[str, Any], key: str, at: str) -> int:
 def _xywh(row: Any, key: str, at: str) -> Xywh:
     box = _key(row, key, at)
     right = isinstance(box, list) and len(box) == 4
-    if not right or not all(isinstance(n, int | float) and math.isfinite(n) for n in box):
+    if not right or not all(is_finite(n) and abs(n) <= MOST_PIXELS for n in box):
         raise AnnotationError(f"{at} has {key} {box!r}, which should be four finite numbers x, y, w, h")
     x, y, w, h = box
     return x, y, w, h

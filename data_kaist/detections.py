@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -21,6 +20,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from data_kaist.errors import DetectionFileError
+from data_kaist.plain import MOST_PIXELS, is_finite, is_possible, is_whole, json_of, number_of, text_of
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON, DetectionTable
 
@@ -99,7 +99,7 @@ def write_detections(
 def read_kaist(path: Path | str, n_images: int) -> DetectionTable:
     """KAIST text; see :func:`read_detections`. A file without lines is a detector that found nothing."""
     path = Path(path)
-    text = _text(path)
+    text = text_of(path, DetectionFileError)
     if not text.strip():
         return DetectionTable.empty()
     try:
@@ -112,10 +112,11 @@ def read_kaist(path: Path | str, n_images: int) -> DetectionTable:
 
 
 def _is_bad(rows: np.ndarray, n_images: int) -> bool:
-    number = rows[:, 0]
+    number, xy, wh = rows[:, 0], rows[:, 1:3], rows[:, 3:5]
     return not (
         np.isfinite(rows).all()
-        and (rows[:, 3:5] > 0).all()
+        and (np.abs(rows[:, 1:5]) <= MOST_PIXELS).all()
+        and (xy + wh > xy).all()
         and (number == np.floor(number)).all()
         and (number >= 1).all()
         and (number <= n_images).all()
@@ -135,7 +136,7 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
         raise DetectionFileError(f"{where} has image number {cells[0]}, which should be a whole number from 1")
     if number > n_images:
         raise DetectionFileError(f"{where} has image number {cells[0]}, but there are only {n_images} images")
-    _check_size(values[3], values[4], where)
+    _check_box(values[1:5], where)
     return values
 
 
@@ -158,10 +159,7 @@ def read_coco_results(
 ) -> DetectionTable:
     """COCO results; see :func:`read_detections`."""
     path = Path(path)
-    try:
-        entries = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DetectionFileError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg})") from error
+    entries = json_of(text_of(path, DetectionFileError), str(path), DetectionFileError)
     if not isinstance(entries, list):
         raise DetectionFileError(f"{path}: should hold a list of results, not a {type(entries).__name__}")
     place = {id_: i for i, id_ in enumerate(range(n_images) if image_ids is None else image_ids)}
@@ -190,18 +188,18 @@ def _coco_entry(
         if key not in entry:
             raise DetectionFileError(f"{where} has no {key!r}")
     id_, box, score = entry["image_id"], entry["bbox"], entry["score"]
-    if not isinstance(id_, int):
+    if not is_whole(id_):
         raise DetectionFileError(f"{where} has image_id {id_!r}, which should be a whole number")
     if id_ not in place:
         raise DetectionFileError(f"{where} has image_id {id_}, which the {len(place)} images do not have")
-    if not isinstance(entry.get("category_id", 0), int):
+    if not is_whole(entry.get("category_id", 0)):
         raise DetectionFileError(f"{where} has category_id {entry['category_id']!r}, which should be a whole number")
     if not isinstance(box, list) or len(box) != 4:
         raise DetectionFileError(f"{where} has bbox {box!r}, which should be four numbers x, y, w, h")
     for value, column in zip((*box, score), ("x", "y", "w", "h", "score"), strict=True):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        if not is_finite(value):
             raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
-    _check_size(box[2], box[3], where)
+    _check_box(box, where)
     return place[id_], entry.get("category_id"), box, score
 
 
@@ -240,7 +238,7 @@ def read_devkit(path: Path | str, names: Sequence[str]) -> DetectionTable:
     for file in files:
         if file.stem not in place:
             raise DetectionFileError(f"{file}: is named after no frame of the ground truth's {len(place)}")
-        for line, where in _lines(file, _text(file)):
+        for line, where in _lines(file, text_of(file, DetectionFileError)):
             rows.append(_devkit_line(line, where))
             index.append(place[file.stem])
     values = np.array(rows, np.float64).reshape(-1, 5)
@@ -256,7 +254,8 @@ def _devkit_line(line: str, where: str) -> list[float]:
         raise DetectionFileError(f"{where} detects {cells[0]!r}, but only 'person' is scored")
     columns = ("x1", "y1", "x2", "y2", "score")
     values = [_number(cell, column, where) for cell, column in zip(cells[1:], columns, strict=True)]
-    _check_size(values[2] - values[0], values[3] - values[1], where)
+    x1, y1, x2, y2 = values[:4]
+    _check_box([x1, y1, x2 - x1, y2 - y1], where)
     return values
 
 
@@ -279,15 +278,6 @@ def write_devkit(path: Path | str, table: DetectionTable, names: Sequence[str]) 
 # ----------------------------------------------------------------------------------------------------- what they share
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DetectionFileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DetectionFileError(f"{path}: is not a text file ({error.reason} at byte {error.start})") from error
-
-
 def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each with where it stands."""
     for i, line in enumerate(text.splitlines(), start=1):
@@ -297,7 +287,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 def _number(cell: str, column: str, where: str) -> float:
     try:
-        value = float(cell)
+        value = number_of(cell)
     except ValueError:
         _fail_number(cell, column, where)
     if not math.isfinite(value):
@@ -309,9 +299,12 @@ def _fail_number(cell: str, column: str, where: str) -> NoReturn:
     raise DetectionFileError(f"{where} has {column} {cell!r}, which is not a number") from None
 
 
-def _check_size(w: float, h: float, where: str) -> None:
+def _check_box(xywh: Sequence[float], where: str) -> None:
+    x, y, w, h = xywh
     if w <= 0 or h <= 0:
         raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
+    if not is_possible(x, y, w, h):
+        raise DetectionFileError(f"{where} has a box that cannot be (x {x:g}, y {y:g}, width {w:g}, height {h:g})")
 
 
 def _check_writable(table: DetectionTable) -> None:

@@ -23,9 +23,9 @@ NIGHT_SETS = frozenset({3, 4, 5, 9, 10, 11})
 TRAIN_SETS = frozenset(range(6))
 TEST_SETS = frozenset(range(6, 12))
 
-_NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})")
-_RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,})")
-_RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})")
+_NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})", re.ASCII)
+_RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,9})", re.ASCII)
+_RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})", re.ASCII)
 _FORMS = f"a rule such as 'train-all-02' or a range such as '{STUDY_VALIDATION}'"
 
 
@@ -129,7 +129,7 @@ def select(names: Iterable[str], split: str) -> list[str]:
 def _nearest(spec: str) -> str | None:
     """The well-formed split that a misspelt one resembles most; None if it resembles none."""
     text = spec.strip()
-    numbers = re.findall(r"\d+", text)
+    numbers = re.findall(r"[0-9]{1,9}", text)
     if re.match(r"\W*set", text, re.IGNORECASE):
         if len(numbers) in (4, 6):
             set_, video, first, last = (int(numbers[i]) for i in (0, 1, 2, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from data_kaist.coco import CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
 from data_kaist.frames import is_frame_name, parse_split, select
 from data_kaist.images import image_size
+from data_kaist.plain import is_inside
 from ssd_effnet.structures import Annotations
 
 Side = Literal["visible", "lwir"]
@@ -178,7 +180,7 @@ def load_coco(
             visible one is below ``visible/``.
         skipped: as in :func:`load_frames`.
     """
-    root = Path(root)
+    root, file = Path(root), _file_and_step(split)[0]
     bad: dict[int, str] | None = None if skipped is None else {}
     images, total, category = _coco_images(root, split, bad)
     excluded = [image.file_name for image, _ in _coco_images(root, exclude, {})[0]] if exclude else []
@@ -188,23 +190,27 @@ def load_coco(
         name = image.file_name
         if name not in left:
             continue
-        visible, lwir = _coco_files(root, name)
-        found: dict[Side, Path | None] = {"visible": visible, "lwir": lwir}
         try:
             if bad and image.id in bad:
                 raise AnnotationError(bad[image.id])
+            if not is_inside(name):
+                raise AnnotationError(
+                    f"{root / file}: image {image.id} has the file name {name!r}, which leads out of {root}"
+                )
+            visible, lwir = _coco_files(root, name)
+            found: dict[Side, Path | None] = {"visible": visible, "lwir": lwir}
             for side in SIDES[modality] if modality else ():
                 path = found[side]
                 if path is None:
                     raise ImageError(f"{name}: has no {side} image, since it is not below a folder 'visible'")
-                if not path.is_file():
+                if not _is_file(path):
                     raise ImageError(f"{path}: missing, the {side} image of {name}")
         except DataError as error:
             if skipped is None:
                 raise
             skipped.append((image.name, str(error)))
             continue
-        here = {side: path if path is not None and path.is_file() else None for side, path in found.items()}
+        here = {side: path if path is not None and _is_file(path) else None for side, path in found.items()}
         frames.append(Frame(image.name, here["visible"], here["lwir"], objects, image.id, place, category))
     return _not_all_skipped(frames, split, skipped)
 
@@ -268,16 +274,22 @@ def _coco_images(
     root: Path, spec: str, bad: dict[int, str] | None = None
 ) -> tuple[list[tuple[CocoImage, Annotations]], int, int]:
     """The images that ``file.json`` or ``file.json%step`` selects, how many it holds, and its id of ``person``."""
-    file, percent, step = spec.partition("%")
-    if percent and (not step.isdigit() or int(step) < 1):
+    file, step = _file_and_step(spec)
+    if step < 1 or ("%" in file and not _is_file(root / file)):
+        file = file.rpartition("%")[0] or file
         raise SplitError(f"unknown split {spec!r}; did you mean '{file}' or '{file}%10' (every tenth image)?")
-    if not (root / file).is_file():
+    if not _is_file(root / file):
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
     data = read_coco(root / file, bad)
-    every = int(step) if percent else 1
     pairs = list(zip(data.images, data.annotations, strict=True))
-    return pairs[every - 1 :: every], len(pairs), min(data.person_categories)
+    return pairs[step - 1 :: step], len(pairs), min(data.person_categories)
+
+
+def _file_and_step(spec: str) -> tuple[str, int]:
+    """``file.json`` and 10 of ``file.json%10``; a ``%`` that no number follows is part of the file's name."""
+    match = re.fullmatch(r"(.+)%([0-9]{1,9})", spec, re.DOTALL)
+    return (match[1], int(match[2])) if match else (spec, 1)
 
 
 def _coco_files(root: Path, name: str) -> tuple[Path | None, Path | None]:
@@ -290,3 +302,11 @@ def _coco_files(root: Path, name: str) -> tuple[Path | None, Path | None]:
     if "visible" not in parts:
         return root / name, None
     return root / name, root.joinpath(*("lwir" if part == "visible" else part for part in parts))
+
+
+def _is_file(path: Path) -> bool:
+    """Also for names that no file system can hold, of which pathlib complains."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

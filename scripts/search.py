@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
     from data_kaist.errors import DataError
-    from ssd_effnet.config import ConfigError
     from ssd_effnet.run_directory import Interrupted, RunError
     from ssd_effnet.search.found import counts, refuse_to_overwrite
     from ssd_effnet.search.work import SearchError, open_study, plan, work
+    from ssd_effnet.yaml_files import ConfigError
 
     again = "the same command goes on with the search"
     try:

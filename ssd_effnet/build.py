@@ -22,7 +22,6 @@ from data_kaist.transforms import (
     Transform,
 )
 from ssd_effnet.boxes import Variances
-from ssd_effnet.config import ConfigError, nearest
 from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss
 from ssd_effnet.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.adapters import Adapter
@@ -38,6 +37,7 @@ from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import Level
 from ssd_effnet.weights import LoadReport
+from ssd_effnet.yaml_files import ConfigError, nearest
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
 LOSSES: dict[str, type[DetectionLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}

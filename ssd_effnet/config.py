@@ -8,18 +8,17 @@ wrong is a :class:`ConfigError` that names the file, the key and the nearest rig
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.yaml_files import ConfigError, nearest, parse_yaml, read_yaml
 
 _AT_LEAST: dict[str, float] = {
     "adapter.channels": 1,
@@ -41,6 +40,7 @@ _AT_LEAST: dict[str, float] = {
     "trainer.epochs": 1,
     "trainer.num_nodes": 1,
     "trainer.panel_images": 0,
+    "trainer.seed": 0,
     "trainer.threads": 0,
     "trainer.validate_every": 1,
 }
@@ -53,6 +53,8 @@ WHERE = (
     *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
+_TOO_LARGE = 2**31  # of any whole number
+_LONGEST_LIST = 100
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
 
@@ -69,10 +71,6 @@ TINY = (
     "data.workers=0",
 )
 """What makes any experiment small enough to try on a CPU whether it runs at all; its figures mean nothing."""
-
-
-class ConfigError(Failure, ValueError):
-    """A sentence about what is wrong with an experiment: file, key, and what would be right."""
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bool = False) -> ExperimentConfig:
@@ -93,8 +91,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     config.name = (config.name or path.stem) + ("-tiny" if tiny else "")
     for override in (*(TINY if tiny else ()), *overrides):
         config = _merge(config, _parse_override(override), f"override {override!r}")
-    experiment = _to_dataclass(config)
-    _check(experiment, str(path))
+    experiment = _to_dataclass(config, str(path))
+    check_experiment(experiment, str(path))
     return experiment
 
 
@@ -159,27 +157,6 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         current = current.parent / base
 
 
-def read_yaml(path: Path, kind: str) -> Any:
-    """What a YAML file holds.
-
-    Args:
-        path: the file.
-        kind: of file, for the sentence that says it is not there.
-
-    Raises:
-        ConfigError: it is not there, not text or not YAML.
-    """
-    if not path.is_file():
-        names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: there is no such {kind} file{nearest(str(path), names)}")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-
-
 def _read_layer(path: Path) -> dict[str, Any]:
     content = read_yaml(path, "experiment")
     if content is None:
@@ -193,10 +170,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {text!r}: must have the form key=value, for example optimizer.lr=0.001")
-    try:
-        content: Any = yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    content: Any = parse_yaml(value, f"override {text!r}: the value") if value.strip() else ""
     for part in reversed(key.strip().split(".")):
         content = {part: content}
     assert isinstance(content, dict)
@@ -253,30 +227,40 @@ def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, .
             yield dotted, value
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
-    # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
-        k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
-    ]
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def _to_dataclass(config: DictConfig) -> ExperimentConfig:
-    experiment = OmegaConf.to_object(config)
+def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
+    try:
+        experiment = OmegaConf.to_object(config)
+    except (OmegaConfBaseException, RecursionError) as error:  # ${...} that leads nowhere, ??? that nobody filled
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{source}: key `{key}`: {str(error).splitlines()[0]}") from error
     assert isinstance(experiment, ExperimentConfig)
     return experiment
 
 
-def _check(e: ExperimentConfig, source: str) -> None:
-    """What types alone cannot say."""
+def check_experiment(e: ExperimentConfig, source: str) -> None:
+    """What types alone cannot say.
+
+    Raises:
+        ConfigError: one sentence naming the source, the key and what would be right.
+    """
 
     def refuse(key: str, why: str) -> None:
         raise ConfigError(f"{source}: key `{key}`: {why}")
 
+    values = settings(e)
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                refuse(key, f"must be finite, not {value}")
+            if isinstance(number, int) and abs(number) >= _TOO_LARGE:
+                refuse(key, f"must be below {_TOO_LARGE:,}, not {value}")
+        if isinstance(value, list) and len(value) > _LONGEST_LIST:
+            refuse(key, f"must hold at most {_LONGEST_LIST} values, not {len(value):,}")
+    if e.name in ("", ".", "..") or "/" in e.name or "\0" in e.name or len(e.name.encode(errors="replace")) > 200:
+        refuse("name", f"must be the name of a folder below --out, not {e.name!r}")
     for key, pair in (("input.size", e.input.size), ("anchors.reference_size", e.anchors.reference_size)):
-        if pair is not None and (len(pair) != 2 or min(pair) < 32):
-            refuse(key, f"must be [height, width] of at least 32 pixels each, not {pair}")
+        if pair is not None and (len(pair) != 2 or min(pair) < 32 or max(pair) > 16384):
+            refuse(key, f"must be [height, width] of 32 to 16384 pixels each, not {pair}")
     for key, four in (("input.mean", e.input.mean), ("input.std", e.input.std)):
         if len(four) != 4:
             refuse(key, f"must be four numbers (R, G, B, LWIR), not {four}")
@@ -289,8 +273,8 @@ def _check(e: ExperimentConfig, source: str) -> None:
     for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
         if not 0 < limits[0] <= limits[1]:
             refuse(key, f"must be [smallest, largest], both above 0, not {limits}")
-    if min(e.anchors.sizes, default=0) <= 0 or min(e.anchors.ratios, default=0) <= 0:
-        refuse("anchors.sizes", "and anchors.ratios must be positive and not empty")
+    if not all(min(values[f"anchors.{key}"], default=0) > 0 for key in ("sizes", "ratios", "scales")):
+        refuse("anchors.sizes", "anchors.ratios and anchors.scales must be positive and not empty")
     if len(e.anchors.variances) != 2 or min(e.anchors.variances) <= 0:
         refuse("anchors.variances", f"must be two numbers above 0 (centre, size), not {e.anchors.variances}")
     if e.loss.negative_iou is not None and not 0 <= e.loss.negative_iou <= e.loss.iou_threshold:
@@ -301,7 +285,6 @@ def _check(e: ExperimentConfig, source: str) -> None:
         refuse("loss.localization_delta", f"must be above 0, not {e.loss.localization_delta}")
     if e.neck.topology == "none" and e.adapter.after_neck:
         refuse("adapter.after_neck", "needs a neck; set neck.topology")
-    values = settings(e)
     for key, least in _AT_LEAST.items():
         if values[key] < least:
             refuse(key, f"must be at least {least}, not {values[key]}")

@@ -236,7 +236,8 @@ class _Growing:
         self.between = between
         self.tail = tail
         self.beside = path.with_name(f".{path.name}.part")
-        self.file: TextIO = self.beside.open("w", encoding="utf-8", newline="")
+        # a name of bytes that are no UTF-8 comes out as JSON's own escapes
+        self.file: TextIO = self.beside.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         self.file.write(head)
         self.empty = True
 

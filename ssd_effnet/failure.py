@@ -1,9 +1,28 @@
-"""What goes wrong in a way that a sentence can tell."""
+"""What goes wrong in a way that a sentence can tell: one line that any terminal can show, whatever it quotes."""
+
+from __future__ import annotations
 
 from typing import ClassVar
 
+_LONGEST = 2000
+
 
 class Failure(Exception):
-    """One sentence for the user, naming the file, frame or key; a command prints it and ends with its exit code."""
+    """One sentence for the user, naming the file, frame or key; a command prints it and ends with its exit code.
+
+    File names and contents stand in it as they are given. Shown as text it is one line: line breaks, control
+    characters (which a terminal would obey) and halves of characters are written as escapes, and a sentence that quotes
+    pages is cut in its middle.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Printable text of at most 2,000 characters, for people; letters of every script stay as they are."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 + 5 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -14,7 +14,6 @@ from data_kaist.errors import DataError, ImageError
 from data_kaist.sources import Still, find_sources
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_criterion, build_dataset, build_postprocess
-from ssd_effnet.config import nearest
 from ssd_effnet.feature_pictures import (
     anchors_picture,
     channels_picture,
@@ -28,6 +27,7 @@ from ssd_effnet.files import write_whole
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.predictor import Predictor
 from ssd_effnet.visualize import jpeg_address, save
+from ssd_effnet.yaml_files import nearest
 
 _LISTED = 12
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
+from ssd_effnet.config import check_experiment
 from ssd_effnet.folding import fold
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.weights import WeightsError, load_by_name
+from ssd_effnet.weights import WeightsError, load_by_name, read_plain
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
@@ -248,9 +248,9 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{refusal}, or it is damaged (torch cannot read it)") from error
+        content = read_plain(file)
+    except WeightsError as error:
+        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
     if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
@@ -269,6 +269,7 @@ def _experiment(settings: dict[str, Any], file: Path) -> ExperimentConfig:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
     assert isinstance(experiment, ExperimentConfig)
+    check_experiment(experiment, str(file))
     return experiment
 
 

@@ -35,6 +35,7 @@ from ssd_effnet.build import (
     build_postprocess,
     build_schedule,
 )
+from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import save_experiment, settings, varied
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
@@ -44,8 +45,10 @@ from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
 from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.stopping import StopAfterStep, leave_to_parent
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.weights import read_plain
 
 
 def run(
@@ -77,6 +80,7 @@ def run(
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
     with directory.lock():
+        directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks, shown)
 
@@ -128,27 +132,28 @@ def _run(
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
     )
+    stop = StopAfterStep(echo)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
-    trainer, best = _trainer(experiment, directory, datasets, echo, [timer, *callbacks])
+    trainer, best = _trainer(experiment, directory, datasets, echo, [timer, stop, *callbacks])
     loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
     if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
     try:
-        trainer.fit(
-            module,
-            loaders["train"],
-            loaders.get("val"),
-            ckpt_path=directory.last if resumed else None,
-            weights_only=True,
-        )
+        with stop.listening():
+            trainer.fit(
+                module,
+                loaders["train"],
+                loaders.get("val"),
+                ckpt_path=directory.last if resumed else None,
+                weights_only=True,
+            )
     except DataError as error:
         raise _without_traceback(error) from error
     except SystemExit:  # Lightning's answer to Ctrl+C
         if not trainer.interrupted:
             raise
-        raise Interrupted(
-            f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume goes on from {directory.last}"
-        ) from None
+        goes_on = f"goes on from {directory.last}" if directory.last.is_file() else "begins anew, no epoch was done"
+        raise Interrupted(f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}") from None
 
     chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
     results: dict[str, Any] = {
@@ -164,7 +169,7 @@ def _run(
     if best.best_model_score is not None:
         results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
     if "test" in datasets:
-        table, scores = _test(trainer, module, loaders["test"], chosen)
+        table, scores = _test(trainer, module, loaders["test"], chosen, stop)
         frames = datasets["test"].frames
         ids, category = image_ids(frames), frames[0].category_id
         write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
@@ -172,7 +177,7 @@ def _run(
         write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
         results["test"] = {"split": experiment.data.test, "images": len(frames), **scores.as_dict()}
         if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
-            _, of_last = _test(trainer, module, loaders["test"], directory.last)
+            _, of_last = _test(trainer, module, loaders["test"], directory.last, stop)
             results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
         _log_test(trainer, experiment, shown, scores)
     write_results(directory.results_file, results)
@@ -180,15 +185,20 @@ def _run(
 
 
 def _test(
-    trainer: Trainer, module: TrainingModule, loader: DataLoader[Sample], checkpoint: Path
+    trainer: Trainer, module: TrainingModule, loader: DataLoader[Sample], checkpoint: Path, stop: StopAfterStep
 ) -> tuple[DetectionTable, Scores]:
     """What the weights of a checkpoint find in the test split."""
     # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
-    module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
+    module.load_state_dict(read_plain(checkpoint)["state_dict"])
     try:
-        trainer.test(module, loader, verbose=False)
+        with stop.listening():
+            trainer.test(module, loader, verbose=False)
     except DataError as error:
         raise _without_traceback(error) from error
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise Interrupted(f"{checkpoint}: stopped while it was tested; --resume tests it anew") from None
     return module.results["test"]
 
 
@@ -210,7 +220,7 @@ def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> Choice:
 
 def _epoch_of(checkpoint: Path) -> int:
     """The epoch after which it was written, from 1."""
-    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]) + 1
+    return int(read_plain(checkpoint)["epoch"]) + 1
 
 
 def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
@@ -246,7 +256,7 @@ def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, De
 def _without_traceback(error: DataError) -> DataError:
     """The error's own sentence: a loader's worker puts its traceback before it."""
     kind = type(error)
-    return kind(str(error).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
+    return kind(str(error.args[0]).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
 
 
 def _annotations(dataset: DetectionDataset) -> list[Annotations]:
@@ -277,12 +287,13 @@ def _loader(experiment: ExperimentConfig, dataset: DetectionDataset, stage: str)
         pin_memory=torch.cuda.is_available(),
         drop_last=train,
         persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)
+    leave_to_parent(worker)
 
 
 def _trainer(
@@ -331,6 +342,7 @@ def _trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
         logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False),
+        plugins=[WholeCheckpoints()],
         callbacks=callbacks,
         use_distributed_sampler=False,
         enable_progress_bar=on_terminal,

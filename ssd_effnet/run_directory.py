@@ -172,6 +172,11 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def sweep(self) -> None:
+        """Remove what a killed process left half written; for whoever holds the lock."""
+        for part in self.path.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its end; the next attempt removes it."""
         write_whole(self.failure_file, reason.strip() + "\n")

@@ -39,7 +39,7 @@ _REMEDY = (
 
 
 class NonFiniteLossError(Failure, RuntimeError):
-    """The loss became infinite or not a number; the sentence names step and frames."""
+    """Loss, weights or outputs became infinite or not a number; the sentence names step or frames."""
 
 
 class TrainingModule(LightningModule):
@@ -144,6 +144,8 @@ class TrainingModule(LightningModule):
         return batch.to(device, non_blocking=True)
 
     def _collect(self, outputs: Any, batch: Batch) -> None:
+        if not torch.isfinite(outputs.cls_logits).all():  # or they would count as nothing found
+            raise NonFiniteLossError(f"the outputs are not finite on the frames {', '.join(batch.names)}")
         size = (batch.images.shape[-2], batch.images.shape[-1])
         detections = self.postprocess(outputs, size, batch.original_sizes)
         self.found.append(as_table(detections, batch.indices))

@@ -157,8 +157,24 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a file that ``torch.save`` wrote, on the CPU; of a training checkpoint its ``state_dict``.
 
     Raises:
-        WeightsError: there is no such file, it is cut short or damaged, it holds code (which is not run), or it holds
-            something else than named tensors.
+        WeightsError: as :func:`read_plain`, or the file holds something else than named tensors.
+    """
+    content = read_plain(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no weights: a {type(content).__name__} where named tensors should be")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{path} holds more than weights: {name!r} is a {type(value).__name__}, not a tensor")
+    return dict(content)
+
+
+def read_plain(path: str | Path) -> Any:
+    """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
+
+    Raises:
+        WeightsError: there is no such file, it is cut short or damaged, or it holds code (which is not run).
     """
     path = Path(path)
     if not path.is_file():
@@ -177,14 +193,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no weights: a {type(content).__name__} where named tensors should be")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(f"{path} holds more than weights: {name!r} is a {type(value).__name__}, not a tensor")
-    return dict(content)
+    return content
 
 
 def _is_pickle(path: Path) -> bool:

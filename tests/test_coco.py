@@ -78,7 +78,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     path.write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(AnnotationError, match=r"truth\.json: is not valid JSON"):
+    with pytest.raises(AnnotationError, match=r"truth\.json: is not a text file"):
         read_coco(path)
 
 

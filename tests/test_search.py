@@ -330,7 +330,7 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
     work(search, study, 2, lines.append)
     sentences = list(failures(study).values())
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 3, "running": 0}
-    assert "failed: the loss is nan at step 3 with a second line" in sentences
+    assert r"failed: the loss is nan at step 3\nwith a second line" in sentences
     assert "failed: the validation split holds nobody of the subset" in sentences
     assert any("key `schedule.warmup_steps`: must be 0 with plateau" in sentence for sentence in sentences)
     assert any(line.endswith("with a second line") for line in lines)

@@ -22,8 +22,9 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssd_effnet.config import ConfigError, nearest, read_yaml, settings
+from ssd_effnet.config import settings
 from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.yaml_files import ConfigError, nearest, read_yaml
 
 _NOT_DRAWN = {
     "data.annotations": "says what is measured",

@@ -28,12 +28,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
-from ssd_effnet.config import ConfigError, load_experiment, save_experiment, settings
+from ssd_effnet.config import load_experiment, save_experiment, settings
 from ssd_effnet.failure import Failure
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.search.space import Choice, Range, Space, read_space
+from ssd_effnet.yaml_files import ConfigError
 
 _STARTS = 3  # of one trial, each ended by the death of its process, before it counts as failed
 

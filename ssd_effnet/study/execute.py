@@ -16,13 +16,13 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from data_kaist.errors import DataError
-from ssd_effnet.config import ConfigError
 from ssd_effnet.machine import cores
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunError, State
 from ssd_effnet.study.plan import Job
 from ssd_effnet.training import NonFiniteLossError
 from ssd_effnet.weights import WeightsError
+from ssd_effnet.yaml_files import ConfigError
 
 POLL = 1.0  # seconds between two looks at the runs
 

@@ -16,11 +16,12 @@ from typing import Any
 from filelock import FileLock
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import ConfigError, ancestors, load_experiment, varied
+from ssd_effnet.config import ancestors, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.machine import git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data
 from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.yaml_files import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
         if job.directory.environment()["git"].get("commit") != commit:
             other_commits.append(job.name)
     if problems:
-        raise RunError("\n".join(problems))
+        raise RunError("; ".join(problems))
     if other_commits:
         return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
     return []

@@ -1,0 +1,79 @@
+"""Text, JSON and numbers of files, and what Python's own readers let through."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path, PurePath
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from data_kaist.errors import DataError
+
+
+def text_of(path: Path, kind: type[DataError]) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        kind: it cannot be read or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"{path}: is not a text file ({error.reason} at byte {error.start})") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
+        raise kind(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def json_of(text: str, where: str, kind: type[DataError]) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        kind: it is not JSON, is nested a thousand deep, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "\n" in text else ""
+        raise kind(f"{where}{line}: is not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{where}: is not valid JSON ({error})") from error
+
+
+def number_of(text: str) -> float:
+    """The number that a text writes in ASCII digits: Python would also read ``1_0`` as ten, and other scripts' digits.
+
+    Raises:
+        ValueError: it is none; infinities and NaN are left to the caller.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"not a number: {text!r}")
+    return float(text)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """A whole number, which JSON's true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """A number that a float can hold: JSON's whole numbers may be longer. True and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+MOST_PIXELS = 1e15
+"""No pixel lies farther out; an area of two such lengths is finite in float32 too."""
+
+
+def is_possible(x: float, y: float, w: float, h: float, dtype: type[np.floating] = np.float64) -> bool:
+    """Whether a box has some area left once its corners are numbers of ``dtype``, and is not beyond all images."""
+    if not all(abs(value) <= MOST_PIXELS for value in (x, y, w, h)):
+        return False
+    return bool(dtype(x + w) > dtype(x) and dtype(y + h) > dtype(y))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name stays below the folder that it is relative to: not absolute, and without ``..``."""
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

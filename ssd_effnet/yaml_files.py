@@ -1,0 +1,71 @@
+"""YAML files, read so that nothing but their own content can be wrong: file and reason in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssd_effnet.failure import Failure
+
+
+class ConfigError(Failure, ValueError):
+    """A sentence about what is wrong with an experiment: file, key, and what would be right."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data without aliases: nine lines of them can stand for a billion values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: the file.
+        kind: of file, for the sentence that says it is not there.
+
+    Raises:
+        ConfigError: it is not there, not text or not YAML.
+    """
+    if not path.is_file():
+        names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: there is no such {kind} file{nearest(str(path), names)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds; dates, numbers and nesting that PyYAML trips over are no YAML here.
+
+    Raises:
+        ConfigError: one sentence that begins with ``where``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # a text like 2001-99-99 sends PyYAML's constructors into any error
+        raise ConfigError(f"{where}: is not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
+    if len(name) > 1000:  # nobody's slip of the finger, and the comparison would take minutes
+        return ""
+    # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
+        k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
+    ]
+    return f"; did you mean `{close[0]}`?" if close else ""
