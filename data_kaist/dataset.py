@@ -171,13 +171,25 @@ class DetectionDataset(Dataset[Sample]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields ``(epoch, place)``, so that a data set's randomness can depend on the epoch in any worker.
 
-    With several processes each takes every ``world_size``-th place; the last ones begin anew at the front, so that all
-    take the same number.
+    With several processes they take turns, a batch each. A round of training is therefore the one batch that a single
+    process with their batches together would take, and evaluation has the batches that a single process would have.
+
+    Args:
+        length: of the data set.
+        batch_size: of each process.
+        train: shuffle, and leave out what is left when no round can be filled any more. Otherwise everything is taken
+            in order, and the processes that have no batch in the last round take one from the front once more.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes.
     """
 
-    def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, length: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.length = length
-        self.shuffle = shuffle
+        self.batch_size = batch_size
+        self.train = train
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -188,14 +200,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.length // self.world_size)
+        return sum(len(self._places(number)) for number in self._batches())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
-        if self.shuffle:
+        if self.train:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        order = np.resize(order, len(self) * self.world_size)
-        return iter([(self.epoch, int(index)) for index in order[self.rank :: self.world_size]])
+        return iter([(self.epoch, int(order[i])) for number in self._batches() for i in self._places(number)])
+
+    def _batches(self) -> list[int]:
+        """Numbers of this process's batches, counted through the processes."""
+        if self.train:
+            batches = self.length // (self.batch_size * self.world_size) * self.world_size
+            return list(range(self.rank, batches, self.world_size))
+        batches = -(-self.length // self.batch_size)
+        rounds = -(-batches // self.world_size)
+        return [number % batches for number in range(self.rank, rounds * self.world_size, self.world_size)]
+
+    def _places(self, number: int) -> range:
+        """Where a batch lies in the order."""
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, self.length))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -7,6 +7,7 @@ examples:
   scripts/train.py experiments/lite0.yaml --resume
   scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
+  scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> int:
 
     from data_kaist.errors import DataError
     from ssd_effnet.config import ConfigError, load_experiment
+    from ssd_effnet.distributed import rank
     from ssd_effnet.run import run
     from ssd_effnet.run_directory import RunDirectory, RunError
     from ssd_effnet.training import NonFiniteLossError
@@ -41,6 +43,8 @@ def main() -> int:
     except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if rank() > 0:  # of several processes the first one speaks
+        return 0
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
     mr, ap = test.get("matlab", {}), test.get("ap", {})
