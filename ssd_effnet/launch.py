@@ -6,6 +6,7 @@ itself, by the command of the first one.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -121,12 +122,20 @@ def _one_thread(worker: int) -> None:
 
 @contextmanager
 def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
-    """Whatever ends this process ends those that it has started.
+    """Whatever ends this process ends those that it has started, and the other way round.
 
     Args:
         trainer: of the run.
-        lost: raised by the first process where another one has ended before it.
+        lost: what there is to say where another process has ended before its time. The first process raises it when
+            it hears of that from the network, or ends with these words when Lightning's watch sees it first.
     """
+
+    def in_our_words(record: logging.LogRecord) -> bool:
+        record.msg, record.args = f"error: {lost} ({record.getMessage()})", ()
+        return True
+
+    watch = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    watch.addFilter(in_our_words)
     try:
         yield
     except BaseException as error:
@@ -137,6 +146,8 @@ def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
         if not trainer.is_global_zero:
             sys.exit(1)  # the first one says it
         raise lost from error
+    finally:
+        watch.removeFilter(in_our_words)
 
 
 def _lost_another(error: BaseException) -> bool:

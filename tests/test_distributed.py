@@ -1,6 +1,11 @@
 """Two processes with half the batch each are one process with the whole batch."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +15,30 @@ from processes import in_processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data_kaist.synthetic import write_dataset
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_detector
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
 from ssd_effnet.launch import Processes
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.run_directory import RunDirectory, State
 from ssd_effnet.structures import Targets
 
-LITE0 = Path(__file__).parents[1] / "experiments" / "lite0.yaml"
+ROOT = Path(__file__).parents[1]
+LITE0 = ROOT / "experiments" / "lite0.yaml"
 SMALL = (
     *("input.size=[64,96]", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
     *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.panel_images=0", "data.workers=0"),
     "backbone.norm=batch",
 )
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic")
+    write_dataset(root, 24, (512, 640), 0)
+    return root
 
 
 def experiment(*overrides: str) -> ExperimentConfig:
@@ -173,3 +187,49 @@ def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch:
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"is 2, but torchrun has started 4 processes"):
         Processes.of(experiment("trainer.devices=2"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path, tmp_path: Path) -> None:
+    """The script as a user calls it: it starts the second process itself."""
+    e = ("trainer.devices=2", "trainer.epochs=12", f"data.root={synthetic}", "trainer.batch_size=4", "data.workers=1")
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        while directory.epochs_done() < 2:
+            time.sleep(0.2)
+            assert run.poll() is None
+        os.kill(_second_process_of(run.pid), signal.SIGKILL)
+        said, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert f"error: {directory}: one of the run's 2 processes has ended before its time" in said
+    assert f"--resume goes on from {directory.last}" in said and said.count("epoch 1/12") == 1
+    assert directory.state is State.INTERRUPTED
+
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run directory: ") == 1 and "epoch 1/12" not in done.stdout
+    assert [row["epoch"] for row in directory.metrics()] == list(range(12)) and directory.environment()["resumed"]
+
+
+def _second_process_of(pid: int) -> int:
+    """The child with the local rank 1."""
+    for path in Path("/proc").glob("[0-9]*"):
+        if f"\nPPid:\t{pid}\n" in (path / "status").read_text() and b"LOCAL_RANK=1" in (path / "environ").read_bytes():
+            return int(path.name)
+    raise AssertionError("no second process")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_too(synthetic: Path, tmp_path: Path) -> None:
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    e = ("trainer.devices=2", "trainer.epochs=1", f"data.root={synthetic}", "trainer.batch_size=4")
+    command = [*starter, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/1 ") == done.stdout.count("run directory: ") == 1
+    assert RunDirectory(tmp_path / "lite0" / "seed0").state is State.FINISHED
