@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data_kaist.annotations import training_ignore
-from data_kaist.cache import FrameCache
+from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
@@ -89,7 +90,9 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         on_bad_frame: Literal["stop", "skip"] = "stop",
         min_height: float = 12,
-        cache: Literal["none", "memory"] = "none",
+        cache: Literal["none", "memory", "disk"] = "none",
+        cache_folder: Path | None = None,
+        processes: int = 1,
     ) -> None:
         """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
 
@@ -100,7 +103,9 @@ class DetectionDataset(Dataset[Sample]):
             seed: of the random transforms.
             on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
-            cache: ``memory`` keeps decoded frames, see :class:`data_kaist.cache.FrameCache`, which may refuse.
+            cache: ``memory`` and ``disk`` keep decoded frames, see :mod:`data_kaist.cache`, which may refuse.
+            cache_folder: of ``disk``; None: its default.
+            processes: of the run on this machine, which have memory of their own each.
         """
         if modality not in SIDES:
             raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
@@ -112,7 +117,11 @@ class DetectionDataset(Dataset[Sample]):
         self.skipped: Skipped = []
         if on_bad_frame == "skip":
             self.scan()
-        self.cache = FrameCache(self.frames, modality) if cache == "memory" else None
+        self.cache: FrameCache | None = None
+        if cache == "memory":
+            self.cache = FrameCache(self.frames, modality, processes)
+        elif cache == "disk":
+            self.cache = DiskCache(self.frames, modality, cache_folder)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -117,7 +117,7 @@ def _run(
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
         if dataset.cache is not None:
-            echo(f"{stage}: decoded frames are kept and will take {dataset.cache.bytes / 2**20:,.0f} MiB of memory")
+            echo(f"{stage}: decoded frames are kept and {dataset.cache}")
     _refuse_to_watch_nobody(experiment, datasets)
     if resumed:
         directory.refuse_other_data(describe_data(datasets))

@@ -118,7 +118,7 @@ def test_the_comparison_sees_batch_norms_that_are_not_synchronised(tmp_path: Pat
 
 
 def _everything(root: Path, *overrides: str) -> ExperimentConfig:
-    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=val.json", "data.test=train.json")
+    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=val.json", "data.test=five.json")
     loop = ("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last")
     # a rate so low that no weight moves: rounding would grow from step to step
     still = ("optimizer.name=sgd", "optimizer.lr=1e-30")
@@ -127,7 +127,7 @@ def _everything(root: Path, *overrides: str) -> ExperimentConfig:
 
 
 def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) -> None:
-    """Its two validation images are one batch, which both processes evaluate and which counts once."""
+    """Its five test images are three batches, of which both processes evaluate the first; it counts once."""
     one, two = _everything(few_pairs), _everything(few_pairs, "trainer.devices=2")
     alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
     run(one, tmp_path / "one", echo=lambda line: None)
