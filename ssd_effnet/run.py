@@ -47,6 +47,7 @@ from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, descri
 from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.waiting import Waiting
 
 
 def run(
@@ -145,7 +146,8 @@ def _run(
         dataclasses.asdict(experiment),
     )
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
-    trainer, best = _trainer(experiment, directory, datasets, echo, [timer, *callbacks])
+    waiting = Waiting()
+    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, *callbacks])
     loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
     if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
@@ -155,7 +157,8 @@ def _run(
     )
     with ending_together(trainer, lost):
         _fit(trainer, module, loaders, directory, resumed)
-        return _finish(experiment, directory, datasets, loaders, trainer, module, best, timer, shown)
+        echo(str(waiting))
+        return _finish(experiment, directory, datasets, loaders, trainer, module, best, timer, waiting, shown)
 
 
 def _fit(
@@ -192,6 +195,7 @@ def _finish(
     module: TrainingModule,
     best: ModelCheckpoint,
     timer: Timer,
+    waiting: Waiting,
     shown: Sequence[str],
 ) -> dict[str, Any]:
     """Test what was chosen, write down what came of it, and return it."""
@@ -204,6 +208,8 @@ def _finish(
         "epoch": _epoch_of(chosen),
         "epochs": t.epochs,
         "minutes": round(timer.time_elapsed() / 60, 2),
+        "step_seconds": round(waiting.step_seconds, 4),
+        "data_share": round(waiting.of_run, 4),
         "parameters": sum(p.numel() for p in module.detector.parameters()),
         "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
     }
@@ -318,6 +324,7 @@ def _trainer(
     directory: RunDirectory,
     datasets: dict[str, DetectionDataset],
     echo: Callable[[str], None],
+    waiting: Waiting,
     more: Sequence[Callback],
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
@@ -331,13 +338,13 @@ def _trainer(
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory.metrics_file)]
     # without validation nothing says which epoch is best
-    callbacks: list[Callback] = [*more, *recorders, *([best] if "val" in datasets else []), last]
+    callbacks: list[Callback] = [*more, waiting, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:
         callbacks.append(Pictures(datasets["val"], t.panel_images))
     on_terminal = sys.stderr.isatty()
-    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(echo))
+    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(waiting, echo))
     for noise in (
         ".*many workers.*",
         ".*Checkpoint directory .* exists.*",

@@ -28,6 +28,7 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
 from ssd_effnet.visualize import Marking, beside, draw, encoded
+from ssd_effnet.waiting import Waiting
 
 LOG_EVERY = 10  # steps
 LOSSES = ("loss_total", "loss_cls", "loss_loc")
@@ -251,7 +252,8 @@ class MetricsCsv(Callback):
 class EpochLines(Callback):
     """One line an epoch on the terminal, for logs and for people who come back in the morning."""
 
-    def __init__(self, echo: Callable[[str], None] = print) -> None:
+    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
+        self.waiting = waiting
         self.echo = echo
         self.since = 0.0
 
@@ -270,8 +272,8 @@ class EpochLines(Callback):
         parts = [
             f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
         ]
-        seconds = time.monotonic() - self.since
-        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}  {seconds:.0f} s")
+        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
+        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
 
 
 class FusionWeights(Callback):
