@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from data_kaist.synthetic import write_dataset
-from ssd_effnet.config import ConfigError
+from ssd_effnet.config import ConfigError, load_experiment
+from ssd_effnet.launch import Processes
 from ssd_effnet.run_directory import RunDirectory, RunError, State
-from ssd_effnet.study.cluster import _needs, _refuse_what_fits_no_node, execute_on_ray
+from ssd_effnet.study.cluster import ENVIRONMENT, _needs, _refuse_what_fits_no_node, execute_on_ray
 from ssd_effnet.study.execute import _visible
 from ssd_effnet.study.plan import plan
 
@@ -48,15 +49,24 @@ def test_a_run_asks_for_its_devices_and_what_feeds_them(tmp_path: Path) -> None:
     assert _needs(alone, gpus=True) == {"num_gpus": 0, "num_cpus": 1}
     needs = [_needs(job, gpus=True)]
     _refuse_what_fits_no_node([job], needs, [{"CPU": 2.0}, {"GPU": 2.0, "CPU": 8.0}])
-    with pytest.raises(
-        RunError, match=r"lite0 seed 0 asks for 2 GPUs and 8 CPUs on one node .* have 1 GPUs, 64 CPUs; "
-    ):
+    with pytest.raises(RunError, match=r"lite0 seed 0 asks for 2 GPUs and 8 CPUs .* have 1 GPUs, 64 CPUs; "):
         _refuse_what_fits_no_node([job], needs, [{"GPU": 1.0, "CPU": 64.0}, {"CPU": 64.0}])
 
 
 def test_a_run_over_several_machines_is_no_part_of_a_study(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lite0: key `trainer\.num_nodes`"):
         plan([LITE0], [0], ["trainer.num_nodes=2"], tmp_path)
+
+
+def test_a_run_on_ray_is_none_of_the_processes_that_slurm_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    e = load_experiment(LITE0)
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_NAME": "ray"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="is 1, but SLURM has started 4 processes"):
+        Processes.of(e)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.of(e) == Processes(0, 1)
 
 
 def test_each_slot_of_one_machine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

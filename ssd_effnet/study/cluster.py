@@ -16,7 +16,12 @@ from ssd_effnet.study.execute import POLL, Outcome, outcome, work
 from ssd_effnet.study.plan import Job
 
 RETRIES = 3  # of one job whose worker or node dies; it goes on from its last checkpoint
-_CODE = Path(__file__).resolve().parents[2]
+# where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
+ENVIRONMENT = {
+    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    "SLURM_JOB_NAME": "interactive",
+    "SLURM_PROCID": "0",
+}
 
 
 def execute_on_ray(
@@ -50,10 +55,9 @@ def execute_on_ray(
     _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # a process does one job only: its words go to the job's log for good
     task = ray.remote(max_calls=1, max_retries=RETRIES)(_task)
-    environment = {"env_vars": {"PYTHONPATH": str(_CODE)}}
     said_before = {job: _said(job) for job in todo}
     waiting = {
-        task.options(**need, runtime_env=environment).remote(job, os.getcwd(), int(need["num_cpus"])): job  # noqa: PTH109
+        task.options(**need, runtime_env={"env_vars": ENVIRONMENT}).remote(job, os.getcwd(), int(need["num_cpus"])): job  # noqa: PTH109
         for job, need in zip(todo, needs, strict=True)
     }
     running: list[Job] = []
