@@ -52,11 +52,15 @@ class Processes:
         """
         t = experiment.trainer
         count = t.devices * t.num_nodes
-        for starter in (TorchElasticEnvironment, SLURMEnvironment):
-            if starter.detect() and (started := starter().world_size()) != count:
+        for starter, name in {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}.items():
+            try:
+                started = starter().world_size() if starter.detect() else count
+            except RuntimeError as error:  # Lightning's advice on how to ask SLURM for processes
+                raise ConfigError(" ".join(str(error).split())) from error
+            if started != count:
                 raise ConfigError(
-                    f"trainer.devices x trainer.num_nodes is {count}, but {_STARTERS[starter]} has started {started} "
-                    "processes; both must say the same"
+                    f"trainer.devices x trainer.num_nodes is {count}, but {name} has started {started} processes; both "
+                    "must say the same"
                 )
         if count == 1:
             return cls()
@@ -74,9 +78,6 @@ class Processes:
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise ConfigError(f"trainer.devices: {' '.join(str(error).split())}") from error
         return cls(trainer.global_rank, trainer.world_size)
-
-
-_STARTERS = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}
 
 
 def devices(experiment: ExperimentConfig) -> dict[str, Any]:

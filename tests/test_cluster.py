@@ -62,6 +62,9 @@ def test_a_run_on_ray_is_none_of_the_processes_that_slurm_has_started(monkeypatc
     e = load_experiment(LITE0)
     for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_NAME": "ray"}.items():
         monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--ntasks-per-node"):
+        Processes.of(e)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     with pytest.raises(ConfigError, match="is 1, but SLURM has started 4 processes"):
         Processes.of(e)
     for name, value in ENVIRONMENT.items():
@@ -115,10 +118,10 @@ def _processes_of(directory: RunDirectory) -> list[int]:
 
 @pytest.mark.slow
 def test_a_run_of_a_study_may_have_two_processes(synthetic: Path, tmp_path: Path) -> None:
-    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=1", "trainer.devices=2")
+    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=1", "trainer.devices=2", "input.size=[64,96]")
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     assert done.returncode == 0, done.stdout + done.stderr + directory.log_file.read_text()
     assert directory.state is State.FINISHED and directory.log_file.read_text().count("epoch 1/1 ") == 1
