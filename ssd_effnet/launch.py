@@ -52,7 +52,9 @@ class Processes:
         """
         t = experiment.trainer
         count = t.devices * t.num_nodes
-        for starter, name in {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}.items():
+        starters: dict[type[TorchElasticEnvironment | SLURMEnvironment], str]
+        starters = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}
+        for starter, name in starters.items():
             try:
                 started = starter().world_size() if starter.detect() else count
             except RuntimeError as error:  # Lightning's advice on how to ask SLURM for processes
