@@ -11,6 +11,7 @@ examples:
   scripts/benchmark.py data --root data/kaist --runs 9                   your own files, not synthetic ones
   scripts/benchmark.py train --device cuda --batch 16 --compile
   scripts/benchmark.py wait --root data/kaist --workers 16 --step-ms 100 200   does the loader keep up with such steps?
+  scripts/benchmark.py processes                                         a step shared by processes of the CPU
   scripts/benchmark.py growth --picture growth.png                       time and memory for 1, 2, 4, 8 times the work
 """
 
@@ -77,6 +78,12 @@ def main() -> int:
     wait.add_argument("--cache", choices=("none", "memory", "disk"), default="none")
     wait.add_argument("--step-ms", type=float, nargs="+", default=[100, 200, 400], help="(default: 100 200 400)")
     wait.set_defaults(run=run_wait)
+    processes = what.add_parser("processes", help="a training step shared by processes of this machine's CPU")
+    processes.add_argument("--experiment", type=Path, default=EXPERIMENTS / "01_effnet_b4.yaml", metavar="FILE")
+    processes.add_argument("--size", type=size, default=(256, 320), metavar="HxW", help="or `own`; default: 256x320")
+    processes.add_argument("--batch", type=int, default=8, help="of all processes together (default: 8)")
+    processes.add_argument("--counts", type=int, nargs="+", default=[1, 2], help="of processes (default: 1 2)")
+    processes.set_defaults(run=run_processes)
     arguments = parser.parse_args()
     result: int = arguments.run(arguments)
     return result
@@ -213,6 +220,23 @@ def run_wait(a: argparse.Namespace) -> int:
         except (ConfigError, DataError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+    return 0
+
+
+def run_processes(a: argparse.Namespace) -> int:
+    from ssd_effnet.benchmark.processes import measure_processes
+    from ssd_effnet.config import load_experiment
+    from ssd_effnet.machine import cores, processor
+
+    overrides = ["backbone.pretrained=none", "backbone.norm=batch", f"trainer.batch_size={a.batch}"]
+    if a.size is not None:
+        overrides.append(f"input.size=[{a.size[0]},{a.size[1]}]")
+    print(f"{processor()}, {cores()} cores, one thread a process; whole batch {a.batch}")
+    for shared in measure_processes(load_experiment(a.experiment, overrides), a.counts):
+        print(
+            f"{shared.processes} processes: step of {shared.wall:.2f} s by the clock, {shared.processor:.2f} s of "
+            "processors, all together"
+        )
     return 0
 
 
