@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data_kaist.annotations import training_ignore
-from data_kaist.cache import FrameCache
+from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
@@ -89,7 +90,9 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         on_bad_frame: Literal["stop", "skip"] = "stop",
         min_height: float = 12,
-        cache: Literal["none", "memory"] = "none",
+        cache: Literal["none", "memory", "disk"] = "none",
+        cache_folder: Path | None = None,
+        processes: int = 1,
     ) -> None:
         """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
 
@@ -100,7 +103,9 @@ class DetectionDataset(Dataset[Sample]):
             seed: of the random transforms.
             on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
-            cache: ``memory`` keeps decoded frames, see :class:`data_kaist.cache.FrameCache`, which may refuse.
+            cache: ``memory`` and ``disk`` keep decoded frames, see :mod:`data_kaist.cache`, which may refuse.
+            cache_folder: of ``disk``; None: its default.
+            processes: of the run on this machine, which have memory of their own each.
         """
         if modality not in SIDES:
             raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
@@ -112,7 +117,11 @@ class DetectionDataset(Dataset[Sample]):
         self.skipped: Skipped = []
         if on_bad_frame == "skip":
             self.scan()
-        self.cache = FrameCache(self.frames, modality) if cache == "memory" else None
+        self.cache: FrameCache | None = None
+        if cache == "memory":
+            self.cache = FrameCache(self.frames, modality, processes)
+        elif cache == "disk":
+            self.cache = DiskCache(self.frames, modality, cache_folder)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -171,13 +180,25 @@ class DetectionDataset(Dataset[Sample]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields ``(epoch, place)``, so that a data set's randomness can depend on the epoch in any worker.
 
-    With several processes each takes every ``world_size``-th place; the last ones begin anew at the front, so that all
-    take the same number.
+    With several processes they take turns, a batch each. A round of training is therefore the one batch that a single
+    process with their batches together would take, and evaluation has the batches that a single process would have.
+
+    Args:
+        length: of the data set.
+        batch_size: of each process.
+        train: shuffle, and leave out what is left when no round can be filled any more. Otherwise everything is taken
+            in order, and the processes that have no batch in the last round take one from the front once more.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes.
     """
 
-    def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, length: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.length = length
-        self.shuffle = shuffle
+        self.batch_size = batch_size
+        self.train = train
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -188,14 +209,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.length // self.world_size)
+        return sum(len(self._places(number)) for number in self._batches())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
-        if self.shuffle:
+        if self.train:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        order = np.resize(order, len(self) * self.world_size)
-        return iter([(self.epoch, int(index)) for index in order[self.rank :: self.world_size]])
+        return iter([(self.epoch, int(order[i])) for number in self._batches() for i in self._places(number)])
+
+    def _batches(self) -> list[int]:
+        """Numbers of this process's batches, counted through the processes."""
+        if self.train:
+            batches = self.length // (self.batch_size * self.world_size) * self.world_size
+            return list(range(self.rank, batches, self.world_size))
+        batches = -(-self.length // self.batch_size)
+        rounds = -(-batches // self.world_size)
+        return [number % batches for number in range(self.rank, rounds * self.world_size, self.world_size)]
+
+    def _places(self, number: int) -> range:
+        """Where a batch lies in the order."""
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, self.length))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -10,6 +10,8 @@ examples:
   scripts/benchmark.py all --json figures.json                           every stage against its plain reference
   scripts/benchmark.py data --root data/kaist --runs 9                   your own files, not synthetic ones
   scripts/benchmark.py train --device cuda --batch 16 --compile
+  scripts/benchmark.py wait --root data/kaist --workers 16 --step-ms 100 200   does the loader keep up with such steps?
+  scripts/benchmark.py processes                                         a step shared by processes of the CPU
   scripts/benchmark.py growth --picture growth.png                       time and memory for 1, 2, 4, 8 times the work
 """
 
@@ -70,6 +72,20 @@ def parser() -> shell.Parser:
     growth.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     growth.add_argument("--picture", type=Path, metavar="OUT", help="draw them, for example growth.png")
     growth.set_defaults(run=run_growth)
+    wait = what.add_parser("wait", help="share of the time that a model which only sleeps waits for its data")
+    wait.add_argument("--experiment", type=Path, default=EXPERIMENTS / "01_effnet_b4.yaml", metavar="FILE")
+    wait.add_argument("--root", help="its data (default: 200 synthetic pairs)")
+    wait.add_argument("--batch", type=int, default=16, help="images of a step (default: 16)")
+    wait.add_argument("--workers", type=int, default=16, help="of the loader (default: 16)")
+    wait.add_argument("--cache", choices=("none", "memory", "disk"), default="none")
+    wait.add_argument("--step-ms", type=float, nargs="+", default=[100, 200, 400], help="(default: 100 200 400)")
+    wait.set_defaults(run=run_wait)
+    processes = what.add_parser("processes", help="a training step shared by processes of this machine's CPU")
+    processes.add_argument("--experiment", type=Path, default=EXPERIMENTS / "01_effnet_b4.yaml", metavar="FILE")
+    processes.add_argument("--size", type=size, default=(256, 320), metavar="HxW", help="or `own`; default: 256x320")
+    processes.add_argument("--batch", type=int, default=8, help="of all processes together (default: 8)")
+    processes.add_argument("--counts", type=int, nargs="+", default=[1, 2], help="of processes (default: 1 2)")
+    processes.set_defaults(run=run_processes)
     return parser
 
 
@@ -169,6 +185,44 @@ def run_growth(arguments: argparse.Namespace) -> int:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if arguments.picture:
         draw_growth(points, arguments.picture)
+    return 0
+
+
+def run_wait(a: argparse.Namespace) -> int:
+    from data_kaist.synthetic import write_dataset
+    from ssd_effnet.benchmark.wait import measure_waits
+    from ssd_effnet.config import load_experiment
+    from ssd_effnet.machine import cores, processor
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"data.root": a.root or folder, "data.workers": a.workers, "data.cache": a.cache}
+        settings |= {"data.cache_folder": f"{folder}/cache", "trainer.batch_size": a.batch}
+        experiment = load_experiment(a.experiment, [f"{key}={value}" for key, value in settings.items()])
+        if not a.root:
+            write_dataset(Path(folder), 200, (512, 640), seed=0)
+        print(f"{processor()}, {cores()} cores; batch {a.batch}, {a.workers} workers, cache {a.cache}")
+        for wait in measure_waits(experiment, a.step_ms):
+            print(
+                f"step of {wait.step_ms:5.0f} ms: {wait.share:6.1%} of the time waiting, "
+                f"{wait.images_per_second:.0f} images/s"
+            )
+    return 0
+
+
+def run_processes(a: argparse.Namespace) -> int:
+    from ssd_effnet.benchmark.processes import measure_processes
+    from ssd_effnet.config import load_experiment
+    from ssd_effnet.machine import cores, processor
+
+    overrides = ["backbone.pretrained=none", "backbone.norm=batch", f"trainer.batch_size={a.batch}"]
+    if a.size is not None:
+        overrides.append(f"input.size=[{a.size[0]},{a.size[1]}]")
+    print(f"{processor()}, {cores()} cores, one thread a process; whole batch {a.batch}")
+    for shared in measure_processes(load_experiment(a.experiment, overrides), a.counts):
+        print(
+            f"{shared.processes} processes: step of {shared.wall:.2f} s by the clock, {shared.processor:.2f} s of "
+            "processors, all together"
+        )
     return 0
 
 

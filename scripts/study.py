@@ -5,6 +5,7 @@ examples:
   scripts/study.py run experiments/0[1-8]*.yaml --seeds 0 1 2 data.root=data/kaist --out runs/chain
   scripts/study.py run experiments/04_fpn.yaml experiments/05_deconv.yaml --seeds 0 1 --jobs 2 --dry-run
   scripts/study.py run experiments/0*.yaml '0[1-8]*:backbone.name=efficientnet-lite0' trainer.epochs=14 --out runs/small
+  scripts/study.py run experiments/0*.yaml --seeds 0 1 2 --executor ray --address auto --out /shared/runs/chain
   scripts/study.py status runs/chain
   scripts/study.py report runs/chain
 
@@ -16,7 +17,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ def parser() -> shell.Parser:
     run.add_argument("--seeds", nargs="+", default=["0"], metavar="K", help="default: 0")
     run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
     run.add_argument("--jobs", type=int, default=1, help="runs side by side: one a GPU, or a share of the cores")
+    run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
+    run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")
     run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
     for name, help_text in (("status", "how far each run is"), ("report", "compare the finished runs")):
         command = what.add_parser(name, help=help_text)
@@ -55,6 +59,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         seeds = [word for word in arguments.seeds if "=" not in word]
         if not all(seed.isdigit() for seed in seeds) or arguments.jobs < 1:
             parser().error("--seeds and --jobs must be whole numbers")
+        if arguments.executor == "ray" and arguments.jobs > 1:
+            parser().error("--jobs is for the local executor; a Ray cluster takes as many runs as it holds")
+        if arguments.executor == "local" and arguments.address:
+            parser().error("--address needs --executor ray")
         arguments.seeds = [int(seed) for seed in seeds]
     elif rest:
         parser().error(f"unknown arguments: {' '.join(rest)}")
@@ -71,7 +79,8 @@ def run_study(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ssd_effnet.run_directory import State
-    from ssd_effnet.study.execute import execute
+    from ssd_effnet.study.cluster import execute_on_ray
+    from ssd_effnet.study.execute import Outcome, execute
     from ssd_effnet.study.plan import check, plan, remember
     from ssd_effnet.study.progress import Display
 
@@ -88,13 +97,12 @@ def run_study(arguments: argparse.Namespace) -> int:
         return show_estimates(todo, arguments.jobs)
     remember(jobs, arguments.experiments, arguments.out, shlex.join(sys.argv))
     with Display(todo, console) as display:
-        outcomes = execute(
-            todo,
-            jobs=arguments.jobs,
-            on_start=display.on_start,
-            on_look=display.on_look,
-            on_end=display.on_end,
-        )
+        execute_all: Callable[..., list[Outcome]]
+        if arguments.executor == "ray":
+            execute_all = partial(execute_on_ray, address=arguments.address)
+        else:
+            execute_all = partial(execute, jobs=arguments.jobs)
+        outcomes = execute_all(todo, on_start=display.on_start, on_look=display.on_look, on_end=display.on_end)
     unfinished = [outcome for outcome in outcomes if outcome.state is not State.FINISHED]
     for outcome in unfinished:
         console.print(f"not finished: {outcome.job.name}: {outcome.reason}")

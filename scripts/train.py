@@ -7,6 +7,7 @@ examples:
   scripts/train.py experiments/lite0.yaml --resume
   scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
+  scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)
 
+    from ssd_effnet.distributed import rank
     from ssd_effnet.run import run  # torch takes seconds: a mistake in the file is said before
     from ssd_effnet.run_directory import RunDirectory
 
     results = run(experiment, arguments.out, resume=arguments.resume)
+    if rank() > 0:  # of several processes the first one speaks
+        return 0
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
     mr, ap = test.get("matlab", {}), test.get("ap", {})

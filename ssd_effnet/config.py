@@ -49,7 +49,7 @@ _SHARES = (
     *("postprocess.nms_iou", "postprocess.score_threshold", "schedule.final_lr_factor"),
 )
 WHERE = (
-    *("data.cache", "data.root", "data.workers"),
+    *("data.cache", "data.cache_folder", "data.root", "data.workers"),
     *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""

@@ -20,6 +20,7 @@ from ssd_effnet.boxes import (
     touching,
     xyxy_to_cxcywh,
 )
+from ssd_effnet.distributed import mean_over_processes
 from ssd_effnet.structures import RawOutputs, ScoreActivation, Targets
 
 BoxLoss = Literal["smooth_l1", "l1", "huber"]
@@ -137,7 +138,8 @@ class DetectionLoss(nn.Module):
     """What the losses share: who learns which object, the box loss, and the division by the number of positives.
 
     A subclass says how class logits are judged (:meth:`classification`) and what they mean (:attr:`activation`).
-    Both sums are divided by the number of positives in the batch, an image without any counting as one.
+    Both sums are divided by the number of positives in the batch, an image without any counting as one. Where several
+    processes train, each has a share of the batch and the mean of their losses is that of the whole batch.
 
     Args:
         iou_threshold: from which on an anchor belongs to an object.
@@ -185,6 +187,8 @@ class DetectionLoss(nn.Module):
 
         # an image without positives counts as one: a batch with hardly any would else divide many negatives by nothing
         divisor = positive.sum(1).clamp(min=1).sum()
+        if self.training:  # in evaluation the processes do not go in step
+            divisor = mean_over_processes(divisor)
         cls, loc = cls / divisor, self.localization_weight * loc / divisor
         return Losses(cls + loc, cls, loc, positive.sum())
 

@@ -6,13 +6,13 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_kaist.dataset import DetectionDataset, EpochSampler, collate
+from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
@@ -37,7 +37,9 @@ from ssd_effnet.build import (
 )
 from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import save_experiment, settings, varied
+from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
+from ssd_effnet.launch import Processes, devices, ending_together, loader
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
@@ -45,9 +47,10 @@ from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
 from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.stopping import StopAfterStep, leave_to_parent
+from ssd_effnet.stopping import StopAfterStep
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.waiting import Waiting
 from ssd_effnet.weights import read_plain
 
 
@@ -62,6 +65,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, choose, test once and write everything down; return what ``results.json`` holds.
 
+    With several devices each process comes here and returns the same; only the first one writes and speaks.
+
     Args:
         experiment: resolved.
         out: folder of runs.
@@ -74,20 +79,34 @@ def run(
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
     """
+    for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
+        logging.getLogger(chatter).setLevel(logging.WARNING)
     directory = RunDirectory.of(experiment, out)
-    directory.refuse_to_mix(experiment, resume=resume)
+    _refuse_the_impossible(experiment)
+    processes = Processes.of(experiment)
+    if processes.first:
+        directory.refuse_to_mix(experiment, resume=resume)
+    else:
+        echo = _nothing
     if resume and directory.results_file.is_file():
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
-    with directory.lock():
-        directory.sweep()
+    with directory.lock() if processes.first else nullcontext():
+        if processes.first:
+            directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
-        return _run(experiment, directory, resume and directory.last.is_file(), echo, callbacks, shown)
+        resumed = resume and directory.last.is_file()
+        return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+
+
+def _nothing(line: str) -> None:
+    """The echo of a process that does not speak."""
 
 
 def _run(
     experiment: ExperimentConfig,
     directory: RunDirectory,
+    processes: Processes,
     resumed: bool,
     echo: Callable[[str], None],
     callbacks: Sequence[Callback],
@@ -95,7 +114,7 @@ def _run(
 ) -> dict[str, Any]:
     """The run itself, from the last checkpoint where it is ``resumed``."""
     t = experiment.trainer
-    _refuse_the_impossible(experiment)
+    gpu = t.accelerator != "cpu" and torch.cuda.is_available()
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)
@@ -105,7 +124,7 @@ def _run(
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
         if dataset.cache is not None:
-            echo(f"{stage}: decoded frames are kept and will take {dataset.cache.bytes / 2**20:,.0f} MiB of memory")
+            echo(f"{stage}: decoded frames are kept and {dataset.cache}")
     _refuse_to_watch_nobody(experiment, datasets)
     if resumed:
         directory.refuse_other_data(describe_data(datasets))
@@ -114,15 +133,17 @@ def _run(
         echo(f"pretrained {experiment.backbone.name}: {report}")
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if t.runtime == "auto" and (t.accelerator == "cpu" or not torch.cuda.is_available()):
+    if processes.count > 1:
+        sync_batch_norms(detector, gpu=gpu)
+    if t.runtime == "auto" and not gpu:
         echo(f"runtime: {_choose_runtime(experiment, detector)}")
 
     if t.compile:
         detector.compile()  # in place: the weights keep their names
-
-    directory.failure_file.unlink(missing_ok=True)
-    save_experiment(experiment, directory.config_file)
-    directory.remember(describe_environment(datasets, detector), resumed=resumed)
+    if processes.first:
+        directory.failure_file.unlink(missing_ok=True)
+        save_experiment(experiment, directory.config_file)
+        directory.remember(describe_environment(datasets, detector), resumed=resumed)
     module = TrainingModule(
         detector,
         build_criterion(experiment),
@@ -134,10 +155,29 @@ def _run(
     )
     stop = StopAfterStep(echo)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
-    trainer, best = _trainer(experiment, directory, datasets, echo, [timer, stop, *callbacks])
-    loaders = {stage: _loader(experiment, dataset, stage) for stage, dataset in datasets.items()}
+    waiting = Waiting()
+    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks])
+    loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
     if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
+    lost = RunError(
+        f"{directory}: one of the run's {processes.count} processes has ended before its time (its own words, if it "
+        f"had any, stand above); --resume goes on from {directory.last}"
+    )
+    with ending_together(trainer, lost):
+        _fit(trainer, module, loaders, directory, resumed, stop)
+        echo(str(waiting))
+        return _finish(experiment, directory, datasets, loaders, trainer, module, best, timer, waiting, stop, shown)
+
+
+def _fit(
+    trainer: Trainer,
+    module: TrainingModule,
+    loaders: Mapping[str, DataLoader[Sample]],
+    directory: RunDirectory,
+    resumed: bool,
+    stop: StopAfterStep,
+) -> None:
     try:
         with stop.listening():
             trainer.fit(
@@ -150,11 +190,27 @@ def _run(
     except DataError as error:
         raise _without_traceback(error) from error
     except SystemExit:  # Lightning's answer to Ctrl+C
-        if not trainer.interrupted:
+        if not trainer.interrupted or not trainer.is_global_zero:
             raise
         goes_on = f"goes on from {directory.last}" if directory.last.is_file() else "begins anew, no epoch was done"
         raise Interrupted(f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}") from None
 
+
+def _finish(
+    experiment: ExperimentConfig,
+    directory: RunDirectory,
+    datasets: Mapping[str, DetectionDataset],
+    loaders: Mapping[str, DataLoader[Sample]],
+    trainer: Trainer,
+    module: TrainingModule,
+    best: ModelCheckpoint,
+    timer: Timer,
+    waiting: Waiting,
+    stop: StopAfterStep,
+    shown: Sequence[str],
+) -> dict[str, Any]:
+    """Test what was chosen, write down what came of it, and return it."""
+    t = experiment.trainer
     chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
     results: dict[str, Any] = {
         "experiment": experiment.name,
@@ -163,25 +219,34 @@ def _run(
         "epoch": _epoch_of(chosen),
         "epochs": t.epochs,
         "minutes": round(timer.time_elapsed() / 60, 2),
-        "parameters": sum(p.numel() for p in detector.parameters()),
+        "step_seconds": round(waiting.step_seconds, 4),
+        "data_share": round(waiting.of_run, 4),
+        "parameters": sum(p.numel() for p in module.detector.parameters()),
         "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
     }
     if best.best_model_score is not None:
         results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
     if "test" in datasets:
         table, scores = _test(trainer, module, loaders["test"], chosen, stop)
-        frames = datasets["test"].frames
-        ids, category = image_ids(frames), frames[0].category_id
-        write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
-        places = np.array([frame.place for frame in frames])
-        write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
-        results["test"] = {"split": experiment.data.test, "images": len(frames), **scores.as_dict()}
+        if trainer.is_global_zero:
+            _write_detections(directory, datasets["test"], table)
+        results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
         if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
             _, of_last = _test(trainer, module, loaders["test"], directory.last, stop)
             results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
-        _log_test(trainer, experiment, shown, scores)
-    write_results(directory.results_file, results)
+        if trainer.is_global_zero:
+            _log_test(trainer, experiment, shown, scores)
+    if trainer.is_global_zero:
+        write_results(directory.results_file, results)
     return results
+
+
+def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:
+    frames = dataset.frames
+    ids, category = image_ids(frames), frames[0].category_id
+    write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
+    places = np.array([frame.place for frame in frames])
+    write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
 
 
 def _test(
@@ -196,7 +261,7 @@ def _test(
     except DataError as error:
         raise _without_traceback(error) from error
     except SystemExit:
-        if not trainer.interrupted:
+        if not trainer.interrupted or not trainer.is_global_zero:
             raise
         raise Interrupted(f"{checkpoint}: stopped while it was tested; --resume tests it anew") from None
     return module.results["test"]
@@ -228,10 +293,6 @@ def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
     t = experiment.trainer
     if t.accelerator == "gpu" and not torch.cuda.is_available():
         raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-    if t.devices * t.num_nodes > 1:
-        raise RunError(
-            "trainer.devices and trainer.num_nodes: one run on several devices is not there yet; set both to 1"
-        )
     if len(experiment.head.classes) > 1:
         raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
 
@@ -274,33 +335,12 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     }
 
 
-def _loader(experiment: ExperimentConfig, dataset: DetectionDataset, stage: str) -> DataLoader[Sample]:
-    workers = experiment.data.workers
-    train = stage == "train"
-    batch_size = min(experiment.trainer.batch_size, len(dataset))
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), shuffle=train, seed=experiment.trainer.seed),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        drop_last=train,
-        persistent_workers=workers > 0,
-        worker_init_fn=_begin_worker,
-    )
-
-
-def _begin_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    leave_to_parent(worker)
-
-
 def _trainer(
     experiment: ExperimentConfig,
     directory: RunDirectory,
     datasets: dict[str, DetectionDataset],
     echo: Callable[[str], None],
+    waiting: Waiting,
     more: Sequence[Callback],
 ) -> tuple[Trainer, ModelCheckpoint]:
     t = experiment.trainer
@@ -314,26 +354,24 @@ def _trainer(
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory.metrics_file)]
     # without validation nothing says which epoch is best
-    callbacks: list[Callback] = [*more, *recorders, *([best] if "val" in datasets else []), last]
+    callbacks: list[Callback] = [*more, waiting, *recorders, *([best] if "val" in datasets else []), last]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:
         callbacks.append(Pictures(datasets["val"], t.panel_images))
     on_terminal = sys.stderr.isatty()
-    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(echo))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and tables; our lines say what happens
+    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(waiting, echo))
     for noise in (
         ".*many workers.*",
         ".*Checkpoint directory .* exists.*",
         ".*LeafSpec.*",
         ".*logging interval.*",
         ".*no `val_data.*",
+        ".*sync_dist=True.*",  # what is logged is the same in every process
     ):
         warnings.filterwarnings("ignore", noise)
     trainer = Trainer(
-        accelerator=t.accelerator,
-        devices=t.devices,
-        num_nodes=t.num_nodes,
+        **devices(experiment),
         precision=t.precision,
         max_epochs=t.epochs,
         accumulate_grad_batches=experiment.optimizer.accumulate,

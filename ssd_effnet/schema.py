@@ -33,7 +33,8 @@ class DataConfig:
     val: str = "set02/V001/I00121-I00189"  # cut out of train
     test: str = "test-all-20"
     workers: int = 2
-    cache: Literal["none", "memory"] = "none"  # decoded frames of training and validation, kept as they are read
+    cache: Literal["none", "memory", "disk"] = "none"  # decoded frames of training and validation, once read
+    cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
     on_bad_frame: Literal["stop", "skip"] = "stop"
     min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, read_pair
 from ssd_effnet.criterion import Losses
+from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
@@ -28,8 +29,10 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
 from ssd_effnet.visualize import Marking, beside, draw, encoded
+from ssd_effnet.waiting import Waiting
 
 LOG_EVERY = 10  # steps
+LOSSES = ("loss_total", "loss_cls", "loss_loc")
 
 
 _REMEDY = (
@@ -42,8 +45,22 @@ class NonFiniteLossError(Failure, RuntimeError):
     """Loss, weights or outputs became infinite or not a number; the sentence names step or frames."""
 
 
+class Found(NamedTuple):
+    """What an evaluated batch gave.
+
+    Attributes:
+        table: its detections.
+        losses: their means over the batch, by name.
+        images: how many it has.
+    """
+
+    table: DetectionTable
+    losses: dict[str, float]
+    images: int
+
+
 class TrainingModule(LightningModule):
-    """Training, validation and test of one detector.
+    """Training, validation and test of one detector, in one process or in several with a share of each batch.
 
     Args:
         detector: images to raw outputs.
@@ -74,7 +91,7 @@ class TrainingModule(LightningModule):
         self.annotations = annotations
         self.channel_names = channel_names
         self.experiment = experiment
-        self.found: list[DetectionTable] = []
+        self.found: dict[int, Found] = {}  # by the place of a batch's first image
         self.results: dict[str, tuple[DetectionTable, Scores]] = {}
 
     def configure_optimizers(self) -> Any:
@@ -85,13 +102,18 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # drop-connect draws from torch's generator: begun anew each step, a resumed run draws what an unbroken one does
-        place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx, self.global_rank)
+        place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         if batch_idx % LOG_EVERY == 0:
             self._log_input(batch)
         losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
-        self._refuse_non_finite(losses, batch)
-        self._log_losses("train", losses, len(batch.names))
+        of_all = mean_over_processes(torch.stack([losses.total, losses.cls, losses.loc]).detach())
+        if not torch.isfinite(of_all[0]):  # every process knows, so every process comes here
+            mine = [] if torch.isfinite(losses.total) else batch.names
+            self._stop(of_all[0], [name for names in gather_from_processes(mine) for name in names])
+        for name, value in zip(LOSSES, of_all, strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss_total", batch_size=len(batch.names))
+            self.log(f"train_epoch/{name}", value, on_step=False, on_epoch=True, batch_size=len(batch.names))
         optimizer = self.optimizers()
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             self.log(f"lr/{group['name']}", group["lr"])
@@ -99,10 +121,10 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self.detector(batch.images)
-        losses = self.criterion(outputs, batch.targets)
-        self._refuse_non_finite(losses, batch)
-        self._log_losses("val", losses, len(batch.names))
-        self._collect(outputs, batch)
+        losses: Losses = self.criterion(outputs, batch.targets)
+        if not torch.isfinite(losses.total):
+            self._stop(losses.total, batch.names)
+        self._collect(outputs, batch, losses)
 
     def on_validation_epoch_end(self) -> None:
         self._score("val")
@@ -133,47 +155,46 @@ class TrainingModule(LightningModule):
             if isinstance(config.scheduler, ReduceLROnPlateau) and (self.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
-    def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
-        if not torch.isfinite(losses.total):
-            raise NonFiniteLossError(
-                f"the loss is {losses.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on the "
-                f"frames {', '.join(batch.names)}{_REMEDY}"
-            )
+    def _stop(self, loss: torch.Tensor, names: Sequence[str]) -> NoReturn:
+        raise NonFiniteLossError(
+            f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) on the frames "
+            f"{', '.join(names)}{_REMEDY}"
+        )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
 
-    def _collect(self, outputs: Any, batch: Batch) -> None:
+    def _collect(self, outputs: Any, batch: Batch, losses: Losses | None = None) -> None:
         if not torch.isfinite(outputs.cls_logits).all():  # or they would count as nothing found
             raise NonFiniteLossError(f"the outputs are not finite on the frames {', '.join(batch.names)}")
         size = (batch.images.shape[-2], batch.images.shape[-1])
-        detections = self.postprocess(outputs, size, batch.original_sizes)
-        self.found.append(as_table(detections, batch.indices))
+        table = as_table(self.postprocess(outputs, size, batch.original_sizes), batch.indices)
+        values = torch.stack([losses.total, losses.cls, losses.loc]).tolist() if losses else []
+        self.found[int(batch.indices[0])] = Found(table, dict(zip(LOSSES, values, strict=False)), len(batch.names))
 
     def _score(self, stage: str) -> None:
-        table = in_image_order(self.found)
-        self.found = []
+        # a batch that two processes evaluated, because there was none left for one of them, counts once
+        by_place = {place: found for share in gather_from_processes(self.found) for place, found in share.items()}
+        batches = [by_place[place] for place in sorted(by_place)]
+        self.found = {}
+        table = in_image_order([found.table for found in batches])
         scores = score(self.annotations[stage], table)
         self.results[stage] = table, scores
         if stage == "test":  # written once, beside the settings, where the run ends
             return
         figures = {f"MR/{name}": 100 * result.mr for name, result in scores.miss_rates["matlab"].items()} | scores.ap
+        images = sum(found.images for found in batches)
+        figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
         for name, value in figures.items():
             if not math.isnan(value):  # nobody of that kind is in the split
                 self.log(f"{stage}/{name}", value, prog_bar=name in ("MR/reasonable_all", "AP50"))
 
-    def _log_losses(self, stage: str, losses: Losses, batch_size: int) -> None:
-        parts = {"loss_total": losses.total, "loss_cls": losses.cls, "loss_loc": losses.loc}
-        for name, value in parts.items():
-            mean = f"{stage}/{name}"
-            if stage == "train":
-                self.log(mean, value.detach(), prog_bar=name == "loss_total", batch_size=batch_size)
-                mean = f"train_epoch/{name}"
-            self.log(mean, value.detach(), on_step=False, on_epoch=True, batch_size=batch_size)
-
     @torch.no_grad()
     def _log_input(self, batch: Batch) -> None:
-        """Mean and std of each channel as it enters the backbone: a normalisation that is not running shows here."""
+        """Mean and std of each channel as it enters the backbone: a normalisation that is not running shows here.
+
+        Of several processes the first one's share is what is logged.
+        """
         entering = self.detector.normalize(batch.images)
         for i, name in enumerate(self.channel_names):
             self.log(f"input/{name}/mean", entering[:, i].mean(), batch_size=len(batch.names))
@@ -219,7 +240,8 @@ class MetricsCsv(Callback):
         for name, value in sorted(trainer.callback_metrics.items()):
             row[name] = float(value)
         self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
-        self._write()
+        if trainer.is_global_zero:
+            self._write()
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -233,7 +255,8 @@ class MetricsCsv(Callback):
 class EpochLines(Callback):
     """One line an epoch on the terminal, for logs and for people who come back in the morning."""
 
-    def __init__(self, echo: Callable[[str], None] = print) -> None:
+    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
+        self.waiting = waiting
         self.echo = echo
         self.since = 0.0
 
@@ -252,8 +275,8 @@ class EpochLines(Callback):
         parts = [
             f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
         ]
-        seconds = time.monotonic() - self.since
-        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}  {seconds:.0f} s")
+        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
+        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
 
 
 class FusionWeights(Callback):
@@ -290,7 +313,7 @@ class Pictures(Callback):
         self.chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, count)}) if count else []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        board = getattr(trainer.logger, "experiment", None)
+        board = getattr(trainer.logger, "experiment", None) if trainer.is_global_zero else None
         if board is None or not isinstance(pl_module, TrainingModule):
             return
         table, scores = pl_module.results["val"]

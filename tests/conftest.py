@@ -27,7 +27,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO data set of six pairs, 96x128, a bright person of 64 pixels in each: train.json (4) and val.json (2)."""
+    """A COCO data set of six pairs, 96x128, a bright person of 64 pixels in each: train.json (4) and val.json (2).
+
+    five.json has five of them.
+    """
     root = tmp_path_factory.mktemp("few_pairs")
     random = np.random.default_rng(0)
     for side in ("visible", "lwir"):
@@ -45,4 +48,7 @@ def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             annotations.append({"id": i + 1, "image_id": i, "category_id": 1, **box})
         content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
         (root / f"{split}.json").write_text(json.dumps(content))
+    train, val = (json.loads((root / f"{split}.json").read_text()) for split in ("train", "val"))
+    five = {key: [*train[key], val[key][0]] for key in ("images", "annotations")}
+    (root / "five.json").write_text(json.dumps(train | five))
     return root

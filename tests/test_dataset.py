@@ -321,7 +321,7 @@ def test_low_boxes_are_ignore_regions(root: Path) -> None:
 
 
 def _batches(data: DetectionDataset, epoch: int, workers: int) -> Iterator[Batch]:
-    sampler = EpochSampler(len(data), shuffle=True, seed=5)
+    sampler = EpochSampler(len(data), 2, train=True, seed=5)
     sampler.set_epoch(epoch)
     return iter(DataLoader(data, batch_size=2, sampler=sampler, collate_fn=collate, num_workers=workers))
 
@@ -355,22 +355,46 @@ def test_bad_frames_stop_or_are_skipped(root: Path) -> None:
 
 
 def test_sampler() -> None:
-    sampler = EpochSampler(10, shuffle=True, seed=1)
+    sampler = EpochSampler(10, 2, train=True, seed=1)
     first = list(sampler)
     assert list(sampler) == first
     assert sorted(first) == [(0, i) for i in range(10)]
     sampler.set_epoch(1)
     assert [place for _, place in sampler] != [place for _, place in first]
     assert {epoch for epoch, _ in sampler} == {1}
-    assert list(EpochSampler(3, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]
-    assert list(EpochSampler(10, shuffle=True, seed=2)) != first
+    assert list(EpochSampler(3, 2, train=False)) == [(0, 0), (0, 1), (0, 2)]
+    assert list(EpochSampler(10, 2, train=True, seed=2)) != first
 
 
-@pytest.mark.parametrize(("length", "world"), [(10, 2), (10, 3), (1, 4)])
-def test_processes_share_the_places(length: int, world: int) -> None:
-    shares = [list(EpochSampler(length, shuffle=True, rank=rank, world_size=world)) for rank in range(world)]
-    assert {len(share) for share in shares} == {-(-length // world)}
-    assert {place for share in shares for _, place in share} == set(range(length))
+def _rounds(length: int, batch_size: int, world: int, *, train: bool) -> list[list[list[int]]]:
+    """The batches of each process, by round."""
+    shares = []
+    for rank in range(world):
+        sampler = EpochSampler(length, batch_size, train=train, seed=3, rank=rank, world_size=world)
+        places = [place for _, place in sampler]
+        assert len(places) == len(sampler)
+        shares.append([places[i : i + batch_size] for i in range(0, len(places), batch_size)])
+    return list(zip(*shares, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("length", "batch_size", "world"), [(20, 4, 2), (23, 2, 3), (7, 1, 4), (16, 8, 1)])
+def test_a_round_of_training_is_the_batch_of_one_process(length: int, batch_size: int, world: int) -> None:
+    rounds = _rounds(length, batch_size, world, train=True)
+    alone = _rounds(length, batch_size * world, 1, train=True)
+    whole = [batch for (batch,) in alone if len(batch) == batch_size * world]  # the loader drops the rest
+    assert [[place for batch in batches for place in batch] for batches in rounds] == whole
+    assert len(whole) == length // (batch_size * world)
+
+
+@pytest.mark.parametrize(("length", "batch_size", "world"), [(20, 4, 2), (23, 4, 3), (3, 4, 2), (9, 2, 4), (8, 4, 1)])
+def test_evaluation_has_the_batches_of_one_process_in_any_number_of_them(
+    length: int, batch_size: int, world: int
+) -> None:
+    rounds = _rounds(length, batch_size, world, train=False)
+    alone = [batch for (batch,) in _rounds(length, batch_size, 1, train=False)]
+    taken = [batch for batches in rounds for batch in batches]
+    assert taken[: len(alone)] == alone
+    assert all(batch in alone for batch in taken) and len(taken) - len(alone) < world
 
 
 def test_fingerprint_sees_every_change(root: Path) -> None:

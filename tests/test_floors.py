@@ -29,6 +29,8 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.build": 3,
     "ssd_effnet.training": 3,
     "ssd_effnet.run_directory": 3,
+    "ssd_effnet.launch": 3,
+    "ssd_effnet.waiting": 2,
     "ssd_effnet.run": 4,
     "ssd_effnet.gallery": 4,
     "ssd_effnet.predictor": 4,

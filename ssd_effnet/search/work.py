@@ -104,6 +104,8 @@ def plan(
             f"{file}: key `data.val`: is the test split, which must not choose a trial; cut a validation split out of "
             "data.train"
         )
+    if base.trainer.devices * base.trainer.num_nodes > 1:
+        raise ConfigError(f"{file}: key `trainer.devices`: a trial of a search runs on one device; set it to 1")
     if base.trainer.monitor == "val/loss_total":
         shifting = [key for key in space if key.startswith(("anchors.", "loss.")) or key == "data.min_height"]
         if shifting:

@@ -1,17 +1,20 @@
-"""Runs the jobs of a study, several at a time, past those that fail."""
+"""Runs the jobs of a study on this machine, several at a time, past those that fail."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import torch
 
@@ -25,6 +28,7 @@ from ssd_effnet.weights import WeightsError
 from ssd_effnet.yaml_files import ConfigError
 
 POLL = 1.0  # seconds between two looks at the runs
+TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def execute(
         KeyboardInterrupt: after all running jobs have stopped, resumable.
     """
     spawn = multiprocessing.get_context("spawn")
+    gpus_each = max((job.experiment.trainer.devices for job in todo), default=1)
     waiting = deque(todo)
     running: dict[Job, tuple[BaseProcess, int]] = {}
     slots = list(range(jobs))
@@ -72,7 +77,7 @@ def execute(
         while waiting or running:
             while waiting and slots:
                 job, slot = waiting.popleft(), slots.pop(0)
-                process: BaseProcess = spawn.Process(target=_work, args=(job, slot, max(cores() // jobs, 1)))
+                process: BaseProcess = spawn.Process(target=_work, args=(job, slot, max(cores() // jobs, 1), gpus_each))
                 process.start()
                 running[job] = process, slot
                 on_start(job)
@@ -82,7 +87,10 @@ def execute(
                 if process.exitcode is not None:
                     del running[job]
                     slots.append(slot)
-                    outcomes.append(_outcome(job, process.exitcode))
+                    if process.exitcode < 0:
+                        name = signal.Signals(-process.exitcode).name
+                        job.directory.fail(f"was ended by {name}; too little memory ends a process like this")
+                    outcomes.append(outcome(job))
                     on_end(outcomes[-1])
     except KeyboardInterrupt:
         for process, _ in running.values():  # the terminal's Ctrl+C has reached them too: they end after their step
@@ -91,26 +99,40 @@ def execute(
     return outcomes
 
 
-def _outcome(job: Job, exitcode: int) -> Outcome:
-    if exitcode < 0:
-        job.directory.fail(f"was ended by {signal.Signals(-exitcode).name}; too little memory ends a process like this")
+def outcome(job: Job) -> Outcome:
+    """What the directory of a job that has ended says."""
     state = job.directory.state
     reasons = {State.FAILED: job.directory.failure(), State.RUNNING: "another process is at work on it"}
     return Outcome(job, state, reasons.get(state, "" if state is State.FINISHED else "was stopped"))
 
 
-def _work(job: Job, slot: int, threads: int) -> None:
-    """Body of a job's process."""
+def _work(job: Job, slot: int, threads: int, gpus_each: int) -> None:
+    """Body of a job's process on this machine."""
+    if gpus := torch.cuda.device_count():
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(slot, gpus, gpus_each)
+    work(job, threads)
+
+
+def work(job: Job, threads: int) -> None:
+    """Train a job, from its last checkpoint where it has one, in a process that does nothing else.
+
+    What the run says goes to its ``train.log``, and why it failed to its ``failure.txt``.
+
+    Args:
+        job: which.
+        threads: of torch.
+    """
     job.directory.path.mkdir(parents=True, exist_ok=True)
     log = job.directory.log_file.open("a", encoding="utf-8", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    gpus = torch.cuda.device_count()
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(slot, gpus)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {platform.node()}, process {os.getpid()}")
+    # where a run has several processes, Lightning starts the others by the command of the first
+    out = job.directory.path.parents[1]
+    sys.argv = [str(TRAIN), str(job.directory.config_file), "--out", str(out), "--resume"]
     torch.set_num_threads(threads)
     try:
-        run(job.experiment, job.directory.path.parents[1], resume=True, shown=job.varied)
+        run(job.experiment, out, resume=True, shown=job.varied)
     except Busy:  # the directory is the other process's, its log too
         return
     except Interrupted as error:
@@ -125,10 +147,9 @@ def _work(job: Job, slot: int, threads: int) -> None:
         return
     print(f"error: {reason}")
     job.directory.fail(reason)
-    sys.exit(1)
 
 
-def _visible(slot: int, gpus: int) -> str:
-    """The one GPU of this slot, among those that the user lets this study see."""
+def _visible(slot: int, gpus: int, each: int) -> str:
+    """The GPUs of this slot, so many each, among those that the user lets this study see."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-    return allowed[slot % len(allowed)]
+    return ",".join(dict.fromkeys(allowed[(slot * each + i) % len(allowed)] for i in range(each)))

@@ -78,6 +78,8 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
             own = [setting for pattern, setting in map(_split, overrides) if fnmatch.fnmatch(path.stem, pattern)]
             experiments.append(load_experiment(path, [*own, f"trainer.seed={seed}"]))
     before = [RunDirectory(file.parent).experiment() for file in out.glob("*/seed*/config.yaml")]
+    if several := next((e.name for e in experiments if e.trainer.num_nodes > 1), None):
+        raise ConfigError(f"{several}: key `trainer.num_nodes`: a run of a study stays on one machine; set it to 1")
     differing = varied([*experiments, *before])
     return [Job(experiment, RunDirectory.of(experiment, out), differing) for experiment in experiments]
 

@@ -19,6 +19,7 @@ from efficientnet_lite_pytorch import utils as lite_package
 from efficientnet_pytorch import utils as package
 from torch import nn
 
+from ssd_effnet.distributed import rand_of_batch
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.structures import Level
 
@@ -252,7 +253,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> int:
 def _drop_images(x: torch.Tensor, rate: float) -> torch.Tensor:
     """Zero the whole map of some images of ``(N, C, H, W)`` and scale the others, so that the mean stays."""
     # float32 whatever the precision of x: bfloat16 has too few steps below 1 to draw a rate from.
-    keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= rate
+    keep = rand_of_batch(len(x), x.device)[:, None, None, None] >= rate
     return x * keep / (1 - rate)
 
 

@@ -1,0 +1,105 @@
+"""What the processes of one run tell each other. A process that is alone gets back what it gave.
+
+Lightning starts the processes and averages their gradients (DDP). What stands here makes that exact: a step of several
+processes with a share of the batch each is the step of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """How many processes train together; 1 where none were started."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes, which all must ask for it; without a gradient."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach() * 1.0
+    distributed.all_reduce(total)
+    return total / world_size()
+
+
+def gather_from_processes(thing: T) -> list[T]:
+    """What each process holds, by rank; any plain data."""
+    if world_size() == 1:
+        return [thing]
+    things: list[Any] = [None] * world_size()
+    distributed.all_gather_object(things, thing)
+    return things
+
+
+def rand_of_batch(rows: int, device: torch.device) -> torch.Tensor:
+    """Uniform numbers for the ``rows`` images that this process has of the batch, float32 ``(rows,)``.
+
+    Processes with one seed draw what a single one draws for the whole batch, and each takes its rows.
+    """
+    return torch.rand(rows * world_size(), device=device)[rank() * rows :][:rows]
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batch of all processes on a CPU, for which torch's own ``SyncBatchNorm`` is not made."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, C, H, W)`` to the same; each process must bring as many images."""
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        dims = [0, 2, 3]
+        centre = _Mean.apply(x.mean(dims))  # type: ignore[no-untyped-call]
+        centred = x - centre[:, None, None]
+        variance = _Mean.apply(centred.square().mean(dims))  # type: ignore[no-untyped-call]
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * world_size()
+            self.running_mean.lerp_(centre.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        result: torch.Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return result
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over processes, through which gradients flow back to all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return _Mean._of(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Mean._of(gradient)
+
+    @staticmethod
+    def _of(x: torch.Tensor) -> torch.Tensor:
+        total = x.detach().clone()
+        distributed.all_reduce(total)
+        return total / world_size()
+
+
+def sync_batch_norms(module: nn.Module, *, gpu: bool) -> None:
+    """Swap every batch norm below ``module`` for one over all processes; frozen and group norms stay as they are."""
+    if gpu:
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            synced = SyncedBatchNorm(child.num_features, child.eps, child.momentum)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.to(child.weight))
+        else:
+            sync_batch_norms(child, gpu=gpu)

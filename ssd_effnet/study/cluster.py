@@ -1,0 +1,132 @@
+"""Runs the jobs of a study on a Ray cluster, which decides where and when and tries again where a worker dies.
+
+The nodes share the study's directory, the data and this code under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssd_effnet.run_directory import RunError
+from ssd_effnet.study.execute import POLL, Outcome, outcome, work
+from ssd_effnet.study.plan import Job
+
+RETRIES = 3  # of one job whose worker or node dies; it goes on from its last checkpoint
+# where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
+ENVIRONMENT = {
+    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    "SLURM_JOB_NAME": "interactive",
+    "SLURM_PROCID": "0",
+}
+
+
+def execute_on_ray(
+    todo: Sequence[Job],
+    *,
+    address: str | None = None,
+    on_start: Callable[[Job], None] = lambda job: None,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
+    on_look: Callable[[Sequence[Job]], None] = lambda running: None,
+) -> list[Outcome]:
+    """Run jobs, as many at a time as the cluster holds; each is a task in a process of its own.
+
+    Args:
+        todo: in this order.
+        address: of the cluster, or ``auto`` for the one that this machine belongs to; None: that one where there is
+            one, or else one of this machine alone.
+        on_start, on_end: told of each job.
+        on_look: told every second which jobs are running.
+
+    Raises:
+        RunError: no Ray, no cluster, or no node that is large enough.
+        KeyboardInterrupt: after all running jobs have stopped, resumable.
+    """
+    ray = _ray()
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RunError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    needs = [_needs(job, ray.cluster_resources().get("GPU", 0) > 0) for job in todo]
+    _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    # a process does one job only: its words go to the job's log for good
+    task = ray.remote(max_calls=1, max_retries=RETRIES)(_task)
+    said_before = {job: _said(job) for job in todo}
+    waiting = {
+        task.options(**need, runtime_env={"env_vars": ENVIRONMENT}).remote(job, os.getcwd(), int(need["num_cpus"])): job  # noqa: PTH109
+        for job, need in zip(todo, needs, strict=True)
+    }
+    running: list[Job] = []
+    outcomes = []
+    try:
+        while waiting:
+            ended, _ = ray.wait(list(waiting), timeout=POLL)
+            for job in waiting.values():
+                if job not in running and _said(job) > said_before[job]:
+                    running.append(job)
+                    on_start(job)
+            on_look(running)
+            for reference in ended:
+                job = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    reason = " ".join(str(error).split("\n")[0].split())
+                    job.directory.fail(f"its worker died {RETRIES + 1} times: {reason}")
+                if job not in running:
+                    on_start(job)
+                else:
+                    running.remove(job)
+                outcomes.append(outcome(job))
+                on_end(outcomes[-1])
+    except KeyboardInterrupt:
+        for reference in waiting:
+            ray.cancel(reference)  # as Ctrl+C: they end after their step
+        ray.wait(list(waiting), num_returns=len(waiting))
+        raise
+    return outcomes
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise RunError("the executor ray needs Ray: pip install -r requirements-cluster.txt") from None
+    return ray
+
+
+def _task(job: Job, folder: str, threads: int) -> None:
+    """Body of a job's process on whatever node it is."""
+    os.chdir(folder)  # paths in configs are relative to where the command was given
+    work(job, threads)
+
+
+def _needs(job: Job, gpus: bool) -> dict[str, int]:
+    """What a job asks Ray for: GPUs, each with its loader's processes, or the cores that it computes with."""
+    t, workers = job.experiment.trainer, job.experiment.data.workers
+    if t.accelerator == "gpu" or (t.accelerator == "auto" and gpus):
+        return {"num_gpus": t.devices, "num_cpus": t.devices * (1 + workers)}
+    return {"num_gpus": 0, "num_cpus": t.devices * max(t.threads, 1)}
+
+
+def _refuse_what_fits_no_node(
+    todo: Sequence[Job], needs: Sequence[dict[str, int]], nodes: Sequence[dict[str, float]]
+) -> None:
+    """Ray would let it wait for a larger node to come."""
+    for job, need in zip(todo, needs, strict=True):
+        gpus, cpus = need["num_gpus"], need["num_cpus"]
+        if not any(node.get("GPU", 0) >= gpus and node.get("CPU", 0) >= cpus for node in nodes):
+            there = "; ".join(f"{node.get('GPU', 0):.0f} GPUs, {node.get('CPU', 0):.0f} CPUs" for node in nodes)
+            raise RunError(
+                f"{job.name} asks for {gpus} GPUs and {cpus} CPUs on one node (trainer.devices, data.workers, "
+                f"trainer.threads), but the nodes have {there}"
+            )
+
+
+def _said(job: Job) -> int:
+    """Bytes of the job's log, whose first line is written when it begins."""
+    return job.directory.log_file.stat().st_size if job.directory.log_file.is_file() else 0

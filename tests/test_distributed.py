@@ -1,0 +1,235 @@
+"""Two processes with half the batch each are one process with the whole batch."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import in_processes
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data_kaist.synthetic import write_dataset
+from ssd_effnet.benchmark import scene
+from ssd_effnet.build import build_criterion, build_detector
+from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
+from ssd_effnet.launch import Processes
+from ssd_effnet.run import run
+from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.structures import Targets
+
+ROOT = Path(__file__).parents[1]
+LITE0 = ROOT / "experiments" / "lite0.yaml"
+SMALL = (
+    *("input.size=[64,96]", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
+    *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.panel_images=0", "data.workers=0"),
+    "backbone.norm=batch",
+)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic")
+    write_dataset(root, 24, (512, 640), 0)
+    return root
+
+
+def experiment(*overrides: str) -> ExperimentConfig:
+    return load_experiment(LITE0, [*SMALL, *overrides])
+
+
+def _batch(images: int) -> tuple[torch.Tensor, Targets]:
+    """Images with unequal numbers of people: many in the first half, none in the last image."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, 64, 96), dtype=torch.uint8)
+    targets = scene.targets(images, 3, (64, 96))
+    targets.labels[images // 2 :, 1:] = 0
+    targets.labels[-1] = 0
+    return pixels, targets
+
+
+class Step(nn.Module):
+    """Forward and loss, as the training step has them."""
+
+    def __init__(self, e: ExperimentConfig) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.detector = build_detector(e, pretrained=False)[0].double()
+        self.criterion = build_criterion(e)
+
+    def forward(self, pixels: torch.Tensor, targets: Targets) -> torch.Tensor:
+        torch.manual_seed(2)  # of drop-connect
+        total: torch.Tensor = self.criterion(self.detector(pixels), targets).total
+        return total
+
+
+def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, Any]:
+    """Loss, gradients and statistics after one step of this process's share."""
+    step = Step(e)
+    pixels, targets = _batch(images)
+    forward: nn.Module = step
+    if e.trainer.devices > 1:
+        distributed.init_process_group("gloo")
+        if synced:
+            sync_batch_norms(step.detector, gpu=False)
+        forward = DistributedDataParallel(step)
+        share = images // world_size()
+        mine = slice(rank() * share, (rank() + 1) * share)
+        pixels = pixels[mine]
+        targets = Targets(targets.boxes_xyxy[mine], targets.labels[mine], targets.ignore[mine])
+    loss = forward(pixels, targets)
+    loss.backward()
+    gradients = {name: p.grad for name, p in step.detector.named_parameters()}
+    return {"loss": mean_over_processes(loss.detach()), "gradients": gradients, "buffers": dict(step.named_buffers())}
+
+
+@pytest.mark.parametrize("loss", ["loss.kind=multibox", "loss.kind=focal"])
+def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With drop-connect, trained batch norms, hard negatives and an image without people."""
+    # doubles throughout, so that what differs by more than rounding stands out
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    e = experiment(loss, "backbone.drop_connect=0.5")
+    whole = _step(e, 8)
+    two = experiment(loss, "backbone.drop_connect=0.5", "trainer.devices=2")
+    for half in in_processes(2, tmp_path, lambda: _step(two, 8)):
+        torch.testing.assert_close(half["loss"], whole["loss"], rtol=1e-10, atol=0)
+        for kind in ("gradients", "buffers"):
+            assert half[kind].keys() == whole[kind].keys()
+            for name, tensor in whole[kind].items():
+                assert tensor is not None, name
+                # a bias before a batch norm has no gradient but what rounding leaves
+                atol = 1e-9 * float(tensor.abs().max()) + 1e-11
+                torch.testing.assert_close(half[kind][name], tensor, rtol=0, atol=atol, msg=name)
+
+
+def test_the_comparison_sees_batch_norms_that_are_not_synchronised(tmp_path: Path) -> None:
+    e, two = experiment(), experiment("trainer.devices=2")
+    whole, half = _step(e, 8)["loss"], in_processes(2, tmp_path, lambda: _step(two, 8, synced=False))[0]["loss"]
+    assert abs(half / whole - 1) > 1e-3
+
+
+def _everything(root: Path, *overrides: str) -> ExperimentConfig:
+    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=val.json", "data.test=five.json")
+    loop = ("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last")
+    # a rate so low that no weight moves: rounding would grow from step to step
+    still = ("optimizer.name=sgd", "optimizer.lr=1e-30")
+    # a low score, so that a detector that has not learned finds much
+    return experiment(*data, *loop, *still, "postprocess.score_threshold=0.0001", *overrides)
+
+
+def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) -> None:
+    """Its five test images are three batches, of which both processes evaluate the first; it counts once."""
+    one, two = _everything(few_pairs), _everything(few_pairs, "trainer.devices=2")
+    alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
+    run(one, tmp_path / "one", echo=lambda line: None)
+    lines: list[str] = []
+
+    def work() -> tuple[int, list[str], Any]:
+        results = run(two, tmp_path / "two", echo=lines.append)
+        return rank(), lines, results["test"]
+
+    first, second = in_processes(2, tmp_path, work)
+    assert (first[0], second[0]) == (0, 1) and first[2] == second[2]
+    assert any(line.startswith("epoch 1/1") for line in first[1]) and not second[1]
+    assert _files(together) == _files(alone)
+    for row_alone, row in zip(alone.metrics(), together.metrics(), strict=True):
+        assert row.keys() == row_alone.keys()
+        for name in ("train/loss_total", "train_epoch/loss_total", "val/loss_total"):
+            assert row[name] == pytest.approx(row_alone[name], rel=1e-5)
+        miss_rates = [name for name in row if name.startswith("val/MR/")]
+        assert miss_rates and all(row[name] == row_alone[name] for name in miss_rates)
+
+    # one process tests what the two have learned
+    shutil.rmtree(alone.path)
+    shutil.copytree(together.path, alone.path)
+    alone.results_file.unlink()
+    save_experiment(one, alone.config_file)
+    run(one, tmp_path / "one", resume=True, echo=lambda line: None)
+    assert alone.results()["test"] == together.results()["test"]
+    assert alone.detections_file.read_bytes() == together.detections_file.read_bytes()
+    assert len(alone.detections_file.read_bytes()) > 10_000
+
+
+def _files(directory: RunDirectory) -> set[str]:
+    return {path.name for path in directory.path.rglob("*") if "tfevents" not in path.name}
+
+
+def test_a_process_that_is_alone_gets_back_what_it_gave() -> None:
+    tensor = torch.ones(2)
+    assert mean_over_processes(tensor) is tensor
+    assert gather_from_processes("mine") == ["mine"]
+    assert Processes.of(experiment()) == Processes(0, 1) and Processes().first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("trainer.devices=3",), "trainer.batch_size is that of all 3 processes.* a multiple of 3, not 8"),
+        (("trainer.devices=2", "trainer.runtime=auto"), "trainer.runtime: auto measures one process"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Processes.of(experiment(*overrides))
+
+
+def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"is 2, but torchrun has started 4 processes"):
+        Processes.of(experiment("trainer.devices=2"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path, tmp_path: Path) -> None:
+    """The script as a user calls it: it starts the second process itself."""
+    e = ("trainer.devices=2", "trainer.epochs=12", f"data.root={synthetic}", "trainer.batch_size=4", "data.workers=1")
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        while directory.epochs_done() < 2:
+            time.sleep(0.2)
+            assert run.poll() is None
+        os.kill(_second_process_of(run.pid), signal.SIGKILL)
+        said, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert f"error: {directory}: one of the run's 2 processes has ended before its time" in said
+    assert f"--resume goes on from {directory.last}" in said and said.count("epoch 1/12") == 1
+    assert directory.state is State.INTERRUPTED
+
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run directory: ") == 1 and "epoch 1/12" not in done.stdout
+    assert [row["epoch"] for row in directory.metrics()] == list(range(12)) and directory.environment()["resumed"]
+
+
+def _second_process_of(pid: int) -> int:
+    """The child with the local rank 1."""
+    for path in Path("/proc").glob("[0-9]*"):
+        if f"\nPPid:\t{pid}\n" in (path / "status").read_text() and b"LOCAL_RANK=1" in (path / "environ").read_bytes():
+            return int(path.name)
+    raise AssertionError("no second process")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_too(synthetic: Path, tmp_path: Path) -> None:
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    e = ("trainer.devices=2", "trainer.epochs=1", f"data.root={synthetic}", "trainer.batch_size=4")
+    command = [*starter, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/1 ") == done.stdout.count("run directory: ") == 1
+    assert RunDirectory(tmp_path / "lite0" / "seed0").state is State.FINISHED
