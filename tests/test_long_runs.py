@@ -47,10 +47,8 @@ def watched(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_memory_and_file_handles_stay_flat(watched: tuple[Watch, RunDirectory]) -> None:
     watch, _ = watched
     slope = np.polyfit(np.arange(20, EPOCHS), watch.memory[20:], 1)[0]
-    print(
-        f"MiB after epochs 1, 20, 100, 199: {[round(watch.memory[i]) for i in (1, 20, 100, 199)]}, {slope:.3f} an epoch"
-    )
-    print(f"files after epochs 1, 20, 100, 199: {[watch.files[i] for i in (1, 20, 100, 199)]}")
+    memory, files = ([int(of[i]) for i in (1, 20, 100, 199)] for of in (watch.memory, watch.files))
+    print(f"after epochs 1, 20, 100, 199: {memory} MiB, {files} open files; {slope:.3f} MiB an epoch")
     assert len(set(watch.files[5:])) == 1
     assert slope < 0.25  # MiB; one picture or one set of weights that is kept would be more
 
