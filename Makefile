@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.requirements-installed
 
-.PHONY: help setup lock licences audit demo test test-slow lint format docs clean
+.PHONY: help setup lock licences audit demo test test-slow lint format hooks docs clean
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ lint: setup  ## ruff and mypy
 format: setup  ## let ruff put the code into shape
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+hooks: setup  ## let git run format, lint and types before each commit
+	$(PY) -m pre_commit install --hook-type pre-commit --hook-type pre-push
 
 docs: setup  ## the pages of docs/ as a site in site/; a link that leads nowhere stops it
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

@@ -91,6 +91,11 @@ class Range:
 def parse_split(spec: str) -> Rule | Range:
     """What a split's name means.
 
+    >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
+    True
+    >>> FrameName.parse("set06/V000/I00020") in parse_split("test-all-20")
+    False
+
     Args:
         spec: ``train-all-02``, ``test-night-20`` ... or a range ``set02/V001/I00121-I00189``.
 

@@ -125,7 +125,10 @@ def load_kaist(
     parse_split(split)
     images = root / "images"
     if modality is not None and not images.is_dir():
-        raise SplitError(f"{root}: no KAIST images there; looked for {images}/setXX/VYYY/visible/IZZZZZ.jpg and lwir")
+        raise SplitError(
+            f"{root}: no KAIST images there; looked for {images}/setXX/VYYY/visible/IZZZZZ.jpg and "
+            "lwir (docs/kaist.md says where KAIST lives, scripts/make_synthetic.py writes a twin of it)"
+        )
     folder = _annotation_folder(root, annotation_format, annotations_dir)
     pictured = {side: _names(images, side, ".jpg") for side in SIDES["early"]}
     names = pictured["visible"] | pictured["lwir"]

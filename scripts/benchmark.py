@@ -9,6 +9,7 @@ examples:
   scripts/benchmark.py models --training --size own --experiments experiments/03_resolution.yaml
   scripts/benchmark.py all --json figures.json                           every stage against its plain reference
   scripts/benchmark.py data --root data/kaist --runs 9                   your own files, not synthetic ones
+  scripts/benchmark.py export --threads 2                                onnxruntime against torch
   scripts/benchmark.py train --device cuda --batch 16 --compile
   scripts/benchmark.py wait --root data/kaist --workers 16 --step-ms 100 200   does the loader keep up with such steps?
   scripts/benchmark.py processes                                         a step shared by processes of the CPU
@@ -40,6 +41,7 @@ STAGES = {
     "postprocess": "decoding and NMS; against a loop over an n x n matrix",
     "evaluate": "miss rates of a test split; against an evaluator on dictionaries",
     "forward": "VGG16-BN, EfficientNet-B4, lite0; against the multiply rate and efficientnet-pytorch",
+    "export": "an ONNX file of lite0 in onnxruntime; against the detector in torch",
     "train": "a training step of EfficientNet-B4; against the same in NCHW with the plain loss",
 }
 
@@ -160,9 +162,23 @@ def rows_of(stage: str, a: argparse.Namespace, root: Path) -> Iterator[Row]:
         from ssd_effnet.benchmark.forward import benchmark_forward
 
         return benchmark_forward(EXPERIMENTS, runs=a.runs, device=a.device, **sized)
+    if stage == "export":
+        return rows_of_export(a)
     from ssd_effnet.benchmark.train import benchmark_train
 
     return benchmark_train(EXPERIMENTS, runs=a.runs, device=a.device, batch=a.batch, compiled=a.compile, **sized)
+
+
+def rows_of_export(a: argparse.Namespace) -> Iterator[Row]:
+    """An untrained lite0, exported to a folder that is gone afterwards: weights do not change the time."""
+    from ssd_effnet.benchmark.onnx import benchmark_onnx, write_untrained
+    from ssd_effnet.export import export_detector
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "lite0.ckpt"
+        write_untrained(EXPERIMENTS / "lite0.yaml", checkpoint)
+        done = export_detector(checkpoint, size=a.size)
+        yield from benchmark_onnx(checkpoint, done.path, done.input_shape[1:], runs=a.runs)
 
 
 def limits_of(device: str, runs: int) -> str:

@@ -40,7 +40,11 @@ def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``."""
+    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``.
+
+    >>> iou(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 5], [20, 20, 30, 30]]))
+    tensor([[0.5000, 0.0000]])
+    """
     inter = intersection(a_xyxy, b_xyxy)
     union = area(a_xyxy).unsqueeze(-1) + area(b_xyxy).unsqueeze(-2) - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
@@ -67,7 +71,14 @@ def encode(
 
 
 def decode(offsets: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES) -> torch.Tensor:
-    """The inverse of :func:`encode`, ``(..., 4)`` both; finite for finite input."""
+    """The inverse of :func:`encode`, ``(..., 4)`` both; finite for finite input.
+
+    >>> anchor = torch.tensor([50.0, 60, 20, 40])
+    >>> decode(torch.zeros(4), anchor).tolist()
+    [50.0, 60.0, 20.0, 40.0]
+    >>> decode(torch.tensor([1.0, 0, 0, 0]), anchor).tolist()  # a tenth of the width to the right
+    [52.0, 60.0, 20.0, 40.0]
+    """
     centre = offsets[..., :2] * variances[0] * anchors_cxcywh[..., 2:] + anchors_cxcywh[..., :2]
     size = torch.exp((offsets[..., 2:] * variances[1]).clamp(max=_LARGEST_LOG_SIZE)) * anchors_cxcywh[..., 2:]
     return torch.cat((centre, size), dim=-1)

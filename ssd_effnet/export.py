@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ssd_effnet.boxes import cxcywh_to_xyxy, decode, iou
+from ssd_effnet.boxes import iou
 from ssd_effnet.build import as_size, build_postprocess
 from ssd_effnet.failure import Failure
 from ssd_effnet.machine import git_state
@@ -85,26 +85,13 @@ class ExportedDetector(nn.Module):
         ``(N, D)`` from 1. With NMS inside D is ``postprocess.top_k`` and rows of label 0 are padding; outside D is
         ``postprocess.pre_nms_top_k`` and every row is a box, whatever its score.
         """
-        outputs, p = self.detector(images), self.postprocess
-        logits = outputs.cls_logits.float()
-        scores = logits.sigmoid() if p.activation == "sigmoid" else logits.softmax(-1)[..., 1:]
-        classes = scores.shape[-1]
-        scores, place = scores.flatten(1).topk(min(p.pre_nms_top_k, scores.shape[1] * classes), dim=1)
-        anchor, labels = place // classes, place % classes + 1
-        offsets = outputs.bbox_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
-        boxes = cxcywh_to_xyxy(decode(offsets, outputs.anchors_cxcywh[anchor], p.variances))
-        height, width = self.size
-        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+        outputs = self.detector(images)
+        scores, anchor, labels = self.postprocess.scored(outputs.cls_logits.float())
+        boxes = self.postprocess.boxes(outputs, anchor, self.size)
         if self.nms == "outside":
             return boxes, scores, labels
-
-        valid = (scores >= p.score_threshold) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-        # far-apart copies of the plane, one a class, as in PostProcess
-        kept = nms_of_a_graph(boxes + (labels * 2 * max(height, width))[..., None], valid, p.nms_iou)
-        scores, rank = torch.where(kept, scores, 0).topk(min(p.top_k, scores.shape[1]), dim=1)
-        labels = torch.where(scores > 0, labels.gather(1, rank), 0)
-        boxes = boxes.gather(1, rank[..., None].expand(-1, -1, 4)) * (labels > 0)[..., None]
-        return boxes, scores, labels
+        found = self.postprocess.suppress(boxes, scores, labels, self.size, nms_of_a_graph)
+        return found.boxes_xyxy, found.scores, found.labels
 
 
 def nms_of_a_graph(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float) -> torch.Tensor:

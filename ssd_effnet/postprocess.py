@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,6 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ssd_effnet.boxes import SSD_VARIANCES, Variances, cxcywh_to_xyxy, decode, nms
 from ssd_effnet.structures import Detections, RawOutputs, ScoreActivation
+
+Nms = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""Boxes ``(N, n, 4)``, bool ``(N, n)`` valid, IoU threshold to bool ``(N, n)`` kept: :func:`ssd_effnet.boxes.nms`."""
 
 
 class PostProcess(nn.Module):
@@ -53,36 +59,54 @@ class PostProcess(nn.Module):
             input_size: (height, width) of the images that the detector saw.
             original_sizes: ``(N, 2)``, (height, width) of each image before it was resized; None: as they were seen.
         """
-        scores, anchor, label = self._candidates(outputs.cls_logits.float())
+        scores, anchor, labels = self._candidates(outputs.cls_logits.float())
+        boxes = self.boxes(outputs, anchor, input_size)
+        found = self.suppress(boxes, scores, labels, input_size, partial(nms, most=self.top_k))
+        if original_sizes is None:
+            return found
+        height, width = input_size
+        stretch = original_sizes.to(boxes).flip(-1) / boxes.new_tensor((width, height))  # (N, 2) as (x, y)
+        return replace(found, boxes_xyxy=found.boxes_xyxy * stretch.repeat(1, 2)[:, None])
+
+    def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
+        """Boxes ``(N, n, 4)`` xyxy of these anchors ``(N, n)``, cut at the image's border."""
         offsets = outputs.bbox_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = cxcywh_to_xyxy(decode(offsets, outputs.anchors_cxcywh[anchor], self.variances))
         height, width = input_size
-        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+        return torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
+
+    def suppress(
+        self, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, input_size: tuple[int, int], nms: Nms
+    ) -> Detections:
+        """The best ``top_k`` of ``(N, n)`` candidates, best first, by an ``nms`` that takes what :func:`nms` takes."""
         sized = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
         # far-apart copies of the plane, one a class, keep classes from suppressing each other
-        apart = boxes + (label * 2 * max(input_size))[..., None]
-        kept = nms(apart, (scores >= self.score_threshold) & sized, self.nms_iou, most=self.top_k)
-
+        apart = boxes + (labels * 2 * max(input_size))[..., None]
+        kept = nms(apart, (scores >= self.score_threshold) & sized, self.nms_iou)
         scores, rank = torch.where(kept, scores, 0).topk(min(self.top_k, scores.shape[1]), dim=1)
-        boxes = boxes.gather(1, rank[..., None].expand(-1, -1, 4))
-        label = torch.where(scores > 0, label.gather(1, rank), 0)
-        if original_sizes is not None:
-            stretch = original_sizes.to(boxes).flip(-1) / boxes.new_tensor((width, height))  # (N, 2) as (x, y)
-            boxes = boxes * stretch.repeat(1, 2)[:, None]
-        return Detections(boxes * (label > 0)[..., None], scores, label)
+        labels = torch.where(scores > 0, labels.gather(1, rank), 0)
+        boxes = boxes.gather(1, rank[..., None].expand(-1, -1, 4)) * (labels > 0)[..., None]
+        return Detections(boxes, scores, labels)
+
+    def scored(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores of the best ``pre_nms_top_k`` in falling order with anchor and label, ``(N, n)`` each.
+
+        ``n`` depends on shapes alone, never on scores: a GPU's host need not wait, and an exported graph can hold it.
+        """
+        scores = self._scores(logits)
+        classes = scores.shape[-1]
+        scores, place = scores.flatten(1).topk(min(self.pre_nms_top_k, scores.shape[1] * classes), dim=1)
+        return scores, place // classes, place % classes + 1
 
     def _candidates(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best scores of each image in falling order with anchor and class, ``(N, n)`` each.
 
         On a CPU, scores are computed of those alone that can reach the threshold, and ``n`` is no more than the most
         of them that an image has: with 674 candidates among 41,760 anchors the whole stage takes a third of the time.
-        Elsewhere ``n`` is known beforehand, so that the host need not wait.
+        Elsewhere :meth:`scored` gives them.
         """
         if logits.device.type != "cpu":
-            scores = self._scores(logits)
-            classes = scores.shape[-1]
-            scores, place = scores.flatten(1).topk(min(self.pre_nms_top_k, scores[0].numel()), dim=1)
-            return scores, place // classes, place % classes + 1
+            return self.scored(logits)
         found = [self._candidates_of_image(rows) for rows in logits]
         scores, anchor, label = (pad_sequence([rows[i] for rows in found], batch_first=True) for i in range(3))
         return scores, anchor, label

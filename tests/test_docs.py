@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from untrained import write_checkpoint
 
 from ssd_effnet.build import build_detector
@@ -66,11 +68,8 @@ def script(name: str) -> dict[str, Any]:
 def parsed(words: list[str]) -> Any:
     """The arguments as the script would take them; patterns are expanded as the shell does."""
     name, *rest = words
-    expanded = [
-        match
-        for word in rest
-        for match in (sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) if "*" in word else [word])
-    ]
+    found = {word: sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) for word in rest if "*" in word}
+    expanded = [match for word in rest for match in (found.get(word) or [word])]
     if "parse" in script(name):
         return script(name)["parse"](expanded)
     parser = script(name)["parser"]()
@@ -160,7 +159,7 @@ def test_quick_blocks_run_as_they_stand(page: Path, sandbox: Path) -> None:
 @pytest.mark.parametrize("page", pages_with("slow"))
 def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
     if page.stem == "kaist":  # nobody may put KAIST here: its twin stands in
-        words = "scripts/make_synthetic.py data/kaist --frames 240 --size 128x160 --seed 0"
+        words = "scripts/make_synthetic.py data/kaist --frames 160 --seed 0"
         run(Block(page, "bash", words, ""), sandbox)
     for block in blocks(page, "bash"):
         if not block.mark.startswith("not run"):
@@ -231,3 +230,18 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     library = (tmp_path / "site" / "library" / "index.html").read_text("utf-8")
     assert "load_detector" in library and ":meth:" not in library and ":class:" not in library
     assert (tmp_path / "site" / "repository" / "experiments" / "pennfudan.yaml").is_file()
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= said.keys()
+    assert (said["version"], said["license"]) == (package["version"], package["license"])
+
+
+def test_hooks_run_the_pinned_tools_and_fetch_nothing() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert local["repo"] == "local" and all(hook["language"] == "system" for hook in local["hooks"])
+    pinned = re.findall(r"^(\w+)==", (ROOT / "requirements-dev.txt").read_text("utf-8"), re.MULTILINE)
+    tools = {re.search(r"-m (\w+)", hook["entry"])[1] for hook in local["hooks"]}  # type: ignore[index]
+    assert {"ruff", "mypy", "pytest"} == tools <= set(pinned)

@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.film": 3,
     "ssd_effnet.detector_picture": 3,
     "ssd_effnet.benchmark": 4,
+    "ssd_effnet.benchmark.onnx": 5,  # runs a trained detector
     "ssd_effnet.build": 3,
     "ssd_effnet.training": 3,
     "ssd_effnet.run_directory": 3,

@@ -1,10 +1,14 @@
 """The log-average miss rate of the KAIST benchmark, after P. Dollar et al., "Pedestrian Detection: An Evaluation of
 the State of the Art", PAMI 2012, as the KAIST devkit and the script most papers since 2021 ran compute it.
 
-    evaluator = MissRateEvaluator(annotations)      # pack the ground truth once
-    matcher = evaluator.match(detections)           # overlaps once, for all subsets and rule sets
-    matcher.result("reasonable_all").mr             # 0.0758
-    matcher.matches("reasonable_all").outcome       # which detections were right, wrong or dropped
+    >>> people = Annotations.from_rows([(100, 100, 150, 220), (300, 100, 350, 220)], size=(512, 640))
+    >>> detections = DetectionTable(np.array([0]), np.array([[102.0, 101, 149, 219]]), np.array([0.9]))
+    >>> evaluator = MissRateEvaluator([people])     # pack the ground truth once
+    >>> matcher = evaluator.match(detections)       # overlaps once, for all subsets and rule sets
+    >>> matcher.result("reasonable_all").mr         # one of two people is missed
+    0.5
+    >>> matcher.matches("reasonable_all").outcome   # which detections were right (1), wrong (0) or dropped (-1)
+    array([1], dtype=int8)
 
 or, for one table of detections, ``dict(summary(annotations, detections))``.
 """

@@ -1,0 +1,73 @@
+"""An exported file in onnxruntime against the detector it was made from, NMS included."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ssd_effnet.benchmark.forward import faster
+from ssd_effnet.benchmark.timing import OWN, REFERENCE, Row, agree, compared, in_turns
+from ssd_effnet.build import build_detector, build_postprocess
+from ssd_effnet.config import load_experiment
+from ssd_effnet.failure import Failure
+from ssd_effnet.predictor import load_detector
+
+
+def write_untrained(experiment: Path, path: Path) -> None:
+    """A checkpoint of an experiment with random weights, for measuring."""
+    torch.manual_seed(0)
+    e = load_experiment(experiment, ["backbone.pretrained=none", "backbone.norm=batch"])
+    detector, _ = build_detector(e, pretrained=False)
+    weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
+    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, path)
+
+
+def benchmark_onnx(checkpoint: Path, file: Path, size: tuple[int, int], *, runs: int = 5) -> Iterator[Row]:
+    """Rows of the file against the detector as it was trained, and as it is fastest in torch; on the CPU.
+
+    Args:
+        checkpoint: what the file was exported from.
+        file: ONNX, with NMS inside.
+        size: (height, width) that it was exported for.
+
+    Raises:
+        Failure: onnxruntime is not installed.
+        DisagreementError: it finds something else.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise Failure("onnxruntime is not installed: pip install -r requirements-export.txt") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    predictor = load_detector(checkpoint, device="cpu")
+    post = build_postprocess(predictor.experiment)
+    channels = session.get_inputs()[0].shape[1]
+    image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8)
+    last = image.to(memory_format=torch.channels_last)
+
+    def eager(module: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = post(module(pixels), size).scores
+        return scores
+
+    def exported() -> torch.Tensor:
+        return torch.from_numpy(session.run(["scores"], {"images": image.numpy()})[0])
+
+    calls: dict[str, Callable[[], torch.Tensor]] = {
+        REFERENCE: partial(eager, predictor.detector, last),
+        "folded": partial(eager, faster(predictor.detector), last),
+        OWN: exported,
+    }
+    with torch.inference_mode():
+        wanted, found = calls[REFERENCE](), exported()
+        most = min(wanted.shape[1], found.shape[1])
+        agreement = agree("scores", found[:, :most], wanted[:, :most], 1e-4)
+        times = in_turns(calls, runs)
+    case = f"{predictor.experiment.name} {size[0]}x{size[1]} to detections: onnxruntime"
+    yield compared("export", f"{case} against eager", times, agreement=agreement)
+    yield compared("export", f"{case} against eager, folded", times, reference="folded", agreement=agreement)
