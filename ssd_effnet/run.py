@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,85 +160,101 @@ def _run(
     loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
     if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
+    session = _Session(experiment, directory, datasets, loaders, module, trainer, best, stop, timer, waiting)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time (its own words, if it "
         f"had any, stand above); --resume goes on from {directory.last}"
     )
     with ending_together(trainer, lost):
-        _fit(trainer, module, loaders, directory, resumed, stop)
+        session.fit(resumed=resumed)
         echo(str(waiting))
-        return _finish(experiment, directory, datasets, loaders, trainer, module, best, timer, waiting, stop, shown)
+        return session.finish(shown)
 
 
-def _fit(
-    trainer: Trainer,
-    module: TrainingModule,
-    loaders: Mapping[str, DataLoader[Sample]],
-    directory: RunDirectory,
-    resumed: bool,
-    stop: StopAfterStep,
-) -> None:
-    try:
-        with stop.listening():
-            trainer.fit(
-                module,
-                loaders["train"],
-                loaders.get("val"),
-                ckpt_path=directory.last if resumed else None,
-                weights_only=True,
-            )
-    except DataError as error:
-        raise _without_traceback(error) from error
-    except SystemExit:  # Lightning's answer to Ctrl+C
-        if not trainer.interrupted or not trainer.is_global_zero:
-            raise
-        goes_on = f"goes on from {directory.last}" if directory.last.is_file() else "begins anew, no epoch was done"
-        raise Interrupted(f"{directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}") from None
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """The parts of a run that is going on; datasets and loaders by stage."""
 
+    experiment: ExperimentConfig
+    directory: RunDirectory
+    datasets: Mapping[str, DetectionDataset]
+    loaders: Mapping[str, DataLoader[Sample]]
+    module: TrainingModule
+    trainer: Trainer
+    best: ModelCheckpoint
+    stop: StopAfterStep
+    timer: Timer
+    waiting: Waiting
 
-def _finish(
-    experiment: ExperimentConfig,
-    directory: RunDirectory,
-    datasets: Mapping[str, DetectionDataset],
-    loaders: Mapping[str, DataLoader[Sample]],
-    trainer: Trainer,
-    module: TrainingModule,
-    best: ModelCheckpoint,
-    timer: Timer,
-    waiting: Waiting,
-    stop: StopAfterStep,
-    shown: Sequence[str],
-) -> dict[str, Any]:
-    """Test what was chosen, write down what came of it, and return it."""
-    t = experiment.trainer
-    chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
-    results: dict[str, Any] = {
-        "experiment": experiment.name,
-        "seed": t.seed,
-        "checkpoint": chosen.name,
-        "epoch": _epoch_of(chosen),
-        "epochs": t.epochs,
-        "minutes": round(timer.time_elapsed() / 60, 2),
-        "step_seconds": round(waiting.step_seconds, 4),
-        "data_share": round(waiting.of_run, 4),
-        "parameters": sum(p.numel() for p in module.detector.parameters()),
-        "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
-    }
-    if best.best_model_score is not None:
-        results["val"] = {"monitor": t.monitor, "best": float(best.best_model_score)}
-    if "test" in datasets:
-        table, scores = _test(trainer, module, loaders["test"], chosen, stop)
-        if trainer.is_global_zero:
-            _write_detections(directory, datasets["test"], table)
-        results["test"] = {"split": experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
-        if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
-            _, of_last = _test(trainer, module, loaders["test"], directory.last, stop)
-            results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
-        if trainer.is_global_zero:
-            _log_test(trainer, experiment, shown, scores)
-    if trainer.is_global_zero:
-        write_results(directory.results_file, results)
-    return results
+    def fit(self, *, resumed: bool) -> None:
+        """All epochs, or those after the last checkpoint."""
+        trainer, last = self.trainer, self.directory.last
+        try:
+            with self.stop.listening():
+                trainer.fit(
+                    self.module,
+                    self.loaders["train"],
+                    self.loaders.get("val"),
+                    ckpt_path=last if resumed else None,
+                    weights_only=True,
+                )
+        except DataError as error:
+            raise _without_traceback(error) from error
+        except SystemExit:  # Lightning's answer to Ctrl+C
+            if not trainer.interrupted or not trainer.is_global_zero:
+                raise
+            goes_on = f"goes on from {last}" if last.is_file() else "begins anew, no epoch was done"
+            raise Interrupted(
+                f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}"
+            ) from None
+
+    def test(self, checkpoint: Path) -> tuple[DetectionTable, Scores]:
+        """What the weights of a checkpoint find in the test split."""
+        # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+        self.module.load_state_dict(read_plain(checkpoint)["state_dict"])
+        try:
+            with self.stop.listening():
+                self.trainer.test(self.module, self.loaders["test"], verbose=False)
+        except DataError as error:
+            raise _without_traceback(error) from error
+        except SystemExit:
+            if not self.trainer.interrupted or not self.trainer.is_global_zero:
+                raise
+            raise Interrupted(f"{checkpoint}: stopped while it was tested; --resume tests it anew") from None
+        return self.module.results["test"]
+
+    def finish(self, shown: Sequence[str]) -> dict[str, Any]:
+        """Test what was chosen, write down what came of it, and return it."""
+        t, directory, datasets = self.experiment.trainer, self.directory, self.datasets
+        writes = self.trainer.is_global_zero
+        chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
+        results: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "seed": t.seed,
+            "checkpoint": chosen.name,
+            "epoch": _epoch_of(chosen),
+            "epochs": t.epochs,
+            "minutes": round(self.timer.time_elapsed() / 60, 2),
+            "step_seconds": round(self.waiting.step_seconds, 4),
+            "data_share": round(self.waiting.of_run, 4),
+            "parameters": sum(p.numel() for p in self.module.detector.parameters()),
+            "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
+        }
+        if self.best.best_model_score is not None:
+            results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score)}
+        if "test" in datasets:
+            table, scores = self.test(chosen)
+            if writes:
+                _write_detections(directory, datasets["test"], table)
+            results["test"] = {"split": self.experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
+            if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
+                _, of_last = self.test(directory.last)
+                results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
+            if writes:
+                _log_test(self.trainer, self.experiment, shown, scores)
+        if writes:
+            write_results(directory.results_file, results)
+        return results
 
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:
@@ -247,24 +263,6 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
     places = np.array([frame.place for frame in frames])
     write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
-
-
-def _test(
-    trainer: Trainer, module: TrainingModule, loader: DataLoader[Sample], checkpoint: Path, stop: StopAfterStep
-) -> tuple[DetectionTable, Scores]:
-    """What the weights of a checkpoint find in the test split."""
-    # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
-    module.load_state_dict(read_plain(checkpoint)["state_dict"])
-    try:
-        with stop.listening():
-            trainer.test(module, loader, verbose=False)
-    except DataError as error:
-        raise _without_traceback(error) from error
-    except SystemExit:
-        if not trainer.interrupted or not trainer.is_global_zero:
-            raise
-        raise Interrupted(f"{checkpoint}: stopped while it was tested; --resume tests it anew") from None
-    return module.results["test"]
 
 
 def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> Choice:
