@@ -49,7 +49,7 @@ def test_memory_and_file_handles_stay_flat(watched: tuple[Watch, RunDirectory]) 
     slope = np.polyfit(np.arange(20, EPOCHS), watch.memory[20:], 1)[0]
     memory, files = ([int(of[i]) for i in (1, 20, 100, 199)] for of in (watch.memory, watch.files))
     print(f"after epochs 1, 20, 100, 199: {memory} MiB, {files} open files; {slope:.3f} MiB an epoch")
-    assert len(set(watch.files[5:])) == 1
+    assert max(watch.files[20:]) <= watch.files[20]
     assert slope < 0.25  # MiB; one picture or one set of weights that is kept would be more
 
 
