@@ -28,6 +28,7 @@ $(SETUP): requirements.lock requirements.txt pyproject.toml
 	$(LOCKED) -r .venv/requirements.lock
 	$(PIP) --constraint requirements.txt "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
 	$(PIP) --no-deps --no-build-isolation --editable .
+	$(PY) -m pip check
 	touch $@
 
 lock:  ## write requirements.lock anew, after a pin in a requirements file was changed

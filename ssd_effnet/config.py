@@ -184,7 +184,7 @@ def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig
             value = _as_float_if_that_is_meant(config, key, value)
         try:
             OmegaConf.update(config, key, value, merge=False)
-        except (OmegaConfBaseException, ValueError) as error:
+        except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = str(error).splitlines()[0]
             choices = _choices(key)
             if choices:

@@ -104,7 +104,7 @@ def mutated(valid: bytes, rng: np.random.Generator, tokens: tuple[bytes, ...] = 
             data = data[:at] if rng.random() < 0.2 else data
         elif kind == 5:
             data[at:at] = tokens[rng.integers(len(tokens))]
-        else:
+        elif kind == 6:
             data[at : at + length] = tokens[rng.integers(len(tokens))]
     return bytes(data)
 
