@@ -194,7 +194,7 @@ def test_samples_do_not_depend_on_workers(few_pairs: Path) -> None:
     dataset = build_dataset(experiment(few_pairs), "train")
 
     def epoch(data: DetectionDataset, workers: int) -> list[torch.Tensor]:
-        sampler = EpochSampler(len(data), shuffle=True, seed=0)
+        sampler = EpochSampler(len(data), 1, train=True, seed=0)
         sampler.set_epoch(3)
         loader = torch.utils.data.DataLoader(data, 1, sampler=sampler, num_workers=workers, collate_fn=collate)
         return [batch.images for batch in loader]

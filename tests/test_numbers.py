@@ -96,7 +96,7 @@ def test_large_outputs_do_not_become_nan(criterion: DetectionLoss, scale: float)
     assert torch.isfinite(losses.total)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_refused_with_its_frames(
     value: float, experiment: ExperimentConfig, few_pairs: Path
 ) -> None:

@@ -41,7 +41,7 @@ def measure_processes(experiment: ExperimentConfig, counts: Sequence[int], steps
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figures.pt"
             spawn(_work, (count, folder, experiment, steps, path), nprocs=count)
-            wall, processor = torch.load(path)
+            wall, processor = torch.load(path, weights_only=True)
         yield Shared(count, wall, processor)
 
 
