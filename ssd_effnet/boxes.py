@@ -120,7 +120,7 @@ def nms(
     return alive
 
 
-_CPU_BLOCK = 64  # small blocks suppress early
+_CPU_BLOCK = 32  # small blocks suppress early, and of 40,000 boxes stay in the cache
 
 
 def nms_rows(boxes_xyxy: torch.Tensor, iou_threshold: float, *, block: int, most: int | None = None) -> torch.Tensor:
