@@ -102,7 +102,8 @@ def child(e: ExperimentConfig, folder: Path, moment: str = "", *, resume: bool =
 
 def comparable(checkpoint: Any) -> Any:
     """A checkpoint without what measures time or names the folder that it lies in."""
-    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if not name.startswith("Timer")}
+    clocks = ("Timer", "Waiting")
+    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if not name.startswith(clocks)}
     for name in callbacks:
         if name.startswith("ModelCheckpoint"):
             callbacks[name] = {
@@ -131,8 +132,9 @@ def same(a: Any, b: Any, where: str = "") -> None:
 def same_runs(a: RunDirectory, b: RunDirectory) -> None:
     assert a.metrics_file.read_text() == b.metrics_file.read_text()
     assert a.detections_file.read_text() == b.detections_file.read_text()
-    first, second = a.results(), b.results()
-    assert {k: v for k, v in first.items() if k != "minutes"} == {k: v for k, v in second.items() if k != "minutes"}
+    clocked = {"minutes", "step_seconds", "data_share"}
+    first, second = ({k: v for k, v in d.results().items() if k not in clocked} for d in (a, b))
+    assert first == second
     for file in ("last.ckpt", "best.ckpt"):
         left, right = (torch.load(d.last.with_name(file), weights_only=True) for d in (a, b))
         assert {"state_dict", "optimizer_states", "lr_schedulers", "current_model_state"} <= left.keys()
