@@ -281,7 +281,7 @@ def test_ctrl_c_of_a_terminal(workers: int, few_pairs: Path, tmp_path: Path) -> 
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and "stopping after this step" in out, err
+    assert process.returncode == 130 and "stopping after this step" in out, err
     assert err.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in err
 
 

@@ -58,7 +58,8 @@ class HalfwayFusion(nn.Module):
         if len(self.streams) == 1:
             # as one batch, so that batch norm sees in training the mixture whose statistics it keeps for testing
             both = self.streams[0](torch.cat([visible, lwir.expand(-1, 3, -1, -1)]))
-            pairs = [x.chunk(2) for x in both]
+            n = images.shape[0]
+            pairs = [(x[:n], x[n:]) for x in both]
         else:
             pairs = list(zip(self.streams[0](visible), self.streams[1](lwir), strict=True))
         maps = [fuse(torch.cat(pair, dim=1)) for fuse, pair in zip(self.fuse, pairs, strict=True)]
