@@ -21,6 +21,7 @@ from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config import load_experiment
 from ssd_effnet.export import METADATA_FILE, ExportError, export_detector, nms_of_a_graph
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.heads import EfficientDetHead
 from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.predictor import Predictor
 from ssd_effnet.schema import ExperimentConfig
@@ -49,12 +50,11 @@ def write_checkpoint(path: Path, experiment: Path, images: torch.Tensor, *overri
     e = load_experiment(experiment, [*overrides] if tiny else [*SMALL, *overrides], tiny=tiny)
     detector, _ = build_detector(e, pretrained=False)
     know(detector, images)
-    # scores as far apart as a trained one's: among equal ones rounding decides which box NMS keeps
-    nets = detector.head.classification
-    with torch.no_grad():
-        for module in getattr(nets, "last", nets).modules():
-            if isinstance(module, torch.nn.Conv2d):
-                module.weight *= 5
+    if isinstance(detector.head, EfficientDetHead):
+        # scores as far apart as a trained one's: among equal ones rounding decides which box NMS keeps
+        with torch.no_grad():
+            for weights in detector.head.classification.last.parameters():
+                weights *= 5 if weights.ndim > 1 else 1
     return save(path, e, detector)
 
 
