@@ -21,6 +21,7 @@ from ssd_effnet.build import build_criterion, build_detector
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
 from ssd_effnet.launch import Processes
+from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, State
 from ssd_effnet.structures import Targets
@@ -45,10 +46,10 @@ def experiment(*overrides: str) -> ExperimentConfig:
     return load_experiment(LITE0, [*SMALL, *overrides])
 
 
-def _batch(images: int) -> tuple[torch.Tensor, Targets]:
+def _batch(e: ExperimentConfig, images: int) -> tuple[torch.Tensor, Targets]:
     """Images with unequal numbers of people: many in the first half, none in the last image."""
     torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 3, 64, 96), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (images, len(CHANNELS[e.input.modality]), 64, 96), dtype=torch.uint8)
     targets = scene.targets(images, 3, (64, 96))
     targets.labels[images // 2 :, 1:] = 0
     targets.labels[-1] = 0
@@ -73,7 +74,7 @@ class Step(nn.Module):
 def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, Any]:
     """Loss, gradients and statistics after one step of this process's share."""
     step = Step(e)
-    pixels, targets = _batch(images)
+    pixels, targets = _batch(e, images)
     forward: nn.Module = step
     if e.trainer.devices > 1:
         distributed.init_process_group("gloo")
@@ -90,16 +91,20 @@ def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, An
     return {"loss": mean_over_processes(loss.detach()), "gradients": gradients, "buffers": dict(step.named_buffers())}
 
 
-@pytest.mark.parametrize("loss", ["loss.kind=multibox", "loss.kind=focal"])
+@pytest.mark.parametrize(
+    "overrides",
+    [("loss.kind=multibox",), ("loss.kind=focal",), ("input.modality=halfway", "fusion.shared=true")],
+    ids=lambda o: "-".join(o),
+)
 def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
-    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With drop-connect, trained batch norms, hard negatives and an image without people."""
     # doubles throughout, so that what differs by more than rounding stands out
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    e = experiment(loss, "backbone.drop_connect=0.5")
+    e = experiment(*overrides, "backbone.drop_connect=0.5")
     whole = _step(e, 8)
-    two = experiment(loss, "backbone.drop_connect=0.5", "trainer.devices=2")
+    two = experiment(*overrides, "backbone.drop_connect=0.5", "trainer.devices=2")
     for half in in_processes(2, tmp_path, lambda: _step(two, 8)):
         torch.testing.assert_close(half["loss"], whole["loss"], rtol=1e-10, atol=0)
         for kind in ("gradients", "buffers"):

@@ -57,9 +57,9 @@ class HalfwayFusion(nn.Module):
         visible, lwir = images[:, :3], images[:, 3:]
         if len(self.streams) == 1:
             # as one batch, so that batch norm sees in training the mixture whose statistics it keeps for testing
-            both = self.streams[0](torch.cat([visible, lwir.expand(-1, 3, -1, -1)]))
-            n = images.shape[0]
-            pairs = [(x[:n], x[n:]) for x in both]
+            # (an image's two beside each other: a share of the batch is a share of the rows, whoever has it)
+            both = self.streams[0](torch.stack([visible, lwir.expand(-1, 3, -1, -1)], 1).flatten(0, 1))
+            pairs = [x.unflatten(0, (images.shape[0], 2)).unbind(1) for x in both]
         else:
             pairs = list(zip(self.streams[0](visible), self.streams[1](lwir), strict=True))
         maps = [fuse(torch.cat(pair, dim=1)) for fuse, pair in zip(self.fuse, pairs, strict=True)]
