@@ -19,7 +19,6 @@ The formats, as their authors have them:
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from data_kaist.annotations import finite
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
 from data_kaist.plain import MOST_PIXELS, is_finite, is_inside, is_whole, json_of, text_of
+from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON
 
 Box = Literal["full", "visible"]
@@ -161,9 +161,7 @@ def _write(pictures: list[Picture], file: Path, box: Box) -> Converted:
     done.ignored = sum(row["ignore"] for row in rows)
     done.persons = len(rows) - done.ignored
     content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": PERSON}]}
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, json.dumps(content))
     return done
 
 
