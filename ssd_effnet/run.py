@@ -153,7 +153,7 @@ def _run(
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
     )
-    stop = StopAfterStep(echo)
+    stop = StopAfterStep(echo, first=processes.first)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
     waiting = Waiting()
     trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks])

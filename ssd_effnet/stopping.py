@@ -17,10 +17,13 @@ class StopAfterStep(Callback):
 
     Args:
         echo: told one line when it is pressed.
+        first: whether this process stops the run. The others must not stop at a step of their own: they would leave it
+            waiting for their share of the next one, so they go on until it ends them.
     """
 
-    def __init__(self, echo: Callable[[str], None]) -> None:
+    def __init__(self, echo: Callable[[str], None], *, first: bool = True) -> None:
         self.echo = echo
+        self.first = first
         self.asked = False
 
     @contextmanager
@@ -29,7 +32,7 @@ class StopAfterStep(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._ask)
+        before = signal.signal(signal.SIGINT, self._ask if self.first else signal.SIG_IGN)
         try:
             yield
         finally:

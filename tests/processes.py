@@ -21,11 +21,16 @@ def _work(rank: int, count: int, port: int, path: str, work: Callable[[], Any]) 
         distributed.destroy_process_group()
 
 
-def in_processes(count: int, path: Any, work: Callable[[], Any]) -> list[Any]:
-    """What ``work`` returns in each of so many processes; ``path`` is a folder to hand it over in."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def in_processes(count: int, path: Any, work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` returns in each of so many processes; ``path`` is a folder to hand it over in."""
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     files = [f"{path}/{rank}.pt" for rank in range(count)]
     processes = [fork.Process(target=_work, args=(i, count, port, files[i], work)) for i in range(count)]

@@ -1,17 +1,21 @@
 """Two processes with half the batch each are one process with the whole batch."""
 
+import dataclasses
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import in_processes
+from lightning.pytorch import seed_everything
+from processes import free_port, in_processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,9 +29,10 @@ from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, State
 from ssd_effnet.structures import Targets
+from ssd_effnet.weights import read_plain
 
 ROOT = Path(__file__).parents[1]
-LITE0 = ROOT / "experiments" / "lite0.yaml"
+LITE0, TRAIN = ROOT / "experiments" / "lite0.yaml", ROOT / "scripts" / "train.py"
 SMALL = (
     *("input.size=[64,96]", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
     *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.panel_images=0", "data.workers=0"),
@@ -164,6 +169,29 @@ def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) 
     assert len(alone.detections_file.read_bytes()) > 10_000
 
 
+def test_two_processes_step_clip_accumulate_and_cut_the_rate_as_one_does(few_pairs: Path, tmp_path: Path) -> None:
+    """Here weights move: what differs after three steps is rounding."""
+    loop = ("trainer.epochs=3", "optimizer.accumulate=2", "schedule.name=plateau", "schedule.patience=0")
+    # validation never gets better than it begins, so plateau cuts; a norm of 0.01 is far below any gradient's
+    rates = ("optimizer.lr=0.01", "optimizer.gradient_clip=0.01", "trainer.ema_decay=0.9")
+    one = _everything(few_pairs, *loop, *rates)
+    two = dataclasses.replace(one, trainer=dataclasses.replace(one.trainer, devices=2))
+    alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
+    run(one, tmp_path / "one", echo=lambda line: None)
+    in_processes(2, tmp_path, lambda: run(two, tmp_path / "two", echo=lambda line: None) and None)
+    rates_alone, rates_together = ([row["lr/head"] for row in d.metrics()] for d in (alone, together))
+    assert rates_together == rates_alone and len(set(rates_alone)) > 1
+    seed_everything(one.trainer.seed, verbose=False)
+    begin = build_detector(one, pretrained=False)[0]
+    ways = []
+    for directory in (alone, together):
+        checkpoint = read_plain(directory.last)
+        assert checkpoint["global_step"] == 3
+        weights = {name.removeprefix("detector."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        ways.append(torch.cat([(weights[name] - p.detach()).flatten() for name, p in begin.named_parameters()]))
+    assert (ways[1] - ways[0]).norm() < 1e-3 * ways[0].norm()
+
+
 def _files(directory: RunDirectory) -> set[str]:
     return {path.name for path in directory.path.rglob("*") if "tfevents" not in path.name}
 
@@ -194,30 +222,64 @@ def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch:
         Processes.of(experiment("trainer.devices=2"))
 
 
+@contextmanager
+def _two_processes_in_epoch_three(synthetic: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The script as a user calls it, which starts the second process itself; and its command."""
+    e = ("trainer.devices=2", "trainer.epochs=12", f"data.root={synthetic}", "trainer.batch_size=4", "data.workers=1")
+    command = [sys.executable, str(TRAIN), str(LITE0), *SMALL, *e, "--out", str(out)]
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    with subprocess.Popen(
+        command,
+        start_new_session=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        while RunDirectory(out / "lite0" / "seed0").epochs_done() < 2:
+            time.sleep(0.2)
+            assert process.poll() is None
+        yield process, command
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path, tmp_path: Path) -> None:
-    """The script as a user calls it: it starts the second process itself."""
-    e = ("trainer.devices=2", "trainer.epochs=12", f"data.root={synthetic}", "trainer.batch_size=4", "data.workers=1")
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"} | {
-        "PYTHONPATH": str(ROOT)
-    }
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        while directory.epochs_done() < 2:
-            time.sleep(0.2)
-            assert run.poll() is None
-        os.kill(_second_process_of(run.pid), signal.SIGKILL)
-        said, _ = run.communicate(timeout=60)
-    assert run.returncode != 0
+    with _two_processes_in_epoch_three(synthetic, tmp_path) as (process, command):
+        os.kill(_second_process_of(process.pid), signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
     assert f"error: {directory}: one of the run's 2 processes has ended before its time" in said
     assert f"--resume goes on from {directory.last}" in said and said.count("epoch 1/12") == 1
     assert directory.state is State.INTERRUPTED
 
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run directory: ") == 1 and "epoch 1/12" not in done.stdout
     assert [row["epoch"] for row in directory.metrics()] == list(range(12)) and directory.environment()["resumed"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_terminal_stops_all_processes_after_a_step_of_the_first(synthetic: Path, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    with _two_processes_in_epoch_three(synthetic, tmp_path) as (process, _):
+        second = _second_process_of(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.count("stopping after this step") == 1, said
+    assert said.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in said
+    assert directory.state is State.INTERRUPTED and _ended(second)
+
+
+def _ended(pid: int) -> bool:
+    """Within ten seconds; an orphan may stay a zombie, where nobody reaps."""
+    status = Path(f"/proc/{pid}/status")
+    for _ in range(100):
+        if not status.exists() or "\nState:\tZ" in status.read_text():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _second_process_of(pid: int) -> int:
@@ -228,13 +290,36 @@ def _second_process_of(pid: int) -> int:
     raise AssertionError("no second process")
 
 
+def _slurm(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+    """What srun sets for two tasks on one node or on two, and what it calls."""
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_NNODES": str(nodes), "SLURM_NTASKS_PER_NODE": str(2 // nodes), "MASTER_PORT": str(free_port())}
+    places = [(i, 0, i) if nodes == 2 else (i, i, 0) for i in range(2)]
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+    return [(job | dict(zip(names, map(str, place), strict=True)), [sys.executable]) for place in places]
+
+
+def _torchrun(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+    """One torchrun for two processes, or one on each node."""
+    where = ["--nnodes", str(nodes), "--nproc-per-node", str(2 // nodes), "--master-port", str(free_port())]
+    start = [sys.executable, "-m", "torch.distributed.run", *where]
+    return [({}, [*start, "--node-rank", str(node)]) for node in range(nodes)]
+
+
 @pytest.mark.slow
-def test_torchrun_starts_it_too(synthetic: Path, tmp_path: Path) -> None:
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    e = ("trainer.devices=2", "trainer.epochs=1", f"data.root={synthetic}", "trainer.batch_size=4")
-    command = [*starter, str(ROOT / "scripts" / "train.py"), str(LITE0), *SMALL, *e, "--out", str(tmp_path)]
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("starter", [_slurm, _torchrun])
+def test_others_start_its_processes_too(
+    starter: Callable[[int], list[tuple[dict[str, str], list[str]]]], nodes: int, synthetic: Path, tmp_path: Path
+) -> None:
+    """Of two nodes that are both this machine, one writes and speaks."""
+    e = (f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "trainer.epochs=1", "trainer.batch_size=4")
+    call = [str(TRAIN), str(LITE0), *SMALL, *e, f"data.root={synthetic}", "--out", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 1/1 ") == done.stdout.count("run directory: ") == 1
-    assert RunDirectory(tmp_path / "lite0" / "seed0").state is State.FINISHED
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    tasks = [subprocess.Popen([*start, *call], env=environment | more, **pipes) for more, start in starter(nodes)]
+    said = "".join(task.communicate(timeout=300)[0] for task in tasks)
+    assert [task.returncode for task in tasks] == [0] * len(tasks), said
+    assert said.count("epoch 1/1 ") == said.count("run directory: ") == 1, said
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    assert directory.state is State.FINISHED and _files(directory) >= {"results.json", "best.ckpt", "last.ckpt"}
