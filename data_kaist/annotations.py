@@ -6,7 +6,6 @@ and is kept as it is written; a box without area, or with no part inside the fra
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from defusedxml.ElementTree import fromstring
 
 from data_kaist.errors import AnnotationError
 from data_kaist.frames import daytime_of
-from data_kaist.plain import MOST_PIXELS, is_possible, number_of
+from data_kaist.plain import MOST_PIXELS, finite, is_possible
 from ssd_effnet.structures import PERSON, Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]
@@ -183,9 +182,10 @@ def parse_bbgt(
             raise AnnotationError(f"{rows.next_object} has {len(columns)} columns, which should be {_BBGT_COLUMNS}")
         at = f"{rows.next_object} ({columns[0]})"
         x, y, w, h, occlusion = (
-            finite(text, name, at) for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
+            finite(text, name, at, AnnotationError)
+            for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
         )
-        rows.add(columns[0], (x, y, w, h), occlusion, ignore=finite(columns[10], "ignore", at) != 0)
+        rows.add(columns[0], (x, y, w, h), occlusion, ignore=finite(columns[10], "ignore", at, AnnotationError) != 0)
     return rows.finish(daytime)
 
 
@@ -224,24 +224,4 @@ def _number(parent: Any, tag: str, at: str) -> float:
     text = parent.findtext(tag)
     if text is None:
         raise AnnotationError(f"{at} has no <{tag}>")
-    return finite(text, tag, at)
-
-
-def finite(text: str, name: str, at: str) -> float:
-    """The number that a text holds.
-
-    Args:
-        text: as it stands in the file.
-        name: what the number is, for the error.
-        at: file and object, for the error.
-
-    Raises:
-        AnnotationError: it is no number, or infinite.
-    """
-    try:
-        value = number_of(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise AnnotationError(f"{at} has {name} {text.strip()!r}, which is not a finite number")
-    return value
+    return finite(text, tag, at, AnnotationError)

@@ -30,10 +30,9 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from data_kaist.annotations import finite
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
-from data_kaist.plain import MOST_PIXELS, is_finite, is_inside, is_whole, json_of, text_of
+from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_inside, is_whole, json_of, text_of
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON
 
@@ -377,4 +376,4 @@ def _xywh(row: Any, key: str, at: str) -> Xywh:
 def _number(text: str | None, tag: str, at: str) -> float:
     if text is None:
         raise AnnotationError(f"{at} has no <{tag}>")
-    return finite(text, tag, at)
+    return finite(text, tag, at, AnnotationError)

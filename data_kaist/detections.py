@@ -15,12 +15,12 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 
 from data_kaist.errors import DetectionFileError
-from data_kaist.plain import MOST_PIXELS, is_finite, is_possible, is_whole, json_of, number_of, text_of
+from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_possible, is_whole, json_of, text_of
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON, DetectionTable
 
@@ -128,7 +128,7 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(_COLUMNS):
         raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}")
-    values = [_number(cell, column, where) for cell, column in zip(cells, _COLUMNS, strict=True)]
+    values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, _COLUMNS, strict=True)]
     number = values[0]
     if number == 0:
         raise DetectionFileError(f"{where} has image number 0, but image numbers are 1-based: the first image is 1")
@@ -253,7 +253,7 @@ def _devkit_line(line: str, where: str) -> list[float]:
     if cells[0] != PERSON:
         raise DetectionFileError(f"{where} detects {cells[0]!r}, but only 'person' is scored")
     columns = ("x1", "y1", "x2", "y2", "score")
-    values = [_number(cell, column, where) for cell, column in zip(cells[1:], columns, strict=True)]
+    values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells[1:], columns, strict=True)]
     x1, y1, x2, y2 = values[:4]
     _check_box([x1, y1, x2 - x1, y2 - y1], where)
     return values
@@ -283,20 +283,6 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
     for i, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield line, f"{path}, line {i}:"
-
-
-def _number(cell: str, column: str, where: str) -> float:
-    try:
-        value = number_of(cell)
-    except ValueError:
-        _fail_number(cell, column, where)
-    if not math.isfinite(value):
-        raise DetectionFileError(f"{where} has {column} {cell}, which should be a finite number")
-    return value
-
-
-def _fail_number(cell: str, column: str, where: str) -> NoReturn:
-    raise DetectionFileError(f"{where} has {column} {cell!r}, which is not a number") from None
 
 
 def _check_box(xywh: Sequence[float], where: str) -> None:

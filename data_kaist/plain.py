@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path, PurePath
 from typing import Any, TypeGuard
@@ -41,15 +42,25 @@ def json_of(text: str, where: str, kind: type[DataError]) -> Any:
         raise kind(f"{where}: is not valid JSON ({error})") from error
 
 
-def number_of(text: str) -> float:
+def finite(text: str, name: str, at: str, kind: type[DataError]) -> float:
     """The number that a text writes in ASCII digits: Python would also read ``1_0`` as ten, and other scripts' digits.
 
+    Args:
+        text: as it stands in the file.
+        name: what the number is, for the error.
+        at: file and object or line, for the error.
+        kind: of the error.
+
     Raises:
-        ValueError: it is none; infinities and NaN are left to the caller.
+        kind: it is no number, or infinite.
     """
-    if "_" in text or not text.isascii():
-        raise ValueError(f"not a number: {text!r}")
-    return float(text)
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise kind(f"{at} has {name} {text.strip()!r}, which is not a finite number")
+    return value
 
 
 def is_whole(value: Any) -> TypeGuard[int]:

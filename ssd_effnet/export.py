@@ -207,8 +207,8 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
 
 def _trained_commit(file: Path) -> str:
     """Of the run in whose directory the checkpoint lies; empty anywhere else."""
-    directory = RunDirectory(file.parent.parent)
-    if directory.last.parent.name != file.parent.name or not directory.environment_file.is_file():
+    directory = RunDirectory.holding(file)
+    if not directory.environment_file.is_file():
         return ""
     return str(directory.environment().get("git", {}).get("commit", ""))
 

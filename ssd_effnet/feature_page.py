@@ -26,6 +26,7 @@ from ssd_effnet.features import Found, Seen, evidence, found, matched_anchors, s
 from ssd_effnet.files import write_whole
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.predictor import Predictor
+from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.visualize import jpeg_address, save
 from ssd_effnet.yaml_files import nearest
 
@@ -49,9 +50,8 @@ class Page:
 
 def default_folder(run: Path, image: str) -> Path:
     """``pictures/features_<image>`` in the run's directory, where a checkpoint lies in one; else beside it."""
-    base = run if run.is_dir() else run.parent.parent if run.parent.name == "checkpoints" else run.parent
     name = Path(image).stem if Path(image).is_file() else image.replace("/", "_")
-    return base / "pictures" / f"features_{name}"
+    return RunDirectory.holding(run).path / "pictures" / f"features_{name}"
 
 
 def find_sample(predictor: Predictor, image: str, lwir: Path | None = None) -> tuple[Sample, bool]:

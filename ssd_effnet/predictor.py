@@ -147,6 +147,7 @@ class Predictor:
 
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
+            NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
             ValueError: a score or a batch size out of range.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
@@ -192,7 +193,7 @@ class Predictor:
 
     @torch.inference_mode()
     def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
-        """Detections of prepared samples, computed as one batch; arguments as in :meth:`predict`."""
+        """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
         if score is not None and not 0 <= score <= 1:
             raise ValueError(f"score must lie in 0..1, not {score}")
         if not samples:
@@ -201,7 +202,9 @@ class Predictor:
         if score is not None:
             postprocess.score_threshold = score
         batch = collate(samples).to(self.device)
-        detections = postprocess(self._folded(batch.images), self.input_size, batch.original_sizes)
+        outputs = self._folded(batch.images)
+        outputs.refuse_non_finite(batch.names)
+        detections = postprocess(outputs, self.input_size, batch.original_sizes)
         return list(self._per_image(detections, samples))
 
     def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:

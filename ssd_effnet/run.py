@@ -77,7 +77,7 @@ def run(
             run, so runs to be compared should show the same ones; None: those that are not the schema's own.
 
     Raises:
-        RunError, ConfigError, DataError, WeightsError, NonFiniteLossError: one sentence each.
+        RunError, ConfigError, DataError, WeightsError, NonFiniteError: one sentence each.
     """
     for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
         logging.getLogger(chatter).setLevel(logging.WARNING)

@@ -67,8 +67,10 @@ class RunDirectory:
 
     @classmethod
     def holding(cls, path: Path) -> RunDirectory:
-        """A run directory, or the one that a checkpoint lies in."""
-        return cls(path.parent.parent if path.is_file() else path)
+        """A run directory itself, or that of a checkpoint; of one that lies in none, the folder that it lies in."""
+        if path.is_dir():
+            return cls(path)
+        return cls(path.parent.parent if path.parent.name == cls(path).last.parent.name else path.parent)
 
     @property
     def config_file(self) -> Path:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ssd_effnet.failure import Failure
+
 if TYPE_CHECKING:
     import torch
 
@@ -195,6 +197,24 @@ class RawOutputs:
     cls_logits: torch.Tensor
     bbox_regression: torch.Tensor
     anchors_cxcywh: torch.Tensor
+
+    def refuse_non_finite(self, names: Sequence[str]) -> None:
+        """Raise where anything is infinite or not a number: it would count as nothing found.
+
+        Args:
+            names: of the images.
+
+        Raises:
+            NonFiniteError: names the images that are concerned.
+        """
+        scores, offsets = (x.isfinite().flatten(1).all(1) for x in (self.cls_logits, self.bbox_regression))
+        finite = (scores & offsets).tolist()
+        if bad := [name for name, fine in zip(names, finite, strict=True) if not fine]:
+            raise NonFiniteError(f"the detector's outputs are not finite on {', '.join(bad)}")
+
+
+class NonFiniteError(Failure, RuntimeError):
+    """Loss, weights or outputs became infinite or not a number; the sentence names step, frames or images."""
 
 
 @dataclass

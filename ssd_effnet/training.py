@@ -22,12 +22,11 @@ from data_kaist.dataset import DetectionDataset, read_pair
 from ssd_effnet.criterion import Losses
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
-from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable
+from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable, NonFiniteError
 from ssd_effnet.visualize import Marking, beside, draw, encoded
 from ssd_effnet.waiting import Waiting
 
@@ -39,10 +38,6 @@ _REMEDY = (
     "; the last good checkpoint stays. A lower optimizer.lr, optimizer.gradient_clip or schedule.warmup_steps usually "
     "helps."
 )
-
-
-class NonFiniteLossError(Failure, RuntimeError):
-    """Loss, weights or outputs became infinite or not a number; the sentence names step or frames."""
 
 
 class Found(NamedTuple):
@@ -147,7 +142,7 @@ class TrainingModule(LightningModule):
         """
         for name, parameter in self.detector.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise NonFiniteLossError(
+                raise NonFiniteError(
                     f"the weights {name} are not finite after step {self.global_step} (epoch {self.current_epoch})"
                     f"{_REMEDY}"
                 )
@@ -156,7 +151,7 @@ class TrainingModule(LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
     def _stop(self, loss: torch.Tensor, names: Sequence[str]) -> NoReturn:
-        raise NonFiniteLossError(
+        raise NonFiniteError(
             f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) on the frames "
             f"{', '.join(names)}{_REMEDY}"
         )
@@ -165,8 +160,7 @@ class TrainingModule(LightningModule):
         return batch.to(device, non_blocking=True)
 
     def _collect(self, outputs: Any, batch: Batch, losses: Losses | None = None) -> None:
-        if not torch.isfinite(outputs.cls_logits).all():  # or they would count as nothing found
-            raise NonFiniteLossError(f"the outputs are not finite on the frames {', '.join(batch.names)}")
+        outputs.refuse_non_finite(batch.names)
         size = (batch.images.shape[-2], batch.images.shape[-1])
         table = as_table(self.postprocess(outputs, size, batch.original_sizes), batch.indices)
         values = torch.stack([losses.total, losses.cls, losses.loc]).tolist() if losses else []

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from data_kaist.synthetic import write_dataset
+
 # a limit on wall time would make every property a timed test, and the machine is shared
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -51,4 +53,12 @@ def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, val = (json.loads((root / f"{split}.json").read_text()) for split in ("train", "val"))
     five = {key: [*train[key], val[key][0]] for key in ("images", "annotations")}
     (root / "five.json").write_text(json.dumps(train | five))
+    return root
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic twin of 30 pairs."""
+    root = tmp_path_factory.mktemp("synthetic")
+    write_dataset(root, 30, (512, 640), 0)
     return root

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import ConfigError, load_experiment
 from ssd_effnet.launch import Processes
 from ssd_effnet.run_directory import RunDirectory, RunError, State
@@ -25,13 +24,6 @@ SMALL = (
     *("extras.channels=32", "trainer.batch_size=4", "trainer.panel_images=0", "data.workers=0"),
     *("trainer.accelerator=cpu", "schedule.warmup_steps=0"),
 )
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("synthetic")
-    write_dataset(root, 24, (512, 640), 0)
-    return root
 
 
 def test_without_ray_a_sentence_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

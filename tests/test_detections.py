@@ -86,18 +86,18 @@ def test_spaces_blank_lines_windows_and_byte_order_marks(tmp_path: Path) -> None
         ("1,10,20,30,40", "line 3: has 5 columns"),
         ("1,10,20,30,40,0.5,7", "line 3: has 7 columns"),
         ("1 10 20 30 40 0.5", "line 3: has 1 columns"),
-        ("1,10,twenty,30,40,0.5", "line 3: has y 'twenty', which is not a number"),
-        ("1,10,,30,40,0.5", "line 3: has y '', which is not a number"),
+        ("1,10,twenty,30,40,0.5", "line 3: has y 'twenty', which is not a finite number"),
+        ("1,10,,30,40,0.5", "line 3: has y '', which is not a finite number"),
         ("0,10,20,30,40,0.5", "line 3: has image number 0, but image numbers are 1-based"),
         ("-1,10,20,30,40,0.5", "line 3: has image number -1"),
         ("1.5,10,20,30,40,0.5", "line 3: has image number 1.5, which should be a whole number"),
         ("4,10,20,30,40,0.5", "line 3: has image number 4, but there are only 3 images"),
         ("1,10,20,0,40,0.5", "line 3: has a box of width 0 and height 40"),
         ("1,10,20,30,-4,0.5", "line 3: has a box of width 30 and height -4"),
-        ("1,nan,20,30,40,0.5", "line 3: has x nan, which should be a finite number"),
-        ("1,10,20,30,inf,0.5", "line 3: has h inf, which should be a finite number"),
-        ("1,10,20,30,40,nan", "line 3: has score nan, which should be a finite number"),
-        ("nan,10,20,30,40,1", "line 3: has image_number nan"),
+        ("1,nan,20,30,40,0.5", "line 3: has x 'nan', which is not a finite number"),
+        ("1,10,20,30,inf,0.5", "line 3: has h 'inf', which is not a finite number"),
+        ("1,10,20,30,40,nan", "line 3: has score 'nan', which is not a finite number"),
+        ("nan,10,20,30,40,1", "line 3: has image_number 'nan'"),
     ],
 )
 def test_bad_lines(tmp_path: Path, line: str, message: str) -> None:
@@ -142,7 +142,7 @@ def test_bad_results(tmp_path: Path, content: object, message: str) -> None:
         ("set06_V000_I00019", "person 1 2 3 4", "line 1: has 5 columns"),
         ("set06_V000_I00019", "people 1 2 3 4 0.5", "line 1: detects 'people'"),
         ("set06_V000_I00019", "person 3 2 1 4 0.5", "line 1: has a box of width -2"),
-        ("set06_V000_I00019", "person 1 2 3 x 0.5", "line 1: has y2 'x', which is not a number"),
+        ("set06_V000_I00019", "person 1 2 3 x 0.5", "line 1: has y2 'x', which is not a finite number"),
     ],
 )
 def test_bad_devkit_files(tmp_path: Path, name: str, line: str, message: str) -> None:
@@ -193,7 +193,7 @@ def test_devkit_frames_without_a_file_are_silent(tmp_path: Path) -> None:
     assert found.image_index.tolist() == [2, 2]
     assert found.boxes_xyxy.tolist() == [[10, 20, 40, 80]] * 2
     write(tmp_path / "set09_V000_I00019.txt", "person 9 19 39 79 0.5\n\nperson 9 19 39 79 nan\n")
-    with pytest.raises(DetectionFileError, match=r"I00019\.txt, line 3: has score nan"):
+    with pytest.raises(DetectionFileError, match=r"I00019\.txt, line 3: has score 'nan'"):
         read_detections(tmp_path, 3, names=NAMES)
 
 

@@ -19,7 +19,6 @@ from processes import free_port, in_processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_kaist.synthetic import write_dataset
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_detector
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
@@ -38,13 +37,6 @@ SMALL = (
     *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.panel_images=0", "data.workers=0"),
     "backbone.norm=batch",
 )
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("synthetic")
-    write_dataset(root, 24, (512, 640), 0)
-    return root
 
 
 def experiment(*overrides: str) -> ExperimentConfig:

@@ -20,6 +20,7 @@ from ssd_effnet.config import ExperimentConfig, load_experiment
 from ssd_effnet.predictor import ImageDetections, Predictor
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.structures import NonFiniteError, RawOutputs
 from ssd_effnet.weights import WeightsError
 
 RANDOM = np.random.default_rng(0)
@@ -72,6 +73,24 @@ def test_the_detections_are_those_of_the_run(few_pairs: Path, finished: tuple[Ex
         # the file keeps a corner and a size to ten digits
         np.testing.assert_allclose(detections.boxes_xyxy, of_image.boxes_xyxy, rtol=0, atol=1e-4)
         np.testing.assert_allclose(detections.scores, of_image.scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("part", "where"), [("cls_logits", 0), ("bbox_regression", 1)])
+def test_outputs_that_are_not_finite_are_refused_and_the_image_named(
+    part: str, where: int, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would count as nothing found."""
+    detector = load_detector(checkpoints["visible"], device="cpu")
+    whole = detector._folded
+
+    def broken(images: torch.Tensor) -> RawOutputs:
+        outputs: RawOutputs = whole(images)
+        getattr(outputs, part)[where, 7, 1] = torch.nan
+        return outputs
+
+    monkeypatch.setattr(detector, "_folded", broken)
+    with pytest.raises(NonFiniteError, match=rf"^the detector's outputs are not finite on image {where}$"):
+        detector.predict([COLOUR, COLOUR])
 
 
 def test_all_forms_of_an_image_give_the_same(predictors: dict[str, Predictor], tmp_path: Path) -> None:

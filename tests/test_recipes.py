@@ -15,7 +15,7 @@ from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.structures import RawOutputs, Targets
-from ssd_effnet.training import NonFiniteLossError
+from ssd_effnet.training import NonFiniteError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL = (
@@ -270,9 +270,7 @@ def test_a_non_finite_loss_names_its_frames_and_leaves_the_last_checkpoint(
 ) -> None:
     e = small(few_pairs, "trainer.epochs=3")
     spoil(monkeypatch, 3, value=True)  # two steps an epoch: the second step of the second epoch
-    with pytest.raises(
-        NonFiniteLossError, match=r"the loss is nan at step 3 \(epoch 1\) on the frames \S+, \S+; "
-    ) as e3:
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 3 \(epoch 1\) on the frames \S+, \S+; ") as e3:
         run(e, tmp_path, echo=silent)
     assert sum(f"visible/{i}" in str(e3.value) for i in range(4)) == 2
     checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -287,7 +285,7 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(
     """The last step of an epoch has a finite loss and a gradient that is not: no later loss would tell."""
     e = small(few_pairs, f"data.val={val}", "trainer.ema_decay=0", "optimizer.gradient_clip=0", "trainer.epochs=2")
     spoil(monkeypatch, 3, value=False)
-    with pytest.raises(NonFiniteLossError, match=says):
+    with pytest.raises(NonFiniteError, match=says):
         run(e, tmp_path, echo=silent)
     checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 0

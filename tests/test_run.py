@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_kaist.dataset import collate
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
-from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config import ExperimentConfig, load_experiment
 from ssd_effnet.gallery.frames import write_pictures
@@ -33,13 +32,6 @@ SMALL = (
     "trainer.accelerator=cpu",
     "trainer.threads=1",
 )
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("synthetic")
-    write_dataset(root, 30, (512, 640), 0)
-    return root
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:

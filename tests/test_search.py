@@ -25,7 +25,7 @@ from ssd_effnet.search import work as working
 from ssd_effnet.search.found import best_trials, counts, failures, importances, trials_table, write_found
 from ssd_effnet.search.space import Choice, Range, read_space
 from ssd_effnet.search.work import Search, SearchError, open_study, plan, work
-from ssd_effnet.training import NonFiniteLossError
+from ssd_effnet.training import NonFiniteError
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "search.py"
@@ -313,7 +313,7 @@ def test_without_pruning_every_trial_comes_to_its_end(files: Path, monkeypatch: 
 def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def explodes(e: ExperimentConfig, epoch: int) -> float:
         if e.optimizer.lr > 1e-3:
-            raise NonFiniteLossError("the loss is nan at step 3\nwith a second line")
+            raise NonFiniteError("the loss is nan at step 3\nwith a second line")
         if e.optimizer.lr < 1e-4:
             raise RunError("the validation split holds nobody of the subset")
         return by_rate(e, epoch)
@@ -338,7 +338,7 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
 
 def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def explodes(e: ExperimentConfig, epoch: int) -> float:
-        raise NonFiniteLossError("the loss is nan")
+        raise NonFiniteError("the loss is nan")
 
     begun = pretend(monkeypatch, explodes)
     search = planned(files)

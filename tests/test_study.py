@@ -13,7 +13,6 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import ConfigError
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.run_directory import RunDirectory, RunError, State
@@ -28,13 +27,6 @@ SMALL = [
     *("extras.channels=32", "trainer.batch_size=4", "trainer.epochs=1", "trainer.panel_images=0", "data.workers=0"),
     *("trainer.accelerator=cpu", "backbone.name=efficientnet-lite0", "schedule.warmup_steps=0"),
 ]
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("synthetic")
-    write_dataset(root, 24, (512, 640), 0)
-    return root
 
 
 def study(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -18,14 +18,11 @@ from pathlib import Path
 
 import torch
 
-from data_kaist.errors import DataError
+from ssd_effnet.failure import Failure
 from ssd_effnet.machine import cores
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import Busy, Interrupted, RunError, State
+from ssd_effnet.run_directory import Busy, Interrupted, State
 from ssd_effnet.study.plan import Job
-from ssd_effnet.training import NonFiniteLossError
-from ssd_effnet.weights import WeightsError
-from ssd_effnet.yaml_files import ConfigError
 
 POLL = 1.0  # seconds between two looks at the runs
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
@@ -138,7 +135,7 @@ def work(job: Job, threads: int) -> None:
     except Interrupted as error:
         print(f"error: {error}")
         return
-    except (ConfigError, DataError, RunError, WeightsError, NonFiniteLossError, OSError) as error:
+    except (Failure, OSError) as error:
         reason = str(error)
     except Exception as error:  # a bug must not end the study; its traceback is in the log
         traceback.print_exc()
