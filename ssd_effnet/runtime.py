@@ -10,7 +10,7 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,12 @@ def keep_freed_memory(on: bool = True) -> bool:
         else {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # where glibc's own rule ends up
     )
     return all(mallopt(name, value) for name, value in settings.items())
+
+
+def release_freed_memory() -> None:
+    """Give back now what was freed (glibc), or whoever frees next does it, at his expense."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)
