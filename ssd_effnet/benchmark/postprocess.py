@@ -29,7 +29,7 @@ def benchmark_postprocess(
             plain_boxes, plain_scores = plain()[0]
             agreement = agree("scores", scores, plain_scores, 0) + ", " + agree("boxes", boxes, plain_boxes, 1e-3)
             where = "spread over the frame" if spread else "around 12 people"
-            times = in_turns({"own": own, "reference": plain}, runs)
+            times = in_turns({"own": own, "reference": plain}, runs, release=True)
             case = f"{len(anchors):,} anchors, {number:,} candidates {where}, {len(boxes)} kept"
             goal = GOALS.get(number) if not spread else None
             yield compared("postprocess", case, times, goal=goal, agreement=agreement)
