@@ -94,6 +94,11 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
     return {"accelerator": t.accelerator, "devices": t.devices, "num_nodes": t.num_nodes, "strategy": strategy}
 
 
+def environments() -> list[SLURMEnvironment]:
+    """SLURM's, told not to requeue: Lightning would write checkpoints of its own and start from them unasked."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
 def loader(
     experiment: ExperimentConfig, dataset: DetectionDataset, stage: str, processes: Processes
 ) -> DataLoader[Sample]:

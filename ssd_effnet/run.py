@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import save_experiment, settings, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
-from ssd_effnet.launch import Processes, devices, ending_together, loader
+from ssd_effnet.launch import Processes, devices, ending_together, environments, loader
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
@@ -49,8 +49,8 @@ from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import StopAfterStep
 from ssd_effnet.structures import Annotations, DetectionTable
-from ssd_effnet.training import LOG_EVERY, EpochLines, FusionWeights, MetricsCsv, Pictures, TrainingModule
-from ssd_effnet.waiting import Waiting
+from ssd_effnet.training import LOG_EVERY, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.waiting import EpochLines, Waiting
 from ssd_effnet.weights import read_plain
 
 
@@ -189,39 +189,43 @@ class _Session:
     def fit(self, *, resumed: bool) -> None:
         """All epochs, or those after the last checkpoint."""
         trainer, last = self.trainer, self.directory.last
-        try:
-            with self.stop.listening():
-                trainer.fit(
-                    self.module,
-                    self.loaders["train"],
-                    self.loaders.get("val"),
-                    ckpt_path=last if resumed else None,
-                    weights_only=True,
-                )
-        except DataError as error:
-            raise _without_traceback(error) from error
-        except SystemExit:  # Lightning's answer to Ctrl+C
-            if not trainer.interrupted or not trainer.is_global_zero:
-                raise
+
+        def sentence() -> str:
             goes_on = f"goes on from {last}" if last.is_file() else "begins anew, no epoch was done"
-            raise Interrupted(
-                f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}"
-            ) from None
+            return f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}"
+
+        with self._interruptible(sentence):
+            trainer.fit(
+                self.module,
+                self.loaders["train"],
+                self.loaders.get("val"),
+                ckpt_path=last if resumed else None,
+                weights_only=True,
+            )
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, Scores]:
         """What the weights of a checkpoint find in the test split."""
         # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
         self.module.load_state_dict(read_plain(checkpoint)["state_dict"])
+        with self._interruptible(lambda: f"{checkpoint}: stopped while it was tested; --resume tests it anew"):
+            self.trainer.test(self.module, self.loaders["test"], verbose=False)
+        return self.module.results["test"]
+
+    @contextmanager
+    def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
+        """Errors of the loop in the run's own words; ``sentence`` says where it was stopped."""
         try:
             with self.stop.listening():
-                self.trainer.test(self.module, self.loaders["test"], verbose=False)
+                yield
         except DataError as error:
             raise _without_traceback(error) from error
-        except SystemExit:
-            if not self.trainer.interrupted or not self.trainer.is_global_zero:
+        except (SystemExit, RuntimeError, OSError) as error:
+            # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker before the step
+            if not self.trainer.interrupted or not (self.stop.asked or isinstance(error, SystemExit)):
                 raise
-            raise Interrupted(f"{checkpoint}: stopped while it was tested; --resume tests it anew") from None
-        return self.module.results["test"]
+            if not self.trainer.is_global_zero:
+                sys.exit(1)
+            raise Interrupted(sentence()) from None
 
     def finish(self, shown: Sequence[str]) -> dict[str, Any]:
         """Test what was chosen, write down what came of it, and return it."""
@@ -378,7 +382,7 @@ def _trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
         logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False),
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *environments()],
         callbacks=callbacks,
         use_distributed_sampler=False,
         enable_progress_bar=on_terminal,

@@ -9,43 +9,71 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopAfterStep(Callback):
     """Ends training, validation or test after the batch in which Ctrl+C was pressed; pressed twice, at once.
 
+    SIGTERM, which batch systems and ``timeout`` send, counts as Ctrl+C.
+
     Args:
         echo: told one line when it is pressed.
         first: whether this process stops the run. The others must not stop at a step of their own: they would leave it
             waiting for their share of the next one, so they go on until it ends them.
+
+    Attributes:
+        asked: whether somebody wants the run to end.
     """
 
     def __init__(self, echo: Callable[[str], None], *, first: bool = True) -> None:
         self.echo = echo
         self.first = first
         self.asked = False
+        self._listens = False
+        self._complaint: Any = None  # torch's, about workers that have died
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT as long as the block runs; where threads may not, it stays with whoever has it."""
+        """Take the signals as long as the block runs; where threads may not, they stay with whoever has them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._ask if self.first else signal.SIG_IGN)
+        before = [signal.getsignal(number) for number in SIGNALS]
+        self._listens = True
+        self._listen()
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            self._listens = False
+            if self._complaint:
+                signal.signal(signal.SIGCHLD, self._complaint)
+            for number, handler in zip(SIGNALS, before, strict=True):
+                signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._ask)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has put its own handler of SIGTERM before ours: it talks to processes that may not listen."""
+        if self._listens:
+            self._listen()
+
+    on_test_start = on_train_start
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and self.first:
             raise KeyboardInterrupt
+        if not self.asked and number == signal.SIGTERM:  # it may have ended the loader's workers, too
+            self._complaint = signal.signal(signal.SIGCHLD, lambda *_: None)
         self.asked = True
         self.echo("stopping after this step (Ctrl+C once more: at once)")
 
     def _stop(self, *_: Any, **__: Any) -> None:
-        if self.asked:
+        if self.asked and self.first:
             raise KeyboardInterrupt
 
     on_train_batch_end = on_validation_batch_end = on_test_batch_end = _stop

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -28,7 +27,6 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.structures import Annotations, Batch, Detections, DetectionTable, NonFiniteError
 from ssd_effnet.visualize import Marking, beside, draw, encoded
-from ssd_effnet.waiting import Waiting
 
 LOG_EVERY = 10  # steps
 LOSSES = ("loss_total", "loss_cls", "loss_loc")
@@ -244,33 +242,6 @@ class MetricsCsv(Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_whole(self.path, text.getvalue())
-
-
-class EpochLines(Callback):
-    """One line an epoch on the terminal, for logs and for people who come back in the morning."""
-
-    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
-        self.waiting = waiting
-        self.echo = echo
-        self.since = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.since = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        shown = {
-            "loss": ("train_epoch/loss_total", "{:.3f}"),
-            "val loss": ("val/loss_total", "{:.3f}"),
-            "val MR": ("val/MR/reasonable_all", "{:.2f}"),
-            "val AP": ("val/AP", "{:.1f}"),
-            "val AP50": ("val/AP50", "{:.1f}"),
-        }
-        metrics = trainer.callback_metrics
-        parts = [
-            f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
-        ]
-        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
-        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
 
 
 class FusionWeights(Callback):

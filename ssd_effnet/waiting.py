@@ -1,16 +1,20 @@
-"""How much of the training time goes by while the device waits for data."""
+"""Where the training time goes: how much of it waits for data, and the lines that say so."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ssd_effnet.distributed import gather_from_processes
+from ssd_effnet.machine import cores
 
+FIRST_STEPS = 4
 ENOUGH = 0.05  # share of the time from which on more workers or a cache pay
 
 
@@ -84,3 +88,50 @@ class Waiting(Callback):
                 "time/step_seconds": (waited + worked) / (self.steps - self._first),
             }
             trainer.logger.log_metrics(figures, trainer.global_step)
+
+
+def _neighbours() -> str:
+    """What to do where others compete for the cores; empty where nobody does."""
+    load, here = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, cores()
+    if torch.cuda.is_available() or torch.get_num_threads() == 1 or load < here + 1:
+        return ""
+    return f"; {load:.0f} processes share {here} cores here, where trainer.threads=1 is often as fast"
+
+
+class EpochLines(Callback):
+    """One line an epoch on the terminal, for logs and for people who come back in the morning.
+
+    Before the first one, how long a step takes: hours and days can be told apart after a minute.
+    """
+
+    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
+        self.waiting = waiting
+        self.echo = echo
+        self.since = 0.0
+        self.is_new = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.is_new and batch_idx + 1 == FIRST_STEPS:
+            self.is_new = False
+            step = (time.monotonic() - self.since) / FIRST_STEPS
+            self.echo(f"about {step:.2g} s a step, {trainer.num_training_batches} steps an epoch{_neighbours()}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = {
+            "loss": ("train_epoch/loss_total", "{:.3f}"),
+            "val loss": ("val/loss_total", "{:.3f}"),
+            "val MR": ("val/MR/reasonable_all", "{:.2f}"),
+            "val AP": ("val/AP", "{:.1f}"),
+            "val AP50": ("val/AP50", "{:.1f}"),
+        }
+        metrics = trainer.callback_metrics
+        parts = [
+            f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
+        ]
+        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
+        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")

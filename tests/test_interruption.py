@@ -266,9 +266,12 @@ def test_ctrl_c_twice_stops_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_of_a_terminal(workers: int, few_pairs: Path, tmp_path: Path) -> None:
-    """It reaches the whole process group, the loaders' workers too."""
+def test_ctrl_c_of_a_terminal_and_sigterm_of_timeout(
+    workers: int, number: signal.Signals, few_pairs: Path, tmp_path: Path
+) -> None:
+    """They reach the whole process group, the loaders' workers too."""
     settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", f"data.workers={workers}", "trainer.epochs=1000"]
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
@@ -279,9 +282,10 @@ def test_ctrl_c_of_a_terminal(workers: int, few_pairs: Path, tmp_path: Path) -> 
         while directory.epochs_done() < 2:
             time.sleep(0.1)
             assert process.poll() is None
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopping after this step" in out, err
+    assert directory.state is State.INTERRUPTED
     assert err.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in err
 
 

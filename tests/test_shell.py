@@ -5,8 +5,10 @@ import os
 import pty
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,26 @@ def test_subcommands_complain_alike(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["go", "--size", "512"])
     assert "'512' is not HxW of at least 32 pixels each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.2, None), (3.0, "passive")])
+def test_threads_sleep_while_they_wait_where_others_are_at_work(
+    load: float, policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # so that it is put back afterwards
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    command = shell.command(lambda argv: 0)
+    assert command([]) == 0 and os.environ["OMP_WAIT_POLICY"] == "active"  # who says it is obeyed
+    del os.environ["OMP_WAIT_POLICY"]
+    assert command([]) == 0 and os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert shell.command(main)([]) == 130 and capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before

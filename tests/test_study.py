@@ -222,3 +222,23 @@ def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) ->
     done = study("run", str(LITE0), *settings, f"--out={tmp_path}")
     assert done.returncode == 0 and "begins from epoch" in done.stdout, done.stdout + done.stderr
     assert len(directory.metrics()) == 30 and directory.environment()["resumed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, synthetic: Path, tmp_path: Path) -> None:
+    """Sent to the study alone, as ``kill`` does, or to its runs and their workers too, as ``timeout`` does."""
+    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while len(directory.metrics()) < 2:
+            time.sleep(0.2)
+            assert process.poll() is None
+        (os.killpg if all_of_them else os.kill)(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert directory.state is State.INTERRUPTED and "stopped in epoch" in directory.log_file.read_text()

@@ -10,7 +10,7 @@ import pytest
 from data_kaist import dataset
 from ssd_effnet.benchmark.wait import measure_waits
 from ssd_effnet.config import load_experiment
-from ssd_effnet.waiting import Waiting
+from ssd_effnet.waiting import EpochLines, Waiting
 
 LITE0 = Path(__file__).parents[1] / "experiments" / "lite0.yaml"
 
@@ -25,6 +25,20 @@ def _epoch(waiting: Waiting, clock: list[float], waits: list[float], steps: list
         waiting.on_train_batch_end(nothing, nothing, None, None, number)
     clock[0] += 100  # validation is neither
     waiting.on_train_epoch_end(nothing, nothing)
+
+
+def test_how_long_a_step_takes_is_said_once_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    times = iter([0.0, 8.0])
+    monkeypatch.setattr("ssd_effnet.waiting.time.monotonic", lambda: next(times, 9.0))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    shown = EpochLines(Waiting(), lines.append)
+    trainer: Any = SimpleNamespace(num_training_batches=32)
+    for _ in range(2):
+        shown.on_train_epoch_start(trainer, trainer)
+        for batch in range(32):
+            shown.on_train_batch_end(trainer, trainer, None, None, batch)
+    assert lines == ["about 2 s a step, 32 steps an epoch"]
 
 
 def test_waiting_is_what_lies_between_two_steps() -> None:

@@ -22,6 +22,7 @@ from ssd_effnet.failure import Failure
 from ssd_effnet.machine import cores
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, State
+from ssd_effnet.stopping import SIGNALS
 from ssd_effnet.study.plan import Job
 
 POLL = 1.0  # seconds between two looks at the runs
@@ -84,13 +85,15 @@ def execute(
                 if process.exitcode is not None:
                     del running[job]
                     slots.append(slot)
-                    if process.exitcode < 0:
+                    if process.exitcode < 0 and -process.exitcode not in SIGNALS:
                         name = signal.Signals(-process.exitcode).name
                         job.directory.fail(f"was ended by {name}; too little memory ends a process like this")
                     outcomes.append(outcome(job))
                     on_end(outcomes[-1])
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         for process, _ in running.values():  # the terminal's Ctrl+C has reached them too: they end after their step
+            if stop.args:  # but SIGTERM may have come to this process alone
+                process.terminate()
             process.join()
         raise
     return outcomes
