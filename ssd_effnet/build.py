@@ -183,6 +183,10 @@ def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
             f"{nearest(b.name, list(BACKBONES))}"
         )
     if not b.name.startswith("efficientnet"):
+        if b.levels is not None:
+            raise ConfigError(
+                f"{e.name}: key `backbone.levels`: {b.name} has levels of its own; leave them out, or say null"
+            )
         return BACKBONES[b.name](in_channels=in_channels)
     try:
         return BACKBONES[b.name](

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -85,6 +85,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
         ConfigError: one sentence naming file (or override), key and the nearest right key or value.
     """
     path = Path(path)
+    if not path.exists() and (meant := [p for p in (path.with_suffix(".yaml"), _named(path)) if p.is_file()]):
+        raise ConfigError(f"{path}: there is no such experiment file; did you mean {meant[0]}?")
     config = OmegaConf.structured(ExperimentConfig)
     for layer_path, layer in reversed(_chain(path)):
         config = _merge(config, layer, str(layer_path))
@@ -94,6 +96,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     experiment = _to_dataclass(config, str(path))
     check_experiment(experiment, str(path))
     return experiment
+
+
+def _named(path: Path) -> Path:
+    """The project's experiment of this name, seen from the checkout."""
+    return Path("experiments", f"{path.stem}.yaml")
 
 
 def load_base(path: str | Path) -> ExperimentConfig:
@@ -169,7 +176,8 @@ def _read_layer(path: Path) -> dict[str, Any]:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override {text!r}: must have the form key=value, for example optimizer.lr=0.001")
+        meant = f"{text}=VALUE, without a space" if text in settings(ExperimentConfig()) else "optimizer.lr=0.001"
+        raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
     content: Any = parse_yaml(value, f"override {text!r}: the value") if value.strip() else ""
     for part in reversed(key.strip().split(".")):
         content = {part: content}
@@ -185,7 +193,9 @@ def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig
         try:
             OmegaConf.update(config, key, value, merge=False)
         except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
+            reason, wanted = str(error).splitlines()[0], _wanted(key)
+            if wanted and isinstance(error, OmegaConfBaseException):
+                reason = f"wants {wanted}, not {value!r}"
             choices = _choices(key)
             if choices:
                 reason = f"{value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
@@ -193,12 +203,36 @@ def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig
     return config
 
 
+def _type_of(key: str) -> Any:
+    """The type that the schema gives a key of a group; None for others."""
+    group, _, name = key.partition(".")
+    return get_type_hints(type(getattr(ExperimentConfig(), group))).get(name) if name else None
+
+
 def _choices(key: str) -> tuple[str, ...]:
     """The values that a key may have, where its type is a ``Literal``; else nothing."""
-    group, _, name = key.partition(".")
-    owner = type(getattr(ExperimentConfig(), group))
-    annotation = owner.__annotations__.get(name) if name else None
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    return get_args(_type_of(key)) if get_origin(_type_of(key)) is Literal else ()
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_LISTS = {
+    int: "a list of whole numbers, for example [256,320]",
+    float: "a list of numbers, for example [0.5,1.0]",
+    str: "a list of names, for example [person]",
+}
+
+
+def _wanted(key: str) -> str:
+    """What a key's value must be, in words; empty where the schema says more than this knows."""
+    kind = _type_of(key)
+    options = [option for option in get_args(kind) or [kind] if option is not type(None)]
+    if get_origin(kind) is list:
+        return _LISTS.get(options[0], "")
+    if get_origin(kind) is Literal or len(options) != 1:
+        return ""
+    (option,) = options
+    said = _LISTS.get(get_args(option)[0], "") if get_origin(option) is list else _KINDS.get(option, "")
+    return f"{said}, or null" if said and len(get_args(kind)) > 1 else said
 
 
 def _as_float_if_that_is_meant(config: DictConfig, key: str, value: str) -> Any:
@@ -313,7 +347,5 @@ def check_experiment(e: ExperimentConfig, source: str) -> None:
         refuse("schedule.gamma", f"must lie between 0 and 1, not {e.schedule.gamma}")
     if e.backbone.norm == "frozen" and e.backbone.pretrained == "none":
         refuse("backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained")
-    if not e.backbone.name.startswith("efficientnet") and e.backbone.levels is not None:
-        refuse("backbone.levels", f"{e.backbone.name} has levels of its own; leave them out, or say null")
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
         refuse("data.val", "is the test split, which must not choose the epoch; set trainer.test_checkpoint: last")

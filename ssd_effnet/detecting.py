@@ -70,7 +70,7 @@ class Summary:
             model, total = (1000 * s / self.images for s in (self.model_seconds, self.seconds))
             rate = self.images / self.seconds
             line += f": {rate:.2f} frames a second (an image: model {model:.0f} ms, all in all {total:.0f} ms)"
-        return line + (f"; {len(self.bad):,} bad files left out" if self.bad else "")
+        return line + (f"; {len(self.bad):,} bad file{'s' * (len(self.bad) > 1)} left out" if self.bad else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, fingerprint
-from ssd_effnet.config import differences, load_experiment
+from ssd_effnet.config import differences, load_experiment, settings
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
@@ -135,8 +135,11 @@ class RunDirectory:
         """The resolved config.
 
         Raises:
-            ConfigError: it is not there or not readable.
+            RunError: there is no run.
+            ConfigError: its config is not readable.
         """
+        if not self.config_file.is_file():
+            raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
         return load_experiment(self.config_file)
 
     def environment(self) -> dict[str, Any]:
@@ -162,8 +165,12 @@ class RunDirectory:
 
         Raises:
             Busy: another process is at work here.
+            RunError: the directory cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self}: cannot be made ({error.strerror or error}); choose another --out") from error
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
@@ -193,12 +200,15 @@ class RunDirectory:
         Raises:
             RunError: it holds one, and this is not its continuation.
         """
-        if not self.config_file.is_file():
-            return
+        if not (self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())):
+            return  # one that was stopped before its first epoch was over has nothing to lose
         if not resume:
             raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
-        if changed := differences(self.experiment(), experiment):
-            raise RunError(f"{self}: was started with another config; these differ: {', '.join(changed)}")
+        begun = self.experiment()
+        if changed := differences(begun, experiment):
+            was, now = settings(begun), settings(experiment)
+            each = ", ".join(f"{key} ({was.get(key)}, now {now.get(key)})" for key in changed)
+            raise RunError(f"{self}: was started with another config; these differ: {each}; choose another --out")
 
     def refuse_other_data(self, data: Mapping[str, Any]) -> None:
         """Data of a run that has begun must be those that it was begun with.

@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_overrides(self, words: str = "settings that differ from the file") -> None:
         """The positional argument ``key=value ...``, whose keys a shell can complete."""
-        overrides = self.add_argument("overrides", nargs="*", metavar="key=value", help=words)
+        overrides = self.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
         overrides.completer = complete_setting  # type: ignore[attr-defined]
 
     def completed(self) -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from efficientnet_lite_pytorch import EfficientNet as LitePackage
 from efficientnet_pytorch import EfficientNet as Package
 from torch import nn
 
+from ssd_effnet.build import build_backbone
+from ssd_effnet.config import ConfigError, load_experiment
 from ssd_effnet.models.backbones import BACKBONES, VGG16, EfficientNet
 from ssd_effnet.models.backbones.efficientnet import NAMES, Strides, stages
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
@@ -266,3 +269,19 @@ def test_every_listed_backbone_builds(name: str) -> None:
     with torch.device("meta"):
         backbone = BACKBONES[name]()
     assert [level.stride for level in backbone.levels] == [8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone.name=resnet50"], r"'resnet50' is not one of .*"),
+        (
+            ["backbone.name=vgg16-bn"],
+            r"`backbone\.levels`: vgg16-bn has levels of its own; leave them out",
+        ),
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_named(overrides: list[str], message: str) -> None:
+    e = load_experiment(Path(__file__).parents[1] / "experiments" / "lite0.yaml", overrides)
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(e, 3)

@@ -1,5 +1,6 @@
 """Experiments as files: inheritance, overrides, and complaints that help."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from ssd_effnet.config import (
     save_experiment,
 )
 
-EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -78,7 +80,6 @@ def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> Non
         ("input: {sizes: [1, 2]}", "did you mean `input.size`"),
         ("- a\n- b", "key: value"),
         ("a: [", "not YAML"),
-        ("backbone: {levels: [2, 3]}", "vgg16-bn has levels of its own"),
         ("augment: {crop_scale: [4, 0.25]}", "[smallest, largest]"),
         ("data: {workers: -1}", "must be at least 0"),
     ],
@@ -106,3 +107,28 @@ def test_an_experiment_changes_what_it_says(path: Path) -> None:
 def test_defaults_are_valid(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert differences(load_experiment(tmp_path / "empty.yaml"), ExperimentConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("input.size=128,160", "wants a list of whole numbers, for example [256,320], not '128,160'"),
+        ("optimizer.lr=abc", "wants a number, not 'abc'"),
+        ("trainer.epochs=many", "wants a whole number, not 'many'"),
+        ("trainer.compile=perhaps", "wants true or false, not 'perhaps'"),
+        ("backbone.levels=3", "wants a list of whole numbers, for example [256,320], or null, not 3"),
+        ("trainer.epochs", "example trainer.epochs=VALUE, without a space"),
+        ("epochs", "example optimizer.lr=0.001"),
+    ],
+)
+def test_a_value_of_another_kind_is_answered_with_what_is_wanted(override: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        load_experiment(ROOT / "experiments" / "lite0.yaml", [override])
+
+
+def test_an_experiment_named_without_its_folder_is_answered_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"^lite0: there is no .*; did you mean experiments/lite0\.yaml\?"):
+        load_experiment("lite0")
+    with pytest.raises(ConfigError, match=r"did you mean experiments/lite0\.yaml\?"):
+        load_experiment("experiments/lite0")

@@ -17,7 +17,7 @@ from data_kaist.dataset import collate
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
-from ssd_effnet.config import ExperimentConfig, load_experiment
+from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.gallery.frames import write_pictures
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, RunError, State
@@ -249,3 +249,28 @@ def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
     assert results["test"]["images"] == 7
     assert results["test"]["matlab"]["reasonable_all"] < 5
     shutil.rmtree(tmp_path)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_not_in_the_way(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic)
+    directory = RunDirectory.of(e, tmp_path)
+    directory.path.mkdir(parents=True)
+    save_experiment(experiment(synthetic, "optimizer.lr=0.5"), directory.config_file)
+    directory.refuse_to_mix(e, resume=False)
+    directory.last.parent.mkdir()
+    directory.last.write_bytes(b"weights")
+    with pytest.raises(RunError, match="holds a run already"):
+        directory.refuse_to_mix(e, resume=False)
+    with pytest.raises(RunError, match=r"these differ: optimizer\.lr \(0\.5, now 0\.001\); choose another --out"):
+        directory.refuse_to_mix(e, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(synthetic: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/below/lite0/seed0: cannot be made \(.*\); choose another --out"):
+        run(experiment(synthetic), tmp_path / "file" / "below", echo=lambda line: None)
+
+
+def test_a_folder_without_a_run_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nobody: is no run directory, it has no config\.yaml"):
+        RunDirectory(tmp_path / "nobody").experiment()

@@ -128,7 +128,10 @@ def test_other_configs_and_other_data_are_refused(
     ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path, tmp_path: Path
 ) -> None:
     out, _ = ran
-    with pytest.raises(RunError, match=r"lite0/seed0: was started with another config; these differ: optimizer\.lr"):
+    with pytest.raises(
+        RunError,
+        match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)",
+    ):
         check(plan([LITE0], [0], [*SMALL, f"data.root={synthetic}", "optimizer.lr=0.5"], out))
     jobs = plan([LITE0], [0], [*SMALL, f"data.root={synthetic}"], out)
     check(jobs)
