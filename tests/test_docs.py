@@ -27,8 +27,9 @@ import yaml
 from untrained import write_checkpoint
 
 from ssd_effnet.build import build_detector
-from ssd_effnet.config import load_experiment
+from ssd_effnet.config import load_experiment, settings
 from ssd_effnet.models.backbones import BACKBONES
+from ssd_effnet.schema import ExperimentConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -204,6 +205,20 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
     outputs.cls_logits.sum().backward()
     assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh)
+
+
+def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
+    assert script("scripts/keys.py")["main"](["--out", str(tmp_path / "keys.md")]) == 0
+    written = (tmp_path / "keys.md").read_text("utf-8")
+    assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run scripts/keys.py"
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
+    assert rows.keys() == settings(ExperimentConfig()).keys()
+    assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
+    assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value
+    assert rows["anchors.reference_size"].split(" | ")[1:] == [
+        "`[512, 640]`",
+        "the (height, width) in whose pixels the sizes are stated; null: those of the input, whatever its size",
+    ]  # in the line above
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))
