@@ -118,5 +118,11 @@ def height_bins() -> list[str]:
     return [f"{a}-{b}" for a, b in pairwise(HEIGHT_EDGES)] + [f"{HEIGHT_EDGES[-1]}+"]
 
 
+def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:
+    """Heights in pixels below which so many per cent of the persons lie; empty without persons."""
+    heights = _joined([frame.annotations.height[frame.annotations.labels == PERSON] for frame in frames], np.float64)
+    return dict(zip(shares, map(float, np.percentile(heights, shares)), strict=True)) if len(heights) else {}
+
+
 def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)

@@ -4,10 +4,15 @@
 examples:
   scripts/train.py experiments/lite0.yaml
   scripts/train.py experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
+  scripts/train.py experiments/lite0.yaml trainer.seed=1   (another seed: runs/lite0/seed1)
   scripts/train.py experiments/lite0.yaml --resume
   scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
   scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
+
+--tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
+pretrained weights, no loader processes. It shows whether an experiment runs; its figures mean nothing. All keys that
+key=value may set: docs/keys.md.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def errors(arguments: argparse.Namespace) -> str:
     page = write_errors(
         arguments.run, out, subset=arguments.subset, fppi=fppi, min_score=arguments.score, count=arguments.count
     )
-    table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>9}" for row in page.charts[0].rows]
-    head = f"{'kind':<38}{'number':>7}{'MR then':>9}"
+    table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
+    head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
     return "\n".join([*page.lead, head, *table, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 

@@ -22,6 +22,7 @@ from data_kaist.statistics import (
     ObjectStatistics,
     channel_statistics,
     height_bins,
+    height_quantiles,
     object_statistics,
 )
 from ssd_effnet.visualize import Marking, beside, draw, save, with_caption
@@ -94,6 +95,9 @@ def inspect(
         statistics = object_statistics(frames)
         _print(console, split, _object_table(statistics))
         _print(console, f"{split}: persons by height in pixels", _height_table(statistics))
+        if quantiles := height_quantiles(frames):
+            shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
+            console.print(Text(f"{split}: heights in pixels: {shares}\n"), soft_wrap=True)
     console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)

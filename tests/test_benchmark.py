@@ -1,6 +1,7 @@
 """The benchmark measures what it says, and refuses what it cannot."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     assert len(growth_table(points, "a machine").rows) == len(points)
     draw_growth(points, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_growth_is_labelled_in_whole_factors(tmp_path: Path) -> None:
+    points = [Point("a", f, 10 * f, 1.5 * f, 3.0 * f) for f in (1, 2, 4, 8)]
+    draw_growth(points, tmp_path / "growth.svg")
+    said = (tmp_path / "growth.svg").read_text("utf-8")
+    labels = re.findall(r"<!-- (.*?) -->", said)  # matplotlib writes each text beside its outlines
+    assert [labels.count(factor) for factor in ("1", "2", "4", "8")] == [4, 4, 4, 4]  # two axes each of two panels
+    assert not any("10^" in label for label in labels)
 
 
 def test_powers_of_growth_by_hand() -> None:

@@ -17,6 +17,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +28,9 @@ import yaml
 from untrained import write_checkpoint
 
 from ssd_effnet.build import build_detector
-from ssd_effnet.config import load_experiment
+from ssd_effnet.config import load_experiment, settings
 from ssd_effnet.models.backbones import BACKBONES
+from ssd_effnet.schema import ExperimentConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -112,7 +114,7 @@ def test_every_command_anywhere_parses(
     files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
     overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
     for file in (f for f in files if f is not None and str(f).startswith("experiments/")):
-        if file.name != "mine.yaml":  # which the page makes
+        if file.name not in ("mine.yaml", "resnet18.yaml"):  # which a page makes
             loaded(ROOT / file, tuple(overrides))
 
 
@@ -125,6 +127,29 @@ def sandbox(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def follow_the_backbones_page(page: Path, sandbox: Path) -> None:
+    """Save its class, its two lines and its experiment where it says, in a copy of the package."""
+    (sandbox / "ssd_effnet").unlink()
+    shutil.copytree(ROOT / "ssd_effnet", sandbox / "ssd_effnet", ignore=shutil.ignore_patterns("__pycache__"))
+    (sandbox / "data_kaist").symlink_to(ROOT / "data_kaist", target_is_directory=True)
+    file, *_ = blocks(page, "python")
+    (diff,), (experiment,) = blocks(page, "diff"), blocks(page, "yaml")
+    backbones = sandbox / "ssd_effnet" / "models" / "backbones"
+    (backbones / "resnet.py").write_text(file.text)
+    (backbones / "__init__.py").write_text(with_added_lines((backbones / "__init__.py").read_text("utf-8"), diff.text))
+    (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
+
+
+def with_added_lines(text: str, diff: str) -> str:
+    """Each line with a plus comes behind the line before it, which is in the text once."""
+    lines = text.splitlines()
+    for before, line in pairwise(diff.splitlines()):
+        if line.startswith("+"):
+            assert lines.count(before[1:]) == 1, before
+            lines.insert(lines.index(before[1:]) + 1, line[1:])
+    return "\n".join(lines) + "\n"
+
+
 def run(block: Block, sandbox: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -132,7 +157,7 @@ def run(block: Block, sandbox: Path) -> str:
         cwd=sandbox,
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, "PYTHONPATH": f"{sandbox}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, f"{block.page.name}:\n{block.text}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -161,9 +186,13 @@ def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
     if page.stem == "kaist":  # nobody may put KAIST here: its twin stands in
         words = "scripts/make_synthetic.py data/kaist --frames 160 --seed 0"
         run(Block(page, "bash", words, ""), sandbox)
+    if page.stem == "your-backbone":
+        follow_the_backbones_page(page, sandbox)
     for block in blocks(page, "bash"):
         if not block.mark.startswith("not run"):
             run(block, sandbox)
+    if page.stem == "your-backbone":
+        assert (sandbox / "runs/resnet18-tiny/seed0/results.json").is_file()
     if page.stem == "your-data":
         for file in ("mine/seed0/errors/index.html", "mine/seed0/results.json", "mine_study/report/index.html"):
             assert (sandbox / "runs" / file).is_file(), file
@@ -187,16 +216,20 @@ def test_the_backbone_of_the_page_keeps_its_promises(
 ) -> None:
     page = ROOT / "docs" / "your-backbone.md"
     torch.manual_seed(0)
-    monkeypatch.setattr("ssd_effnet.models.backbones.BACKBONES", dict(BACKBONES))
-    names = ModuleType("page").__dict__
-    for block in blocks(page, "python"):
-        exec(compile(block.text, str(page), "exec"), names)
-    file, *_ = blocks(page, "python")
+    file, check = blocks(page, "python")
+    module = ModuleType("ssd_effnet.models.backbones.resnet")
+    exec(compile(file.text, str(page), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # as if saved where the page says
+    exec(compile(check.text, str(page), "exec"), {})
     code = [x for x in file.text.splitlines() if x.strip() and not x.startswith(("import", "from", '"""'))]
     assert len(code) <= 30
     # the trunk of the published network: its 11,689,512 parameters less the classifier's 512 x 1000 + 1000
     assert capsys.readouterr().out == f"{11_689_512 - 513_000} parameters\n"
-    monkeypatch.setitem(BACKBONES, "resnet18", names["ResNet18"])
+    names: dict[str, Any] = {}
+    (diff,) = blocks(page, "diff")
+    package = (ROOT / "ssd_effnet" / "models" / "backbones" / "__init__.py").read_text("utf-8")
+    exec(compile(with_added_lines(package, diff.text), str(page), "exec"), names)
+    monkeypatch.setitem(BACKBONES, "resnet18", names["BACKBONES"]["resnet18"])
     (experiment,) = blocks(page, "yaml")
     (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
     e = load_experiment(sandbox / "experiments" / "resnet18.yaml", tiny=True)
@@ -204,6 +237,20 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
     outputs.cls_logits.sum().backward()
     assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh)
+
+
+def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
+    assert script("scripts/keys.py")["main"](["--out", str(tmp_path / "keys.md")]) == 0
+    written = (tmp_path / "keys.md").read_text("utf-8")
+    assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run scripts/keys.py"
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
+    assert rows.keys() == settings(ExperimentConfig()).keys()
+    assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
+    assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value
+    assert rows["anchors.reference_size"].split(" | ")[1:] == [
+        "`[512, 640]`",
+        "the (height, width) in whose pixels the sizes are stated; null: those of the input, whatever its size",
+    ]  # in the line above
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))

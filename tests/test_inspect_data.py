@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_kaist.dataset import Frame
-from data_kaist.statistics import channel_statistics, height_bins, object_statistics
+from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
 from ssd_effnet.structures import Annotations
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "inspect_data.py"
@@ -66,6 +66,7 @@ def test_tables(main: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert row_of(output, "all") == ["4", "4", "4", "4", "0"]
     assert row_of(output, "day") == ["2", "2", "2", "2", "0"]
     assert row_of(output, "occl. partial") == ["4", "4", "4", "4", "0"]
+    assert "test-all-20: heights in pixels: 5 % below 50, 25 % below 50, 50 % below 50" in output
     assert Path("sheet.png").is_file()
     assert row_of(output, "night", table=1) == ["0", "0", "2", "0", "0", "0", "0", "█"]
 
@@ -206,3 +207,5 @@ def test_object_statistics_by_hand() -> None:
     assert (rows["occl. heavy"].frames, rows["occl. heavy"].person) == (1, 1)
     assert rows["unknown"].objects == 0
     assert [row.objects for row in object_statistics([])] == [0, 0, 0, 0]
+    assert height_quantiles(frames, (25, 50, 100)) == {25: 11.75, 50: 12, 100: 170}  # the group of 60 is no person
+    assert height_quantiles(frames[1:]) == {}

@@ -81,6 +81,7 @@ def draw_growth(points: Sequence[Point], path: Path) -> None:
     """Both axes logarithmic, relative to the least amount; the dashed line grows as the work does."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -93,6 +94,10 @@ def draw_growth(points: Sequence[Point], path: Path) -> None:
         limits = [min(p.factor for p in points), max(p.factor for p in points)]
         axes.plot(limits, [x / limits[0] for x in limits], "k--", label="as the work")
         axes.set(xscale="log", yscale="log", xlabel="times the work", title={"ms": "time", "mib": "memory"}[key])
+        for axis in (axes.xaxis, axes.yaxis):  # 1, 2, 4, 8: powers of ten have nothing between 1 and 10
+            axis.set_major_locator(LogLocator(base=2))
+            axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.set_minor_locator(NullLocator())
         axes.grid(True, color="0.85")
         axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""Write docs/keys.md: every key of an experiment with type, default and the comment beside it in ssd_effnet/schema.py.
+
+examples:
+  scripts/keys.py
+  scripts/keys.py --out keys.md
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssd_effnet import schema, shell
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """# All keys
+
+What an experiment may set, by section: in its file, or as `section.key=value` in a command, for example
+`scripts/train.py experiments/lite0.yaml trainer.seed=1 'input.size=[256,320]'`. `null` stands for nothing. A key that
+does not exist is refused with the nearest right one, a value of another type with the type. The defaults are those of
+the schema; most experiments start from a base that sets others. `config.yaml` of a run says which values it had.
+
+<!-- written by scripts/keys.py from ssd_effnet/schema.py; a test holds it to that -->
+"""
+TYPES = {"int": "whole number", "float": "number", "bool": "`true` or `false`", "str": "text"}
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    source = Path(schema.__file__).read_text(encoding="utf-8")
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    parts = [HEAD]
+    experiment = schema.ExperimentConfig()
+    for section in _fields(classes["ExperimentConfig"]):
+        node = classes.get(ast.unparse(section.annotation))
+        if node is None:  # name, description, changes
+            continue
+        name = ast.unparse(section.target)
+        rows = [_row(name, field, getattr(experiment, name), source.splitlines(), comments) for field in _fields(node)]
+        parts += [
+            f"## {name}\n",
+            *_words(node),
+            "| key | type | default | what it means |\n|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
+    return (field for field in node.body if isinstance(field, ast.AnnAssign))
+
+
+def _words(node: ast.ClassDef) -> list[str]:
+    """A section's docstring, its roles as code."""
+    words = ast.get_docstring(node)
+    return [re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words) + "\n"] if words else []
+
+
+def _row(name: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
+    """Key, type, default, and the comments in the field's own lines and in those right above it."""
+    key, first = ast.unparse(field.target), field.lineno
+    while lines[first - 2].lstrip().startswith("#"):
+        first -= 1
+    said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
+    meaning = " ".join(said).replace("None:", "null:")
+    return f"| `{name}.{key}` | {_type(field.annotation)} | {_value(getattr(section, key))} | {meaning} |"
+
+
+def _type(node: ast.expr) -> str:
+    if isinstance(node, ast.BinOp):  # X | None
+        return f"{_type(node.left)}, or `null`"
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+        return ", ".join(f"`{value}`" for value in ast.literal_eval(node.slice))
+    if isinstance(node, ast.Subscript):
+        return f"list of {_type(node.slice)}s"
+    return TYPES[ast.unparse(node)]
+
+
+def _value(value: Any) -> str:
+    """As YAML has it."""
+    if isinstance(value, list):
+        return f"`[{', '.join(_value(item).strip('`') for item in value)}]`"
+    if isinstance(value, bool) or value is None:
+        return {True: "`true`", False: "`false`", None: "`null`"}[value]
+    if isinstance(value, float):
+        return f"`{value:.6g}`"
+    return f"`{value}`" if value != "" else "empty"
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "keys.md", help="default: docs/keys.md")
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    out: Path = parser().completed().parse_args(argv).out
+    out.write_text(page(), encoding="utf-8")
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
