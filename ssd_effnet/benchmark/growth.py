@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ class Point:
         factor: how many times the least.
         amount: images, anchors, boxes ...
         ms: fastest pass.
-        mib: most memory that torch's operators held at once beyond what they were given; NaN where numpy works.
+        mib: most memory that torch and numpy held at once beyond what they were given.
     """
 
     what: str
@@ -48,8 +49,7 @@ def measure_growth(factors: Sequence[int], *, runs: int = 3) -> Iterator[Point]:
             made = {factor: make(factor) for factor in factors}
             times = in_turns({str(factor): call for factor, (_, call) in made.items()}, runs)
             for factor, (amount, call) in made.items():
-                memory = math.nan if what.startswith("evaluate") else _most_memory(call) / 2**20
-                yield Point(what, factor, amount, min(times[str(factor)]), memory)
+                yield Point(what, factor, amount, min(times[str(factor)]), _most_memory(call) / 2**20)
 
 
 def exponents(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
@@ -105,7 +105,17 @@ def draw_growth(points: Sequence[Point], path: Path) -> None:
 
 
 def _most_memory(call: Callable[[], object]) -> float:
-    """Most bytes that torch held at once during a call beyond those before, as its allocator counted them."""
+    """Most bytes that a call held at once beyond those before: torch's, and Python's with numpy's on top."""
+    tracemalloc.start()
+    call()
+    _, of_numpy = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # a tensor from before the call that goes in it counts as less than nothing, so one time does not tell
+    return float(of_numpy + max(_most_of_torch(call) for _ in range(5)))
+
+
+def _most_of_torch(call: Callable[[], object]) -> int:
+    """As its allocator counted them."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -115,7 +125,7 @@ def _most_memory(call: Callable[[], object]) -> float:
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)
-    return float(most)
+    return most
 
 
 def _loss(images: int, people: int, size: tuple[int, int]) -> tuple[torch.Tensor, Callable[[], object]]:
