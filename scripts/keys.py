@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_effnet import schema, shell
+from ssd_effnet.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# All keys
@@ -109,7 +110,7 @@ def parser() -> shell.Parser:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     out: Path = parser().completed().parse_args(argv).out
-    out.write_text(page(), encoding="utf-8")
+    write_whole(out, page())
     print(out)
     return 0
 

@@ -117,7 +117,7 @@ class PostProcess(nn.Module):
 
         A softmax score is at most the sigmoid of what its logit is above that of background.
         """
-        values = logits.numpy()
+        values = logits.detach().numpy()
         margin = values if self.activation == "sigmoid" else values[:, 1:] - values[:, :1]
         threshold = self.score_threshold
         least = (

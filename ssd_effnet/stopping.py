@@ -48,7 +48,7 @@ class StopAfterStep(Callback):
             yield
         finally:
             self._listens = False
-            if self._complaint:
+            if self._complaint is not None:
                 signal.signal(signal.SIGCHLD, self._complaint)
             for number, handler in zip(SIGNALS, before, strict=True):
                 signal.signal(number, handler)

@@ -115,6 +115,13 @@ def test_what_is_not_finite_is_refused_with_its_frames(
         module.test_step(batch, 0)
 
 
+def test_outputs_that_still_know_their_gradient_can_be_postprocessed() -> None:
+    raw = outputs(2)
+    assert raw.cls_logits.requires_grad
+    found = PostProcess(score_threshold=0.0)(raw, (HEIGHT, WIDTH))
+    assert not found.scores.requires_grad and float(found.scores.max()) > 0
+
+
 # --- objects of any size through the transforms ----------------------------------------------------------------------
 
 sizes = st.floats(1e-3, 1e6)

@@ -72,8 +72,8 @@ def growth_table(points: Sequence[Point], machine: str) -> Table:
     powers = exponents(points)
     for i, p in enumerate(points):
         last = i + 1 == len(points) or points[i + 1].what != p.what
-        power = ", ".join("-" if math.isnan(x) else f"{x:.2f}" for x in powers.get(p.what, ())) if last else ""
-        table.add_row(p.what, f"{p.amount:,}", f"{p.ms:.2f}", "-" if math.isnan(p.mib) else f"{p.mib:.1f}", power)
+        power = ", ".join(f"{x:.2f}" for x in powers.get(p.what, ())) if last else ""
+        table.add_row(p.what, f"{p.amount:,}", f"{p.ms:.2f}", f"{p.mib:.1f}", power)
     return table
 
 
@@ -89,7 +89,7 @@ def draw_growth(points: Sequence[Point], path: Path) -> None:
         for what in dict.fromkeys(p.what for p in points):
             curve = [p for p in points if p.what == what]
             first = getattr(curve[0], key)
-            if not math.isnan(first) and first > 0:
+            if first > 0:
                 axes.plot([p.factor for p in curve], [getattr(p, key) / first for p in curve], marker="o", label=what)
         limits = [min(p.factor for p in points), max(p.factor for p in points)]
         axes.plot(limits, [x / limits[0] for x in limits], "k--", label="as the work")
