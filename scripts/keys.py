@@ -19,6 +19,7 @@ from typing import Any
 
 from ssd_effnet import schema, shell
 from ssd_effnet.files import write_whole
+from ssd_effnet.keys import in_words, key_types
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# All keys
@@ -30,7 +31,6 @@ the schema; most experiments start from a base that sets others. `config.yaml` o
 
 <!-- written by scripts/keys.py from ssd_effnet/schema.py; a test holds it to that -->
 """
-TYPES = {"int": "whole number", "float": "number", "bool": "`true` or `false`", "str": "text"}
 
 
 def page() -> str:
@@ -77,17 +77,9 @@ def _row(name: str, field: ast.AnnAssign, section: object, lines: list[str], com
         first -= 1
     said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
     meaning = " ".join(said).replace("None:", "null:")
-    return f"| `{name}.{key}` | {_type(field.annotation)} | {_value(getattr(section, key))} | {meaning} |"
-
-
-def _type(node: ast.expr) -> str:
-    if isinstance(node, ast.BinOp):  # X | None
-        return f"{_type(node.left)}, or `null`"
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-        return ", ".join(f"`{value}`" for value in ast.literal_eval(node.slice))
-    if isinstance(node, ast.Subscript):
-        return f"list of {_type(node.slice)}s"
-    return TYPES[ast.unparse(node)]
+    return (
+        f"| `{name}.{key}` | {in_words(key_types()[f'{name}.{key}'])} | {_value(getattr(section, key))} | {meaning} |"
+    )
 
 
 def _value(value: Any) -> str:

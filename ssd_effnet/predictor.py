@@ -19,7 +19,7 @@ from data_kaist.images import read_image
 from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
-from ssd_effnet.config import check_experiment
+from ssd_effnet.checks import check_experiment
 from ssd_effnet.folding import fold
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory

@@ -36,9 +36,10 @@ from ssd_effnet.build import (
     build_schedule,
 )
 from ssd_effnet.checkpoints import WholeCheckpoints
-from ssd_effnet.config import save_experiment, settings, varied
+from ssd_effnet.config import save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
+from ssd_effnet.keys import settings
 from ssd_effnet.launch import Processes, devices, ending_together, environments, loader
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, fingerprint
-from ssd_effnet.config import differences, load_experiment, settings
+from ssd_effnet.config import differences, load_experiment
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
+from ssd_effnet.keys import settings
 from ssd_effnet.machine import describe_machine
 from ssd_effnet.schema import ExperimentConfig
 

@@ -8,7 +8,6 @@ SIGTERM; 141, nobody reads the output any more. Colours are rich's: none where t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import os
 import signal
@@ -17,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ssd_effnet.failure import Failure
 
@@ -147,20 +146,9 @@ def complete_setting(prefix: str, **_: object) -> list[str]:
     >>> complete_setting("optimizer.name=")
     ['optimizer.name=sgd', 'optimizer.name=rmsprop', 'optimizer.name=adamw']
     """
+    from ssd_effnet.keys import choices, key_types
+
     key, equals, _value = prefix.partition("=")
-    settings = dict(_settings())
     if not equals:
-        return [f"{name}=" for name in settings if name.startswith(prefix)]
-    return [word for value in settings.get(key, ()) if (word := f"{key}={value}").startswith(prefix)]
-
-
-def _settings() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every key of the schema with the values that it can have, none where they are many."""
-    from ssd_effnet.schema import ExperimentConfig
-
-    for group in dataclasses.fields(ExperimentConfig):
-        if not dataclasses.is_dataclass(group.type):
-            continue
-        for field in dataclasses.fields(group.type):
-            few = get_args(field.type) if get_origin(field.type) is Literal else ()
-            yield f"{group.name}.{field.name}", ("true", "false") if field.type is bool else few
+        return [f"{name}=" for name in key_types() if name.startswith(prefix)]
+    return [word for value in choices(key) if (word := f"{key}={value}").startswith(prefix)]

@@ -112,11 +112,11 @@ def test_defaults_are_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [
-        ("input.size=128,160", "wants a list of whole numbers, for example [256,320], not '128,160'"),
+        ("input.size=128,160", "wants a list of whole numbers, for example [512,640], not '128,160'"),
         ("optimizer.lr=abc", "wants a number, not 'abc'"),
         ("trainer.epochs=many", "wants a whole number, not 'many'"),
-        ("trainer.compile=perhaps", "wants true or false, not 'perhaps'"),
-        ("backbone.levels=3", "wants a list of whole numbers, for example [256,320], or null, not 3"),
+        ("trainer.compile=perhaps", "'perhaps' is not one of true, false"),
+        ("backbone.levels=3", "wants a list of whole numbers, or `null`, not 3"),
         ("trainer.epochs", "example trainer.epochs=VALUE, without a space"),
         ("epochs", "example optimizer.lr=0.001"),
     ],

@@ -28,7 +28,8 @@ import yaml
 from untrained import write_checkpoint
 
 from ssd_effnet.build import build_detector
-from ssd_effnet.config import load_experiment, settings
+from ssd_effnet.config import load_experiment
+from ssd_effnet.keys import settings
 from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.schema import ExperimentConfig
 
@@ -255,6 +256,7 @@ def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
     assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run scripts/keys.py"
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
     assert rows.keys() == settings(ExperimentConfig()).keys()
+    assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"
     assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
     assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value
     assert rows["anchors.reference_size"].split(" | ")[1:] == [

@@ -24,7 +24,7 @@ from data_kaist.errors import AnnotationError, DataError, DetectionFileError, Im
 from data_kaist.frames import parse_split
 from data_kaist.images import MAX_PIXELS_VARIABLE, read_image
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
-from ssd_effnet.config import settings as settings_of
+from ssd_effnet.keys import settings as settings_of
 from ssd_effnet.structures import Annotations, DetectionTable
 
 SOME = 200

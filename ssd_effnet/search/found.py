@@ -13,8 +13,9 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from ssd_effnet.config import differences, load_base, load_experiment, settings
+from ssd_effnet.config import differences, load_base, load_experiment
 from ssd_effnet.files import write_whole
+from ssd_effnet.keys import settings
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.search.work import Search, SearchError, as_overrides, drawn, shown, snapshot
 

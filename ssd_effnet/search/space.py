@@ -12,17 +12,15 @@ name.
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from ssd_effnet.config import settings
+from ssd_effnet.config import put
+from ssd_effnet.keys import key_types, options
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.yaml_files import ConfigError, nearest, read_yaml
 
@@ -94,12 +92,12 @@ def read_space(path: str | Path) -> Space:
     for key, value in _leaves(content, str(path), ""):
         if key in space:
             raise ConfigError(f"{path}: key `{key}` stands there twice")
-        space[key] = _draw(f"{path}: key `{key}`", key, value)
+        space[key] = _draw(str(path), key, value)
     return space
 
 
 def _leaves(content: dict[Any, Any], source: str, prefix: str) -> Iterator[tuple[str, Any]]:
-    known = list(settings(ExperimentConfig()))
+    known = list(key_types())
     groups = sorted({key.partition(".")[0] for key in known})
     for part, value in content.items():
         key = f"{prefix}{part}"
@@ -115,36 +113,30 @@ def _leaves(content: dict[Any, Any], source: str, prefix: str) -> Iterator[tuple
             yield from _leaves(value, source, f"{key}.")
 
 
-def _draw(place: str, key: str, value: Any) -> Draw:
+def _draw(source: str, key: str, value: Any) -> Draw:
+    place = f"{source}: key `{key}`"
     if isinstance(value, list):
-        return _choice(place, key, value)
+        return _choice(place, [_typed(source, key, one) for one in value])
     if isinstance(value, dict):
         return _range(place, key, value)
     raise ConfigError(f"{place}: must be a list to choose from or {{low: ..., high: ...}}, not {value!r}")
 
 
-def _choice(place: str, key: str, given: list[Any]) -> Choice:
-    values = [_typed(place, key, value) for value in given]
+def _typed(source: str, key: str, value: Any) -> Any:
+    """The value as the experiment's schema takes it."""
+    config = OmegaConf.structured(ExperimentConfig)
+    put(config, key, value, source)
+    group, _, name = key.partition(".")
+    return OmegaConf.to_container(config)[group][name]  # type: ignore[index,call-overload]
+
+
+def _choice(place: str, values: list[Any]) -> Choice:
     if len(values) < 2:
-        raise ConfigError(f"{place}: needs two values or more to choose from, not {given!r}")
+        raise ConfigError(f"{place}: needs two values or more to choose from, not {values!r}")
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ConfigError(f"{place}: {value!r} stands there twice")
     return Choice(tuple(values))
-
-
-def _typed(place: str, key: str, value: Any) -> Any:
-    """The value as the experiment's schema takes it: text that means a number becomes one."""
-    choices = typing.get_args(_annotation(key)) if typing.get_origin(_annotation(key)) is Literal else ()
-    if choices and value not in choices:
-        raise ConfigError(f"{place}: {value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
-    config = OmegaConf.structured(ExperimentConfig)
-    try:
-        OmegaConf.update(config, key, value, merge=False)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from error
-    group, _, name = key.partition(".")
-    return OmegaConf.to_container(config)[group][name]  # type: ignore[index,call-overload]
 
 
 def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
@@ -153,7 +145,7 @@ def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
             raise ConfigError(
                 f"{place}: a range has low, high, step and log, not {part!r}{nearest(str(part), _RANGE_KEYS)}"
             )
-    kinds = _kinds(key)
+    kinds = options(key_types()[key])
     if int not in kinds and float not in kinds:
         raise ConfigError(f"{place}: only numbers have a range; write a list to choose from")
     whole = float not in kinds
@@ -191,14 +183,3 @@ def _number(place: str, value: Any, whole: bool) -> float:
     if not math.isfinite(number) or (whole and number != int(number)):
         raise ConfigError(f"{place} must be {kind}, not {value!r}")
     return int(number) if whole else number
-
-
-def _annotation(key: str) -> Any:
-    group, _, name = key.partition(".")
-    return type(getattr(ExperimentConfig(), group)).__annotations__[name]
-
-
-def _kinds(key: str) -> tuple[Any, ...]:
-    """The key's types: of ``int | None`` both."""
-    annotation = _annotation(key)
-    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)

@@ -28,8 +28,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
-from ssd_effnet.config import load_experiment, save_experiment, settings
+from ssd_effnet.config import load_experiment, save_experiment
 from ssd_effnet.failure import Failure
+from ssd_effnet.keys import settings
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
 from ssd_effnet.schema import ExperimentConfig

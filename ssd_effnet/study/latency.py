@@ -17,8 +17,8 @@ import torch
 from ssd_effnet.benchmark.models import how
 from ssd_effnet.benchmark.timing import describe_machine, timed
 from ssd_effnet.build import as_size, build_detector
-from ssd_effnet.config import settings
 from ssd_effnet.evaluation import write_results
+from ssd_effnet.keys import settings
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.study.records import Experiment
 

@@ -14,8 +14,9 @@ from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
 from data_kaist.loading import image_ids
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import WHERE, settings
+from ssd_effnet.config import WHERE
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.keys import settings
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS

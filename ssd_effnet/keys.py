@@ -1,0 +1,54 @@
+"""The keys of an experiment as :mod:`ssd_effnet.schema` has them: their types, in words too, and their values."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+from ssd_effnet.schema import ExperimentConfig
+
+_WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
+
+
+@cache
+def key_types() -> dict[str, Any]:
+    """The type of every dotted key, in the schema's order; name, description and changes are none."""
+    return {
+        f"{group.name}.{field.name}": field.type
+        for group in dataclasses.fields(ExperimentConfig)
+        if dataclasses.is_dataclass(group.type)
+        for field in dataclasses.fields(group.type)
+    }
+
+
+def settings(experiment: ExperimentConfig) -> dict[str, Any]:
+    """All settings as ``{dotted key: value}``, without name, description and changes."""
+    values = dataclasses.asdict(experiment)
+    return {key: values[group][name] for key in key_types() for group, _, name in [key.partition(".")]}
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The few values that a key may have, as written; nothing where they are many."""
+    kind = key_types().get(key)
+    return ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def options(kind: Any) -> tuple[Any, ...]:
+    """The types that ``X | None`` stands for; any other stands for itself."""
+    return (kind,) if kind in _WORDS or get_origin(kind) in (Literal, list) else get_args(kind)
+
+
+def in_words(kind: Any) -> str:
+    """A type of the schema, for people.
+
+    >>> in_words(list[float] | None)
+    'list of numbers, or `null`'
+    """
+    if kind is type(None):
+        return "`null`"
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if get_origin(kind) is list:
+        return f"list of {in_words(get_args(kind)[0])}s"
+    return _WORDS.get(kind) or ", or ".join(in_words(option) for option in options(kind))
