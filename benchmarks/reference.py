@@ -265,7 +265,7 @@ def miss_rate(
     """Log-average miss rate of the subset "reasonable" under the rules of the KAIST devkit, an image at a time.
 
     Args:
-        truth: a list an image of ``{"label", "bbox" (xywh), "height", "occlusion", "ignore"}``.
+        truth: a list per image of ``{"label", "bbox" (xywh), "height", "occlusion", "ignore"}``.
         found: ``{"image", "bbox" (xywh), "score"}`` in any order.
         images: which images the subset has.
         size: (height, width) of all images.

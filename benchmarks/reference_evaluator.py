@@ -1,6 +1,6 @@
 """Miss rates the way pedestrian devkits compute them: pycocotools' flow, an image and a subset at a time.
 
-Dictionaries go through ``prepare``, an overlap matrix an image, ``evaluate an image`` with small numpy arrays by IoU
+Dictionaries go through ``prepare``, an overlap matrix per image, ``evaluate an image`` with small numpy arrays by IoU
 threshold, and ``accumulate``; the whole flow runs again for each subset. Written afresh from the protocol.
 """
 
@@ -16,14 +16,14 @@ from benchmarks.reference import overlap
 
 Rows = dict[int, list[dict[str, Any]]]
 
-_MOST = 1000  # detections an image
+_MOST = 1000  # detections per image
 
 
 class DictionaryEvaluator:
     """One data set and one detector's detections.
 
     Args:
-        truth: a list an image of ``{"label", "bbox" (xywh), "height", "occlusion", "ignore"}``.
+        truth: a list per image of ``{"label", "bbox" (xywh), "height", "occlusion", "ignore"}``.
         found: ``{"image", "bbox" (xywh), "score"}`` in any order.
         size: (height, width) of all images.
     """

@@ -45,8 +45,8 @@ class CocoDataset:
     """A COCO file, images in order of their ids: the order that 1-based image numbers count in.
 
     Attributes:
-        images: one an image.
-        annotations: one an image, in the same order.
+        images: one per image.
+        annotations: one per image, in the same order.
         person_categories: ids of the categories that count as ``person``.
     """
 

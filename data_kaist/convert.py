@@ -2,7 +2,7 @@
 
 The formats, as their authors have them:
 
-- CityPersons (Zhang et al., CVPR 2017; README of its archive at Cityscapes): a JSON file an image,
+- CityPersons (Zhang et al., CVPR 2017; README of its archive at Cityscapes): a JSON file per image,
   ``gtBboxCityPersons/<split>/<city>/<name>_gtBboxCityPersons.json``, objects with ``label``, ``bbox`` and ``bboxVis``
   as x, y, w, h; images ``leftImg8bit/<split>/<city>/<name>_leftImg8bit.png``. Only ``pedestrian`` is to be found;
   riders, sitting and other persons, groups and ``ignore`` are ignored, as the authors' evaluation has it.

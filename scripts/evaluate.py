@@ -47,7 +47,7 @@ def parser() -> shell.Parser:
     parser.add_argument(
         "--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets"
     )
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives an image")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
     parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
     return parser
 
@@ -74,6 +74,9 @@ def evaluate(args: argparse.Namespace) -> None:
     truth = evaluation.load_ground_truth(args.annotations, args.split)
     evaluator = MissRateEvaluator(truth.annotations)
     tables = {name: truth.read_detections(path) for name, path in zip(names, files, strict=True)}
+    for path, table in zip(files, tables.values(), strict=True):
+        if doubt := truth.doubt(table):
+            print(f"warning: {path}: {doubt}", file=sys.stderr)
     if args.compare:
         first, second = names
         a, b = ([evaluator.match(table)] for table in tables.values())

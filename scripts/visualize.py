@@ -45,7 +45,7 @@ def add_errors(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
     point = parser.add_mutually_exclusive_group()
     point.add_argument(
-        "--fppi", type=_positive(float), help="false positives an image of the working point (default: 0.1)"
+        "--fppi", type=_positive(float), help="false positives per image of the working point (default: 0.1)"
     )
     point.add_argument("--score", type=float, help="least score of the working point, in place of an FPPI")
     _add_gallery(parser)
@@ -76,13 +76,13 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument("b", type=Path, help="another one, tested on the same data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
     parser.add_argument(
-        "--fppi", type=_positive(float), default=0.1, help="false positives an image of both (default: 0.1)"
+        "--fppi", type=_positive(float), default=0.1, help="false positives per image of both (default: 0.1)"
     )
     _add_gallery(parser)
 
 
 def compare(arguments: argparse.Namespace) -> str:
-    """A page of what one run finds and another misses, each at its own score for the same false positives an image."""
+    """A page of what one run finds and another misses, each at its own score for the same false positives per image."""
     from ssd_effnet.gallery.compare import write_comparison
 
     out = arguments.out or Path("compared")
@@ -128,7 +128,7 @@ def add_curves(commands: Commands) -> None:
 
 
 def curves(arguments: argparse.Namespace) -> str:
-    """Miss rate against false positives an image: several detectors in one picture, runs and result files alike."""
+    """Miss rate against false positives per image: several detectors in one picture, runs and result files alike."""
     from ssd_effnet.evaluation import results_table
     from ssd_effnet.gallery.curves import write_curves
 

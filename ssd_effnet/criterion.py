@@ -99,7 +99,7 @@ def _match_all(
 def _match_near(
     anchors_cxcywh: torch.Tensor, targets: Targets, iou_threshold: float, negative_iou: float | None
 ) -> Matches:
-    """:func:`match` over the pairs that touch, a few in a hundred: with 3 boxes an image two to three times as fast."""
+    """:func:`match` over the pairs that touch, a few in a hundred: with 3 boxes per image 2 to 3 times as fast."""
     anchors_xyxy = cxcywh_to_xyxy(anchors_cxcywh)
     images, count = len(targets.labels), len(anchors_cxcywh)
     image, row = (targets.is_object | targets.ignore).nonzero(as_tuple=True)  # (B,): boxes without padding
@@ -218,7 +218,7 @@ class MultiBoxLoss(DetectionLoss):
 
     Args:
         negative_ratio: negatives to one positive, an image.
-        min_negatives: at least so many negatives an image, so that an image without objects teaches something.
+        min_negatives: at least so many negatives per image, so that an image without objects teaches something.
         shared: see :class:`DetectionLoss`.
     """
 

@@ -61,7 +61,7 @@ class WorkingPoint:
     Attributes:
         shown: bool ``(d,)``, detections from that score on.
         min_score: the least score that is shown; NaN where nothing is.
-        fppi: false positives an image there.
+        fppi: false positives per image there.
         found: bool ``(g,)``, ground-truth boxes found by what is shown.
     """
 
@@ -74,7 +74,7 @@ class WorkingPoint:
 def working_point(
     matches: Matches, scores: np.ndarray, images: int, *, fppi: float = FPPI, min_score: float | None = None
 ) -> WorkingPoint:
-    """The lowest score that keeps within so many false positives an image, or a given score.
+    """The lowest score that keeps within so many false positives per image, or a given score.
 
     Detections are matched from the best score on, so what is shown is matched as if there were nothing else. A test set
     too small for the FPPI allows one false positive. Where the surest of all are alike and too many, they are shown all
@@ -84,7 +84,7 @@ def working_point(
         matches: of one subset.
         scores: ``(d,)`` of the same detections.
         images: of the subset.
-        fppi: false positives an image that must not be exceeded.
+        fppi: false positives per image that must not be exceeded.
         min_score: if given, decides in place of ``fppi``.
     """
     alarms = matches.in_subset & (matches.outcome == Outcome.FALSE_POSITIVE)

@@ -41,7 +41,7 @@ class GroundTruth:
     """What detections are scored against, and what reading them needs.
 
     Attributes:
-        annotations: one an image.
+        annotations: one per image.
         names: frame names in the same order.
         image_ids: ids of the images if the ground truth is a COCO file, else None (ids are places).
         person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
@@ -61,6 +61,13 @@ class GroundTruth:
             image_ids=self.image_ids,
             person_categories=self.person_categories,
         )
+
+    def doubt(self, table: DetectionTable) -> str:
+        """A sentence where most images have no detection at all, as when they are of another split; else nothing."""
+        having, images = len(np.unique(table.image_index)), len(self.annotations)
+        if 4 * having >= images:  # of the published files, the quietest speaks of 63 % of KAIST's
+            return ""
+        return f"only {having:,} of the {images:,} images have a detection; are they of this split, and of all of it?"
 
 
 def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTruth:
@@ -142,7 +149,7 @@ def score(
     """Score one table of detections.
 
     Args:
-        truth: annotations, one an image; or the evaluator made of them, which saves packing them for every table.
+        truth: annotations, one per image; or the evaluator made of them, which saves packing them for every table.
         detections: on those images.
         rules: names in :data:`ssd_effnet.metrics.subsets.RULES`.
         annotations: with an evaluator as ``truth``, the annotations it was made of; AP needs them.
@@ -250,8 +257,12 @@ def short_names(paths: Sequence[Path | str]) -> list[str]:
 
 
 def _names_from_short_to_long(path: Path) -> list[str]:
-    """``c``, ``c.txt``, ``b/c.txt``, ``a/b/c.txt`` ... for ``/a/b/c.txt``; a folder's name has no suffix to cut."""
+    """``c``, ``c.txt``, ``b/c.txt``, ``a/b/c.txt`` ... for ``/a/b/c.txt``; a folder's name has no suffix to cut, and a
+    run's says only its seed.
+    """
     parts = path.parts
+    if (path / "config.yaml").is_file():
+        return ["/".join(parts[-k:]) for k in range(2, len(parts) + 1)]
     return [path.name if path.is_dir() else path.stem, *("/".join(parts[-k:]) for k in range(1, len(parts) + 1))]
 
 
@@ -305,7 +316,7 @@ def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str =
 def miss_rate_figure(
     scores: Mapping[str, Scores], rules: str = "matlab", subsets: Sequence[str] = REASONABLE
 ) -> Figure:
-    """Miss rate against false positives an image, a panel a subset and a line a detector.
+    """Miss rate against false positives per image, a panel a subset and a line a detector.
 
     Both axes are logarithmic. Marks are what is read at the reference points, whose mean is the number in the legend.
 
@@ -336,7 +347,7 @@ def miss_rate_figure(
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(2e-3, 2)
-        axes.set_xlabel("false positives an image")
+        axes.set_xlabel("false positives per image")
         axes.grid(True, which="major", color="0.85", linewidth=0.8)
         axes.set_axisbelow(True)
     floor = 0.6 * least

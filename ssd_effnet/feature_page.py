@@ -15,6 +15,7 @@ from data_kaist.sources import Still, find_sources
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_criterion, build_dataset, build_postprocess
 from ssd_effnet.feature_pictures import (
+    LISTED,
     anchors_picture,
     channels_picture,
     detection_picture,
@@ -29,8 +30,6 @@ from ssd_effnet.predictor import Predictor
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.visualize import jpeg_address, save
 from ssd_effnet.yaml_files import nearest
-
-_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def write_feature_page(predictor: Predictor, sample: Sample, out: Path, *, truth
 def _detections_table(seen: Seen, detections: Sequence[Found], classes: Sequence[str], chosen: int) -> str:
     if not detections:
         return ""
-    numbers = sorted({*range(1, min(_LISTED, len(detections)) + 1), chosen})
+    numbers = sorted({*range(1, min(LISTED, len(detections)) + 1), chosen})
     rows = []
     for number in numbers:
         d = detections[number - 1]

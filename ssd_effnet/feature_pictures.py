@@ -16,6 +16,8 @@ from ssd_effnet.visualize import Marking, as_rgb, beside, draw, with_caption
 _CELL = 300  # width of one map
 _WIDE = 640  # width of a picture that stands alone
 _SHOWN_SCORE = 0.3
+LISTED = 12
+"""Detections, the surest ones, that are drawn together and told one by one."""
 _STRONGEST = 4
 _IN_A_ROW = 4
 # Okabe and Ito's, as in the drawing module; a level beyond the last begins anew
@@ -41,7 +43,7 @@ def _truth(sample: Sample) -> list[Marking]:
 
 def image_picture(sample: Sample, detections: Sequence[Found], truth: bool) -> np.ndarray:
     """What enters the network with its objects, where they are known, and the surer detections, numbered."""
-    shown = [(i, d) for i, d in enumerate(detections, start=1) if d.score >= _SHOWN_SCORE or i == 1]
+    shown = [(i, d) for i, d in enumerate(detections[:LISTED], start=1) if d.score >= _SHOWN_SCORE or i == 1]
     shown.reverse()  # the surest is drawn last, on top
     boxes = np.array([d.box_xyxy for _, d in shown]).reshape(-1, 4)
     markings = _truth(sample) if truth else []

@@ -24,9 +24,9 @@ class PostProcess(nn.Module):
 
     Args:
         score_threshold: boxes of lower scores are dropped.
-        pre_nms_top_k: boxes an image that enter NMS, all classes together.
+        pre_nms_top_k: boxes per image that enter NMS, all classes together.
         nms_iou: overlap above which the worse of two boxes of one class goes.
-        top_k: boxes an image that remain.
+        top_k: boxes per image that remain.
         activation: from logits to scores, as the loss was that they were trained by: ``softmax`` over all classes with
             background at index 0, or ``sigmoid`` of the foreground classes.
         variances: of the box code, as in the loss.

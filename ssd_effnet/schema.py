@@ -150,9 +150,9 @@ class LossConfig:
 @dataclass
 class PostprocessConfig:
     score_threshold: float = 0.01  # lower scores are dropped
-    pre_nms_top_k: int = 1000  # boxes an image that enter NMS
+    pre_nms_top_k: int = 1000  # boxes per image that enter NMS
     nms_iou: float = 0.45  # overlap above which the worse of two boxes goes
-    top_k: int = 200  # boxes an image that remain
+    top_k: int = 200  # boxes per image that remain
 
 
 @dataclass

@@ -219,7 +219,7 @@ class NonFiniteError(Failure, RuntimeError):
 
 @dataclass
 class Detections:
-    """Detections of a batch, padded to ``D`` rows an image, best first.
+    """Detections of a batch, padded to ``D`` rows per image, best first.
 
     Attributes:
         boxes_xyxy: float32 ``(N, D, 4)``.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_kaist.errors import DataError
-from ssd_effnet.evaluation import evaluate, load_ground_truth, score, short_names
+from ssd_effnet.evaluation import GroundTruth, evaluate, load_ground_truth, score, short_names
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.structures import Annotations, DetectionTable
 
@@ -96,6 +96,26 @@ def test_short_names(tmp_path: Path) -> None:
     assert short_names(["r/a/0/x.txt", "r/b/0/x.txt"]) == ["a/0/x.txt", "b/0/x.txt"]
     with pytest.raises(DataError, match="given twice"):
         short_names(["a/x.txt", "a/../a/x.txt"])
+    for run_of in ("04_fpn", "08_bifpn"):
+        (tmp_path / run_of / "seed0").mkdir(parents=True)
+        (tmp_path / run_of / "seed0" / "config.yaml").touch()
+    assert short_names([tmp_path / "04_fpn" / "seed0"]) == ["04_fpn/seed0"]
+    assert short_names([tmp_path / "04_fpn/seed0", tmp_path / "08_bifpn/seed0"]) == ["04_fpn/seed0", "08_bifpn/seed0"]
+
+
+def test_detections_on_few_of_the_images_are_doubted(truth: Path, tmp_path: Path) -> None:
+    nobody = tmp_path / "nobody.txt"
+    nobody.write_text("")
+    done = run("--annotations", truth, "--detections", nobody)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
+    )
+    many = GroundTruth(4 * load_ground_truth(truth).annotations, [f"frame {i}" for i in range(12)])
+    twice_on_each = DetectionTable(np.array([5, 5, 7, 7, 8, 8]), np.tile([0.0, 0.0, 9.0, 9.0], (6, 1)), np.ones(6))
+    assert many.doubt(twice_on_each) == ""
+    twice_on_each.image_index[4:] = 7
+    assert many.doubt(twice_on_each).startswith("only 2 of the 12 images")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +209,7 @@ def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) 
     out = tmp_path / "out.json"
     done = run("--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1
     assert "A: found" in done.stdout and "B: silent" in done.stdout
     rows = [
         [cell.strip() for cell in line.strip("│ ").split("│")]

@@ -150,7 +150,7 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path, capsys: pytest.Captu
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     for kind, number in numbers.items():
         assert text.count(f'data-kind="{kind}"') == number
-    assert f"{errors.point.fppi:.3f} false alarms an image" in html.unescape(text)
+    assert f"{errors.point.fppi:.3f} false alarms per image" in html.unescape(text)
     assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//", text) and "@import" not in text
     assert f"{100 * errors.miss_rate_if_put_right():.1f} %" in text
 

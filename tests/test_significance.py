@@ -39,7 +39,7 @@ def joined(*tables: DetectionTable) -> DetectionTable:
 
 
 def random_truth(random: np.random.Generator, n: int) -> list[Annotations]:
-    """Up to three persons or groups an image, by day or by night."""
+    """Up to three persons or groups per image, by day or by night."""
     annotations = []
     for _ in range(n):
         places = random.permutation(len(PLACES))[: random.integers(4)]

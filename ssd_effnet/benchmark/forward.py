@@ -159,7 +159,7 @@ def _end_to_end(experiments: Path, name: str, runs: int, device: str, size: tupl
     case = f"JPEG to detections, {name} {size[0]}x{size[1]}"
     row = compared("forward", case, times, goal=1.2, agreement=agreement)
     if name == "lite0":
-        row = replace(row, limit="100 ms an image", of_limit=100 / row.own_ms, limit_goal=1.0)
+        row = replace(row, limit="100 ms per image", of_limit=100 / row.own_ms, limit_goal=1.0)
     yield row
     if low:
         yield compared("forward", f"{case}, bf16", times, own="bf16", goal=4.0)

@@ -173,7 +173,7 @@ def _more_lines(factor: int) -> tuple[int, Callable[[], object]]:
 CURVES: dict[str, Callable[[int], tuple[int, Callable[[], object]]]] = {
     "loss, more images": _more_images,
     "loss, more anchors": _more_anchors,
-    "loss, more boxes an image": _more_boxes,
+    "loss, more boxes per image": _more_boxes,
     "postprocess, more candidates": _more_candidates,
     "evaluate, more images and lines": _more_lines,
 }

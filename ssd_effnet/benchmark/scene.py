@@ -33,7 +33,7 @@ def people(images: int, count: int, size: tuple[int, int] = SIZE, seed: int = 0)
 
 
 def targets(images: int, count: int, size: tuple[int, int] = SIZE) -> Targets:
-    """So many people an image."""
+    """So many people per image."""
     labels = torch.ones(images, count, dtype=torch.int64)
     return Targets(people(images, count, size), labels, torch.zeros(images, count, dtype=torch.bool))
 

@@ -1,4 +1,4 @@
-"""The gallery of what one run finds and another misses, each at its own score for the same false positives an image."""
+"""The gallery of what one run finds and another misses, each at its own score for the same FPPI."""
 
 from __future__ import annotations
 
@@ -133,5 +133,5 @@ def chart(a: View, b: View) -> Chart:
                 rows.append((f"{sort}: {words}" if sort else words, f"{total:,}", *cells))
     head = ("people", "number", "both find", "A alone", "B alone", "neither")
     return Chart(
-        "Who is found by whom", head, rows, "At the same false positives an image; bars are shares of the row."
+        "Who is found by whom", head, rows, "At the same false positives per image; bars are shares of the row."
     )

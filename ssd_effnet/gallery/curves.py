@@ -1,4 +1,4 @@
-"""Miss rate against false positives an image of any detectors in one picture: of runs and of result files."""
+"""Miss rate against false positives per image of any detectors in one picture: of runs and of result files."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def at_point(errors: Errors) -> str:
     point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
     scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
     return (
-        f"{scores}, where there are {point.fppi:.3f} false alarms an image ({alarms:,} in all) and "
+        f"{scores}, where there are {point.fppi:.3f} false alarms per image ({alarms:,} in all) and "
         f"{int(errors.missed.sum()):,} of {int(errors.counted.sum()):,} people are missed"
     )
 

@@ -22,7 +22,7 @@ def average_precision(annotations: Sequence[Annotations], detections: DetectionT
     on them do not count. Height, occlusion and border, which the miss rate asks for, play no part.
 
     Args:
-        annotations: one an image.
+        annotations: one per image.
         detections: boxes in pixels of the original images; the best 100 of an image enter.
 
     Returns:

@@ -48,7 +48,7 @@ class MissRate:
         counted: boxes in the denominator.
         images: images of the subset.
         detections: detections on those images, whatever became of them.
-        fppi: float64 ``(k,)``, false positives an image as the score falls; detections that count nowhere are left out.
+        fppi: float64 ``(k,)``, false positives per image as the score falls, without detections that count nowhere.
         miss_rate: float64 ``(k,)``, 1 - recall at the same points; NaN where no box is counted.
         reference_fppi: float64 ``(9,)``, where the curve is read.
         reference_miss_rate: float64 ``(9,)``, what is read there, before the floor; NaN where no box is counted.
@@ -101,7 +101,7 @@ class Curve:
         true_positive: bool ``(k,)``, in order of falling score; detections that count nowhere are left out.
         image: int64 ``(k,)``, the image each lies on.
         images: int64 ``(n,)``, the images of the subset.
-        counted: int64, one an image of the evaluator: its boxes in the denominator, 0 outside the subset.
+        counted: int64, one per image of the evaluator: its boxes in the denominator, 0 outside the subset.
     """
 
     true_positive: np.ndarray
@@ -140,7 +140,7 @@ class MissRateEvaluator:
     """The ground truth of a set of images, packed for matching against any number of detection tables.
 
     Args:
-        annotations: one an image; their order is what ``DetectionTable.image_index`` counts in.
+        annotations: one per image; their order is what ``DetectionTable.image_index`` counts in.
     """
 
     def __init__(self, annotations: Sequence[Annotations]) -> None:

@@ -58,7 +58,7 @@ class Rules:
 
     Attributes:
         name: key in tables and results files.
-        references: false positives an image at which the curve is read, ascending.
+        references: false positives per image at which the curve is read, ascending.
         floor: the least miss rate that enters the mean of logarithms.
         wraps_round: a reference before the curve's first point takes the final recall; otherwise recall 0.
         skips_silent_images: the boxes of images without any detection are left out of the denominator.

@@ -21,13 +21,13 @@ _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
 class Side:
-    """One run at its working point: what it says down to 0.1 false positives an image, on its whole test split.
+    """One run at its working point: what it says down to 0.1 false positives per image, on its whole test split.
 
     Attributes:
         run: which.
         shown: bool ``(d,)``, detections at the working point.
         min_score: the least score among them; NaN for none.
-        fppi: false positives an image at the working point; a test split too small for 0.1 allows one.
+        fppi: false positives per image at the working point; a test split too small for 0.1 allows one.
         found: bool ``(g,)``, ground-truth boxes found by them.
     """
 

@@ -26,7 +26,7 @@ _FPPI = np.geomspace(2e-3, 2, 240)
 
 
 def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
-    """Miss rate against false positives an image, the mean over the seeds at each point."""
+    """Miss rate against false positives per image, the mean over the seeds at each point."""
     figure, axes = _panel(len(experiments), 3.2)
     handles = []
     least = 0.5
@@ -39,7 +39,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
         handles.append((math.isnan(mr), mr, i, line))
     floor = 0.6 * least
     axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1))
-    axes.set(xlabel="false positives an image", ylabel="miss rate")
+    axes.set(xlabel="false positives per image", ylabel="miss rate")
     axes.yaxis.set_major_locator(
         FixedLocator([t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor])
     )
@@ -51,7 +51,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
 
 
 def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
-    """The curve's miss rate where it has come to so many false positives an image; 1 before its first point."""
+    """The curve's miss rate where it has come to so many false positives per image; 1 before its first point."""
     steps = np.concatenate(([1.0], result.miss_rate))
     return steps[np.searchsorted(result.fppi, fppi, side="right")]
 

@@ -350,7 +350,7 @@ def svg(text: str) -> str:
 def curves(study: Study) -> list[Picture]:
     names = ", ".join(e.name for e in study.experiments)
     return [
-        Picture(svg(drawing), f"Miss rate against false positives an image, {words}: {names}", words)
+        Picture(svg(drawing), f"Miss rate against false positives per image, {words}: {names}", words)
         for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
         if study.experiments and (drawing := figures.miss_rate_curves(study.experiments, subset))
     ]
@@ -372,7 +372,7 @@ def pareto(entries: Sequence[Entry], took: Latency) -> list[Picture]:
         return found
 
     drawings = {
-        "latency": figures.pareto(points(lambda e: took.ms.get(e.name, math.nan)), "latency, ms an image", places),
+        "latency": figures.pareto(points(lambda e: took.ms.get(e.name, math.nan)), "latency, ms per image", places),
         "parameters": figures.pareto(points(lambda e: e.experiment.cost.parameters / 1e6), "parameters, M", places),
     }
     return [
