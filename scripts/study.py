@@ -95,7 +95,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         console.print(f"in another process: {', '.join(job.name for job in elsewhere)}")
     if arguments.dry_run:
         return show_estimates(todo, arguments.jobs)
-    remember(jobs, arguments.experiments, arguments.out, shlex.join(sys.argv))
+    remember(jobs, arguments.out, shlex.join(sys.argv))
     with Display(todo, console) as display:
         execute_all: Callable[..., list[Outcome]]
         if arguments.executor == "ray":

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
+from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.launch import Processes, devices, ending_together, environments, loader
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
@@ -97,7 +98,13 @@ def run(
             directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         resumed = resume and directory.last.is_file()
-        return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+        try:
+            return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+        except (Failure, OSError) as error:
+            if processes.first and not isinstance(error, Interrupted):
+                with suppress(OSError):  # the disk may be full
+                    directory.fail(str(error))
+            raise
 
 
 def _nothing(line: str) -> None:

@@ -23,8 +23,9 @@ from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
 from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation import score, write_results
+from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.metrics.subsets import SUBSETS
-from ssd_effnet.run_directory import RunDirectory, describe_environment
+from ssd_effnet.run_directory import RunDirectory, RunError, describe_environment
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.study import latency as latency_module
 from ssd_effnet.study import records, report
@@ -120,7 +121,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
         ],
     )
     finish(photographs, out, 1.0)
-    remember(jobs, [*files, EXPERIMENTS / "lite0.yaml"], out, "a command")
+    remember([*jobs, *plan([EXPERIMENTS / "lite0.yaml"], [0], [], out)], out, "a command")
     return out
 
 
@@ -264,6 +265,18 @@ def test_curves_are_read_where_the_miss_rate_reads_them(study: Study) -> None:
     for run in study.runs:
         result = run.matcher.result("reasonable_all")
         np.testing.assert_allclose(miss_rate_at(result, result.reference_fppi), result.reference_miss_rate)
+
+
+def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    for environment in copy.glob(f"{WIDEN}/seed0/environment.json"):
+        content = json.loads(environment.read_text())
+        content["data"]["test"]["fingerprint"] = "0" * 64  # as if boxes had been mended since
+        environment.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=rf"{WIDEN}/seed0: its test data have changed since it was tested"):
+        load_study(copy)
+    with pytest.raises(RunError, match="its test data have changed"):
+        FinishedRun.load(copy / WIDEN / "seed0")
 
 
 def test_without_validation_there_is_no_learning_curve(written: Path, study: Study) -> None:

@@ -5,12 +5,15 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_kaist.dataset import collate
@@ -112,6 +115,8 @@ def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path
     with pytest.raises(RunError, match=r"these differ: optimizer\.lr"):
         run(e, out, resume=True, echo=silent)
     e.optimizer.lr /= 2
+    e.trainer.threads, e.data.workers = 1, 1  # where and how comfortably: another machine may go on with it
+    assert run(e, out, resume=True, echo=silent)["seed"] == 0
 
 
 def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:
@@ -130,6 +135,31 @@ def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -
             run(e, tmp_path, echo=silent)
         other.kill()
     assert directory.state is State.ABSENT  # the lock of a killed process is gone, and nothing was begun
+
+
+def test_who_looks_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
+        at_work = pool.submit(lambda: directory.lock().__enter__())
+        time.sleep(0.1)  # it finds the directory locked, as while somebody asks for its state
+        assert not at_work.done()
+    at_work.result()
+
+
+def test_why_a_run_failed_is_written_down(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic, "data.test=train-night-9999999")
+    with pytest.raises(DataError) as caught:
+        run(e, tmp_path, echo=silent)
+    directory = RunDirectory.of(e, tmp_path)
+    assert (directory.state, directory.failure()) == (State.FAILED, str(caught.value))
+
+
+def test_results_that_somebody_has_broken_are_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for broken in ("{", "[]"):
+        directory.results_file.write_text(broken)
+        with pytest.raises(RunError, match=r"results\.json: (cannot be read|must hold a JSON object)"):
+            directory.results()
 
 
 def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(

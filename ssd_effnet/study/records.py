@@ -18,7 +18,7 @@ from ssd_effnet.config import WHERE
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.keys import settings
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
+from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, seed_margin, spread
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
 from ssd_effnet.run_directory import RunDirectory, State
 from ssd_effnet.schema import ExperimentConfig
@@ -146,7 +146,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """As sure as both allow: the 95 % interval over images, and twice the standard error over seeds.
+        """As sure as both allow: the 95 % interval over images, and that over seeds.
 
         With one seed on either side only the images are asked; :attr:`doubt` says so.
         """
@@ -171,11 +171,9 @@ class Difference:
 
     @property
     def _seeds_blur(self) -> float:
-        """Twice the standard error of the difference of the means over the seeds, in 0..1; 0 where nothing is known."""
-        sides = (self.experiment, self.parent)
-        if min(len(side.runs) for side in sides) < 2:
-            return 0.0
-        return 2 * math.sqrt(sum(side.miss_rate_spread(REASONABLE[0]) ** 2 / len(side.runs) for side in sides))
+        """What other seeds could make of the difference, in 0..1; 0 where nothing is known."""
+        a, b = ([run.figure(f"MR/{REASONABLE[0]}") / 100 for run in e.runs] for e in (self.experiment, self.parent))
+        return 0.0 if min(len(a), len(b)) < 2 else seed_margin(a, b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +236,7 @@ def load_study(out: Path) -> Study:
         data = environment["data"]["test"]["fingerprint"]
         if data not in frames:
             frames[data] = build_dataset(experiment, "test").frames
+            directory.refuse_other_test_data(frames[data])
             evaluators[data] = MissRateEvaluator([frame.annotations for frame in frames[data]])
         table = read_coco_results(directory.detections_file, len(frames[data]), image_ids=image_ids(frames[data]))
         run = Run(
