@@ -107,7 +107,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     for outcome in unfinished:
         console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
     console.print(f"scripts/study.py report {arguments.out}\ntensorboard --logdir {arguments.out}")
-    return 1 if unfinished else 0
+    return 1 if any(outcome.state is not State.RUNNING for outcome in unfinished) else 0  # running: in another process
 
 
 def show_estimates(todo: list[Job], side_by_side: int) -> int:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, Frame, fingerprint
-from ssd_effnet.config import WHERE, differences, load_experiment
+from ssd_effnet.config import load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
@@ -132,6 +132,11 @@ class RunDirectory:
             return State.FAILED
         return State.INTERRUPTED if self.config_file.is_file() else State.ABSENT
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to lose: one that was stopped before its first epoch was over has nothing."""
+        return self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())
+
     def experiment(self) -> ExperimentConfig:
         """The resolved config.
 
@@ -204,12 +209,20 @@ class RunDirectory:
         Raises:
             RunError: it holds one, and this is not its continuation.
         """
-        if not (self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())):
-            return  # one that was stopped before its first epoch was over has nothing to lose
+        if not self.begun:
+            return
         if not resume:
             raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
+        self.refuse_another_config(experiment)
+
+    def refuse_another_config(self, experiment: ExperimentConfig) -> None:
+        """What has begun here, and this run or another seed of it, are one experiment; where they run is free.
+
+        Raises:
+            RunError: they differ in more than the seed.
+        """
         begun = self.experiment()
-        if changed := [key for key in differences(begun, experiment) if key not in WHERE]:
+        if changed := varied([begun, experiment]):
             was, now = settings(begun), settings(experiment)
             each = ", ".join(f"{key} ({was.get(key)}, now {now.get(key)})" for key in changed)
             raise RunError(f"{self}: was started with another config; these differ: {each}; choose another --out")

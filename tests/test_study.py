@@ -50,6 +50,7 @@ def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -
     [
         ([LITE0, LITE0], "trainer.epochs=1", "two experiments are called lite0"),
         ([LITE0, WIDEN], "name=both", "two experiments are called both"),
+        ([LITE0], "trainer.seed=7", "the seeds of a study are those of --seeds"),
         ([LITE0], "0*:trainer.epochs=1", "none of the experiments lite0 fits"),
         ([LITE0], "lite*:trainer.epoch=1", r"did you mean `trainer\.epochs`"),
     ],
@@ -198,6 +199,8 @@ def test_pace_speaks_of_the_epochs_that_were_seen_to_end(tmp_path: Path) -> None
     _write_epochs(jobs[0], 3)
     now[0] = 600.0  # two epochs in ten minutes, five are left
     assert pace.left() == "about 25 min left"
+    pace.give_up(jobs[1])  # it failed at once: its four epochs will not come
+    assert pace.left() == "about 5 min left"
 
 
 def test_the_display_without_a_terminal_is_lines(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
     """
     names = [load_experiment(path).name for path in files]
-    for pattern in (_split(override)[0] for override in overrides):
+    for pattern, setting in map(_split, overrides):
+        if setting.partition("=")[0].strip() == "trainer.seed":
+            raise ConfigError(f"override {setting!r}: the seeds of a study are those of --seeds")
         if not fnmatch.filter(names, pattern):
             raise ConfigError(f"override for {pattern!r}: none of the experiments {', '.join(names)} fits")
     experiments = []
@@ -107,24 +109,29 @@ def check(jobs: Sequence[Job]) -> list[str]:
     commit = git_state().get("commit")
     known: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        if not job.directory.environment_file.is_file():
-            continue
-        try:
-            job.directory.refuse_to_mix(job.experiment, resume=True)
-            key = repr((job.experiment.data, job.experiment.input.modality))
-            if key not in known:
-                stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
-                known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
-            job.directory.refuse_other_data(known[key])
-        except RunError as error:
-            problems.append(str(error))
-        if job.directory.environment()["git"].get("commit") != commit:
-            other_commits.append(job.name)
+        for directory in _seeds_beside(job):
+            try:
+                directory.refuse_another_config(job.experiment)
+                key = repr((job.experiment.data, job.experiment.input.modality))
+                if key not in known:
+                    stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
+                    known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
+                directory.refuse_other_data(known[key])
+            except RunError as error:
+                problems.append(str(error))
+            if directory == job.directory and directory.environment()["git"].get("commit") != commit:
+                other_commits.append(job.name)
     if problems:
-        raise RunError("; ".join(problems))
+        raise RunError("; ".join(dict.fromkeys(problems)))
     if other_commits:
         return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
     return []
+
+
+def _seeds_beside(job: Job) -> list[RunDirectory]:
+    """The job's own directory and those of other seeds, as far as they have begun."""
+    folder = job.directory.path.parent
+    return [directory for directory in _begun(folder.parent) if directory.path.parent == folder and directory.begun]
 
 
 def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
