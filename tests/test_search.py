@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,6 +228,16 @@ def test_a_search_from_the_command_to_the_new_experiment(
         (files / "space.yaml").write_text(space)
         with pytest.raises(SearchError, match=says):
             open_study(planned(files, f"trainer.epochs={epochs}", seed=seed))
+    (files / "space.yaml").write_text(SPACE)
+    search = planned(files, "trainer.epochs=3", "trainer.threads=2", "data.workers=1")  # where it runs is free
+    fewer = shutil.copytree(search.base.data.root, files / "fewer")
+    search.base.data.root = str(fewer)
+    open_study(search)
+    content = json.loads((fewer / "val.json").read_text())
+    content["annotations"].pop()
+    (fewer / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SearchError, match="was started with other data; these differ: val"):
+        open_study(search)
     assert script(monkeypatch, *command, "--trials", 9) == 1
     assert "these differ: trainer.epochs; choose another --out, or delete it" in capsys.readouterr().err
 
