@@ -121,6 +121,7 @@ def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str
         ("optimizer.lr: 0.1", "must be a list to choose from or {low: ..., high: ...}"),
         ("optimizer: [1]", "is a group of settings"),
         ("optimizer.lr: [1, 2]\noptimizer: {lr: [1, 2]}", "stands there twice"),
+        ("optimizer.lr: [1, 2]\noptimizer.lr: [3, 4]", "key `optimizer.lr` stands there twice, for the second time in"),
         ("trainer.seed: [1, 2]", "luckiest seed"),
         ("data: {test: [a, b]}", "must not choose anything"),
         ("- a", "must hold `key: what to draw` lines"),
