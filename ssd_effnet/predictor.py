@@ -20,6 +20,7 @@ from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
 from ssd_effnet.checks import check_experiment
+from ssd_effnet.failure import Failure
 from ssd_effnet.folding import fold
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
@@ -35,6 +36,10 @@ Pair: TypeAlias = tuple[Image, Image]
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _PREFIX = "detector."  # the training module's name of the detector
+
+
+class RequestError(Failure, ValueError):
+    """A device, zoom, score or batch size that there is not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +77,10 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     Raises:
         WeightsError: not there, or not a checkpoint of this project; says what it lacks.
         ConfigError: the experiment in it cannot be built.
-        ValueError: no such device, or a zoom out of range.
+        RequestError: no such device, or a zoom out of range.
     """
     if not 0.1 <= zoom <= 10:
-        raise ValueError(f"zoom must lie in 0.1..10, not {zoom}")
+        raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
     where = _device(device)
     file = checkpoint_file(Path(path))
     content = _read(file)
@@ -148,12 +153,12 @@ class Predictor:
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
             NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
-            ValueError: a score or a batch size out of range.
+            RequestError: a score or a batch size out of range.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
             raise ImageError("predict takes a list of images, not a single one; write predict([image])")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+            raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[ImageDetections] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -195,7 +200,7 @@ class Predictor:
     def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
         """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
         if score is not None and not 0 <= score <= 1:
-            raise ValueError(f"score must lie in 0..1, not {score}")
+            raise RequestError(f"score must lie in 0..1, not {score}")
         if not samples:
             return []
         postprocess = copy.copy(self._postprocess)
@@ -220,9 +225,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
+        raise RequestError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
+        raise RequestError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return device
 
 

@@ -174,7 +174,8 @@ def read_plain(path: str | Path) -> Any:
     """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
 
     Raises:
-        WeightsError: there is no such file, it is cut short or damaged, or it holds code (which is not run).
+        WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
+            not run).
     """
     path = Path(path)
     if not path.is_file():
@@ -190,6 +191,8 @@ def read_plain(path: str | Path) -> Any:
                 f"code. Save its state_dict alone and take that file ({cause[:200]})"
             ) from error
         raise WeightsError(f"{path} is no file of PyTorch weights, or is damaged") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error

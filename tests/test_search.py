@@ -436,6 +436,13 @@ def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        script(monkeypatch, "a.yaml", "--space", "b.yaml", "--trials", 1, "--seed", -1)
+    assert end.value.code == 2
+    assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
+
+
 def test_without_optuna_one_sentence_says_what_to_install(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block = "import runpy, sys; sys.modules['optuna'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
     start = f"import sys; sys.argv = [{str(SCRIPT)!r}, 'a.yaml', '--space', 'b.yaml', '--trials', '1']; {block}"
