@@ -22,6 +22,7 @@ from ssd_effnet.build import build_detector, build_postprocess, build_transforms
 from ssd_effnet.checks import check_experiment
 from ssd_effnet.failure import Failure
 from ssd_effnet.folding import fold
+from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
@@ -153,6 +154,7 @@ class Predictor:
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
             NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
+            OutOfMemory: so many images at once do not fit into the device's memory.
             RequestError: a score or a batch size out of range.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
@@ -206,11 +208,14 @@ class Predictor:
         postprocess = copy.copy(self._postprocess)
         if score is not None:
             postprocess.score_threshold = score
-        batch = collate(samples).to(self.device)
-        outputs = self._folded(batch.images)
-        outputs.refuse_non_finite(batch.names)
-        detections = postprocess(outputs, self.input_size, batch.original_sizes)
-        return list(self._per_image(detections, samples))
+        height, width = self.input_size
+        what = f"{len(samples)} images of {width}x{height} pixels at once"
+        with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):
+            batch = collate(samples).to(self.device)
+            outputs = self._folded(batch.images)
+            outputs.refuse_non_finite(batch.names)
+            detections = postprocess(outputs, self.input_size, batch.original_sizes)
+            return list(self._per_image(detections, samples))
 
     def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
         for i, sample in enumerate(samples):
