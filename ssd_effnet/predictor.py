@@ -26,7 +26,7 @@ from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.weights import WeightsError, load_by_name, read_plain
+from ssd_effnet.weights import WeightsError, load_by_name, read_plain, refuse_unreadable
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
@@ -256,10 +256,7 @@ def checkpoint_file(path: Path) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, tensors and plain data only."""
     refusal = f"{file}: is not a checkpoint of this project"
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
+    refuse_unreadable(file)
     try:
         content = read_plain(file)
     except WeightsError as error:

@@ -180,6 +180,7 @@ def read_plain(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
+    refuse_unreadable(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -191,12 +192,21 @@ def read_plain(path: str | Path) -> Any:
                 f"code. Save its state_dict alone and take that file ({cause[:200]})"
             ) from error
         raise WeightsError(f"{path} is no file of PyTorch weights, or is damaged") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
     return content
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises a :class:`WeightsError` that says why the system does not open a file.
+
+    Asked before torch is: its reader calls damaged files an OSError, too.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_pickle(path: Path) -> bool:

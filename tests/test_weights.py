@@ -149,10 +149,11 @@ def test_what_the_system_says_of_a_file_is_passed_on(tmp_path: Path, monkeypatch
         raise PermissionError(errno.EACCES, "Permission denied")
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    monkeypatch.setattr("builtins.open", forbid)  # root may read any file
+    monkeypatch.setattr(Path, "open", forbid)  # root may read any file
+    monkeypatch.setattr("builtins.open", forbid)
     with pytest.raises(WeightsError) as caught:
         read_state_dict(tmp_path / "a.pth")
-    assert str(caught.value) == f"{tmp_path / 'a.pth'} cannot be read (Permission denied)"
+    assert str(caught.value) == f"{tmp_path / 'a.pth'}: cannot be read (Permission denied)"
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
