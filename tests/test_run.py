@@ -176,12 +176,20 @@ def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(
     assert set(results["test_last"]["matlab"]) == set(results["test"]["matlab"])
 
 
-def test_a_validation_split_without_anybody_is_refused(synthetic: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("monitor", "who"),
+    [
+        ("val/MR/reasonable_all", "person counted by the subset reasonable_all"),
+        ("val/AP", "person without the ignore flag"),
+        ("val/AP50", "person without the ignore flag"),
+    ],
+)
+def test_a_validation_split_without_anybody_is_refused(monitor: str, who: str, synthetic: Path, tmp_path: Path) -> None:
     shutil.copytree(synthetic, tmp_path / "copy")
     for path in (tmp_path / "copy" / "annotations-xml" / "set02" / "V001").glob("*.xml"):
         path.write_text("<annotation></annotation>")
-    with pytest.raises(RunError, match=r"holds nobody of the subset reasonable_all"):
-        run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=silent)
+    with pytest.raises(RunError, match=rf"contains no {who}, so {monitor} is undefined; set trainer\.monitor to"):
+        run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs", echo=silent)
 
 
 def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_path: Path) -> None:

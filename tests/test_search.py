@@ -122,6 +122,7 @@ def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str
         ("optimizer.lr: 0.1", "must be a list to choose from or {low: ..., high: ...}"),
         ("optimizer: [1]", "is a group of settings"),
         ("optimizer.lr: [1, 2]\noptimizer: {lr: [1, 2]}", "stands there twice"),
+        ("optimizer.lr: [1, 2]\noptimizer.lr: [3, 4]", "key `optimizer.lr` stands there twice, for the second time in"),
         ("trainer.seed: [1, 2]", "luckiest seed"),
         ("data: {test: [a, b]}", "must not choose anything"),
         ("- a", "must hold `key: what to draw` lines"),
@@ -444,6 +445,13 @@ def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
     with pytest.raises(SearchError, match=r"search\.db: is not the storage of a search") as caught:
         open_study(planned(files))
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        script(monkeypatch, "a.yaml", "--space", "b.yaml", "--trials", 1, "--seed", -1)
+    assert end.value.code == 2
+    assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
 
 
 def test_without_optuna_one_sentence_says_what_to_install(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

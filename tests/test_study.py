@@ -185,7 +185,9 @@ def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Pat
 
 def test_complaints_are_one_sentence(tmp_path: Path) -> None:
     assert "unknown arguments: nonsense" in study("status", str(tmp_path), "nonsense").stderr
-    assert "whole numbers" in study("run", str(LITE0), "--seeds", "one").stderr
+    for option, number in (("--seeds", "one"), ("--seeds", "²"), ("--jobs", "0"), ("--jobs", "9" * 5000)):
+        done = study("run", str(LITE0), option, number)
+        assert done.returncode == 2 and f"argument {option}: " in done.stderr and done.stderr.count("\n") == 1
     done = study("status", str(tmp_path))
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
