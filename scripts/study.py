@@ -134,7 +134,7 @@ def show_estimates(todo: list[Job], side_by_side: int) -> int:
     total = 0.0
     experiments = {job.experiment.name: job.experiment for job in todo}
     for name, experiment in experiments.items():
-        expected = estimate(experiment)
+        expected = estimate(experiment, side_by_side)
         seeds = [job for job in todo if job.experiment.name == name]
         total += sum(
             expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds
@@ -150,8 +150,8 @@ def show_estimates(todo: list[Job], side_by_side: int) -> int:
             f"{expected.minutes:.1f} a run",
         )
     shell.print_table(table)
-    shares = f", {side_by_side} side by side on shared cores" if side_by_side > 1 else ""
-    print(f"about {total / 60:.1f} hours one after the other{shares}; timed on a few steps of this machine")
+    rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
+    print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")
     return 0
 
 

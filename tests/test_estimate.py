@@ -42,6 +42,22 @@ def test_steps_are_timed_in_the_precision_of_the_run(
     assert seen == {dtype}
 
 
+@pytest.mark.parametrize(("wanted", "jobs", "threads"), [(0, 1, 6), (0, 4, 1), (3, 4, 3)])
+def test_steps_are_timed_with_the_threads_of_the_run(
+    wanted: int, jobs: int, threads: int, few_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(_: object) -> None:
+        raise RuntimeError(f"{torch.get_num_threads()} threads")
+
+    monkeypatch.setattr("ssd_effnet.study.estimate.cores", lambda: 6)
+    monkeypatch.setattr("ssd_effnet.study.estimate.collate", watched)
+    before = torch.get_num_threads()
+    e = load_experiment(LITE0, (*DATA, f"data.root={few_pairs}", f"trainer.threads={wanted}"), tiny=True)
+    with pytest.raises(RuntimeError, match=f"^{threads} threads"):
+        estimate(e, jobs)
+    assert torch.get_num_threads() == before
+
+
 def test_too_little_memory_is_a_sentence(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")

@@ -18,6 +18,7 @@ from ssd_effnet.build import (
     build_skeleton,
 )
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.machine import cores
 from ssd_effnet.memory import enough_for_batches
 from ssd_effnet.schema import ExperimentConfig
 
@@ -43,12 +44,25 @@ class Estimate:
     minutes: float
 
 
-def estimate(e: ExperimentConfig) -> Estimate:
+def estimate(e: ExperimentConfig, jobs: int = 1) -> Estimate:
     """Time a few training steps on the experiment's own data; random weights take as long as trained ones.
+
+    Args:
+        e: resolved.
+        jobs: runs side by side: where the experiment does not say how many threads it takes, it gets its share.
 
     Raises:
         ConfigError, DataError, OutOfMemory: as the run itself would.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(e.trainer.threads or max(cores() // jobs, 1))
+    try:
+        return _timed(e)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(e: ExperimentConfig) -> Estimate:
     device = "cuda" if torch.cuda.is_available() and e.trainer.accelerator != "cpu" else "cpu"
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
     train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
