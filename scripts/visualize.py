@@ -53,7 +53,7 @@ def add_errors(commands: Commands) -> None:
 
 def errors(arguments: argparse.Namespace) -> str:
     """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
-    from ssd_effnet.errors import FPPI
+    from ssd_effnet.error_analysis import FPPI
     from ssd_effnet.gallery.errors import write_errors
     from ssd_effnet.run_directory import RunDirectory
 

@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     "ssd_effnet.features": 3,
     "ssd_effnet.heat": 3,
     "ssd_effnet.evaluation": 2,
-    "ssd_effnet.errors": 2,
+    "ssd_effnet.error_analysis": 2,
     "ssd_effnet.cost": 3,
     "ssd_effnet.film": 3,
     "ssd_effnet.detector_picture": 3,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_kaist.errors import DataError
-from ssd_effnet.errors import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
+from ssd_effnet.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
 from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.gallery.errors import at_point, floor_note, percent

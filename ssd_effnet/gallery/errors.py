@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_effnet.errors import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
+from ssd_effnet.error_analysis import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
 from ssd_effnet.gallery.album import (
     MOST_BYTES,
     MOST_ENTRIES,
@@ -41,7 +41,7 @@ def write_errors(
         run: a run directory.
         out: folder of the page.
         subset: whose people count.
-        fppi, min_score: the working point, as in :func:`ssd_effnet.errors.working_point`.
+        fppi, min_score: the working point, as in :func:`ssd_effnet.error_analysis.working_point`.
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_effnet.errors import Errors, Kind, is_miss
+from ssd_effnet.error_analysis import Errors, Kind, is_miss
 from ssd_effnet.gallery.drawing import FinishedRun, labels, markings, whole
 from ssd_effnet.visualize import save, with_caption
 

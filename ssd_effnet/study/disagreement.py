@@ -9,7 +9,7 @@ import numpy as np
 
 from data_kaist.dataset import Frame, read_pair
 from data_kaist.errors import DataError
-from ssd_effnet.errors import FPPI, working_point
+from ssd_effnet.error_analysis import FPPI, working_point
 from ssd_effnet.metrics.miss_rate import Matches, Outcome
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.study.records import Difference, Experiment, Run

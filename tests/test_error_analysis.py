@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_effnet.errors import Errors, Kind, groups, is_miss, nearest_box
+from ssd_effnet.error_analysis import Errors, Kind, groups, is_miss, nearest_box
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.structures import Annotations, DetectionTable
 
