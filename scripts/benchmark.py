@@ -32,7 +32,7 @@ from ssd_effnet.failure import Failure
 ROOT = Path(__file__).resolve().parents[1]
 
 if TYPE_CHECKING:
-    from ssd_effnet.benchmark.timing import Row
+    from ssd_effnet.benchmark.rows import Row
 
 EXPERIMENTS = ROOT / "experiments"
 STAGES = {
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_models(arguments: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.models import benchmark_models, how, models_table
-    from ssd_effnet.benchmark.timing import describe_machine
+    from ssd_effnet.machine import machine_line
 
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
     files = arguments.experiments or [*numbered, EXPERIMENTS / "efficientdet_d0.yaml"]
@@ -109,7 +109,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     for figure in benchmark_models(files, **settings):
         figures.append(figure)
         print(f"{figure.name}: {figure.median_ms:.0f} ms", file=sys.stderr)
-    machine = describe_machine(arguments.device, arguments.threads, how(arguments.training))
+    machine = machine_line(arguments.device, arguments.threads, how(arguments.training))
     shell.print_table(models_table(figures, machine))
     return 0
 
@@ -117,7 +117,8 @@ def run_models(arguments: argparse.Namespace) -> int:
 def run_stages(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ssd_effnet.benchmark.timing import describe_machine, rows_as_dict, rows_table, versions
+    from ssd_effnet.benchmark.rows import rows_as_dict, rows_table, versions
+    from ssd_effnet.machine import machine_line
     from ssd_effnet.runtime import threads_of
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -130,7 +131,7 @@ def run_stages(arguments: argparse.Namespace) -> int:
                 print(f"{row.stage}: {row.case}: {row.own_ms:.3g} ms", file=sys.stderr)
         clock = "processor time" if torch.get_num_threads() == 1 and arguments.device == "cpu" else "wall time"
         how = f"{clock}, {arguments.runs} rounds in turns, medians; results agreed with the reference before"
-        machine = describe_machine(arguments.device, arguments.threads, how)
+        machine = machine_line(arguments.device, arguments.threads, how)
         limits = limits_of(arguments.device, arguments.runs)
     shell.print_table(rows_table(rows, f"{machine}; {limits}"))
     if arguments.json:
@@ -191,10 +192,10 @@ def limits_of(device: str, runs: int) -> str:
 
 def run_growth(arguments: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.growth import draw_growth, growth_table, measure_growth
-    from ssd_effnet.benchmark.timing import describe_machine
+    from ssd_effnet.machine import machine_line
 
     points = list(measure_growth(arguments.factors, runs=arguments.runs))
-    machine = describe_machine("cpu", 1, "processor time, fastest")
+    machine = machine_line("cpu", 1, "processor time, fastest")
     shell.print_table(growth_table(points, machine))
     if arguments.json:
         figures = {"machine": machine, "points": [vars(point) for point in points]}

@@ -120,7 +120,11 @@ class Scores:
     matcher: Matcher
 
     def as_dict(self) -> dict[str, Any]:
-        """The results file's form: everything in percent, None where there is no number."""
+        """The results file's form: everything in percent, None where there is no number.
+
+        Returns:
+            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "ap": {"AP", "AP50", "AP75"}}``.
+        """
         results: dict[str, Any] = {
             rules: {name: _percent(result.mr) for name, result in by_subset.items()}
             for rules, by_subset in self.miss_rates.items()
@@ -129,12 +133,10 @@ class Scores:
         results["ap"] = {name: None if math.isnan(value) else value for name, value in self.ap.items()}
         return results
 
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        """``(name, value)`` in percent, as ``miss_rate/matlab/reasonable_all``, ``recall``, ``AP50``: for a logger."""
-        for rules, by_subset in self.miss_rates.items():
-            for name, result in by_subset.items():
-                yield f"miss_rate/{rules}/{name}", 100 * result.mr
-        yield "recall", 100 * self.recall
+    def named(self) -> Iterator[tuple[str, float]]:
+        """``(name, percent)`` for a logger: ``MR/reasonable_all`` and its like under the matlab rules, ``AP`` ..."""
+        for subset, result in self.miss_rates["matlab"].items():
+            yield f"MR/{subset}", 100 * result.mr
         yield from self.ap.items()
 
 
@@ -175,18 +177,6 @@ def score(
         ap=ap,
         matcher=matcher,
     )
-
-
-def evaluate(
-    annotations: Sequence[Annotations], detections: DetectionTable, rules: Sequence[str] = ("matlab", "python")
-) -> dict[str, Any]:
-    """Score one table of detections, in the results file's form.
-
-    Returns:
-        ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "ap": {"AP", "AP50", "AP75"}}`` in percent;
-        None where there is no number. Recall is that of ``reasonable_all`` under the matlab rules.
-    """
-    return score(annotations, detections, rules).as_dict()
 
 
 def compare_detectors(
@@ -325,7 +315,6 @@ def miss_rate_figure(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
 
     figure = Figure(figsize=(5.2 * len(subsets), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -344,23 +333,25 @@ def miss_rate_figure(
         axes.legend(handles=[handle for _, _, handle in lines], loc="lower left", fontsize=9, title="MR in %")
         images = next(iter(scores.values())).miss_rates[rules][subset].images if scores else 0
         axes.set_title(f"{subset.replace('_', ' ')} ({images:,} images)")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(2e-3, 2)
-        axes.set_xlabel("false positives per image")
         axes.grid(True, which="major", color="0.85", linewidth=0.8)
         axes.set_axisbelow(True)
-    floor = 0.6 * least
-    ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
     for axes in all_axes:
-        axes.set_ylim(floor, 1.1)
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        lay_out_axes(axes, least)
     all_axes[0].set_ylabel("miss rate")
     figure.suptitle(f"Miss rate under the {rules} rules", fontsize=12)
     return figure
+
+
+def lay_out_axes(axes: Any, least: float) -> None:
+    """Logarithmic axes of miss rate over false positives per image, down to a little below the ``least`` miss rate."""
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    floor = 0.6 * least
+    ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
+    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1), xlabel="false positives per image")
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
 def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssd_effnet.boxes import cxcywh_to_xyxy, decode, iou
+from ssd_effnet.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.criterion import DetectionLoss, match
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import HalfwayFusion
@@ -99,18 +99,17 @@ class Seen:
 
 @contextmanager
 def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
-    """Collect what the detector's parts hand out, as long as the block runs."""
+    """Collect what the detector's parts hand out for a batch's first image, as long as the block runs."""
     maps: list[FeatureMap] = []
 
-    def record(part: str, levels: Sequence[Level], rows: Sequence[int] = (0,)) -> Callable[..., None]:
+    def record(part: str, levels: Sequence[Level]) -> Callable[..., None]:
         names = part.split("|")
 
         def hook(_module: nn.Module, _given: Any, handed: Sequence[torch.Tensor]) -> None:
-            step = handed[0].shape[0] // len(names)
             made_by = {(id(m.tensor), m.row): m.handed_on_from or m.part for m in maps}
             for i, name in enumerate(names):
                 for level, x in zip(levels, handed, strict=True):
-                    maps.append(FeatureMap(name, level, x, i * step, made_by.get((id(x), i * step))))
+                    maps.append(FeatureMap(name, level, x, i, made_by.get((id(x), i))))
 
         return hook
 
@@ -120,7 +119,7 @@ def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
             levels: list[Level] = part.levels  # type: ignore[assignment]
             if isinstance(part, HalfwayFusion):
                 both = levels[: len(part.fuse)]
-                # a single stream for both modalities takes them as one batch, the visible half first
+                # a single stream for both modalities takes them as one batch, an image's two rows beside each other
                 labels = ["visible stream|lwir stream"] if len(part.streams) == 1 else ["visible stream", "lwir stream"]
                 for label, stream in zip(labels, part.streams, strict=True):
                     hooks.append(stream.register_forward_hook(record(label, both)))
@@ -177,11 +176,9 @@ def found(seen: Seen, postprocess: PostProcess) -> list[Found]:
     """The detections, best first, each with its anchor: the one whose score and decoded box they are."""
     outputs = seen.outputs
     boxes, scores, labels = postprocess(outputs, seen.input_size).image(0)
-    logits = outputs.cls_logits[0].float()
-    of_anchors = logits.sigmoid() if postprocess.activation == "sigmoid" else logits.softmax(-1)[:, 1:]
-    decoded = cxcywh_to_xyxy(decode(outputs.bbox_regression[0].float(), outputs.anchors_cxcywh, postprocess.variances))
-    height, width = seen.input_size
-    decoded = torch.minimum(decoded.clamp(min=0), decoded.new_tensor((width, height, width, height)))
+    of_anchors = postprocess.scores(outputs.cls_logits[0].float())
+    every = torch.arange(len(outputs.anchors_cxcywh), device=outputs.anchors_cxcywh.device)
+    decoded = postprocess.boxes(outputs, every[None], seen.input_size)[0]
     level = seen.level_of_anchors()
     result = []
     for box, score, label in zip(boxes, scores, labels.tolist(), strict=True):

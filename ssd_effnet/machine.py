@@ -30,6 +30,15 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def machine_line(device: str, threads: int, how: str) -> str:
+    """One line: what figures were measured on, and ``how``."""
+    if device != "cpu":
+        where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    else:
+        where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
+    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {how}"
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

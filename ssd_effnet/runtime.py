@@ -1,6 +1,6 @@
 """How a machine's CPU is used: memory that is kept, the layout of maps, threads; chosen by measurement.
 
-None of it changes what is computed but for the rounding of another layout.
+None of it changes what is computed but for the rounding of another layout. Here too: how calls are timed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -126,3 +126,47 @@ def threads_of(number: int) -> Iterator[None]:
 def bfloat16_pays() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware made for it (AMX); elsewhere it has been slower."""
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
+    """Milliseconds of each of ``runs`` calls, after one that is not counted."""
+    return in_turns({"call": call}, runs, device)["call"]
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu", *, release: bool = False
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each of ``runs`` rounds; a first round is not counted.
+
+    By :func:`clock`.
+
+    Args:
+        release: give freed memory back to the system before each call. Else whoever frees next does it: for
+            milliseconds beside a way that leaves megabytes. Not for ways that live on memory that is kept.
+    """
+    now = clock(device)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs + 1):
+        for name, call in calls.items():
+            _wait(device)
+            if release:
+                release_freed_memory()
+            start = now()
+            call()
+            _wait(device)
+            times[name].append(1000 * (now() - start))
+    return {name: of[1:] for name, of in times.items()}
+
+
+def clock(device: str = "cpu") -> Callable[[], float]:
+    """Processor time where one thread does all the work, so that what else the machine runs does not count; else time.
+
+    A neighbour still takes cache and memory bandwidth, and so slows what it is measured beside.
+    """
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if one_thread else time.perf_counter
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()

@@ -10,8 +10,9 @@ import pytest
 
 from ssd_effnet.benchmark.growth import CURVES, Point, draw_growth, exponents, growth_table, measure_growth
 from ssd_effnet.benchmark.models import ModelFigures, models_table
-from ssd_effnet.benchmark.timing import DisagreementError, agree, compared, timed
+from ssd_effnet.benchmark.rows import DisagreementError, agree, compared
 from ssd_effnet.cost import Cost
+from ssd_effnet.runtime import timed
 
 ROOT = Path(__file__).parents[1]
 

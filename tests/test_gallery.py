@@ -21,7 +21,7 @@ from data_kaist.loading import image_ids
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config import load_experiment, save_experiment
-from ssd_effnet.errors import Errors, Kind
+from ssd_effnet.error_analysis import Errors, Kind
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.gallery import album
 from ssd_effnet.gallery.album import Item, View, below, fewest

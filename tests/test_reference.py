@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import reference
-from benchmarks.reference_evaluator import DictionaryEvaluator
-from benchmarks.reference_network import PackageBackbone
 from data_kaist.images import read_image
 from data_kaist.transforms import Sample
+from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark.reference.evaluator import DictionaryEvaluator
+from ssd_effnet.benchmark.reference.network import PackageBackbone
 from ssd_effnet.boxes import area, cxcywh_to_xyxy, iou, nms, touching
 from ssd_effnet.build import build_transforms
 from ssd_effnet.config import ExperimentConfig

@@ -353,7 +353,7 @@ def test_latency_is_measured_once(written: Path, study: Study, monkeypatch: pyte
     monkeypatch.setattr(latency_module, "_measure", fail)
     again = latency(study.experiments, written.parent / "latency.json")
     assert again.ms.keys() == {e.name for e in study.experiments} and all(ms > 0 for ms in again.ms.values())
-    monkeypatch.setattr(latency_module, "describe_machine", lambda *_: "another machine")
+    monkeypatch.setattr(latency_module, "machine_line", lambda *_: "another machine")
     with pytest.raises(AssertionError, match="measured again"):
         latency(study.experiments, written.parent / "latency.json")
 

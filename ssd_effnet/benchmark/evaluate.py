@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import reference
-from benchmarks.reference_evaluator import DictionaryEvaluator
 from ssd_effnet.benchmark import scene
-from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark.reference.evaluator import DictionaryEvaluator
+from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.runtime import in_turns
 from ssd_effnet.structures import Annotations, DetectionTable
 
 
@@ -54,7 +55,7 @@ def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) 
 def dictionaries(
     annotations: list[Annotations], table: DetectionTable
 ) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Ground truth and detections as :func:`benchmarks.reference.miss_rate` wants them."""
+    """Ground truth and detections as :func:`ssd_effnet.benchmark.reference.stages.miss_rate` wants them."""
     keys = ("label", "bbox", "height", "occlusion", "ignore")
     truth = []
     for a in annotations:

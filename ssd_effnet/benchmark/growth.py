@@ -14,12 +14,11 @@ import torch
 from rich.table import Table
 
 from ssd_effnet.benchmark import scene
-from ssd_effnet.benchmark.timing import in_turns
 from ssd_effnet.criterion import MultiBoxLoss
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.runtime import threads_of
+from ssd_effnet.runtime import in_turns, threads_of
 from ssd_effnet.structures import RawOutputs
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks import reference
 from ssd_effnet.benchmark import scene
-from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.criterion import MultiBoxLoss
+from ssd_effnet.runtime import in_turns
 from ssd_effnet.structures import RawOutputs
 
 

@@ -15,11 +15,11 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from ssd_effnet.benchmark.timing import timed
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config import load_experiment
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.runtime import timed
 from ssd_effnet.structures import Targets
 
 MIB = 2**20

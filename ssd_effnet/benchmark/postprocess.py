@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmarks import reference
 from ssd_effnet.benchmark import scene
-from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.postprocess import PostProcess
+from ssd_effnet.runtime import in_turns
 from ssd_effnet.structures import RawOutputs
 
 GOALS = {674: 10.0, 4690: 50.0}

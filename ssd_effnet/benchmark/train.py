@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import reference
-from benchmarks.reference_network import PackageBackbone
 from ssd_effnet.benchmark import scene
-from ssd_effnet.benchmark.timing import Row, agree, compared, in_turns
+from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark.reference.network import PackageBackbone
+from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer, build_postprocess
 from ssd_effnet.config import load_experiment
 from ssd_effnet.evaluation import score
 from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.runtime import keep_freed_memory
+from ssd_effnet.runtime import in_turns, keep_freed_memory
 from ssd_effnet.schema import ExperimentConfig
 
 TRAINED, VALIDATED = 25_086, 2_252  # pairs of KAIST's train-all-02 and of its test-all-20

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 
 from data_kaist.errors import DataError
-from ssd_effnet.errors import Errors, box_column
+from ssd_effnet.error_analysis import Errors, box_column
 from ssd_effnet.gallery.drawing import FinishedRun, crop, labels, markings, rings, whole, window
 from ssd_effnet.gallery.page import Entry, Large
 from ssd_effnet.visualize import Marking, beside, jpeg_address, with_caption

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_kaist.errors import DataError
-from ssd_effnet.errors import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
+from ssd_effnet.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.gallery.album import MOST_BYTES, MOST_ENTRIES, Item, View, alarm, fewest, heights_of, paste, person
 from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.gallery.errors import at_point, floor_note, percent
@@ -95,7 +95,7 @@ def _missed(view: View, g: int) -> str:
 
 
 def alone(here: Errors, there: Errors) -> np.ndarray:
-    """bool ``(d,)``: false alarms at the working point that overlap none of the other's there with an IoU of 0.5."""
+    """bool ``(d,)``: false alarms at the operating point that overlap none of the other's there with an IoU of 0.5."""
     mine, others = _alarms(here), _alarms(there)
     table = there.detections
     images = [

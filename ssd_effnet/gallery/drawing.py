@@ -14,7 +14,7 @@ from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
 from ssd_effnet.build import build_dataset
-from ssd_effnet.errors import Errors, Kind
+from ssd_effnet.error_analysis import Errors, Kind
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator, Outcome
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.structures import PERSON, DetectionTable

@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from ssd_effnet.benchmark.models import how
-from ssd_effnet.benchmark.timing import describe_machine, timed
 from ssd_effnet.build import as_size, build_detector
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.keys import settings
+from ssd_effnet.machine import machine_line
+from ssd_effnet.runtime import timed
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.study.records import Experiment
 
 ROUNDS, MOST_ROUNDS, SECONDS = 5, 25, 20  # at least, at most, and how long more than the least are made
+_HOW = "batch 1, forward in evaluation, channels_last, fp32"
 _PARTS = ("input", "backbone", "fusion", "adapter", "neck", "extras", "anchors", "head")
 _WITHOUT_WEIGHT = ("backbone.pretrained", "backbone.drop_connect", "input.mean", "input.std")
 
@@ -53,7 +54,7 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
         measure: if not, only what is remembered is given.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = describe_machine(device, 0, how(training=False))
+    where = machine_line(device, 0, _HOW)
     detectors = {_key(experiment.config): experiment.config for experiment in experiments}
     known: dict[str, Any] = {"where": where, "rounds": 0, "ms": {}}
     if cache.is_file():

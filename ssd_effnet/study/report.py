@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssd_effnet.build import build_skeleton
-from ssd_effnet.errors import FPPI
+from ssd_effnet.error_analysis import FPPI
 from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS

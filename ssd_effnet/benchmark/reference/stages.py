@@ -1,6 +1,6 @@
 """Each stage the straightforward way of the field's code: what the project's own stages are compared with.
 
-Nothing here is clever and nothing here is imported by the library's own work: only benchmarks and tests read it. It
+Nothing here is clever and nothing here is imported by the library's own work: only the benchmark and tests read it. It
 follows the papers and the protocol, not the project's code, so that agreement means something.
 """
 

@@ -1,11 +1,10 @@
-"""Measuring: in turns, so that whatever else the machine does hits all that is compared alike."""
+"""What was measured, as rows: a stage against its reference and against the machine."""
 
 from __future__ import annotations
 
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,8 +13,6 @@ import torch
 from rich.table import Table
 
 from ssd_effnet.failure import Failure
-from ssd_effnet.machine import cores, processor
-from ssd_effnet.runtime import release_freed_memory
 
 REFERENCE, OWN = "reference", "own"
 
@@ -66,36 +63,6 @@ class Row:
         return all(met) if met else None
 
 
-def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
-    """Milliseconds of each of ``runs`` calls, after one that is not counted."""
-    return in_turns({OWN: call}, runs, device)[OWN]
-
-
-def in_turns(
-    calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu", *, release: bool = False
-) -> dict[str, list[float]]:
-    """Milliseconds of each call in each of ``runs`` rounds; a first round is not counted.
-
-    By :func:`clock`.
-
-    Args:
-        release: give freed memory back to the system before each call. Else whoever frees next does it: for
-            milliseconds beside a way that leaves megabytes. Not for ways that live on memory that is kept.
-    """
-    now = clock(device)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs + 1):
-        for name, call in calls.items():
-            _wait(device)
-            if release:
-                release_freed_memory()
-            start = now()
-            call()
-            _wait(device)
-            times[name].append(1000 * (now() - start))
-    return {name: of[1:] for name, of in times.items()}
-
-
 def compared(
     stage: str,
     case: str,
@@ -110,7 +77,7 @@ def compared(
     """A row out of rounds measured in turns.
 
     Args:
-        times: of :func:`in_turns`.
+        times: of :func:`ssd_effnet.runtime.in_turns`.
         own, reference: which of them are compared; no reference: only times are stated.
         limit_ms: how long the machine needs at least for the same work.
         per: images (or other things) that a call handles: milliseconds are stated for one.
@@ -140,29 +107,6 @@ def agree(what: str, own: torch.Tensor, reference: torch.Tensor, tolerance: floa
     if not apart <= tolerance:
         raise DisagreementError(f"{what}: differs from the reference by {apart:.3g}, more than {tolerance:.3g}")
     return f"{what} within {tolerance:.0e}" if tolerance else f"{what} equal"
-
-
-def clock(device: str = "cpu") -> Callable[[], float]:
-    """Processor time where one thread does all the work, so that what else the machine runs does not count; else time.
-
-    A neighbour still takes cache and memory bandwidth, and so slows what it is measured beside.
-    """
-    one_thread = device == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if one_thread else time.perf_counter
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def describe_machine(device: str, threads: int, how: str) -> str:
-    """One line: what figures were measured on, and ``how``."""
-    if device != "cpu":
-        where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    else:
-        where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
-    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {how}"
 
 
 def versions() -> dict[str, str]:

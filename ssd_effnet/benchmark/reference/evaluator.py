@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reference import overlap
+from ssd_effnet.benchmark.reference.stages import overlap
 
 Rows = dict[int, list[dict[str, Any]]]
 

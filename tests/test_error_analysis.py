@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_effnet.errors import Errors, Kind, groups, is_miss, nearest_box
+from ssd_effnet.error_analysis import Errors, Kind, groups, is_miss, nearest_box
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.structures import Annotations, DetectionTable
 
@@ -106,7 +106,7 @@ def test_badly_placed_upon_one_who_does_not_count() -> None:
     assert not found.counted.any()
 
 
-def test_the_working_point_keeps_within_its_fppi() -> None:
+def test_the_operating_point_keeps_within_its_fppi() -> None:
     ten = images(*[[PERSON]] * 10)
     alarms = [(i, FAR, 0.5 + i / 100) for i in range(10)]
     found = errors(ten, (0, PERSON, 0.585), *alarms, fppi=0.3)
