@@ -84,7 +84,7 @@ class FinishedRun:
 
 
 def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
-    """All boxes of a frame with their meaning at the working point.
+    """All boxes of a frame with their meaning at the operating point.
 
     Args:
         errors: of the run.
