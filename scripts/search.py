@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ssd_effnet.search.work import SearchError, open_study, plan, work
     from ssd_effnet.yaml_files import ConfigError
 
-    again = "the same command goes on with the search"
+    again = "run the same command again to continue"
     try:
         search = plan(
             arguments.experiment,

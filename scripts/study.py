@@ -9,7 +9,7 @@ examples:
   scripts/study.py status runs/chain
   scripts/study.py report runs/chain
 
-`run` skips what is finished, resumes what was interrupted and goes on past a run that fails; say it again to go on.
+`run` skips what is finished, resumes what was interrupted and goes on past a run that fails; run it again to continue.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def add_errors(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
     point = parser.add_mutually_exclusive_group()
     point.add_argument(
-        "--fppi", type=_positive(float), help="false positives per image of the working point (default: 0.1)"
+        "--fppi", type=_positive(float), help="false positives per image of the operating point (default: 0.1)"
     )
-    point.add_argument("--score", type=float, help="least score of the working point, in place of an FPPI")
+    point.add_argument("--score", type=float, help="least score of the operating point, in place of an FPPI")
     _add_gallery(parser)
 
 
@@ -191,7 +191,7 @@ def add_data(commands: Commands) -> None:
     parser.add_overrides("settings that differ, before the options")
     parser.add_argument("--stage", default="train", help="train (default), val or test")
     parser.add_argument("--count", type=int, default=6, help="how many frames (default: 6)")
-    parser.add_argument("--draws", type=int, help="how often each is drawn anew (default: 4 in training, else 1)")
+    parser.add_argument("--draws", type=int, help="augmentations per frame (default: 4 in training, else 1)")
     parser.add_argument("--epoch", type=int, default=0, help="the first epoch that is drawn, from 0 (default: 0)")
     parser.add_argument("--out", type=Path, help="folder for the pictures (default: data_NAME)")
 

@@ -5,7 +5,7 @@ section 2): each error has one kind, and a kind's weight is what the measure wou
 the measure is the log-average miss rate, and both the matches and every "what if" are the evaluator's own: an edited
 table of detections is matched anew. The weights do not add up, since one change makes another worth more or less.
 
-A *working point* is a least score; a subset's people who are not found from that score on are missed there.
+A *operating point* is a least score; a subset's people who are not found from that score on are missed there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ HEIGHTS = (0, 45, 55, 80, 115, 200, float("inf"))  # pixels; 45, 55 and 115 are 
 class Kind(StrEnum):
     """The six kinds of error; each missed person and each false alarm of a subset has exactly one.
 
-    A missed person is ``MISSED_MISPLACED`` if at the working point a ``MISPLACED`` false alarm lies nearest to it; else
-    ``MISSED_UNSURE`` if a right detection of it was written down with a score below the working point; else
+    A missed person is ``MISSED_MISPLACED`` if at the operating point a ``MISPLACED`` false alarm lies nearest to it;
+    else ``MISSED_UNSURE`` if a right detection of it was written down with a score below the operating point; else
     ``MISSED_UNSEEN``. A false alarm's kind is told by its greatest IoU with any box of its image, ignore regions
     included: ``BACKGROUND`` below 0.1, ``MISPLACED`` below 0.5, and from there ``DUPLICATE``, since all people whom it
     could have found were found by better detections (one that covers an ignore region would have been dropped).
@@ -71,7 +71,7 @@ class WorkingPoint:
     found: np.ndarray
 
 
-def working_point(
+def operating_point(
     matches: Matches, scores: np.ndarray, images: int, *, fppi: float = FPPI, min_score: float | None = None
 ) -> WorkingPoint:
     """The lowest score that keeps within so many false positives per image, or a given score.
@@ -133,14 +133,14 @@ class Errors:
         truth: of the images.
         detections: on them.
         subset: whose people count.
-        fppi, min_score: the working point, as in :func:`working_point`.
+        fppi, min_score: the operating point, as in :func:`operating_point`.
 
     Attributes:
         images: of the subset.
         matches: the evaluator's.
-        point: the working point.
+        point: the operating point.
         counted: bool ``(g,)``, people in the denominator.
-        kinds: ``[kind]``: bool ``(g,)``, people missed at the working point; or bool ``(d,)``, false alarms at *all*
+        kinds: ``[kind]``: bool ``(g,)``, people missed at the operating point; or bool ``(d,)``, false alarms at *all*
             scores.
         nearest, overlap: ``(d,)``, of :func:`nearest_box`.
     """
@@ -158,7 +158,7 @@ class Errors:
         self.subset: Subset = SUBSETS[subset]
         self.images = int(truth.image_is[self.subset.daytime].sum())
         self.matches = truth.match(detections).matches(subset)
-        self.point = working_point(self.matches, detections.scores, self.images, fppi=fppi, min_score=min_score)
+        self.point = operating_point(self.matches, detections.scores, self.images, fppi=fppi, min_score=min_score)
         self.counted = ~self.matches.box_ignored
         self.nearest, self.overlap = nearest_box(truth, detections)
         self.kinds = self._alarms()
@@ -185,12 +185,12 @@ class Errors:
 
     @property
     def missed(self) -> np.ndarray:
-        """bool ``(g,)``: people missed at the working point."""
+        """bool ``(g,)``: people missed at the operating point."""
         missed: np.ndarray = self.counted & ~self.point.found
         return missed
 
     def at_point(self, kind: Kind) -> np.ndarray:
-        """Rows of the errors of a kind at the working point: of boxes for a miss, of detections for a false alarm."""
+        """Rows of the errors of a kind at the operating point: of boxes for a miss, of detections for a false alarm."""
         rows = self.kinds[kind]
         return np.flatnonzero(rows if is_miss(kind) else rows & self.point.shown)
 
@@ -204,7 +204,7 @@ class Errors:
         """Miss rate if this kind were gone.
 
         A kind of false alarm: all of that kind are taken out of the table, whatever their score; nothing else changes.
-        A kind of miss: as :meth:`miss_rate_if_found` for those people, who are the missed at the working point.
+        A kind of miss: as :meth:`miss_rate_if_found` for those people, who are the missed at the operating point.
         """
         if is_miss(kind):
             return self.miss_rate_if_found(self.kinds[kind])

@@ -152,7 +152,7 @@ def export_detector(
             detector(images)  # makes the anchors, which the export then finds as constants
         except (RuntimeError, ValueError) as error:
             raise ExportError(
-                f"{file}: this detector cannot look at images of {size[0]}x{size[1]}: {_first_line(error)}"
+                f"{file}: this detector cannot process images of {size[0]}x{size[1]}: {_first_line(error)}"
             ) from error
         program = _program(model, images, file)
     rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores

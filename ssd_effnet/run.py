@@ -164,7 +164,7 @@ def _run(
     session = _Session(experiment, directory, datasets, loaders, module, trainer, best, stop, timer, waiting)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time (its own words, if it "
-        f"had any, stand above); --resume goes on from {directory.last}"
+        f"had any, stand above); with --resume it resumes from {directory.last}"
     )
     with ending_together(trainer, lost):
         session.fit(resumed=resumed)
@@ -192,8 +192,8 @@ class _Session:
         trainer, last = self.trainer, self.directory.last
 
         def sentence() -> str:
-            goes_on = f"goes on from {last}" if last.is_file() else "begins anew, no epoch was done"
-            return f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; --resume {goes_on}"
+            how = f"resumes from {last}" if last.is_file() else "starts over: no epoch was finished"
+            return f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; with --resume it {how}"
 
         with self._interruptible(sentence):
             trainer.fit(

@@ -242,7 +242,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path
         said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert f"error: {directory}: one of the run's 2 processes has ended before its time" in said
-    assert f"--resume goes on from {directory.last}" in said and said.count("epoch 1/12") == 1
+    assert f"with --resume it resumes from {directory.last}" in said and said.count("epoch 1/12") == 1
     assert directory.state is State.INTERRUPTED
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

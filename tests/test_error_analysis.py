@@ -106,7 +106,7 @@ def test_badly_placed_upon_one_who_does_not_count() -> None:
     assert not found.counted.any()
 
 
-def test_the_working_point_keeps_within_its_fppi() -> None:
+def test_the_operating_point_keeps_within_its_fppi() -> None:
     ten = images(*[[PERSON]] * 10)
     alarms = [(i, FAR, 0.5 + i / 100) for i in range(10)]
     found = errors(ten, (0, PERSON, 0.585), *alarms, fppi=0.3)

@@ -241,7 +241,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(
 ) -> None:
     e, out, sentence, lines = stopped
     directory = RunDirectory.of(e, out)
-    assert sentence == f"{directory}: stopped in epoch 2; --resume goes on from {directory.last}"
+    assert sentence == f"{directory}: stopped in epoch 2; with --resume it resumes from {directory.last}"
     assert "stopping after this step (Ctrl+C once more: at once)" in lines
     assert directory.state is State.INTERRUPTED and len(directory.metrics()) == 1
 
@@ -249,7 +249,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_ctrl_c_before_the_first_epoch_is_over(few_pairs: Path, tmp_path: Path) -> None:
     e = experiment(few_pairs, "trainer.epochs=2", "trainer.panel_images=0")
-    with pytest.raises(Interrupted, match="stopped in epoch 1; --resume begins anew"):
+    with pytest.raises(Interrupted, match="stopped in epoch 1; with --resume it starts over: no epoch was finished"):
         run(e, tmp_path, echo=quiet, callbacks=[Presses(epoch=0)])
     run(e, tmp_path, resume=True, echo=quiet)
     directory = RunDirectory.of(e, tmp_path)

@@ -95,7 +95,7 @@ def _missed(view: View, g: int) -> str:
 
 
 def alone(here: Errors, there: Errors) -> np.ndarray:
-    """bool ``(d,)``: false alarms at the working point that overlap none of the other's there with an IoU of 0.5."""
+    """bool ``(d,)``: false alarms at the operating point that overlap none of the other's there with an IoU of 0.5."""
     mine, others = _alarms(here), _alarms(there)
     table = there.detections
     images = [

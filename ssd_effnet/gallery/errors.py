@@ -41,7 +41,7 @@ def write_errors(
         run: a run directory.
         out: folder of the page.
         subset: whose people count.
-        fppi, min_score: the working point, as in :func:`ssd_effnet.error_analysis.working_point`.
+        fppi, min_score: the operating point, as in :func:`ssd_effnet.error_analysis.operating_point`.
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
 
@@ -66,7 +66,7 @@ def write_errors(
 
 
 def all_items(view: View) -> list[Item]:
-    """Every error at the working point: missed people from the tallest on, false alarms from the surest on."""
+    """Every error at the operating point: missed people from the tallest on, false alarms from the surest on."""
     errors = view.errors
     height = heights_of(view)
     items = []
@@ -100,7 +100,7 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
         f"{len(view.run.frames):,} frames, {view.run.modality}. Subset {errors.subset.name.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
         f"{percent(errors.miss_rate())} (matlab rules).",
-        f"Working point: {at_point(errors)}.",
+        f"Operating point: {at_point(errors)}.",
         *floor_note(errors),
     ]
     if shown < all_errors:
@@ -109,7 +109,7 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
 
 
 def at_point(errors: Errors) -> str:
-    """The working point and what is missed there, in words."""
+    """The operating point and what is missed there, in words."""
     point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
     scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
     return (
@@ -127,7 +127,7 @@ def floor_note(errors: Errors) -> list[str]:
     return [
         f"Caution: nobody is missed at {nobody} of the {len(read)} points that the miss rate is read at. Each counts "
         "as 1e-10 in a mean of logarithms, which pulls the whole miss rate towards 0; rather compare the people "
-        "missed at the working point."
+        "missed at the operating point."
     ]
 
 
@@ -148,10 +148,10 @@ def charts(view: View) -> list[Chart]:
         "What goes wrong, and what it costs",
         ("kind", "number", "share", "MR if it were gone", "gain"),
         rows,
-        "Number and share are those at the working point, of the missed people and of the false alarms apart. If gone: "
-        "false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put right: "
-        "each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each time; "
-        "gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to "
+        "Number and share are those at the operating point, of the missed people and of the false alarms apart. If "
+        "gone: false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put "
+        "right: each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each "
+        "time; gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to "
         "almost 0.",
     )
     annotations = [frame.annotations for frame in view.run.frames]
@@ -164,7 +164,7 @@ def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
         for g in parts:
             missed = Bar(f"{100 * g.missed / g.people:.0f} %", g.missed / g.people)
             rows.append((f"{sort}: {g.words}", f"{g.people:,}", missed, *price(base, g.miss_rate_if_found)))
-    note = "Missed at the working point; gain: if those were found at every score."
+    note = "Missed at the operating point; gain: if those were found at every score."
     return Chart("Who is missed", ("people", "number", "missed", "MR if they were found", "gain"), rows, note)
 
 

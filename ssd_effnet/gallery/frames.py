@@ -16,7 +16,7 @@ _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
 def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 0.3) -> list[Path]:
     """Draw the test frames on which most went wrong, those with the most misses and false alarms first.
 
-    Misses, hits and false alarms are the evaluator's own for the reasonable subset, at one working point.
+    Misses, hits and false alarms are the evaluator's own for the reasonable subset, at one operating point.
 
     Args:
         run: a run directory.

@@ -3,7 +3,7 @@
 A search lives in one directory: ``search.db`` (Optuna's storage), a run directory a trial, and in the end the
 experiment that was found. Several processes, started together or one after the other, work on it: whoever holds the
 search's lock may read and write the storage, and whoever works on a trial holds the trial's lock. The system drops the
-locks of a process that dies; its trial is then known to be left, and goes on from its last checkpoint. (Optuna's
+locks of a process that dies; its trial is then known to be left, and resumes from its last checkpoint. (Optuna's
 heartbeat does not work with ``ask`` and ``tell``, and would let minutes pass.)
 """
 

@@ -15,7 +15,7 @@ from ssd_effnet.run_directory import RunError
 from ssd_effnet.study.execute import POLL, Outcome, outcome, work
 from ssd_effnet.study.plan import Job
 
-RETRIES = 3  # of one job whose worker or node dies; it goes on from its last checkpoint
+RETRIES = 3  # of one job whose worker or node dies; it resumes from its last checkpoint
 # where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
 ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).resolve().parents[2]),

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_kaist.dataset import Frame, read_pair
 from data_kaist.errors import DataError
-from ssd_effnet.error_analysis import FPPI, working_point
+from ssd_effnet.error_analysis import FPPI, operating_point
 from ssd_effnet.metrics.miss_rate import Matches, Outcome
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.study.records import Difference, Experiment, Run
@@ -21,20 +21,20 @@ _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
 class Side:
-    """One run at its working point: what it says down to 0.1 false positives per image, on its whole test split.
+    """One run at its operating point: what it says down to 0.1 false positives per image, on its whole test split.
 
     Attributes:
         run: which.
-        shown: bool ``(d,)``, detections at the working point.
+        shown: bool ``(d,)``, detections at the operating point.
         min_score: the least score among them; NaN for none.
-        fppi: false positives per image at the working point; a test split too small for 0.1 allows one.
+        fppi: false positives per image at the operating point; a test split too small for 0.1 allows one.
         found: bool ``(g,)``, ground-truth boxes found by them.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.matches: Matches = run.matcher.matches(_SUBSET)
-        point = working_point(self.matches, run.detections.scores, run.matcher.truth.n_images, fppi=FPPI)
+        point = operating_point(self.matches, run.detections.scores, run.matcher.truth.n_images, fppi=FPPI)
         self.shown, self.min_score, self.fppi, self.found = point.shown, point.min_score, point.fppi, point.found
         self.false_alarms = self.shown & (self.matches.outcome == Outcome.FALSE_POSITIVE)
 
@@ -59,7 +59,7 @@ class Disagreement:
     """Where two runs part.
 
     Attributes:
-        experiment, parent: the runs at their working points.
+        experiment, parent: the runs at their operating points.
         counted: people of the reasonable subset.
         only_experiment, only_parent: of them, found by one alone.
         pairs: frame name, and the same frame as either run sees it.
