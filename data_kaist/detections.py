@@ -294,7 +294,7 @@ def _check_box(xywh: Sequence[float], where: str) -> None:
 
 
 def _check_writable(table: DetectionTable) -> None:
-    """What the readers would refuse is refused before it is written."""
+    """Boxes without area and numbers that are not finite are refused before they are written."""
     sizes = table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]
     good = np.isfinite(table.boxes_xyxy).all(axis=1) & np.isfinite(table.scores) & (sizes > 0).all(axis=1)
     if not good.all():

@@ -98,7 +98,7 @@ def nms(
     Args:
         boxes_xyxy: ``(N, n, 4)`` float, each image's boxes sorted by falling score.
         valid: bool ``(N, n)``; rows that are padding, or must not take part, are False.
-        block: boxes compared at a time; memory grows with ``N * n * block``, not with ``n * n``.
+        block: boxes compared at a time, at most 16 on a CPU; memory grows with ``N * n * block``, not with ``n * n``.
         most: the first so many kept ones per image are all that is asked for; later ones may be left out.
 
     Returns:

@@ -99,18 +99,17 @@ class Seen:
 
 @contextmanager
 def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
-    """Collect what the detector's parts hand out, as long as the block runs."""
+    """Collect what the detector's parts hand out for a batch's first image, as long as the block runs."""
     maps: list[FeatureMap] = []
 
-    def record(part: str, levels: Sequence[Level], rows: Sequence[int] = (0,)) -> Callable[..., None]:
+    def record(part: str, levels: Sequence[Level]) -> Callable[..., None]:
         names = part.split("|")
 
         def hook(_module: nn.Module, _given: Any, handed: Sequence[torch.Tensor]) -> None:
-            step = handed[0].shape[0] // len(names)
             made_by = {(id(m.tensor), m.row): m.handed_on_from or m.part for m in maps}
             for i, name in enumerate(names):
                 for level, x in zip(levels, handed, strict=True):
-                    maps.append(FeatureMap(name, level, x, i * step, made_by.get((id(x), i * step))))
+                    maps.append(FeatureMap(name, level, x, i, made_by.get((id(x), i))))
 
         return hook
 
@@ -120,7 +119,7 @@ def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
             levels: list[Level] = part.levels  # type: ignore[assignment]
             if isinstance(part, HalfwayFusion):
                 both = levels[: len(part.fuse)]
-                # a single stream for both modalities takes them as one batch, the visible half first
+                # a single stream for both modalities takes them as one batch, an image's two rows beside each other
                 labels = ["visible stream|lwir stream"] if len(part.streams) == 1 else ["visible stream", "lwir stream"]
                 for label, stream in zip(labels, part.streams, strict=True):
                     hooks.append(stream.register_forward_hook(record(label, both)))
