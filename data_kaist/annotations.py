@@ -76,16 +76,6 @@ class _Rows:
         )
 
 
-def read_xml(path: Path, *, size: tuple[int, int] = KAIST_SIZE) -> Annotations:
-    """Read one frame's XML file; see :func:`parse_xml`."""
-    return parse_xml(_read(path), str(path), size=size, daytime=_daytime_of_path(path))
-
-
-def read_bbgt(path: Path, *, size: tuple[int, int] = KAIST_SIZE) -> Annotations:
-    """Read one frame's text file; see :func:`parse_bbgt`."""
-    return parse_bbgt(_read(path), str(path), size=size, daytime=_daytime_of_path(path))
-
-
 def annotation_path(folder: Path, name: str, annotation_format: AnnotationFormat, modality: str = "visible") -> Path:
     """Where a frame's annotation file lies below the annotation folder.
 
@@ -213,11 +203,6 @@ def _read(path: Path) -> bytes:
         raise AnnotationError(
             f"{path}: cannot read the annotation ({getattr(error, 'strerror', None) or error})"
         ) from error
-
-
-def _daytime_of_path(path: Path) -> Daytime | None:
-    parts = [part for part in path.with_suffix("").parts if part not in ("visible", "lwir")]
-    return daytime_of("/".join(parts[-3:]))
 
 
 def _number(parent: Any, tag: str, at: str) -> float:

@@ -1,4 +1,4 @@
-"""Detections in files: three forms, read into and written from a :class:`~ssd_effnet.structures.DetectionTable`.
+"""Detections in files: three forms, read into a :class:`~ssd_effnet.structures.DetectionTable`; two of them written.
 
 - KAIST text, ``image_number,x,y,w,h,score`` a line, image numbers from 1;
 - COCO results, a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, image ids from 0 or those
@@ -30,14 +30,11 @@ _COLUMNS = ("image_number", "x", "y", "w", "h", "score")
 
 
 def form_of(path: Path | str) -> Form:
-    """The form a path has, or would have when written: a folder or a path without suffix ``devkit``, ``.json`` COCO,
-    anything else KAIST text."""
+    """The form that a path has: a folder ``devkit``, ``.json`` COCO, any other file KAIST text."""
     path = Path(path)
     if path.is_dir():
         return "devkit"
-    if path.suffix.lower() == ".json":
-        return "coco"
-    return "kaist" if path.suffix or path.is_file() else "devkit"
+    return "coco" if path.suffix.lower() == ".json" else "kaist"
 
 
 def read_detections(
@@ -71,26 +68,6 @@ def read_detections(
     if names is None:
         raise DetectionFileError(f"{path}: a folder of the devkit's form needs the names of the frames to be read")
     return read_devkit(path, names)
-
-
-def write_detections(
-    path: Path | str,
-    table: DetectionTable,
-    *,
-    names: Sequence[str] | None = None,
-    image_ids: Sequence[int] | None = None,
-    category_id: int = 1,
-) -> None:
-    """Write detections in the form that the path stands for (:func:`form_of`), with what that form needs to know."""
-    form = form_of(path)
-    if form == "coco":
-        write_coco_results(path, table, image_ids=image_ids, category_id=category_id)
-    elif form == "kaist":
-        write_kaist(path, table)
-    elif names is None:
-        raise DetectionFileError(f"{path}: the devkit's form needs the names of the frames to be written")
-    else:
-        write_devkit(path, table, names)
 
 
 # ---------------------------------------------------------------------------------------------------- KAIST text
@@ -257,22 +234,6 @@ def _devkit_line(line: str, where: str) -> list[float]:
     x1, y1, x2, y2 = values[:4]
     _check_box([x1, y1, x2 - x1, y2 - y1], where)
     return values
-
-
-def write_devkit(path: Path | str, table: DetectionTable, names: Sequence[str]) -> None:
-    """The devkit's folder, with a file for every frame, empty where nothing was found.
-
-    Each file is replaced whole. Files of frames that are not in ``names`` are left alone, and then are an error when
-    the folder is read.
-    """
-    _check_writable(table)
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines: list[list[str]] = [[] for _ in names]
-    for i, box, score in zip(table.image_index.tolist(), (table.boxes_xyxy - 1).tolist(), table.scores, strict=True):
-        lines[i].append(f"{PERSON} {' '.join(f'{value:.10g}' for value in box)} {float(score)!r}\n")
-    for name, of_frame in zip(names, lines, strict=True):
-        write_whole(folder / f"{name.replace('/', '_')}.txt", "".join(of_frame))
 
 
 # ----------------------------------------------------------------------------------------------------- what they share

@@ -120,7 +120,11 @@ class Scores:
     matcher: Matcher
 
     def as_dict(self) -> dict[str, Any]:
-        """The results file's form: everything in percent, None where there is no number."""
+        """The results file's form: everything in percent, None where there is no number.
+
+        Returns:
+            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "ap": {"AP", "AP50", "AP75"}}``.
+        """
         results: dict[str, Any] = {
             rules: {name: _percent(result.mr) for name, result in by_subset.items()}
             for rules, by_subset in self.miss_rates.items()
@@ -129,12 +133,10 @@ class Scores:
         results["ap"] = {name: None if math.isnan(value) else value for name, value in self.ap.items()}
         return results
 
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        """``(name, value)`` in percent, as ``miss_rate/matlab/reasonable_all``, ``recall``, ``AP50``: for a logger."""
-        for rules, by_subset in self.miss_rates.items():
-            for name, result in by_subset.items():
-                yield f"miss_rate/{rules}/{name}", 100 * result.mr
-        yield "recall", 100 * self.recall
+    def named(self) -> Iterator[tuple[str, float]]:
+        """``(name, percent)`` for a logger: ``MR/reasonable_all`` and its like under the matlab rules, ``AP`` ..."""
+        for subset, result in self.miss_rates["matlab"].items():
+            yield f"MR/{subset}", 100 * result.mr
         yield from self.ap.items()
 
 
@@ -175,18 +177,6 @@ def score(
         ap=ap,
         matcher=matcher,
     )
-
-
-def evaluate(
-    annotations: Sequence[Annotations], detections: DetectionTable, rules: Sequence[str] = ("matlab", "python")
-) -> dict[str, Any]:
-    """Score one table of detections, in the results file's form.
-
-    Returns:
-        ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "ap": {"AP", "AP50", "AP75"}}`` in percent;
-        None where there is no number. Recall is that of ``reasonable_all`` under the matlab rules.
-    """
-    return score(annotations, detections, rules).as_dict()
 
 
 def compare_detectors(

@@ -174,7 +174,7 @@ class TrainingModule(LightningModule):
         self.results[stage] = table, scores
         if stage == "test":  # written once, beside the settings, where the run ends
             return
-        figures = {f"MR/{name}": 100 * result.mr for name, result in scores.miss_rates["matlab"].items()} | scores.ap
+        figures = dict(scores.named())
         images = sum(found.images for found in batches)
         figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
         for name, value in figures.items():

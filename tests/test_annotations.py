@@ -12,8 +12,6 @@ from data_kaist.annotations import (
     parse_bbgt,
     parse_xml,
     read_annotation,
-    read_bbgt,
-    read_xml,
     training_ignore,
 )
 from data_kaist.errors import AnnotationError
@@ -76,7 +74,7 @@ def test_a_sample_of_all_annotations_reads(shared: Path) -> None:
 
 
 def test_real_file(shared: Path) -> None:
-    annotations = read_xml(shared / "data/kaist-mini/annotations-xml/set06/V001/I00459.xml")
+    annotations = read_annotation(shared / "data/kaist-mini/annotations-xml", "set06/V001/I00459", "xml")
     assert annotations.size == (512, 640)
     assert annotations.daytime == "day"
     np.testing.assert_array_equal(annotations.boxes_xyxy[0], [282, 209, 282 + 52, 209 + 111])
@@ -133,17 +131,18 @@ BROKEN_XML = {
 @pytest.mark.parametrize("case", BROKEN_XML)
 def test_broken_xml_is_one_sentence_that_names_the_file(case: str, tmp_path: Path) -> None:
     data, message = BROKEN_XML[case]
-    path = tmp_path / "I00001.xml"
+    path = tmp_path / "set06/V000/I00001.xml"
+    path.parent.mkdir(parents=True)
     path.write_bytes(data)
     with pytest.raises(AnnotationError, match=message) as error:
-        read_xml(path)
+        read_annotation(tmp_path, "set06/V000/I00001", "xml")
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"I1\.xml: cannot read the annotation \(No such file"):
-        read_xml(tmp_path / "I1.xml")
+        read_annotation(tmp_path, "set06/V000/I1", "xml")
 
 
 def bbgt(*lines: str) -> bytes:
@@ -154,7 +153,7 @@ def test_bbgt_fields(tmp_path: Path) -> None:
     path = tmp_path / "set03/V000/I00001.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(bbgt("person 10 20 30 60 1 0 0 0 0 0 0", "person? 600 0 41 512 2 0 0 0 0 1 0"))
-    annotations = read_bbgt(path)
+    annotations = read_annotation(tmp_path, "set03/V000/I00001", "bbgt")
     np.testing.assert_array_equal(annotations.boxes_xyxy, [[10, 20, 40, 80], [600, 0, 641, 512]])
     assert list(annotations.labels) == ["person", "person?"]
     assert list(annotations.ignore) == [False, True]
@@ -188,10 +187,9 @@ def test_paired_annotations_go_with_the_modality(layout: str, tmp_path: Path) ->
         path = tmp_path / layout.format(side=side)
         path.parent.mkdir(parents=True)
         path.write_bytes(bbgt(f"person {x} 20 30 60 0 0 0 0 0 0 0"))
-        assert read_bbgt(path).daytime == "day"
     for modality, x in (("visible", 10), ("lwir", 14), ("early", 10)):
         annotations = read_annotation(tmp_path, "set00/V000/I00001", "paired", modality=modality)
-        assert annotations.boxes_xyxy[0, 0] == x
+        assert annotations.boxes_xyxy[0, 0] == x and annotations.daytime == "day"
 
 
 def test_training_ignore() -> None:

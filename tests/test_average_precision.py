@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ssd_effnet.metrics.average_precision import average_precision, summary
+from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.structures import Annotations, DetectionTable
 
 BOX = (100.0, 100.0, 130.0, 160.0)
@@ -45,7 +45,7 @@ def test_other_labels_and_flagged_boxes_are_crowds() -> None:
 def test_no_detections_are_zero_and_nobody_to_find_is_no_number() -> None:
     assert average_precision([image(BOX)], DetectionTable.empty()) == {"AP": 0, "AP50": 0, "AP75": 0}
     for nobody in ([], [image()], [image(BOX, ignore=[True])]):
-        scores = dict(summary(nobody, DetectionTable.empty()))
+        scores = average_precision(nobody, DetectionTable.empty())
         assert list(scores) == ["AP", "AP50", "AP75"] and all(map(math.isnan, scores.values()))
 
 

@@ -1,9 +1,10 @@
-"""Detections written and read in three forms, and what is said of files that are wrong."""
+"""Detections read in three forms and written in two, and what is said of files that are wrong."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_kaist.coco import read_coco
-from data_kaist.detections import form_of, read_detections, write_detections
+from data_kaist.detections import form_of, read_detections, write_coco_results, write_kaist
 from data_kaist.errors import AnnotationError, DetectionFileError
 from ssd_effnet.structures import DetectionTable
 
@@ -30,41 +31,39 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["d.txt", "d.csv", "d.json", "folder"])
+@pytest.mark.parametrize("form", ["d.txt", "d.csv", "d.json"])
 def test_round_trip(tmp_path: Path, form: str) -> None:
     path = tmp_path / "new" / form
-    write_detections(path, TABLE, names=NAMES, image_ids=[7, 8, 9])
-    again = read_detections(path, 3, names=NAMES, image_ids=[7, 8, 9], person_categories={1})
-    order = [1, 0, 2] if form == "folder" else [0, 1, 2]  # the devkit's form keeps the order within a frame only
-    assert again.image_index.tolist() == TABLE.image_index[order].tolist()
-    np.testing.assert_allclose(again.boxes_xyxy, TABLE.boxes_xyxy[order], rtol=0, atol=1e-7)
-    assert again.scores.tolist() == TABLE.scores[order].tolist()
+    if form == "d.json":
+        write_coco_results(path, TABLE, image_ids=[7, 8, 9])
+    else:
+        write_kaist(path, TABLE)
+    again = read_detections(path, 3, image_ids=[7, 8, 9], person_categories={1})
+    assert again.image_index.tolist() == TABLE.image_index.tolist()
+    np.testing.assert_allclose(again.boxes_xyxy, TABLE.boxes_xyxy, rtol=0, atol=1e-7)
+    assert again.scores.tolist() == TABLE.scores.tolist()
     assert not list(path.parent.glob(".*"))  # nothing of the temporary file is left
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_scores_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, score: float) -> None:
     path = tmp_path_factory.getbasetemp() / "score.txt"
-    write_detections(path, DetectionTable(np.array([0]), np.array([[1.0, 2, 3, 4]]), np.array([score])))
+    write_kaist(path, DetectionTable(np.array([0]), np.array([[1.0, 2, 3, 4]]), np.array([score])))
     assert read_detections(path, 1).scores.tolist() == [score]
 
 
 def test_what_the_forms_say(tmp_path: Path) -> None:
     one = DetectionTable(np.array([2]), np.array([[10.0, 20, 30, 80]]), np.array([0.5]))
-    for form in ("d.txt", "d.json", "folder"):
-        write_detections(tmp_path / form, one, names=NAMES)
+    write_kaist(tmp_path / "d.txt", one)
+    write_coco_results(tmp_path / "d.json", one)
     assert (tmp_path / "d.txt").read_text() == "3,10,20,20,60,0.5\n"
     assert json.loads((tmp_path / "d.json").read_text()) == [
         {"image_id": 2, "category_id": 1, "bbox": [10, 20, 20, 60], "score": 0.5}
     ]
-    files = {path.name: path.read_text() for path in (tmp_path / "folder").iterdir()}
-    assert files["set09_V000_I00019.txt"] == "person 9 19 29 79 0.5\n"  # the devkit adds 1
-    assert len(files) == 3 and files["set06_V000_I00019.txt"] == ""
 
 
 def test_the_form_is_seen_from_the_path(tmp_path: Path) -> None:
-    assert [form_of(p) for p in ("a.txt", "a.json", "a", tmp_path)] == ["kaist", "coco", "devkit", "devkit"]
-    assert form_of(write(tmp_path / "plain", GOOD)) == "kaist"
+    assert [form_of(p) for p in ("a.txt", "a.json", "a", tmp_path)] == ["kaist", "coco", "kaist", "devkit"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])
@@ -162,11 +161,11 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
         read_detections(tmp_path / "d.txt", 3)
 
 
-@pytest.mark.parametrize("form", ["d.txt", "d.json", "folder"])
-def test_what_could_not_be_read_is_not_written(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("write", [write_kaist, write_coco_results])
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, write: Callable[[Path, DetectionTable], None]) -> None:
     bad = DetectionTable(np.array([0]), np.array([[1.0, 2, 1, 4]]), np.array([0.5]))
     with pytest.raises(DetectionFileError, match="detection 0 on image 0"):
-        write_detections(tmp_path / form, bad, names=NAMES)
+        write(tmp_path / "d", bad)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,8 +199,6 @@ def test_devkit_frames_without_a_file_are_silent(tmp_path: Path) -> None:
 def test_the_devkits_form_needs_names(tmp_path: Path) -> None:
     with pytest.raises(DetectionFileError, match="needs the names of the frames to be read"):
         read_detections(tmp_path, 3)
-    with pytest.raises(DetectionFileError, match="needs the names of the frames to be written"):
-        write_detections(tmp_path / "new", TABLE)
 
 
 # ------------------------------------------------------------------------------------------- ground truth in COCO form

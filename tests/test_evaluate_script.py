@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_kaist.errors import DataError
-from ssd_effnet.evaluation import GroundTruth, evaluate, load_ground_truth, score, short_names
+from ssd_effnet.evaluation import GroundTruth, load_ground_truth, score, short_names
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.structures import Annotations, DetectionTable
 
@@ -171,13 +171,14 @@ def test_starts_without_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_evaluate_and_iteration() -> None:
+def test_scores_as_a_results_file_and_by_name() -> None:
     truth = [Annotations.from_rows([(100, 100, 130, 160)], size=(512, 640), daytime="day")]
     nothing = DetectionTable.empty()
-    assert evaluate(truth, nothing, ("matlab",))["matlab"]["reasonable_day"] == 100
-    named = dict(score(truth, nothing))
-    assert named["miss_rate/matlab/reasonable_all"] == 100 and named["AP50"] == 0
-    assert np.isnan(named["miss_rate/python/near"])
+    scores = score(truth, nothing, ("matlab",))
+    assert scores.as_dict()["matlab"]["reasonable_day"] == 100 and scores.as_dict()["matlab"]["near"] is None
+    named = dict(scores.named())
+    assert list(named) == [*(f"MR/{name}" for name in SUBSETS), "AP", "AP50", "AP75"]
+    assert named["MR/reasonable_all"] == 100 and named["AP50"] == 0 and np.isnan(named["MR/near"])
     with pytest.raises(ValueError, match="unknown rules octave"):
         score(truth, nothing, ("octave",))
 
@@ -189,7 +190,7 @@ def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Pat
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "set06_V000_I00039.txt").write_text("person 99 99 129 159 0.9\n")
     first, *others = (
-        evaluate(ground_truth.annotations, ground_truth.read_detections(tmp_path / name))
+        score(ground_truth.annotations, ground_truth.read_detections(tmp_path / name)).as_dict()
         for name in ("d.txt", "d.json", "d")
     )
     assert first["recall"] == pytest.approx(100 / 3)

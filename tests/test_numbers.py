@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from untrained import LITE0, SMALL
 
 from data_kaist.dataset import collate
-from data_kaist.detections import read_detections, write_detections
+from data_kaist.detections import read_detections, write_coco_results, write_kaist
 from data_kaist.errors import SplitError
 from data_kaist.transforms import Expand, RandomResizedCrop, Resize, Sample, SSDCrop, Transform
 from ssd_effnet.boxes import nms
@@ -172,8 +172,8 @@ def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> No
     scores = score(truth, table)
     rates = scores.miss_rates["matlab"]["reasonable_all"]
     assert 0 < rates.mr <= 1 and scores.recall == 1 and 0 <= scores.ap["AP"] <= 100
-    for name in ("d.txt", "d.json"):
-        write_detections(tmp_path / name, table)
+    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
+        write(tmp_path / name, table)
         again = score(truth, read_detections(tmp_path / name, 1))
         assert again.as_dict() == scores.as_dict()
 
@@ -196,8 +196,8 @@ def test_no_detections_at_all_are_empty_files_and_a_miss_rate_of_one(tmp_path: P
     found = PostProcess()(raw, (HEIGHT, WIDTH))
     assert (found.labels > 0).sum() == 0 and found.boxes_xyxy.shape[0] == 1
     truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
-    for name in ("d.txt", "d.json"):
-        write_detections(tmp_path / name, DetectionTable.empty())
+    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
+        write(tmp_path / name, DetectionTable.empty())
         scores = score(truth, read_detections(tmp_path / name, 1))
         assert scores.miss_rates["matlab"]["reasonable_all"].mr == 1 and scores.ap["AP"] == 0
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ssd_effnet.structures import PERSON, Annotations, DetectionTable
 
-_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as pycocotools has them
 _MAX_DETECTIONS_AN_IMAGE = 100
 
 
@@ -46,11 +45,6 @@ def average_precision(annotations: Sequence[Annotations], detections: DetectionT
     precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # (thresholds, recalls)
     by_threshold = 100 * precision.mean(axis=1)
     return {"AP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
-
-
-def summary(annotations: Sequence[Annotations], detections: DetectionTable) -> Iterator[tuple[str, float]]:
-    """``(name, percent)`` of :func:`average_precision`."""
-    yield from average_precision(annotations, detections).items()
 
 
 def _is_counted(annotations: Annotations) -> np.ndarray:

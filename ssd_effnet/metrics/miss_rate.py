@@ -9,13 +9,11 @@ the State of the Art", PAMI 2012, as the KAIST devkit and the script most papers
     0.5
     >>> matcher.matches("reasonable_all").outcome   # which detections were right (1), wrong (0) or dropped (-1)
     array([1], dtype=int8)
-
-or, for one table of detections, ``dict(summary(annotations, detections))``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -346,12 +344,3 @@ def _greedy(rank: np.ndarray, box: np.ndarray, n_detections: int, n_boxes: int) 
         free = ~taken[box] & (found[rank] < 0)
         rank, box = rank[free], box[free]
     return found
-
-
-def summary(
-    annotations: Sequence[Annotations], detections: DetectionTable, rules: Rules | str = MATLAB
-) -> Iterator[tuple[str, float]]:
-    """``(subset name, miss rate in percent)`` of all ten subsets; NaN where no box is counted."""
-    matcher = MissRateEvaluator(annotations).match(detections)
-    for name in SUBSETS:
-        yield name, 100 * matcher.result(name, rules).mr
