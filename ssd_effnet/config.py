@@ -154,7 +154,7 @@ def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig
 
 
 def put(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key; a text that means a number becomes one.
+    """Set a dotted key; OmegaConf makes a number of a text that means one (YAML 1.1 reads 1e-4 as text).
 
     Args:
         config: an experiment, ``OmegaConf.structured(ExperimentConfig)``; it is changed.
@@ -166,7 +166,7 @@ def put(config: DictConfig, key: str, value: Any, source: str) -> None:
         ConfigError: one sentence naming source, key and what the schema wants.
     """
     try:
-        OmegaConf.update(config, key, _as_float_if_that_is_meant(config, key, value), merge=False)
+        OmegaConf.update(config, key, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         if few := choices(key):
@@ -180,16 +180,6 @@ def _example(key: str) -> str:
     """The default where it is a list, as it stands in a command."""
     default = settings(ExperimentConfig())[key]
     return f", for example [{','.join(map(str, default))}]" if isinstance(default, list) else ""
-
-
-def _as_float_if_that_is_meant(config: DictConfig, key: str, value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
-    if isinstance(value, str) and isinstance(OmegaConf.select(config, key), float):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:

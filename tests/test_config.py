@@ -32,6 +32,15 @@ def test_a_child_is_its_base_and_what_it_changes(files: Path) -> None:
     assert (child.trainer.epochs, child.trainer.seed) == (3, 7)
 
 
+def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
+    """YAML 1.1 takes it for text; OmegaConf converts it: a float, a float or None, the floats of a list."""
+    text = "optimizer: {lr: 1e-4}\nbackbone: {drop_connect: 1e-1}\naugment: {crop_ratio: [5e-1, 1]}\n"
+    (files / "numbers.yaml").write_text(text)
+    read = load_experiment(files / "numbers.yaml", ["optimizer.weight_decay=2e-5", "augment.crop_scale=[2e-1, 4e0]"])
+    assert (read.optimizer.lr, read.optimizer.weight_decay, read.backbone.drop_connect) == (1e-4, 2e-5, 0.1)
+    assert (read.augment.crop_ratio, read.augment.crop_scale) == ([0.5, 1.0], [0.2, 4.0])
+
+
 def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
     child = load_experiment(files / "child.yaml", ["optimizer.lr=0.1"])
     save_experiment(child, files / "saved.yaml")
