@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
 from data_kaist.coco import CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
@@ -59,6 +61,13 @@ class Frame:
 def image_ids(frames: Sequence[Frame]) -> list[int]:
     """What COCO results call these frames: the ids of their COCO file, or their places in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
+
+
+def spread(frames: Sequence[Frame], count: int) -> list[int]:
+    """Places of ``count`` frames, spread evenly over those that have objects; over all where too few have."""
+    peopled = [place for place, frame in enumerate(frames) if len(frame.annotations)]
+    choice = peopled if len(peopled) >= count else range(len(frames))
+    return [choice[i] for i in np.linspace(0, len(choice) - 1, min(count, len(choice))).round().astype(int)]
 
 
 def load_frames(

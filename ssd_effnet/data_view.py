@@ -13,6 +13,7 @@ from rich.table import Table
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, collate, read_pair
 from data_kaist.errors import DataError
+from data_kaist.loading import spread
 from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.heat import grid, labelled, stacked
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
@@ -104,7 +105,7 @@ def write_data_view(
     if not {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]:
         raise DataError(f"{e.name}: has no split for the stage {stage}; key `data.{stage}` is empty")
     dataset = build_dataset(e, stage)
-    chosen = _spread(dataset, count)
+    chosen = spread(dataset.frames, count)
     normalize = build_normalize(e)
     mean, std = configured(e)
     sums = np.zeros((len(mean), 3))  # number of values, sum, sum of squares
@@ -228,14 +229,6 @@ def _words(e: ExperimentConfig, stage: str) -> str:
     a = e.augment
     crop = {"resized": f"crop {a.crop_scale} p {a.crop_probability:g}", "ssd": "SSD crop", "none": "no crop"}[a.crop]
     return f"Augmentation: jitter {a.jitter:g}, flip {a.flip:g}, {crop}. An epoch draws anew."
-
-
-def _spread(dataset: DetectionDataset, count: int) -> list[int]:
-    """Places spread evenly over the frames that have objects, over all where too few have."""
-    peopled = [i for i, frame in enumerate(dataset.frames) if len(frame.annotations)]
-    choice = peopled if len(peopled) >= count else list(range(len(dataset)))
-    places = np.linspace(0, len(choice) - 1, min(count, len(choice))).round().astype(int)
-    return [choice[place] for place in dict.fromkeys(places.tolist())]
 
 
 def _row(

@@ -109,17 +109,7 @@ def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[n
     Returns:
         int64 ``(d,)``, place among all boxes, -1 where it touches none; float64 ``(d,)``, their IoU.
     """
-    counts = np.diff(truth.box_start)[detections.image_index]
-    row = np.repeat(np.arange(len(detections)), counts)
-    box = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    box += truth.box_start[detections.image_index[row]]
-    d, g = detections.boxes_xyxy[row].T, truth.boxes_xyxy[box].T
-    width = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
-    height = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
-    touch = (width > 0) & (height > 0)
-    row, box, d, g, shared = row[touch], box[touch], d[:, touch], g[:, touch], (width * height)[touch]
-    area_d, area_g = (d[2] - d[0]) * (d[3] - d[1]), (g[2] - g[0]) * (g[3] - g[1])
-    iou = shared / (area_d + area_g - shared)  # computed as the evaluator does, so that 0.5 is 0.5 in both
+    row, box, iou, _ = truth.touching(detections.image_index, detections.boxes_xyxy)
     order = np.lexsort((iou, row))
     nearest, most = np.full(len(detections), -1, np.int64), np.zeros(len(detections))
     nearest[row[order]], most[row[order]] = box[order], iou[order]  # of equal rows the last, the greatest, stays

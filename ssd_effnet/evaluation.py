@@ -315,7 +315,6 @@ def miss_rate_figure(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
 
     figure = Figure(figsize=(5.2 * len(subsets), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -334,23 +333,25 @@ def miss_rate_figure(
         axes.legend(handles=[handle for _, _, handle in lines], loc="lower left", fontsize=9, title="MR in %")
         images = next(iter(scores.values())).miss_rates[rules][subset].images if scores else 0
         axes.set_title(f"{subset.replace('_', ' ')} ({images:,} images)")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(2e-3, 2)
-        axes.set_xlabel("false positives per image")
         axes.grid(True, which="major", color="0.85", linewidth=0.8)
         axes.set_axisbelow(True)
-    floor = 0.6 * least
-    ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
     for axes in all_axes:
-        axes.set_ylim(floor, 1.1)
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        lay_out_axes(axes, least)
     all_axes[0].set_ylabel("miss rate")
     figure.suptitle(f"Miss rate under the {rules} rules", fontsize=12)
     return figure
+
+
+def lay_out_axes(axes: Any, least: float) -> None:
+    """Logarithmic axes of miss rate over false positives per image, down to a little below the ``least`` miss rate."""
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    floor = 0.6 * least
+    ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
+    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1), xlabel="false positives per image")
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
 def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -> Any:

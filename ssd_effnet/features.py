@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssd_effnet.boxes import cxcywh_to_xyxy, decode, iou
+from ssd_effnet.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.criterion import DetectionLoss, match
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import HalfwayFusion
@@ -176,11 +176,9 @@ def found(seen: Seen, postprocess: PostProcess) -> list[Found]:
     """The detections, best first, each with its anchor: the one whose score and decoded box they are."""
     outputs = seen.outputs
     boxes, scores, labels = postprocess(outputs, seen.input_size).image(0)
-    logits = outputs.cls_logits[0].float()
-    of_anchors = logits.sigmoid() if postprocess.activation == "sigmoid" else logits.softmax(-1)[:, 1:]
-    decoded = cxcywh_to_xyxy(decode(outputs.bbox_regression[0].float(), outputs.anchors_cxcywh, postprocess.variances))
-    height, width = seen.input_size
-    decoded = torch.minimum(decoded.clamp(min=0), decoded.new_tensor((width, height, width, height)))
+    of_anchors = postprocess.scores(outputs.cls_logits[0].float())
+    every = torch.arange(len(outputs.anchors_cxcywh), device=outputs.anchors_cxcywh.device)
+    decoded = postprocess.boxes(outputs, every[None], seen.input_size)[0]
     level = seen.level_of_anchors()
     result = []
     for box, score, label in zip(boxes, scores, labels.tolist(), strict=True):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +15,7 @@ from data_kaist.annotations import AnnotationFormat, training_ignore
 from data_kaist.dataset import Frame, load_frames, read_pair
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.frames import STUDY_VALIDATION
-from data_kaist.loading import Modality, Skipped
+from data_kaist.loading import Modality, Skipped, spread
 from data_kaist.statistics import (
     ChannelStatistics,
     ObjectStatistics,
@@ -216,11 +215,8 @@ def _channel_table(channels: ChannelStatistics) -> Table:
 
 def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
     """Pictures spread evenly over the frames that have objects (over all, if too few have)."""
-    peopled = [frame for frame in frames if len(frame.annotations)]
-    choice = peopled if len(peopled) >= number else list(frames)
-    places = np.linspace(0, len(choice) - 1, min(max(number, 1), len(choice))).round().astype(int)
     pictures = []
-    for frame in (choice[place] for place in places):
+    for frame in (frames[place] for place in spread(frames, max(number, 1))):
         try:
             images = [image for image in read_pair(frame, modality) if image is not None]
         except ImageError:

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from data_kaist.dataset import DetectionDataset, EpochSampler, Modality, collate, fingerprint, load_frames, read_pair
 from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
 from data_kaist.images import read_image
-from data_kaist.loading import image_ids
+from data_kaist.loading import Frame, image_ids, spread
 from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
-from ssd_effnet.structures import Batch
+from ssd_effnet.structures import Annotations, Batch
 
 SIZE = (48, 60)
 NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
@@ -108,6 +108,18 @@ def test_text_annotations_take_their_size_from_the_images(layout: str, root: Pat
     )
     assert [len(frame.annotations) for frame in frames] == [1] * 4
     assert frames[0].annotations.size == SIZE
+
+
+def test_frames_are_spread_over_those_with_objects_unless_too_few_have() -> None:
+    def frame(*boxes: tuple[int, int, int, int]) -> Frame:
+        return Frame("", None, None, Annotations.from_rows(boxes, size=(512, 640)))
+
+    frames = [frame((1, 2, 3, 4)) if place % 2 else frame() for place in range(10)]
+    assert spread(frames, 3) == [1, 5, 9]
+    assert spread(frames, 5) == [1, 3, 5, 7, 9]
+    assert spread(frames, 6) == [0, 2, 4, 5, 7, 9]
+    assert spread(frames, 99) == list(range(10))
+    assert spread(frames, 0) == spread([], 3) == []
 
 
 def test_real_frames(shared: Path) -> None:

@@ -168,6 +168,33 @@ class MissRateEvaluator:
         ignored: np.ndarray = self._never_counted | too_small_or_large | ~wanted
         return ignored
 
+    def touching(
+        self, image: np.ndarray, boxes_xyxy: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a detection and a box of its image that share some area, ignore regions included.
+
+        Args:
+            image: int64 ``(d,)``, of each detection.
+            boxes_xyxy: float64 ``(d, 4)``.
+
+        Returns:
+            Row of the detection (ascending), place of the box among all (ascending within a row), their IoU, and the
+            share of the detection that the box covers; each ``(p,)``.
+        """
+        counts = np.diff(self.box_start)[image]
+        row = np.repeat(np.arange(len(image)), counts)
+        box = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        box += self.box_start[image[row]]
+        d, g = boxes_xyxy[row].T, self.boxes_xyxy[box].T
+        overlap_w = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
+        overlap_h = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
+        kept = (overlap_w > 0) & (overlap_h > 0)
+        row, box, d, g = row[kept], box[kept], d[:, kept], g[:, kept]
+        shared = overlap_w[kept] * overlap_h[kept]
+        area_d = (d[2] - d[0]) * (d[3] - d[1])
+        area_g = (g[2] - g[0]) * (g[3] - g[1])
+        return row, box, shared / (area_d + area_g - shared), shared / area_d
+
     def match(self, detections: DetectionTable) -> Matcher:
         """Overlaps of the detections with the boxes, ready for every subset.
 
@@ -208,22 +235,10 @@ class Matcher:
 
         An ignore region asks for no more, and an IoU of a half implies it. Returns rank, box and IoU, each ``(p,)``.
         """
-        truth = self.truth
-        in_image = np.diff(truth.box_start)[self._image] * self._considered
-        rank = np.repeat(np.arange(len(boxes)), in_image)
-        box = np.arange(len(rank)) - np.repeat(np.cumsum(in_image) - in_image, in_image)
-        box += truth.box_start[self._image[rank]]
-        d, g = boxes[rank].T, truth.boxes_xyxy[box].T
-        overlap_w = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
-        overlap_h = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
-        kept = (overlap_w > 0) & (overlap_h > 0)
-        rank, box, d, g = rank[kept], box[kept], d[:, kept], g[:, kept]
-        shared = overlap_w[kept] * overlap_h[kept]
-        area_d = (d[2] - d[0]) * (d[3] - d[1])
-        area_g = (g[2] - g[0]) * (g[3] - g[1])
-        iou = shared / (area_d + area_g - shared)
-        enough = np.maximum(iou, shared / area_d) >= MIN_OVERLAP  # the maximum only guards against rounding
-        rank, box, iou = rank[enough], box[enough], iou[enough]
+        among = np.flatnonzero(self._considered)
+        row, box, iou, covered = self.truth.touching(self._image[among], boxes[among])
+        enough = np.maximum(iou, covered) >= MIN_OVERLAP  # the maximum only guards against rounding
+        rank, box, iou = among[row[enough]], box[enough], iou[enough]
         order = np.lexsort((box, iou, rank))
         return rank[order], box[order], iou[order]
 

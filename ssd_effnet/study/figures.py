@@ -11,9 +11,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ssd_effnet.evaluation import COLOURS
+from ssd_effnet.evaluation import COLOURS, lay_out_axes
 from ssd_effnet.metrics.miss_rate import MissRate
 from ssd_effnet.study.records import Experiment
 
@@ -37,14 +37,8 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
         mr = 100 * float(np.mean([result.mr for result in results]))
         (line,) = axes.plot(_FPPI, mean, color=_colour(i), linestyle=_line(i), label=_label(mr, experiment.name))
         handles.append((math.isnan(mr), mr, i, line))
-    floor = 0.6 * least
-    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1))
-    axes.set(xlabel="false positives per image", ylabel="miss rate")
-    axes.yaxis.set_major_locator(
-        FixedLocator([t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor])
-    )
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    lay_out_axes(axes, least)
+    axes.set_ylabel("miss rate")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     _legend(figure, [handle[-1] for handle in sorted(handles, key=lambda h: h[:3])], "MR in %")
     return _svg(figure)
