@@ -130,12 +130,7 @@ def parse_xml(
         raise AnnotationError(f"{where}: not readable as XML ({error})") from error
     stated = root.find("size")
     if stated is not None:
-        height, width = (_number(stated, tag, f"{where}: <size>") for tag in ("height", "width"))
-        if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
-            raise AnnotationError(
-                f"{where}: <size> says {width:g}x{height:g} pixels, which should be whole and above 0"
-            )
-        size = int(height), int(width)
+        size = size_of(stated, f"{where}: <size>")
     rows = _Rows(where, size)
     for element in root.iter("object"):
         label = (element.findtext("name") or "").strip()
@@ -148,6 +143,22 @@ def parse_xml(
         x, y, w, h = (_number(box, tag, at) for tag in ("x", "y", "w", "h"))
         rows.add(label, (x, y, w, h), _number(element, "occlusion", at), ignore=False)
     return rows.finish(daytime)
+
+
+def size_of(element: Any, at: str) -> tuple[int, int]:
+    """(height, width) in pixels that an XML element states in tags of these names.
+
+    Args:
+        element: the image's ``<size>``.
+        at: file and element, for messages.
+
+    Raises:
+        AnnotationError: a tag is missing, or is no whole number from 1.
+    """
+    height, width = (_number(element, tag, at) for tag in ("height", "width"))
+    if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
+        raise AnnotationError(f"{at} says {width:g}x{height:g} pixels, which should be whole and above 0")
+    return int(height), int(width)
 
 
 def parse_bbgt(

@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
 
+import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from data_kaist.annotations import size_of
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
-from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_inside, is_whole, json_of, text_of
+from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_inside, is_possible, is_whole, json_of, text_of
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON
 
@@ -44,7 +46,7 @@ _PARTLY, _HEAVILY = 0.99, 0.65
 
 
 @dataclass(frozen=True)
-class Thing:
+class Object:
     """One object as its file has it.
 
     Attributes:
@@ -59,13 +61,13 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnnotatedImage:
     """One image: its name below the folder that is written, its file (and the LWIR file's), and its objects."""
 
     name: str
     file: Path
     size: tuple[int, int]
-    things: list[Thing]
+    objects: list[Object]
     lwir: Path | None = None
 
 
@@ -78,7 +80,7 @@ class Converted:
         images: how many.
         persons: boxes to be found.
         ignored: ignore regions.
-        left_out: boxes without area, or without any part inside their image.
+        left_out: boxes that have no area inside their image, or too little for a float32.
     """
 
     file: Path
@@ -98,8 +100,8 @@ def convert(
     """Write ``<split>.json`` files below ``out`` and put the images there, as links or as copies.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
-    keeps the whole person's height in ``height``, and ``occlusion`` says how much of it is hidden: 0 up to 1 %, 1 up to
-    35 %, 2 beyond.
+    keeps the whole person's height in ``height`` (where that is not known, the box's own before the cut), and
+    ``occlusion`` says how much of the person is hidden: 0 up to 1 %, 1 up to 35 %, 2 beyond.
 
     Args:
         data_set: one of :data:`DATA_SETS`.
@@ -107,7 +109,7 @@ def convert(
         out: folder; files of the same names are replaced, links kept.
         box: ``full`` persons as annotated, hidden parts guessed, or what is ``visible`` of them.
         copy: copy images instead of linking their folders.
-        val_step: of a data set without splits, every so manieth image is held out for ``val.json``.
+        val_step: of a data set without splits, every ``val_step``-th image is held out for ``val.json``.
 
     Raises:
         DataError: one sentence that names the file, and the line or object.
@@ -140,23 +142,24 @@ def convert(
     return [_write(pictures, out / f"{split}.json", box) for split, pictures in splits.items()]
 
 
-def _write(pictures: list[Picture], file: Path, box: Box) -> Converted:
+def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
     done = Converted(file, len(pictures))
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for i, picture in enumerate(pictures):
         height, width = picture.size
         images.append({"id": i, "file_name": picture.name, "height": height, "width": width})
-        for number, thing in enumerate(picture.things, 1):
-            chosen = thing.visible if box == "visible" and thing.visible and _area(thing.visible) > 0 else thing.full
+        for number, obj in enumerate(picture.objects, 1):
+            chosen = obj.visible if box == "visible" and obj.visible and _area(obj.visible) > 0 else obj.full
             x, y, w, h = _cut(chosen, width, height)
-            if w <= 0 or h <= 0:
-                done.left_out.append(f"object {number} of {picture.name} has no part in the image {list(chosen)}")
+            if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
+                done.left_out.append(f"object {number} of {picture.name} has no area in the image {list(chosen)}")
                 continue
             row = {"id": len(rows) + 1, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
             # pycocotools knows iscrowd only, the miss rate knows both
-            row |= {"iscrowd": int(thing.ignore), "ignore": int(thing.ignore)}
-            rows.append(row | {"occlusion": _occlusion(thing), "height": thing.full[3]})
+            row |= {"iscrowd": int(obj.ignore), "ignore": int(obj.ignore)}
+            stated = obj.full[3] if obj.full[3] > 0 else chosen[3]
+            rows.append(row | {"occlusion": _occlusion(obj), "height": stated})
     done.ignored = sum(row["ignore"] for row in rows)
     done.persons = len(rows) - done.ignored
     content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": PERSON}]}
@@ -164,10 +167,10 @@ def _write(pictures: list[Picture], file: Path, box: Box) -> Converted:
     return done
 
 
-def _occlusion(thing: Thing) -> int:
-    if thing.visible is None or _area(thing.full) == 0:
+def _occlusion(obj: Object) -> int:
+    if obj.visible is None or _area(obj.full) == 0:
         return 0
-    share = _area(thing.visible) / _area(thing.full)
+    share = _area(obj.visible) / _area(obj.full)
     return 0 if share >= _PARTLY else 1 if share >= _HEAVILY else 2
 
 
@@ -200,27 +203,27 @@ def _place(file: Path, out: Path, name: str, copy: bool) -> None:
         raise DataError(f"{out / top}: cannot be made a link ({error.strerror or error}); try --copy") from error
 
 
-def _citypersons(source: Path) -> dict[str, list[Picture]]:
-    splits: dict[str, list[Picture]] = {}
+def _citypersons(source: Path) -> dict[str, list[AnnotatedImage]]:
+    splits: dict[str, list[AnnotatedImage]] = {}
     ending = "_gtBboxCityPersons.json"
     for folder in _folders(source / "gtBboxCityPersons", "CityPersons' boxes"):
         splits[folder.name] = []
         for file in _files(folder, f"*/*{ending}"):
             content = _json(text_of(file, AnnotationError), str(file))
             size = tuple(_whole(content, key, str(file)) for key in ("imgHeight", "imgWidth"))
-            things = []
+            objects = []
             for i, row in enumerate(_list(content, "objects", str(file)), 1):
                 at = f"{file}: object {i}"
                 label = _key(row, "label", at)
                 full, visible = _xywh(row, "bbox", at), _xywh(row, "bboxVis", at)
-                things.append(Thing(full, visible, label != "pedestrian"))
+                objects.append(Object(full, visible, label != "pedestrian"))
             name = f"leftImg8bit/{folder.name}/{file.parent.name}/{file.name.removesuffix(ending)}_leftImg8bit.png"
-            splits[folder.name].append(Picture(name, _image(source / name, file), (size[0], size[1]), things))
+            splits[folder.name].append(AnnotatedImage(name, _image(source / name, file), (size[0], size[1]), objects))
     return splits
 
 
-def _crowdhuman(source: Path) -> dict[str, list[Picture]]:
-    splits: dict[str, list[Picture]] = {}
+def _crowdhuman(source: Path) -> dict[str, list[AnnotatedImage]]:
+    splits: dict[str, list[AnnotatedImage]] = {}
     for file in _files(source, "annotation_*.odgt"):
         pictures = splits[file.stem.removeprefix("annotation_")] = []
         for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
@@ -228,62 +231,66 @@ def _crowdhuman(source: Path) -> dict[str, list[Picture]]:
             if not line.strip():
                 continue
             content = _json(line, at)
-            things = []
+            objects = []
             for i, row in enumerate(_list(content, "gtboxes", at), 1):
                 where = f"{at}: box {i}"
                 tag, extra = _key(row, "tag", where), row.get("extra", {})
                 ignore = tag != "person" or (isinstance(extra, dict) and bool(extra.get("ignore", 0)))
-                things.append(Thing(_xywh(row, "fbox", where), _xywh(row, "vbox", where), ignore))
+                objects.append(Object(_xywh(row, "fbox", where), _xywh(row, "vbox", where), ignore))
             name = f"Images/{_key(content, 'ID', at)}.jpg"
             if not is_inside(name):
                 raise AnnotationError(f"{at}: the ID {content['ID']!r} leads out of {source}")
             image = _image(source / name, at)
-            pictures.append(Picture(name, image, image_size(image), things))
+            pictures.append(AnnotatedImage(name, image, image_size(image), objects))
     return splits
 
 
-def _llvip(source: Path) -> dict[str, list[Picture]]:
-    splits: dict[str, list[Picture]] = {}
+def _llvip(source: Path) -> dict[str, list[AnnotatedImage]]:
+    splits: dict[str, list[AnnotatedImage]] = {}
     for folder in _folders(source / "visible", "LLVIP's visible images"):
         splits[folder.name] = []
         for visible in _files(folder, "*.jpg"):
             file = source / "Annotations" / f"{visible.stem}.xml"
-            size, things = _voc(file)
+            size, objects = _voc(file)
             lwir = _image(source / "infrared" / folder.name / visible.name, visible)
             name = f"visible/{folder.name}/{visible.name}"
-            splits[folder.name].append(Picture(name, visible, size, things, lwir))
+            splits[folder.name].append(AnnotatedImage(name, visible, size, objects, lwir))
     return splits
 
 
-def _voc(file: Path) -> tuple[tuple[int, int], list[Thing]]:
+def _voc(file: Path) -> tuple[tuple[int, int], list[Object]]:
     try:
         root = fromstring(text_of(file, AnnotationError))
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise AnnotationError(f"{file}: not readable as XML ({error})") from error
-    height, width = (_number(root.findtext(f"size/{tag}"), tag, f"{file}: <size>") for tag in ("height", "width"))
-    things = []
+    if (stated := root.find("size")) is None:
+        raise AnnotationError(f"{file} has no <size>")
+    size = size_of(stated, f"{file}: <size>")
+    objects = []
     for i, element in enumerate(root.iter("object"), 1):
         at = f"{file}: object {i}"
         tags = ("xmin", "ymin", "xmax", "ymax")
-        x1, y1, x2, y2 = (_number(element.findtext(f"bndbox/{tag}"), tag, at) for tag in tags)
+        x1, y1, x2, y2 = corners = [_number(element.findtext(f"bndbox/{tag}"), tag, at) for tag in tags]
+        if max(map(abs, corners)) > MOST_PIXELS:
+            raise AnnotationError(f"{at} has the corners {corners}, which lie beyond any image")
         ignore = element.findtext("name", "").strip() != PERSON or element.findtext("difficult", "0").strip() == "1"
-        things.append(Thing((x1, y1, x2 - x1, y2 - y1), None, ignore))
-    return (int(height), int(width)), things
+        objects.append(Object((x1, y1, x2 - x1, y2 - y1), None, ignore))
+    return size, objects
 
 
-_PASCAL_SIZE = re.compile(r"Image size \(X x Y x C\) : (\d{1,9}) x (\d{1,9}) x \d+\s*")
+_PASCAL_SIZE = re.compile(r"Image size \(X x Y x C\) : ([1-9]\d{0,8}) x ([1-9]\d{0,8}) x \d+\s*")
 _PASCAL_BOX = re.compile(
     r"Bounding box for object \d+ \"[^\"]*\" \(Xmin, Ymin\) - \(Xmax, Ymax\) : "
     r"\((\d{1,9}), (\d{1,9})\) - \((\d{1,9}), (\d{1,9})\)\s*"
 )
 
 
-def _pennfudan(source: Path) -> dict[str, list[Picture]]:
+def _pennfudan(source: Path) -> dict[str, list[AnnotatedImage]]:
     pictures = []
     for file in _files(source / "Annotation", "*.txt"):
         size: tuple[int, int] | None = None
         stated: int | None = None
-        things = []
+        objects = []
         for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
             if line.startswith("Image size"):
                 if not (match := _PASCAL_SIZE.fullmatch(line)):
@@ -296,17 +303,17 @@ def _pennfudan(source: Path) -> dict[str, list[Picture]]:
                 if not (match := _PASCAL_BOX.fullmatch(line)):
                     raise AnnotationError(f"{file}: line {number} is no box '... : (Xmin, Ymin) - (Xmax, Ymax)'")
                 x1, y1, x2, y2 = map(int, match.groups())
-                things.append(Thing((x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), None, False))
+                objects.append(Object((x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), None, False))
         if size is None:
             raise AnnotationError(f"{file}: no line says 'Image size (X x Y x C)'")
-        if stated != len(things):
-            raise AnnotationError(f"{file}: states {stated} objects, but has {len(things)} boxes")
+        if stated != len(objects):
+            raise AnnotationError(f"{file}: states {stated} objects, but has {len(objects)} boxes")
         name = f"PNGImages/{file.stem}.png"
-        pictures.append(Picture(name, _image(source / name, file), size, things))
+        pictures.append(AnnotatedImage(name, _image(source / name, file), size, objects))
     return {"all": pictures}
 
 
-DATA_SETS: dict[str, Callable[[Path], dict[str, list[Picture]]]] = {
+DATA_SETS: dict[str, Callable[[Path], dict[str, list[AnnotatedImage]]]] = {
     "citypersons": _citypersons,
     "crowdhuman": _crowdhuman,
     "llvip": _llvip,

@@ -23,3 +23,7 @@ class ImageError(DataError):
 
 class SplitError(DataError):
     """A split that nobody knows, or that is empty."""
+
+
+class EmptySplitError(SplitError):
+    """A split that none of the frames on the disk belongs to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -22,16 +23,17 @@ MAX_PIXELS = 100_000_000
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
 _JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
+_JPEG_END = 0xD9
+# those that say something: FF 00 is a pixel's byte FF, and 01, D0 ... D8 mark a place and have no length
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PADDING = b"\x00\xff \r\n\x1a"
-"""Bytes that cameras and file systems leave behind the end of an image."""
 
 
 def read_image(path: Path, *, colour: bool) -> np.ndarray:
     """Decode an image file.
 
-    A truncated JPEG decodes without complaint, with grey where data is missing: so its end marker is checked.
+    A truncated JPEG decodes without complaint, with grey where data is missing: so its end marker is looked for. What
+    stands behind the end, as the film behind a telephone's "motion photo", is not read.
     Orientation tags are not followed, because boxes are drawn to the pixels as they are stored. A few bytes may claim
     any size: the header is read first, and no more pixels are decoded than :func:`max_pixels` allows.
 
@@ -90,8 +92,7 @@ def _is_whole(data: np.ndarray) -> bool:
     """Whether a JPEG has its end marker, and a PNG all of its chunks; other kinds are left to their decoders."""
     head = data[:8].tobytes()
     if head.startswith(_JPEG_START):
-        # A stripped FF of the marker itself cannot happen: its last byte is D9.
-        return bool(data[-4096:].tobytes().rstrip(_PADDING).endswith(_JPEG_END))
+        return _reaches_its_end(data.data)
     if head != _PNG_START:
         return True
     at = len(_PNG_START)
@@ -100,6 +101,17 @@ def _is_whole(data: np.ndarray) -> bool:
         at += 12 + length  # OpenCV takes memory for as much as a chunk says that it holds, up to 4 GiB
         if kind == b"IEND":
             return bool(at <= len(data))
+    return False
+
+
+def _reaches_its_end(jpeg: memoryview) -> bool:
+    """Whether the end marker comes, segment by segment: one that holds a small picture has the end of that inside."""
+    at = len(_JPEG_START)
+    while found := _JPEG_MARKER.search(jpeg, at):
+        at = found.end()
+        if found[1][0] == _JPEG_END:
+            return True
+        at += int.from_bytes(jpeg[at : at + 2], "big")  # it counts its own two bytes
     return False
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
 from data_kaist.coco import CocoImage, read_coco
-from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
+from data_kaist.errors import AnnotationError, DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.frames import is_frame_name, parse_split, select
 from data_kaist.images import image_size
 from data_kaist.plain import is_inside
@@ -230,11 +230,12 @@ def load_coco(
 def _cut(chosen: list[str], excluded: list[str], split: str, exclude: str | None, total: int, root: Path) -> list[str]:
     """``chosen`` without ``excluded``; empty is an error that says at which step it became so."""
     if not chosen:
-        raise SplitError(f"{root}: split {split!r} is empty; {total:,} frames were found there and none belongs to it")
+        found = f"{total:,} frames were found there and none belongs to it"
+        raise EmptySplitError(f"{root}: split {split!r} is empty; {found}")
     out = set(excluded)
     left = [name for name in chosen if name not in out]
     if not left:
-        raise SplitError(f"{root}: split {split!r} is empty once {exclude!r} is cut out of it")
+        raise EmptySplitError(f"{root}: split {split!r} is empty once {exclude!r} is cut out of it")
     return left
 
 

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssd_effnet import shell
-from ssd_effnet.failure import Failure
 
 
 def parser() -> shell.Parser:
@@ -61,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"what was found until then stands in {arguments.out}", file=sys.stderr)
         raise
-    except ValueError as error:  # a device or a zoom that there is not
-        raise Failure(str(error)) from error
 
 
 def detect(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssd_effnet import shell
-from ssd_effnet.failure import Failure
 
 
 def parser() -> shell.Parser:
@@ -57,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
     if args.compare and args.plot:
         parser().error("--plot goes with --detections, not with --compare")
-    try:
-        evaluate(args)
-    except ValueError as error:  # two files of one name
-        raise Failure(str(error)) from error
+    evaluate(args)
     return 0
 
 

@@ -47,7 +47,9 @@ def parser() -> shell.Parser:
     parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
     parser.add_argument("--monitor", choices=monitors, help="what to get better at: short for trainer.monitor=...")
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the draws; trials have trainer.seed")
+    parser.add_argument(
+        "--seed", type=shell.from_zero, default=0, metavar="K", help="of the draws; trials have trainer.seed"
+    )
     parser.add_argument(
         "--jobs", type=shell.positive, default=1, metavar="N", help="processes that share the CPU's threads"
     )

@@ -33,9 +33,10 @@ def parser() -> shell.Parser:
     what = parser.add_subparsers(required=True, metavar="run | status | report", dest="what")
     run = what.add_parser("run", help="train and evaluate every experiment with every seed")
     run.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="YAML files, and key=value for all of them")
-    run.add_argument("--seeds", nargs="+", default=["0"], metavar="K", help="default: 0")
+    run.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="K", help="default: 0")
     run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
-    run.add_argument("--jobs", type=int, default=1, help="runs side by side: one a GPU, or a share of the cores")
+    jobs = "runs side by side: one a GPU, or a share of the cores"
+    run.add_argument("--jobs", type=shell.positive, default=1, help=jobs)
     run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
     run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")
     run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
@@ -47,23 +48,26 @@ def parser() -> shell.Parser:
     return parser
 
 
+def seed(word: str) -> int | str:
+    """A seed; ``key=value``, which may stand behind them, stays as it is."""
+    return word if "=" in word else shell.from_zero(word)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments with ``overrides``: ``key=value`` may stand anywhere, behind ``--seeds`` too."""
     arguments, rest = parser().completed().parse_known_args(argv)
     if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
         parser().error(f"unknown arguments: {' '.join(unknown)}")
     if arguments.what == "run":
-        words = [*arguments.experiments, *arguments.seeds]
-        arguments.overrides = [word for word in (*words, *rest) if "=" in word]
+        seeds = [word for word in arguments.seeds if isinstance(word, int)]
+        settings = [word for word in arguments.seeds if isinstance(word, str)]
+        arguments.overrides = [word for word in (*arguments.experiments, *settings, *rest) if "=" in word]
         arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
-        seeds = [word for word in arguments.seeds if "=" not in word]
-        if not all(seed.isdigit() for seed in seeds) or arguments.jobs < 1:
-            parser().error("--seeds and --jobs must be whole numbers")
         if arguments.executor == "ray" and arguments.jobs > 1:
             parser().error("--jobs is for the local executor; a Ray cluster takes as many runs as it holds")
         if arguments.executor == "local" and arguments.address:
             parser().error("--address needs --executor ray")
-        arguments.seeds = [int(seed) for seed in seeds]
+        arguments.seeds = seeds
     elif rest:
         parser().error(f"unknown arguments: {' '.join(rest)}")
     return arguments
@@ -95,7 +99,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         console.print(f"in another process: {', '.join(job.name for job in elsewhere)}")
     if arguments.dry_run:
         return show_estimates(todo, arguments.jobs)
-    remember(jobs, arguments.experiments, arguments.out, shlex.join(sys.argv))
+    remember(jobs, arguments.out, shlex.join(sys.argv))
     with Display(todo, console) as display:
         execute_all: Callable[..., list[Outcome]]
         if arguments.executor == "ray":
@@ -107,7 +111,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     for outcome in unfinished:
         console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
     console.print(f"scripts/study.py report {arguments.out}\ntensorboard --logdir {arguments.out}")
-    return 1 if unfinished else 0
+    return 1 if any(outcome.state is not State.RUNNING for outcome in unfinished) else 0  # running: in another process
 
 
 def show_estimates(todo: list[Job], side_by_side: int) -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from data_kaist.annotations import AnnotationFormat, training_ignore
 from data_kaist.dataset import Frame, load_frames, read_pair
-from data_kaist.errors import ImageError, SplitError
+from data_kaist.errors import EmptySplitError, ImageError, SplitError
 from data_kaist.frames import STUDY_VALIDATION
 from data_kaist.loading import Modality, Skipped, spread
 from data_kaist.statistics import (
@@ -80,9 +80,9 @@ def inspect(
                 modality=modality,
                 skipped=skipped,
             )
-        except SplitError as error:
+        except EmptySplitError:
             # A part of KAIST is worth a look as well: of the three default splits some may be empty.
-            if splits or "is empty" not in str(error):
+            if splits:
                 raise
             console.print(Text(f"{split}: no frames here", style="yellow"), soft_wrap=True)
             continue

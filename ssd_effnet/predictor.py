@@ -20,11 +20,13 @@ from data_kaist.loading import SIDES, Side
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_transforms
 from ssd_effnet.checks import check_experiment
+from ssd_effnet.failure import Failure
 from ssd_effnet.folding import fold
+from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.weights import WeightsError, load_by_name, read_plain
+from ssd_effnet.weights import WeightsError, load_by_name, read_plain, refuse_unreadable
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
@@ -35,6 +37,10 @@ Pair: TypeAlias = tuple[Image, Image]
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _PREFIX = "detector."  # the training module's name of the detector
+
+
+class RequestError(Failure, ValueError):
+    """A device, zoom, score or batch size that there is not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +78,10 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     Raises:
         WeightsError: not there, or not a checkpoint of this project; says what it lacks.
         ConfigError: the experiment in it cannot be built.
-        ValueError: no such device, or a zoom out of range.
+        RequestError: no such device, or a zoom out of range.
     """
     if not 0.1 <= zoom <= 10:
-        raise ValueError(f"zoom must lie in 0.1..10, not {zoom}")
+        raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
     where = _device(device)
     file = checkpoint_file(Path(path))
     content = _read(file)
@@ -148,12 +154,13 @@ class Predictor:
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
             NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
-            ValueError: a score or a batch size out of range.
+            OutOfMemory: so many images at once do not fit into the device's memory.
+            RequestError: a score or a batch size out of range.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
             raise ImageError("predict takes a list of images, not a single one; write predict([image])")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+            raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[ImageDetections] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -195,17 +202,20 @@ class Predictor:
     def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
         """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
         if score is not None and not 0 <= score <= 1:
-            raise ValueError(f"score must lie in 0..1, not {score}")
+            raise RequestError(f"score must lie in 0..1, not {score}")
         if not samples:
             return []
         postprocess = copy.copy(self._postprocess)
         if score is not None:
             postprocess.score_threshold = score
-        batch = collate(samples).to(self.device)
-        outputs = self._folded(batch.images)
-        outputs.refuse_non_finite(batch.names)
-        detections = postprocess(outputs, self.input_size, batch.original_sizes)
-        return list(self._per_image(detections, samples))
+        height, width = self.input_size
+        what = f"{len(samples)} images of {width}x{height} pixels at once"
+        with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):
+            batch = collate(samples).to(self.device)
+            outputs = self._folded(batch.images)
+            outputs.refuse_non_finite(batch.names)
+            detections = postprocess(outputs, self.input_size, batch.original_sizes)
+            return list(self._per_image(detections, samples))
 
     def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
         for i, sample in enumerate(samples):
@@ -220,9 +230,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
+        raise RequestError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
+        raise RequestError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return device
 
 
@@ -246,10 +256,7 @@ def checkpoint_file(path: Path) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, tensors and plain data only."""
     refusal = f"{file}: is not a checkpoint of this project"
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
+    refuse_unreadable(file)
     try:
         content = read_plain(file)
     except WeightsError as error:

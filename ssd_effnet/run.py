@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,11 @@ from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
+from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.launch import Processes, devices, ending_together, environments, loader
+from ssd_effnet.memory import enough_for_batches
+from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
@@ -78,7 +82,7 @@ def run(
             run, so runs to be compared should show the same ones; None: those that are not the schema's own.
 
     Raises:
-        RunError, ConfigError, DataError, WeightsError, NonFiniteError: one sentence each.
+        RunError, ConfigError, DataError, WeightsError, NonFiniteError, OutOfMemory: one sentence each.
     """
     for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
         logging.getLogger(chatter).setLevel(logging.WARNING)
@@ -97,7 +101,13 @@ def run(
             directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         resumed = resume and directory.last.is_file()
-        return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+        try:
+            return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+        except (Failure, OSError) as error:
+            if processes.first and not isinstance(error, Interrupted):
+                with suppress(OSError):  # the disk may be full
+                    directory.fail(str(error))
+            raise
 
 
 def _nothing(line: str) -> None:
@@ -216,7 +226,7 @@ class _Session:
     def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
         """Errors of the loop in the run's own words; ``sentence`` says where it was stopped."""
         try:
-            with self.stop.listening():
+            with self.stop.listening(), enough_for_batches(self.experiment):
                 yield
         except DataError as error:
             raise _without_traceback(error) from error
@@ -301,19 +311,25 @@ def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
 
 
 def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """A miss rate needs somebody to miss: found out before hours are spent."""
+    """Miss rate and AP need somebody to find: noticed before hours are spent."""
     if "val" not in datasets:
         return
     watched = {"trainer.monitor": experiment.trainer.monitor}
     if experiment.schedule.name == "plateau":
         watched["schedule.monitor"] = experiment.schedule.monitor
-    evaluator = MissRateEvaluator(_annotations(datasets["val"]))
+    annotations = _annotations(datasets["val"])
+    evaluator = MissRateEvaluator(annotations)
     for key, monitor in watched.items():
         subset = monitor.removeprefix("val/MR/")
-        if subset in SUBSETS and evaluator.ignored(SUBSETS[subset]).all():
+        if subset in SUBSETS:
+            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"person counted by the subset {subset}"
+        else:
+            ap = average_precision(annotations, DetectionTable.empty()).get(monitor.removeprefix("val/"), 0.0)
+            lacks, who = math.isnan(ap), "person without the ignore flag"
+        if lacks:
             raise RunError(
-                f"the validation split {experiment.data.val!r} holds nobody of the subset {subset}, so {monitor} says "
-                f"nothing; set {key} to another metric (val/loss_total is always there) or choose another data.val"
+                f"the validation split {experiment.data.val!r} contains no {who}, so {monitor} is undefined; set {key} "
+                "to another metric (val/loss_total is always defined) or choose another data.val"
             )
 
 

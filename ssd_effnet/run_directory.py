@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from data_kaist.dataset import DetectionDataset, fingerprint
-from ssd_effnet.config import differences, load_experiment
+from data_kaist.dataset import DetectionDataset, Frame, fingerprint
+from ssd_effnet.config import load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
@@ -124,13 +124,18 @@ class RunDirectory:
         if not self.path.is_dir():
             return State.ABSENT
         try:
-            with self.lock():
+            with self.lock(wait=0):
                 pass
         except Busy:
             return State.RUNNING
         if self.failure_file.is_file():
             return State.FAILED
         return State.INTERRUPTED if self.config_file.is_file() else State.ABSENT
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to lose: one that was stopped before its first epoch was over has nothing."""
+        return self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())
 
     def experiment(self) -> ExperimentConfig:
         """The resolved config.
@@ -144,10 +149,10 @@ class RunDirectory:
         return load_experiment(self.config_file)
 
     def environment(self) -> dict[str, Any]:
-        return _read_json(self.environment_file)
+        return read_json(self.environment_file)
 
     def results(self) -> dict[str, Any]:
-        return _read_json(self.results_file)
+        return read_json(self.results_file)
 
     def metrics(self) -> list[dict[str, float]]:
         """One row an epoch; a cell that is empty is left out. Nothing before the first epoch's end."""
@@ -161,8 +166,11 @@ class RunDirectory:
         return max(self.metrics_file.read_bytes().count(b"\n") - 1, 0) if self.metrics_file.is_file() else 0
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: float = 1.0) -> Iterator[None]:
         """Keep other processes out of this directory as long as the block runs; a killed process lets go by itself.
+
+        Args:
+            wait: seconds for which to try: who only looks at :attr:`state` holds the lock for a moment.
 
         Raises:
             Busy: another process is at work here.
@@ -172,7 +180,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self}: cannot be made ({error.strerror or error}); choose another --out") from error
-        lock = FileLock(self.path / ".lock", blocking=False)
+        lock = FileLock(self.path / ".lock", timeout=wait)
         try:
             lock.acquire()
         except Timeout:
@@ -201,12 +209,20 @@ class RunDirectory:
         Raises:
             RunError: it holds one, and this is not its continuation.
         """
-        if not (self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())):
-            return  # one that was stopped before its first epoch was over has nothing to lose
+        if not self.begun:
+            return
         if not resume:
             raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
+        self.refuse_another_config(experiment)
+
+    def refuse_another_config(self, experiment: ExperimentConfig) -> None:
+        """What has begun here, and this run or another seed of it, are one experiment; where they run is free.
+
+        Raises:
+            RunError: they differ in more than the seed.
+        """
         begun = self.experiment()
-        if changed := differences(begun, experiment):
+        if changed := varied([begun, experiment]):
             was, now = settings(begun), settings(experiment)
             each = ", ".join(f"{key} ({was.get(key)}, now {now.get(key)})" for key in changed)
             raise RunError(f"{self}: was started with another config; these differ: {each}; choose another --out")
@@ -227,6 +243,21 @@ class RunDirectory:
             raise RunError(
                 f"{self}: its data have changed since it was started ({', '.join(changed)}); bring them back, or "
                 "choose another --out"
+            )
+
+    def refuse_other_test_data(self, frames: Sequence[Frame]) -> None:
+        """What a finished run found can be looked at only on the data that it was tested on.
+
+        Args:
+            frames: of its test split, as they are now.
+
+        Raises:
+            RunError: frames, boxes or flags are others now.
+        """
+        if fingerprint(frames) != self.environment()["data"]["test"]["fingerprint"]:
+            raise RunError(
+                f"{self}: its test data have changed since it was tested; bring them back, or run it again under "
+                "another --out"
             )
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
@@ -252,6 +283,16 @@ def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """What one of our own files holds.
+
+    Raises:
+        RunError: it is not there, or somebody has changed it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
     return content

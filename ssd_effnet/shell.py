@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Main = Callable[[Sequence[str] | None], int]
 
+_MOST_DIGITS = 15  # Python refuses to read thousands of them
 _IDLE = 0.7  # processes that want a core, the last minute's mean
 
 
@@ -126,15 +127,27 @@ def size(text: str) -> tuple[int, int]:
     (512, 640)
     """
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, for example 512x640")
-    return int(height), int(width)
+    try:
+        return _whole(height, 32), _whole(width, 32)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HxW of at least 32 pixels each, for example 512x640"
+        ) from None
 
 
 def positive(text: str) -> int:
     """An argument that is a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1")
+    return _whole(text, 1)
+
+
+def from_zero(text: str) -> int:
+    """An argument that is a whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
     return int(text)
 
 

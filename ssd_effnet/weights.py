@@ -174,11 +174,13 @@ def read_plain(path: str | Path) -> Any:
     """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
 
     Raises:
-        WeightsError: there is no such file, it is cut short or damaged, or it holds code (which is not run).
+        WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
+            not run).
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
+    refuse_unreadable(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -194,6 +196,17 @@ def read_plain(path: str | Path) -> Any:
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
     return content
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises a :class:`WeightsError` that says why the system does not open a file.
+
+    Asked before torch is: its reader calls damaged files an OSError, too.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_pickle(path: Path) -> bool:

@@ -11,19 +11,33 @@ import yaml
 
 from ssd_effnet.failure import Failure
 
+_MERGE = "tag:yaml.org,2002:merge"  # of the key <<, whose values the other keys of its mapping replace
+
 
 class ConfigError(Failure, ValueError):
     """A sentence about what is wrong with an experiment: file, key, and what would be right."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data without aliases: nine lines of them can stand for a billion values."""
+    """Plain data without aliases, nine lines of which can stand for a billion values, and each key once."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not read", event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML would keep the last value of a key that stands there twice, and say nothing."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                name = self.construct_object(key)
+                if name in seen:
+                    line = key.start_mark.line + 1
+                    raise ConfigError(f"key `{name}` stands there twice, for the second time in line {line}")
+                seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, kind: str) -> Any:
@@ -56,6 +70,8 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except Exception as error:  # a text like 2001-99-99 sends PyYAML's constructors into any error
         raise ConfigError(f"{where}: is not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
 

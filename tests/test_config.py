@@ -13,6 +13,7 @@ from ssd_effnet.config import (
     load_experiment,
     save_experiment,
 )
+from ssd_effnet.keys import key_types, options
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -69,6 +70,8 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
         ("trainer.epochs=0", "at least 1"),
         ("trainer.ema_decay=1.0", "below 1"),
         ("data.val=test-all-20", "must not choose the epoch"),
+        ("input={size: [64, 64], size: [96, 96]}", "the value: key `size` stands there twice"),
+        ("data.train=", "key `data.train`: must not be empty"),
         ("optimizer.lr", "form key=value"),
         ("optimizer.lr=[", "not YAML"),
     ],
@@ -78,6 +81,54 @@ def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> Non
         load_experiment(files / "child.yaml", [override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right", "says"),
+    [
+        ("anchors.sizes", "[40,0]", "[40,80]", "above 0 each, not [40.0, 0.0]"),
+        ("augment.crop_ratio", "[0,1]", "[0.5,0.5]", "above 0 each"),
+        ("data.min_height", "-1", "0", "at least 0"),
+        ("extras.strides", "[2,0]", "[]", "at least 1 each, not [2, 0]"),
+        ("fusion.up_to", "-1", "0", "at least 0"),
+        ("input.size", "[16,640]", "[32,640]", "at least 32 each, not [16, 640]"),
+        ("input.size", "[512,20000]", "[512,16384]", "at most 16384 each"),
+        ("loss.alpha", "-0.1", "0", "lie in 0..1"),
+        ("loss.alpha", "1.1", "1", "lie in 0..1"),
+        ("loss.gamma", "-1", "0", "at least 0"),
+        ("loss.iou_threshold", "0", "1", "above 0"),
+        ("loss.localization_weight", "-1", "0", "at least 0"),
+        ("loss.negative_iou", "0", "0.4", "above 0"),
+        ("loss.negative_iou", "0.6", "0.5", "at most loss.iou_threshold"),
+        ("loss.prior", "1", "0.5", "below 1"),
+        ("neck.channels", "0", "1", "at least 1"),
+        ("neck.extra_levels", "-1", "0", "at least 0"),
+        ("neck.norm_eps", "0", "1e-12", "above 0"),
+        ("neck.norm_momentum", "1.5", "1", "lie in 0..1"),
+        ("neck.norm_momentum", "-0.1", "0", "lie in 0..1"),
+        ("neck.outputs", "0", "1", "at least 1"),
+        ("optimizer.backbone_lr_factor", "-1", "0", "at least 0"),
+        ("optimizer.bias_lr_factor", "-2", "0", "at least 0"),
+        ("schedule.milestones", "[0.5,1.5]", "[0,1]", "shares of the run in 0..1"),
+    ],
+)
+def test_numbers_have_limits(files: Path, key: str, wrong: str, right: str, says: str) -> None:
+    load_experiment(files / "child.yaml", [f"{key}={right}"])
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "child.yaml", [f"{key}={wrong}"])
+    assert f"key `{key}`: must " in str(caught.value) and says in str(caught.value)
+
+
+def test_every_whole_number_has_a_least_value(files: Path) -> None:
+    for key, kind in key_types().items():
+        if int in options(kind):
+            with pytest.raises(ConfigError, match=rf"key `{key}`: must be "):
+                load_experiment(files / "child.yaml", [f"{key}=-7"])
+
+
+def test_a_merged_mapping_may_be_changed(files: Path) -> None:
+    (files / "merged.yaml").write_text("optimizer: {<<: {lr: 1, momentum: 0.5}, lr: 2}")
+    assert load_experiment(files / "merged.yaml").optimizer.lr == 2
 
 
 @pytest.mark.parametrize(
@@ -91,6 +142,12 @@ def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> Non
         ("a: [", "not YAML"),
         ("augment: {crop_scale: [4, 0.25]}", "[smallest, largest]"),
         ("data: {workers: -1}", "must be at least 0"),
+        (
+            "optimizer: {lr: 1}\ninput: {}\noptimizer: {lr: 2}",
+            "key `optimizer` stands there twice, for the second time in line 3",
+        ),
+        ("optimizer:\n  lr: 1\n  lr: 1", "key `lr` stands there twice, for the second time in line 3"),
+        ("extras: {? strides : [1], 'strides': [2]}", "key `strides` stands there twice"),
     ],
 )
 def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:

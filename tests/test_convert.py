@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_kaist.coco import read_coco
-from data_kaist.convert import convert
+from data_kaist.convert import Box, convert
 from data_kaist.errors import DataError
 from data_kaist.loading import load_coco
 
@@ -76,6 +76,41 @@ def test_citypersons(citypersons: Path, tmp_path: Path) -> None:
     assert region["bbox"] == [100, 10, 40, 30]  # nothing of an ignore region is called visible
 
 
+@pytest.mark.parametrize(
+    ("full", "visible", "box", "height"),
+    [
+        ([5, 5, 0, 0], [5, 5, 10, 20], "full", None),
+        ([5, 5, 0, 0], [5, 5, 10, 20], "visible", 20),
+        ([5, 5, 30, 0], [5, 90, 10, 20], "visible", 20),
+        ([5, 5, 30, 40], [5, 5, 10, 20], "visible", 40),
+        ([199.9999999, 5, 30, 40], [199.9999999, 5, 30, 40], "full", None),
+        ([5, -40, 30, 40], [5, -40, 30, 40], "full", None),
+        ([5, 5, -10, -20], [5, 5, 10, -20], "visible", None),
+    ],
+)
+def test_what_is_written_can_be_read(
+    citypersons: Path, tmp_path: Path, full: list[float], visible: list[float], box: Box, height: float | None
+) -> None:
+    (file,) = (citypersons / "gtBboxCityPersons" / "train").glob("*/*.json")
+    objects = [{"label": "pedestrian", "bbox": full, "bboxVis": visible}]
+    write(file, json.dumps({"imgHeight": 100, "imgWidth": 200, "objects": objects}))
+    train, _ = convert("citypersons", citypersons, tmp_path / "out", box=box)
+    (annotations,) = read_coco(train.file).annotations
+    assert annotations.height.tolist() == ([] if height is None else [height])
+    assert len(train.left_out) == (height is None)
+
+
+@pytest.mark.parametrize("box", ["full", "visible"])
+def test_no_box_is_too_odd_for_the_reader(citypersons: Path, tmp_path: Path, box: Box) -> None:
+    (file,) = (citypersons / "gtBboxCityPersons" / "train").glob("*/*.json")
+    values = (-1e15, -7.3, 0, 1e-300, 1e-7, 5, 99.9999999, 100, 199.9999999, 1e15)
+    boxes = np.random.default_rng(0).choice(values, (3000, 2, 4)).tolist()
+    objects = [{"label": "pedestrian", "bbox": full, "bboxVis": visible} for full, visible in boxes]
+    write(file, json.dumps({"imgHeight": 100, "imgWidth": 200, "objects": objects}))
+    train, _ = convert("citypersons", citypersons, tmp_path / "out", box=box)
+    assert len(read_coco(train.file).annotations[0]) == train.persons == 3000 - len(train.left_out) > 100
+
+
 def test_crowdhuman(tmp_path: Path) -> None:
     root, out = tmp_path / "CrowdHuman", tmp_path / "out"
     head = {"hbox": [12, 22, 5, 6], "head_attr": {"ignore": 0, "occ": 0, "unsure": 0}}
@@ -138,6 +173,17 @@ def test_llvip_is_read_as_pairs(tmp_path: Path) -> None:
     write(xml, VOC.replace("<xmax>30<", "<xmax>wide<"))
     with pytest.raises(DataError, match=r"010001\.xml: object 1 has xmax 'wide', which is not a finite number"):
         convert("llvip", root, out)
+    for old, new, message in (
+        (">100<", ">1e300<", r"<size> says 200x1e\+300 pixels, which should be whole and above 0"),
+        (">200<", ">0<", "<size> says 0x100 pixels"),
+        (">200<", ">20.5<", "<size> says 20.5x100 pixels"),
+        ("<size>", "<size><height/></size><size>", "<size> has height ''"),
+        ("size>", "sizes>", "has no <size>"),
+        ("<xmin>10<", "<xmin>-1e300<", "object 1 has the corners .*, which lie beyond any image"),
+    ):
+        write(xml, VOC.replace(old, new))
+        with pytest.raises(DataError, match=rf"010001\.xml.* {message}"):
+            convert("llvip", root, out)
     write(xml, VOC[:100])
     with pytest.raises(DataError, match=r"010001\.xml: not readable as XML \(.*line"):
         convert("llvip", root, out)
@@ -187,6 +233,7 @@ def test_pennfudan(pennfudan: Path, tmp_path: Path) -> None:
     for old, new, message in (
         (") - (30, 70)", ") (30, 70)", r"FudanPed00002\.txt: line 12 is no box"),
         ("200 x 100 x 3", "200 x", r"FudanPed00002\.txt: line 3 is not 'Image size"),
+        ("200 x 100 x 3", "0 x 100 x 3", r"FudanPed00002\.txt: line 3 is not 'Image size"),
         ("truth : 1", "truth : 2", r"FudanPed00002\.txt: states 2 objects, but has 1 boxes"),
     ):
         write(file, PASCAL.format(name="FudanPed00002").replace(old, new))

@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from data_kaist.dataset import DetectionDataset, EpochSampler, Modality, collate, fingerprint, load_frames, read_pair
@@ -259,6 +261,26 @@ def test_truncated_images_are_refused_and_padded_ones_are_not(suffix: str, tmp_p
     for cut in (1, 2, 50, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:-cut])
         with pytest.raises(ImageError, match=rf"a\{suffix}: the image is truncated"):
+            read_image(path, colour=True)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_ends_where_its_own_end_marker_is(progressive: bool, tmp_path: Path) -> None:
+    path, small = tmp_path / "a.jpg", BytesIO()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    picture.resize((16, 12)).save(small, "JPEG")
+    exif = b"Exif\0\0" + small.getvalue()  # a thumbnail, with an end marker of its own
+    picture.save(path, "JPEG", progressive=progressive, exif=exif, comment=b"\xff\xd9", quality=95)
+    whole = path.read_bytes()
+    assert whole.count(b"\xff\xd9") == 3
+    image = read_image(path, colour=True)
+    for film in (bytes(10_000), b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40, whole[:400]):
+        path.write_bytes(whole + film)
+        np.testing.assert_array_equal(read_image(path, colour=True), image)
+    behind_the_small_one = whole.index(small.getvalue()) + len(small.getvalue())
+    for end in (2, 3, behind_the_small_one, *range(20, len(whole), len(whole) // 60), len(whole) - 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ImageError, match=r"a\.jpg: the image is truncated"):
             read_image(path, colour=True)
 
 

@@ -22,12 +22,14 @@ from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config import load_experiment, save_experiment
 from ssd_effnet.error_analysis import Errors, Kind
+from ssd_effnet.evaluation import write_results
 from ssd_effnet.gallery import album
 from ssd_effnet.gallery.album import Item, View, below, fewest
 from ssd_effnet.gallery.compare import KINDS, write_comparison
 from ssd_effnet.gallery.drawing import FinishedRun, crop, markings, rings, whole, window
 from ssd_effnet.gallery.errors import all_items, write_errors
 from ssd_effnet.gallery.page import Bar, Chart, Entry, Large, Page, render, write_page
+from ssd_effnet.run_directory import describe_data
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.visualize import Marking, jpeg_address
 
@@ -58,12 +60,14 @@ def made_up(truth: Sequence[Annotations], seed: int, share: float) -> DetectionT
 def run_of(out: Path, seed: int, share: float, *settings: str) -> Path:
     """A run directory as far as galleries need it."""
     e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*settings, f"trainer.seed={seed}", "data.workers=0"])
-    frames = build_dataset(e, "test").frames
+    dataset = build_dataset(e, "test")
+    frames = dataset.frames
     directory = out / f"seed{seed}"
     save_experiment(e, directory / "config.yaml")
     table = made_up([frame.annotations for frame in frames], seed, share)
     write_coco_results(directory / "detections.json", table, image_ids=image_ids(frames))
     write_kaist(directory / "detections_kaist.txt", table)
+    write_results(directory / "environment.json", {"data": describe_data({"test": dataset})})
     return directory
 
 

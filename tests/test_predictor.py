@@ -17,7 +17,7 @@ from data_kaist.detections import read_coco_results
 from data_kaist.errors import ImageError
 from ssd_effnet import load_detector
 from ssd_effnet.config import ExperimentConfig, load_experiment
-from ssd_effnet.predictor import ImageDetections, Predictor
+from ssd_effnet.predictor import ImageDetections, Predictor, RequestError
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.structures import NonFiniteError, RawOutputs
@@ -138,7 +138,7 @@ def test_zoomed_images_meet_anchors_of_the_same_pixels(tmp_path: Path, reference
     torch.testing.assert_close(shapes(whole), shapes(zoomed))
     (found,) = zoomed.predict([COLOUR])
     assert found.size == (80, 100) and (found.boxes_xyxy <= (100, 80, 100, 80)).all()
-    with pytest.raises(ValueError, match=r"zoom must lie in 0\.1\.\.10, not 0"):
+    with pytest.raises(RequestError, match=r"zoom must lie in 0\.1\.\.10, not 0"):
         load_detector(file, zoom=0)
 
 
@@ -150,9 +150,9 @@ def test_the_score_threshold(predictors: dict[str, Predictor]) -> None:
     assert 0 < len(part) < len(whole) and (part.scores >= limit).all()
     np.testing.assert_array_equal(part.boxes_xyxy, whole.boxes_xyxy[whole.scores >= limit])
     same(whole, predictor.predict([COLOUR])[0])  # the threshold was that call's own
-    with pytest.raises(ValueError, match=r"score must lie in 0\.\.1, not 30"):
+    with pytest.raises(RequestError, match=r"score must lie in 0\.\.1, not 30"):
         predictor.predict([COLOUR], score=30)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(RequestError, match="batch_size must be at least 1"):
         predictor.predict([COLOUR], batch_size=0)
 
 
@@ -254,9 +254,9 @@ def test_a_run_directory_stands_for_the_checkpoint_of_its_results(checkpoints: d
 
 
 def test_devices(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="device 'gpu' is unknown; it should be auto, cpu, cuda"):
+    with pytest.raises(RequestError, match="device 'gpu' is unknown; it should be auto, cpu, cuda"):
         load_detector(checkpoints["visible"], device="gpu")
-    with pytest.raises(ValueError, match="device 'cuda:77': torch finds"):
+    with pytest.raises(RequestError, match="device 'cuda:77': torch finds"):
         load_detector(checkpoints["visible"], device="cuda:77")
     assert load_detector(checkpoints["visible"]).detector.training is False
 

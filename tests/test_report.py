@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,17 +24,19 @@ from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
 from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation import score, write_results
+from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import SUBSETS
-from ssd_effnet.run_directory import RunDirectory, describe_environment
+from ssd_effnet.run_directory import RunDirectory, RunError, describe_environment
 from ssd_effnet.structures import Annotations, DetectionTable
 from ssd_effnet.study import latency as latency_module
 from ssd_effnet.study import records, report
 from ssd_effnet.study.disagreement import Side, most_disputed
 from ssd_effnet.study.figures import Point, front, learning_curves, miss_rate_at, pareto
 from ssd_effnet.study.latency import latency
-from ssd_effnet.study.plan import plan, remember
-from ssd_effnet.study.records import Study, load_study
+from ssd_effnet.study.plan import check, plan, remember
+from ssd_effnet.study.records import Difference, Study, load_study
 from ssd_effnet.training import MetricsCsv
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +50,7 @@ SMALL = (
 )
 ODD = '_odd <i>&"|$x$'  # a name that HTML, Markdown, a legend and mathematics could each take for their own
 WIDEN = "02_widen_3x3"
+TOGETHER = "other images and other seeds together could turn it round"
 
 
 def detections(truth: Sequence[Annotations], share: float, seed: int) -> DetectionTable:
@@ -121,7 +125,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
         ],
     )
     finish(photographs, out, 1.0)
-    remember(jobs, [*files, EXPERIMENTS / "lite0.yaml"], out, "a command")
+    remember([*jobs, *plan([EXPERIMENTS / "lite0.yaml"], [0], [], out)], out, "a command")
     return out
 
 
@@ -184,9 +188,9 @@ def test_the_table_to_paste(written: Path, study: Study) -> None:
     assert cells[WIDEN][3] == f"{mr:.2f} ± {deviation:.2f} ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
     odd = cells['\\_odd &lt;i&gt;&amp;"\\|$x$']
     assert odd[1:3] == [WIDEN, "adapter.kind: conv3x3 → conv1x1; also trainer.epochs: 3 → 4"]
-    assert odd[7] == "better" and odd[6].startswith("-") and odd[-2:] == ["4", "2"]
+    assert odd[7] == "better" and odd[6].startswith("-") and odd[-3:] == ["4", "0.0001", "2"]
     assert cells["04_fpn"][7] == "cannot tell (other images could turn it round)"
-    assert cells["05_deconv"][7] == "worse (one seed only: another could turn it round)"
+    assert cells["05_deconv"][7] == "cannot tell (one seed each: another could turn it round)"
     assert cells["lite0"][4:8] == ["–", "–", "–", "–"]
     assert "4.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
     assert any("fingerprint" in line and "test-all-20, 12 images" in line for line in lines)
@@ -200,9 +204,9 @@ def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None
     assert "What differs besides, unlisted key parent here trainer.epochs 3 4" in odd and "epochs 3 4 ×1.33" in odd
     assert "Seed 0: best at epoch 2 of 3 (val/MR/reasonable_all 40.00); the last one, 3, gives MR" in odd
     fpn = card(written, "04_fpn")
-    assert "? cannot tell from 02_widen_3x3" in fpn and "Doubt: other images could turn it round." in fpn
+    assert "? cannot tell it from 02_widen_3x3" in fpn and "Doubt: other images could turn it round." in fpn
     worse = card(written, "05_deconv")
-    assert "▼ worse than 04_fpn" in worse and "one seed only" in worse and "100.00 (100.00 to 100.00)" in worse
+    assert "? cannot tell it from 04_fpn" in worse and "one seed each" in worse and "100.00 (100.00 to 100.00)" in worse
     assert "none has finished runs" in card(written, WIDEN)
     assert "best at epoch 3 of 3 (val/MR/reasonable_all 40.00), which is the last one" in card(written, WIDEN)
 
@@ -265,6 +269,72 @@ def test_curves_are_read_where_the_miss_rate_reads_them(study: Study) -> None:
     for run in study.runs:
         result = run.matcher.result("reasonable_all")
         np.testing.assert_allclose(miss_rate_at(result, result.reference_fppi), result.reference_miss_rate)
+
+
+def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    first, second = (copy / WIDEN / f"seed{seed}" for seed in (0, 1))
+    content = json.loads((first / "environment.json").read_text())
+    content["data"]["test"]["fingerprint"] = "0" * 64  # as if boxes had been mended since
+    (first / "environment.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="its test data have changed"):
+        FinishedRun.load(first)
+    study = load_study(copy)
+    assert study.left_out == [
+        f"{first}: its test data have changed since it was tested; bring them back, or run it again under another --out"
+    ]
+    (second / "results.json").write_text("{")
+    assert [sentence.split(": ")[0] for sentence in load_study(copy).left_out] == [
+        str(first),
+        str(second / "results.json"),
+    ]
+
+
+def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    second = RunDirectory(copy / WIDEN / "seed1")
+    e = second.experiment()
+    e.optimizer.lr, e.trainer.threads = 0.01, 2  # threads are the machine's
+    save_experiment(e, second.config_file)
+    assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in load_study(copy).warnings
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
+    with pytest.raises(RunError, match=rf"{WIDEN}/seed1: .* these differ: optimizer\.lr \(0\.01, now"):
+        check(jobs)
+    shutil.copytree(copy / "lite0" / "seed0", photographs := copy / WIDEN / "seed2")
+    config = RunDirectory(photographs).experiment()
+    config.name, config.trainer.seed = WIDEN, 2
+    save_experiment(config, photographs / "config.yaml")
+    study = load_study(copy)
+    assert study.left_out == [f"{photographs}: was tested on other data than other seeds"]
+    assert [run.seed for e in study.experiments if e.name == WIDEN for run in e.runs] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "images", "verdict"),
+    [
+        ([0.50, 0.52, 0.54], [0.70, 0.72, 0.74], 0.02, "better"),
+        ([0.70, 0.72, 0.74], [0.50, 0.52, 0.54], 0.02, "worse"),
+        ([0.50, 0.52, 0.54], [0.54, 0.56, 0.58], 0.05, "cannot tell: other images could turn it round"),
+        ([0.40, 0.50, 0.60], [0.55, 0.65, 0.75], 0.02, "cannot tell: the seeds differ among themselves as much"),
+        (
+            [0.50, 0.52, 0.54],
+            [0.555, 0.575, 0.595],
+            0.04,
+            f"cannot tell: {TOGETHER}",
+        ),
+        ([0.50], [0.90], 0.02, "cannot tell: one seed each: another could turn it round"),
+        ([0.50], [0.80, 0.90, 1.00], 0.02, "cannot tell: the seeds differ among themselves as much"),
+        ([0.50], [0.86, 0.90, 0.94], 0.02, "better"),
+    ],
+)
+def test_a_verdict_needs_images_and_seeds(a: list[float], b: list[float], images: float, verdict: str) -> None:
+    def side(rates: list[float]) -> SimpleNamespace:
+        return SimpleNamespace(runs=[SimpleNamespace(figure=lambda _, rate=rate: 100 * rate) for rate in rates])
+
+    value = float(np.mean(a) - np.mean(b))
+    of_all = SimpleNamespace(difference=Interval(value, value - images, value + images))
+    difference = Difference(side(a), side(b), {"reasonable_all": of_all}, [])  # type: ignore[arg-type,dict-item]
+    assert ": ".join(filter(None, (difference.verdict, difference.doubt))) == verdict
 
 
 def test_without_validation_there_is_no_learning_curve(written: Path, study: Study) -> None:

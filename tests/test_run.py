@@ -5,12 +5,15 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_kaist.dataset import collate
@@ -112,6 +115,8 @@ def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path
     with pytest.raises(RunError, match=r"these differ: optimizer\.lr"):
         run(e, out, resume=True, echo=silent)
     e.optimizer.lr /= 2
+    e.trainer.threads, e.data.workers = 1, 1  # where and how comfortably: another machine may go on with it
+    assert run(e, out, resume=True, echo=silent)["seed"] == 0
 
 
 def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:
@@ -132,6 +137,31 @@ def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -
     assert directory.state is State.ABSENT  # the lock of a killed process is gone, and nothing was begun
 
 
+def test_who_looks_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
+        at_work = pool.submit(lambda: directory.lock().__enter__())
+        time.sleep(0.1)  # it finds the directory locked, as while somebody asks for its state
+        assert not at_work.done()
+    at_work.result()
+
+
+def test_why_a_run_failed_is_written_down(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic, "data.test=train-night-9999999")
+    with pytest.raises(DataError) as caught:
+        run(e, tmp_path, echo=silent)
+    directory = RunDirectory.of(e, tmp_path)
+    assert (directory.state, directory.failure()) == (State.FAILED, str(caught.value))
+
+
+def test_results_that_somebody_has_broken_are_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for broken in ("{", "[]"):
+        directory.results_file.write_text(broken)
+        with pytest.raises(RunError, match=r"results\.json: (cannot be read|must hold a JSON object)"):
+            directory.results()
+
+
 def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(
     finished: tuple[ExperimentConfig, Path], tmp_path: Path
 ) -> None:
@@ -146,12 +176,20 @@ def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(
     assert set(results["test_last"]["matlab"]) == set(results["test"]["matlab"])
 
 
-def test_a_validation_split_without_anybody_is_refused(synthetic: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("monitor", "who"),
+    [
+        ("val/MR/reasonable_all", "person counted by the subset reasonable_all"),
+        ("val/AP", "person without the ignore flag"),
+        ("val/AP50", "person without the ignore flag"),
+    ],
+)
+def test_a_validation_split_without_anybody_is_refused(monitor: str, who: str, synthetic: Path, tmp_path: Path) -> None:
     shutil.copytree(synthetic, tmp_path / "copy")
     for path in (tmp_path / "copy" / "annotations-xml" / "set02" / "V001").glob("*.xml"):
         path.write_text("<annotation></annotation>")
-    with pytest.raises(RunError, match=r"holds nobody of the subset reasonable_all"):
-        run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=silent)
+    with pytest.raises(RunError, match=rf"contains no {who}, so {monitor} is undefined; set trainer\.monitor to"):
+        run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs", echo=silent)
 
 
 def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_path: Path) -> None:

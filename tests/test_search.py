@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,7 @@ def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str
         ("optimizer.lr: 0.1", "must be a list to choose from or {low: ..., high: ...}"),
         ("optimizer: [1]", "is a group of settings"),
         ("optimizer.lr: [1, 2]\noptimizer: {lr: [1, 2]}", "stands there twice"),
+        ("optimizer.lr: [1, 2]\noptimizer.lr: [3, 4]", "key `optimizer.lr` stands there twice, for the second time in"),
         ("trainer.seed: [1, 2]", "luckiest seed"),
         ("data: {test: [a, b]}", "must not choose anything"),
         ("- a", "must hold `key: what to draw` lines"),
@@ -227,6 +229,16 @@ def test_a_search_from_the_command_to_the_new_experiment(
         (files / "space.yaml").write_text(space)
         with pytest.raises(SearchError, match=says):
             open_study(planned(files, f"trainer.epochs={epochs}", seed=seed))
+    (files / "space.yaml").write_text(SPACE)
+    search = planned(files, "trainer.epochs=3", "trainer.threads=2", "data.workers=1")  # where it runs is free
+    fewer = shutil.copytree(search.base.data.root, files / "fewer")
+    search.base.data.root = str(fewer)
+    open_study(search)
+    content = json.loads((fewer / "val.json").read_text())
+    content["annotations"].pop()
+    (fewer / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SearchError, match="was started with other data; these differ: val"):
+        open_study(search)
     assert script(monkeypatch, *command, "--trials", 9) == 1
     assert "these differ: trainer.epochs; choose another --out, or delete it" in capsys.readouterr().err
 
@@ -433,6 +445,13 @@ def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
     with pytest.raises(SearchError, match=r"search\.db: is not the storage of a search") as caught:
         open_study(planned(files))
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        script(monkeypatch, "a.yaml", "--space", "b.yaml", "--trials", 1, "--seed", -1)
+    assert end.value.code == 2
+    assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
 
 
 def test_without_optuna_one_sentence_says_what_to_install(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

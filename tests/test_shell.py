@@ -1,5 +1,6 @@
 """Every command: help with examples that parse, one sentence for what is wrong, exit codes, colours, completion."""
 
+import argparse
 import ast
 import os
 import pty
@@ -98,6 +99,24 @@ def test_a_defect_keeps_its_traceback() -> None:
         main([])
 
 
+@pytest.mark.parametrize(
+    ("script", "part", "words"),
+    [
+        ("detect", "ssd_effnet.load_detector", ["a.ckpt", "b.jpg", "--out", "o"]),
+        ("evaluate", "ssd_effnet.evaluation.short_names", ["--annotations", "a", "--detections", "b"]),
+    ],
+)
+def test_a_defect_below_a_script_does_too(
+    script: str, part: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(part, fails)
+    with pytest.raises(ValueError, match=r"^a defect$"):
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))["main"](words)
+
+
 def test_a_pipe_that_is_closed_is_no_error() -> None:
     code = "from ssd_effnet import shell; shell.command(lambda argv: [print(i) for i in range(10**5)] and 0)"
     command = [sys.executable, "-c", f"import sys; {code.replace('; shell', '; sys.exit(shell', 1)}())"]
@@ -184,6 +203,14 @@ def test_subcommands_complain_alike(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["go", "--size", "512"])
     assert "'512' is not HxW of at least 32 pixels each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "²", "", "one", "9" * 5000])
+def test_numbers_are_whole_and_in_decimal_digits(text: str) -> None:
+    for kind in (shell.positive, shell.from_zero, lambda side: shell.size(f"{side}x512")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+    assert (shell.from_zero("0"), shell.positive("1"), shell.size("32x64")) == (0, 1, (32, 64))
 
 
 @pytest.mark.parametrize(("load", "policy"), [(0.2, None), (3.0, "passive")])

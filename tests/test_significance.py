@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ssd_effnet.evaluation import load_ground_truth
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.metrics.significance import Interval, compare, interval, resampled, spread
+from ssd_effnet.metrics.significance import Interval, compare, interval, resampled, seed_margin, spread
 from ssd_effnet.metrics.subsets import RULES, SUBSETS
 from ssd_effnet.structures import Annotations, Daytime, DetectionTable
 
@@ -262,6 +262,22 @@ def test_the_order_of_lines_does_not_matter(number: int) -> None:
     for rules in RULES:
         rates = resampled([[evaluator.match(found)], [evaluator.match(shuffled)]], rules=rules, resamples=50)
         np.testing.assert_array_equal(rates[0], rates[1])
+
+
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (2, 5), (8, 8)])
+def test_seeds_alone_part_two_equal_experiments_as_rarely_as_is_said(seeds: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    apart = 0
+    for _ in range(2000):
+        a, b = (rng.normal(0.5, 0.04, n) for n in seeds)
+        apart += abs(a.mean() - b.mean()) > seed_margin(a.tolist(), b.tolist())
+    assert 0.03 < apart / 2000 < 0.07  # 5 %; twice the standard error: 18, 12, 15 and 7 %
+
+
+def test_the_margin_of_seeds_is_students() -> None:
+    # G. W. Snedecor and W. G. Cochran, "Statistical Methods", table of t: 2.776 with four degrees of freedom
+    assert seed_margin([0.1, 0.2, 0.3], [0.5, 0.5, 0.5]) == pytest.approx(2.776 * np.sqrt(0.005 * 2 / 3))
+    assert seed_margin([0.1], [0.2]) == np.inf
 
 
 def test_the_seed_chooses_the_draws(matched: tuple[MissRateEvaluator, list[Matcher]]) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from ssd_effnet.config import ConfigError
+from ssd_effnet.config import ConfigError, save_experiment
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.study.plan import Job, check, plan, read_study, remember, runs_of
@@ -48,7 +48,9 @@ def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("files", "override", "message"),
     [
-        ([LITE0, LITE0], "trainer.epochs=1", "lite0 was given twice"),
+        ([LITE0, LITE0], "trainer.epochs=1", "two experiments are called lite0"),
+        ([LITE0, WIDEN], "name=both", "two experiments are called both"),
+        ([LITE0], "trainer.seed=7", "the seeds of a study are those of --seeds"),
         ([LITE0], "0*:trainer.epochs=1", "none of the experiments lite0 fits"),
         ([LITE0], "lite*:trainer.epoch=1", r"did you mean `trainer\.epochs`"),
     ],
@@ -59,12 +61,29 @@ def test_a_plan_that_makes_no_sense_is_refused(files: list[Path], override: str,
 
 
 def test_the_study_remembers_what_its_experiments_are_differences_from(tmp_path: Path) -> None:
-    remember([], [WIDEN], tmp_path, "first")
-    remember([], [LITE0], tmp_path, "second")
+    remember(plan([WIDEN], [0, 1], [], tmp_path), tmp_path, "first")
+    remember(plan([LITE0], [0], [], tmp_path), tmp_path, "second")
     written = read_study(tmp_path)
     assert written["experiments"]["02_widen_3x3"]["ancestors"] == ["01_effnet_b4", "00_vgg16"]
     assert list(written["experiments"]) == ["02_widen_3x3", "lite0"] and written["commands"] == ["first", "second"]
     with pytest.raises(RunError, match="holds no runs"):
+        runs_of(tmp_path)
+
+
+def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
+    """The configs of two runs have one file name; a copy of a run is none; a study file that is cut short says so."""
+    for job in plan([WIDEN, LITE0], [0], [], tmp_path):
+        save_experiment(job.experiment, job.directory.config_file)
+    (tmp_path / "lite0" / "seed0").rename(tmp_path / "lite0" / "seed0.bak")
+    assert [str(directory) for directory in runs_of(tmp_path)] == [str(tmp_path / "02_widen_3x3" / "seed0")]
+    (tmp_path / "lite0" / "seed0.bak").rename(tmp_path / "lite0" / "seed0")
+    jobs = plan([directory.config_file for directory in runs_of(tmp_path)], [1], ["lite*:optimizer.lr=0.5"], tmp_path)
+    assert [job.name for job in jobs] == ["02_widen_3x3 seed 1", "lite0 seed 1"]
+    assert jobs[1].experiment.optimizer.lr == 0.5
+    remember(jobs, tmp_path, "again")
+    assert list(read_study(tmp_path)["experiments"]) == ["02_widen_3x3", "lite0"]
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(RunError, match=r"study\.json: cannot be read"):
         runs_of(tmp_path)
 
 
@@ -166,7 +185,9 @@ def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Pat
 
 def test_complaints_are_one_sentence(tmp_path: Path) -> None:
     assert "unknown arguments: nonsense" in study("status", str(tmp_path), "nonsense").stderr
-    assert "whole numbers" in study("run", str(LITE0), "--seeds", "one").stderr
+    for option, number in (("--seeds", "one"), ("--seeds", "²"), ("--jobs", "0"), ("--jobs", "9" * 5000)):
+        done = study("run", str(LITE0), option, number)
+        assert done.returncode == 2 and f"argument {option}: " in done.stderr and done.stderr.count("\n") == 1
     done = study("status", str(tmp_path))
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
@@ -180,6 +201,8 @@ def test_pace_speaks_of_the_epochs_that_were_seen_to_end(tmp_path: Path) -> None
     _write_epochs(jobs[0], 3)
     now[0] = 600.0  # two epochs in ten minutes, five are left
     assert pace.left() == "about 25 min left"
+    pace.give_up(jobs[1])  # it failed at once: its four epochs will not come
+    assert pace.left() == "about 5 min left"
 
 
 def test_the_display_without_a_terminal_is_lines(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class FinishedRun:
         if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
             raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
         frames = build_dataset(experiment, "test").frames
+        directory.refuse_other_test_data(frames)
         table = read_coco_results(directory.detections_file, len(frames), image_ids=image_ids(frames))
         name = f"{experiment.name} seed {experiment.trainer.seed}"
         return cls(name, experiment.input.modality, frames, table)

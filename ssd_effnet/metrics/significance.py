@@ -9,7 +9,7 @@
 
 An experiment is a sequence of matchers, one a seed, all made by one evaluator; its miss rate is their mean. A resample
 draws as many images as the subset has, with replacement, and every seed of every experiment is scored on the same draw.
-The intervals therefore speak of other images, not of other seeds: for those see :func:`spread`. Images count as
+The intervals therefore speak of other images, not of other seeds: for those see :func:`seed_margin`. Images count as
 independent; frames of one video, in which the same person walks on, are less than that, so the truth is less sure.
 
 Miss rates are in 0..1. The same seed draws the same images whatever is compared.
@@ -26,6 +26,8 @@ from ssd_effnet.metrics.miss_rate import Curve, Matcher, log_average
 from ssd_effnet.metrics.subsets import MATLAB, RULES, Rules, Subset
 
 RESAMPLES = 2000
+# two-sided 95 % points of Student's t with 1, 2, 3 ... degrees of freedom; with more than ten, that of ten
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,26 @@ def spread(
     """Mean and sample standard deviation of the miss rate over seeds; the deviation of a single seed is NaN."""
     rates = [matcher.result(subset, rules).mr for matcher in matchers]
     return float(np.mean(rates)), float(np.std(rates, ddof=1)) if len(rates) > 1 else np.nan
+
+
+def seed_margin(rates_a: Sequence[float], rates_b: Sequence[float]) -> float:
+    """How far two experiments' means may lie apart by the chance of their seeds, 95 %: Student's t, equal variances.
+
+    With three seeds a side that is 2.78 standard errors; twice, as with many seeds, would call one in nine differences
+    sure where there is none.
+
+    Args:
+        rates_a, rates_b: a miss rate for each seed.
+
+    Returns:
+        In the unit of the rates; infinite where both have one seed, which says nothing of others.
+    """
+    freedom = len(rates_a) + len(rates_b) - 2
+    if freedom < 1:
+        return float("inf")
+    squares = sum(float(np.var(rates)) * len(rates) for rates in (rates_a, rates_b))
+    error = np.sqrt(squares / freedom * (1 / len(rates_a) + 1 / len(rates_b)))
+    return float(_STUDENT_95[min(freedom, len(_STUDENT_95)) - 1] * error)
 
 
 def resampled(

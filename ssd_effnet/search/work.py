@@ -28,11 +28,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
-from ssd_effnet.config import load_experiment, save_experiment
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config import WHERE, load_experiment, save_experiment
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State
+from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State, describe_data
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.search.space import Choice, Range, Space, read_space
 from ssd_effnet.yaml_files import ConfigError
@@ -123,6 +124,7 @@ def open_study(search: Search) -> optuna.Study:
 
     Raises:
         SearchError: the directory holds another search, or a file that is none.
+        DataError: the data cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search.out.mkdir(parents=True, exist_ok=True)
@@ -158,17 +160,23 @@ def snapshot(search: Search) -> Path:
 
 
 def _describe(search: Search) -> dict[str, Any]:
-    values = settings(search.base)
-    del values["trainer.threads"]  # belongs to the machine: parallel workers share it out
+    values = {key: value for key, value in settings(search.base).items() if key not in WHERE}
     space = {key: draw.plain() for key, draw in search.space.items()}
-    return {"experiment": {"name": search.base.name, **values}, "space": space, "draws": {"seed": search.seed}}
+    data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
+    return {
+        "experiment": {"name": search.base.name, **values},
+        "space": space,
+        "draws": {"seed": search.seed},
+        "data": {stage: of["fingerprint"] for stage, of in data.items()},
+    }
 
 
 def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search) -> None:
     for what, before in started.items():
-        changed = sorted(key for key in before.keys() | now[what].keys() if before.get(key) != now[what].get(key))
+        keys = sorted((before.keys() | now[what].keys()) - {*WHERE})
+        changed = [key for key in keys if before.get(key) != now[what].get(key)]
         if changed:
-            what = {"experiment": "another experiment", "space": "another space", "draws": "other draws"}[what]
+            what = {"draws": "other draws", "data": "other data"}.get(what, f"another {what}")
             raise SearchError(
                 f"{search.out}: was started with {what}; these differ: {', '.join(changed)}; choose another --out, or "
                 "delete it"

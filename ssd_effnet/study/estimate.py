@@ -18,6 +18,7 @@ from ssd_effnet.build import (
     build_skeleton,
 )
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.memory import enough_for_batches
 from ssd_effnet.schema import ExperimentConfig
 
 STEPS = 3
@@ -46,7 +47,7 @@ def estimate(e: ExperimentConfig) -> Estimate:
     """Time a few training steps on the experiment's own data; random weights take as long as trained ones.
 
     Raises:
-        ConfigError, DataError: as the run itself would.
+        ConfigError, DataError, OutOfMemory: as the run itself would.
     """
     device = "cuda" if torch.cuda.is_available() and e.trainer.accelerator != "cpu" else "cpu"
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
@@ -62,12 +63,13 @@ def estimate(e: ExperimentConfig) -> Estimate:
         read = time.perf_counter()
         batch = batch.to(device)
         optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=e.trainer.precision == "bf16-mixed"):
-            losses = criterion(detector(batch.images), batch.targets)
-        losses.total.backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        with enough_for_batches(e):
+            with _autocast(e.trainer.precision, device):
+                losses = criterion(detector(batch.images), batch.targets)
+            losses.total.backward()
+            optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
         reads.append(read - start)
         steps.append(time.perf_counter() - read)
     read_seconds, step_seconds = statistics.median(reads[1:]), statistics.median(steps[1:])
@@ -81,3 +83,9 @@ def estimate(e: ExperimentConfig) -> Estimate:
     return Estimate(
         cost(build_skeleton(e), as_size(e.input.size)), len(train), step_seconds, read_seconds, seconds / 60
     )
+
+
+def _autocast(precision: str, device: str) -> torch.autocast:
+    """What the run computes in: like Lightning, bfloat16 on a CPU for either kind of mixed precision."""
+    half = torch.float16 if precision == "16-mixed" and device == "cuda" else torch.bfloat16
+    return torch.autocast(device, half, enabled=precision != "32-true")

@@ -32,6 +32,8 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
     least = 0.5
     for i, experiment in enumerate(experiments):
         results = [matcher.result(subset) for matcher in experiment.matchers]
+        if not all(math.isfinite(result.mr) for result in results):  # nobody to miss, and no curve
+            continue
         mean = np.mean([miss_rate_at(result, _FPPI) for result in results], axis=0)
         least = min([least, *mean[mean > 0]])
         mr = 100 * float(np.mean([result.mr for result in results]))

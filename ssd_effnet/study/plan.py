@@ -7,7 +7,6 @@ same command goes on after a power cut, and a second one beside it finds what th
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config import ancestors, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.machine import git_state
-from ssd_effnet.run_directory import RunDirectory, RunError, describe_data
+from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, read_json
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.yaml_files import ConfigError
 
@@ -31,11 +30,13 @@ class Job:
     Attributes:
         experiment: resolved, with its seed.
         directory: where it is or will be.
+        source: the experiment's file.
         varied: keys in which the experiments of the study differ, for TensorBoard's HParams tab.
     """
 
     experiment: ExperimentConfig
     directory: RunDirectory
+    source: Path
     varied: Sequence[str] = ()
 
     @property
@@ -66,22 +67,25 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     Raises:
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
     """
-    names = [path.stem for path in files]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"the experiment {twice} was given twice")
-    for pattern in (_split(override)[0] for override in overrides):
+    names = [load_experiment(path).name for path in files]
+    for pattern, setting in map(_split, overrides):
+        if setting.partition("=")[0].strip() == "trainer.seed":
+            raise ConfigError(f"override {setting!r}: the seeds of a study are those of --seeds")
         if not fnmatch.filter(names, pattern):
             raise ConfigError(f"override for {pattern!r}: none of the experiments {', '.join(names)} fits")
     experiments = []
     for seed in dict.fromkeys(seeds):
-        for path in files:
-            own = [setting for pattern, setting in map(_split, overrides) if fnmatch.fnmatch(path.stem, pattern)]
-            experiments.append(load_experiment(path, [*own, f"trainer.seed={seed}"]))
-    before = [RunDirectory(file.parent).experiment() for file in out.glob("*/seed*/config.yaml")]
-    if several := next((e.name for e in experiments if e.trainer.num_nodes > 1), None):
+        for name, path in zip(names, files, strict=True):
+            own = [setting for pattern, setting in map(_split, overrides) if fnmatch.fnmatch(name, pattern)]
+            experiments.append((load_experiment(path, [*own, f"trainer.seed={seed}"]), path))
+    names = [experiment.name for experiment, _ in experiments[: len(files)]]  # an override may name them
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two experiments are called {twice}, and their runs would share a directory")
+    before = [directory.experiment() for directory in _begun(out)]
+    if several := next((e.name for e, _ in experiments if e.trainer.num_nodes > 1), None):
         raise ConfigError(f"{several}: key `trainer.num_nodes`: a run of a study stays on one machine; set it to 1")
-    differing = varied([*experiments, *before])
-    return [Job(experiment, RunDirectory.of(experiment, out), differing) for experiment in experiments]
+    differing = varied([*(experiment for experiment, _ in experiments), *before])
+    return [Job(e, RunDirectory.of(e, out), path, differing) for e, path in experiments]
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -105,33 +109,38 @@ def check(jobs: Sequence[Job]) -> list[str]:
     commit = git_state().get("commit")
     known: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        if not job.directory.environment_file.is_file():
-            continue
-        try:
-            job.directory.refuse_to_mix(job.experiment, resume=True)
-            key = repr((job.experiment.data, job.experiment.input.modality))
-            if key not in known:
-                stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
-                known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
-            job.directory.refuse_other_data(known[key])
-        except RunError as error:
-            problems.append(str(error))
-        if job.directory.environment()["git"].get("commit") != commit:
-            other_commits.append(job.name)
+        for directory in _seeds_beside(job):
+            try:
+                directory.refuse_another_config(job.experiment)
+                key = repr((job.experiment.data, job.experiment.input.modality))
+                if key not in known:
+                    stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
+                    known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
+                directory.refuse_other_data(known[key])
+            except RunError as error:
+                problems.append(str(error))
+            if directory == job.directory and directory.environment()["git"].get("commit") != commit:
+                other_commits.append(job.name)
     if problems:
-        raise RunError("; ".join(problems))
+        raise RunError("; ".join(dict.fromkeys(problems)))
     if other_commits:
         return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
     return []
 
 
-def remember(jobs: Sequence[Job], files: Sequence[Path], out: Path, command: str) -> None:
+def _seeds_beside(job: Job) -> list[RunDirectory]:
+    """The job's own directory and those of other seeds, as far as they have begun."""
+    folder = job.directory.path.parent
+    return [directory for directory in _begun(folder.parent) if directory.path.parent == folder and directory.begun]
+
+
+def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
     """Add these experiments to the study's own file."""
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".study.lock"):
         study = read_study(out)
-        for path in files:
-            study["experiments"][path.stem] = {"file": str(path), "ancestors": ancestors(path)}
+        for job in jobs:
+            study["experiments"][job.experiment.name] = {"file": str(job.source), "ancestors": ancestors(job.source)}
         study["commands"] = list(dict.fromkeys([*study["commands"], command]))
         write_results(study_file(out), study)
 
@@ -140,8 +149,16 @@ def read_study(out: Path) -> dict[str, Any]:
     """The study's own file; an empty study where there is none."""
     if not study_file(out).is_file():
         return {"experiments": {}, "commands": []}
-    content: dict[str, Any] = json.loads(study_file(out).read_text(encoding="utf-8"))
-    return content
+    return read_json(study_file(out))
+
+
+def _begun(out: Path) -> list[RunDirectory]:
+    """Runs that have a config; a copy like ``seed0.bak`` is none."""
+    return [
+        RunDirectory(file.parent)
+        for file in out.glob("*/seed*/config.yaml")
+        if file.parent.name.removeprefix("seed").isdecimal()
+    ]
 
 
 def runs_of(out: Path) -> list[RunDirectory]:
@@ -151,7 +168,7 @@ def runs_of(out: Path) -> list[RunDirectory]:
         RunError: there is none.
     """
     order = list(read_study(out)["experiments"])
-    found = [RunDirectory(path.parent) for path in out.glob("*/seed*/config.yaml")]
+    found = _begun(out)
     if not found:
         raise RunError(f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {out} makes some")
 

@@ -28,18 +28,23 @@ class Pace:
         self.clock = clock
         self.begun = clock()
         self.epochs = sum(job.experiment.trainer.epochs for job in jobs)
+        self.given_up = 0  # epochs that ended jobs will not come to
         self.before = self.done()
 
     def done(self) -> int:
         """Epochs that have ended."""
         return sum(job.epochs_done for job in self.jobs)
 
+    def give_up(self, job: Job) -> None:
+        """The job has ended, wherever it has come to."""
+        self.given_up += job.experiment.trainer.epochs - job.epochs_done
+
     def left(self) -> str:
         """``about 2 h 05 min left``, by the mean time of the epochs since the beginning; nothing before the first."""
         seen = self.done() - self.before
         if seen <= 0:
             return ""
-        minutes = round((self.clock() - self.begun) / seen * (self.epochs - self.done()) / 60)
+        minutes = round((self.clock() - self.begun) / seen * (self.epochs - self.given_up - self.done()) / 60)
         return f"about {minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"about {minutes} min left"
 
 
@@ -83,6 +88,7 @@ class Display:
 
     def on_end(self, outcome: Outcome) -> None:
         self.ended += 1
+        self.pace.give_up(outcome.job)
         self.progress.remove_task(self.bars.pop(outcome.job))
         test = test_figures(outcome.job.directory)
         said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items() if value is not None)

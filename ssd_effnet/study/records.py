@@ -14,13 +14,14 @@ from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
 from data_kaist.loading import image_ids
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import WHERE
+from ssd_effnet.config import WHERE, varied
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, spread
+from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, seed_margin
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
-from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.structures import DetectionTable
 from ssd_effnet.study.plan import read_study, runs_of
@@ -99,10 +100,6 @@ class Experiment:
         """Mean over the seeds in 0..1, with the interval that other images would give."""
         return interval(self.matchers, subset)
 
-    def miss_rate_spread(self, subset: str) -> float:
-        """Sample standard deviation over the seeds in 0..1; NaN for one seed."""
-        return spread(self.matchers, subset)[1]
-
     def mean(self, figure: str) -> float:
         """Of a figure of :meth:`Run.figure` over the seeds."""
         return statistics.fmean(run.figure(figure) for run in self.runs)
@@ -146,36 +143,35 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """As sure as both allow: the 95 % interval over images, and twice the standard error over seeds.
+        """Whether the difference is more than other images and other seeds together may give by chance, 95 %.
 
-        With one seed on either side only the images are asked; :attr:`doubt` says so.
+        The two chances are independent, so their margins add like the sides of a right angle.
         """
-        difference = self.comparisons[REASONABLE[0]].difference
-        if not (difference.high < 0 or difference.low > 0) or abs(difference.value) <= self._seeds_blur:
+        if self.doubt:
             return "cannot tell"
-        return "better" if difference.value < 0 else "worse"
+        return "better" if self._difference.value < 0 else "worse"
 
     @property
     def doubt(self) -> str:
-        """Why one cannot tell, or what the verdict does not rest on; empty where nothing is to be said."""
-        difference = self.comparisons[REASONABLE[0]].difference
-        if math.isnan(difference.value):
+        """Why one cannot tell; empty where one can."""
+        value, low, high = self._difference.value, self._difference.low, self._difference.high
+        if math.isnan(value):
             return "there is nobody to miss"
-        if difference.low <= 0 <= difference.high:
+        if low <= 0 <= high:
             return "other images could turn it round"
-        if abs(difference.value) <= self._seeds_blur:
+        a, b = ([run.figure(f"MR/{REASONABLE[0]}") / 100 for run in e.runs] for e in (self.experiment, self.parent))
+        if len(a) == len(b) == 1:
+            return "one seed each: another could turn it round"
+        of_seeds, of_images = seed_margin(a, b), high - value if value < 0 else value - low
+        if abs(value) <= of_seeds:
             return "the seeds differ among themselves as much"
-        if min(len(self.experiment.runs), len(self.parent.runs)) < 2:
-            return "one seed only: another could turn it round"
+        if abs(value) <= math.hypot(of_seeds, of_images):
+            return "other images and other seeds together could turn it round"
         return ""
 
     @property
-    def _seeds_blur(self) -> float:
-        """Twice the standard error of the difference of the means over the seeds, in 0..1; 0 where nothing is known."""
-        sides = (self.experiment, self.parent)
-        if min(len(side.runs) for side in sides) < 2:
-            return 0.0
-        return 2 * math.sqrt(sum(side.miss_rate_spread(REASONABLE[0]) ** 2 / len(side.runs) for side in sides))
+    def _difference(self) -> Interval:
+        return self.comparisons[REASONABLE[0]].difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +182,7 @@ class Study:
         out: the directory.
         experiments: those with at least one finished run, in the study's order.
         unfinished: runs that are not finished.
+        left_out: why finished runs stand nowhere, a sentence each.
         frames: of the test split, by the fingerprint of the data.
         warnings: what keeps the runs from being comparable, a sentence each.
     """
@@ -193,6 +190,7 @@ class Study:
     out: Path
     experiments: list[Experiment]
     unfinished: list[RunDirectory]
+    left_out: list[str]
     frames: dict[str, list[Frame]]
     warnings: list[str] = field(default_factory=list)
 
@@ -221,31 +219,42 @@ def load_study(out: Path) -> Study:
     """Read every finished run with a test split, and match its detections.
 
     Raises:
-        RunError: there are no runs.
-        ConfigError, DataError: a run's config or detections, or the data set itself, cannot be read.
+        RunError: there are no runs, or none of the finished ones can be read.
     """
-    directories = runs_of(out)
     ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
     frames: dict[str, list[Frame]] = {}
     evaluators: dict[str, MissRateEvaluator] = {}
     by_name: dict[str, list[Run]] = {}
-    unfinished = []
-    for directory in directories:
-        if directory.state is not State.FINISHED or "test" not in (results := directory.results()):
-            unfinished.append(directory)
-            continue
-        experiment, environment = directory.experiment(), directory.environment()
-        data = environment["data"]["test"]["fingerprint"]
-        if data not in frames:
-            frames[data] = build_dataset(experiment, "test").frames
-            evaluators[data] = MissRateEvaluator([frame.annotations for frame in frames[data]])
-        table = read_coco_results(directory.detections_file, len(frames[data]), image_ids=image_ids(frames[data]))
-        run = Run(
-            directory, experiment, environment, results, directory.metrics(), table, evaluators[data].match(table)
-        )
-        by_name.setdefault(experiment.name, []).append(run)
-    experiments = [Experiment(name, runs, ancestors.get(name, [])) for name, runs in by_name.items()]
-    return Study(out, experiments, unfinished, frames, _warnings([run for e in experiments for run in e.runs]))
+    unfinished, left_out = [], []
+    for directory in runs_of(out):
+        try:
+            if directory.state is State.FINISHED and "test" in directory.results():
+                run = _read(directory, frames, evaluators)
+                by_name.setdefault(run.experiment.name, []).append(run)
+            else:
+                unfinished.append(directory)
+        except Failure as error:  # one that cannot be read must not hide the others
+            left_out.append(str(error))
+    if left_out and not by_name:
+        raise RunError("; ".join(left_out))
+    experiments = []
+    for name, runs in by_name.items():
+        usual = statistics.mode(map(tested_on, runs))
+        left_out += [f"{r.directory}: was tested on other data than other seeds" for r in runs if tested_on(r) != usual]
+        experiments.append(Experiment(name, [r for r in runs if tested_on(r) == usual], ancestors.get(name, [])))
+    return Study(out, experiments, unfinished, left_out, frames, _warnings(experiments))
+
+
+def _read(directory: RunDirectory, frames: dict[str, list[Frame]], evaluators: dict[str, MissRateEvaluator]) -> Run:
+    """A finished run; the frames of its test data and what matches with them are kept by fingerprint."""
+    experiment, environment = directory.experiment(), directory.environment()
+    data = environment["data"]["test"]["fingerprint"]
+    if data not in frames:
+        directory.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
+        frames[data], evaluators[data] = found, MissRateEvaluator([frame.annotations for frame in found])
+    table = read_coco_results(directory.detections_file, len(frames[data]), image_ids=image_ids(frames[data]))
+    matcher = evaluators[data].match(table)
+    return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher)
 
 
 def tested_on(run: Run) -> str:
@@ -271,9 +280,14 @@ def subset_table(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
     return {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in experiments}
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
+def _warnings(experiments: Sequence[Experiment]) -> list[str]:
     """Runs that were not made alike."""
-    warnings = []
+    runs = [run for experiment in experiments for run in experiment.runs]
+    warnings = [
+        f"the seeds of {experiment.name} do not have the same config: {', '.join(keys)}"
+        for experiment in experiments
+        if (keys := varied([run.experiment for run in experiment.runs]))
+    ]
     for what, of in (
         ("code", lambda run: run.commit),
         ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from ssd_effnet.build import build_skeleton
 from ssd_effnet.error_analysis import FPPI
 from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.pages import templates
 from ssd_effnet.run_directory import State
 from ssd_effnet.study import figures
@@ -179,13 +181,26 @@ def chosen(run: Run) -> str:
     results = run.results
     epoch, epochs = results.get("epoch"), results.get("epochs")
     if str(results.get("checkpoint", "best")).startswith("last"):
-        return f"epoch {epoch} of {epochs} is tested: the last one, nothing was chosen"
+        said = f"epoch {epoch} of {epochs} is tested: the last one, nothing was chosen"
+        if best_epoch := best_validation(run):
+            said += f"; validation was best at epoch {best_epoch[0]} ({best_epoch[1]})"
+        return said
     best = f" ({results['val']['monitor']} {number(results['val']['best'])})" if "val" in results else ""
     said = f"best at epoch {epoch} of {epochs}{best}"
     if "test_last" in results:
         last = number(results["test_last"]["matlab"][REASONABLE[0]])
         return f"{said}; the last one, {results['test_last']['epoch']}, gives MR {last} in place of {tested(run)}"
     return f"{said}, which is the last one" if epoch == epochs else said
+
+
+def best_validation(run: Run) -> tuple[int, str] | None:
+    """The epoch, from 1, that ``best.ckpt`` would have been of, with metric and value; None without validation."""
+    monitor = run.experiment.trainer.monitor
+    rows = [row for row in run.metrics if math.isfinite(row.get(monitor, math.nan))]
+    if not rows:
+        return None
+    row = (max if monitor.startswith("val/AP") else min)(rows, key=lambda row: row[monitor])
+    return int(row["epoch"]) + 1, f"{monitor} {number(row[monitor])}"
 
 
 def tested(run: Run) -> str:
@@ -254,7 +269,8 @@ def results_md(study: Study, entries: Sequence[Entry]) -> str:
     """The table for a README, and below it where its numbers come from."""
     times = ("all", "day", "night")
     head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]
-    head += ["AP", "AP50", "parameters, M", "multiply-adds, 10⁹", "epochs", "seeds"]
+    head += ["AP", "AP50", "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
+    head += ["seeds"]
     lines = [head, [":--" if i in (0, 1, 2, 7) else "--:" for i in range(len(head))]]
     for entry in entries:
         e = entry.experiment
@@ -268,7 +284,8 @@ def results_md(study: Study, entries: Sequence[Entry]) -> str:
         )
         cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry)]
         cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in ("AP", "AP50")]
-        cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", str(e.config.trainer.epochs)]
+        cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
+        cells += [size_of(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
         lines.append([_md(cell) for cell in [*cells, str(len(e.runs))]])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     below = [
@@ -282,7 +299,8 @@ def results_md(study: Study, entries: Sequence[Entry]) -> str:
             f"Device: {different([run.environment['device'] for run in study.runs])}; {hours(study):.1f} hours in all; "
             f"commit {different([run.commit for run in study.runs])}; tested on {data}."
         )
-    return table + "\n\n" + "\n".join(_md(line) + "  " for line in [*below, *study.warnings]).rstrip() + "\n"
+    below += [*study.warnings, *(f"Left out: {sentence}" for sentence in study.left_out)]
+    return table + "\n\n" + "\n".join(_md(line) + "  " for line in below).rstrip() + "\n"
 
 
 def _with_deviation(mean: float, deviation: float) -> str:
@@ -324,7 +342,11 @@ def page(study: Study, entries: Sequence[Entry], took: Latency) -> str:
         reasons={State.FAILED: "", State.RUNNING: "another process is at work on it", State.INTERRUPTED: "was stopped"},
         entries=entries,
         symbols=SYMBOLS,
-        reasonable=dict(zip(REASONABLE, ("all", "day", "night"), strict=True)),
+        reasonable={
+            subset: words
+            for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
+            if subset == REASONABLE[0] or somebody(study, subset)
+        },
         chosen=chosen,
         last_miss_rate=last_miss_rate,
         curves=curves(study),
@@ -347,12 +369,17 @@ def svg(text: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
+def somebody(study: Study, subset: str) -> bool:
+    """Whether anybody of the subset is in the test data of any experiment."""
+    return any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
+
+
 def curves(study: Study) -> list[Picture]:
     names = ", ".join(e.name for e in study.experiments)
     return [
         Picture(svg(drawing), f"Miss rate against false positives per image, {words}: {names}", words)
         for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
-        if study.experiments and (drawing := figures.miss_rate_curves(study.experiments, subset))
+        if somebody(study, subset) and (drawing := figures.miss_rate_curves(study.experiments, subset))
     ]
 
 
@@ -406,7 +433,9 @@ def fusion_weights(experiment: Experiment) -> dict[str, dict[str, float]]:
             if key.startswith("fusion/") and math.isfinite(value):
                 node, _, name = key.removeprefix("fusion/").rpartition("/")
                 found.setdefault(node, {}).setdefault(name, []).append(value)
-    return {node: {name: float(np.mean(v)) for name, v in inputs.items()} for node, inputs in found.items()}
+    neck = build_skeleton(experiment.config).part("neck")
+    names = neck.node_names if isinstance(neck, GraphNeck) else []  # in the order in which they are computed
+    return {node: {name: float(np.mean(v)) for name, v in found[node].items()} for node in names if node in found}
 
 
 def disagreements(study: Study) -> list[tuple[Difference, Disagreement]]:

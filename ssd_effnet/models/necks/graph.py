@@ -217,19 +217,22 @@ class GraphNeck(nn.Module):
             entering = [known.get(name, x) for name, x in zip(self.topology.outputs, entering, strict=True)]
         return entering[: self.topology.num_returned]
 
-    def fusion_weights(self) -> dict[str, dict[str, float]]:
-        """What each node multiplies its inputs by: ``{node: {input: weight}}``, empty where nothing is learned.
+    @property
+    def node_names(self) -> list[str]:
+        """In the order in which they are computed; with several turns ``<turn>.<node>``, turns counted from 0."""
+        several = len(self.turns) > 1
+        return [f"{k}.{n.name}" if several else n.name for k, nodes in enumerate(self.nodes_of_turns) for n in nodes]
 
-        With several turns a node is called ``<turn>.<node>``, turns counted from 0.
-        """
+    def fusion_weights(self) -> dict[str, dict[str, float]]:
+        """What each node multiplies its inputs by: ``{node: {input: weight}}``, empty where nothing is learned."""
         table: dict[str, dict[str, float]] = {}
-        for k, (turn, nodes) in enumerate(zip(self.turns, self.nodes_of_turns, strict=True)):
+        names = iter(self.node_names)
+        for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
             assert isinstance(turn, nn.ModuleDict)
-            for node in nodes:
+            for node, name in zip(nodes, names, strict=False):
                 fusion = turn[node.name].fusion
                 weights = fusion.weights() if isinstance(fusion, Fusion) else None
                 if weights is not None:
-                    name = node.name if len(self.turns) == 1 else f"{k}.{node.name}"
                     table[name] = dict(zip(node.inputs, weights.detach().tolist(), strict=True))
         return table
 
