@@ -81,10 +81,7 @@ def evaluate(args: argparse.Namespace) -> None:
             evaluation.write_results(args.json, evaluation.comparisons_as_dict(first, second, comparisons))
         shell.print_table(evaluation.comparison_table(first, second, comparisons))
         return
-    scores = {
-        name: evaluation.score(evaluator, table, rules, annotations=truth.annotations, with_ap=not args.no_ap)
-        for name, table in tables.items()
-    }
+    scores = {name: evaluation.score(evaluator, table, rules, with_ap=not args.no_ap) for name, table in tables.items()}
     if args.json:
         evaluation.write_results(args.json, {name: of_file.as_dict() for name, of_file in scores.items()})
     if args.plot:

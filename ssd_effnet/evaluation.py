@@ -141,20 +141,18 @@ class Scores:
 
 
 def score(
-    truth: Sequence[Annotations] | MissRateEvaluator,
+    truth: MissRateEvaluator,
     detections: DetectionTable,
     rules: Sequence[str] = ("matlab", "python"),
     *,
-    annotations: Sequence[Annotations] | None = None,
     with_ap: bool = True,
 ) -> Scores:
     """Score one table of detections.
 
     Args:
-        truth: annotations, one per image; or the evaluator made of them, which saves packing them for every table.
+        truth: made of the annotations, one per image, once for all tables.
         detections: on those images.
         rules: names in :data:`ssd_effnet.metrics.subsets.RULES`.
-        annotations: with an evaluator as ``truth``, the annotations it was made of; AP needs them.
         with_ap: AP takes thirty times as long as the miss rates.
 
     Raises:
@@ -162,15 +160,8 @@ def score(
     """
     if unknown := set(rules) - set(RULES):
         raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
-    if not isinstance(truth, MissRateEvaluator):
-        annotations = truth
-        truth = MissRateEvaluator(truth)
     matcher = truth.match(detections)
-    ap = dict.fromkeys(_AP_NAMES, float("nan"))
-    if with_ap:
-        if annotations is None:
-            raise ValueError("AP needs the annotations beside the evaluator")
-        ap = average_precision(annotations, detections)
+    ap = average_precision(truth.annotations, detections) if with_ap else dict.fromkeys(_AP_NAMES, float("nan"))
     return Scores(
         miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
         recall=matcher.result("reasonable_all", MATLAB).recall,

@@ -22,6 +22,7 @@ from ssd_effnet.criterion import Losses
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
 from ssd_effnet.files import write_whole
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
@@ -170,7 +171,7 @@ class TrainingModule(LightningModule):
         batches = [by_place[place] for place in sorted(by_place)]
         self.found = {}
         table = in_image_order([found.table for found in batches])
-        scores = score(self.annotations[stage], table)
+        scores = score(MissRateEvaluator(self.annotations[stage]), table)
         self.results[stage] = table, scores
         if stage == "test":  # written once, beside the settings, where the run ends
             return

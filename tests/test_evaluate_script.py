@@ -12,6 +12,7 @@ import pytest
 
 from data_kaist.errors import DataError
 from ssd_effnet.evaluation import GroundTruth, load_ground_truth, score, short_names
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.structures import Annotations, DetectionTable
 
@@ -174,13 +175,13 @@ def test_starts_without_torch() -> None:
 def test_scores_as_a_results_file_and_by_name() -> None:
     truth = [Annotations.from_rows([(100, 100, 130, 160)], size=(512, 640), daytime="day")]
     nothing = DetectionTable.empty()
-    scores = score(truth, nothing, ("matlab",))
+    scores = score(MissRateEvaluator(truth), nothing, ("matlab",))
     assert scores.as_dict()["matlab"]["reasonable_day"] == 100 and scores.as_dict()["matlab"]["near"] is None
     named = dict(scores.named())
     assert list(named) == [*(f"MR/{name}" for name in SUBSETS), "AP", "AP50", "AP75"]
     assert named["MR/reasonable_all"] == 100 and named["AP50"] == 0 and np.isnan(named["MR/near"])
     with pytest.raises(ValueError, match="unknown rules octave"):
-        score(truth, nothing, ("octave",))
+        score(MissRateEvaluator(truth), nothing, ("octave",))
 
 
 def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Path) -> None:
@@ -189,9 +190,9 @@ def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Pat
     (tmp_path / "d.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": XYWH, "score": 0.9}]))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "set06_V000_I00039.txt").write_text("person 99 99 129 159 0.9\n")
+    evaluator = MissRateEvaluator(ground_truth.annotations)
     first, *others = (
-        score(ground_truth.annotations, ground_truth.read_detections(tmp_path / name)).as_dict()
-        for name in ("d.txt", "d.json", "d")
+        score(evaluator, ground_truth.read_detections(tmp_path / name)).as_dict() for name in ("d.txt", "d.json", "d")
     )
     assert first["recall"] == pytest.approx(100 / 3)
     assert others == [first, first]

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # Each file of the package has its floor here, by its own name or its folder's; the longest that fits decides.
 _OF_THE_PACKAGE = {
-    0: "boxes checkpoints checks config distributed failure files folding keys layers machine pages runtime scaling"
-    " schema shell stopping structures weights yaml_files",
+    0: "boxes checkpoints checks config distributed failure files folding keys layers machine memory pages runtime"
+    " scaling schema shell stopping structures weights yaml_files",
     1: "metrics models",
     2: "criterion error_analysis evaluation graph_picture models.detector postprocess visualize waiting",
     3: "build cost detector_picture features film heat inspection launch run_directory training",

@@ -19,6 +19,7 @@ from ssd_effnet.build import build_criterion, build_dataset, build_detector, bui
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
 from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss, _match_all, _match_near
 from ssd_effnet.evaluation import score
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.run import run
@@ -169,12 +170,12 @@ def many_equal() -> DetectionTable:
 def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> None:
     truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
     table = many_equal()
-    scores = score(truth, table)
+    scores = score(MissRateEvaluator(truth), table)
     rates = scores.miss_rates["matlab"]["reasonable_all"]
     assert 0 < rates.mr <= 1 and scores.recall == 1 and 0 <= scores.ap["AP"] <= 100
     for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
         write(tmp_path / name, table)
-        again = score(truth, read_detections(tmp_path / name, 1))
+        again = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
         assert again.as_dict() == scores.as_dict()
 
 
@@ -198,7 +199,7 @@ def test_no_detections_at_all_are_empty_files_and_a_miss_rate_of_one(tmp_path: P
     truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
     for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
         write(tmp_path / name, DetectionTable.empty())
-        scores = score(truth, read_detections(tmp_path / name, 1))
+        scores = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
         assert scores.miss_rates["matlab"]["reasonable_all"].mr == 1 and scores.ap["AP"] == 0
 
 

@@ -25,6 +25,7 @@ from ssd_effnet.build import build_dataset, build_skeleton
 from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation import score, write_results
 from ssd_effnet.gallery.drawing import FinishedRun
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_environment
@@ -78,9 +79,9 @@ def finish(e: ExperimentConfig, out: Path, share: float, *, best: int = 3) -> No
     results["checkpoint"] = "best.ckpt" if "val" in datasets else "last.ckpt"
     if "val" in datasets:
         results["val"] = {"monitor": "val/MR/reasonable_all", "best": 40.0}
-    results["test"] = {"split": e.data.test, "images": len(frames), **score(truth, table).as_dict()}
+    results["test"] = {"split": e.data.test, "images": len(frames), **score(MissRateEvaluator(truth), table).as_dict()}
     if best != 3:
-        results["test_last"] = {"epoch": 3, **score(truth, detections(truth, 0.5, 7)).as_dict()}
+        results["test_last"] = {"epoch": 3, **score(MissRateEvaluator(truth), detections(truth, 0.5, 7)).as_dict()}
     write_results(directory.results_file, results)
     metrics = MetricsCsv(directory.metrics_file)
     seen = {"val/MR/reasonable_all": [90.0, math.nan, 40.0]} if "val" in datasets else {}
@@ -165,7 +166,7 @@ def test_the_numbers_are_the_evaluators(written: Path, study: Study) -> None:
     assert len(rows) == 8 and set(rows[0]) >= {f"MR_{subset}" for subset in SUBSETS}
     for row, run in zip(rows, study.runs, strict=True):
         truth = [frame.annotations for frame in study.frames[run.environment["data"]["test"]["fingerprint"]]]
-        scores = score(truth, run.detections, ["matlab"])
+        scores = score(MissRateEvaluator(truth), run.detections, ["matlab"])
         for subset, result in scores.miss_rates["matlab"].items():
             cell = row[f"MR_{subset}"]
             assert (cell == "") if math.isnan(result.mr) else float(cell) == pytest.approx(100 * result.mr, abs=1e-4)

@@ -15,6 +15,7 @@ from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer, build_postprocess
 from ssd_effnet.config import load_experiment
 from ssd_effnet.evaluation import score
+from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.runtime import in_turns, keep_freed_memory
@@ -118,7 +119,7 @@ def _validation(
 
     detector.eval()
     of_batch = in_turns({"own": validate}, runs, device)["own"]
-    of_metric = in_turns({"own": lambda: score(annotations, table)}, runs)["own"]
+    of_metric = in_turns({"own": lambda: score(MissRateEvaluator(annotations), table)}, runs)["own"]
     whole = [VALIDATED * ms / len(images) + metric for ms, metric in zip(of_batch, of_metric, strict=True)]
     return compared(
         *("train", f"validation and metrics of {VALIDATED:,} images after {TRAINED:,} pairs", {"own": whole}),

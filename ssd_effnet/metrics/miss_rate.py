@@ -142,6 +142,7 @@ class MissRateEvaluator:
     """
 
     def __init__(self, annotations: Sequence[Annotations]) -> None:
+        self.annotations = annotations
         counts = np.array([len(a) for a in annotations], np.int64)
         sizes = np.array([a.size for a in annotations], np.float64).reshape(-1, 2)
         daytimes = np.array([a.daytime or "" for a in annotations], dtype="U5")
