@@ -87,7 +87,7 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment in the Pareto picture: its price, and its miss rate with the 95 % interval in percent."""
+    """One experiment in the Pareto picture: its cost, and its miss rate with the 95 % interval in percent."""
 
     x: float
     mr: float
@@ -96,11 +96,11 @@ class Point:
 
 
 def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int]) -> str:
-    """Miss rate against a price, with the experiments that no other beats in both; empty where there is no point.
+    """Miss rate against a cost, with the experiments that no other beats in both; empty where there is no point.
 
     Args:
         points: by experiment.
-        x_label: what the price is.
+        x_label: what the cost is.
         places: of the experiments in the study; an experiment looks alike in all drawings.
     """
     drawn = {name: point for name, point in points.items() if math.isfinite(point.x) and math.isfinite(point.mr)}
@@ -131,7 +131,7 @@ def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int])
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both price and miss rate, the cheapest first."""
+    """The points that no other beats in both cost and miss rate, the cheapest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.x, p.mr)):
         if not best or point.mr < best[-1].mr:

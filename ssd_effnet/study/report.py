@@ -112,7 +112,7 @@ class Entry:
         )
 
     @property
-    def prices(self) -> list[tuple[str, str, str, str]]:
+    def costs(self) -> list[tuple[str, str, str, str]]:
         """What the experiment costs, as (what, in the parent, here, how many times as much)."""
         rows: list[tuple[str, Callable[[Experiment], float], Callable[[float], str]]] = [
             ("parameters, M", lambda e: e.cost.parameters, lambda v: f"{v / 1e6:.2f}"),
@@ -391,11 +391,11 @@ def learning(study: Study) -> Picture | None:
 def pareto(entries: Sequence[Entry], took: Latency) -> list[Picture]:
     places = {entry.name: i for i, entry in enumerate(entries)}
 
-    def points(price: Callable[[Entry], float]) -> dict[str, figures.Point]:
+    def points(cost: Callable[[Entry], float]) -> dict[str, figures.Point]:
         found = {}
         for entry in entries:
             mr = entry.miss_rates[REASONABLE[0]]
-            found[entry.name] = figures.Point(price(entry), 100 * mr.value, 100 * mr.low, 100 * mr.high)
+            found[entry.name] = figures.Point(cost(entry), 100 * mr.value, 100 * mr.low, 100 * mr.high)
         return found
 
     drawings = {
