@@ -419,10 +419,10 @@ def test_in_a_browser_as_narrow_as_a_phone(written: Path, tmp_path: Path) -> Non
     text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", CHECK + "</body>")
     frame = f'<iframe srcdoc="{html.escape(text)}" style="width:390px;height:800px;border:0"></iframe>'
     outer = tmp_path / "outer.html"
-    outer.write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
+    outer.write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}</body>', encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     dump = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", outer.as_uri()]
-    done = subprocess.run(dump, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(dump, capture_output=True, text=True, encoding="utf-8", timeout=120)
     found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     seen = json.loads(html.unescape(found[1]))
