@@ -282,8 +282,9 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
         for subset, of in by_subset.items():
             mr_a, mr_b = _show(100 * of.a.value), _show(100 * of.b.value)
             value, low, high = (_show(100 * x, "+z") for x in asdict(of.difference).values())
+            limits = "-" if math.isnan(of.difference.value) else f"{low} to {high}"
             p = "-" if math.isnan(of.p) else f"{of.p:.3f}"
-            table.add_row(rules, subset.replace("_", " "), mr_a, mr_b, value, f"{low} to {high}", p, verdict(of))
+            table.add_row(rules, subset.replace("_", " "), mr_a, mr_b, value, limits, p, verdict(of))
     return table
 
 

@@ -245,6 +245,7 @@ def test_compare_where_there_is_no_number(truth: Path, found: Path, nothing_foun
     of_all = json.loads(out.read_text())["python"]["reasonable_all"]
     assert of_all["a"] == of_all["difference"] == {"value": None, "low": None, "high": None}
     assert (of_all["p"], of_all["resamples"], of_all["verdict"]) == (None, 0, "cannot tell")
+    assert "- to -" not in done.stdout
 
 
 @pytest.mark.parametrize(
