@@ -186,6 +186,11 @@ def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, .
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in layer.items():
         dotted = ".".join((*path, str(key)))
+        if not path and str(key) in key_types():
+            group, _, name = str(key).partition(".")
+            raise ConfigError(
+                f"{source}: key `{key}`: in a file it stands in its group, `{group}: {{{name}: {value}}}`"
+            )
         if key not in fields:
             known = [".".join((*path, name)) for name in fields] + list(key_types())
             raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}")

@@ -192,6 +192,12 @@ def test_a_value_of_another_kind_is_answered_with_what_is_wanted(override: str, 
         load_experiment(ROOT / "experiments" / "lite0.yaml", [override])
 
 
+def test_a_key_of_the_command_line_in_a_file_is_answered_with_its_group(tmp_path: Path) -> None:
+    (tmp_path / "dotted.yaml").write_text("optimizer.lr: 0.01\n")
+    with pytest.raises(ConfigError, match=r"in a file it stands in its group, `optimizer: \{lr: 0\.01\}`"):
+        load_experiment(tmp_path / "dotted.yaml")
+
+
 def test_an_experiment_named_without_its_folder_is_answered_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=r"^lite0: there is no .*; did you mean experiments/lite0\.yaml\?"):
