@@ -1,0 +1,186 @@
+"""What a report says of each experiment, and in which words and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from ssd_effnet.metrics.significance import Interval
+from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
+
+NOTHING = "–"  # stands where there is no number
+
+
+class Entry:
+    """An experiment with what is said of it.
+
+    Attributes:
+        experiment: its runs.
+        difference: to its parent; None where there is none.
+    """
+
+    def __init__(self, study: Study, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.difference: Difference | None = next((d for d in study.differences if d.experiment is experiment), None)
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    @property
+    def parent(self) -> str:
+        return self.difference.parent.name if self.difference else ""
+
+    @cached_property
+    def miss_rates(self) -> dict[str, Interval]:
+        """By reasonable subset, in 0..1, with the interval over images."""
+        return {subset: self.experiment.miss_rate(subset) for subset in REASONABLE}
+
+    def confounds(self, intended: bool) -> list[Confound]:
+        return [c for c in self.difference.confounds if c.intended is intended] if self.difference else []
+
+    @property
+    def alone(self) -> str:
+        """Why it is compared with nothing; empty where it is."""
+        if self.difference:
+            return ""
+        if not self.experiment.ancestors:
+            return "The study knows of no experiment that this one is a difference from."
+        names = ", ".join(self.experiment.ancestors)
+        return f"Compared with nothing: of its ancestors ({names}) none has finished runs on the same test data."
+
+    @property
+    def distance(self) -> str:
+        """What to keep in mind where the parent is not the direct one."""
+        between = self.experiment.ancestors[: self.experiment.ancestors.index(self.parent)] if self.parent else []
+        if not between:
+            return ""
+        return (
+            f"{self.parent} is the nearest ancestor with finished runs on the same test data; what "
+            f"{', '.join(between)} changed lies between and is listed with the rest."
+        )
+
+    @property
+    def costs(self) -> list[tuple[str, str, str, str]]:
+        """What the experiment costs, as (what, in the parent, here, how many times as much)."""
+        rows: list[tuple[str, Callable[[Experiment], float], Callable[[float], str]]] = [
+            ("parameters, M", lambda e: e.cost.parameters, lambda v: f"{v / 1e6:.2f}"),
+            ("multiply-adds, 10⁹", lambda e: e.cost.multiply_adds, lambda v: f"{v / 1e9:.2f}"),
+            ("anchors", lambda e: e.cost.anchors, lambda v: f"{v:,.0f}"),
+            ("epochs", lambda e: e.config.trainer.epochs, lambda v: f"{v:g}"),
+            ("learning rate", lambda e: e.config.optimizer.lr, lambda v: f"{v:g}"),
+        ]
+        table = []
+        for what, of, show in rows:
+            here, there = of(self.experiment), of(self.difference.parent) if self.difference else math.nan
+            times = NOTHING if math.isnan(there) or not there else "same" if here == there else f"×{here / there:.2f}"
+            table.append((what, NOTHING if math.isnan(there) else show(there), show(here), times))
+        here_size, there_size = (
+            size_of(self.experiment),
+            size_of(self.difference.parent) if self.difference else NOTHING,
+        )
+        times = NOTHING if not self.difference else "same" if here_size == there_size else "other"
+        table.insert(3, ("input size", there_size, here_size, times))
+        return table
+
+
+def number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """For people; a dash where there is no number."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
+
+
+def percent(interval: Interval, sign: str = "") -> str:
+    """``12.34 (11.02 to 13.50)``."""
+    if math.isnan(interval.value):
+        return NOTHING
+    low, high = (number(100 * end, sign=sign) for end in (interval.low, interval.high))
+    return f"{number(100 * interval.value, sign=sign)} ({low} to {high})"
+
+
+def setting(value: Any) -> str:
+    """A config's value, short."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(setting, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def change(confound: Confound) -> str:
+    return f"{confound.key}: {setting(confound.before)} → {setting(confound.after)}"
+
+
+def verdict(entry: Entry) -> str:
+    """The verdict with its doubt, in words; a dash without a parent."""
+    if not entry.difference:
+        return NOTHING
+    doubt = f" ({entry.difference.doubt})" if entry.difference.doubt else ""
+    return entry.difference.verdict + doubt
+
+
+def size_of(experiment: Experiment) -> str:
+    return "x".join(map(str, experiment.config.input.size))
+
+
+def chosen(run: Run) -> str:
+    """How a run's tested epoch was found, and what the last one gives."""
+    results = run.results
+    epoch, epochs = results.get("epoch"), results.get("epochs")
+    if str(results.get("checkpoint", "best")).startswith("last"):
+        said = f"epoch {epoch} of {epochs} is tested: the last one, nothing was chosen"
+        if best_epoch := best_validation(run):
+            said += f"; validation was best at epoch {best_epoch[0]} ({best_epoch[1]})"
+        return said
+    best = f" ({results['val']['monitor']} {number(results['val']['best'])})" if "val" in results else ""
+    said = f"best at epoch {epoch} of {epochs}{best}"
+    if "test_last" in results:
+        last = number(results["test_last"]["matlab"][REASONABLE[0]])
+        return f"{said}; the last one, {results['test_last']['epoch']}, gives MR {last} in place of {tested(run)}"
+    return f"{said}, which is the last one" if epoch == epochs else said
+
+
+def best_validation(run: Run) -> tuple[int, str] | None:
+    """The epoch, from 1, that ``best.ckpt`` would have been of, with metric and value; None without validation."""
+    monitor = run.experiment.trainer.monitor
+    rows = [row for row in run.metrics if math.isfinite(row.get(monitor, math.nan))]
+    if not rows:
+        return None
+    row = (max if monitor.startswith("val/AP") else min)(rows, key=lambda row: row[monitor])
+    return int(row["epoch"]) + 1, f"{monitor} {number(row[monitor])}"
+
+
+def tested(run: Run) -> str:
+    return number(run.figure(f"MR/{REASONABLE[0]}"))
+
+
+def last_miss_rate(run: Run) -> float:
+    """Of the last epoch in percent; NaN where it was not tested."""
+    of_last = run.results.get("test_last")
+    if of_last is None:
+        return run.figure(f"MR/{REASONABLE[0]}") if run.results.get("epoch") == run.results.get("epochs") else math.nan
+    value = of_last["matlab"][REASONABLE[0]]
+    return math.nan if value is None else float(value)
+
+
+def different(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values)) or NOTHING
+
+
+def hours(study: Study) -> float:
+    return sum(float(run.results["minutes"]) for run in study.runs) / 60
+
+
+def data_of(study: Study) -> list[str]:
+    """Split, images and fingerprint of what the runs were trained, chosen and tested on."""
+    said: dict[str, None] = {}
+    for run in study.runs:
+        data = run.experiment.data
+        stages = [
+            f"{stage} {getattr(data, stage)}: {of['frames']:,} images, fingerprint {of['fingerprint'][:7]}"
+            for stage, of in run.environment["data"].items()
+        ]
+        said[f"{data.kind} data in {data.root}; " + "; ".join(stages)] = None
+    return list(said)

@@ -1,0 +1,99 @@
+"""A study's results as files: ``results.md`` to paste, ``results.csv`` to compute with."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+
+from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.study.entries import (
+    NOTHING,
+    Entry,
+    change,
+    different,
+    hours,
+    last_miss_rate,
+    number,
+    percent,
+    setting,
+    size_of,
+    verdict,
+)
+from ssd_effnet.study.records import Study, tested_on
+
+
+def results_csv(entries: Sequence[Entry]) -> str:
+    """One row a run; miss rates under the matlab rules and AP in percent, empty where there is no number."""
+    rows = []
+    for entry in entries:
+        for run in entry.experiment.runs:
+            figures = {f"MR_{subset}": run.figure(f"MR/{subset}") for subset in SUBSETS}
+            figures |= {name: run.figure(name) for name in ("AP", "AP50", "AP75")}
+            figures["MR_reasonable_all_last_epoch"] = last_miss_rate(run)
+            cost, e = entry.experiment.cost, run.experiment
+            rows.append(
+                {"experiment": entry.name, "seed": run.seed, "parent": entry.parent}
+                | {name: "" if math.isnan(value) else round(value, 4) for name, value in figures.items()}
+                | {"epoch": run.results.get("epoch"), "epochs": run.results.get("epochs")}
+                | {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds, "anchors": cost.anchors}
+                | {"height": e.input.size[0], "width": e.input.size[1], "learning_rate": e.optimizer.lr}
+                | {"minutes": run.results["minutes"], "device": run.environment["device"], "commit": run.commit}
+                | {f"{s}_fingerprint": d["fingerprint"][:7] for s, d in run.environment["data"].items()}
+            )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def results_md(study: Study, entries: Sequence[Entry]) -> str:
+    """The table for a README, and below it where its numbers come from."""
+    times = ("all", "day", "night")
+    head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]
+    head += ["AP", "AP50", "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
+    head += ["seeds"]
+    lines = [head, [":--" if i in (0, 1, 2, 7) else "--:" for i in range(len(head))]]
+    for entry in entries:
+        e = entry.experiment
+        mr_all = entry.miss_rates[REASONABLE[0]]
+        shown = [_with_deviation(e.mean(f"MR/{s}"), e.deviation(f"MR/{s}")) for s in REASONABLE]
+        shown[0] += f" ({number(100 * mr_all.low)} to {number(100 * mr_all.high)})" if mr_all.low == mr_all.low else ""
+        others = [change(c) for c in entry.confounds(False)]
+        changes = "; ".join([change(c) for c in entry.confounds(True)] + [f"also {other}" for other in others])
+        difference = (
+            percent(entry.difference.comparisons[REASONABLE[0]].difference, "+") if entry.difference else NOTHING
+        )
+        cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry)]
+        cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in ("AP", "AP50")]
+        cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
+        cells += [size_of(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
+        lines.append([_md(cell) for cell in [*cells, str(len(e.runs))]])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    below = [
+        "MR: log-average miss rate in percent, matlab rules, lower is better; mean ± standard deviation over seeds, "
+        "in brackets the 95 % interval over test images."
+    ]
+    if study.runs:
+        test = {tested_on(run): f"{run.experiment.data.test}, {run.results['test']['images']:,}" for run in study.runs}
+        data = "; ".join(f"{split} images, fingerprint {fingerprint[:7]}" for fingerprint, split in test.items())
+        below.append(
+            f"Device: {different([run.environment['device'] for run in study.runs])}; {hours(study):.1f} hours in all; "
+            f"commit {different([run.commit for run in study.runs])}; tested on {data}."
+        )
+    below += [*study.warnings, *(f"Left out: {sentence}" for sentence in study.left_out)]
+    return table + "\n\n" + "\n".join(_md(line) + "  " for line in below).rstrip() + "\n"
+
+
+def _with_deviation(mean: float, deviation: float) -> str:
+    return number(mean) + (f" ± {number(deviation)}" if math.isfinite(mean) and math.isfinite(deviation) else "")
+
+
+def _md(text: str) -> str:
+    """Words that stand for themselves in a cell of a GitHub table."""
+    text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split()))
+    return html.escape(re.sub(r"(?<=\w)\\_(?=\w)", "_", text), quote=False)
