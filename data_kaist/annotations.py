@@ -6,6 +6,8 @@ and is kept as it is written; a box without area, or with no part inside the fra
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from defusedxml.ElementTree import fromstring
 
 from data_kaist.errors import AnnotationError
 from data_kaist.frames import daytime_of
-from data_kaist.plain import MOST_PIXELS, finite, is_possible
+from data_kaist.plain import MOST_PIXELS, finite, has_no_area, is_possible, label_of
 from ssd_effnet.structures import PERSON, Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]
@@ -35,6 +37,7 @@ class _Rows:
 
     where: str
     size: tuple[int, int]
+    without_area: list[str] | None = None
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     ignore: list[bool] = field(default_factory=list)
@@ -49,6 +52,9 @@ class _Rows:
         """Append an object, or say why it cannot be one."""
         x, y, w, h = xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
+        if self.without_area is not None and has_no_area(xywh):
+            self.without_area.append(f"{self.next_object} ({label})")
+            return
         if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
             raise AnnotationError(f"{self.next_object} ({label}) has a box without area ({box})")
         height, width = self.size
@@ -59,7 +65,7 @@ class _Rows:
                 f"{self.next_object} ({label}) has occlusion {occlusion:g}, which should be 0, 1 or 2"
             )
         self.boxes.append((x, y, x + w, y + h))
-        self.labels.append(label)
+        self.labels.append(label_of(label))
         self.ignore.append(ignore)
         self.occlusion.append(int(occlusion))
         self.height.append(h)
@@ -102,15 +108,24 @@ def read_annotation(
     *,
     modality: str = "visible",
     size: tuple[int, int] = KAIST_SIZE,
+    without_area: list[str] | None = None,
 ) -> Annotations:
-    """Read the annotation of one frame in any of the three forms (arguments as in :func:`annotation_path`)."""
+    """Read the annotation of one frame in any of the three forms.
+
+    Arguments as in :func:`annotation_path` and, of ``without_area``, in :func:`data_kaist.coco.read_coco`.
+    """
     path = annotation_path(folder, name, annotation_format, modality)
     parse = parse_xml if annotation_format == "xml" else parse_bbgt
-    return parse(_read(path), str(path), size=size, daytime=daytime_of(name))
+    return parse(_read(path), str(path), size=size, daytime=daytime_of(name), without_area=without_area)
 
 
 def parse_xml(
-    data: bytes, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
+    data: bytes,
+    where: str,
+    *,
+    size: tuple[int, int] = KAIST_SIZE,
+    daytime: Daytime | None = None,
+    without_area: list[str] | None = None,
 ) -> Annotations:
     """The objects in the bytes of an XML file.
 
@@ -119,6 +134,7 @@ def parse_xml(
         where: the file's name, for messages.
         size: (height, width) in pixels of the image, for files without ``<size>``.
         daytime: copied into the result.
+        without_area: see :func:`data_kaist.coco.read_coco`.
 
     Raises:
         AnnotationError: broken XML, a missing tag, not a finite number, no area, outside the frame. One sentence
@@ -131,7 +147,7 @@ def parse_xml(
     stated = root.find("size")
     if stated is not None:
         size = size_of(stated, f"{where}: <size>")
-    rows = _Rows(where, size)
+    rows = _Rows(where, size, without_area)
     for element in root.iter("object"):
         label = (element.findtext("name") or "").strip()
         if not label:
@@ -162,7 +178,12 @@ def size_of(element: Any, at: str) -> tuple[int, int]:
 
 
 def parse_bbgt(
-    data: bytes, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
+    data: bytes,
+    where: str,
+    *,
+    size: tuple[int, int] = KAIST_SIZE,
+    daytime: Daytime | None = None,
+    without_area: list[str] | None = None,
 ) -> Annotations:
     """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
 
@@ -174,7 +195,7 @@ def parse_bbgt(
         raise AnnotationError(f"{where}: not a text file ({error})") from error
     if not lines or not lines[0].replace(" ", "").startswith("%bbGtversion="):
         raise AnnotationError(f"{where}: the first line should be '{BBGT_HEADER}'")
-    rows = _Rows(where, size)
+    rows = _Rows(where, size, without_area)
     for line in lines[1:]:
         columns = line.split()
         if not columns:
@@ -205,6 +226,45 @@ def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndar
     not_person = np.asarray(annotations.labels != PERSON, dtype=bool)
     ignore: np.ndarray = not_person | annotations.ignore | (annotations.height < min_height) | over_border
     return ignore
+
+
+def other_labels(annotations: Iterable[Annotations]) -> str:
+    """``people 205, cyclist 105``: labels other than person with their numbers of boxes; empty where there is none."""
+    counts = Counter(str(label) for of_image in annotations for label in of_image.labels if label != PERSON)
+    return ", ".join(f"{label} {count:,}" for label, count in counts.most_common())
+
+
+def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12) -> str:
+    """A sentence where most boxes of persons reach out of their image, are under a pixel or are ignored in training.
+
+    Corners that are read as x, y, w, h reach out of the image on most images; where all boxes would fit as corners, a
+    tenth of them is enough.
+
+    Args:
+        annotations: one per image.
+        min_height: see :func:`training_ignore`.
+
+    Returns:
+        With the numbers; empty where there is no doubt.
+    """
+    n = out = tiny = ignored = corners = 0
+    for of_image in annotations:
+        person = np.asarray(of_image.labels == PERSON, bool)
+        x1, y1, x2, y2 = of_image.boxes_xyxy[person].T
+        height, width = of_image.size
+        w, h = x2 - x1, y2 - y1
+        n += len(w)
+        out += int(((x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)).sum())
+        tiny += int(((w < 1) | (h < 1)).sum())
+        ignored += int(training_ignore(of_image, min_height)[person].sum())
+        corners += int(((w > x1) & (h > y1) & (w <= width) & (h <= height)).sum())
+    if 2 * max(out, tiny, ignored) <= n and not (corners == n and 10 * out >= n > 0):
+        return ""
+    return (
+        f"of {n:,} boxes of persons {out:,} reach out of their image, {tiny:,} are under a pixel wide or high and "
+        f"{ignored:,} become ignore regions in training; are they x, y, width, height in pixels of the image"
+        f"{', or corners' if corners == n else ''}?"
+    )
 
 
 def _read(path: Path) -> bytes:

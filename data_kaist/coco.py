@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,18 @@ import numpy as np
 
 from data_kaist.errors import AnnotationError
 from data_kaist.frames import daytime_of
-from data_kaist.plain import MOST_PIXELS, is_finite, is_possible, is_whole, json_of, text_of
+from data_kaist.plain import (
+    MOST_PIXELS,
+    as_whole,
+    has_no_area,
+    is_finite,
+    is_possible,
+    is_whole,
+    json_of,
+    label_of,
+    text_of,
+)
+from ssd_effnet.failure import Doubt
 from ssd_effnet.structures import PERSON, Annotations, Daytime
 
 
@@ -63,42 +76,51 @@ class CocoDataset:
         return [image.name for image in self.images]
 
 
-def read_coco(path: Path | str, bad: dict[int, str] | None = None) -> CocoDataset:
+def read_coco(
+    path: Path | str, bad: dict[int, str] | None = None, *, without_area: list[str] | None = None
+) -> CocoDataset:
     """Read ground truth in COCO form.
 
     Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
-    one. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is the box's, missing ``occlusion`` 0.
-    A box may reach over the frame's edge (39 do in KAIST's file).
+    one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is
+    the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do in KAIST's file). A
+    :class:`~ssd_effnet.failure.Doubt` is warned of where annotation ids repeat, ids are written as ``"3"`` or ``1.0``,
+    or names with a backslash.
 
     Args:
         path: the file.
         bad: None raises at the first bad box; a dictionary collects the reason by image id instead.
+        without_area: a list leaves boxes of width or height 0 out and collects where they stand; None: they are bad.
 
     Raises:
         AnnotationError: one sentence that names the file and the image's or annotation's id: broken JSON, missing
-            keys, ids that repeat or lead nowhere, numbers that are not finite, boxes without area or outside the frame.
+            keys, image ids that repeat, ids that lead nowhere, numbers that are not finite, boxes without area or
+            outside the frame.
     """
     path = Path(path)
     document = _load(path)
+    _tidy(path, document)
     labels = _labels(path, document)
     images = sorted((_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
     place = {image.id: i for i, image in enumerate(images)}
     if len(place) < len(images):
         raise AnnotationError(f"{path}: image id {_first_repeated([image.id for image in images])} occurs twice")
     rows: list[list[dict[str, Any]]] = [[] for _ in images]
-    seen: set[Hashable] = set()
+    seen: Counter[Hashable] = Counter()
     for i, row in enumerate(document["annotations"]):
         where = _where(path, i, row)
         _require(row, ("image_id", "category_id", "bbox"), where)
         if "id" in row and not isinstance(row["id"], Hashable):
             raise AnnotationError(f"{where} has an id that is neither a number nor a text")
-        if "id" in row and row["id"] in seen:
-            raise AnnotationError(f"{where} has an id that occurs twice")
-        seen.add(row.get("id"))
+        if "id" in row:
+            seen[row["id"]] += 1
         if not is_whole(row["image_id"]) or row["image_id"] not in place:
             raise AnnotationError(f"{where} is on image id {row['image_id']!r}, which is not among the file's images")
         if not is_whole(row["category_id"]) or row["category_id"] not in labels:
             raise AnnotationError(f"{where} is of category id {row['category_id']!r}, which the file does not define")
+        if without_area is not None and has_no_area(row["bbox"]):
+            without_area.append(where)
+            continue
         at = place[row["image_id"]]
         try:
             rows[at].append(_checked(row, images[at].size, where))
@@ -106,6 +128,10 @@ def read_coco(path: Path | str, bad: dict[int, str] | None = None) -> CocoDatase
             if bad is None:
                 raise
             bad.setdefault(row["image_id"], str(error))
+    if repeated := [id_ for id_, times in seen.items() if times > 1]:
+        _doubt(
+            f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
+        )
     return CocoDataset(
         images=images,
         annotations=[_annotations(image, of_image, labels) for image, of_image in zip(images, rows, strict=True)],
@@ -125,6 +151,32 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
+def _tidy(path: Path, document: dict[str, Any]) -> None:
+    """Ids and sizes that are whole numbers become so in the document, and names get ``/``, however they are written."""
+    odd: list[Any] = []
+    slashed: list[str] = []
+    keys_of = {"images": ("id", "height", "width"), "annotations": ("image_id", "category_id"), "categories": ("id",)}
+    for part, keys in keys_of.items():
+        for row in document[part]:
+            for key in keys if isinstance(row, dict) else ():
+                value = row.get(key)
+                if not is_whole(value) and is_whole(number := as_whole(value)):
+                    row[key] = number
+                    odd.append(value)
+            for key in ("im_name", "file_name") if part == "images" and isinstance(row, dict) else ():
+                if isinstance(name := row.get(key), str) and "\\" in name:
+                    row[key] = name.replace("\\", "/")
+                    slashed.append(name)
+    if odd:
+        _doubt(f"{path}: {len(odd):,} ids or sizes are written as {odd[0]!r} and the like; they are read as numbers")
+    if slashed:
+        _doubt(f"{path}: {len(slashed):,} file names are written with \\, read as / (the first: {slashed[0]})")
+
+
+def _doubt(sentence: str) -> None:
+    warnings.warn(sentence, Doubt, stacklevel=3)
+
+
 def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
     """Category id -> label."""
     labels: dict[int, str] = {}
@@ -134,8 +186,10 @@ def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
             raise AnnotationError(f"{path}: category {i} has an id that is not a whole number")
         if row["id"] in labels:
             raise AnnotationError(f"{path}: category id {row['id']} occurs twice")
-        labels[row["id"]] = PERSON if row["name"] == "pedestrian" else str(row["name"])
+        labels[row["id"]] = label_of(str(row["name"]))
     if len(labels) == 1:
+        if (only := next(iter(labels.values()))) != PERSON:
+            _doubt(f"{path}: its only category, {only!r}, is read as person")
         return dict.fromkeys(labels, PERSON)
     if PERSON not in labels.values():
         raise AnnotationError(f"{path}: none of its categories ({', '.join(labels.values())}) is 'person'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path, PurePath
 from typing import Any, TypeGuard
@@ -11,6 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from data_kaist.errors import DataError
+from ssd_effnet.structures import PERSON
 
 
 def text_of(path: Path, kind: type[DataError]) -> str:
@@ -68,6 +70,24 @@ def is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def as_whole(value: Any) -> Any:
+    """``3`` also for ``3.0`` and ``"3"``, as some programs write ids; any other value as it is."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_PIXELS:
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,15}\s*", value):
+        return int(value)
+    return value
+
+
+def label_of(name: str) -> str:
+    """``person`` for that word and ``pedestrian`` in any case, blanks around them or not; any other name as it is.
+
+    >>> label_of(" Pedestrian")
+    'person'
+    """
+    return PERSON if name.strip().casefold() in (PERSON, "pedestrian") else name
+
+
 def is_finite(value: Any) -> TypeGuard[float]:
     """A number that a float can hold: JSON's whole numbers may be longer. True and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -82,6 +102,12 @@ def is_possible(x: float, y: float, w: float, h: float, dtype: type[np.floating]
     if not all(abs(value) <= MOST_PIXELS for value in (x, y, w, h)):
         return False
     return bool(dtype(x + w) > dtype(x) and dtype(y + h) > dtype(y))
+
+
+def has_no_area(xywh: Any) -> bool:
+    """Whether these are four finite numbers of a box whose width or height is 0, the other one not below."""
+    numbers = isinstance(xywh, list | tuple) and len(xywh) == 4 and all(map(is_finite, xywh))
+    return numbers and min(xywh[2:]) == 0
 
 
 def is_inside(name: str) -> bool:

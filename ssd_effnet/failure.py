@@ -21,6 +21,10 @@ class Failure(Exception):
         return one_line(super().__str__())
 
 
+class Doubt(UserWarning):
+    """One sentence on something that is read although it is odd; a command prints it on stderr and goes on."""
+
+
 def one_line(text: str) -> str:
     """Printable text of at most 2,000 characters, for people; letters of every script stay as they are."""
     if len(text) > _LONGEST:

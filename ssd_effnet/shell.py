@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ssd_effnet.failure import Failure
+from ssd_effnet.failure import Doubt, Failure, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +70,7 @@ def command(main: Main) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         _share_cores()
         try:
-            with _sigterm_as_ctrl_c():
+            with _sigterm_as_ctrl_c(), _doubts_in_a_line():
                 code = main(argv)
             sys.stdout.flush()
             return code
@@ -111,6 +112,23 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _doubts_in_a_line() -> Iterator[None]:
+    """In it a :class:`~ssd_effnet.failure.Doubt` is a line ``warning: ...``; of a run's processes the first one speaks."""
+    usual = warnings.showwarning
+    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, Doubt):
+            usual(message, category, *where, **more)
+        elif first:
+            print(f"warning: {one_line(str(message))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def print_table(table: Table) -> None:

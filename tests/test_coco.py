@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from data_kaist.annotations import doubt_of_boxes, other_labels
 from data_kaist.coco import read_coco
 from data_kaist.errors import AnnotationError
+from ssd_effnet.failure import Doubt
+from ssd_effnet.structures import Annotations
 
 Document = dict[str, Any]
 
@@ -138,7 +141,6 @@ def _replace(part: str, index: int, value: object) -> Callable[[Document], None]
         (_drop("annotations", 1, "image_id"), ": annotation 2 has no 'image_id'"),
         (_drop("annotations", 1, "category_id"), ": annotation 2 has no 'category_id'"),
         (_replace("annotations", 1, None), ": annotation at place 1 should be an object"),
-        (_set("annotations", 1, id=1), ": annotation 1 has an id that occurs twice"),
         (_set("annotations", 1, id=[1]), "has an id that is neither a number nor a text"),
         (_set("annotations", 1, image_id=99), "annotation 2 is on image id 99"),
         (_set("annotations", 1, category_id=99), "annotation 2 is of category id 99"),
@@ -202,3 +204,64 @@ def test_the_first_reason_of_an_image_is_kept(tmp_path: Path) -> None:
 def test_a_broken_file_is_not_collected(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError):
         read_coco(written(tmp_path, "{"), {})
+
+
+def test_what_is_odd_is_read_and_said(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][1]["id"] = 1
+    content["images"][0] |= {"id": "7", "width": 640.0, "im_name": "set06\\V000\\visible\\I00019.jpg"}
+    content["annotations"][0] |= {"image_id": 7.0, "category_id": " 1 "}
+    with pytest.warns(Doubt) as said:
+        coco = read_coco(written(tmp_path, content))
+    words = ("4 ids", "1 file names", "1 annotation ids")
+    assert [word in str(one.message) for one, word in zip(said, words, strict=True)] == [True] * 3
+    assert (coco.image_ids, coco.names[1]) == ([3, 7, 12], "set06/V000/I00019")
+    assert coco.annotations[1].labels.tolist() == ["person", "cyclist"] and coco.annotations[1].daytime == "day"
+    content["images"][0]["id"] = "seven"
+    with pytest.raises(AnnotationError, match="image seven has an id that is not a whole number"):
+        read_coco(written(tmp_path, content))
+
+
+def test_case_and_blanks_of_category_names_do_not_count(tmp_path: Path) -> None:
+    content = document()
+    content["categories"] = [
+        {"id": 1, "name": " Person"},
+        {"id": 2, "name": "Cyclist "},
+        {"id": 3, "name": "PEDESTRIAN"},
+    ]
+    coco = read_coco(written(tmp_path, content))
+    assert coco.person_categories == {1, 3} and other_labels(coco.annotations) == "Cyclist  1"
+    content["categories"], content["annotations"] = [{"id": 1, "name": "car"}], content["annotations"][:1]
+    with pytest.warns(Doubt, match="its only category, 'car', is read as person"):
+        assert read_coco(written(tmp_path, content)).annotations[1].labels.tolist() == ["person"]
+
+
+def test_boxes_without_area_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [10, 20, 0, 60]
+    left_out: list[str] = []
+    coco = read_coco(written(tmp_path, content), without_area=left_out)
+    assert [len(of_image) for of_image in coco.annotations] == [1, 1, 0] and "annotation 1" in left_out[0]
+    content["annotations"][0]["bbox"] = [10, 20, -1, 60]
+    with pytest.raises(AnnotationError, match="annotation 1 has a box without area"):
+        read_coco(written(tmp_path, content), without_area=[])
+
+
+def people(*boxes: tuple[float, float, float, float], **more: Any) -> Annotations:
+    return Annotations.from_rows(boxes, size=(512, 640), **more)
+
+
+def test_boxes_that_cannot_be_what_they_say_are_doubted() -> None:
+    right = [people((300, 100, 340, 220)), people((320, 200, 360, 320), (330, 210, 370, 330))]
+    assert doubt_of_boxes(right) == doubt_of_boxes([]) == doubt_of_boxes([people()]) == ""
+    corners = [people((300, 100, 640, 320)), people((320, 200, 680, 520), (330, 210, 700, 540))]
+    assert "of 3 boxes of persons 2 reach out of their image, 0 are under a pixel wide or high and 2 become" in (
+        doubt_of_boxes(corners)
+    )
+    shares = [people((0.4, 0.2, 0.46, 0.5))]
+    assert "0 reach out of their image, 1 are under a pixel wide or high and 1 become" in doubt_of_boxes(shares)
+    small = [people((10, 10, 20, 20), (30, 30, 40, 40), (100, 100, 150, 200))]
+    assert "2 become ignore regions" in doubt_of_boxes(small) and doubt_of_boxes(small, min_height=5) == ""
+    # where every box fits as corners, a tenth over the border is enough
+    few = [people((50, 60, 150, 260), (60, 70, 170, 250), (300, 100, 641, 320))]
+    assert "or corners?" in doubt_of_boxes(few)

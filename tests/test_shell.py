@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from ssd_effnet import shell
-from ssd_effnet.failure import Failure
+from ssd_effnet.failure import Doubt, Failure
 from ssd_effnet.run_directory import Interrupted
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,15 @@ def test_exit_codes(error: BaseException, code: int, said: str, capsys: pytest.C
         raise error
 
     assert main() == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "warning: a\\nb is odd\n"), ("1", "")])
+def test_a_doubt_is_a_line_of_the_first_process(
+    rank: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert shell.command(lambda argv: warnings.warn("a\nb is odd", Doubt, stacklevel=1) or 0)() == 0
     assert capsys.readouterr().err == said
 
 
