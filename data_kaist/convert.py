@@ -14,15 +14,25 @@ The formats, as their authors have them:
 - Penn-Fudan (Wang et al., ACCV 2007; ``PennFudanPed.zip``): PASCAL Annotation Version 1.00, ``Annotation/<name>.txt``,
   corners counted from (1, 1) and both inside the box; images ``PNGImages/<name>.png``. Its authors name no split, and
   leave people who are small or much occluded unmarked.
+- YOLO (ultralytics' form, and Roboflow's): a text file per image, each line ``class cx cy w h`` in shares of the image,
+  or ``class x1 y1 x2 y2 x3 y3 ...`` for an outline; ``images/`` in an image's path becomes ``labels/``, or the text
+  lies beside the image. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without it
+  ``classes.txt`` has the names, and folders train, val or valid, and test the splits.
+- Pascal VOC (Everingham et al., IJCV 2010): ``Annotations/<name>.xml``, ``JPEGImages/`` or images beside the XML;
+  splits in ``ImageSets/Main/<split>.txt`` or by folder. Corners are taken as they stand, as annotation tools write
+  them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
@@ -34,9 +44,21 @@ from defusedxml.ElementTree import fromstring
 from data_kaist.annotations import size_of
 from data_kaist.errors import AnnotationError, DataError
 from data_kaist.images import image_size
-from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_inside, is_possible, is_whole, json_of, text_of
+from data_kaist.plain import (
+    MOST_PIXELS,
+    finite,
+    is_finite,
+    is_inside,
+    is_possible,
+    is_whole,
+    json_of,
+    label_of,
+    text_of,
+)
+from ssd_effnet.failure import Doubt
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON
+from ssd_effnet.yaml_files import read_yaml
 
 Box = Literal["full", "visible"]
 Xywh = tuple[float, float, float, float]
@@ -53,11 +75,13 @@ class Object:
         full: x, y, w, h of the whole person, pixels from (0, 0).
         visible: of what can be seen; None where the data set does not say.
         ignore: neither to be found nor background.
+        label: its category; those that are not ``person`` are ignored, too.
     """
 
     full: Xywh
     visible: Xywh | None
     ignore: bool
+    label: str = PERSON
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,7 @@ class Converted:
         images: how many.
         persons: boxes to be found.
         ignored: ignore regions.
+        others: boxes by label that are not persons; ignore regions.
         left_out: boxes that have no area inside their image, or too little for a float32.
     """
 
@@ -87,10 +112,14 @@ class Converted:
     images: int = 0
     persons: int = 0
     ignored: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         line = f"{self.file}: {self.images:,} images, {self.persons:,} persons, {self.ignored:,} ignore regions"
+        line += (
+            f", of them {', '.join(f'{n:,} {name}' for name, n in self.others.most_common())}" if self.others else ""
+        )
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
@@ -124,7 +153,7 @@ def convert(
         )
     if val_step < 2:
         raise DataError(f"every {val_step}th image cannot be held out; the step should be at least 2")
-    if not source.is_dir():
+    if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
         raise DataError(f"{source}: no such folder")
     splits = DATA_SETS[data_set](source)
     if set(splits) == {"all"}:
@@ -142,10 +171,26 @@ def convert(
     return [_write(pictures, out / f"{split}.json", box) for split, pictures in splits.items()]
 
 
+def settings(done: Sequence[Converted]) -> list[str]:
+    """``key=value`` of the splits, for ``scripts/train.py``: the test split is never the one that chooses.
+
+    A test split is tested on; without one val is, and the last epoch stands. Without val a tenth of train chooses.
+    Empty without a training split.
+    """
+    images = {split.file.name: split.images for split in done}
+    if "train.json" not in images:
+        return []
+    test = next((name for name in ("test.json", "val.json") if name in images), "")
+    val = "val.json" if "val.json" in images else f"train.json%{max(2, min(10, images['train.json']))}"
+    chosen = ["data.train=train.json", f"data.val={val}", f"data.test={test}"]
+    return chosen + (["trainer.test_checkpoint=last"] if val == test else [])
+
+
 def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
     done = Converted(file, len(pictures))
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    ids = {PERSON: 1}
     for i, picture in enumerate(pictures):
         height, width = picture.size
         images.append({"id": i, "file_name": picture.name, "height": height, "width": width})
@@ -155,14 +200,18 @@ def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
             if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
                 done.left_out.append(f"object {number} of {picture.name} has no area in the image {list(chosen)}")
                 continue
-            row = {"id": len(rows) + 1, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+            category = ids.setdefault(obj.label, len(ids) + 1)
+            row = {"id": len(rows) + 1, "image_id": i, "category_id": category, "bbox": [x, y, w, h], "area": w * h}
             # pycocotools knows iscrowd only, the miss rate knows both
-            row |= {"iscrowd": int(obj.ignore), "ignore": int(obj.ignore)}
+            ignore = int(obj.ignore or obj.label != PERSON)
+            row |= {"iscrowd": ignore, "ignore": ignore}
+            done.others.update([obj.label] if obj.label != PERSON else [])
             stated = obj.full[3] if obj.full[3] > 0 else chosen[3]
             rows.append(row | {"occlusion": _occlusion(obj), "height": stated})
     done.ignored = sum(row["ignore"] for row in rows)
     done.persons = len(rows) - done.ignored
-    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": PERSON}]}
+    categories = [{"id": id_, "name": label} for label, id_ in ids.items()]
+    content = {"images": images, "annotations": rows, "categories": categories}
     write_whole(file, json.dumps(content))
     return done
 
@@ -194,7 +243,7 @@ def _place(file: Path, out: Path, name: str, copy: bool) -> None:
         shutil.copyfile(file, place)
         return
     top, *below = Path(name).parts
-    folder = file.resolve().parents[len(below) - 1]
+    folder = file.absolute().parents[len(below) - 1]
     if (out / top).exists() or (out / top).is_symlink():
         raise DataError(f"{out / top}: is there already and is not {folder}; remove it, or choose another OUT")
     try:
@@ -273,8 +322,9 @@ def _voc(file: Path) -> tuple[tuple[int, int], list[Object]]:
         x1, y1, x2, y2 = corners = [_number(element.findtext(f"bndbox/{tag}"), tag, at) for tag in tags]
         if max(map(abs, corners)) > MOST_PIXELS:
             raise AnnotationError(f"{at} has the corners {corners}, which lie beyond any image")
-        ignore = element.findtext("name", "").strip() != PERSON or element.findtext("difficult", "0").strip() == "1"
-        objects.append(Object((x1, y1, x2 - x1, y2 - y1), None, ignore))
+        difficult = element.findtext("difficult", "0").strip() == "1"
+        label = label_of(element.findtext("name", "").strip())
+        objects.append(Object((x1, y1, x2 - x1, y2 - y1), None, difficult, label))
     return size, objects
 
 
@@ -313,11 +363,188 @@ def _pennfudan(source: Path) -> dict[str, list[AnnotatedImage]]:
     return {"all": pictures}
 
 
+def _pascal_voc(source: Path) -> dict[str, list[AnnotatedImage]]:
+    xml = {path.relative_to(source): path for path in _walk(source, (".xml",))}
+    if not xml:
+        raise DataError(f"{source}: no file *.xml there")
+    images: dict[str, list[Path]] = {}
+    for path in _walk(source, _PICTURES):
+        images.setdefault(path.stem, []).append(path)
+    splits: dict[str, list[AnnotatedImage]] = {}
+    for split, files in _voc_splits(source, xml).items():
+        splits[split] = []
+        for file in files:
+            size, objects = _voc(file)
+            near = [image for image in images.get(file.stem, []) if image.parent == file.parent]
+            if len(found := near or images.get(file.stem, [])) != 1:
+                what = "missing" if not found else f"could be {found[0]} or {found[1]}"
+                raise DataError(f"{file}: its image, {file.stem} with .jpg, .png or the like below {source}, is {what}")
+            splits[split].append(AnnotatedImage("", found[0], size, objects))
+    return _with_persons(source, splits)
+
+
+def _voc_splits(source: Path, xml: dict[Path, Path]) -> dict[str, list[Path]]:
+    """XML files by split: as ``ImageSets/Main`` has them, or by the folder at the top."""
+    lists = {name: source / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "trainval", "val", "test")}
+    lists = {name: path for name, path in lists.items() if path.is_file()}
+    if lists.keys() >= {"train", "trainval"}:
+        del lists["trainval"]
+    by_stem = {path.stem: path for path in xml.values()}
+    splits: dict[str, list[Path]] = {}
+    for name, path in lists.items():
+        splits[_SPLITS.get(name, name)] = files = []
+        for number, line in enumerate(text_of(path, AnnotationError).splitlines(), 1):
+            if words := line.split():
+                if words[0] not in by_stem:
+                    raise AnnotationError(f"{path}: line {number} names {words[0]}, of which there is no XML file")
+                files.append(by_stem[words[0]])
+    return splits or _by_top_folder(xml)
+
+
+_SPLITS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def _by_top_folder(files: dict[Path, Path]) -> dict[str, list[Path]]:
+    """Files, keyed by their path below the source, by the first folder that is named after a split."""
+    splits: dict[str, list[Path]] = {}
+    for below, file in files.items():
+        split = next((_SPLITS[part.lower()] for part in below.parts[:-1] if part.lower() in _SPLITS), "all")
+        splits.setdefault(split, []).append(file)
+    if len(splits) > 1 and "all" in splits:
+        raise DataError(f"{splits['all'][0]}: is in no folder train, val or test, as others are")
+    return splits
+
+
+def _walk(source: Path, endings: Collection[str]) -> list[Path]:
+    """Files below a folder, by name; links are followed, each folder once, and what is hidden left out."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for inside, folders, names in os.walk(source, followlinks=True):
+        new = {name: os.path.realpath(Path(inside, name)) for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for name, real in new.items() if real not in seen]
+        seen.update(new.values())
+        found += [Path(inside, name) for name in sorted(names) if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in endings)
+
+
+def _with_persons(source: Path, splits: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
+    """The pictures under names below the folder that they share; the only label that there is becomes ``person``."""
+    pictures = [picture for of_split in splits.values() for picture in of_split]
+    labels = sorted({obj.label for picture in pictures for obj in picture.objects})
+    if labels and PERSON not in labels and len(labels) > 1:
+        raise DataError(f"{source}: none of its classes ({', '.join(labels)}) is 'person'")
+    if labels and PERSON not in labels:
+        warnings.warn(f"{source}: its only class, {labels[0]!r}, is read as person", Doubt, stacklevel=2)
+    shared = Path(os.path.commonpath([picture.file.absolute().parent for picture in pictures]))
+
+    def named(picture: AnnotatedImage) -> AnnotatedImage:
+        name = picture.file.absolute().relative_to(shared)
+        whole = len(name.parts) > 1 and shared == source.absolute()
+        objects = [replace(obj, label=PERSON if len(labels) == 1 else obj.label) for obj in picture.objects]
+        return replace(picture, name=(name if whole else shared.name / name).as_posix(), objects=objects)
+
+    named_splits = {split: [named(picture) for picture in of_split] for split, of_split in splits.items()}
+    return named_splits if len(splits) > 1 else {"all": next(iter(named_splits.values()))}
+
+
+def _yolo(source: Path) -> dict[str, list[AnnotatedImage]]:
+    found = [source] if source.is_file() else sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
+    if len(found) > 1:
+        found = [path for path in found if path.stem == "data"]
+    folder = source.parent if source.is_file() else source
+    listed: dict[str, list[Path]] = {}
+    if found:
+        content = read_yaml(found[0], "data")
+        if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
+            raise DataError(f"{found[0]}: has no list 'names' of classes")
+        classes = {
+            int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))
+        }
+        base = folder / str(content.get("path") or "")
+        for key in ("train", "val", "test"):
+            value = content.get(key)
+            entries = value if isinstance(value, list) else [value] if value else []
+            if images := [image for entry in entries for image in _yolo_images(str(entry), base, folder, found[0])]:
+                listed[key] = images
+    else:
+        text = next(
+            (path for path in (folder / "classes.txt", folder / "labels" / "classes.txt") if path.is_file()), None
+        )
+        if text is None:
+            raise DataError(f"{source}: neither data.yaml nor classes.txt there says what the classes are")
+        classes = dict(enumerate(text_of(text, AnnotationError).split("\n")))
+    if not listed:
+        listed = _by_top_folder({path.relative_to(folder): path for path in _walk(folder, _PICTURES)})
+    if not listed:
+        raise DataError(f"{source}: no images there")
+    splits = {split: [_yolo_image(file, classes) for file in images] for split, images in listed.items()}
+    if not any(picture.objects for pictures in splits.values() for picture in pictures):
+        first = next(iter(listed.values()))[0]
+        raise DataError(f"{source}: none of the images has a box; looked for {_yolo_label(first)} and its like")
+    return _with_persons(folder, splits)
+
+
+def _yolo_images(entry: str, base: Path, folder: Path, named_by: Path) -> list[Path]:
+    """Images of a folder or of a list of images; Roboflow's paths go up from a folder that is not there."""
+    short = entry
+    while short.startswith("../"):
+        short = short.removeprefix("../")
+    place = next((p for p in (base / entry, folder / entry, folder / short) if p.exists()), None)
+    if place is None:
+        raise DataError(f"{named_by}: names {entry!r}, but {base / entry} is not there")
+    if place.is_dir():
+        return _walk(place, _PICTURES)
+    lines = [line.strip() for line in text_of(place, AnnotationError).splitlines() if line.strip()]
+    found = [
+        next((p for p in (place.parent / line, base / line) if p.is_file()), place.parent / line) for line in lines
+    ]
+    return [_image(path, place) for path in found]
+
+
+def _yolo_label(image: Path) -> Path:
+    """The text of an image: ``images`` nearest to the file becomes ``labels``, or beside it."""
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts) if Path(*parts).is_file() else image.with_suffix(".txt")
+
+
+def _yolo_image(image: Path, classes: dict[int, str]) -> AnnotatedImage:
+    height, width = image_size(image)
+    file, objects = _yolo_label(image), []
+    for number, line in enumerate(text_of(file, AnnotationError).splitlines() if file.is_file() else (), 1):
+        if not (words := line.split()):
+            continue
+        at = f"{file}: line {number}"
+        outline = len(words) > 6 and len(words) % 2 == 1
+        if len(words) != 5 and not outline:
+            raise AnnotationError(f"{at} has {len(words)} columns, which should be the five of 'class cx cy w h'")
+        label, *shares = [finite(word, "number", at, AnnotationError) for word in words]
+        if not all(-0.01 <= share <= 1.01 for share in shares):
+            raise AnnotationError(
+                f"{at} has numbers beyond 0..1, but they should be shares of the image ({line.strip()})"
+            )
+        if label not in classes:
+            raise AnnotationError(f"{at} is of class {words[0]}, which has no name")
+        if outline:
+            x, y = shares[::2], shares[1::2]
+            box = min(x), min(y), max(x) - min(x), max(y) - min(y)
+        else:
+            cx, cy, w, h = shares
+            box = cx - w / 2, cy - h / 2, w, h
+        x1, y1, w, h = (round(value * side, 3) for value, side in zip(box, (width, height) * 2, strict=True))
+        objects.append(Object((x1, y1, w, h), None, False, label_of(classes[int(label)].strip())))
+    return AnnotatedImage("", image, (height, width), objects)
+
+
 DATA_SETS: dict[str, Callable[[Path], dict[str, list[AnnotatedImage]]]] = {
     "citypersons": _citypersons,
     "crowdhuman": _crowdhuman,
     "llvip": _llvip,
     "pennfudan": _pennfudan,
+    "yolo": _yolo,
+    "voc": _pascal_voc,
 }
 WITH_VISIBLE_BOXES = ("citypersons", "crowdhuman")
 

@@ -11,6 +11,7 @@ examples:
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shell.print_table(table)
     print(f"run directory  {directory}")
     print(f"pictures       {written[0]} and {len(written) - 1} more")
-    print(f"TensorBoard    {Path(sys.executable).parent / 'tensorboard'} --logdir {arguments.out}")
+    tensorboard = str(Path(sys.executable).parent / "tensorboard")
+    print(f"TensorBoard    {shlex.join([tensorboard, '--logdir', str(arguments.out)])}")
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rate = report.frames / report.seconds
     seconds = f"{report.seconds:.1f} s, {rate:.1f} pairs/s with --jobs {options.jobs}"
     print(f"{options.out}: {report.frames} pairs in {seconds}")
-    print(f"next: scripts/inspect_data.py {options.out}")
+    print(f"next: scripts/inspect_data.py {shlex.quote(str(options.out))}")
     return 0
 
 

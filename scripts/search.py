@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -148,7 +149,8 @@ def show(search: Search, result: Path) -> None:
     if running := counts(study)["running"]:
         print(f"{running} more on their way elsewhere; whoever ends last writes the last result")
     write_found(search, study, result)
-    print(f"found: {result}\nnow:   scripts/train.py {result}\ntensorboard --logdir {search.out}")
+    found, out = (shlex.quote(str(path)) for path in (result, search.out))
+    print(f"found: {result}\nnow:   scripts/train.py {found}\ntensorboard --logdir {out}")
 
 
 if __name__ == "__main__":

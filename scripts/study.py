@@ -110,7 +110,8 @@ def run_study(arguments: argparse.Namespace) -> int:
     unfinished = [outcome for outcome in outcomes if outcome.state is not State.FINISHED]
     for outcome in unfinished:
         console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
-    console.print(f"scripts/study.py report {arguments.out}\ntensorboard --logdir {arguments.out}")
+    out = shlex.quote(str(arguments.out))
+    console.print(f"scripts/study.py report {out}\ntensorboard --logdir {out}")
     return 1 if any(outcome.state is not State.RUNNING for outcome in unfinished) else 0  # running: in another process
 
 

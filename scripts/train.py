@@ -17,6 +17,7 @@ key=value may set: docs/keys.md.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("  ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None))
     print(f"run directory: {directory}")
     if test:
-        print(f"next: scripts/visualize.py errors {directory}")
-    print(f"      tensorboard --logdir {arguments.out}")
+        print(f"next: scripts/visualize.py errors {shlex.quote(str(directory))}")
+    print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
     return 0
 
 

@@ -116,7 +116,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _doubts_in_a_line() -> Iterator[None]:
-    """In it a :class:`~ssd_effnet.failure.Doubt` is a line ``warning: ...``; of a run's processes the first one speaks."""
+    """In it a :class:`~ssd_effnet.failure.Doubt` is a line ``warning: ...``; of a run's processes the first speaks."""
     usual = warnings.showwarning
     first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 

@@ -1,6 +1,8 @@
 """Small samples in each data set's own form become COCO files that load; bad input is one sentence."""
 
 import json
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ from data_kaist.coco import read_coco
 from data_kaist.convert import Box, convert
 from data_kaist.errors import DataError
 from data_kaist.loading import load_coco
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config import load_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,16 +156,22 @@ VOC = """<annotation>
 </annotation>"""
 
 
-def test_llvip_is_read_as_pairs(tmp_path: Path) -> None:
-    root, out = tmp_path / "LLVIP", tmp_path / "out"
-    for split, name in (("train", "010001"), ("test", "190001")):
+@pytest.fixture
+def llvip(tmp_path: Path) -> Path:
+    root = tmp_path / "LLVIP"
+    for split, name in (("train", "010001"), ("train", "010002"), ("test", "190001")):
         image(root / "visible" / split / f"{name}.jpg")
         image(root / "infrared" / split / f"{name}.jpg")
         write(root / "Annotations" / f"{name}.xml", VOC.format(name=name))
+    return root
+
+
+def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
+    root, out = llvip, tmp_path / "out"
     done = {c.file.stem: c for c in convert("llvip", root, out)}
-    assert set(done) == {"train", "test"} and (done["train"].persons, done["train"].ignored) == (1, 1)
+    assert set(done) == {"train", "test"} and (done["train"].persons, done["train"].ignored) == (2, 2)
     assert rows(out / "test.json")[0]["bbox"] == [10, 20, 20, 50]
-    (pair,) = load_coco(out, "train.json", modality="early")
+    pair = load_coco(out, "train.json", modality="early")[0]
     assert pair.lwir is not None and pair.lwir.resolve() == root / "infrared" / "train" / "010001.jpg"
     convert("llvip", root, tmp_path / "copies", copy=True)
     (pair,) = load_coco(tmp_path / "copies", "test.json", modality="halfway")
@@ -241,6 +251,155 @@ def test_pennfudan(pennfudan: Path, tmp_path: Path) -> None:
             convert("pennfudan", pennfudan, out)
 
 
+YOLO = "0 0.2 0.5 0.1 0.5\n1 0.6 0.5 0.2 0.2\n"  # 20x50 from (30, 25), and another class
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    """images/{train,val,test} and labels/..., with data.yaml; one training image has no text, one an outline."""
+    root = tmp_path / "export"
+    for split, count in (("train", 3), ("val", 1), ("test", 1)):
+        for i in range(count):
+            image(root / "images" / split / f"{split}{i}.jpg")
+            if i < 2:
+                write(root / "labels" / split / f"{split}{i}.txt", YOLO if i == 0 else "0 0.1 0.1 0.2 0.1 0.2 0.5\n\n")
+    write(
+        root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [Person , car]\n"
+    )
+    return root
+
+
+def test_yolo(yolo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = {split.file.name: split for split in convert("yolo", yolo, out)}
+    assert {name: split.images for name, split in done.items()} == {"train.json": 3, "val.json": 1, "test.json": 1}
+    train = rows(out / "train.json")
+    assert [row["bbox"] for row in train] == [[30, 25, 20, 50], [100, 40, 40, 20], [20, 10, 20, 40]]
+    assert [row["category_id"] for row in train] == [1, 2, 1] and "1 ignore regions, of them 1 car" in str(
+        done["train.json"]
+    )
+    data = read_coco(out / "train.json")
+    assert data.annotations[0].labels.tolist() == ["person", "car"] and data.person_categories == {1}
+    assert [frame.name for frame in load_coco(out, "train.json")] == [f"images/train/train{i}" for i in range(3)]
+    assert (out / "images").is_symlink() and len(load_coco(out, "test.json")) == 1
+
+
+@pytest.mark.parametrize("layout", ["roboflow", "lists", "classes", "beside"])
+def test_other_layouts_of_yolo(layout: str, tmp_path: Path) -> None:
+    root, out = tmp_path / "export", tmp_path / "out"
+    names = {"roboflow": "{split}/{kind}/{i}", "lists": "{kind}/{i}", "classes": "{split}/{kind}/{i}", "beside": "{i}"}
+    for i, split in enumerate(["train", "train", "train", "valid", "valid"]):
+        image(root / (names[layout].format(split=split, kind="images", i=i) + ".png"))
+        write(root / (names[layout].format(split=split, kind="labels", i=i) + ".txt"), "0 0.2 0.5 0.1 0.5\n")
+    if layout == "roboflow":
+        write(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: {0: pedestrian}\n")
+    elif layout == "lists":
+        write(root / "train.txt", "./images/0.png\n./images/1.png\nimages/2.png\n")
+        write(root / "val.txt", f"{root / 'images' / '3.png'}\n{root / 'images' / '4.png'}\n")
+        write(root / "data.yaml", "train: train.txt\nval: [val.txt]\nnames: [person]\n")
+    else:
+        write(root / "classes.txt", "person\ncar\n")
+    source = root / "data.yaml" if layout == "lists" else root
+    train, val = convert("yolo", source, out)
+    assert (train.images, val.images) == ((4, 1) if layout == "beside" else (3, 2))
+    assert {tuple(row["bbox"]) for row in rows(train.file) + rows(val.file)} == {(30, 25, 20, 50)}
+    assert len(load_coco(out, "train.json")) == train.images
+
+
+def test_yolo_that_cannot_be(yolo: Path, tmp_path: Path) -> None:
+    label, data = yolo / "labels" / "train" / "train0.txt", (yolo / "data.yaml").read_text()
+    for text, message in (
+        ("0 32 50 10 20", r"train0\.txt: line 1 has numbers beyond 0\.\.1"),
+        ("0 0.1 0.1 0.2", r"train0\.txt: line 1 has 4 columns"),
+        ("0 0.1 0.1 0.2 0.1 0.9", r"train0\.txt: line 1 has 6 columns"),
+        ("7 0.1 0.1 0.2 0.1", r"train0\.txt: line 1 is of class 7, which has no name"),
+        ("0 0.1 nan 0.2 0.1", r"train0\.txt: line 1 has number 'nan'"),
+    ):
+        write(label, text)
+        with pytest.raises(DataError, match=message):
+            convert("yolo", yolo, tmp_path / "out")
+    write(label, YOLO)
+    for text, message in (
+        (data.replace("images/val", "images/no"), "names 'images/no', but .* is not there"),
+        (data.replace("Person ", "bus"), r"none of its classes \(bus, car\) is 'person'"),
+        ("train: images/train\n", "has no list 'names'"),
+    ):
+        write(yolo / "data.yaml", text)
+        with pytest.raises(DataError, match=message):
+            convert("yolo", yolo, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (yolo / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"neither data\.yaml nor classes\.txt"):
+        convert("yolo", yolo, tmp_path / "out")
+
+
+PLAIN_VOC = """<annotation><filename>{name}.jpg</filename><size><width>200</width><height>100</height></size>
+<object><name>Person</name><bndbox><xmin>30</xmin><ymin>25</ymin><xmax>50</xmax><ymax>75</ymax></bndbox></object>
+<object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>
+<object><name>person</name><difficult>1</difficult><bndbox><xmin>60</xmin><ymin>25</ymin><xmax>80</xmax><ymax>75</ymax>
+</bndbox></object></annotation>"""
+
+
+def test_voc(tmp_path: Path) -> None:
+    root, out = tmp_path / "VOC2007", tmp_path / "out"
+    for i in range(6):
+        image(root / "JPEGImages" / f"{i:06d}.jpg")
+        write(root / "Annotations" / f"{i:06d}.xml", PLAIN_VOC.format(name=f"{i:06d}"))
+    train, val = convert("voc", root, out)
+    assert (train.images, val.images) == (5, 1)
+    for split, text in (
+        ("train", "000000\n000001 1\n"),
+        ("val", "000002  1\n"),
+        ("trainval", "000000\n"),
+        ("test", "000005\n"),
+    ):
+        write(root / "ImageSets" / "Main" / f"{split}.txt", text)
+    done = {split.file.name: split for split in convert("voc", root, out)}
+    assert {name: split.images for name, split in done.items()} == {"train.json": 2, "val.json": 1, "test.json": 1}
+    assert (done["train.json"].persons, done["train.json"].ignored) == (2, 4)
+    assert [(row["bbox"], row["ignore"]) for row in rows(out / "val.json")] == [
+        ([30, 25, 20, 50], 0),
+        ([1, 2, 29, 38], 1),
+        ([60, 25, 20, 50], 1),
+    ]
+    assert [frame.name for frame in load_coco(out, "test.json")] == ["JPEGImages/000005"]
+    write(root / "ImageSets" / "Main" / "val.txt", "000009\n")
+    with pytest.raises(DataError, match=r"val\.txt: line 1 names 000009, of which there is no XML file"):
+        convert("voc", root, out)
+
+
+def test_voc_beside_the_images(tmp_path: Path) -> None:
+    root, out = tmp_path / "export", tmp_path / "out"
+    for split, i in (("train", 0), ("train", 1), ("valid", 0)):  # equal names in two folders
+        image(root / split / f"{i}.jpg")
+        write(root / split / f"{i}.xml", PLAIN_VOC.format(name=i))
+    train, val = convert("voc", root, out)
+    assert (train.images, val.images, val.persons) == (2, 1, 1)
+    assert [frame.visible for frame in load_coco(out, "val.json")] == [out / "valid" / "0.jpg"]
+    (root / "train" / "1.jpg").unlink()
+    with pytest.raises(DataError, match=r"1\.xml: its image, .* is missing"):
+        convert("voc", root, out)
+
+
+@pytest.mark.parametrize("form", ["citypersons", "llvip", "pennfudan", "yolo"])
+def test_the_command_that_is_printed_runs(
+    form: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings are accepted, every split has images, and those of the test split are those of test.json."""
+    out = tmp_path / "my data"
+    source = request.getfixturevalue(form)
+    assert runpy.run_path(str(ROOT / "scripts" / "convert.py"))["main"]([form, str(source), str(out)]) == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "scripts/train.py" in line]
+    script, name, *overrides = shlex.split(command.partition("to train: ")[2])
+    experiment = load_experiment(ROOT / name, overrides)
+    assert script == "scripts/train.py" and experiment.data.root == str(out)
+    datasets = {stage: build_dataset(experiment, stage) for stage in ("train", "val", "test")}
+    assert all(map(len, datasets.values()))
+    test = "val.json" if form in ("citypersons", "pennfudan") else "test.json"
+    assert experiment.data.test == test
+    assert experiment.trainer.test_checkpoint == ("last" if test == "val.json" else "best")
+
+
 def test_refusals(citypersons: Path, pennfudan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(DataError, match="unknown data set 'coco'; it should be one of citypersons, crowdhuman"):
@@ -265,5 +424,6 @@ def test_the_script(citypersons: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, citypersons, tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 0 and "train.json: 1 images, 2 persons" in done.stdout, done.stderr
     assert "data.kind=coco" in done.stdout and "data.val=val.json" in done.stdout
+    assert "data.test=val.json trainer.test_checkpoint=last" in done.stdout
     bad = subprocess.run([*command, tmp_path / "no", tmp_path / "out"], capture_output=True, text=True)
     assert bad.returncode == 1 and bad.stderr == f"error: {tmp_path / 'no'}: no such folder\n"

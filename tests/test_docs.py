@@ -6,6 +6,7 @@ must parse all the same.
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 import re
@@ -93,15 +94,35 @@ EVERYWHERE = [
     *((str(p.relative_to(ROOT)), block.text) for p in [*PAGES, *OTHERS] for block in blocks(p, "bash")),
     *((f"scripts/{p.name}", in_help(f"scripts/{p.name}")) for p in sorted((ROOT / "scripts").glob("*.py"))),
 ]
+
+
+def printed(script_of: Path) -> Iterator[list[str]]:
+    """Commands in what a script prints; what is filled in when it runs may stand for a path or a setting here."""
+    for node in ast.walk(ast.parse(script_of.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("print"):
+            for text in (argument for argument in node.args if isinstance(argument, ast.JoinedStr | ast.Constant)):
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                said = "".join(str(p.value) if isinstance(p, ast.Constant) else "data.root=x" for p in parts)
+                yield from (shlex.split(line) for line in re.findall(r"scripts/\w+\.py .*", said))
+
+
 COMMANDS = [(origin, words) for origin, text in EVERYWHERE for words in commands(text)]
 
 
+PRINTED = [(f"{p.name} prints", words) for p in sorted((ROOT / "scripts").glob("*.py")) for words in printed(p)]
+
+
 def test_there_are_commands_to_look_at() -> None:
+    assert {origin.split()[0] for origin, _ in PRINTED} == {
+        "convert.py", "make_synthetic.py", "search.py", "study.py", "train.py"
+    }  # fmt: skip
     origins = {origin for origin, _ in COMMANDS}
     assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "scripts/train.py"} <= origins
 
 
-@pytest.mark.parametrize(("origin", "words"), COMMANDS, ids=lambda x: x if isinstance(x, str) else " ".join(x[:2]))
+@pytest.mark.parametrize(
+    ("origin", "words"), [*COMMANDS, *PRINTED], ids=lambda x: x if isinstance(x, str) else " ".join(x[:2])
+)
 def test_every_command_anywhere_parses(
     origin: str, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
