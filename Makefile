@@ -31,13 +31,13 @@ $(SETUP): requirements.lock requirements.txt pyproject.toml
 	$(PY) -m pip check
 	touch $@
 
-lock:  ## write requirements.lock anew, after a pin in a requirements file was changed
+lock:  ## write requirements.lock anew, after pyproject.toml or a pin in requirements.txt was changed
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	sed -n 's/^opencv-python\(==[^ ]*\).*/opencv-python-headless\1/p' requirements.txt > .venv/lock/headless.txt
-	.venv/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --no-deps --generate-hashes \
-	  --no-annotate --no-emit-package torch --custom-compile-command "make lock" --output-file requirements.lock \
-	  requirements.txt requirements-dev.txt .venv/lock/headless.txt
+	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-package torch --no-emit-package ssd-effnet --custom-compile-command "make lock" \
+	  --constraint requirements.txt --output-file requirements.lock --extra dev pyproject.toml .venv/lock/headless.txt
 
 licences: setup  ## write docs/licences.md anew: what every dependency is licensed under
 	$(PY) scripts/licences.py

@@ -21,6 +21,7 @@ a space file:
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shlex
 import subprocess
@@ -68,11 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.monitor:
         arguments.overrides.append(f"trainer.monitor={arguments.monitor}")
 
-    try:
-        import optuna  # noqa: F401
-    except ModuleNotFoundError:
-        print("error: a search needs optuna: python -m pip install -r requirements-search.txt", file=sys.stderr)
-        return 1
+    for package, remedy in (("optuna", "pip install '.[search]'"), ("fcntl", "Linux, macOS or, on Windows, WSL")):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError:
+            print(f"error: a search needs {package}: {remedy}", file=sys.stderr)
+            return 1
 
     from data_kaist.errors import DataError
     from ssd_effnet.run_directory import Interrupted, RunError

@@ -243,7 +243,7 @@ def _require_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(
-            f"ONNX needs the Python packages {' and '.join(missing)}: pip install -r requirements-export.txt "
+            f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]' "
             f"(or --format pt2, which needs torch only)"
         )
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import torch
@@ -85,13 +85,24 @@ class Processes:
         return cls(trainer.global_rank, trainer.world_size)
 
 
+def accelerator(experiment: ExperimentConfig) -> Literal["cpu", "cuda"]:
+    """Where a run computes: by ``auto`` on CUDA where torch finds it, else on the CPU; never on Apple's MPS."""
+    asked = experiment.trainer.accelerator
+    return "cuda" if asked == "gpu" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
+
+
 def devices(experiment: ExperimentConfig) -> dict[str, Any]:
     """What Lightning's ``Trainer`` needs to know of devices."""
     t = experiment.trainer
     # no buffers to hand round: batch norms are synchronised. In evaluation it would wait for processes that are done
     ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)
     strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
-    return {"accelerator": t.accelerator, "devices": t.devices, "num_nodes": t.num_nodes, "strategy": strategy}
+    return {
+        "accelerator": accelerator(experiment),
+        "devices": t.devices,
+        "num_nodes": t.num_nodes,
+        "strategy": strategy,
+    }
 
 
 def environments() -> list[SLURMEnvironment]:
@@ -120,7 +131,7 @@ def loader(
         sampler=EpochSampler(len(dataset), batch_size, train=train, seed=seed, rank=rank, world_size=count),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=accelerator(experiment) == "cuda",
         drop_last=train,
         persistent_workers=workers > 0,
         worker_init_fn=_begin_worker,

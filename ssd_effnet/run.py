@@ -42,7 +42,7 @@ from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
-from ssd_effnet.launch import Processes, devices, ending_together, environments, loader
+from ssd_effnet.launch import Processes, accelerator, devices, ending_together, environments, loader
 from ssd_effnet.memory import enough_for_batches
 from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
@@ -125,7 +125,7 @@ def _run(
 ) -> dict[str, Any]:
     """The run itself, from the last checkpoint where it is ``resumed``."""
     t = experiment.trainer
-    gpu = t.accelerator != "cpu" and torch.cuda.is_available()
+    gpu = accelerator(experiment) == "cuda"
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)

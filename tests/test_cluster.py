@@ -28,7 +28,7 @@ SMALL = (
 
 def test_without_ray_a_sentence_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RunError, match=r"needs Ray: pip install -r requirements-cluster\.txt"):
+    with pytest.raises(RunError, match=r"needs Ray: pip install '\.\[cluster\]'"):
         execute_on_ray(plan([LITE0], [0], [], tmp_path))
 
 

@@ -298,7 +298,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="pip install -r requirements-docs.txt")
+    pytest.importorskip("material", reason="pip install '.[docs]'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,
@@ -322,6 +322,6 @@ def test_the_citation_says_what_the_package_says() -> None:
 def test_hooks_run_the_pinned_tools_and_fetch_nothing() -> None:
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert local["repo"] == "local" and all(hook["language"] == "system" for hook in local["hooks"])
-    pinned = re.findall(r"^(\w+)==", (ROOT / "requirements-dev.txt").read_text("utf-8"), re.MULTILINE)
+    pinned = re.findall(r"^(\w+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
     tools = {re.search(r"-m (\w+)", hook["entry"])[1] for hook in local["hooks"]}  # type: ignore[index]
     assert {"ruff", "mypy", "pytest"} == tools <= set(pinned)

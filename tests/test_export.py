@@ -27,7 +27,7 @@ from ssd_effnet.predictor import Predictor
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.weights import WeightsError
 
-ort = pytest.importorskip("onnxruntime", reason="pip install -r requirements-export.txt")
+ort = pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -295,7 +295,7 @@ def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export_detector(tmp_path / "no.ckpt")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
-    with pytest.raises(ExportError, match=r"packages onnx and onnxscript: pip install -r requirements-export\.txt"):
+    with pytest.raises(ExportError, match=r"packages onnx and onnxscript: pip install '\.\[export\]'"):
         export_detector(checkpoint)
     monkeypatch.undo()
 

@@ -3,12 +3,14 @@
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from ssd_effnet import runtime
 from ssd_effnet.build import build_detector
 from ssd_effnet.config import load_experiment
+from ssd_effnet.launch import accelerator, devices
 from ssd_effnet.run import _choose_runtime, run
 from ssd_effnet.runtime import Runtime, bfloat16_pays, choose, keep_freed_memory, threads_of
 
@@ -79,3 +81,17 @@ def test_a_run_says_what_it_chose_and_what_its_frames_take(few_pairs: Path, tmp_
     assert results["epochs"] == 1
     assert any(line.startswith("runtime: 1 threads, channels_") for line in lines)
     assert "train: decoded frames are kept and will take 0 MiB of memory" in lines
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "chosen"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("gpu", True, "cuda")],
+)
+def test_where_a_run_computes_is_decided_once(
+    asked: str, cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own ``auto`` takes MPS on Apple silicon, while the run would believe in the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    e = load_experiment(LITE0, [f"trainer.accelerator={asked}"])
+    assert accelerator(e) == devices(e)["accelerator"] == chosen

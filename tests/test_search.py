@@ -454,10 +454,12 @@ def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
 
 
-def test_without_optuna_one_sentence_says_what_to_install(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = "import runpy, sys; sys.modules['optuna'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+@pytest.mark.parametrize(("package", "remedy"), [("optuna", "'.[search]'"), ("fcntl", "WSL")])
+def test_without_a_package_one_sentence_says_what_to_do(package: str, remedy: str) -> None:
+    block = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
     start = f"import sys; sys.argv = [{str(SCRIPT)!r}, 'a.yaml', '--space', 'b.yaml', '--trials', '1']; {block}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
-    assert done.stderr == "error: a search needs optuna: python -m pip install -r requirements-search.txt\n"
+    assert done.stderr.startswith(f"error: a search needs {package}: ") and remedy in done.stderr
+    assert done.stderr.count("\n") == 1

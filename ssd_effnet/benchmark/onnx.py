@@ -42,7 +42,7 @@ def benchmark_onnx(checkpoint: Path, file: Path, size: tuple[int, int], *, runs:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise Failure("onnxruntime is not installed: pip install -r requirements-export.txt") from None
+        raise Failure("onnxruntime is not installed: pip install '.[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

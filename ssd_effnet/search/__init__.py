@@ -1,1 +1,1 @@
-"""Searching a space of settings; needs the packages of ``requirements-search.txt``."""
+"""Searching a space of settings; needs ``pip install '.[search]'``."""

@@ -95,7 +95,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise RunError("the executor ray needs Ray: pip install -r requirements-cluster.txt") from None
+        raise RunError("the executor ray needs Ray: pip install '.[cluster]'") from None
     return ray
 
 

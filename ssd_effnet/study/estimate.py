@@ -18,6 +18,7 @@ from ssd_effnet.build import (
     build_skeleton,
 )
 from ssd_effnet.cost import Cost, cost
+from ssd_effnet.launch import accelerator
 from ssd_effnet.machine import cores
 from ssd_effnet.memory import enough_for_batches
 from ssd_effnet.schema import ExperimentConfig
@@ -63,7 +64,7 @@ def estimate(e: ExperimentConfig, jobs: int = 1) -> Estimate:
 
 
 def _timed(e: ExperimentConfig) -> Estimate:
-    device = "cuda" if torch.cuda.is_available() and e.trainer.accelerator != "cpu" else "cpu"
+    device = accelerator(e)
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
     train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
     detector = build_detector(e, pretrained=False)[0].to(device).train()
