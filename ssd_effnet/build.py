@@ -66,7 +66,6 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
         if (part := _build_part(name, e, levels)) is not None:
             parts[name] = part
             levels = part.levels  # type: ignore[assignment]
-            _start_like_the_study(part)
     try:
         anchors = AnchorGenerator(
             levels,
@@ -169,9 +168,7 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
         if report is not None and of_lwir is not None:
             report = replace(report, adapted=of_lwir.adapted)
     trunk = whole.cut(fused) if fused < len(whole.levels) else None
-    fusion = HalfwayFusion(streams, trunk, whole.levels, fused, e.fusion.kernel_size)
-    _start_like_the_study(fusion.fuse)
-    return fusion, report
+    return HalfwayFusion(streams, trunk, whole.levels, fused, e.fusion.kernel_size), report
 
 
 def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
@@ -356,15 +353,3 @@ def as_size(pair: list[int]) -> tuple[int, int]:
 def _variances(e: ExperimentConfig) -> Variances:
     centre, size = e.anchors.variances
     return centre, size
-
-
-def _start_like_the_study(part: nn.Module) -> None:
-    """Xavier for the convolutions that no pretrained weights reach, as SSD starts its extra levels.
-
-    Depthwise ones keep torch's start: Xavier's fan-out counts filters that a channel never meets.
-    """
-    for module in part.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1:
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

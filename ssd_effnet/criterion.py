@@ -174,7 +174,7 @@ class DetectionLoss(nn.Module):
     def forward(self, outputs: RawOutputs, targets: Targets) -> Losses:
         """Losses of a batch; finite also where no image has an object."""
         with torch.no_grad():
-            matches = match(outputs.anchors_cxcywh, targets, self.iou_threshold, self.negative_iou)
+            matches = self.match(outputs, targets)
             positive = matches.object_index >= 0
             rows = matches.object_index.clamp(min=0)
             classes = torch.where(positive, targets.labels.gather(1, rows), 0)
@@ -191,6 +191,10 @@ class DetectionLoss(nn.Module):
             divisor = mean_over_processes(divisor)
         cls, loc = cls / divisor, self.localization_weight * loc / divisor
         return Losses(cls + loc, cls, loc, positive.sum())
+
+    def match(self, outputs: RawOutputs, targets: Targets) -> Matches:
+        """Who learns what: :func:`match`; a subclass may choose otherwise."""
+        return match(outputs.anchors_cxcywh, targets, self.iou_threshold, self.negative_iou)
 
     def classification(self, logits: torch.Tensor, classes: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
         """The class loss, summed.

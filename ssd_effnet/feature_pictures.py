@@ -174,9 +174,11 @@ def anchors_picture(seen: Seen, matches: AnchorMatches, sample: Sample) -> np.nd
     markings = [Marking("ignored", ignored), Marking("truth", matches.boxes_xyxy, numbers)]
     frame = draw(background, markings, zoom=max(1.0, _WIDE / background.shape[1]))
     positive = int((matches.object_of_anchor >= 0).sum())
+    least = matches.iou_threshold
+    rule = "by the loss's own rule" if least is None else f"IoU from {least:g}, and the best one of each object"
     words = (
-        f"{positive} of {len(matches.anchors_xyxy):,} anchors have an object: those with an IoU from "
-        f"{matches.iou_threshold:g} on, and the best one of each object. {int(matches.ignored.sum())} are ignored."
+        f"{positive} of {len(matches.anchors_xyxy):,} anchors have an object ({rule}). "
+        f"{int(matches.ignored.sum())} are ignored."
     )
     kinds = ["truth", *(["ignored"] if len(ignored) else [])]
     parts = [with_caption(labelled(frame, [words]), "", kinds), _counts_picture(seen, matches)]
@@ -186,8 +188,8 @@ def anchors_picture(seen: Seen, matches: AnchorMatches, sample: Sample) -> np.nd
         cell = _object_cell(background, box, matches.anchors_xyxy[own], matches.level_of_anchor[own])
         here = ", ".join(f"{levels[k].name} {n}" for k, n in enumerate(matches.counts[row]) if n)
         best = f"best IoU {matches.best_iou[row]:.2f}"
-        if matches.best_iou[row] < matches.iou_threshold:
-            best += f", below {matches.iou_threshold:g}"
+        if least is not None and matches.best_iou[row] < least:
+            best += f", below {least:g}"
         size = f"object {row + 1}, {box[2] - box[0]:.0f}x{box[3] - box[1]:.0f} pixels"
         cells.append(labelled(cell, [size, f"{best}; {here or 'no anchor'}"]))
     if cells:

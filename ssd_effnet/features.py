@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ssd_effnet.boxes import cxcywh_to_xyxy, iou
-from ssd_effnet.criterion import DetectionLoss, match
+from ssd_effnet.criterion import DetectionLoss
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import HalfwayFusion
 from ssd_effnet.postprocess import PostProcess
@@ -260,7 +260,7 @@ class AnchorMatches:
         anchors_xyxy: float32 ``(A, 4)``.
         counts: int64 ``(M, levels)``, positive anchors of each object.
         ignored_counts: int64 ``(levels,)``.
-        iou_threshold: from which on an anchor belongs to an object.
+        iou_threshold: from which on an anchor belongs to an object; None where the loss has a matching of its own.
     """
 
     boxes_xyxy: np.ndarray
@@ -271,7 +271,7 @@ class AnchorMatches:
     anchors_xyxy: np.ndarray
     counts: np.ndarray
     ignored_counts: np.ndarray
-    iou_threshold: float
+    iou_threshold: float | None
 
     def of_object(self, row: int) -> np.ndarray:
         """Places of the positive anchors of an object."""
@@ -280,12 +280,11 @@ class AnchorMatches:
 
 @torch.no_grad()
 def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> AnchorMatches:
-    """The loss's own matching (:func:`ssd_effnet.criterion.match`) of one image's anchors and objects."""
-    anchors = seen.outputs.anchors_cxcywh
-    matches = match(anchors, targets, criterion.iou_threshold, criterion.negative_iou)
+    """The loss's own matching (:meth:`ssd_effnet.criterion.DetectionLoss.match`) of one image's anchors and objects."""
+    matches = criterion.match(seen.outputs, targets)
     rows = targets.is_object[0].nonzero()[:, 0]
     boxes = targets.boxes_xyxy[0, rows]
-    anchors_xyxy = cxcywh_to_xyxy(anchors)
+    anchors_xyxy = cxcywh_to_xyxy(seen.outputs.anchors_cxcywh)
     best = iou(boxes, anchors_xyxy).amax(dim=1) if len(rows) else boxes.new_zeros(0)
     numbers = np.full(targets.labels.shape[1] + 1, -1)  # the last one: what -1 points at
     numbers[rows.cpu().numpy()] = np.arange(len(rows))
@@ -304,5 +303,5 @@ def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> A
         anchors_xyxy=anchors_xyxy.cpu().numpy(),
         counts=counts,
         ignored_counts=np.bincount(level[ignored], minlength=len(seen.head_maps)),
-        iou_threshold=criterion.iou_threshold,
+        iou_threshold=criterion.iou_threshold if type(criterion).match is DetectionLoss.match else None,
     )

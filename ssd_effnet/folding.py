@@ -3,70 +3,85 @@
 from __future__ import annotations
 
 import copy
-import itertools
+from collections import Counter
 from collections.abc import Iterator
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ssd_effnet.layers import FrozenBatchNorm2d
+from ssd_effnet.failure import Failure
+from ssd_effnet.layers import FrozenBatchNorm2d, declared
 
 M = TypeVar("M", bound=nn.Module)
 
-# what a module calls a convolution and the norm that alone reads its output
-_NAMES = (
-    ("conv", "norm"),
-    ("_conv_stem", "_bn0"),
-    ("_expand_conv", "_bn0"),
-    ("_depthwise_conv", "_bn1"),
-    ("_project_conv", "_bn2"),
-)
+_ROUNDING = 1e-3  # of a tensor's largest value; float32 leaves a hundredth of it
 
 
-def fold(module: M) -> M:
+class FoldError(Failure):
+    """A module that gives other outputs when what it declares is folded."""
+
+
+def fold(module: M, images: torch.Tensor) -> M:
     """A copy for evaluation without the batch norms that follow a convolution.
 
-    Outputs are those of ``module.eval()`` but for rounding. Norms that follow no convolution directly, and those of a
-    convolution that several norms share (EfficientDet's head), stay. The copy must not be trained, and its weights are
-    not those of a checkpoint.
+    Only what a module's class declares is folded: its method ``folds`` yields names below it, (convolution, norm,
+    activations that may then overwrite their input), where the norm alone reads the convolution's output. A subclass
+    with a ``forward`` of its own declares nothing until it says so itself. The copy must not be trained, and its
+    weights are not those of a checkpoint.
+
+    Args:
+        module: any; it stays as it is.
+        images: a small input for it; with it the copy and the module are compared, the declaring parts one by one.
+
+    Raises:
+        FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
     """
-    folded = copy.deepcopy(module).eval()
+    plain = copy.deepcopy(module).eval() if module.training else module
+    folded = copy.deepcopy(plain)
+    parts = {name for name, _, _ in foldable(plain)}
     with torch.no_grad():
-        for part in list(folded.modules()):
-            for before, after in _pairs(part):
-                _into(part.get_submodule(before), part.get_submodule(after))
-                part.set_submodule(after, nn.Identity())
-            # EfficientNet's activation reads the outputs of convolutions only, which nobody else reads
-            activation = dict(part.named_children()).get("_activation")
-            if isinstance(activation, nn.SiLU | nn.ReLU6):
-                activation.inplace = True
+        for name, before, after in list(foldable(folded)):
+            part = folded.get_submodule(name)
+            _into(part.get_submodule(before), part.get_submodule(after))
+            part.set_submodule(after, nn.Identity())
+        for part in folded.modules():
+            for _, _, *activations in _declarations(part):
+                for activation in activations:
+                    part.get_submodule(activation).inplace = True  # type: ignore[assignment]
+        _compare(plain, folded, parts, images)
     return folded
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of a convolution and its norm, directly below ``module``."""
-    children = dict(module.named_children())
-    if isinstance(module, nn.Sequential):
-        names = list(children)
-        candidates = list(itertools.pairwise(names))
-    else:
-        candidates = [pair for pair in _NAMES if pair[0] in children and pair[1] in children]
-    for before, after in candidates:
-        if isinstance(children[before], nn.Conv2d | nn.ConvTranspose2d) and isinstance(
-            children[after], nn.BatchNorm2d | FrozenBatchNorm2d
-        ):
-            yield before, after
+def foldable(module: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """(part, convolution, norm): what :func:`fold` folds; the last two are names below the part.
+
+    What is declared stays apart all the same where the convolution stands in several places, or computes its weights.
+    """
+    places = Counter(id(child) for parent in module.modules() for child in parent._modules.values())
+    for name, part in module.named_modules():
+        for before, after, *_ in _declarations(part):
+            convolution, norm = part.get_submodule(before), part.get_submodule(after)
+            plain = type(convolution).forward in (nn.Conv2d.forward, nn.ConvTranspose2d.forward)
+            own = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
+            grouped = isinstance(convolution, nn.ConvTranspose2d) and convolution.groups > 1
+            known = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d) and norm.running_mean is not None
+            if plain and known and not own and not grouped and places[id(convolution)] == 1:
+                yield name, before, after
+
+
+def _declarations(part: nn.Module) -> list[tuple[str, ...]]:
+    folds = declared(part, "folds", "forward")
+    return list(folds()) if folds else []
 
 
 def _into(convolution: nn.Module, norm: nn.Module) -> None:
     assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
     assert isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
-    transposed = isinstance(convolution, nn.ConvTranspose2d)
-    if transposed and convolution.groups > 1:
-        raise ValueError("a grouped transposed convolution cannot take a norm in")
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
@@ -75,5 +90,68 @@ def _into(convolution: nn.Module, norm: nn.Module) -> None:
         norm.eps,
         norm.weight,
         norm.bias,
-        transpose=transposed,
+        transpose=isinstance(convolution, nn.ConvTranspose2d),
     )
+
+
+def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch.Tensor) -> None:
+    """Run ``plain`` and give each part's input to the same part of ``folded``, too, and the whole input to the whole.
+
+    Raises:
+        FoldError: naming the first part that answers otherwise.
+    """
+    if not parts:
+        return
+    inputs: dict[str, Any] = {}
+    uncalled = set(parts)
+
+    def before(name: str, _part: nn.Module, *given: Any) -> None:
+        uncalled.discard(name)
+        inputs[name] = copy.deepcopy(given)  # what the part overwrites, its copy must see, too
+
+    def after(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
+        below = sorted(part for part in uncalled if part.startswith(f"{name}." if name else ""))
+        guilty = " or ".join(_named(plain, part) for part in below or [name])
+        advice = "its class should declare in `folds` only norms that alone read their convolution's output"
+        arguments, named = inputs.pop(name)
+        try:
+            answers = _tensors(folded.get_submodule(name)(*arguments, **named))
+        except Exception as error:  # a part that reads its norm's statistics fails in whatever way it likes
+            reason = str(error).partition("\n")[0]
+            raise FoldError(f"{guilty} fails when folded ({reason}); {advice}") from error
+        for own, wanted in zip(answers, _tensors(handed), strict=True):
+            if not wanted.numel() or not wanted.isfinite().all():
+                continue  # of such weights nothing can be said; whoever uses them is told
+            apart, largest = float((own - wanted).abs().max()), float(wanted.abs().max())
+            if not apart <= _ROUNDING * largest:
+                raise FoldError(f"{guilty} gives other outputs when folded (by {apart:.2g} of {largest:.2g}); {advice}")
+
+    hooks = []
+    try:
+        for name in {*parts, ""}:
+            part = plain.get_submodule(name)
+            hooks += [part.register_forward_pre_hook(partial(before, name), with_kwargs=True)]
+            hooks += [part.register_forward_hook(partial(after, name))]
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            plain(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _named(module: nn.Module, name: str) -> str:
+    kind = type(module.get_submodule(name)).__name__
+    return f"{name} ({kind})" if name else kind
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Copies of all tensors in lists, dictionaries and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        return [value.clone()]
+    if isinstance(value, dict):
+        value = value.values()
+    elif hasattr(value, "__dataclass_fields__"):
+        value = vars(value).values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for each in value for tensor in _tensors(each)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,7 +25,58 @@ def activation(name: str) -> nn.Module:
     return nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
 
 
-class ConvNormAct(nn.Sequential):
+def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], Any] | None:
+    """What a module declares for others to do to it: ``folds`` or ``initialise``.
+
+    Args:
+        module: any.
+        what: the method.
+        overridden_by: the method that the declaration is about.
+
+    Returns:
+        The module's method; None where its class has none, or has changed ``overridden_by`` since it was declared.
+    """
+    for kind in type(module).__mro__:
+        if what in vars(kind):
+            found: Callable[[], Any] = getattr(module, what)
+            return found
+        if overridden_by in vars(kind):
+            return None
+    return None
+
+
+def initialise(part: nn.Module) -> None:
+    """Run ``initialise`` of every module in ``part`` whose class declares it and has no constructor since.
+
+    A part calls it at the end of its constructor. Other modules keep the values that they were built with.
+    """
+    for module in part.modules():
+        if own := declared(module, "initialise", "__init__"):
+            own()
+
+
+def xavier(convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Xavier's weights and a bias of 0, as SSD starts the convolutions that no pretrained weights reach.
+
+    Depthwise ones keep torch's start: Xavier's fan-out counts filters that a channel never meets.
+    """
+    if convolution.groups == 1:
+        nn.init.xavier_uniform_(convolution.weight)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+
+
+class FoldingSequential(nn.Sequential):
+    """A Sequential that lets :func:`ssd_effnet.folding.fold` fold each norm into the convolution right before it."""
+
+    def folds(self) -> Iterator[tuple[str, str]]:
+        """(convolution, norm): names of neighbours."""
+        for (before, convolution), (after, norm) in pairwise(self._modules.items()):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+                yield before, after
+
+
+class ConvNormAct(FoldingSequential):
     """Convolution (zero padding, so that stride 1 keeps the size), batch norm, activation.
 
     ``bias`` defaults to "where there is no norm"; the study's adapters have both.
@@ -53,6 +108,9 @@ class ConvNormAct(nn.Sequential):
             self.norm = nn.BatchNorm2d(out_channels)
         if activation != "none":
             self.activation = _activation(activation)
+
+    def initialise(self) -> None:
+        xavier(self.conv)
 
 
 _activation = activation  # the argument of the same name hides the function inside the class

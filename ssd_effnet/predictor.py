@@ -24,6 +24,7 @@ from ssd_effnet.failure import Failure
 from ssd_effnet.folding import fold
 from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.run_directory import RunDirectory
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.weights import WeightsError, load_by_name, read_plain, refuse_unreadable
@@ -79,6 +80,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
         WeightsError: not there, or not a checkpoint of this project; says what it lacks.
         ConfigError: the experiment in it cannot be built.
         RequestError: no such device, or a zoom out of range.
+        FoldError: see :class:`Predictor`.
     """
     if not 0.1 <= zoom <= 10:
         raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
@@ -108,6 +110,9 @@ class Predictor:
         detector: with its weights.
         device: where to compute.
 
+    Raises:
+        FoldError: folded, the detector would be another network; names the module (:func:`ssd_effnet.folding.fold`).
+
     Attributes:
         experiment: what the detector was trained as, but for the input's size where it is zoomed.
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
@@ -121,12 +126,25 @@ class Predictor:
         self.modality = experiment.input.modality
         self.classes = tuple(experiment.head.classes)
         self.device = device
-        self.detector = detector.to(device).eval()
-        self._folded = fold(self.detector)
+        self._folded = self._fold(detector.eval()).to(device)
+        self.detector = detector.to(device)
         if experiment.trainer.channels_last:
             self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transform = build_transforms(experiment, "test")
         self._postprocess = build_postprocess(experiment)
+
+    def _fold(self, detector: Detector) -> Detector:
+        """Compared with the detector on a small input; at the experiment's size where the network takes no other."""
+
+        def noise(size: tuple[int, int]) -> torch.Tensor:
+            shape = (1, len(CHANNELS[self.modality]), *size)
+            pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator())
+            return pixels.to(detector.normalize.mean.device)
+
+        try:
+            return fold(detector, noise((64, 96)))
+        except (RuntimeError, ValueError):
+            return fold(detector, noise(self.input_size))
 
     @property
     def input_size(self) -> tuple[int, int]:

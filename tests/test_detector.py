@@ -1,15 +1,22 @@
 """The baseline detector's shapes, as published, on inputs that are not square."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ssd_effnet.build import build_criterion, build_detector, build_postprocess
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
-from ssd_effnet.layers import FrozenBatchNorm2d, L2Norm
+from ssd_effnet.layers import ConvNormAct, FrozenBatchNorm2d, L2Norm
+from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.structures import RawOutputs, Targets
+from ssd_effnet.models.extras import ExtraLevels
+from ssd_effnet.models.modality import HalfwayFusion
+from ssd_effnet.models.necks import GraphNeck, bifpn, fpn
+from ssd_effnet.structures import Level, RawOutputs, Targets
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -131,3 +138,63 @@ def test_postprocess_of_nothing_is_empty() -> None:
     outputs = RawOutputs(torch.tensor([[[9.0, -9.0]]]), torch.zeros(1, 1, 4), torch.tensor([[5.0, 5, 4, 4]]))
     boxes, scores, labels = build_postprocess(experiment())(outputs, (10, 10)).image(0)
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
+
+
+LEVELS = [Level(f"stage{i}", 4, 8 * 2**i) for i in range(3)]
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    "adapter": lambda: Adapter(LEVELS, 3, 6),
+    "extras": lambda: ExtraLevels(LEVELS, 6),
+    "transposed": lambda: GraphNeck(LEVELS, fpn(3), channels=6, upsample="transposed", convolution="conv3x3"),
+    "strided": lambda: GraphNeck(LEVELS, bifpn(3), channels=6, downsample="conv", convolution="separable"),
+    "fusion": lambda: HalfwayFusion([nn.Identity(), nn.Identity()], None, LEVELS, 3).fuse,
+}
+
+
+@pytest.mark.parametrize("build", PARTS.values(), ids=list(PARTS))
+def test_parts_start_themselves_with_xavier_as_the_sweep_over_them_did(
+    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    part = build()
+    for module in ("adapters", "extras", "modality", "necks.graph"):
+        monkeypatch.setattr(f"ssd_effnet.models.{module}.initialise", lambda part: None)
+    torch.manual_seed(0)
+    swept = build()
+    for module in swept.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1:
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for (name, ours), theirs in zip(part.state_dict().items(), swept.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+class ZeroConv(ConvNormAct):
+    """A block that starts as nothing, by a constructor of its own."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        nn.init.zeros_(self.conv.weight)
+
+
+class OwnNeck(nn.Module):
+    """A new neck with a zero-initialised layer."""
+
+    def __init__(self, levels: Sequence[Level], *_: Any, **__: Any) -> None:
+        super().__init__()
+        self.levels = list(levels)
+        self.gates = nn.ModuleList(nn.Conv2d(v.channels, v.channels, 1) for v in levels)
+        for gate in self.gates:
+            nn.init.zeros_(gate.weight)
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [x + gate(x) for gate, x in zip(self.gates, maps, strict=True)]
+
+
+def test_a_new_part_keeps_its_own_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssd_effnet.build.GraphNeck", OwnNeck)
+    monkeypatch.setattr("ssd_effnet.models.adapters.ConvNormAct", ZeroConv)
+    detector = detector_of(experiment("lite0", "neck.topology=fpn", "adapter.kind=conv1x1", "adapter.after_neck=true"))
+    of_neck = [gate.weight for gate in detector.neck.gates]
+    of_adapter = [block.conv.weight for block in detector.adapter.convolutions]
+    assert [float(weight.detach().abs().max()) for weight in (*of_neck, *of_adapter)] == [0.0] * 6

@@ -17,7 +17,7 @@ from data_kaist.dataset import collate
 from data_kaist.errors import DataError, ImageError
 from ssd_effnet.build import build_criterion, build_detector, build_postprocess
 from ssd_effnet.config import load_experiment
-from ssd_effnet.criterion import match
+from ssd_effnet.criterion import Matches, MultiBoxLoss, match
 from ssd_effnet.feature_page import default_folder, find_sample, write_feature_page
 from ssd_effnet.feature_pictures import fusion_picture
 from ssd_effnet.features import evidence, found, matched_anchors, recording, score_logit, see
@@ -27,7 +27,7 @@ from ssd_effnet.models.heads import SSDHead
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.postprocess import PostProcess
 from ssd_effnet.predictor import Predictor, load_detector
-from ssd_effnet.structures import Level, Targets
+from ssd_effnet.structures import Level, RawOutputs, Targets
 
 SCRIPT = LITE0.parents[1] / "scripts" / "visualize.py"
 RANDOM = np.random.default_rng(0)
@@ -209,6 +209,26 @@ def test_the_matches_are_those_of_the_loss(predictor: Predictor) -> None:
 
     nobody = matched_anchors(seen, Targets(boxes, torch.zeros_like(targets.labels), ignore & False), criterion)
     assert nobody.counts.shape == (0, 6) and (nobody.object_of_anchor == -1).all()
+
+
+class LastAnchors(MultiBoxLoss):
+    """Each object's first eight anchors from the end, and the first three ignored."""
+
+    def match(self, outputs: RawOutputs, targets: Targets) -> Matches:
+        object_index = torch.full((1, len(outputs.anchors_cxcywh)), -1)
+        object_index[:, -8:] = 0
+        return Matches(object_index, torch.arange(object_index.shape[1])[None] < 3)
+
+
+def test_matching_is_what_the_loss_says(predictor: Predictor) -> None:
+    seen = see(predictor.detector, IMAGE)
+    targets = Targets(torch.tensor([[[10.0, 5, 30, 50]]]), torch.tensor([[1]]), torch.tensor([[False]]))
+    criterion = LastAnchors()
+    matches = matched_anchors(seen, targets, criterion)
+    count = len(seen.outputs.anchors_cxcywh)
+    assert matches.of_object(0).tolist() == list(range(count - 8, count))
+    assert matches.ignored.nonzero()[0].tolist() == [0, 1, 2] and matches.iou_threshold is None
+    assert int(criterion(seen.outputs, targets).positives) == 8
 
 
 def test_both_streams_of_halfway_fusion(checkpoints: dict[str, Path]) -> None:

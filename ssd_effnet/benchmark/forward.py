@@ -25,9 +25,9 @@ from ssd_effnet.runtime import bfloat16_pays, in_turns, keep_freed_memory
 _UNTRAINED = ["backbone.pretrained=none", "backbone.norm=batch"]
 
 
-def faster(module: nn.Module) -> nn.Module:
-    """A copy as it is fastest at inference: norms folded, channels_last."""
-    folded: nn.Module = fold(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def faster(module: nn.Module, image: torch.Tensor) -> nn.Module:
+    """A copy as it is fastest at inference: norms folded (compared on a corner of the image), channels_last."""
+    folded: nn.Module = fold(module, image[..., :64, :96]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded
 
 
@@ -65,7 +65,7 @@ def _vgg(experiments: Path, runs: int, device: str, size: tuple[int, int] | None
     detector = detector.to(device)
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, device=device)
     last = image.to(memory_format=torch.channels_last)
-    own = faster(detector)
+    own = faster(detector, image)
     calls: dict[str, Callable[[], object]] = {
         "reference": partial(_with_memory, False, detector, image),
         "own": partial(_with_memory, True, own, last),
@@ -108,8 +108,8 @@ def _b4(runs: int, device: str, size: tuple[int, int]) -> Row:
     names = theirs.state_dict()
     ours = BACKBONES["efficientnet-b4"](levels=[2, 3, 4, 6], strides="published")
     ours.load_state_dict({name: names[name] for name in ours.state_dict()})
-    own = faster(ours.to(device))
     image = torch.randn(1, 3, *size, device=device)
+    own = faster(ours.to(device), image)
     last = image.to(memory_format=torch.channels_last)
 
     def plain() -> torch.Tensor:
@@ -134,8 +134,8 @@ def _end_to_end(experiments: Path, name: str, runs: int, device: str, size: tupl
     experiment = load_experiment(experiments / f"{name}.yaml", _UNTRAINED)
     post = build_postprocess(experiment)
     detector = detector.to(device)
-    own = faster(detector)
     picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8), size[::-1])
+    own = faster(detector, torch.from_numpy(picture).permute(2, 0, 1)[None].to(device))
     data = cv2.imencode(".jpg", picture)[1]
 
     def detect(module: nn.Module, layout: torch.memory_format, keep: bool, low: bool = False) -> torch.Tensor:

@@ -61,7 +61,7 @@ def benchmark_onnx(checkpoint: Path, file: Path, size: tuple[int, int], *, runs:
 
     calls: dict[str, Callable[[], torch.Tensor]] = {
         REFERENCE: partial(eager, predictor.detector, last),
-        "folded": partial(eager, faster(predictor.detector), last),
+        "folded": partial(eager, faster(predictor.detector, image), last),
         OWN: exported,
     }
     with torch.inference_mode():

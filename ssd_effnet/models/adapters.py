@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct, L2Norm
+from ssd_effnet.layers import ConvNormAct, L2Norm, initialise
 from ssd_effnet.structures import Level
 
 
@@ -41,6 +41,7 @@ class Adapter(nn.Module):
             for v in levels
         )
         self.l2_norm = L2Norm(self.levels[0].channels) if l2_norm else None
+        initialise(self)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """One ``(N, C, h, w)`` map a level in, one out, sizes unchanged."""

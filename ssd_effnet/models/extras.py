@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct
+from ssd_effnet.layers import ConvNormAct, initialise
 from ssd_effnet.structures import Level
 
 
@@ -36,6 +36,7 @@ class ExtraLevels(nn.Module):
             )
             self.levels.append(Level(f"extra{i}", channels, deepest.stride * stride))
         self.blocks = nn.ModuleList(blocks)
+        initialise(self)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """The maps that came in and one more for each extra level."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct
+from ssd_effnet.layers import ConvNormAct, initialise
 from ssd_effnet.structures import Level
 
 # places in the R, G, B, LWIR order of a pair
@@ -50,6 +50,7 @@ class HalfwayFusion(nn.Module):
         self.levels = list(levels)
         self.streams = nn.ModuleList(streams)
         self.fuse = nn.ModuleList(ConvNormAct(2 * v.channels, v.channels, kernel_size) for v in self.levels[:fused])
+        initialise(self.fuse)
         self.trunk = trunk
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -6,8 +6,10 @@ import copy
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from ssd_effnet.failure import Failure
+from ssd_effnet.folding import FoldError, fold
 from ssd_effnet.models.backbones.contract import Backbone
 
 SIZES = ((64, 96), (75, 101))
@@ -41,6 +43,7 @@ def check_backbone(build: Callable[..., Backbone]) -> Backbone:
     _check_gradients(copy.deepcopy(backbone))
     _check_images_are_apart(backbone)
     _check_cuts(backbone)
+    _check_folds(copy.deepcopy(backbone))
     return backbone
 
 
@@ -111,3 +114,19 @@ def _check_cuts(backbone: Backbone) -> None:
         parts = [*backbone.cut(stop=1)(images), *backbone.cut(1)(whole[0])]
         if not all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True)):
             raise ContractError(f"{type(backbone).__name__}: cut at a level, it gives other maps than whole")
+
+
+@torch.no_grad()
+def _check_folds(backbone: Backbone) -> None:
+    """With norms that do something, as after training: what `folds` declares gives the same maps when folded."""
+    for norm in backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 1.5)
+            if norm.affine:
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.uniform_(-0.5, 0.5)
+    try:
+        fold(backbone.eval(), torch.randn(1, 3, *SIZES[0]))
+    except FoldError as error:
+        raise ContractError(str(error)) from error

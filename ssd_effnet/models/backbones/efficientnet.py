@@ -152,6 +152,10 @@ class EfficientNet(Backbone):
                 segment = []
         self._initialise()
 
+    def folds(self) -> list[tuple[str, ...]]:
+        """See :func:`ssd_effnet.folding.fold`."""
+        return [("_conv_stem", "_bn0", "_activation")] if isinstance(self._conv_stem, SameConv2d) else []
+
     def _initialise(self) -> None:
         """Normal with variance 2 / fan-out, as the networks were trained; a depthwise filter's fan-out is its area."""
         for module in self.modules():
@@ -200,6 +204,11 @@ class MBConvBlock(nn.Module):
         self.skips = stride == 1 and in_channels == out_channels
         self.drop_rate = drop_rate
 
+    def folds(self) -> list[tuple[str, ...]]:
+        """See :func:`ssd_effnet.folding.fold`."""
+        widening = [("_expand_conv", "_bn0")] if self.widens else []
+        return [*widening, ("_depthwise_conv", "_bn1", "_activation"), ("_project_conv", "_bn2")]
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` -> ``(N, out_channels, ceil(H / stride), ceil(W / stride))``."""
         x = inputs
@@ -230,18 +239,16 @@ class SameConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``(N, in_channels, H, W)`` -> ``(N, out_channels, ceil(H / stride), ceil(W / stride))``."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
-        height, width = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
+            return F.conv2d(input, weight, bias, padding=kernel // 2, groups=self.groups)
+        height, width = (_same_padding(size, kernel, stride) for size in input.shape[-2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(
-                x, self.weight, self.bias, stride=stride, padding=(height // 2, width // 2), groups=self.groups
-            )
-        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
+            return F.conv2d(input, weight, bias, stride=stride, padding=(height // 2, width // 2), groups=self.groups)
+        x = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return F.conv2d(x, weight, bias, stride=stride, groups=self.groups)
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> int:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from ssd_effnet.layers import FoldingSequential
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.structures import Level
 
@@ -110,7 +111,7 @@ class VGG16(Backbone):
                     nn.init.zeros_(module.bias)
 
 
-def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool) -> nn.Sequential:
+def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool) -> FoldingSequential:
     """Convolutions ``conv<number>_1``, ``_2`` ... from rows (input channels, output channels, kernel, stride)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, outputs, kernel, stride) in enumerate(rows, start=1):
@@ -118,4 +119,4 @@ def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool,
         if batch_norm:
             layers[f"bn{number}_{i}"] = nn.BatchNorm2d(outputs)
         layers[f"relu{number}_{i}"] = nn.ReLU(inplace=True)
-    return nn.Sequential(layers)
+    return FoldingSequential(layers)

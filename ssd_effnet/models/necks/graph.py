@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct, SeparableConv, activation
+from ssd_effnet.layers import ConvNormAct, SeparableConv, activation, initialise
 from ssd_effnet.models.necks.resampling import Downsample, ExtraLevels, Size, Upsample, lateral, resampler
 from ssd_effnet.models.necks.topologies import Node, Topology
 from ssd_effnet.structures import Level
@@ -195,6 +195,7 @@ class GraphNeck(nn.Module):
             self.turns.append(nodes)
             levels = widths
         self.levels = widths[: topology.num_returned]
+        initialise(self)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """One ``(N, C, H, W)`` a given level to one ``(N, channels, H, W)`` a level of :attr:`levels`, sizes kept."""

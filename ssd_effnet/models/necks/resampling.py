@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssd_effnet.layers import ConvNormAct
+from ssd_effnet.layers import ConvNormAct, xavier
 from ssd_effnet.structures import Level
 
 Upsample = Literal["bilinear", "nearest", "transposed"]
@@ -103,6 +103,13 @@ class Transposed(nn.Module):
         self.conv = nn.ConvTranspose2d(in_channels, out_channels, ratio, ratio, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
+    def folds(self) -> list[tuple[str, str]]:
+        """See :func:`ssd_effnet.folding.fold`."""
+        return [("conv", "norm")]
+
+    def initialise(self) -> None:
+        xavier(self.conv)
+
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         return _fit(self.norm(self.conv(x)), size)
 
@@ -115,6 +122,13 @@ class Strided(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, ratio + 1, ratio, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.ratio = ratio
+
+    def folds(self) -> list[tuple[str, str]]:
+        """See :func:`ssd_effnet.folding.fold`."""
+        return [("conv", "norm")]
+
+    def initialise(self) -> None:
+        xavier(self.conv)
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         x = _pad_same(x, self.ratio, size, value=0.0)
