@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# All keys
 
 What an experiment may set, by section: in its file, or as `section.key=value` in a command, for example
-`scripts/train.py experiments/lite0.yaml trainer.seed=1 'input.size=[256,320]'`. `null` stands for nothing. A key that
-does not exist is refused with the nearest right one, a value of another type with the type. The defaults are those of
-the schema; most experiments start from a base that sets others. `config.yaml` of a run says which values it had.
+`scripts/train.py experiments/lite0.yaml trainer.seed=1 'input.size=[256,320]'`. `null` stands for nothing; text is
+taken as written, whole numbers are decimal. A key that does not exist is refused with the nearest right one, a value
+of another type with the type. The defaults are those of the schema; most experiments start from a base that sets
+others. `config.yaml` of a run says which values it had.
 
 <!-- written by scripts/keys.py from ssd_effnet/schema.py; a test holds it to that -->
 """

@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssd_effnet.checks import check_experiment
 from ssd_effnet.files import write_whole
-from ssd_effnet.keys import choices, in_words, key_types, settings
+from ssd_effnet.keys import choices, in_words, key_types, settings, takes_text
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.yaml_files import ConfigError, nearest, parse_yaml, read_yaml
+from ssd_effnet.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
 
 WHERE = (
     *("data.cache", "data.cache_folder", "data.root", "data.workers"),
@@ -135,14 +135,17 @@ def _read_layer(path: Path) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> dict[str, Any]:
+    """A key of type text takes what is written; quotes around all of it are the shell's or YAML's."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         meant = f"{text}=VALUE, without a space" if text in key_types() else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
-    content: Any = parse_yaml(value, f"override {text!r}: the value") if value.strip() else ""
-    for part in reversed(key.strip().split(".")):
+    key, content = key.strip(), value.strip()
+    quoted = len(content) > 1 and content[0] == content[-1] and content[0] in "'\""
+    if content and (quoted or not takes_text(key)):
+        content = parse_yaml(value, f"override {text!r}: the value")
+    for part in reversed(key.split(".")):
         content = {part: content}
-    assert isinstance(content, dict)
     return content
 
 
@@ -154,17 +157,19 @@ def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig
 
 
 def put(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key; OmegaConf makes a number of a text that means one (YAML 1.1 reads 1e-4 as text).
+    """Set a dotted key; OmegaConf makes of a text what the schema wants there, numbers in decimal.
 
     Args:
         config: an experiment, ``OmegaConf.structured(ExperimentConfig)``; it is changed.
         key: one that the schema has.
-        value: as YAML has it.
+        value: as :func:`ssd_effnet.yaml_files.parse_yaml` gives it: text, or a list of texts.
         source: file or override, for the sentence.
 
     Raises:
         ConfigError: one sentence naming source, key and what the schema wants.
     """
+    if isinstance(value, str) and value in NULLS and not takes_text(key):
+        value = None
     try:
         OmegaConf.update(config, key, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -172,7 +177,7 @@ def put(config: DictConfig, key: str, value: Any, source: str) -> None:
         if few := choices(key):
             reason = f"{value!r} is not one of {', '.join(few)}{nearest(str(value), few)}"
         elif key in key_types() and isinstance(error, OmegaConfBaseException):
-            reason = f"wants a {in_words(key_types()[key])}{_example(key)}, not {value!r}"
+            reason = f"wants a {in_words(key_types()[key])}{_example(key)}, not {as_written(value)}"
         raise ConfigError(f"{source}: key `{key}`: {reason}") from error
 
 

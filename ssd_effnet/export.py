@@ -195,7 +195,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "nms_iou": p.nms_iou,
         "score_threshold": p.score_threshold,
         "top_k": p.top_k,
-        "commit": git_state().get("commit", ""),  # of the code that exported
+        "commit": git_state()["commit"],  # of the code that exported
         "trained_commit": _trained_commit(file),
         "checkpoint": file.name,
         "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),

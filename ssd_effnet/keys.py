@@ -34,6 +34,12 @@ def choices(key: str) -> tuple[str, ...]:
     return ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
 
 
+def takes_text(key: str) -> bool:
+    """Whether the key's value is text, any or one of a few words."""
+    kind = key_types().get(key, str if key in ("name", "description") else None)
+    return kind is str or get_origin(kind) is Literal
+
+
 def options(kind: Any) -> tuple[Any, ...]:
     """The types that ``X | None`` stands for; any other stands for itself."""
     return (kind,) if kind in _WORDS or get_origin(kind) in (Literal, list) else get_args(kind)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
+_SOURCES = (b".py", b".html", b".sh", b".toml")  # files that decide what the code does
+_MOST_FILES = 1000  # that git does not know, in a patch
 
 
 def describe_machine() -> dict[str, Any]:
@@ -53,17 +59,58 @@ def processor() -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this code and whether the tree was changed since; empty outside a repository."""
-    here = Path(__file__).resolve().parent
+    """Commit of this code, and how the tree differs from it.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
+    Returns:
+        ``{"commit", "dirty"}``; with changes also ``diff``, the hash of :func:`code_patch`. Where the code is in no
+        repository of its own ``{"commit": "unknown", "reason": ...}``: an exported tree may lie in another one's.
+    """
+    project = Path(__file__).resolve().parents[1]
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}
+        top = Path(os.fsdecode(_git("rev-parse", "--show-toplevel").rstrip(b"\n")))
+        if top.resolve() != project:
+            return {"commit": "unknown", "reason": f"{project} is no repository, but a folder of the one in {top}"}
+        commit = _git("rev-parse", "HEAD").decode().strip()
+        patch = code_patch()
+    except subprocess.CalledProcessError as error:
+        said = " ".join(error.stderr.decode(errors="replace").split())
+        return {"commit": "unknown", "reason": f"git in {project}: {said}"}
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"commit": "unknown", "reason": f"git cannot be asked: {error}"}
+    return {"commit": commit, "dirty": bool(patch)} | ({"diff": hashlib.sha256(patch).hexdigest()} if patch else {})
+
+
+def code_patch() -> bytes:
+    """What ``git apply`` makes this code of its commit: changes, and source files that git does not know yet.
+
+    Raises:
+        OSError, subprocess.SubprocessError: git cannot be asked.
+    """
+    listed = _git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")
+    index = Path(__file__).resolve().parents[1] / os.fsdecode(_git("rev-parse", "--git-path", "index").rstrip(b"\n"))
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # ours, in which new files are announced; its time tells git what is racy
+        ours = {"GIT_INDEX_FILE": shutil.copy2(index, folder)}
+        new = [name for name in listed if name.endswith(_SOURCES)][:_MOST_FILES]
+        if new:
+            _git(
+                "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", given=b"\0".join(new), **ours
+            )
+        plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+        return _git("diff", *plain, "--full-index", "HEAD", **ours)
+
+
+def code_name(git: Mapping[str, Any]) -> str:
+    """A state of the code in short, as :func:`git_state` has it: ``1a2b3c4``, with changes ``1a2b3c4+5d6e7f8``."""
+    return str(git.get("commit", "unknown"))[:7] + (f"+{git.get('diff', '')[:7]}" if git.get("dirty") else "")
+
+
+def _git(*arguments: str, given: bytes = b"", **variables: str) -> bytes:
+    """Ask git about this code alone: in a hook, GIT_DIR and its like speak of the hook's repository."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | variables
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), "--literal-pathspecs", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=True, timeout=20, env=environment).stdout
 
 
 def _version(package: str) -> str | None:

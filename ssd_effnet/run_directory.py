@@ -20,8 +20,10 @@ from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.keys import settings
-from ssd_effnet.machine import describe_machine
+from ssd_effnet.machine import code_name, code_patch, describe_machine
 from ssd_effnet.schema import ExperimentConfig
+
+_MOST_OF_A_PATCH = 1_000_000  # bytes
 
 
 class RunError(Failure, RuntimeError):
@@ -264,8 +266,20 @@ class RunDirectory:
         """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it."""
         if resumed and self.environment_file.is_file():
             first = self.environment()
+            if code_name(environment["git"]) != code_name(first["git"]):
+                self._write_patch(environment, f"code.{len(first.get('resumed', [])) + 1}.patch")
             environment = first | {"resumed": [*first.get("resumed", []), environment]}
+        else:
+            self._write_patch(environment, "code.patch")
         write_results(self.environment_file, environment)
+
+    def _write_patch(self, environment: Mapping[str, Any], name: str) -> None:
+        """How the code differs from its commit, where it does; a patch of more than a megabyte is cut."""
+        if environment["git"].get("dirty"):
+            patch = code_patch()
+            if len(patch) > _MOST_OF_A_PATCH:
+                patch = patch[:_MOST_OF_A_PATCH] + f"\ncut here: {len(patch):,} bytes in all\n".encode()
+            write_whole(self.path / name, patch)
 
 
 def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:

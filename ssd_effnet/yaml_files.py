@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from ssd_effnet.failure import Failure
 
+NULLS = ("null", "Null", "NULL", "~", "")  # how YAML writes nothing
 _MERGE = "tag:yaml.org,2002:merge"  # of the key <<, whose values the other keys of its mapping replace
 
 
@@ -19,7 +21,14 @@ class ConfigError(Failure, ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data without aliases, nine lines of which can stand for a billion values, and each key once."""
+    """Lists and mappings of texts as written, each key once: YAML 1.1 would read 010 as 8, 1:30 as 90 and no as False.
+
+    Aliases are refused: nine lines of them can stand for a billion values.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        "<": yaml.SafeLoader.yaml_implicit_resolvers["<"]
+    }  # of the key << alone
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -63,7 +72,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What a YAML text holds; dates, numbers and nesting that PyYAML trips over are no YAML here.
+    """What a YAML text holds: lists and mappings whose values are texts, for the schema to read.
 
     Raises:
         ConfigError: one sentence that begins with ``where``.
@@ -72,8 +81,15 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except Exception as error:  # a text like 2001-99-99 sends PyYAML's constructors into any error
+    except Exception as error:  # deep nesting, or a tag like !!timestamp, sends PyYAML into any error
         raise ConfigError(f"{where}: is not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def as_written(value: Any) -> str:
+    """A value for a sentence: a number or a list as it stood in the file, any other text in quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return value if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.][\d.e+-]*", value) else repr(value)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from ssd_effnet.config import (
     load_experiment,
     save_experiment,
 )
-from ssd_effnet.keys import key_types, options
+from ssd_effnet.keys import key_types, options, settings
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -42,6 +42,37 @@ def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
     assert (read.augment.crop_ratio, read.augment.crop_scale) == ([0.5, 1.0], [0.2, 4.0])
 
 
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("trainer.seed", "010", 10),
+        ("input.size", "[0512, 640]", [512, 640]),
+        ("optimizer.lr", "010", 10.0),
+        ("trainer.compile", "yes", True),
+        ("neck.channels", "~", None),
+        *(("data.root", text, text) for text in ("2024_01", "1:30", "1.10", "no", "~", "null", "0x1F", "2024-01-01")),
+        ("data.root", "'010'", "010"),
+        ("head.classes", "[person, no, 010]", ["person", "no", "010"]),
+    ],
+)
+def test_the_schema_types_a_value_and_not_yaml(files: Path, key: str, written: str, value: object) -> None:
+    """YAML 1.1 read 010 as 8, 1:30 as 90, 1.10 as 1.1, 2024_01 as 202401 and no as False."""
+    group, _, name = key.partition(".")
+    (files / "typed.yaml").write_text(f"{group}: {{{name}: {written}}}\n")
+    of_line = load_experiment(files / "child.yaml", [f"{key}={written}"])
+    for read in (of_line, load_experiment(files / "typed.yaml")):
+        found = settings(read)[key]
+        assert (found, type(found)) == (value, type(value))
+    save_experiment(of_line, files / "saved.yaml")
+    assert load_experiment(files / "saved.yaml") == of_line
+
+
+@pytest.mark.parametrize("text", ["1.10", "a: b", "x # y", "[1", "'80s", "@home", "*", "true"])
+def test_text_of_the_command_line_is_taken_as_written(files: Path, text: str) -> None:
+    read = load_experiment(files / "child.yaml", [f"description={text}", f"data.root={text}"])
+    assert (read.description, read.data.root) == (text, text)
+
+
 def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
     child = load_experiment(files / "child.yaml", ["optimizer.lr=0.1"])
     save_experiment(child, files / "saved.yaml")
@@ -55,13 +86,17 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
         ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
         ("lr=1", "did you mean `optimizer.lr`"),
         ("optimizer.lr=fast", "key `optimizer.lr`"),
-        (f"optimizer.lr={10**400}", "key `optimizer.lr`: int too large"),
-        ("optimizer.lr=.nan", "key `optimizer.lr`: must be finite"),
+        (f"optimizer.lr={10**400}", "key `optimizer.lr`: must be finite"),
+        ("optimizer.lr=nan", "key `optimizer.lr`: must be finite"),
+        ("optimizer.lr=.nan", "key `optimizer.lr`: wants a number, not '.nan'"),
         ("trainer.batch_size=99999999999", "key `trainer.batch_size`: must be below 2,147,483,648"),
         ("trainer.seed=-1", "at least 0"),
         ("data.root=${nowhere}", "nowhere"),
         ("data.root=???", "key `data.root`"),
-        ("optimizer.lr=2001-99-99", "not YAML"),
+        ("optimizer.lr=2001-99-99", "wants a number, not 2001-99-99"),
+        ("trainer.epochs=1:30", "wants a whole number, not '1:30'"),
+        ("trainer.epochs=0x10", "wants a whole number, not '0x10'"),
+        ("input={size: [1:30, 64]}", "wants a list of whole numbers, for example [512,640], not [1:30, 64]"),
         ("trainer.epochs=1.5", "key `trainer.epochs`"),
         ("trainer=3", "group of settings"),
         ("input.modality=vsible", "did you mean `visible`"),
@@ -136,7 +171,7 @@ def test_a_merged_mapping_may_be_changed(files: Path) -> None:
     [
         ("base: bse.yaml", "did you mean `base.yaml`"),
         ("base: wrong.yaml", "circle"),
-        ("base: 3", "name of a file"),
+        ("base: [3]", "name of a file"),
         ("input: {sizes: [1, 2]}", "did you mean `input.size`"),
         ("- a\n- b", "key: value"),
         ("a: [", "not YAML"),

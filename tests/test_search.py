@@ -84,6 +84,9 @@ def space_of(tmp_path: Path, text: str) -> dict[str, Any]:
         ("anchors.ratios: [[0.5, 1e-0], [0.4]]", "anchors.ratios", Choice(([0.5, 1.0], [0.4]))),
         ("trainer.epochs: {low: 2, high: 10, step: 3}", "trainer.epochs", Range(2, 8, 3, False, True)),
         ("neck.channels: {low: 16, high: 64, log: true}", "neck.channels", Range(16, 64, None, True, True)),
+        ("backbone.name: [no, 1.10, 010]", "backbone.name", Choice(("no", "1.10", "010"))),
+        ("trainer.epochs: {low: 010, high: 012}", "trainer.epochs", Range(10, 12, None, False, True)),
+        ("trainer.epochs: [010, 011]", "trainer.epochs", Choice((10, 11))),
         ("augment.flip: {low: 0, high: 0.95, step: 0.1}", "augment.flip", Range(0.0, 0.9, 0.1, False, False)),
     ],
 )

@@ -43,6 +43,8 @@ def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -
     assert {job.experiment.trainer.epochs for job in jobs} == {5}
     assert [job.experiment.optimizer.lr for job in jobs[:2]] == [1e-4, 0.5]
     assert jobs[3].directory.path == tmp_path / "lite0" / "seed3"
+    (job,) = plan([LITE0], [0], ["lite*:trainer.epochs=010", "lite0:data.root=2024_01", "l*:name=1.10"], tmp_path)
+    assert (job.experiment.trainer.epochs, job.experiment.data.root, job.experiment.name) == (10, "2024_01", "1.10")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_other_configs_and_other_data_are_refused(
         environment["git"]["commit"] = "0" * 40
         write_results(environment_file, environment)
         (note,) = check(jobs)
-        assert note.endswith("lite0 seed 0") and "another commit" in note
+        assert note.endswith("lite0 seed 0") and "other code" in note
         environment["data"]["train"]["fingerprint"] = "something else"
         write_results(environment_file, environment)
         with pytest.raises(RunError, match=r"its data have changed since it was started \(train\)"):

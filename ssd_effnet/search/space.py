@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from ssd_effnet.config import put
 from ssd_effnet.keys import key_types, options
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.yaml_files import ConfigError, nearest, read_yaml
+from ssd_effnet.yaml_files import NULLS, ConfigError, as_written, nearest, read_yaml
 
 _NOT_DRAWN = {
     "data.annotations": "says what is measured",
@@ -153,10 +153,11 @@ def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
     if missing:
         raise ConfigError(f"{place}: the range lacks {' and '.join(missing)}")
     low, high = (_number(f"{place}: {part}", given[part], whole) for part in ("low", "high"))
-    step = _number(f"{place}: step", given["step"], whole) if given.get("step") is not None else None
-    log = given.get("log", False)
-    if not isinstance(log, bool):
-        raise ConfigError(f"{place}: log must be true or false, not {log!r}")
+    step = _number(f"{place}: step", given["step"], whole) if given.get("step", "") not in NULLS else None
+    logs = {"true": True, "false": False}
+    if (given_log := str(given.get("log", "false"))).lower() not in logs:
+        raise ConfigError(f"{place}: log must be true or false, not {given_log!r}")
+    log = logs[given_log.lower()]
     if low > high:
         raise ConfigError(f"{place}: low ({low}) is above high ({high})")
     if low == high:
@@ -174,12 +175,11 @@ def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
 
 
 def _number(place: str, value: Any, whole: bool) -> float:
-    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
     kind = "a whole number" if whole else "a number"
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or (whole and number != int(number)):
-        raise ConfigError(f"{place} must be {kind}, not {value!r}")
+        raise ConfigError(f"{place} must be {kind}, not {as_written(value)}")
     return int(number) if whole else number

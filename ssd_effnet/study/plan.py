@@ -17,7 +17,7 @@ from filelock import FileLock
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config import ancestors, load_experiment, varied
 from ssd_effnet.evaluation import write_results
-from ssd_effnet.machine import git_state
+from ssd_effnet.machine import code_name, git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, read_json
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.yaml_files import ConfigError
@@ -106,7 +106,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
         DataError: the data cannot be read.
     """
     problems, other_commits = [], []
-    commit = git_state().get("commit")
+    code = code_name(git_state())
     known: dict[str, dict[str, Any]] = {}
     for job in jobs:
         for directory in _seeds_beside(job):
@@ -119,12 +119,12 @@ def check(jobs: Sequence[Job]) -> list[str]:
                 directory.refuse_other_data(known[key])
             except RunError as error:
                 problems.append(str(error))
-            if directory == job.directory and directory.environment()["git"].get("commit") != commit:
+            if directory == job.directory and code_name(directory.environment()["git"]) != code:
                 other_commits.append(job.name)
     if problems:
         raise RunError("; ".join(dict.fromkeys(problems)))
     if other_commits:
-        return [f"made by another commit than this one, which the report marks: {', '.join(other_commits)}"]
+        return [f"made by other code than this (commit or changes), which the report marks: {', '.join(other_commits)}"]
     return []
 
 

@@ -18,6 +18,7 @@ from ssd_effnet.config import WHERE, varied
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
+from ssd_effnet.machine import code_name
 from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, seed_margin
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
@@ -56,10 +57,9 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Of the code that began the run; with ``+`` where it was changed or where another one went on with it."""
-        git = self.environment["git"]
-        others = {later["git"].get("commit") for later in self.environment.get("resumed", [])} - {git.get("commit")}
-        return str(git.get("commit", "unknown"))[:7] + ("+" if git.get("dirty") or others else "")
+        """Of the run's code, and of what went on with it; ``+`` and a hash where it was changed."""
+        parts = [self.environment, *self.environment.get("resumed", [])]
+        return ", then ".join(dict.fromkeys(code_name(part["git"]) for part in parts))
 
     def figure(self, name: str) -> float:
         """``MR/<subset>`` under the matlab rules, ``AP``, ``AP50`` ... of the test split in percent; NaN for none."""
@@ -288,6 +288,8 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
         for experiment in experiments
         if (keys := varied([run.experiment for run in experiment.runs]))
     ]
+    unknown = {reason: None for run in runs if (reason := run.environment["git"].get("reason"))}
+    warnings += [f"the commit of some runs is unknown: {reason}" for reason in unknown]
     for what, of in (
         ("code", lambda run: run.commit),
         ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),
