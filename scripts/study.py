@@ -8,6 +8,7 @@ examples:
   scripts/study.py run experiments/0*.yaml --seeds 0 1 2 --executor ray --address auto --out /shared/runs/chain
   scripts/study.py status runs/chain
   scripts/study.py report runs/chain
+  scripts/study.py report /mnt/other/chain data.root=data/kaist --out reports/chain
 
 `run` skips what is finished, resumes what was interrupted and goes on past a run that fails; run it again to continue.
 """
@@ -45,6 +46,8 @@ def parser() -> shell.Parser:
         command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
         if name == "report":
             command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
+            command.add_argument("--out", dest="to", type=Path, metavar="FOLDER", help="default: DIRECTORY/report")
+            command.add_overrides("where the runs' data are here: data.root=...")
     return parser
 
 
@@ -68,6 +71,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if arguments.executor == "local" and arguments.address:
             parser().error("--address needs --executor ray")
         arguments.seeds = seeds
+    elif arguments.what == "report":
+        arguments.overrides += rest
     elif rest:
         parser().error(f"unknown arguments: {' '.join(rest)}")
     return arguments
@@ -167,7 +172,8 @@ def show_status(arguments: argparse.Namespace) -> int:
 def write_report(arguments: argparse.Namespace) -> int:
     from ssd_effnet.study.report import write
 
-    print(write(arguments.out, measure_latency=not arguments.no_latency))
+    page = write(arguments.out, arguments.to, measure_latency=not arguments.no_latency, overrides=arguments.overrides)
+    print(page)
     return 0
 
 

@@ -10,6 +10,8 @@ examples:
   scripts/visualize.py frames runs/lite0/seed0 --count 40 --score 0.5 --out pictures
   scripts/visualize.py features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
   scripts/visualize.py data experiments/lite0.yaml augment.flip=1 --count 4
+
+A run of another machine: data.root=... says where its test data are here; their fingerprint must be the run's.
 """
 
 from __future__ import annotations
@@ -60,7 +62,13 @@ def errors(arguments: argparse.Namespace) -> str:
     out = arguments.out or RunDirectory.holding(arguments.run).path / "errors"
     fppi = FPPI if arguments.fppi is None else arguments.fppi
     page = write_errors(
-        arguments.run, out, subset=arguments.subset, fppi=fppi, min_score=arguments.score, count=arguments.count
+        arguments.run,
+        out,
+        subset=arguments.subset,
+        fppi=fppi,
+        min_score=arguments.score,
+        count=arguments.count,
+        overrides=arguments.overrides,
     )
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
     head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
@@ -87,7 +95,13 @@ def compare(arguments: argparse.Namespace) -> str:
 
     out = arguments.out or Path("compared")
     page = write_comparison(
-        arguments.a, arguments.b, out, subset=arguments.subset, fppi=arguments.fppi, count=arguments.count
+        arguments.a,
+        arguments.b,
+        out,
+        subset=arguments.subset,
+        fppi=arguments.fppi,
+        count=arguments.count,
+        overrides=arguments.overrides,
     )
     kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
     return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
@@ -133,7 +147,10 @@ def curves(arguments: argparse.Namespace) -> str:
     from ssd_effnet.gallery.curves import write_curves
 
     a = arguments
-    scores = write_curves(a.files, a.out, annotations=a.annotations, split=a.split, rules=a.rules)
+    where = [str(path) for path in a.files if "=" in str(path) and not path.exists()]
+    files = [path for path in a.files if str(path) not in where]
+    where += a.overrides
+    scores = write_curves(files, a.out, annotations=a.annotations, split=a.split, rules=a.rules, overrides=where)
     shell.print_table(results_table(scores))
     return str(a.out)
 
@@ -155,7 +172,9 @@ def frames(arguments: argparse.Namespace) -> str:
     from ssd_effnet.run_directory import RunDirectory
 
     out = arguments.out or RunDirectory.holding(arguments.run).path / "pictures"
-    written = write_pictures(arguments.run, out, count=arguments.count, min_score=arguments.score)
+    written = write_pictures(
+        arguments.run, out, count=arguments.count, min_score=arguments.score, overrides=arguments.overrides
+    )
     return f"{len(written)} pictures in {out}"
 
 
@@ -175,8 +194,10 @@ def features(arguments: argparse.Namespace) -> str:
     """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
     from ssd_effnet.feature_page import default_folder, find_sample, write_feature_page
     from ssd_effnet.predictor import load_detector
+    from ssd_effnet.run_directory import RunDirectory
 
     predictor = load_detector(arguments.run)
+    predictor.experiment = RunDirectory.holding(arguments.run).at_hand(predictor.experiment, arguments.overrides)
     sample, truth = find_sample(predictor, arguments.image, arguments.lwir)
     out = arguments.out or default_folder(arguments.run, arguments.image)
     return write_feature_page(predictor, sample, out, truth=truth, detection=arguments.detection).summary
@@ -200,9 +221,15 @@ def data(arguments: argparse.Namespace) -> str:
     """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
     from ssd_effnet.config import load_experiment
     from ssd_effnet.data_view import channel_table, write_data_view
+    from ssd_effnet.run_directory import RunDirectory
 
-    file = arguments.experiment / "config.yaml" if arguments.experiment.is_dir() else arguments.experiment
-    experiment = load_experiment(file, arguments.overrides)
+    if arguments.experiment.is_dir():
+        directory = RunDirectory(arguments.experiment)
+        experiment = load_experiment(directory.config_file, arguments.overrides)
+        if experiment.data.root == directory.experiment().data.root:
+            experiment = directory.at_hand(experiment)
+    else:
+        experiment = load_experiment(arguments.experiment, arguments.overrides)
     view = write_data_view(
         experiment,
         arguments.out or Path(f"data_{experiment.name}"),
@@ -228,7 +255,10 @@ def parser() -> shell.Parser:
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_args(argv)
+    arguments, rest = parser().completed().parse_known_args(argv)
+    if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
+        parser().error(f"unknown arguments: {' '.join(unknown)}")
+    arguments.overrides = [*getattr(arguments, "overrides", []), *rest]
     print(arguments.call(arguments))
     return 0
 

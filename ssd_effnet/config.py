@@ -69,6 +69,24 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     return experiment
 
 
+def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """A copy of the experiment with overrides that say where it runs, not what it is.
+
+    Raises:
+        ConfigError: one of a key that is none of :data:`WHERE`, or that :func:`load_experiment` would refuse.
+    """
+    config = OmegaConf.structured(experiment)
+    for override in overrides:
+        source = f"override {override!r}"
+        layer = _parse_override(override)
+        if other := [key for key, _ in _leaves(layer, ExperimentConfig, source, ()) if key not in WHERE]:
+            raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(WHERE)}")
+        config = _merge(config, layer, source)
+    moved = _to_dataclass(config, "overrides")
+    check_experiment(moved, "overrides")
+    return moved
+
+
 def _named(path: Path) -> Path:
     """The project's experiment of this name, seen from the checkout."""
     return Path("experiments", f"{path.stem}.yaml")

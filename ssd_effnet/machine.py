@@ -32,6 +32,7 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "git": git_state(),
         "command": sys.argv,
+        "folder": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

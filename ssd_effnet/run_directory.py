@@ -15,13 +15,18 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, Frame, fingerprint
-from ssd_effnet.config import load_experiment, varied
+from ssd_effnet.config import elsewhere, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.keys import settings
 from ssd_effnet.machine import code_name, code_patch, describe_machine
 from ssd_effnet.schema import ExperimentConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MOST_OF_A_PATCH = 1_000_000  # bytes
 
@@ -125,14 +130,30 @@ class RunDirectory:
             return State.FINISHED
         if not self.path.is_dir():
             return State.ABSENT
-        try:
-            with self.lock(wait=0):
-                pass
-        except Busy:
+        if self._held:
             return State.RUNNING
         if self.failure_file.is_file():
             return State.FAILED
         return State.INTERRUPTED if self.config_file.is_file() else State.ABSENT
+
+    @property
+    def _held(self) -> bool:
+        """Whether a process holds the lock; nothing is written, since a study's disk may be read-only."""
+        file = self.path / ".lock"
+        if not file.is_file():
+            return False
+        if fcntl is None:
+            try:
+                with FileLock(file, timeout=0):
+                    return False
+            except Timeout:
+                return True
+        with file.open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
 
     @property
     def begun(self) -> bool:
@@ -149,6 +170,27 @@ class RunDirectory:
         if not self.config_file.is_file():
             raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
         return load_experiment(self.config_file)
+
+    def at_hand(self, experiment: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
+        """The run's experiment with its data where they are now; their fingerprint proves that they are the same.
+
+        A relative ``data.root`` is looked for where the run was started, here, and in the folders around the run.
+
+        Args:
+            experiment: of the run.
+            overrides: ``data.root=...`` and other keys of :data:`ssd_effnet.config.WHERE`.
+
+        Raises:
+            ConfigError: an override of another key, or one that makes no sense.
+        """
+        moved = elsewhere(experiment, overrides)
+        if not any(override.partition("=")[0].strip() == "data.root" for override in overrides):
+            begun = self.environment().get("folder", "") if self.environment_file.is_file() else ""
+            folders = [Path(begun), Path(), *self.path.resolve().parents]
+            there = [folder / moved.data.root for folder in folders if (folder / moved.data.root).is_dir()]
+            if there and there[0].resolve() != Path(moved.data.root).resolve():
+                moved.data.root = str(there[0])
+        return moved
 
     def environment(self) -> dict[str, Any]:
         return read_json(self.environment_file)
@@ -258,8 +300,8 @@ class RunDirectory:
         """
         if fingerprint(frames) != self.environment()["data"]["test"]["fingerprint"]:
             raise RunError(
-                f"{self}: its test data have changed since it was tested; bring them back, or run it again under "
-                "another --out"
+                f"{self}: its test data have changed since it was tested; bring them back, say data.root=... where "
+                "they are, or run it again under another --out"
             )
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:

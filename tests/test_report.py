@@ -2,6 +2,7 @@
 
 import csv
 import html
+import importlib.util
 import io
 import json
 import math
@@ -19,10 +20,11 @@ import numpy as np
 import pytest
 
 from data_kaist.detections import write_coco_results
+from data_kaist.errors import DataError
 from data_kaist.loading import image_ids
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
-from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation import score, write_results
 from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
@@ -281,13 +283,75 @@ def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Pat
         FinishedRun.load(first)
     study = load_study(copy)
     assert study.left_out == [
-        f"{first}: its test data have changed since it was tested; bring them back, or run it again under another --out"
+        f"{first}: its test data have changed since it was tested; bring them back, say data.root=... where they are, "
+        "or run it again under another --out"
     ]
     (second / "results.json").write_text("{")
     assert [sentence.split(": ")[0] for sentence in load_study(copy).left_out] == [
         str(first),
         str(second / "results.json"),
     ]
+
+
+def command(*arguments: object) -> int:
+    spec = importlib.util.spec_from_file_location("study_script", ROOT / "scripts" / "study.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main([str(argument) for argument in arguments]))
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder with its time and inode: what a write would change."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in [folder, *folder.rglob("*")]}
+
+
+def test_looking_at_a_study_writes_nothing_into_it(
+    studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study", ignore=shutil.ignore_patterns(".lock", "report", "0[2456]*", "_*"))
+    before = tree(copy)
+    assert command("status", copy) == 0 and "failed" in capsys.readouterr().out
+    assert command("report", copy, "--no-latency", "--out", tmp_path / "here") == 0
+    assert tree(copy) == before and (tmp_path / "here" / "index.html").is_file()
+    (copy / "report").write_text("")  # as if the disk were read-only
+    assert command("report", copy, "--no-latency") == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_the_data_of_a_finished_run_are_found_from_elsewhere(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the run was started, around the run, here, or where data.root says; the fingerprint decides."""
+    started, away = tmp_path / "started", tmp_path / "away"
+    (away / "twin").mkdir(parents=True)  # of the same name, and not the data
+    started.mkdir()
+    (started / "twin").symlink_to(synthetic)
+    monkeypatch.chdir(started)
+    e = load_experiment(EXPERIMENTS / "lite0.yaml", [*SMALL, "data.root=twin"])
+    finish(e, Path("runs"), 1.0)
+    directory = RunDirectory(started / "runs" / "lite0" / "seed0")
+    assert directory.at_hand(e).data.root == "twin"
+    monkeypatch.chdir(away)
+    assert directory.at_hand(e).data.root == str(started / "twin")
+    images = len(FinishedRun.load(directory.path).frames)
+    (started / "runs").rename(away / "runs")
+    (started / "twin").rename(tmp_path / "moved")
+    directory = RunDirectory(away / "runs" / "lite0" / "seed0")
+    with pytest.raises(DataError):
+        FinishedRun.load(directory.path)
+    said = ["data.root=../moved"]
+    assert len(FinishedRun.load(directory.path, said).frames) == images
+    assert load_study(Path("runs"), said).left_out == []
+    other = tmp_path / "other"
+    write_dataset(other, 30, (512, 640), 5)
+    with pytest.raises(RunError, match="lite0/seed0: its test data have changed"):
+        load_study(Path("runs"), [f"data.root={other}"])
+    with pytest.raises(ConfigError, match=r"`optimizer\.lr` is settled in a finished run"):
+        load_study(Path("runs"), ["optimizer.lr=1"])
+    (away / "twin").rmdir()
+    (tmp_path / "twin").symlink_to(synthetic)  # above the run, as in a tree that was moved
+    assert directory.at_hand(e).data.root == str(tmp_path / "twin")
 
 
 def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def write_comparison(
     fppi: float = FPPI,
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
+    overrides: Sequence[str] = (),
 ) -> Page:
     """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.gallery.errors.write_errors`.
 
@@ -42,7 +43,7 @@ def write_comparison(
         DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
             tested on different data.
     """
-    a, b = FinishedRun.load(run_a), FinishedRun.load(run_b)
+    a, b = FinishedRun.load(run_a, overrides), FinishedRun.load(run_b, overrides)
     if a.fingerprint != b.fingerprint:
         raise DataError(
             f"{run_a} and {run_b} were not tested on the same frames and boxes, so they cannot be compared person by "

@@ -20,6 +20,7 @@ def write_curves(
     annotations: Path | None = None,
     split: str = "test-all-20",
     rules: str = "matlab",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Scores]:
     """Draw the curves.
 
@@ -29,6 +30,7 @@ def write_curves(
         annotations: COCO file or data set's root to score against; None takes the test split of the first run.
         split: frames to take from a root.
         rules: rule set.
+        overrides: where the runs' data are.
 
     Returns:
         The scores by detector.
@@ -44,7 +46,7 @@ def write_curves(
     if annotations is None:
         if not runs:
             raise DataError("there is no run among the files, so say with --annotations what they are scored against")
-        truth = _of_runs(runs, names, tables)
+        truth = _of_runs(runs, names, tables, overrides)
     else:
         truth = load_ground_truth(annotations, split)
     for path in files:
@@ -56,12 +58,14 @@ def write_curves(
     return scores
 
 
-def _of_runs(runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable]) -> GroundTruth:
+def _of_runs(
+    runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable], overrides: Sequence[str]
+) -> GroundTruth:
     """The test split of the first run, which must be that of all; their detections go into ``tables``."""
     from data_kaist.loading import image_ids
     from ssd_effnet.gallery.drawing import FinishedRun  # knows how to build a data set, for which torch is loaded
 
-    tested = {path: FinishedRun.load(path) for path in runs}
+    tested = {path: FinishedRun.load(path, overrides) for path in runs}
     first = tested[runs[0]]
     for path, run in tested.items():
         if run.fingerprint != first.fingerprint:

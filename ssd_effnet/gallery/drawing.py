@@ -44,14 +44,18 @@ class FinishedRun:
     detections: DetectionTable
 
     @classmethod
-    def load(cls, path: Path) -> FinishedRun:
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
         """Of a run directory, or of the checkpoint in it that its results are of.
+
+        Args:
+            path: of it.
+            overrides: where its data are, as :meth:`ssd_effnet.run_directory.RunDirectory.at_hand` takes them.
 
         Raises:
             DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
         """
         directory = RunDirectory.holding(path)
-        experiment = directory.experiment()
+        experiment = directory.at_hand(directory.experiment(), overrides)
         if not directory.detections_file.is_file():
             raise DataError(
                 f"{directory}: holds no detections.json; the run is not finished (scripts/train.py --resume)"

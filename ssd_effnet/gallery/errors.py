@@ -34,6 +34,7 @@ def write_errors(
     min_score: float | None = None,
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
+    overrides: Sequence[str] = (),
 ) -> Page:
     """Write ``out/index.html``.
 
@@ -44,11 +45,12 @@ def write_errors(
         fppi, min_score: the operating point, as in :func:`ssd_effnet.error_analysis.operating_point`.
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
+        overrides: where the run's data are.
 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = FinishedRun.load(run)
+    tested = FinishedRun.load(run, overrides)
     view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
     items = all_items(view)
     shown = fewest(items, count)

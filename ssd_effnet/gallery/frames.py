@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from ssd_effnet.visualize import save, with_caption
 _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
 
 
-def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 0.3) -> list[Path]:
+def write_pictures(
+    run: Path, out: Path, *, count: int = 16, min_score: float = 0.3, overrides: Sequence[str] = ()
+) -> list[Path]:
     """Draw the test frames on which most went wrong, those with the most misses and false alarms first.
 
     Misses, hits and false alarms are the evaluator's own for the reasonable subset, at one operating point.
@@ -23,6 +26,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
         out: folder for the pictures, ``001_<frame>.png`` ...
         count: how many.
         min_score: detections below do not count and are not drawn.
+        overrides: where the data are.
 
     Returns:
         The pictures' paths.
@@ -30,7 +34,7 @@ def write_pictures(run: Path, out: Path, *, count: int = 16, min_score: float = 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = FinishedRun.load(run)
+    tested = FinishedRun.load(run, overrides)
     errors = Errors(tested.truth, tested.detections, min_score=min_score)
     words = labels(tested.frames)
     image = {True: errors.matches.box_image, False: tested.detections.image_index}

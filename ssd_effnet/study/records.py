@@ -14,7 +14,7 @@ from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
 from data_kaist.loading import image_ids
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import WHERE, varied
+from ssd_effnet.config import WHERE, elsewhere, varied
 from ssd_effnet.cost import Cost, cost
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
@@ -215,12 +215,17 @@ class Study:
         return found
 
 
-def load_study(out: Path) -> Study:
+def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     """Read every finished run with a test split, and match its detections.
+
+    Args:
+        out: the study's directory.
+        overrides: where the data are.
 
     Raises:
         RunError: there are no runs, or none of the finished ones can be read.
     """
+    elsewhere(ExperimentConfig("any"), overrides)  # a wrong one is wrong for every run
     ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
     frames: dict[str, list[Frame]] = {}
     evaluators: dict[str, MissRateEvaluator] = {}
@@ -229,12 +234,13 @@ def load_study(out: Path) -> Study:
     for directory in runs_of(out):
         try:
             if directory.state is State.FINISHED and "test" in directory.results():
-                run = _read(directory, frames, evaluators)
+                run = _read(directory, frames, evaluators, overrides)
                 by_name.setdefault(run.experiment.name, []).append(run)
             else:
                 unfinished.append(directory)
         except Failure as error:  # one that cannot be read must not hide the others
-            left_out.append(str(error))
+            sentence = str(error)
+            left_out.append(sentence if str(directory) in sentence else f"{directory}: {sentence}")
     if left_out and not by_name:
         raise RunError("; ".join(left_out))
     experiments = []
@@ -245,9 +251,14 @@ def load_study(out: Path) -> Study:
     return Study(out, experiments, unfinished, left_out, frames, _warnings(experiments))
 
 
-def _read(directory: RunDirectory, frames: dict[str, list[Frame]], evaluators: dict[str, MissRateEvaluator]) -> Run:
+def _read(
+    directory: RunDirectory,
+    frames: dict[str, list[Frame]],
+    evaluators: dict[str, MissRateEvaluator],
+    overrides: Sequence[str],
+) -> Run:
     """A finished run; the frames of its test data and what matches with them are kept by fingerprint."""
-    experiment, environment = directory.experiment(), directory.environment()
+    experiment, environment = directory.at_hand(directory.experiment(), overrides), directory.environment()
     data = environment["data"]["test"]["fingerprint"]
     if data not in frames:
         directory.refuse_other_test_data(found := build_dataset(experiment, "test").frames)

@@ -17,7 +17,7 @@ from ssd_effnet.files import write_whole
 from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.pages import templates
-from ssd_effnet.run_directory import State
+from ssd_effnet.run_directory import RunError, State
 from ssd_effnet.study import figures
 from ssd_effnet.study.disagreement import Disagreement, disagreement
 from ssd_effnet.study.entries import (
@@ -43,23 +43,31 @@ _SHOWN_KINDS = ("truth", "missed", "hit", "false_alarm", "ignored")
 _PALE, _DARK = np.array([255, 255, 255]), np.array([230, 159, 0])  # of the heat map; black can be read on both
 
 
-def write(out: Path, *, measure_latency: bool = True) -> Path:
-    """Write the report of a study's finished runs into ``<out>/report/``.
+def write(
+    out: Path, folder: Path | None = None, *, measure_latency: bool = True, overrides: Sequence[str] = ()
+) -> Path:
+    """Write the report of a study's finished runs.
 
     Args:
         out: the study's directory.
+        folder: of the report; None: ``<out>/report``.
         measure_latency: time the detectors that were not timed before on this machine.
+        overrides: where the runs' data are, as :meth:`ssd_effnet.run_directory.RunDirectory.at_hand` takes them.
 
     Returns:
         The page.
 
     Raises:
-        RunError: there are no runs.
+        RunError: there are no runs, or the report cannot be written there.
         ConfigError, DataError: a run or the data cannot be read.
     """
-    study = load_study(out)
+    study = load_study(out, overrides)
+    folder = folder or out / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
     entries = [Entry(study, experiment) for experiment in study.experiments]
-    folder = out / "report"
     took = latency(study.experiments, folder / "latency.json", measure=measure_latency)
     write_whole(folder / "results.csv", results_csv(entries))
     write_whole(folder / "results.md", results_md(study, entries))
