@@ -158,12 +158,14 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         meant = f"{text}=VALUE, without a space" if text in key_types() else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
-    key, content = key.strip(), value.strip()
-    quoted = len(content) > 1 and content[0] == content[-1] and content[0] in "'\""
-    if content and (quoted or not takes_text(key)):
+    key, written = key.strip(), value.strip()
+    quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "'\""
+    content: Any = written
+    if written and (quoted or not takes_text(key)):
         content = parse_yaml(value, f"override {text!r}: the value")
     for part in reversed(key.split(".")):
         content = {part: content}
+    assert isinstance(content, dict)
     return content
 
 

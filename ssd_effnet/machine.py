@@ -89,17 +89,14 @@ def code_patch() -> bytes:
     """
     listed = _git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")
     index = Path(__file__).resolve().parents[1] / os.fsdecode(_git("rev-parse", "--git-path", "index").rstrip(b"\n"))
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # ours, in which new files are announced; its time tells git what is racy
-        ours = {"GIT_INDEX_FILE": shutil.copy2(index, folder)}
+    with tempfile.TemporaryDirectory() as folder:
+        ours = shutil.copy2(index, folder)  # new files are announced in it; its time tells git what is racy
         new = [name for name in listed if name.endswith(_SOURCES)][:_MOST_FILES]
         if new:
-            _git(
-                "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", given=b"\0".join(new), **ours
-            )
+            names = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            _git("add", "--intent-to-add", *names, given=b"\0".join(new), index=ours)
         plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-        return _git("diff", *plain, "--full-index", "HEAD", **ours)
+        return _git("diff", *plain, "--full-index", "HEAD", index=ours)
 
 
 def code_name(git: Mapping[str, Any]) -> str:
@@ -107,9 +104,10 @@ def code_name(git: Mapping[str, Any]) -> str:
     return str(git.get("commit", "unknown"))[:7] + (f"+{git.get('diff', '')[:7]}" if git.get("dirty") else "")
 
 
-def _git(*arguments: str, given: bytes = b"", **variables: str) -> bytes:
+def _git(*arguments: str, given: bytes = b"", index: str = "") -> bytes:
     """Ask git about this code alone: in a hook, GIT_DIR and its like speak of the hook's repository."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | variables
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_INDEX_FILE": index} if index else {}
     command = ["git", "-C", str(Path(__file__).resolve().parents[1]), "--literal-pathspecs", *arguments]
     return subprocess.run(command, input=given, capture_output=True, check=True, timeout=20, env=environment).stdout
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -26,9 +26,9 @@ class _Loader(yaml.SafeLoader):
     Aliases are refused: nine lines of them can stand for a billion values.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        "<": yaml.SafeLoader.yaml_implicit_resolvers["<"]
-    }  # of the key << alone
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.yaml_implicit_resolvers = {"<": self.yaml_implicit_resolvers["<"]}  # of the key << alone
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -309,7 +309,9 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 def test_looking_at_a_study_writes_nothing_into_it(
     studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(studied, copy := tmp_path / "study", ignore=shutil.ignore_patterns(".lock", "report", "0[2456]*", "_*"))
+    shutil.copytree(
+        studied, copy := tmp_path / "study", ignore=shutil.ignore_patterns(".lock", "report", "0[2456]*", "_*")
+    )
     before = tree(copy)
     assert command("status", copy) == 0 and "failed" in capsys.readouterr().out
     assert command("report", copy, "--no-latency", "--out", tmp_path / "here") == 0
