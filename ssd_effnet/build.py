@@ -149,7 +149,7 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
 def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[Backbone, LoadReport | None]:
     """The experiment's backbone for images of so many channels, with its weights and its norms."""
     backbone = build_backbone(e, in_channels)
-    report = load_pretrained(backbone, e.backbone.name, e.backbone.pretrained, in_channels) if pretrained else None
+    report = load_pretrained(backbone, e.backbone.name, e.backbone.pretrained) if pretrained else None
     replace_batch_norm(backbone, e.backbone.norm)
     return backbone, report
 
@@ -198,6 +198,7 @@ def build_normalize(e: ExperimentConfig) -> Normalize:
     channels = CHANNELS[e.input.modality]
     if not e.input.normalize:
         return Normalize([0.0] * len(channels), [1.0] * len(channels))
+    assert e.input.mean is not None and e.input.std is not None  # load_experiment fills them
     return Normalize([e.input.mean[c] for c in channels], [e.input.std[c] for c in channels])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,17 @@ WHERE = (
 """Keys that say where and how comfortably a run was made, not what was made."""
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
+
+class Normalisation(NamedTuple):
+    """Mean and deviation of R, G, B in 0..1, of the images that weights were trained on."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)  # ssd_effnet.models.backbones.pretrained shows it
+_PUBLISHED = {"vgg16": IMAGENET, "efficientnet-b": IMAGENET, "efficientnet-lite": TENSORFLOW_LITE}
 
 TINY = (
     "input.size=[128,160]",
@@ -66,6 +77,14 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
         config = _merge(config, _parse_override(override), f"override {override!r}")
     experiment = _to_dataclass(config, str(path))
     check_experiment(experiment, str(path))
+    for key in Normalisation._fields:
+        if getattr(experiment.input, key) is None:
+            if (own := own_normalisation(experiment.backbone.name)) is None:
+                raise ConfigError(
+                    f"{path}: key `input.{key}`: null means that of published weights, and none are known for "
+                    f"{experiment.backbone.name}; state four numbers (R, G, B, LWIR)"
+                )
+            setattr(experiment.input, key, own[key])
     return experiment
 
 
@@ -85,6 +104,21 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> Experim
     moved = _to_dataclass(config, "overrides")
     check_experiment(moved, "overrides")
     return moved
+
+
+def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
+    """What ``null`` means: R, G, B of a backbone's published weights, their average for LWIR, to four decimals.
+
+    Returns:
+        ``{"mean": ..., "std": ...}``; None for a backbone without published weights.
+    """
+    for beginning, published in _PUBLISHED.items():
+        if backbone.startswith(beginning):
+            return {
+                key: [round(value, 4) for value in (*channels, sum(channels) / 3)]
+                for key, channels in published._asdict().items()
+            }
+    return None
 
 
 def _named(path: Path) -> Path:

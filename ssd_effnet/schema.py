@@ -21,8 +21,9 @@ class InputConfig:
     # early: both as four channels; halfway: two streams that join, see fusion
     modality: Literal["visible", "lwir", "early", "halfway"] = "visible"
     normalize: bool = True  # by mean and std; false: pixels stay in 0..1
-    mean: list[float] = _list(0.3465, 0.3219, 0.2842, 0.1598)  # R, G, B, LWIR in 0..1
-    std: list[float] = _list(0.2358, 0.2265, 0.2274, 0.0813)  # of the same channels
+    # R, G, B, LWIR in 0..1, here KAIST's; null: the published weights' own, LWIR their average
+    mean: list[float] | None = _list(0.3465, 0.3219, 0.2842, 0.1598)
+    std: list[float] | None = _list(0.2358, 0.2265, 0.2274, 0.0813)  # of the same channels; null as above
 
 
 @dataclass

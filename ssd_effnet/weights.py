@@ -315,7 +315,8 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
 
     Args:
         weight: ``(O, 3, k, k)``.
-        in_channels: 3: as it is. 1 (LWIR): the mean over R, G, B. 4 (R, G, B, LWIR): R, G, B and their mean.
+        in_channels: 3: as it is. 1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their
+            sum. So a grey image, normalised, is answered alike by all three.
 
     Returns:
         ``(O, in_channels, k, k)``.
@@ -325,11 +326,11 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
     """
     if weight.ndim != 4 or weight.shape[1] != 3:
         raise WeightsError(f"a first convolution over R, G, B has weights (O, 3, k, k), not {tuple(weight.shape)}")
-    mean = weight.mean(dim=1, keepdim=True)  # (O, 1, k, k)
+    total = weight.sum(dim=1, keepdim=True)  # (O, 1, k, k)
     if in_channels == 1:
-        return mean
+        return total
     if in_channels == 3:
         return weight
     if in_channels == 4:
-        return torch.cat([weight, mean], dim=1)
+        return torch.cat([weight, total], dim=1) / 2
     raise WeightsError(f"there is no rule to turn three input channels into {in_channels}; there is one for 1, 3 and 4")

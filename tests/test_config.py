@@ -8,6 +8,7 @@ import pytest
 from ssd_effnet.config import (
     ConfigError,
     ExperimentConfig,
+    ancestors,
     differences,
     load_base,
     load_experiment,
@@ -203,6 +204,32 @@ def test_an_experiment_changes_what_it_says(path: Path) -> None:
     experiment = load_experiment(path)
     assert differences(experiment, load_base(path)) == sorted(experiment.changes)
     assert experiment.description.strip().endswith(".") and "?" in experiment.description
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_changes_one_thing_or_says_what_else(path: Path) -> None:
+    """``Changes together: KEY, GROUP: why`` in the description; 00 is what the chain begins with."""
+    experiment = load_experiment(path)
+    said = re.search(r"Changes together: ([\w., ]+): \S", experiment.description)
+    if said:
+        named = said[1].split(", ")
+        assert [key for key in experiment.changes if not {key, key.split(".")[0]} & set(named)] == []
+        assert set(named) <= {part for key in experiment.changes for part in (key, key.split(".")[0])}
+    else:
+        assert len(experiment.changes) == 1 or not ancestors(path)
+    if path.name[:2].isdigit() and said:  # a step of the chain names each key
+        assert sorted(named) == sorted(experiment.changes)
+
+
+def test_the_chain_is_in_the_order_of_its_questions() -> None:
+    files = {path.name.split("_")[0]: path for path in EXPERIMENTS if path.name[0].isdigit()}
+    parents = {step: ancestors(path)[0].split("_")[0] for step, path in files.items() if step != "00"}
+    wanted = (
+        "00b:00 01:00b 01a:01 01b:01 02:01 02a:02 03:02 04:02 05:04 06c:05 06:06c 06a:06 06b:06 07:06 07a:07 07b:07a"
+    )
+    assert parents == dict(step.split(":") for step in f"{wanted} 08:07b 09:08 10:08 11:08 12:08".split())
+    pretrained = {load_experiment(path).backbone.pretrained for path in files.values()}
+    assert pretrained == {"imagenet"}
 
 
 def test_defaults_are_valid(tmp_path: Path) -> None:

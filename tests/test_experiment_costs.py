@@ -36,6 +36,7 @@ def cost_of(e: ExperimentConfig) -> Cost:
 # parameters, multiply-adds in 10^6, anchors; at each experiment's own input size
 GOLDEN = {
     "00_vgg16": (23_591_704, 132_803, 41_760),
+    "00b_vgg16_rmsprop": (23_591_704, 132_803, 41_760),
     "01_effnet_b4": (8_086_792, 4_809, 41_760),
     "02_widen_3x3": (10_084_328, 8_014, 41_760),
     "02a_widen_1x1": (8_740_840, 6_043, 41_760),
@@ -47,6 +48,8 @@ GOLDEN = {
     "06b_unbounded": (24_277_536, 8_841, 41_760),
     "06c_sum": (24_277_528, 8_841, 41_760),  # the same without two scalars in each of four nodes
     "07_repeated_fpn": (26_451_488, 9_108, 41_760),
+    "07a_one_width": (28_216_152, 15_632, 41_760),
+    "07b_nearest": (25_802_328, 14_609, 41_760),
     "08_bifpn": (26_394_836, 14_917, 41_760),
     "09_panet": (26_486_668, 15_671, 41_760),
     "10_nas_fpn": (26_038_418, 15_036, 41_760),

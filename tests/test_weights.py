@@ -287,9 +287,9 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_first_convolution_for_other_channels() -> None:
     weight = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
-    assert adapt_first_convolution(weight, 1).flatten().tolist() == [3]
+    assert adapt_first_convolution(weight, 1).flatten().tolist() == [9]
     assert adapt_first_convolution(weight, 3) is weight
-    assert adapt_first_convolution(weight, 4).flatten().tolist() == [1, 2, 6, 3]
+    assert adapt_first_convolution(weight, 4).flatten().tolist() == [0.5, 1, 3, 4.5]
     with pytest.raises(WeightsError, match="into 2"):
         adapt_first_convolution(weight, 2)
     with pytest.raises(WeightsError, match=r"not \(1, 1, 1, 1\)"):

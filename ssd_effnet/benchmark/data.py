@@ -44,7 +44,7 @@ def benchmark_data(
     calls: dict[str, Callable[[], object]] = {"decode": partial(_decode, [chosen[i] for _, i in keys])}
     agreement = {}
     for stage in ("train", "test"):
-        chain = reference.Chain(size, experiment.input.mean, experiment.input.std, train=stage == "train")
+        chain = reference.Chain(size, experiment.input.mean or [], experiment.input.std or [], train=stage == "train")
         transforms = build_transforms(experiment, stage)
         own = DetectionDataset(chosen, "early", transforms)
         agreement[stage] = _agreement(own, chain, keys)

