@@ -176,8 +176,8 @@ def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
     """Swap every batch norm below ``module`` and return it.
 
     Args:
-        norm: ``batch`` leaves all as it is, ``frozen`` makes them constants, ``group`` takes group norm with groups of
-            16 channels (or the largest common divisor with 32), keeping the affine terms.
+        norm: ``batch`` leaves all as it is, ``frozen`` makes them constants, ``group`` takes group norm of up to 32
+            groups (the largest power of two that divides the channels), keeping the affine terms.
     """
     if norm == "batch":
         return module

@@ -37,7 +37,7 @@ from ssd_effnet.build import (
     build_schedule,
 )
 from ssd_effnet.checkpoints import WholeCheckpoints
-from ssd_effnet.config import save_experiment, varied
+from ssd_effnet.config import own_normalisation, save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.failure import Failure
@@ -142,6 +142,13 @@ def _run(
     detector, report = build_detector(experiment, pretrained=not resumed)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
+    elif not resumed and {"mean": experiment.input.mean, "std": experiment.input.std} == own_normalisation(
+        experiment.backbone.name
+    ):
+        echo(
+            f"input.mean, input.std: those of published weights, but {experiment.backbone.name} begins at random; "
+            "scripts/inspect_data.py --stats counts the data's own"
+        )
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -248,18 +249,24 @@ class MetricsCsv(Callback):
 class FusionWeights(Callback):
     """``fusion/<node>/<input>`` each epoch: what each node of a weighted neck multiplies its inputs by.
 
-    So one sees which level a node listens to. Silent where nothing is learned.
+    Of the weights that are validated and tested: the averaged ones where there are such. So one sees which level a node
+    listens to. Silent where nothing is learned.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         neck = pl_module.detector.part("neck") if isinstance(pl_module, TrainingModule) else None
         if not isinstance(neck, GraphNeck):
             return
+        averages = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, WeightAveraging)]
+        for average in averages:
+            average.on_validation_epoch_start(trainer, pl_module)  # exchanges the weights, and the end does it again
         weights = {
             f"fusion/{node}/{name}": weight
             for node, inputs in neck.fusion_weights().items()
             for name, weight in inputs.items()
         }
+        for average in averages:
+            average.on_validation_epoch_end(trainer, pl_module)
         if weights:
             pl_module.log_dict(weights)
 

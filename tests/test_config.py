@@ -232,6 +232,20 @@ def test_the_chain_is_in_the_order_of_its_questions() -> None:
     assert pretrained == {"imagenet"}
 
 
+def test_null_is_the_normalisation_of_the_weights(files: Path) -> None:
+    """LWIR has their average; what is written down are numbers."""
+    own = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.mean=null", "input.std=null"]).input
+    assert (own.mean, own.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
+    lite = load_experiment(ROOT / "experiments" / "lite0.yaml")
+    assert (lite.input.mean, lite.input.std) == ([0.498] * 4, [0.502] * 4)
+    save_experiment(lite, files / "config.yaml")
+    assert "mean:\n  - 0.498\n" in (files / "config.yaml").read_text()
+    half = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.std=null"]).input
+    assert half.mean == ExperimentConfig().input.mean and half.std == own.std
+    with pytest.raises(ConfigError, match=r"lite0\.yaml: key `input\.mean`: null .* resnet18"):
+        load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.name=resnet18"])
+
+
 def test_defaults_are_valid(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert differences(load_experiment(tmp_path / "empty.yaml"), ExperimentConfig()) == []

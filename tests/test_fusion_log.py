@@ -8,6 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.config import load_experiment
+from ssd_effnet.models.necks import GraphNeck
+from ssd_effnet.predictor import load_detector
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory
 
@@ -22,11 +24,14 @@ def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
             *(f"data.root={tmp_path / 'data'}", "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
             *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
             *("input.size=[64,96]", "trainer.accelerator=cpu"),
-            *("trainer.panel_images=0", "trainer.monitor=val/loss_total"),
+            *("trainer.panel_images=0", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last"),
             *("optimizer.lr=0.001", "schedule.name=constant"),
+            *("trainer.ema_decay=0.5", "input.mean=null", "input.std=null"),
         ],
     )
-    run(e, tmp_path, echo=lambda line: None)
+    lines: list[str] = []
+    run(e, tmp_path, echo=lines.append)
+    assert [line for line in lines if "input.mean" in line and "random" in line]
     directory = RunDirectory.of(e, tmp_path).path
     events = EventAccumulator(str(directory)).Reload()
     # five levels: the node of the deepest has one input and nothing to weigh
@@ -39,5 +44,11 @@ def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
     for i in range(4):
         assert last[f"fusion/td{i}/in{i}"] + last[f"fusion/td{i}/td{i + 1}"] == pytest.approx(1, abs=1e-3)
     assert any(abs(value - 0.5) > 1e-4 for value in last.values())
+    # of the averaged weights, which are the tested ones
+    detector = load_detector(directory).detector
+    assert isinstance(detector.neck, GraphNeck)
+    for node, inputs in detector.neck.fusion_weights().items():
+        for name, weight in inputs.items():
+            assert last[f"fusion/{node}/{name}"] == pytest.approx(weight, abs=1e-6)
     rows = list(csv.DictReader((directory / "metrics.csv").open()))
     assert float(rows[-1]["fusion/td0/in0"]) == pytest.approx(last["fusion/td0/in0"], abs=1e-6)

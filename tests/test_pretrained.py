@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from efficientnet_pytorch import EfficientNet as Package
+from torch import nn
 
-from ssd_effnet.config import IMAGENET, TENSORFLOW_LITE, own_normalisation
+from ssd_effnet.build import build_detector
+from ssd_effnet.config import IMAGENET, TENSORFLOW_LITE, load_experiment, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES, VGG16, EfficientNet
 from ssd_effnet.models.backbones.pretrained import PRETRAINED, first_convolution, load_pretrained, pretrained_weights
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES_BN
 from ssd_effnet.weights import WeightsError, read_state_dict
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_backbone_has_published_weights() -> None:
@@ -138,3 +143,48 @@ def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         f"it elsewhere and put it at {tmp_path / 'cache' / 'vgg16_bn-6c64b313.pth'}, or set `backbone.pretrained` to "
         "the path of a file you have or to none, or take efficientnet-lite0, whose weights come with the requirements"
     )
+
+
+def test_vgg_gives_torchvisions_maps(shared: Path) -> None:
+    """ImageNet's thirteen convolutions, under the names of torchvision, which lays them out as one sequence."""
+    file = shared / "weights" / "vgg16_conv_imagenet.pth"
+    layers: list[nn.Module] = []
+    for name, tensor in read_state_dict(file).items():
+        if name.endswith("weight"):
+            while len(layers) < int(name.split(".")[1]):
+                layers.append(nn.MaxPool2d(2, 2))
+            layers += [nn.Conv2d(tensor.shape[1], tensor.shape[0], 3, padding=1), nn.ReLU()]
+    features = nn.Sequential(*layers)
+    features.load_state_dict({name.partition(".")[2]: tensor for name, tensor in read_state_dict(file).items()})
+    backbone = VGG16(batch_norm=False).eval()
+    report = load_pretrained(backbone, "vgg16", str(file))
+    assert report is not None and len(report.loaded) == 26 and not report.unexpected
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(image)[0], features[:23](image), rtol=0, atol=0)  # conv4_3 after its ReLU
+        deep = backbone.conv5(features[:24](image))
+        torch.testing.assert_close(deep, features(image), rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"vgg16_conv_imagenet\.pth has the weights of vgg16, not of vgg16-bn"):
+        load_pretrained(VGG16(batch_norm=True), "vgg16-bn", str(file))
+
+
+def test_a_file_in_the_cache_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSD_EFFNET_CACHE", str(tmp_path))
+    (tmp_path / "vgg16-397923af.pth").write_bytes(b"another file")
+    with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth is not the file .* does not begin with 397923af"):
+        pretrained_weights("vgg16", "imagenet")
+
+
+def test_b4_starts_from_a_file(tmp_path: Path) -> None:
+    """As efficientnet-pytorch publishes it, by the command that docs/running.md has."""
+    page = (ROOT / "docs" / "running.md").read_text("utf-8")
+    assert "scripts/train.py experiments/01_effnet_b4.yaml backbone.pretrained=" in page
+    published = Package.from_name("efficientnet-b4")
+    torch.save(published.state_dict(), tmp_path / "b4.pth")
+    e = load_experiment(
+        ROOT / "experiments" / "01_effnet_b4.yaml", [f"backbone.pretrained={tmp_path / 'b4.pth'}", "input.mean=null"]
+    )
+    detector, report = build_detector(e)
+    assert report is not None and report.complete
+    torch.testing.assert_close(detector.backbone.get_parameter("_conv_stem.weight"), published._conv_stem.weight)
+    assert e.input.mean == [0.485, 0.456, 0.406, 0.449]

@@ -24,9 +24,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from efficientnet_pytorch.utils import url_map
 from torch import nn
 
+from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
 from ssd_effnet.weights import (
@@ -180,7 +182,24 @@ def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadRepor
         if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels != 3:
             state_dict[key] = adapt_first_convolution(weight, channels)
             adapted = (f"{module}.weight (3 -> {channels} channels)",)
-    report = load_by_name(
-        backbone, state_dict, rename=entry.rename, optional=entry.unpublished, source=f"{path} for {name}"
-    )
+    try:
+        report = load_by_name(
+            backbone, state_dict, rename=entry.rename, optional=entry.unpublished, source=f"{path} for {name}"
+        )
+    except WeightsError as error:
+        if other := next((other for other in PRETRAINED if _fills(state_dict, other, channels)), None):
+            raise WeightsError(f"{path} has the weights of {other}, not of {name}; backbone.name={other}") from error
+        raise
     return replace(report, adapted=adapted)
+
+
+def _fills(state_dict: Mapping[str, torch.Tensor], name: str, in_channels: int) -> bool:
+    """Whether these are the weights of another backbone."""
+    entry = PRETRAINED[name]
+    with torch.device("meta"):
+        backbone = BACKBONES[name](in_channels=in_channels)
+    try:
+        load_by_name(backbone, state_dict, rename=entry.rename, optional=entry.unpublished)
+    except WeightsError:
+        return False
+    return True
