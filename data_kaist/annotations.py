@@ -29,6 +29,7 @@ KAIST_SIZE = (512, 640)
 
 BBGT_HEADER = "% bbGt version=3"
 _BBGT_COLUMNS = 12  # label x y w h occ vx vy vw vh ignore angle
+_CORNER_COLUMNS = 5  # label x1 y1 x2 y2
 
 
 @dataclass
@@ -109,12 +110,14 @@ def read_annotation(
     modality: str = "visible",
     size: tuple[int, int] = KAIST_SIZE,
     without_area: list[str] | None = None,
+    file: Path | None = None,
 ) -> Annotations:
     """Read the annotation of one frame in any of the three forms.
 
-    Arguments as in :func:`annotation_path` and, of ``without_area``, in :func:`data_kaist.coco.read_coco`.
+    Arguments as in :func:`annotation_path` and, of ``without_area``, in :func:`data_kaist.coco.read_coco`; ``file`` is
+    where it was found, None: where it should be.
     """
-    path = annotation_path(folder, name, annotation_format, modality)
+    path = file or annotation_path(folder, name, annotation_format, modality)
     parse = parse_xml if annotation_format == "xml" else parse_bbgt
     return parse(_read(path), str(path), size=size, daytime=daytime_of(name), without_area=without_area)
 
@@ -187,18 +190,25 @@ def parse_bbgt(
 ) -> Annotations:
     """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
 
+    The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
     Arguments and errors as in :func:`parse_xml`; the text has no size of its own.
     """
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{where}: not a text file ({error})") from error
-    if not lines or not lines[0].replace(" ", "").startswith("%bbGtversion="):
+    corners = bool(lines) and len(lines[0].split()) == _CORNER_COLUMNS and not lines[0].startswith("%")
+    if not corners and not (lines and lines[0].replace(" ", "").startswith("%bbGtversion=")):
         raise AnnotationError(f"{where}: the first line should be '{BBGT_HEADER}'")
     rows = _Rows(where, size, without_area)
-    for line in lines[1:]:
+    for line in lines if corners else lines[1:]:
         columns = line.split()
         if not columns:
+            continue
+        if corners and len(columns) == _CORNER_COLUMNS:
+            at = f"{rows.next_object} ({columns[0]})"
+            x1, y1, x2, y2 = (finite(text, "corner", at, AnnotationError) for text in columns[1:])
+            rows.add(columns[0], (x1, y1, x2 - x1, y2 - y1), 0, ignore=False)
             continue
         if len(columns) != _BBGT_COLUMNS:
             raise AnnotationError(f"{rows.next_object} has {len(columns)} columns, which should be {_BBGT_COLUMNS}")

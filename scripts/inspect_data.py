@@ -7,6 +7,7 @@ examples:
   scripts/inspect_data.py data/kaist                                    the study's three splits, and sheet.png
   scripts/inspect_data.py data/kaist --split train-all-01 --stats       every training frame, read and counted
   scripts/inspect_data.py data/pennfudan/train.json --sheet penn.png
+  scripts/inspect_data.py data/exported                                 as Roboflow, COCO or CVAT lay it out
   scripts/inspect_data.py data/kaist --annotations paired --on-bad-frame skip
 """
 
@@ -22,12 +23,15 @@ from ssd_effnet import shell
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__)
     parser.add_argument("root", type=Path, help="the data set's folder, or a COCO file")
-    parser.add_argument("--kind", choices=("kaist", "coco"), help="default: coco if the root is or holds JSON files")
+    parser.add_argument(
+        "--kind", choices=("kaist", "coco"), help="default: coco if the root is a JSON file or holds some"
+    )
     parser.add_argument(
         "--split", dest="splits", action="append", metavar="SPLIT", help="may be repeated; default: the study's three"
     )
     parser.add_argument("--annotations", choices=("xml", "bbgt", "paired"), default="xml")
     parser.add_argument("--annotations-dir", type=Path, help="default: annotations-* below the root")
+    parser.add_argument("--images", default="", metavar="FOLDER", help="of a COCO file's images, if it is not found")
     parser.add_argument("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
     parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
     parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, load_frames
-from data_kaist.loading import Skipped
+from data_kaist.loading import Skipped, file_and_step
 from data_kaist.transforms import (
     Compose,
     Expand,
@@ -257,12 +257,16 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         DataError: one sentence on what is wrong with root, split or frames.
     """
     skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
+    cut = e.data.val if stage == "train" else ""  # the validation split is cut out of training
+    if e.data.allow_overlap and e.data.kind == "coco" and file_and_step(cut)[1] == 1:
+        cut = ""
     frames = load_frames(
         e.data.kind,
         Path(e.data.root),
         {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
         annotation_format=e.data.annotations,
-        exclude=e.data.val if stage == "train" and e.data.val else None,  # the validation split is cut out of training
+        images=e.data.images,
+        exclude=cut or None,
         modality=e.input.modality,
         skipped=skipped,
     )

@@ -22,7 +22,7 @@ from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
 
 WHERE = (
-    *("data.cache", "data.cache_folder", "data.root", "data.workers"),
+    *("data.cache", "data.cache_folder", "data.images", "data.root", "data.workers"),
     *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from data_kaist.annotations import AnnotationFormat, training_ignore
 from data_kaist.dataset import Frame, load_frames, read_pair
-from data_kaist.errors import EmptySplitError, ImageError, SplitError
+from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.frames import STUDY_VALIDATION
 from data_kaist.loading import Modality, Skipped, spread
 from data_kaist.statistics import (
@@ -39,6 +39,7 @@ def inspect(
     splits: list[str] | None = None,
     annotations: AnnotationFormat = "xml",
     annotations_dir: Path | None = None,
+    images: str = "",
     modality: Modality | None = None,
     sheet: Path | None = None,
     pictures: int = 8,
@@ -53,7 +54,8 @@ def inspect(
         splits: None: the study's three, or every COCO file.
         annotations: ``xml``, ``bbgt`` or ``paired``, of KAIST.
         annotations_dir: where they are, if not below the root.
-        modality: None: whichever images there are.
+        images: folder of the images, if not where they are looked for.
+        modality: images that must be there; None: those of each side that has any.
         sheet: None: ``sheet.png``, if there are images.
         pictures: on the sheet; 0: none is written.
         stats: mean and standard deviation of each channel, too; reads every image.
@@ -77,7 +79,8 @@ def inspect(
                 split,
                 annotation_format=annotations,
                 annotations_dir=annotations_dir,
-                modality=modality,
+                images=images,
+                modality=modality or "any",
                 skipped=skipped,
             )
         except EmptySplitError:
@@ -88,6 +91,11 @@ def inspect(
             continue
         by_split[split] = frames
         _report_skipped(console, split, skipped)
+        if kind == "coco" and not any(frame.visible or frame.lwir for frame in frames):
+            try:
+                load_frames("coco", root, split, images=images)
+            except DataError as error:  # counted without its images, which are named
+                console.print(Text(str(error), style="yellow"), soft_wrap=True)
     if not by_split:
         raise SplitError(f"{root}: none of the splits {', '.join(named)} has any frame")
     for split, frames in by_split.items():
@@ -119,17 +127,25 @@ def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path
     if not root.exists():
         raise SplitError(f"{root}: no such file or folder")
     if root.is_file():
-        return root.parent, kind or "coco", splits or [root.name]
-    files = sorted(path.name for path in root.glob("*.json"))
-    is_kaist = any(root.glob("annotations*")) or (root / "images").is_dir()
-    kind = kind or ("coco" if files and not any(root.glob("annotations*")) else "kaist")
+        folder = root.parent.parent if root.parent.name == "annotations" else root.parent  # COCO's and CVAT's
+        return folder, kind or "coco", splits or [root.relative_to(folder).as_posix()]
+    files = _coco_files(root)
+    is_kaist = any(root.glob("annotations*/set??")) or any(root.glob("*annotations*/set??_V???_I*"))
+    kind = kind or ("coco" if files and not is_kaist else "kaist")
     if kind == "kaist":
-        if not is_kaist:
-            raise SplitError(f"{root}: no data set there; looked for images/, annotations-xml/ and *.json")
+        if not (is_kaist or any(root.glob("annotations*")) or (root / "images").is_dir()):
+            raise SplitError(f"{root}: no data set there; looked for images/, annotations-xml/, *.json and */*.json")
         return root, kind, splits or KAIST_SPLITS
     if not (splits or files):
-        raise SplitError(f"{root}: no COCO file there; looked for *.json")
+        raise SplitError(f"{root}: no COCO file there; looked for *.json and */*.json")
     return root, kind, splits or files
+
+
+def _coco_files(root: Path) -> list[str]:
+    """JSON files of a data set as it was exported: in its root, or a folder below; of COCO's own the instances."""
+    found = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    instances = [path for path in found if path.name.startswith("instances_")]
+    return [path.relative_to(root).as_posix() for path in instances or found]
 
 
 def _modality(root: Path, frames: Sequence[Frame]) -> Modality:

@@ -22,10 +22,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_kaist.dataset import DetectionDataset
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import DetectionDataset, load_frames
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError
-from data_kaist.loading import image_ids
+from data_kaist.loading import Frame, file_and_step, image_ids, shared
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
     as_size,
@@ -53,7 +54,7 @@ from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, descri
 from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import StopAfterStep
-from ssd_effnet.structures import Annotations, DetectionTable
+from ssd_effnet.structures import PERSON, Annotations, DetectionTable
 from ssd_effnet.training import LOG_EVERY, FusionWeights, MetricsCsv, Pictures, TrainingModule
 from ssd_effnet.waiting import EpochLines, Waiting
 from ssd_effnet.weights import read_plain
@@ -136,9 +137,12 @@ def _run(
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
         if dataset.cache is not None:
             echo(f"{stage}: decoded frames are kept and {dataset.cache}")
+    _refuse_to_train_on_nobody(experiment, datasets["train"])
     _refuse_to_watch_nobody(experiment, datasets)
     if resumed:
         directory.refuse_other_data(describe_data(datasets))
+    elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
+        _refuse_shared_images(experiment, datasets)
     detector, report = build_detector(experiment, pretrained=not resumed)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
@@ -315,6 +319,42 @@ def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
         raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
     if len(experiment.head.classes) > 1:
         raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
+
+
+def _refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
+    """A split whose objects are all ignore regions teaches nothing."""
+    split, least = experiment.data.train, experiment.data.min_height
+    annotations = _annotations(dataset)
+    if all(training_ignore(of_frame, least).all() for of_frame in annotations):
+        persons = sum(int((of_frame.labels == PERSON).sum()) for of_frame in annotations)
+        raise RunError(
+            f"the training split {split!r} contains nobody to be found: of its {sum(map(len, annotations)):,} objects "
+            f"{persons:,} are persons, and each of them is flagged, lower than data.min_height ({least:g} pixels) or "
+            "over the border"
+        )
+
+
+def _refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """No image of one COCO file is to be trained on and to be validated or tested on as well."""
+    e, t = experiment.data, experiment.trainer
+    splits = {"train": e.train, "val": e.val, "test": e.test}
+    frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
+    chooses = t.test_checkpoint == "best" or experiment.schedule.name == "plateau"
+    said = []
+    for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
+        if stage not in frames or other not in frames:
+            continue
+        others = frames[other]
+        files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
+        if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
+            others = load_frames("coco", e.root, e.train, images=e.images, modality=None, skipped=[])
+        if both := shared(frames[stage], others):
+            of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
+            said.append(
+                f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"
+            )
+    if said:
+        raise RunError(f"{'; '.join(said)}; take them out of one of the two, or set data.allow_overlap: true")
 
 
 def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:

@@ -30,6 +30,8 @@ class InputConfig:
 class DataConfig:
     kind: Literal["kaist", "coco"] = "kaist"  # kaist: its folders; coco: images and a JSON file a split
     root: str = "data/kaist"  # the folder of the data set
+    # folder of the images, below the JSON file's own or below the root; empty: looked for as docs/your-data.md says
+    images: str = ""
     # which of KAIST's: the original XML, bbGt text, or a box for each image of a pair
     annotations: Literal["xml", "bbgt", "paired"] = "xml"
     # kaist: train-all-02, test-day-20 ..., or a stretch of one video; coco: a JSON file below the root
@@ -40,6 +42,7 @@ class DataConfig:
     cache: Literal["none", "memory", "disk"] = "none"  # decoded frames of training and validation, once read
     cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
     on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
+    allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
     min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
 
 

@@ -120,7 +120,14 @@ def test_the_comparison_sees_batch_norms_that_are_not_synchronised(tmp_path: Pat
 
 
 def _everything(root: Path, *overrides: str) -> ExperimentConfig:
-    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=val.json", "data.test=five.json")
+    data = (
+        "data.kind=coco",
+        f"data.root={root}",
+        "data.train=train.json",
+        "data.val=val.json",
+        "data.test=five.json",
+        "data.allow_overlap=true",
+    )
     loop = ("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last")
     # a rate so low that no weight moves: rounding would grow from step to step
     still = ("optimizer.name=sgd", "optimizer.lr=1e-30")

@@ -149,7 +149,7 @@ def test_a_bad_frame_stops_or_is_skipped(
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
-        (["empty"], "empty: no data set there; looked for images/, annotations-xml/ and *.json"),
+        (["empty"], "empty: no data set there; looked for images/, annotations-xml/, *.json and */*.json"),
         (["empty", "--kind", "coco"], "empty: no COCO file there"),
         (["kaist", "--split", "test-al-20"], "unknown split 'test-al-20'; did you mean 'test-all-20'?"),
         (["kaist", "--split", "train-all-02"], "split 'train-all-02' is empty; 4 frames were found there"),

@@ -55,7 +55,9 @@ def test_a_run_names_the_batch_size(
     step: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=val.json")
-    e = load_experiment(LITE0, [*data, "data.test=five.json", "trainer.accelerator=cpu"], tiny=True)
+    e = load_experiment(
+        LITE0, [*data, "data.test=five.json", "data.allow_overlap=true", "trainer.accelerator=cpu"], tiny=True
+    )
     monkeypatch.setattr(TrainingModule, step, fails)
     with pytest.raises(OutOfMemory, match=r"^the GPU's memory .* batches of 2 images of 160x128 pixels") as caught:
         run(e, tmp_path, echo=lambda line: None)

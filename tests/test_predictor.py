@@ -49,7 +49,7 @@ def finished(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "data.train=train.json",
         "data.val=",
     )
-    more = ("data.test=train.json", "trainer.test_checkpoint=last")
+    more = ("data.test=train.json", "data.allow_overlap=true", "trainer.test_checkpoint=last")
     e = load_experiment(LITE0, [*SMALL, *settings, *more])
     out = tmp_path_factory.mktemp("runs")
     run(e, out, echo=lambda line: None)
