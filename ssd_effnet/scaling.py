@@ -2,7 +2,8 @@
 where the two differ. Where they do, the table holds.
 
 Sources: EfficientNet (Tan and Le 2019), section 3.3, table 1 and, for the coefficients, the authors' code
-(``efficientnet_builder.py``); EfficientDet (Tan et al. 2020), section 4.2, tables 1 and 2.
+(``efficientnet_builder.py``); EfficientDet (Tan et al. 2020), section 4.2, tables 1 and 2, and the authors' code
+(``hparams_config.py``, ``efficientdet_arch.py`` of google/automl) for fusion, anchors and drop-connect.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def efficientnet_factors(phi: float) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class EfficientDetScale:
-    """The four things that phi scales together in a detector.
+    """What phi scales together in a detector, and what the authors' code changes beside it.
 
     Attributes:
         backbone: ``b0`` ... ``b7``.
@@ -108,6 +109,8 @@ class EfficientDetScale:
         bifpn_channels: W_bifpn, the width of the neck and of the class and box nets.
         bifpn_repeats: D_bifpn, turns of the neck.
         head_layers: D_box = D_class, convolutions of the class and box nets before their last one.
+        fusion: of a node's inputs; the largest necks take the plain sum, "for stability".
+        anchor_scale: side of a level's smallest square anchor, in strides.
     """
 
     backbone: str
@@ -115,6 +118,8 @@ class EfficientDetScale:
     bifpn_channels: int
     bifpn_repeats: int
     head_layers: int
+    fusion: str = "fast"
+    anchor_scale: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ EFFICIENTDETS: dict[str, PublishedDetector] = {
     "d4": PublishedDetector(EfficientDetScale("b4", 1024, 224, 7, 4), 20.7, 55.2),
     # 130 by the authors' code; the paper's table says 135.
     "d5": PublishedDetector(EfficientDetScale("b5", 1280, 288, 7, 4), 33.7, 130.0),
-    "d6": PublishedDetector(EfficientDetScale("b6", 1280, 384, 8, 5), 51.9, 226.0),
-    "d7": PublishedDetector(EfficientDetScale("b6", 1536, 384, 8, 5), 51.9, 325.0),
+    "d6": PublishedDetector(EfficientDetScale("b6", 1280, 384, 8, 5, "sum"), 51.9, 226.0),
+    "d7": PublishedDetector(EfficientDetScale("b6", 1536, 384, 8, 5, "sum", 5.0), 51.9, 325.0),
 }
 
 
@@ -180,6 +185,8 @@ def efficientdet_scale(
         bifpn_channels=row(neck).bifpn_channels,
         bifpn_repeats=row(neck).bifpn_repeats,
         head_layers=row(head).head_layers,
+        fusion=row(neck).fusion,
+        anchor_scale=row(resolution).anchor_scale,
     )
 
 
@@ -191,7 +198,7 @@ def scaled_settings(
     head: int | None = None,
     resolution: int | None = None,
     frame: tuple[int, int] = (512, 640),
-) -> dict[str, str | int | list[int]]:
+) -> dict[str, str | int | list[int] | list[float]]:
     """An experiment's settings at the published scale, ``{dotted key: value}``.
 
     Args:
@@ -203,15 +210,18 @@ def scaled_settings(
         ValueError: for a phi outside 0 to 7.
     """
     scale = efficientdet_scale(phi or 0, backbone=backbone, neck=neck, head=head, resolution=resolution)
-    found: dict[str, str | int | list[int]] = {}
+    found: dict[str, str | int | list[int] | list[float]] = {}
     if backbone is not None or phi is not None:
-        found["backbone.name"] = f"efficientnet-{scale.backbone}"
+        drop_connect = "0" if scale.backbone == "b0" else "null"  # b0 is never skipped in the authors' detector
+        found |= {"backbone.name": f"efficientnet-{scale.backbone}", "backbone.drop_connect": drop_connect}
     if neck is not None or phi is not None:
         found |= {"neck.channels": scale.bifpn_channels, "neck.repeats": scale.bifpn_repeats}
+        found["neck.fusion"] = scale.fusion
     if head is not None or phi is not None:
         found["head.layers"] = scale.head_layers
     if resolution is not None or phi is not None:
         found["input.size"] = [scale.resolution, round(scale.resolution * frame[1] / frame[0])]
+        found["anchors.sizes"] = [scale.anchor_scale * stride for stride in (8, 16, 32, 64, 128)]
     return found
 
 

@@ -102,6 +102,49 @@ def test_the_files_hold_what_the_table_says(phi: int) -> None:
     assert file.input.size == [scale.resolution, scale.resolution * 5 // 4]
 
 
+# hparams_config.py of google/automl (012f92d), per row: backbone_name, image_size, fpn_num_filters, fpn_cell_repeats,
+# box_class_repeats, fpn_weight_method, anchor_scale; then the backbone's drop-connect of efficientdet_arch.py
+AUTHORS = {
+    "d0": ("b0", 512, 64, 3, 3, "fast", 4.0, 0),
+    "d1": ("b1", 640, 88, 4, 3, "fast", 4.0, None),
+    "d2": ("b2", 768, 112, 5, 3, "fast", 4.0, None),
+    "d3": ("b3", 896, 160, 6, 4, "fast", 4.0, None),
+    "d4": ("b4", 1024, 224, 7, 4, "fast", 4.0, None),
+    "d5": ("b5", 1280, 288, 7, 4, "fast", 4.0, None),
+    "d6": ("b6", 1280, 384, 8, 5, "sum", 4.0, None),
+    "d7": ("b6", 1536, 384, 8, 5, "sum", 5.0, None),
+}
+
+
+@pytest.mark.parametrize("row", list(AUTHORS))
+def test_an_efficientdet_has_the_settings_of_its_authors(row: str) -> None:
+    e = experiment(f"efficientdet_{row}")
+    name, (height, _), neck = e.backbone.name.removeprefix("efficientnet-"), e.input.size, e.neck
+    sizes = [size / stride for size, stride in zip(e.anchors.sizes, (8, 16, 32, 64, 128), strict=True)]
+    of_the_row = (
+        name,
+        height,
+        neck.channels,
+        neck.repeats,
+        e.head.layers,
+        neck.fusion,
+        sizes[0],
+        e.backbone.drop_connect,
+    )
+    assert of_the_row == AUTHORS[row] and len(set(sizes)) == 1
+    # of all rows: levels P3 to P7, scales and ratios, focal and Huber loss, SGD, 0.08 per batch of 64, cosine to 0
+    assert (neck.topology, neck.extra_levels, neck.convolution, neck.activation) == ("bifpn", 2, "separable", "silu")
+    assert neck.activation_first and (neck.upsample, neck.downsample) == ("nearest", "max_pool")
+    assert len(e.anchors.scales) == 3 and e.anchors.ratios == [0.5, 1.0, 2.0]
+    assert (e.loss.kind, e.loss.alpha, e.loss.gamma) == ("focal", 0.25, 1.5)
+    assert (e.loss.localization, e.loss.localization_delta, 4 * e.loss.localization_weight) == ("huber", 0.1, 50)
+    o = e.optimizer
+    assert (o.name, o.momentum, o.gradient_clip, o.weight_decay, o.decay_norms) == ("sgd", 0.9, 10, 4e-5, False)
+    assert (e.schedule.name, e.schedule.final_lr_factor, e.trainer.ema_decay) == ("cosine", 0, 0.9998)
+    assert o.lr / e.trainer.batch_size == pytest.approx(0.08 / 64)
+    assert (e.input.mean, e.input.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
+
+
 def test_scale_prints_overrides() -> None:
     def printed(*arguments: str) -> str:
         command = [sys.executable, str(ROOT / "scripts" / "scale.py"), *arguments]
@@ -109,10 +152,11 @@ def test_scale_prints_overrides() -> None:
         return done.stdout.strip() or done.stderr.strip()
 
     assert printed("--phi", "3", "--head", "6").split() == [
-        *("backbone.name=efficientnet-b3", "neck.channels=160", "neck.repeats=6", "head.layers=5"),
-        "input.size=[896,1120]",
+        *("backbone.name=efficientnet-b3", "backbone.drop_connect=null"),
+        *("neck.channels=160", "neck.repeats=6", "neck.fusion=fast", "head.layers=5"),
+        *("input.size=[896,1120]", "anchors.sizes=[32.0,64.0,128.0,256.0,512.0]"),
     ]
-    assert printed("--backbone", "4") == "backbone.name=efficientnet-b4"
+    assert printed("--backbone", "4") == "backbone.name=efficientnet-b4 backbone.drop_connect=null"
     assert "from 0 to 7" in printed("--phi", "8")
     assert "give --phi" in printed()
 
