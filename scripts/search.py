@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__)
     monitors = get_args(TrainerConfig.__annotations__["monitor"])
-    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the one to search around")
+    parser.add_argument("experiment", type=Path, help="NAME or experiments/NAME.yaml, the one to search around")
     parser.add_overrides("settings of all trials")
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to draw: YAML, see above")
     parser.add_argument(

@@ -18,7 +18,7 @@ from ssd_effnet import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__)
-    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, or the config.yaml of a run")
+    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
     parser.add_overrides()
     parser.add_argument("--graph", type=Path, metavar="OUT.svg", help="draw the levels and what each is made from")
     return parser

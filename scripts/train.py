@@ -27,7 +27,7 @@ from ssd_effnet import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__)
-    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, or the config.yaml of a run")
+    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
     parser.add_overrides()
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")

@@ -208,7 +208,7 @@ def features(arguments: argparse.Namespace) -> str:
 
 def add_data(commands: Commands) -> None:
     parser = add_command(commands, "data", data)
-    parser.add_argument("experiment", type=Path, help="experiments/NAME.yaml, the config.yaml of a run, or a run")
+    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, the config.yaml of a run, or a run")
     parser.add_overrides("settings that differ, before the options")
     parser.add_argument("--stage", default="train", help="train (default), val or test")
     parser.add_argument("--count", type=int, default=6, help="how many frames (default: 6)")

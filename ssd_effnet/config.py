@@ -26,6 +26,7 @@ WHERE = (
     *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
+_EXPERIMENTS = (Path(__file__).parents[1] / "experiments", Path("experiments"))  # of the checkout, or where one stands
 _NOT_SETTINGS = ("base", "name", "description", "changes")
 
 
@@ -59,16 +60,14 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     """Read an experiment file, its bases and ``key=value`` overrides.
 
     Args:
-        path: a YAML file: an experiment, or the ``config.yaml`` of a run.
+        path: a YAML file: an experiment, or the ``config.yaml`` of a run; or see :func:`find_experiment`.
         overrides: dotted keys, YAML values: ``optimizer.lr=0.001``, ``input.size=[256,320]``.
         tiny: shrink it by :data:`TINY` (which overrides may change again) and append ``-tiny`` to its name.
 
     Raises:
         ConfigError: one sentence naming file (or override), key and the nearest right key or value.
     """
-    path = Path(path)
-    if not path.exists() and (meant := [p for p in (path.with_suffix(".yaml"), _named(path)) if p.is_file()]):
-        raise ConfigError(f"{path}: there is no such experiment file; did you mean {meant[0]}?")
+    path = find_experiment(path)
     config = OmegaConf.structured(ExperimentConfig)
     for layer_path, layer in reversed(_chain(path)):
         config = _merge(config, layer, str(layer_path))
@@ -121,20 +120,35 @@ def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
     return None
 
 
-def _named(path: Path) -> Path:
-    """The project's experiment of this name, seen from the checkout."""
-    return Path("experiments", f"{path.stem}.yaml")
+def find_experiment(path: str | Path, base_of: Path | None = None) -> Path:
+    """The experiment file that is meant, with or without ``.yaml``.
+
+    Args:
+        path: of a file, or the bare name of one of the project's experiments.
+        base_of: the file that names it as its base: it is looked for beside that one first.
+
+    Raises:
+        ConfigError: there is none; names the most similar one.
+    """
+    path, beside = Path(path), base_of.parent if base_of else Path()
+    folders = [beside / path.parent, *(_EXPERIMENTS if len(path.parts) == 1 else ())]
+    files = [Path(folder, name) for folder in folders for name in (path.name, f"{path.name}.yaml")]
+    if there := [file for file in files if file.is_file()]:
+        return there[0]
+    others = [file.name for folder in folders for file in sorted(folder.glob("*.yaml")) if file != base_of]
+    where = f"{base_of}: key `base`: {path}" if base_of else path
+    raise ConfigError(f"{where}: there is no such experiment file{nearest(f'{path.stem}.yaml', others)}")
 
 
 def load_base(path: str | Path) -> ExperimentConfig:
     """What an experiment file starts from: its base, or the defaults where it names none."""
-    chain = _chain(Path(path))
+    chain = _chain(find_experiment(path))
     return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
 def ancestors(path: str | Path) -> list[str]:
     """Names of the experiments that a file is a difference from, the nearest first."""
-    return [base.stem for base, _ in _chain(Path(path))[1:]]
+    return [base.stem for base, _ in _chain(find_experiment(path))[1:]]
 
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
@@ -171,10 +185,7 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             return chain
         if not isinstance(base, str):
             raise ConfigError(f"{current}: `base` must be the name of a file, not {base!r}")
-        if not (current.parent / base).is_file():
-            names = [p.name for p in sorted(current.parent.glob("*.yaml"))]
-            raise ConfigError(f"{current}: base {base!r} is not beside it{nearest(base, names)}")
-        current = current.parent / base
+        current = find_experiment(base, current)
 
 
 def _read_layer(path: Path) -> dict[str, Any]:

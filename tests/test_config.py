@@ -15,6 +15,7 @@ from ssd_effnet.config import (
     save_experiment,
 )
 from ssd_effnet.keys import key_types, options, settings
+from ssd_effnet.study.plan import plan
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -203,7 +204,7 @@ def test_a_missing_file_names_its_neighbour(files: Path) -> None:
 def test_an_experiment_changes_what_it_says(path: Path) -> None:
     experiment = load_experiment(path)
     assert differences(experiment, load_base(path)) == sorted(experiment.changes)
-    assert experiment.description.strip().endswith(".") and "?" in experiment.description
+    assert experiment.description.strip().endswith((".", "?")) and "?" in experiment.description
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
@@ -274,9 +275,29 @@ def test_a_key_of_the_command_line_in_a_file_is_answered_with_its_group(tmp_path
         load_experiment(tmp_path / "dotted.yaml")
 
 
-def test_an_experiment_named_without_its_folder_is_answered_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(ConfigError, match=r"^lite0: there is no .*; did you mean experiments/lite0\.yaml\?"):
-        load_experiment("lite0")
-    with pytest.raises(ConfigError, match=r"did you mean experiments/lite0\.yaml\?"):
-        load_experiment("experiments/lite0")
+@pytest.mark.parametrize("folder", [ROOT, None], ids=["checkout", "elsewhere"])
+def test_a_bare_name_is_one_of_the_projects_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path | None
+) -> None:
+    monkeypatch.chdir(folder or tmp_path)
+    lite0 = load_experiment(ROOT / "experiments" / "lite0.yaml")
+    assert load_experiment("lite0") == load_experiment("lite0.yaml") == lite0
+    assert plan([Path("lite0")], [0], [], tmp_path)[0].source.is_file()
+    assert ancestors("05_deconv")[0] == "04_fpn"
+    with pytest.raises(ConfigError, match=r"^lit0: there is no such .*; did you mean `lite0\.yaml`"):
+        load_experiment("lit0")
+    with pytest.raises(ConfigError, match=r"^nowhere/lite0: there is no such experiment file$"):
+        load_experiment("nowhere/lite0")
+
+
+def test_bases_are_beside_the_file_or_among_the_projects_experiments(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: lite0.yaml\ndescription: Faster?\nchanges: [optimizer.lr]\noptimizer: {lr: 0.5}\n")
+    assert differences(load_experiment(mine), load_experiment("lite0")) == ["optimizer.lr"]
+    assert load_base(mine).name == "lite0" and ancestors(mine)[0] == "lite0"
+    (tmp_path / "lite0.yaml").write_text("trainer: {epochs: 7}\n")
+    assert load_experiment(mine).trainer.epochs == 7
+    mine.write_text("base: min.yaml\n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(mine))}: key `base`: min\.yaml: there is no") as caught:
+        load_experiment(mine)
+    assert "mine.yaml`" not in str(caught.value)

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import WHERE, load_experiment, save_experiment
+from ssd_effnet.config import WHERE, find_experiment, load_experiment, save_experiment
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.run import run
@@ -94,6 +94,7 @@ def plan(
     Raises:
         ConfigError: one sentence that names file or override, key, and what would be right.
     """
+    file = find_experiment(file)
     base = load_experiment(file, overrides)
     space = read_space(space_file)
     given = {override.partition("=")[0].strip() for override in overrides}

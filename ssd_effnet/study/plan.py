@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import ancestors, load_experiment, varied
+from ssd_effnet.config import ancestors, find_experiment, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.machine import code_name, git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, read_json
@@ -67,6 +67,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     Raises:
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
     """
+    files = [find_experiment(path) for path in files]
     names = [load_experiment(path).name for path in files]
     for pattern, setting in map(_split, overrides):
         if setting.partition("=")[0].strip() == "trainer.seed":
