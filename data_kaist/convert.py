@@ -16,8 +16,8 @@ The formats, as their authors have them:
   leave people who are small or much occluded unmarked.
 - YOLO (ultralytics' form, and Roboflow's): a text file per image, each line ``class cx cy w h`` in shares of the image,
   or ``class x1 y1 x2 y2 x3 y3 ...`` for an outline; ``images/`` in an image's path becomes ``labels/``, or the text
-  lies beside the image. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without it
-  ``classes.txt`` has the names, and folders train, val or valid, and test the splits.
+  lies beside the image. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without
+  it ``classes.txt`` has the names, and folders train, val or valid, and test the splits.
 - Pascal VOC (Everingham et al., IJCV 2010): ``Annotations/<name>.xml``, ``JPEGImages/`` or images beside the XML;
   splits in ``ImageSets/Main/<split>.txt`` or by folder. Corners are taken as they stand, as annotation tools write
   them.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,19 @@ from typing import Any, Literal
 import numpy as np
 
 from data_kaist.errors import DetectionFileError
-from data_kaist.plain import MOST_PIXELS, finite, is_finite, is_possible, is_whole, json_of, text_of
+from data_kaist.plain import (
+    MOST_PIXELS,
+    as_whole,
+    finite,
+    has_no_area,
+    is_finite,
+    is_possible,
+    is_whole,
+    json_of,
+    label_of,
+    text_of,
+)
+from ssd_effnet.failure import Doubt
 from ssd_effnet.files import write_whole
 from ssd_effnet.structures import PERSON, DetectionTable
 
@@ -46,6 +59,8 @@ def read_detections(
     person_categories: Collection[int] | None = None,
 ) -> DetectionTable:
     """Read detections in whichever form they are.
+
+    Boxes of width or height 0 are left out, and a :class:`~ssd_effnet.failure.Doubt` counts them.
 
     Args:
         path: a text file, a ``.json`` file or a folder.
@@ -85,7 +100,8 @@ def read_kaist(path: Path | str, n_images: int) -> DetectionTable:
         rows = np.zeros((0, 0))
     if rows.shape[1] != len(_COLUMNS) or _is_bad(rows, n_images):
         rows = np.array([_kaist_line(line, n_images, where) for line, where in _lines(path, text)])
-    return _table(rows[:, 0].astype(np.int64) - 1, rows[:, 1:5], rows[:, 5])
+    table = _table(rows[:, 0].astype(np.int64) - 1, rows[:, 1:5], rows[:, 5])
+    return table.rows(_has_area(path, table))
 
 
 def _is_bad(rows: np.ndarray, n_images: int) -> bool:
@@ -104,7 +120,9 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
     """The six numbers of a line, or the sentence that says why it has not got them."""
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(_COLUMNS):
-        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}")
+        yolo = len(cells) == 1 and len(line.split()) in (5, 6)
+        hint = " (class, centre, width and height in shares of the image, as YOLO writes them, name no image)" * yolo
+        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}{hint}")
     values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, _COLUMNS, strict=True)]
     number = values[0]
     if number == 0:
@@ -135,53 +153,62 @@ def read_coco_results(
     person_categories: Collection[int] | None = None,
 ) -> DetectionTable:
     """COCO results; see :func:`read_detections`."""
+    table, category = read_categories(path, n_images, image_ids=image_ids, needed=person_categories is not None)
+    if person_categories is None:
+        return table
+    if len(table) and not np.isin(category, list(person_categories)).any():
+        found = ", ".join(f"{n:,} of {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True))
+        ids = ", ".join(map(str, sorted(person_categories)))
+        raise DetectionFileError(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
+    return table.rows(np.isin(category, list(person_categories)))
+
+
+def read_categories(
+    path: Path | str, n_images: int, *, image_ids: Sequence[int] | None = None, needed: bool = True
+) -> tuple[DetectionTable, np.ndarray]:
+    """COCO results of every category; see :func:`read_detections`.
+
+    Returns:
+        The table, and int64 ``(d,)``: the category of each detection; where that is not ``needed``, 0 for none.
+    """
     path = Path(path)
     entries = json_of(text_of(path, DetectionFileError), str(path), DetectionFileError)
     if not isinstance(entries, list):
         raise DetectionFileError(f"{path}: should hold a list of results, not a {type(entries).__name__}")
     place = {id_: i for i, id_ in enumerate(range(n_images) if image_ids is None else image_ids)}
-    index, boxes, scores = [], [], []
-    for i, entry in enumerate(entries):
-        image, category, box, score = _coco_entry(entry, f"{path}, entry {i + 1}", place, person_categories)
-        if person_categories is None or category in person_categories:
-            index.append(image)
-            boxes.append(box)
-            scores.append(score)
-    if entries and not index:
-        raise DetectionFileError(f"{path}: no entry is of the ground truth's person category {_ids(person_categories)}")
-    return _table(np.array(index, np.int64), np.array(boxes, np.float64).reshape(-1, 4), np.array(scores, np.float64))
+    rows = [_coco_entry(entry, f"{path}, entry {i + 1}", place, needed=needed) for i, entry in enumerate(entries)]
+    odd = [entry["image_id"] for entry in entries if not is_whole(entry["image_id"])]
+    if odd:
+        _doubt(f"{path}: {len(odd):,} image ids are written as {odd[0]!r} and the like; they are read as numbers")
+    values = np.array([(*box, score) for _, _, box, score in rows], np.float64).reshape(-1, 5)
+    category = np.array([category for _, category, _, _ in rows], np.int64)
+    table = _table(np.array([image for image, *_ in rows], np.int64), values[:, :4], values[:, 4])
+    has_area = _has_area(path, table)
+    return table.rows(has_area), category[has_area]
 
 
-def _coco_entry(
-    entry: Any, where: str, place: dict[int, int], person_categories: Collection[int] | None
-) -> tuple[int, Any, list[float], float]:
+def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) -> tuple[int, int, list[float], float]:
     """Place of the image, category id, box xywh and score, or the sentence that says what is wrong."""
     if not isinstance(entry, dict):
         raise DetectionFileError(f"{where} should be an object with image_id, category_id, bbox and score")
-    needed = (
-        ("image_id", "bbox", "score") if person_categories is None else ("image_id", "category_id", "bbox", "score")
-    )
-    for key in needed:
-        if key not in entry:
+    for key in ("image_id", "category_id", "bbox", "score"):
+        if (needed or key != "category_id") and key not in entry:
             raise DetectionFileError(f"{where} has no {key!r}")
-    id_, box, score = entry["image_id"], entry["bbox"], entry["score"]
+    id_, category = as_whole(entry["image_id"]), as_whole(entry.get("category_id", 0))
+    box, score = entry["bbox"], entry["score"]
     if not is_whole(id_):
         raise DetectionFileError(f"{where} has image_id {id_!r}, which should be a whole number")
     if id_ not in place:
         raise DetectionFileError(f"{where} has image_id {id_}, which the {len(place)} images do not have")
-    if not is_whole(entry.get("category_id", 0)):
-        raise DetectionFileError(f"{where} has category_id {entry['category_id']!r}, which should be a whole number")
+    if not is_whole(category):
+        raise DetectionFileError(f"{where} has category_id {category!r}, which should be a whole number")
     if not isinstance(box, list) or len(box) != 4:
         raise DetectionFileError(f"{where} has bbox {box!r}, which should be four numbers x, y, w, h")
     for value, column in zip((*box, score), ("x", "y", "w", "h", "score"), strict=True):
         if not is_finite(value):
             raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
     _check_box(box, where)
-    return place[id_], entry.get("category_id"), box, score
-
-
-def _ids(person_categories: Collection[int] | None) -> str:
-    return ", ".join(map(str, sorted(person_categories or ())))
+    return place[id_], category, box, score
 
 
 def write_coco_results(
@@ -219,15 +246,15 @@ def read_devkit(path: Path | str, names: Sequence[str]) -> DetectionTable:
             rows.append(_devkit_line(line, where))
             index.append(place[file.stem])
     values = np.array(rows, np.float64).reshape(-1, 5)
-    boxes = values[:, :4] + 1
-    return DetectionTable(np.array(index, np.int64), boxes, values[:, 4])
+    table = DetectionTable(np.array(index, np.int64), values[:, :4] + 1, values[:, 4])
+    return table.rows(_has_area(folder, table))
 
 
 def _devkit_line(line: str, where: str) -> list[float]:
     cells = line.split()
     if len(cells) != 6:
         raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of 'person x1 y1 x2 y2 score'")
-    if cells[0] != PERSON:
+    if label_of(cells[0]) != PERSON:
         raise DetectionFileError(f"{where} detects {cells[0]!r}, but only 'person' is scored")
     columns = ("x1", "y1", "x2", "y2", "score")
     values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells[1:], columns, strict=True)]
@@ -248,9 +275,9 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 def _check_box(xywh: Sequence[float], where: str) -> None:
     x, y, w, h = xywh
-    if w <= 0 or h <= 0:
+    if w < 0 or h < 0:
         raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
-    if not is_possible(x, y, w, h):
+    if not has_no_area(xywh) and not is_possible(x, y, w, h):
         raise DetectionFileError(f"{where} has a box that cannot be (x {x:g}, y {y:g}, width {w:g}, height {h:g})")
 
 
@@ -270,6 +297,18 @@ def _table(index: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray) -> Det
     boxes = boxes_xywh.copy()
     boxes[:, 2:] += boxes[:, :2]
     return DetectionTable(index, boxes, scores.copy())
+
+
+def _has_area(path: Path, table: DetectionTable) -> np.ndarray:
+    """bool ``(d,)``; the boxes that have none are counted in a doubt."""
+    has_area = np.asarray((table.boxes_xyxy[:, 2:] > table.boxes_xyxy[:, :2]).all(axis=1))
+    if left_out := int((~has_area).sum()):
+        _doubt(f"{path}: {left_out:,} boxes of width or height 0 are left out")
+    return has_area
+
+
+def _doubt(sentence: str) -> None:
+    warnings.warn(sentence, Doubt, stacklevel=3)
 
 
 def _xywh(table: DetectionTable) -> Iterable[list[float]]:

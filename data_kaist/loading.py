@@ -158,13 +158,15 @@ def load_kaist(
     exclude: str | None = None,
     modality: Wanted = "visible",
     skipped: Skipped | None = None,
+    without_area: list[str] | None = None,
 ) -> list[Frame]:
     """Frames of ``root/images/setXX/VYYY/{visible,lwir}/IZZZZZ.jpg`` (or ``.png``), sorted by name.
 
     Without a folder ``images`` the sets may lie in the root itself. Annotations lie in the same folders or, flat, as
     ``setXX_VYYY_IZZZZZ.txt``. A frame belongs to the data set when it has an image or an annotation; one without the
     other is an error, so that half a download is not mistaken for the whole. Arguments and errors as in
-    :func:`load_frames`; ``split`` and ``exclude`` as in :func:`data_kaist.frames.parse_split`.
+    :func:`load_frames`; ``split`` and ``exclude`` as in :func:`data_kaist.frames.parse_split`, ``without_area`` as in
+    :func:`data_kaist.coco.read_coco`.
     """
     root = Path(root)
     parse_split(split)
@@ -197,7 +199,13 @@ def load_kaist(
                     path = folder_of_images / video / side / f"{number}.jpg"
                     raise ImageError(f"{path}: missing, the {side} image of {name}")
             annotations = read_annotation(
-                folder, name, annotation_format, modality=str(modality), size=size or KAIST_SIZE, file=written.get(name)
+                folder,
+                name,
+                annotation_format,
+                modality=str(modality),
+                size=size or KAIST_SIZE,
+                file=written.get(name),
+                without_area=without_area,
             )
         except DataError as error:
             if skipped is None:

@@ -71,22 +71,26 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluator = MissRateEvaluator(truth.annotations)
     tables = {name: truth.read_detections(path) for name, path in zip(names, files, strict=True)}
     for path, table in zip(files, tables.values(), strict=True):
-        if doubt := truth.doubt(table):
+        if doubt := truth.doubt(path, table, evaluator):
             print(f"warning: {path}: {doubt}", file=sys.stderr)
     if args.compare:
         first, second = names
         a, b = ([evaluator.match(table)] for table in tables.values())
         comparisons = evaluation.compare_detectors(a, b, rules)
         if args.json:
-            evaluation.write_results(args.json, evaluation.comparisons_as_dict(first, second, comparisons))
+            compared = evaluation.comparisons_as_dict(first, second, comparisons)
+            evaluation.write_results(args.json, {"annotations": truth.source, **compared})
         shell.print_table(evaluation.comparison_table(first, second, comparisons))
+        print(truth)
         return
     scores = {name: evaluation.score(evaluator, table, rules, with_ap=not args.no_ap) for name, table in tables.items()}
     if args.json:
-        evaluation.write_results(args.json, {name: of_file.as_dict() for name, of_file in scores.items()})
+        results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}
+        evaluation.write_results(args.json, results)
     if args.plot:
         evaluation.plot_miss_rates(args.plot, scores, rules[0])
     shell.print_table(evaluation.results_table(scores))
+    print(truth)
 
 
 if __name__ == "__main__":

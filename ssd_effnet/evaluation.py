@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_kaist.annotations import doubt_of_boxes, other_labels
 from data_kaist.coco import read_coco
-from data_kaist.detections import read_detections
+from data_kaist.detections import form_of, read_categories, read_detections
 from data_kaist.errors import DataError
+from ssd_effnet.failure import Doubt
 from ssd_effnet.files import write_whole
+from ssd_effnet.metrics import mistakes
 from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.metrics.significance import Comparison, Interval, compare
 from ssd_effnet.metrics.subsets import MATLAB, REASONABLE, RULES, SUBSETS
-from ssd_effnet.structures import Annotations, DetectionTable
+from ssd_effnet.structures import PERSON, Annotations, DetectionTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,15 +49,30 @@ class GroundTruth:
         names: frame names in the same order.
         image_ids: ids of the images if the ground truth is a COCO file, else None (ids are places).
         person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
+        source: the COCO file, or the folder of annotations and the split.
     """
 
     annotations: list[Annotations]
     names: list[str]
     image_ids: list[int] | None = None
     person_categories: frozenset[int] | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        persons = sum(int((of_image.labels == PERSON).sum()) for of_image in self.annotations)
+        others = other_labels(self.annotations)
+        line = f"annotations: {self.source}; {len(self.annotations):,} images, {persons:,} boxes of persons"
+        return line + (f"; not persons: {others}" if others else "")
 
     def read_detections(self, path: Path | str) -> DetectionTable:
-        """Detections of these images from a file or folder of any form (:mod:`data_kaist.detections`)."""
+        """Detections of these images from a file or folder of any form (:mod:`data_kaist.detections`).
+
+        Beside what ``scripts/detect.py`` wrote lies ``images.json``: then images are known by their names.
+        """
+        path = Path(path)
+        listing = path.with_name("images.json")
+        if path.name in ("detections.json", "detections_kaist.txt") and listing.is_file():
+            return self._by_names(path, listing)
         return read_detections(
             path,
             len(self.annotations),
@@ -62,12 +81,86 @@ class GroundTruth:
             person_categories=self.person_categories,
         )
 
-    def doubt(self, table: DetectionTable) -> str:
-        """A sentence where most images have no detection at all, as when they are of another split; else nothing."""
-        having, images = len(np.unique(table.image_index)), len(self.annotations)
-        if 4 * having >= images:  # of the published files, the quietest speaks of 63 % of KAIST's
-            return ""
-        return f"only {having:,} of the {images:,} images have a detection; are they of this split, and of all of it?"
+    def _by_names(self, path: Path, listing: Path) -> DetectionTable:
+        seen = read_coco(listing)
+        is_text = path.suffix == ".txt"
+        table = read_detections(
+            path,
+            max(seen.image_ids) + 1 if is_text else len(seen.images),
+            image_ids=seen.image_ids,
+            person_categories=seen.person_categories,
+        )
+        ids = seen.image_ids
+        place = places_by_name(seen.names, self.names, str(listing))
+        unknown, unseen = place.count(-1), len(self.names) - len(set(place) - {-1})
+        if unknown == len(place):
+            raise DataError(f"{listing}: none of its {unknown:,} images, as {seen.names[0]}, is in {self.source}")
+        if unknown or unseen:
+            warnings.warn(
+                f"{path}: by the names in {listing.name}, {unknown:,} of {len(place):,} images are not in "
+                f"{self.source} and are left out, and {unseen:,} of its {len(self.names):,} images were not looked at",
+                Doubt,
+                stacklevel=2,
+            )
+        to = dict(zip(ids if is_text else range(len(ids)), place, strict=True))
+        index = np.array([to.get(i, -1) for i in table.image_index.tolist()], np.int64)
+        return replace(table, image_index=index).rows(index >= 0)
+
+    def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
+        """A sentence where detections look as if they were written another way (:mod:`ssd_effnet.metrics.mistakes`).
+
+        Args:
+            path: of the detections.
+            table: as read from there.
+            evaluator: of these annotations.
+        """
+
+        def others() -> dict[int, DetectionTable]:
+            if form_of(path) != "coco" or self.person_categories is None:
+                return {}
+            everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
+            wanted = [c for c in np.unique(category).tolist() if c not in self.person_categories]
+            return {c: everything.rows(category == c) for c in wanted}
+
+        return mistakes.doubt(evaluator, table, others)
+
+
+def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> list[int]:
+    """The place of each name among others, -1 where it is none of them; folders before a name may differ.
+
+    >>> places_by_name(["b", "street/a", "c"], ["mine/a", "mine/b"], "images.json")
+    [1, 0, -1]
+
+    Args:
+        names: without the files' endings; folders ``visible`` and ``lwir`` in them do not count.
+        among: likewise.
+        where: the first ones stand, for the error.
+
+    Raises:
+        DataError: a name fits several, or several fit one.
+    """
+
+    def parts(name: str) -> tuple[str, ...]:
+        return tuple(part for part in name.split("/") if part not in ("visible", "lwir", "."))
+
+    ends: dict[tuple[str, ...], list[int]] = {}
+    whole = [parts(name) for name in among]
+    for place, of_name in enumerate(whole):
+        for start in range(len(of_name)):
+            ends.setdefault(of_name[start:], []).append(place)
+    places: list[int] = []
+    taken: dict[int, str] = {}
+    for name in names:
+        tails = [parts(name)[start:] for start in range(len(parts(name)))]
+        tail = next((tail for tail in tails if tail in ends), ())
+        fitting = ends.get(tail, [])
+        fitting = [place for place in fitting if whole[place] == tail] or fitting
+        if len(fitting) > 1:
+            raise DataError(f"{where}: {name} may be {among[fitting[0]]} or {among[fitting[1]]}, whose folders differ")
+        places += fitting or [-1]
+        if fitting and (other := taken.setdefault(fitting[0], name)) != name:
+            raise DataError(f"{where}: {other} and {name} are both {among[fitting[0]]}")
+    return places
 
 
 def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTruth:
@@ -81,26 +174,46 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
         data_kaist.errors.DataError: one sentence that names the file.
     """
     path = Path(path)
+    without_area: list[str] = []
     if path.is_dir():
-        return _load_folder(path, split)
-    coco = read_coco(path)
-    return GroundTruth(coco.annotations, coco.names, coco.image_ids, coco.person_categories)
+        truth = _load_folder(path, split, without_area)
+    else:
+        coco = read_coco(path, without_area=without_area)
+        truth = GroundTruth(coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path))
+    if without_area:
+        sentence = (
+            f"{truth.source}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})"
+        )
+        warnings.warn(sentence, Doubt, stacklevel=2)
+    if doubt := doubt_of_boxes(truth.annotations):
+        warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
+    return truth
 
 
-def _load_folder(folder: Path, split: str) -> GroundTruth:
+def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
     """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
     from data_kaist.loading import ANNOTATION_FOLDERS, load_kaist
 
     forms: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
-    found = [form for form, names in ANNOTATION_FOLDERS.items() if any((folder / name).is_dir() for name in names)]
-    annotations_dir = None
+    found = [(form, folder / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
+    found = [(form, path) for form, path in found if path.is_dir()]
+    if len(found) > 1:
+        sets = ", ".join(str(path) for _, path in found)
+        raise DataError(f"{folder}: holds {len(found)} sets of annotations, {sets}; give one of these folders instead")
     if not found:
         suffixes = {"xml": ".xml", "bbgt": ".txt"}
-        found = [form for form, suffix in suffixes.items() if any(folder.glob(f"set??/V???/I?????{suffix}"))]
-        annotations_dir = folder if found else None
-    form = forms[found[0]] if found else "xml"
-    frames = load_kaist(folder, split, annotation_format=form, annotations_dir=annotations_dir, modality=None)
-    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames])
+        found = [(form, folder) for form, suffix in suffixes.items() if any(folder.glob(f"set??/V???/I?????{suffix}"))]
+    form, annotations_dir = found[0] if found else ("xml", None)
+    frames = load_kaist(
+        folder,
+        split,
+        annotation_format=forms[form],
+        annotations_dir=annotations_dir,
+        modality=None,
+        without_area=without_area,
+    )
+    source = f"{annotations_dir}, {split}"
+    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +223,14 @@ class Scores:
     Attributes:
         miss_rates: ``miss_rates[rule set][subset]``, for the rule sets asked for.
         recall: of ``reasonable_all`` under the matlab rules, in 0..1; NaN where no box is counted.
+        people: how many are counted in it.
         ap: ``AP``, ``AP50``, ``AP75`` in percent; NaN if not asked for or where there is no person.
         matcher: gives the matches of every subset, for pictures and resampling.
     """
 
     miss_rates: dict[str, dict[str, MissRate]]
     recall: float
+    people: int
     ap: dict[str, float]
     matcher: Matcher
 
@@ -123,13 +238,15 @@ class Scores:
         """The results file's form: everything in percent, None where there is no number.
 
         Returns:
-            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "ap": {"AP", "AP50", "AP75"}}``.
+            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "people": ..., "ap": {"AP", "AP50",
+            "AP75"}}``; people is the number that is counted in ``reasonable_all``.
         """
         results: dict[str, Any] = {
             rules: {name: _percent(result.mr) for name, result in by_subset.items()}
             for rules, by_subset in self.miss_rates.items()
         }
         results["recall"] = _percent(self.recall)
+        results["people"] = self.people
         results["ap"] = {name: None if math.isnan(value) else value for name, value in self.ap.items()}
         return results
 
@@ -162,9 +279,11 @@ def score(
         raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
     matcher = truth.match(detections)
     ap = average_precision(truth.annotations, detections) if with_ap else dict.fromkeys(_AP_NAMES, float("nan"))
+    reasonable = matcher.result("reasonable_all", MATLAB)
     return Scores(
         miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
-        recall=matcher.result("reasonable_all", MATLAB).recall,
+        recall=reasonable.recall,
+        people=reasonable.counted,
         ap=ap,
         matcher=matcher,
     )
@@ -248,7 +367,10 @@ def _names_from_short_to_long(path: Path) -> list[str]:
 
 
 def results_table(scores: Mapping[str, Scores]) -> Table:
-    """One row a detector: reasonable miss rates under each rule set, recall and AP. A dash stands for no number."""
+    """One row per detector: reasonable miss rates under each rule set, recall, the people it is of, and AP.
+
+    A dash stands for no number.
+    """
     from rich.table import Table
 
     rules = list(next(iter(scores.values())).miss_rates) if scores else []
@@ -257,12 +379,12 @@ def results_table(scores: Mapping[str, Scores]) -> Table:
     for name in rules:
         for time in ("all", "day", "night"):
             table.add_column(f"MR {time}\n{name}", justify="right", no_wrap=True)
-    for heading in ("recall", "AP", "AP50"):
+    for heading in ("recall", "of people", "AP", "AP50"):
         table.add_column(heading, justify="right", no_wrap=True)
     for detector, of_detector in scores.items():
         cells = [_cell(of_detector.miss_rates[name][subset]) for name in rules for subset in REASONABLE]
         ap = [_show(of_detector.ap[name]) for name in ("AP", "AP50")]
-        table.add_row(detector, *cells, _show(100 * of_detector.recall), *ap)
+        table.add_row(detector, *cells, _show(100 * of_detector.recall), f"{of_detector.people:,}", *ap)
     return table
 
 
@@ -319,7 +441,7 @@ def miss_rate_figure(
             look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
             label = f"{_cell(result)}  {detector}"
             handle = _draw_curve(axes, result, label, look)
-            lines.append((result.mr if result.detections else np.nan, i, handle))
+            lines.append((result.mr, i, handle))
             least = min(least, *(x for x in result.reference_miss_rate if x > 0), 0.5)
         lines.sort(key=lambda line: (math.isnan(line[0]), line[0], line[1]))
         axes.legend(handles=[handle for _, _, handle in lines], loc="lower left", fontsize=9, title="MR in %")
@@ -370,5 +492,5 @@ def _show(percent: float, sign: str = "") -> str:
 
 
 def _cell(result: MissRate) -> str:
-    """A miss rate in percent; a dash where no box is counted, or where nothing was detected at all."""
-    return _show(100 * result.mr) if result.detections else "-"
+    """A miss rate in percent, as the results file has it; a dash where no box is counted."""
+    return _show(100 * result.mr)

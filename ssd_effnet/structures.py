@@ -117,8 +117,11 @@ class DetectionTable:
 
     def of_image(self, index: int) -> DetectionTable:
         """The rows of one image."""
-        rows = self.image_index == index
-        return DetectionTable(self.image_index[rows], self.boxes_xyxy[rows], self.scores[rows])
+        return self.rows(self.image_index == index)
+
+    def rows(self, kept: np.ndarray) -> DetectionTable:
+        """Those where ``kept``, bool ``(d,)``, is true."""
+        return DetectionTable(self.image_index[kept], self.boxes_xyxy[kept], self.scores[kept])
 
 
 @dataclass

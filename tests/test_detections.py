@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from data_kaist.coco import read_coco
 from data_kaist.detections import form_of, read_detections, write_coco_results, write_kaist
 from data_kaist.errors import AnnotationError, DetectionFileError
+from ssd_effnet.failure import Doubt
 from ssd_effnet.structures import DetectionTable
 
 NAMES = ["set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019"]
@@ -91,7 +92,6 @@ def test_spaces_blank_lines_windows_and_byte_order_marks(tmp_path: Path) -> None
         ("-1,10,20,30,40,0.5", "line 3: has image number -1"),
         ("1.5,10,20,30,40,0.5", "line 3: has image number 1.5, which should be a whole number"),
         ("4,10,20,30,40,0.5", "line 3: has image number 4, but there are only 3 images"),
-        ("1,10,20,0,40,0.5", "line 3: has a box of width 0 and height 40"),
         ("1,10,20,30,-4,0.5", "line 3: has a box of width 30 and height -4"),
         ("1,nan,20,30,40,0.5", "line 3: has x 'nan', which is not a finite number"),
         ("1,10,20,30,inf,0.5", "line 3: has h 'inf', which is not a finite number"),
@@ -117,14 +117,14 @@ ENTRY = {"image_id": 0, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.5
         ([ENTRY, 7], "entry 2 should be an object"),
         ([ENTRY, {"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}], "entry 2 has no 'score'"),
         ([ENTRY, ENTRY | {"image_id": 3}], "entry 2 has image_id 3, which the 3 images do not have"),
-        ([ENTRY, ENTRY | {"image_id": "0"}], "entry 2 has image_id '0'"),
+        ([ENTRY, ENTRY | {"image_id": "a.jpg"}], "entry 2 has image_id 'a.jpg'"),
         ([ENTRY, ENTRY | {"category_id": [1]}], "entry 2 has category_id [1]"),
         ([ENTRY, ENTRY | {"bbox": [1, 2, 3]}], "entry 2 has bbox [1, 2, 3]"),
         ([ENTRY, ENTRY | {"bbox": [1, 2, 3, "4"]}], "entry 2 has h '4'"),
-        ([ENTRY, ENTRY | {"bbox": [1, 2, 0, 4]}], "entry 2 has a box of width 0"),
+        ([ENTRY, ENTRY | {"bbox": [1, 2, -1, 4]}], "entry 2 has a box of width -1"),
         ([ENTRY, ENTRY | {"bbox": [math.nan, 2, 3, 4]}], "entry 2 has x nan"),
         ([ENTRY, ENTRY | {"score": math.inf}], "entry 2 has score inf"),
-        ([ENTRY | {"category_id": 2}], "no entry is of the ground truth's person category 1"),
+        ([ENTRY | {"category_id": 2}], "no entry is of the ground truth's person category 1, but 1 of 2"),
     ],
 )
 def test_bad_results(tmp_path: Path, content: object, message: str) -> None:
@@ -149,6 +149,28 @@ def test_bad_devkit_files(tmp_path: Path, name: str, line: str, message: str) ->
     with pytest.raises(DetectionFileError, match=name) as raised:
         read_detections(tmp_path, 3, names=NAMES)
     assert message in str(raised.value)
+
+
+def test_ids_as_text_and_boxes_without_area_are_read_and_said(tmp_path: Path) -> None:
+    entries = [ENTRY | {"image_id": "2", "category_id": 1.0}, ENTRY, ENTRY | {"bbox": [1, 2, 0, 4]}]
+    with pytest.warns(Doubt) as said:
+        found = read_detections(write(tmp_path / "d.json", entries), 3, person_categories={1})
+    assert found.image_index.tolist() == [2, 0]
+    assert "1 image ids are written as '2'" in str(said[0].message) and "1 boxes of width or height 0" in str(
+        said[1].message
+    )
+    with pytest.warns(Doubt, match="2 boxes of width or height 0 are left out"):
+        found = read_detections(write(tmp_path / "d.txt", f"{GOOD}1,10,20,0,40,0.5\n{GOOD}2,1,2,3,0,0.5\n"), 3)
+    assert found.image_index.tolist() == [0, 0]
+    write(tmp_path / "set06_V000_I00019.txt", "Person 1 2 1 4 0.5\nperson 1 2 3 4 0.5\n")
+    (tmp_path / "d.txt").unlink()
+    with pytest.warns(Doubt, match="1 boxes of width or height 0 are left out"):
+        assert read_detections(tmp_path, 3, names=NAMES).boxes_xyxy.tolist() == [[2, 3, 4, 5]]
+
+
+def test_yolos_lines_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DetectionFileError, match=r"line 1: has 1 columns, not the six .* as YOLO writes them"):
+        read_detections(write(tmp_path / "d.txt", "0 0.5 0.5 0.1 0.2 0.9\n"), 3)
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_kaist.errors import DataError
-from ssd_effnet.evaluation import GroundTruth, load_ground_truth, score, short_names
+from ssd_effnet.evaluation import load_ground_truth, places_by_name, score, short_names
+from ssd_effnet.failure import Doubt
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.structures import Annotations, DetectionTable
@@ -58,11 +59,14 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
     row = next(line for line in done.stdout.splitlines() if "found" in line)
     cells = [cell.strip() for cell in row.strip("│ ").split("│")]
     # all, day and night (silent) under either rule set, recall, AP and AP50: precision 1 at 67 of 101 recalls
-    assert cells == ["found", "33.33", "0.00", "-", "0.00", "0.00", "-", "66.67", "66.34", "66.34"]
+    assert cells == ["found", "33.33", "0.00", "100.00", "0.00", "0.00", "-", "66.67", "3", "66.34", "66.34"]
 
     results = json.loads(out.read_text())
     assert list(results) == ["found"]
-    assert set(results["found"]) == {"matlab", "python", "recall", "ap"}
+    assert set(results["found"]) == {"annotations", "matlab", "python", "recall", "people", "ap"}
+    assert (results["found"]["annotations"], results["found"]["people"]) == (str(truth), 3)
+    assert results["found"]["matlab"]["reasonable_night"] == 100  # as the table has it
+    assert f"annotations: {truth}; 3 images, 3 boxes of persons\n" in done.stdout
     assert list(results["found"]["matlab"]) == list(results["found"]["python"]) == list(SUBSETS)
     assert results["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
     assert results["found"]["matlab"]["near"] is None
@@ -76,7 +80,12 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
 def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
     done = run("--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json")
     assert done.returncode == 0, done.stderr
-    assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {"recall", "ap"}
+    assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {
+        "annotations",
+        "recall",
+        "people",
+        "ap",
+    }
 
 
 def test_files_of_one_stem_stay_apart(truth: Path, found: Path, tmp_path: Path) -> None:
@@ -104,19 +113,105 @@ def test_short_names(tmp_path: Path) -> None:
     assert short_names([tmp_path / "04_fpn/seed0", tmp_path / "08_bifpn/seed0"]) == ["04_fpn/seed0", "08_bifpn/seed0"]
 
 
-def test_detections_on_few_of_the_images_are_doubted(truth: Path, tmp_path: Path) -> None:
-    nobody = tmp_path / "nobody.txt"
+def test_a_file_without_detections_is_doubted_and_scored_alike_in_table_and_json(truth: Path, tmp_path: Path) -> None:
+    nobody, out = tmp_path / "nobody.txt", tmp_path / "o.json"
     nobody.write_text("")
-    done = run("--annotations", truth, "--detections", nobody)
+    done = run("--annotations", truth, "--detections", nobody, "--json", out)
     assert done.returncode == 0
     assert done.stderr == (
         f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
     )
-    many = GroundTruth(4 * load_ground_truth(truth).annotations, [f"frame {i}" for i in range(12)])
-    twice_on_each = DetectionTable(np.array([5, 5, 7, 7, 8, 8]), np.tile([0.0, 0.0, 9.0, 9.0], (6, 1)), np.ones(6))
-    assert many.doubt(twice_on_each) == ""
-    twice_on_each.image_index[4:] = 7
-    assert many.doubt(twice_on_each).startswith("only 2 of the 12 images")
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ nobody"))
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    result = json.loads(out.read_text())["nobody"]
+    numbers = [result[rules][f"reasonable_{t}"] for rules in ("matlab", "python") for t in ("all", "day", "night")]
+    numbers += [result["recall"], result["people"], result["ap"]["AP"], result["ap"]["AP50"]]
+    assert cells[1:] == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
+    assert cells[1:5] == ["100.00", "100.00", "100.00", "-"]
+
+
+def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: Path) -> None:
+    """images.json counts other images, in another order, and one that the annotations do not have."""
+    out = tmp_path / "found"
+    out.mkdir()
+    names = ["elsewhere.jpg", "V000/visible/I00039.jpg", f"images/{FRAMES[2].replace('V000/', 'V000/visible/')}.jpg"]
+    listing = {"images": [{"id": i, "file_name": name, "height": 512, "width": 640} for i, name in enumerate(names)]}
+    listing |= {"annotations": [], "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "person"}]}
+    (out / "images.json").write_text(json.dumps(listing))
+    entries = [{"image_id": i, "category_id": 2, "bbox": XYWH, "score": 0.9 - i / 10} for i in range(3)]
+    (out / "detections.json").write_text(json.dumps(entries))
+    (out / "detections_kaist.txt").write_text("".join(f"{i + 1},100,100,30,60,{0.9 - i / 10}\n" for i in range(3)))
+    ground_truth = load_ground_truth(truth)
+    for name in ("detections.json", "detections_kaist.txt"):
+        with pytest.warns(
+            Doubt, match=r"1 of 3 images are not in .* left out, and 1 of its 3 images were not looked at"
+        ):
+            table = ground_truth.read_detections(out / name)
+        assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]
+    done = run("--annotations", truth, "--detections", out / "detections.json")
+    assert done.returncode == 0 and done.stderr.count("warning: ") == 1 and "66.67" in done.stdout
+    listing["images"] = listing["images"][:1]
+    (out / "images.json").write_text(json.dumps(listing))
+    (out / "detections.json").write_text("[]")
+    with pytest.raises(DataError, match=r"images\.json: none of its 1 images, as elsewhere, is in "):
+        ground_truth.read_detections(out / "detections.json")
+
+
+def test_names_that_fit_several_are_refused() -> None:
+    assert places_by_name(["a", "x/b"], ["p/a", "b", "x/b"], "images.json") == [0, 2]
+    for names, message in ((["a"], "a may be p/a or q/a"), (["p/a", "o/p/a"], "p/a and o/p/a are both p/a")):
+        with pytest.raises(DataError, match=message):
+            places_by_name(names, ["p/a", "q/a"], "images.json")
+
+
+def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for folder, ending, text in (
+        ("annotations-xml", "xml", "<annotation/>"),
+        (
+            "annotations-bbgt",
+            "txt",
+            "% bbGt version=3\nPerson 100 100 30 60 0 0 0 0 0 0 0\ncyclist 1 2 30 60 0 0 0 0 0 0 0\n",
+        ),
+    ):
+        for name in FRAMES:
+            file = root / folder / f"{name}.{ending}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    done = run("--annotations", root, "--detections", found)
+    assert done.returncode == 1 and f"{root / 'annotations-xml'}, {root / 'annotations-bbgt'}" in done.stderr
+    done = run("--annotations", root / "annotations-bbgt", "--detections", found, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    named = f"{root / 'annotations-bbgt'}, test-all-20"
+    assert f"annotations: {named}; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
+    assert json.loads((tmp_path / "o.json").read_text())["found"]["annotations"] == named
+
+
+def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, found: Path, tmp_path: Path) -> None:
+    document = json.loads(truth.read_text())
+    document["annotations"] += [{**document["annotations"][0], "id": 3, "bbox": [9, 9, 0, 60]}]
+    truth.write_text(json.dumps(document))
+    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    assert done.returncode == 0 and "1 boxes without area are left out (the first: " in done.stderr
+    assert "3 boxes of persons" in done.stdout
+    file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
+    file.parent.mkdir(parents=True)
+    box = "<bndbox><x>9</x><y>9</y><w>{}</w><h>60</h></bndbox><occlusion>0</occlusion>"
+    objects = "".join(f"<object><name>person</name>{box.format(w)}</object>" for w in (0, 30))
+    file.write_text(f"<annotation>{objects}</annotation>")
+    with pytest.warns(Doubt, match="1 boxes without area are left out"):
+        assert len(load_ground_truth(tmp_path / "root").annotations[0]) == 1
+
+
+def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
+    document = json.loads(truth.read_text())
+    for row in document["annotations"]:
+        row["bbox"] = [0.2, 0.2, 0.05, 0.1]
+    truth.write_text(json.dumps(document))
+    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    assert (
+        done.returncode == 0 and "of 3 boxes of persons 0 reach out of their image, 3 are under a pixel" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,6 +323,7 @@ def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) 
 
     results = json.loads(out.read_text())
     assert (results.pop("a"), results.pop("b")) == ("found", "silent")
+    assert results.pop("annotations") == str(truth) and f"annotations: {truth};" in done.stdout
     assert list(results) == ["matlab"]
     assert list(results["matlab"]) == ["reasonable_all", "reasonable_day", "reasonable_night"]
     of_all = results["matlab"]["reasonable_all"]
