@@ -93,7 +93,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     from ssd_effnet.study.plan import check, plan, remember
     from ssd_effnet.study.progress import Display
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
     for note in check(jobs):
         console.print(f"note: {note}")

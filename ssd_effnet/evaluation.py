@@ -9,9 +9,11 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -414,7 +416,72 @@ def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str =
     """Write :func:`miss_rate_figure` to a file; the suffix chooses the format, for example ``.png`` or ``.pdf``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    miss_rate_figure(scores, rules).savefig(path, dpi=120)
+    save_figure(miss_rate_figure(scores, rules), path, dpi=120)
+
+
+def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
+    """Write a figure so that every name in it can be read: fonts are embedded, as TrueType in PDF and PS.
+
+    Letters that the usual font lacks are taken from another one of this machine; where there is none, a
+    :class:`~ssd_effnet.failure.Doubt` says so once.
+
+    Args:
+        figure: with all its texts.
+        target: whose suffix chooses the format, or a stream with ``format`` among ``more``.
+        more: of ``Figure.savefig``.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    texts: list[Text] = figure.findobj(Text)  # type: ignore[assignment]
+    families = _families(frozenset("".join(text.get_text() for text in texts)))
+    for text in texts if families else ():
+        text.set_fontfamily(["sans-serif", *families])
+    with (
+        matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "report"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # said once, in our words
+        figure.savefig(target, **more)
+
+
+@cache
+def _families(letters: frozenset[str]) -> tuple[str, ...]:
+    """Fonts of this machine that have what matplotlib's usual one lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    missing = {ord(letter) for letter in letters if not letter.isspace()} - get_font(
+        findfont(FontProperties())
+    ).get_charmap().keys()
+    families = []
+    real = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # that draws boxes
+    for entry in real if missing else ():
+        with suppress(OSError, RuntimeError):  # a file that is gone, or no font
+            if has := missing & get_font(entry.fname).get_charmap().keys():
+                families.append(entry.name)
+                missing -= has
+    if missing:
+        shown = "".join(map(chr, sorted(missing)))
+        warnings.warn(
+            f"no font of this machine has {shown[:40]}; pictures show boxes in their place", Doubt, stacklevel=3
+        )
+    return tuple(families)
+
+
+def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
+    """Names of at most so many letters for a legend, each still its own: cut at the end, or where they agree.
+
+    >>> shortened(["one", "a long name of the first", "a long name of the second"], 12)
+    {'one': 'one', 'a long name of the first': 'a lo…first', 'a long name of the second': 'a lo…second'}
+    """
+    cut = {name: name if len(name) <= most else f"{name[: most - 1]}…" for name in names}
+    for beginning in {short for short in cut.values() if list(cut.values()).count(short) > 1}:
+        alike = [name for name in cut if cut[name] == beginning]
+        agree = next((i for i, c in enumerate(zip(*alike, strict=False)) if len(set(c)) > 1), min(map(len, alike)))
+        own = {name: f"{name[: most // 3]}…{name[agree:]}" for name in alike}
+        own = {name: short if len(short) <= most else f"{short[: most - 1]}…" for name, short in own.items()}
+        cut |= own if len(set(own.values())) == len(alike) else {name: name for name in alike}
+    return cut
 
 
 def miss_rate_figure(
@@ -433,13 +500,13 @@ def miss_rate_figure(
     figure = Figure(figsize=(5.2 * len(subsets), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
-    least = 0.5
+    least, short = 0.5, shortened(list(scores))
     for axes, subset in zip(all_axes, subsets, strict=True):
         lines = []
         for i, (detector, of_detector) in enumerate(scores.items()):
             result = of_detector.miss_rates[rules][subset]
             look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
-            label = f"{_cell(result)}  {detector}"
+            label = f"{_cell(result)}  {short[detector]}".replace("$", r"\$")  # two would be read as mathematics
             handle = _draw_curve(axes, result, label, look)
             lines.append((result.mr, i, handle))
             least = min(least, *(x for x in result.reference_miss_rate if x > 0), 0.5)

@@ -69,6 +69,7 @@ def command(main: Main) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
         _share_cores()
+        os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
             with _sigterm_as_ctrl_c(), _doubts_in_a_line():
                 code = main(argv)

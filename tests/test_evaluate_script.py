@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools import ttLib
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
 
 from data_kaist.errors import DataError
-from ssd_effnet.evaluation import load_ground_truth, places_by_name, score, short_names
+from ssd_effnet.evaluation import (
+    load_ground_truth,
+    miss_rate_figure,
+    places_by_name,
+    save_figure,
+    score,
+    short_names,
+    shortened,
+)
 from ssd_effnet.failure import Doubt
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
@@ -359,3 +372,67 @@ def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], 
     done = run("--annotations", truth, *arguments)
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
+
+
+def curve_of(*names: str) -> Figure:
+    truth = MissRateEvaluator([Annotations.from_rows(np.array([[10, 10, 40, 110]]), size=(200, 200))])
+    return miss_rate_figure(dict.fromkeys(names, score(truth, DetectionTable.empty(), ("matlab",), with_ap=False)))
+
+
+def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp_path: Path) -> None:
+    """matplotlib refuses at its import a backend that is not installed here, as in `!scripts/evaluate.py ...`."""
+    command = [sys.executable, str(SCRIPT), "--annotations", str(truth), "--detections", str(found)]
+    environment = os.environ | {
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "MPLBACKEND": "module://no_such_package.backend_inline",
+    }
+    done = subprocess.run(
+        [*command, "--plot", str(tmp_path / "curves.png")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0 and (tmp_path / "curves.png").is_file(), done.stderr
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [(".pdf", b"/FontFile2"), (".ps", b"/FontType 42")])
+def test_fonts_are_embedded_as_truetype(suffix: str, mark: bytes, tmp_path: Path) -> None:
+    save_figure(curve_of("a"), tmp_path / f"curves{suffix}")
+    content = (tmp_path / f"curves{suffix}").read_bytes()
+    assert mark in content and b"/Type3" not in content.replace(b" ", b"") and b"/FontType 3" not in content
+
+
+def test_shortened_names_stay_distinct() -> None:
+    same = "05_deconv_with_a_long_and_telling_name_"
+    names = ["short", "x" * 40, f"{same}a", f"{same}b", f"{same}{'c' * 30}", f"{same}c", f"{same}{'c' * 29}"]
+    short = shortened(names)
+    assert list(short) == names and len(set(short.values())) == len(names)
+    assert short["short"] == "short" and short["x" * 40] == "x" * 35 + "…"
+    pair = shortened([f"{same}a", f"{same}b"])
+    assert all(len(cut) <= 36 and cut.endswith(name[-1]) for name, cut in pair.items())
+    legend = curve_of(f"{same}a", f"{same}b").axes[0].get_legend()
+    assert legend is not None and len({text.get_text() for text in legend.get_texts()}) == 2
+
+
+def test_a_name_in_another_script_has_a_font_or_one_warning(tmp_path: Path) -> None:
+    private = "\U000f0123\U000f0124"  # no font has them
+    with pytest.warns(Doubt, match=f"no font of this machine has {private}") as caught:
+        for name in ("one.png", "two.svg", "three.pdf"):
+            save_figure(curve_of(private), tmp_path / name)
+    assert len(caught) == 1
+    file = tmp_path / "other.ttf"
+    font = ttLib.TTFont(findfont(FontProperties()))
+    for table in font["cmap"].tables:
+        if table.format == 12:  # the one for more than 65536 letters
+            table.cmap[0xF0125] = "A"
+    for record in font["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = "Another Script"
+    font.save(file)
+    fontManager.addfont(file)
+    try:
+        figure = curve_of("\U000f0125")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            save_figure(figure, tmp_path / "four.png")
+    finally:
+        fontManager.ttflist = [entry for entry in fontManager.ttflist if entry.fname != str(file)]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None and legend.get_texts()[0].get_fontfamily() == ["sans-serif", "Another Script"]

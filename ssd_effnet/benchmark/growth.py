@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from ssd_effnet.benchmark import scene
 from ssd_effnet.criterion import MultiBoxLoss
+from ssd_effnet.evaluation import save_figure
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.postprocess import PostProcess
@@ -100,7 +100,7 @@ def draw_growth(points: Sequence[Point], path: Path) -> None:
         axes.grid(True, color="0.85")
         axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(os.fspath(path), dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _most_memory(call: Callable[[], object]) -> float:

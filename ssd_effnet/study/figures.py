@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ssd_effnet.evaluation import COLOURS, lay_out_axes
+from ssd_effnet.evaluation import COLOURS, lay_out_axes, save_figure, shortened
 from ssd_effnet.metrics.miss_rate import MissRate
 from ssd_effnet.study.records import Experiment
 
@@ -29,7 +29,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
     """Miss rate against false positives per image, the mean over the seeds at each point."""
     figure, axes = _panel(len(experiments), 3.2)
     handles = []
-    least = 0.5
+    least, short = 0.5, shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):
         results = [matcher.result(subset) for matcher in experiment.matchers]
         if not all(math.isfinite(result.mr) for result in results):  # nobody to miss, and no curve
@@ -37,7 +37,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
         mean = np.mean([miss_rate_at(result, _FPPI) for result in results], axis=0)
         least = min([least, *mean[mean > 0]])
         mr = 100 * float(np.mean([result.mr for result in results]))
-        (line,) = axes.plot(_FPPI, mean, color=_colour(i), linestyle=_line(i), label=_label(mr, experiment.name))
+        (line,) = axes.plot(_FPPI, mean, color=_colour(i), linestyle=_line(i), label=_label(mr, short[experiment.name]))
         handles.append((math.isnan(mr), mr, i, line))
     lay_out_axes(axes, least)
     axes.set_ylabel("miss rate")
@@ -55,7 +55,7 @@ def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
 def learning_curves(experiments: Sequence[Experiment]) -> str:
     """Validation miss rate after each epoch: mean over the seeds in a band of all seeds; empty for none."""
     figure, axes = _panel(len(experiments), 3.4, 4.8)
-    handles, last = [], 0
+    handles, last, short = [], 0, shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):
         by_epoch: dict[int, list[float]] = {}
         for run in experiment.runs:
@@ -67,7 +67,7 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
         epochs = sorted(by_epoch)
         last = max(last, epochs[-1])
         mean = [float(np.mean(by_epoch[epoch])) for epoch in epochs]
-        label = _label(min(mean), experiment.name)
+        label = _label(min(mean), short[experiment.name])
         marks = [k for k, epoch in enumerate(epochs) if epoch in STUDIED_EPOCHS or len(epochs) == 1]
         look = {"color": _colour(i), "linestyle": _line(i), "marker": _mark(i), "markersize": 6, "markevery": marks}
         handles.append(axes.plot(epochs, mean, label=label, **look)[0])
@@ -109,7 +109,7 @@ def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int])
     figure, axes = _panel(len(drawn), 3.2)
     edge = front(list(drawn.values()))
     axes.step([p.x for p in edge], [p.mr for p in edge], where="post", color="0.6", linewidth=1, zorder=1)
-    handles = []
+    handles, short = [], shortened(list(drawn))
     for name, point in drawn.items():
         i = places[name]
         if math.isfinite(point.low) and math.isfinite(point.high):
@@ -117,7 +117,7 @@ def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int])
         look: dict[str, Any] = {"color": _colour(i), "marker": _mark(i), "linestyle": "none", "markersize": 7}
         if point not in edge:
             look["markerfacecolor"] = "white"
-        handles.append(axes.plot(point.x, point.mr, label=_label(point.mr, name), zorder=3, **look)[0])
+        handles.append(axes.plot(point.x, point.mr, label=_label(point.mr, short[name]), zorder=3, **look)[0])
     xs = [point.x for point in drawn.values()]
     if max(xs) > 5 * min(xs) > 0:
         axes.set_xscale("log")
@@ -142,6 +142,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 def _panel(lines: int, height: float, width: float = _WIDTH) -> tuple[Figure, Any]:
     """Room for the axes and below them for a legend of so many lines."""
     figure = Figure(figsize=(width, height + 0.35 + 0.19 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.grid(True, which="major", color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -157,7 +158,6 @@ def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
 
 
 def _label(value: float, name: str) -> str:
-    name = name if len(name) <= 36 else name[:35] + "…"
     number = "  –  " if math.isnan(value) else f"{value:5.2f}"
     return f"{number}  {name}".replace("$", r"\$")  # two of them would be read as mathematics
 
@@ -176,6 +176,5 @@ def _mark(i: int) -> str:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "report"}):  # the same data give the same file
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    save_figure(figure, text, format="svg", metadata={"Date": None, "Creator": None})  # the same data, the same file
     return text.getvalue()

@@ -7,6 +7,7 @@ same command goes on after a power cut, and a second one beside it finds what th
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,9 @@ def runs_of(out: Path) -> list[RunDirectory]:
     order = list(read_study(out)["experiments"])
     found = _begun(out)
     if not found:
-        raise RunError(f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {out} makes some")
+        raise RunError(
+            f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {shlex.quote(str(out))} makes some"
+        )
 
     def place(directory: RunDirectory) -> tuple[int, str, int]:
         name, seed = directory.path.parent.name, directory.path.name.removeprefix("seed")
