@@ -143,7 +143,7 @@ def show(search: Search, result: Path) -> None:
     from ssd_effnet.search.work import open_study
 
     study = open_study(search)
-    shell.print_table(trials_table(search, study))
+    shell.print_table(trials_table(search, study, width=shell.width()))
     if shares := importances(study):
         print("what decides: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     for number, sentence in failures(study).items():

@@ -433,7 +433,7 @@ def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
     import matplotlib
     from matplotlib.text import Text
 
-    texts: list[Text] = figure.findobj(Text)  # type: ignore[assignment]
+    texts: list[Text] = figure.findobj(Text)
     families = _families(frozenset("".join(text.get_text() for text in texts)))
     for text in texts if families else ():
         text.set_fontfamily(["sans-serif", *families])

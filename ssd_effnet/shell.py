@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -133,10 +134,15 @@ def _doubts_in_a_line() -> Iterator[None]:
 
 
 def print_table(table: Table) -> None:
-    """Print it; a pipe has no width of its own, and a table cut at 80 columns can be read by nobody."""
+    """Print it as wide as :func:`width`."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=width()).print(table)
+
+
+def width() -> int:
+    """Columns of the terminal; a pipe has none of its own, and a table cut at 80 columns can be read by nobody."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def size(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,25 @@ def test_a_run_on_ray_is_none_of_the_processes_that_slurm_has_started(monkeypatc
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert Processes.of(e) == Processes(0, 1)
+
+
+def test_a_stale_address_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rpc(Exception):
+        """As gRPC's: nobody's kind."""
+
+    def init(**_: object) -> None:
+        raise Rpc("failed to connect\n  to all addresses")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")
+    with pytest.raises(RunError, match=r"no Ray cluster at 10\.1\.2\.3:6379 \(RAY_ADDRESS; .*: failed to connect$"):
+        execute_on_ray(plan([LITE0], [0], [], tmp_path))
+    with pytest.raises(RunError, match=r"no Ray cluster at auto: "):
+        execute_on_ray(plan([LITE0], [0], [], tmp_path), address="auto")
+
+
+def test_a_worker_keeps_its_own_python_path() -> None:
+    assert ENVIRONMENT["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "${PYTHONPATH}"]  # Ray puts in the worker's
 
 
 def test_each_slot_of_one_machine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Searching: what may be drawn, trials that are runs, and a search that survives what happens to it."""
 
 import csv
+import io
 import json
 import math
 import multiprocessing
@@ -311,6 +312,36 @@ def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypat
     for trials in (3, 11, 16):  # stopped and resumed, it draws the same
         work(again, open_study(again), trials, silent)
     assert [trial.params for trial in open_study(again).trials] == unbroken
+
+
+def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:
+    search = planned(files)
+    study = open_study(search)
+    before = study.user_attrs["search"]
+    del before["experiment"]["loss.prior"]  # as if a later schema had gained it
+    study.set_user_attr("search", before)
+    open_study(search)
+    with pytest.raises(SearchError, match=r"these differ: loss\.prior"):
+        open_study(planned(files, "loss.prior=0.5"))
+
+
+def test_the_table_of_a_search_fits_its_terminal(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files, "trainer.epochs=1")
+    study = open_study(search)
+    work(search, study, 6, silent)
+    for width, wide in ((200, True), (100, True), (50, False), (40, False)):
+        table = trials_table(search, study, width=width)
+        text = io.StringIO()
+        Console(file=text, width=width).print(table)
+        lines = text.getvalue().splitlines()
+        assert max(map(len, lines)) <= width and "…" not in text.getvalue()
+        best = best_trials(search, study)[0]
+        assert [str(column.header) for column in table.columns][:2] == (
+            ["trial", search.monitor] if wide else ["trial", str(best.number)]
+        )
+        assert all(any(key in line for line in lines) for key in search.space)
+        assert f"{best.value:.4g}" in text.getvalue()
 
 
 def test_without_pruning_every_trial_comes_to_its_end(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

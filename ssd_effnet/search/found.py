@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,34 @@ def counts(study: optuna.Study) -> dict[str, int]:
     return {name: states.count(TrialState[state]) for name, state in names.items()}
 
 
-def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
-    """The best trials, for people."""
+def trials_table(search: Search, study: optuna.Study, count: int = 10, width: int = 200) -> Table:
+    """The best trials, for people: a row each, or a column each and as many as fit, where rows are too wide."""
     number = counts(study)
     title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in number.items() if n)}"
-    table = Table(title=title, title_justify="left", row_styles=("bold", *[""] * max(count - 1, 1)))
-    for name in ("trial", search.monitor, "epochs", *search.space):
-        table.add_column(name, justify="right")
+    names = ["trial", search.monitor, "epochs", *search.space]
+    trials = []
     for trial in best_trials(search, study)[:count]:
         values = (shown(value) for value in drawn(search, trial).values())
-        table.add_row(str(trial.number), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values)
+        trials.append([str(trial.number), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
+    lines = [names, *trials]
+
+    def widths(columns: Iterable[Sequence[str]]) -> list[int]:
+        """Letters up to each column's end, with its frame."""
+        return list(accumulate((3 + max(map(len, column)) for column in columns), initial=1))[1:]
+
+    if widths(zip(*lines, strict=True))[-1] <= width:
+        table = Table(title=title, title_justify="left", row_styles=("bold", *[""] * max(count - 1, 1)))
+        for name in names:
+            table.add_column(name, justify="right")
+        for line in trials:
+            table.add_row(*line)
+        return table
+    fitting = lines[: max(sum(end <= width for end in widths(lines)), 2)]
+    table = Table(title=title, title_justify="left")
+    for i, (head, *_) in enumerate(fitting):
+        table.add_column(head, justify="right" if i else "left", overflow="fold", style="bold" if i == 1 else "")
+    for cells in list(zip(*fitting, strict=True))[1:]:
+        table.add_row(*cells)
     return table
 
 

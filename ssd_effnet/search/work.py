@@ -173,7 +173,10 @@ def _describe(search: Search) -> dict[str, Any]:
 
 
 def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search) -> None:
+    # what a later schema has more was its default then, as for a run that goes on
+    defaults = json.loads(json.dumps(settings(ExperimentConfig())))
     for what, before in started.items():
+        before = {**defaults, **before} if what == "experiment" else before
         keys = sorted((before.keys() | now[what].keys()) - {*WHERE})
         changed = [key for key in keys if before.get(key) != now[what].get(key)]
         if changed:

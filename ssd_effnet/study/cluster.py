@@ -18,7 +18,7 @@ from ssd_effnet.study.plan import Job
 RETRIES = 3  # of one job whose worker or node dies; it resumes from its last checkpoint
 # where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
 ENVIRONMENT = {
-    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    "PYTHONPATH": f"{Path(__file__).resolve().parents[2]}{os.pathsep}${{PYTHONPATH}}",  # before the worker's own
     "SLURM_JOB_NAME": "interactive",
     "SLURM_PROCID": "0",
 }
@@ -49,8 +49,10 @@ def execute_on_ray(
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RunError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # gRPC's, Ray's and its parsers' have no kind in common
+            where = address or f"{os.environ.get('RAY_ADDRESS')} (RAY_ADDRESS; unset it, or say --address)"
+            said = next(iter(str(error).split("\n")), "") or type(error).__name__
+            raise RunError(f"no Ray cluster at {where}: {said}") from error
     needs = [_needs(job, ray.cluster_resources().get("GPU", 0) > 0) for job in todo]
     _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # a process does one job only: its words go to the job's log for good
