@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from efficientnet_pytorch.utils import url_map
-from torch import nn
 
 from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.models.backbones.contract import Backbone
@@ -134,19 +134,6 @@ def _packaged(name: str, entry: Pretrained) -> Path:
     return path
 
 
-def first_convolution(backbone: Backbone) -> str:
-    """The name of the convolution that sees the images.
-
-    Raises:
-        WeightsError: the backbone begins with none.
-    """
-    for part in backbone.segments[0]:
-        for name, module in backbone.get_submodule(part).named_modules(prefix=part):
-            if isinstance(module, nn.Conv2d):
-                return str(name)
-    raise WeightsError(f"{type(backbone).__name__}: {backbone.segments[0]} has no convolution that sees the images")
-
-
 def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadReport | None:
     """Fill a backbone with published weights or a file's.
 
@@ -156,41 +143,68 @@ def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadRepor
     Args:
         backbone: as ``BACKBONES[name]`` built it; filled in place.
         name: one of ``BACKBONES``.
-        pretrained: ``imagenet``, ``none`` or the path of a file.
+        pretrained: ``imagenet``, ``none`` or the path of a file: with the published names or the module's own, plain
+            or behind a prefix, as in a checkpoint of this project.
 
     Returns:
         What was loaded and what not; None for ``none``. Classifier layers and stages that are not built stand under
-        ``unexpected``, VGG's conv6 and conv7, which nobody published, under ``missing``.
+        ``unexpected``, VGG's conv6 and conv7, which nobody published, under ``missing``; so does whatever the file
+        lacks for a backbone that is not in ``PRETRAINED``.
 
     Raises:
-        WeightsError: the weights cannot be had, or anything else of the backbone is missing or has another shape.
+        WeightsError: the weights cannot be had, nothing fits, or anything else of a backbone in ``PRETRAINED`` is
+            missing or has another shape.
     """
     path = pretrained_weights(name, pretrained)
     if path is None:
         return None
-    if name not in PRETRAINED:
-        raise WeightsError(f"no names of weights are known for {name}; there are some for {', '.join(PRETRAINED)}")
-    entry = PRETRAINED[name]
+    entry = PRETRAINED.get(name)
+    rename = entry.rename if entry else {}
     state_dict = read_state_dict(path)
-
-    module = first_convolution(backbone)
-    channels = backbone.get_parameter(f"{module}.weight").shape[1]
-    adapted: tuple[str, ...] = ()
-    published = {ours: theirs for theirs, ours in entry.rename.items()}
-    for key in (f"{module}.weight", f"{published.get(module, module)}.weight"):
-        weight = state_dict.get(key)
-        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels != 3:
-            state_dict[key] = adapt_first_convolution(weight, channels)
-            adapted = (f"{module}.weight (3 -> {channels} channels)",)
+    own = backbone.state_dict()
+    names = {ours: ours for ours in own}
+    names |= {
+        ours.replace(module, theirs, 1): ours
+        for theirs, module in rename.items()
+        for ours in own
+        if ours.startswith(f"{module}.")
+    }
+    prefix = _prefix(state_dict, {theirs: own[ours] for theirs, ours in names.items()})
+    inside = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    state_dict = inside | {key: tensor for key, tensor in state_dict.items() if not key.startswith(prefix)}
+    adapted = []
+    for key, weight in inside.items():
+        wanted = own[names[key]].shape if key in names else weight.shape
+        if weight.ndim == 4 and weight.shape[1] == 3 and wanted[1] in (1, 4):
+            state_dict[key] = adapt_first_convolution(weight, wanted[1])
+            adapted.append(f"{names[key]} (3 -> {wanted[1]} channels)")
     try:
         report = load_by_name(
-            backbone, state_dict, rename=entry.rename, optional=entry.unpublished, source=f"{path} for {name}"
+            backbone,
+            state_dict,
+            rename=rename,
+            optional=entry.unpublished if entry else None,
+            source=f"{path}{f' ({prefix}...)' if prefix else ''} for {name}",
         )
     except WeightsError as error:
+        channels = next((tensor.shape[1] for tensor in own.values() if tensor.ndim == 4), 3)
         if other := next((other for other in PRETRAINED if _fills(state_dict, other, channels)), None):
             raise WeightsError(f"{path} has the weights of {other}, not of {name}; backbone.name={other}") from error
         raise
-    return replace(report, adapted=adapted)
+    return replace(report, adapted=tuple(adapted))
+
+
+def _prefix(state_dict: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]) -> str:
+    """What stands before most of the known names, empty for plain ones; ``detector.backbone.`` of a checkpoint.
+
+    Of two streams, the one whose tensors have the known shapes.
+    """
+    votes: Counter[str] = Counter()
+    for name, tensor in state_dict.items():
+        for start in (0, *(m.end() for m in re.finditer(r"\.", name))):
+            if (wanted := known.get(name[start:])) is not None:
+                votes[name[:start]] += 2 if wanted.shape == tensor.shape else 1
+    return max(votes, key=lambda prefix: votes[prefix], default="")
 
 
 def _fills(state_dict: Mapping[str, torch.Tensor], name: str, in_channels: int) -> bool:
