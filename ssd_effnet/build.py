@@ -161,13 +161,20 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
     if not 1 <= fused <= len(whole.levels):
         names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(whole.levels))
         raise ConfigError(f"{e.name}: key `fusion.up_to`: {e.fusion.up_to} is not one of the levels {names}")
-    streams = [whole.cut(stop=fused)]
+    apart = fused == len(whole.levels)  # to the end: nothing to cut
+    kind = type(whole)
+    if not apart and kind.forward is not Backbone.forward and getattr(kind, "cut", Backbone.cut) is Backbone.cut:
+        raise ConfigError(
+            f"{e.name}: key `fusion.up_to`: {e.backbone.name} cannot be cut at its levels, as {kind.__name__} has a "
+            f"forward of its own and not `segments`; take null, which keeps two whole streams"
+        )
+    streams = [whole if apart else whole.cut(stop=fused)]
     if not e.fusion.shared:
         lwir, of_lwir = build_stream(e, 1, pretrained)
-        streams.append(lwir.cut(stop=fused))
+        streams.append(lwir if apart else lwir.cut(stop=fused))
         if report is not None and of_lwir is not None:
             report = replace(report, adapted=of_lwir.adapted)
-    trunk = whole.cut(fused) if fused < len(whole.levels) else None
+    trunk = None if apart else whole.cut(fused)
     return HalfwayFusion(streams, trunk, whole.levels, fused, e.fusion.kernel_size), report
 
 

@@ -1,18 +1,20 @@
 """Halfway fusion: two streams that join level by level, whatever the backbone and wherever they join."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_skeleton
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, own_normalisation
-from ssd_effnet.models.backbones import BACKBONES
-from ssd_effnet.models.backbones.pretrained import first_convolution, load_pretrained
+from ssd_effnet.models.backbones import BACKBONES, Backbone
+from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Normalize
 from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
-from ssd_effnet.structures import Targets
+from ssd_effnet.structures import Level, Targets
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TARGETS = Targets(
@@ -134,7 +136,7 @@ def test_every_stem_answers_a_grey_image_alike(name: str, tmp_path: Path) -> Non
         channels = list(CHANNELS[modality])
         backbone = build(in_channels=len(channels))
         load_pretrained(backbone, name, str(weights))
-        stem = backbone.get_submodule(first_convolution(backbone))
+        stem = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
         answers.append(stem(grey.expand(-1, len(channels), -1, -1)))
         normalize = Normalize([own["mean"][c] for c in channels], [own["std"][c] for c in channels])
         of_pixels.append(stem(normalize(255 * grey.expand(-1, len(channels), -1, -1))).square().mean().sqrt())
@@ -207,3 +209,47 @@ def test_halfway_exports(up_to: str) -> None:
     with torch.no_grad():
         for a, b in zip(exported(images), fusion(images), strict=True):
             torch.testing.assert_close(a, b)
+
+
+class Whole(nn.Module):
+    """Returns its maps and cannot be cut."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.levels = [Level(f"l{i}", 8, 8 * 2**i) for i in range(3)]
+        self.first = nn.Conv2d(in_channels, 8, 8, 8)
+        self.rest = nn.ModuleList(nn.Conv2d(8, 8, 2, 2) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps = [self.first(images)]
+        for layer in self.rest:
+            maps.append(layer(maps[-1]))
+        return maps
+
+
+class OwnForward(Backbone):
+    """The same as a subclass of Backbone."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.whole = Whole(in_channels)
+        self.levels = self.whole.levels
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps: list[torch.Tensor] = self.whole(images)
+        return maps
+
+
+@pytest.mark.parametrize("build", [Whole, OwnForward])
+def test_a_backbone_that_cannot_be_cut_is_fused_at_its_end_or_refused(
+    build: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "mine", build)
+    own = ("backbone.name=mine", "backbone.levels=null")
+    fusion = halfway(*own)
+    assert [tuple(x.shape) for x in fusion(torch.randn(2, 4, 64, 96))] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
+    assert len(fusion.streams) == 2 and fusion.trunk is None
+    for up_to in (0, 1):
+        with pytest.raises(ConfigError, match=rf"key `fusion\.up_to`: mine cannot be cut .*{build.__name__}") as caught:
+            halfway(*own, f"fusion.up_to={up_to}")
+        assert "\n" not in str(caught.value)
