@@ -164,8 +164,9 @@ def load_kaist(
 
     Without a folder ``images`` the sets may lie in the root itself. Annotations lie in the same folders or, flat, as
     ``setXX_VYYY_IZZZZZ.txt``. A frame belongs to the data set when it has an image or an annotation; one without the
-    other is an error, so that half a download is not mistaken for the whole. Arguments and errors as in
-    :func:`load_frames`; ``split`` and ``exclude`` as in :func:`data_kaist.frames.parse_split`, ``without_area`` as in
+    other is an error, so that half a download is not mistaken for the whole. Of flat annotations, which are published
+    for a selection of the frames, these alone belong to it. Arguments and errors as in :func:`load_frames`; ``split``
+    and ``exclude`` as in :func:`data_kaist.frames.parse_split`, ``without_area`` as in
     :func:`data_kaist.coco.read_coco`.
     """
     root = Path(root)
@@ -185,7 +186,9 @@ def load_kaist(
         written = _files(folder, side, ".txt") | _files(folder / side, "", ".txt")
     else:
         written = _files(folder, "", ".xml" if annotation_format == "xml" else ".txt")
-    names = {name for files in (*pictured.values(), written) for name in files}
+    names = set(written)
+    if not any(file.parent == folder for file in written.values()):  # flat ones are a selection of frames
+        names |= {name for of in pictured.values() for name in of}
     chosen = _cut(select(names, split), select(names, exclude) if exclude else [], split, exclude, len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
     size = _usual_size([path for of in files.values() for path in of.values()][:20])
@@ -209,7 +212,13 @@ def load_kaist(
             )
         except DataError as error:
             if skipped is None:
-                raise
+                lacking = sum(name not in written for name in chosen)
+                if name in written or lacking == 1:
+                    raise
+                raise AnnotationError(
+                    f"{error}; {lacking:,} of the {len(chosen):,} frames have none, and data.on_bad_frame: skip leaves "
+                    "them out"
+                ) from error
             skipped.append((name, str(error)))
             continue
         frames.append(Frame(name, files[name].get("visible"), files[name].get("lwir"), annotations, place=place))
@@ -325,6 +334,8 @@ def _annotation_folder(root: Path, annotation_format: AnnotationFormat, given: s
     for name in ANNOTATION_FOLDERS[annotation_format]:
         if (root / name).is_dir():
             return root / name
+    if annotation_format == "paired" and any((root / "annotations").glob("set??/V???/visible")):
+        return root / "annotations"
     names = " or ".join(ANNOTATION_FOLDERS[annotation_format])
     raise SplitError(f"{root}: no KAIST annotations there; looked for the folder {names}")
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from data_kaist.annotations import AnnotationFormat
 from data_kaist.dataset import DetectionDataset, EpochSampler, Modality, collate, fingerprint, load_frames, read_pair
 from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
 from data_kaist.images import read_image
@@ -110,6 +111,76 @@ def test_text_annotations_take_their_size_from_the_images(layout: str, root: Pat
     )
     assert [len(frame.annotations) for frame in frames] == [1] * 4
     assert frames[0].annotations.size == SIZE
+
+
+# --- layouts that others ship ---------------------------------------------------------------------------------------
+
+ROW = "person 10 5 8 20 0 0 0 0 0 0 0\n"
+
+
+def write_text(folder: Path, layout: str, text: str) -> None:
+    """Text annotations of the first two training frames alone."""
+    for name in NAMES[:2]:
+        video, _, number = name.rpartition("/")
+        path = folder / layout.format(video=video, number=number, flat=name.replace("/", "_"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("text", [f"% bbGt version=3\n{ROW}", "person 10 5 18 25\n"])
+def test_sanitized_annotations_are_read_flat_with_corners_or_without(text: str, root: Path) -> None:
+    write_text(root / "sanitized_annotations", "{flat}.txt", text)
+    frames = load_frames("kaist", root, "train-all-02", annotation_format="bbgt", modality="early")
+    assert [frame.name for frame in frames] == NAMES[:2]  # the selection, not every image
+    assert [frame.annotations.boxes_xyxy.tolist() for frame in frames] == [[[10, 5, 18, 25]]] * 2
+    assert [frame.annotations.labels.tolist() for frame in frames] == [["person"]] * 2
+    image_file(root, NAMES[1], "lwir").unlink()
+    with pytest.raises(ImageError, match=r"lwir/I00003\.jpg: missing"):
+        load_frames("kaist", root, "train-all-02", annotation_format="bbgt", modality="early")
+
+
+def test_corners_are_not_guessed_where_they_cannot_be(root: Path) -> None:
+    write_text(root / "sanitized_annotations", "{flat}.txt", "person 10 5 8 20\n")  # x y w h: no corners
+    with pytest.raises(AnnotationError, match=r"set00_V000_I00001\.txt: object 1 \(person\) has a box without area"):
+        load_frames("kaist", root, "train-all-02", annotation_format="bbgt")
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "form"),
+    [
+        ("annotations-bbgt", "{video}/{number}.txt", "bbgt"),
+        ("annotations", "{video}/visible/{number}.txt", "paired"),
+        ("annotations_paired", "{video}/visible/{number}.txt", "paired"),
+    ],
+)
+def test_frames_without_annotation_are_counted_and_may_be_left_out(
+    folder: str, layout: str, form: AnnotationFormat, root: Path
+) -> None:
+    write_text(root / folder, layout, f"% bbGt version=3\n{ROW}")
+    says = r"I00001\.txt: cannot read the annotation .*; 2 of the 4 frames have none, and data\.on_bad_frame: skip"
+    with pytest.raises(AnnotationError, match=says):
+        load_frames("kaist", root, "train-all-02", annotation_format=form)
+    skipped: list[tuple[str, str]] = []
+    frames = load_frames("kaist", root, "train-all-02", annotation_format=form, skipped=skipped)
+    assert [frame.name for frame in frames] == NAMES[:2] and [name for name, _ in skipped] == NAMES[2:4]
+
+
+@pytest.mark.parametrize("where", ["images", "."])
+def test_kaist_images_may_be_png_and_lie_in_the_root(where: str, root: Path) -> None:
+    before = [read_pair(frame, "early") for frame in load_frames("kaist", root, "train-all-02", modality="early")]
+    for file in list((root / "images").glob("set*/V*/*/*.jpg")):
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        cv2.imencode(".png", image)[1].tofile(file.with_suffix(".png"))
+        file.unlink()
+    if where == ".":
+        for folder in list((root / "images").iterdir()):
+            folder.rename(root / folder.name)
+        (root / "images").rmdir()
+    frames = load_frames("kaist", root, "train-all-02", modality="early")
+    assert frames[0].visible == root / where / "set00/V000/visible/I00001.png"
+    for frame, images in zip(frames, before, strict=True):
+        for now, then in zip(read_pair(frame, "early"), images, strict=True):
+            np.testing.assert_array_equal(np.asarray(now), np.asarray(then))
 
 
 def test_frames_are_spread_over_those_with_objects_unless_too_few_have() -> None:
