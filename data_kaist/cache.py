@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from data_kaist.errors import ImageError
+from data_kaist.images import AS_STORED
 from data_kaist.loading import SIDES, Frame, Modality
 
 Images = tuple[np.ndarray | None, np.ndarray | None]
@@ -108,8 +109,9 @@ class FrameCache:
 class DiskCache(FrameCache):
     """The same in a file, which all processes of a machine share and the next run finds again.
 
-    Its place follows from the image files' names, and a frame is read anew where a file has another time than when it
-    was kept. After a restart of the machine it begins anew: what had reached the disk by then is not known.
+    Its place follows from the image files' names and how they are read, and a frame is read anew where a file has
+    another time than when it was kept. After a restart of the machine it begins anew: what had reached the disk by then
+    is not known.
 
     Args:
         frames: as for :class:`FrameCache`.
@@ -128,7 +130,9 @@ class DiskCache(FrameCache):
     def __init__(self, frames: Sequence[Frame], modality: Modality, folder: Path | None = None) -> None:
         paths = [{"visible": frame.visible, "lwir": frame.lwir} for frame in frames]
         self._files = [[str(of[side]) for side in SIDES[modality]] for of in paths]
-        told = repr((self._files, [frame.annotations.size for frame in frames], os.getcwd()))  # noqa: PTH109
+        readings = {frame.reading for frame in frames} - {AS_STORED}  # without any, the name is as it always was
+        sizes = [frame.annotations.size for frame in frames]
+        told = repr((self._files, sizes, os.getcwd(), *map(repr, readings)))  # noqa: PTH109
         name = hashlib.sha256(told.encode()).hexdigest()[:16]
         folder = folder or Path(tempfile.gettempdir()) / f"ssd_effnet-{getpass.getuser()}"
         self.file = folder / f"{name}.frames"

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from data_kaist.annotations import training_ignore
 from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
-from data_kaist.images import read_image
+from data_kaist.images import doubts, read_image
 from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
 from data_kaist.transforms import Sample, Transform
 from ssd_effnet.structures import Batch, Targets
@@ -27,6 +27,7 @@ __all__ = [
     "Frame",
     "Modality",
     "collate",
+    "doubts_of",
     "fingerprint",
     "load_coco",
     "load_frames",
@@ -49,13 +50,24 @@ def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.n
         path = frame.visible if side == "visible" else frame.lwir
         if path is None:
             raise ImageError(f"{frame.name}: has no {side} image")
-        images[side] = read_image(path, colour=side == "visible")
-        if images[side].shape[:2] != frame.annotations.size:
-            (height, width), (should_height, should_width) = images[side].shape[:2], frame.annotations.size
+        size = frame.annotations.size
+        images[side] = read_image(path, colour=side == "visible", reading=frame.reading, size=size, note=frame.note)
+        if images[side].shape[:2] != size:
+            (height, width), (should_height, should_width) = images[side].shape[:2], size
             raise ImageError(
                 f"{path}: {width}x{height} pixels, but its annotation is for {should_width}x{should_height}"
             )
     return images.get("visible"), images.get("lwir")
+
+
+def doubts_of(frames: Sequence[Frame]) -> dict[str, str]:
+    """What there is to say of those frames that were read, see :func:`data_kaist.images.doubts`."""
+    notes = []
+    for frame in frames:
+        if frame.note is not None:
+            of_lwir = bool(frame.note["deep_lwir"].item() or frame.note["shallow"].item())
+            notes.append((str((frame.lwir if of_lwir else None) or frame.visible or frame.lwir), frame.note))
+    return doubts(notes, frames[0].reading) if frames else {}
 
 
 def fingerprint(frames: Sequence[Frame]) -> str:

@@ -6,7 +6,10 @@ import io
 import os
 import re
 import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,24 +32,84 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(path: Path, *, colour: bool) -> np.ndarray:
+Orientation = Literal["never", "ignore", "follow"]
+
+_ORIENTATION_TAG = 0x0112
+_TURN_BACK = {6: 8, 8: 6}  # the others undo themselves
+
+NOTE = np.dtype(
+    [
+        *(("read", np.uint8), ("tag", np.uint8), ("turned", np.uint8)),
+        *(("deep_visible", np.uint8), ("deep_lwir", np.uint8), ("shallow", np.uint8)),
+        *(("low", np.float64), ("high", np.float64), ("below", np.float32), ("above", np.float32)),
+    ]
+)
+"""What was met in a frame's files: an orientation tag, values of more than 8 bits, shares that a range clips."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How stored pixels become those that are used; as it stands, KAIST's.
+
+    Attributes:
+        lwir_range: low and high: LWIR values of more than 8 bits become 0..255 between them, linearly; None: their
+            high byte.
+        orientation: of a file's tag. ``follow``: the picture is turned upright; ``ignore``: it stays as it is stored,
+            unless only upright it has the size that is asked for; ``never``: the tag is not looked at.
+    """
+
+    lwir_range: tuple[float, float] | None = None
+    orientation: Orientation = "never"
+
+
+AS_STORED = Reading()
+
+
+def read_image(
+    path: Path,
+    *,
+    colour: bool,
+    reading: Reading = AS_STORED,
+    size: tuple[int, int] | None = None,
+    note: np.ndarray | None = None,
+) -> np.ndarray:
     """Decode an image file.
 
     A truncated JPEG decodes without complaint, with grey where data is missing: so its end marker is looked for. What
-    stands behind the end, as the film behind a telephone's "motion photo", is not read.
-    Orientation tags are not followed, because boxes are drawn to the pixels as they are stored. A few bytes may claim
+    stands behind the end, as the film behind a telephone's "motion photo", is not read. A few bytes may claim
     any size: the header is read first, and no more pixels are decoded than :func:`max_pixels` allows.
 
     Args:
-        path: any name the file system allows, also outside ASCII.
+        path: any name the file system allows, also outside ASCII; what the file is, its content says.
         colour: RGB, else one channel.
+        reading: of orientation tags and of more than 8 bits.
+        size: (height, width) that the image should have, where that is known.
+        note: one row of :data:`NOTE`, filled in.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, or ``(H, W)``.
 
     Raises:
-        ImageError: missing, empty, truncated, too large or not an image.
+        ImageError: missing, empty, truncated, too large, not an image, or of values that need a range.
     """
+    image, header = _decoded(path, colour)
+    if note is not None:
+        note["read"] = 1
+    if header.bits > 8 and colour and note is not None:
+        note["deep_visible"] = 1
+    if not colour:
+        image = to_8_bits(image, str(path), reading, note)
+    if header.tag > 1 and reading.orientation != "never":
+        image = _as_wanted(image, header, reading, size, note)
+    return np.asarray(image)
+
+
+def lwir_values(path: Path) -> np.ndarray:
+    """The values ``(H, W)`` of an LWIR file in the type in which it stores them; errors as :func:`read_image`."""
+    return _decoded(path, colour=False)[0]
+
+
+def _decoded(path: Path, colour: bool) -> tuple[np.ndarray, _Header]:
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
@@ -55,23 +118,104 @@ def read_image(path: Path, *, colour: bool) -> np.ndarray:
         raise ImageError(f"{path}: the file is empty")
     if not _is_whole(data):
         raise ImageError(f"{path}: the image is truncated (no end marker after {len(data):,} bytes)")
-    size = _stated_size(data)
-    if size is None:
-        raise ImageError(f"{path}: not an image that can be decoded")
-    height, width = size
+    header = _header(data)
+    if header is None:
+        raise ImageError(f"{path}: not an image that can be decoded{_instead(data)}")
+    height, width = header.size
     if height * width > (most := max_pixels()):
         raise ImageError(
             f"{path}: {width}x{height} pixels are more than the {most:,} that are read; the environment's "
             f"{MAX_PIXELS_VARIABLE} sets another limit"
         )
+    if colour and header.bits > 16:
+        raise ImageError(f"{path}: has {header.bits} bits per value; a visible image has 8 or 16")
     flag = cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE
+    if header.bits > 8 and not colour:
+        flag |= cv2.IMREAD_ANYDEPTH
     try:
         image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
-    if image is None or image.shape[:2] != size:
+    if image is None or image.shape[:2] != header.size:
         raise ImageError(f"{path}: not an image that can be decoded")
-    return np.asarray(image)
+    return np.asarray(image), header
+
+
+def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: np.ndarray | None = None) -> np.ndarray:
+    """LWIR values of any type as uint8 ``(H, W)``.
+
+    Raises:
+        ImageError: values that have no high byte, and no range is given.
+    """
+    if note is not None:
+        note["read"] = 1
+    if image.dtype == np.uint8:
+        if note is not None:
+            note["shallow"] = reading.lwir_range is not None
+        return image
+    low, high = float(np.nanmin(image)), float(np.nanmax(image))
+    if note is not None:
+        note["deep_lwir"], note["low"], note["high"] = 1, low, high
+    if reading.lwir_range is None:
+        if image.dtype not in (np.uint16, np.int16) or low < 0:
+            raise ImageError(
+                f"{name}: holds {image.dtype} values from {low:g} to {high:g}; data.lwir_range: [low, high] says which "
+                "become 0 and 255"
+            )
+        return (image >> 8).astype(np.uint8)
+    black, white = reading.lwir_range
+    if note is not None:
+        note["below"], note["above"] = np.mean(image < black), np.mean(image > white)
+    scaled = (image.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
+    return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
+
+
+def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:
+    """What there is to say of images that were read: a sentence each on ``depth``, ``range`` and ``orientation``.
+
+    Args:
+        notes: a file's name and a row of :data:`NOTE`.
+        reading: by which they were read.
+    """
+    seen = [(name, row) for name, row in notes if row["read"].item()]
+    said: dict[str, str] = {}
+
+    def those(field: str) -> list[tuple[str, np.ndarray]]:
+        return [(name, row) for name, row in seen if row[field].item()]
+
+    if deep := those("deep_visible"):
+        said["visible depth"] = (
+            f"{len(deep):,} of {len(seen):,} visible images have 16 bits, the first {deep[0][0]}, and only the high "
+            "byte is used"
+        )
+    deep = those("deep_lwir")
+    if deep and reading.lwir_range is None:
+        low, high = (int(f(row[k].item() for _, row in deep)) for f, k in ((min, "low"), (max, "high")))
+        said["depth"] = (
+            f"{len(deep):,} of {len(seen):,} LWIR images have 16 bits, the first {deep[0][0]}, and only the high byte "
+            f"is used: their values {low} to {high} become {low >> 8} to {high >> 8} of 0..255; data.lwir_range: "
+            "[low, high] makes 0..255 of a range of values"
+        )
+    elif deep:
+        black, white = reading.lwir_range or (0, 0)
+        below, above = (100 * float(np.mean([row[k].item() for _, row in deep])) for k in ("below", "above"))
+        said["range"] = (
+            f"data.lwir_range {black:g} to {white:g} becomes 0 to 255 in {len(deep):,} LWIR images: {below:.2f} % of "
+            f"their pixels lie below it and {above:.2f} % above, and are clipped"
+        )
+    if shallow := those("shallow"):
+        said["depth"] = (
+            f"{len(shallow):,} of {len(seen):,} LWIR images have 8 bits, the first {shallow[0][0]}, and stay as they "
+            "are: data.lwir_range is for values of more bits"
+        )
+    if tagged := those("tag"):
+        turned = len(those("turned"))
+        said["orientation"] = (
+            f"{len(tagged):,} of {len(seen):,} images have an orientation tag, the first {tagged[0][0]}: "
+            f"{turned:,} are turned upright, {len(tagged) - turned:,} stay as they are stored "
+            f"(data.orientation: {reading.orientation}, where the stated size leaves it open)"
+        )
+    return said
 
 
 def max_pixels() -> int:
@@ -115,15 +259,88 @@ def _reaches_its_end(jpeg: memoryview) -> bool:
     return False
 
 
-def _stated_size(data: np.ndarray) -> tuple[int, int] | None:
-    """(height, width) by the header of an image file; None where there is none that can be understood."""
+class _Header(NamedTuple):
+    """(height, width) and bits per value of an image file, its orientation tag, and whether decoding follows that."""
+
+    size: tuple[int, int]
+    bits: int
+    tag: int
+    upright: bool
+
+
+def _header(data: np.ndarray) -> _Header | None:
+    """What an image file states; None where nothing can be understood."""
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first and cannot be above ours
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=_FORMATS) as image:
             width, height = image.size
+            bits, tag, tiff = 8, 1, getattr(image, "tag_v2", None)
+            if tiff is not None:  # OpenCV turns a TIFF upright, and Pillow states the size of that
+                bits, tag = max(tiff.get(258, (1,))), tiff.get(_ORIENTATION_TAG, 1)
+            elif image.format == "PNG":
+                bits = int(data[24])
+            elif image.mode.startswith("I"):
+                bits = 16
+            if tiff is None and "exif" in image.info:
+                tag = image.getexif().get(_ORIENTATION_TAG, 1)
+            tag = tag if tag in range(2, 9) else 1
     except Exception:  # a broken header can send its readers anywhere
         return None
-    return height, width
+    return _Header((height, width), bits, tag, tiff is not None)
+
+
+def _as_wanted(
+    image: np.ndarray, header: _Header, reading: Reading, size: tuple[int, int] | None, note: np.ndarray | None
+) -> np.ndarray:
+    """The image as stored or upright: the form that has the size, else as :attr:`Reading.orientation` says."""
+    other = _turned(image, _TURN_BACK.get(header.tag, header.tag) if header.upright else header.tag)
+    stored, upright = (other, image) if header.upright else (image, other)
+    fits = [size in (None, form.shape[:2]) for form in (stored, upright)]
+    turn = reading.orientation == "follow" if fits[0] == fits[1] else fits[1]
+    if note is not None:
+        note["tag"], note["turned"] = header.tag, turn
+    return np.ascontiguousarray(upright if turn else stored)
+
+
+def _turned(image: np.ndarray, tag: int) -> np.ndarray:
+    """A stored image as its EXIF orientation tag, 2 to 8, wants it shown."""
+    if tag >= 5:
+        image = image.swapaxes(0, 1)
+    if tag in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if tag in (2, 3, 6, 7) else image
+
+
+_KINDS: tuple[tuple[str, Literal["image", "video", "other"], bytes], ...] = (
+    *(
+        ("JPEG", "image", rb"\xff\xd8\xff"),
+        ("PNG", "image", rb"\x89PNG\r\n\x1a\n"),
+        ("WebP", "image", rb"RIFF....WEBP"),
+    ),
+    *(("BMP", "image", rb"BM.{4}\0{4}"), ("TIFF", "image", rb"II\*\0|MM\0\*"), ("PNM", "image", rb"P[1-6]\s+[#\d]")),
+    *(("JPEG 2000", "image", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), ("GIF", "other", rb"GIF8")),
+    *(("HEIC", "other", rb"....ftyp(hei|hev|mif1|msf1)"), ("AVIF", "other", rb"....ftypavi[fs]")),
+    *(("a raw photograph", "other", rb"....ftypcrx"), ("sound", "other", rb"....ftypM4[AB]")),
+    *(("MP4", "video", rb"....(ftyp|moov|mdat|wide|free|skip)"), ("AVI", "video", rb"RIFF....AVI ")),
+    *(
+        ("Matroska", "video", rb"\x1a\x45\xdf\xa3"),
+        ("MPEG", "video", rb"\0\0\x01[\xba\xb3]"),
+        ("Flash", "video", rb"FLV\x01"),
+    ),
+    *(("Windows Media", "video", rb"\x30\x26\xb2\x75"), ("MPEG-TS", "video", rb"(....)?\x47.{187}(....)?\x47")),
+    *(("PDF", "other", rb"%PDF"), ("ZIP", "other", rb"PK\x03\x04"), ("text", "other", rb"[\t\n\r\x20-\x7e]{1,200}\Z")),
+)
+
+
+def kind_of(head: bytes) -> tuple[str, Literal["image", "video", "other"]] | None:
+    """What a file is by its first 200 bytes, and what it is for; None where they say nothing known."""
+    head = head[:200]
+    return next(((name, kind) for name, kind, start in _KINDS if re.match(start, head, re.DOTALL)), None)
+
+
+def _instead(data: np.ndarray) -> str:
+    kind = kind_of(data[:200].tobytes())
+    return f": it is {kind[0]}" if kind and kind[1] != "image" else ""
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.frames import is_frame_name, parse_split, select
-from data_kaist.images import image_size
+from data_kaist.images import AS_STORED, NOTE, Reading, image_size
 from data_kaist.plain import is_inside
 from ssd_effnet.structures import Annotations
 
@@ -53,6 +54,8 @@ class Frame:
         image_id: in a COCO file, None elsewhere.
         place: in its split from 0, bad frames that were left out counted: what image numbers count.
         category_id: of ``person`` in a COCO file, 1 elsewhere.
+        reading: how its files become pixels.
+        note: one row of :data:`data_kaist.images.NOTE`, filled in as they are read.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Frame:
     image_id: int | None = None
     place: int = 0
     category_id: int = 1
+    reading: Reading = AS_STORED
+    note: np.ndarray | None = None
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
@@ -112,6 +117,7 @@ def load_frames(
     exclude: str | None = None,
     modality: Wanted = "visible",
     skipped: Skipped | None = None,
+    reading: Reading = AS_STORED,
 ) -> list[Frame]:
     """The frames of a split, of a data set in either form.
 
@@ -126,6 +132,7 @@ def load_frames(
         exclude: another split, to be cut out of this one: the validation frames out of the training frames.
         modality: images that must be there, see :data:`Wanted`.
         skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
+        reading: how image files become pixels; KAIST has no orientation tags, and none is looked at.
 
     Raises:
         SplitError: wrong root or split, or nothing in it.
@@ -133,10 +140,11 @@ def load_frames(
         AnnotationError: an annotation is missing or broken.
     """
     if kind == "coco":
-        return load_coco(root, split, images=images, exclude=exclude, modality=modality, skipped=skipped)
+        frames = load_coco(root, split, images=images, exclude=exclude, modality=modality, skipped=skipped)
+        return _to_be_read(frames, reading)
     if kind != "kaist":
         raise SplitError(f"unknown kind of data set {kind!r}; it should be 'kaist' or 'coco'")
-    return load_kaist(
+    frames = load_kaist(
         root,
         split,
         annotation_format=annotation_format,
@@ -146,6 +154,13 @@ def load_frames(
         modality=modality,
         skipped=skipped,
     )
+    return _to_be_read(frames, replace(reading, orientation="never"))
+
+
+def _to_be_read(frames: Sequence[Frame], reading: Reading) -> list[Frame]:
+    """The frames with their reading, and with notes in memory that workers share that are forked."""
+    notes = np.frombuffer(mmap.mmap(-1, max(len(frames), 1) * NOTE.itemsize), NOTE)
+    return [replace(frame, reading=reading, note=notes[i : i + 1]) for i, frame in enumerate(frames)]
 
 
 def load_kaist(

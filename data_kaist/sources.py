@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,25 @@ import cv2
 import numpy as np
 
 from data_kaist.errors import DataError, ImageError
-from data_kaist.images import read_image
+from data_kaist.images import Reading, kind_of, read_image
 from data_kaist.loading import Side
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+"""Endings of what is an image, or should be one; of any other file its content decides."""
+
 VIDEOS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"})
+"""Likewise of videos."""
+
+_RAW = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq"})
+"""Photographs as the sensor has them: in form a TIFF, which holds a small picture only."""
+
 _USUAL_FPS = 25.0
+_ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
+_MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever it states
+
+
+UPRIGHT = Reading(orientation="follow")
+"""As viewers do."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,8 @@ class Still:
         assert path is not None
         return path
 
-    def read(self, side: Side) -> np.ndarray:
-        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``.
+    def read(self, side: Side, reading: Reading = UPRIGHT, note: np.ndarray | None = None) -> np.ndarray:
+        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`.
 
         Raises:
             ImageError: there is none on that side, or it cannot be read.
@@ -52,7 +66,7 @@ class Still:
         path = self.visible if side == "visible" else self.lwir
         if path is None:
             raise ImageError(f"{self.path}: has no {side} image beside it")
-        return read_image(path, colour=side == "visible")
+        return read_image(path, colour=side == "visible", reading=reading, note=note)
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,11 @@ Source: TypeAlias = Still | Video
 
 
 def find_sources(
-    inputs: Sequence[str | Path], *, side: Side = "visible", leave_out: Path | None = None
+    inputs: Sequence[str | Path],
+    *,
+    side: Side = "visible",
+    leave_out: Path | None = None,
+    others: Counter[str] | None = None,
 ) -> list[Source]:
     """What is to be looked at, in the order of the inputs and by name within a folder.
 
@@ -80,21 +98,27 @@ def find_sources(
     in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once.
 
     Args:
-        inputs: images, videos, folders (with all below them), or patterns such as ``frames/**/*.jpg``.
+        inputs: images, videos, folders (with all below them, links too), or patterns such as ``frames/**/*.jpg``;
+            where nothing matches, ``*.JPG`` is tried.
         side: what a picture is that lies below neither ``visible`` nor ``lwir``.
         leave_out: a folder whose files do not count: the one that is written to.
+        others: counts what is left out by its ending: neither an image nor a video that can be read.
 
     Raises:
-        DataError: an input is not there, or holds nothing to look at.
+        DataError: an input is not there, holds nothing to look at, or is an address or a camera.
     """
+    others = Counter() if others is None else others
     found: dict[tuple[Path, ...], tuple[Source, Path]] = {}
     for given in inputs:
-        base, files = _files(given)
+        here: Counter[str] = Counter()
+        base, files = _files(given, here)
+        others.update(here)
         if leave_out is not None:
             files = [file for file in files if not file.resolve().is_relative_to(leave_out.resolve())]
         if not files:
             kinds = " ".join(sorted(IMAGES | VIDEOS))
-            raise DataError(f"{given}: no image or video there ({kinds})")
+            besides = f"; there are {listed(here)}" if here else ""
+            raise DataError(f"{given}: no image or video there ({kinds}){besides}")
         for file in files:
             source = _source(file, file.relative_to(base).as_posix(), side)
             paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
@@ -104,17 +128,42 @@ def find_sources(
     return _with_names_of_their_own(found.values())
 
 
-def pair_folders(visible: Path, lwir: Path) -> list[Source]:
-    """Pairs of two folders, made by equal relative names; a picture without partner is there with one side only.
+def listed(others: Counter[str]) -> str:
+    """``3 .heic, 1 .gif``."""
+    return ", ".join(f"{count:,} {ending}" for ending, count in others.most_common())
+
+
+def file_of(given: str | Path) -> Path:
+    """The file or folder that an input names.
+
+    Raises:
+        DataError: it is an address.
+    """
+    if (match := re.match(r"[A-Za-z][\w+.-]+:/+", str(given))) and not Path(given).exists():
+        raise DataError(
+            f"{given}: {match[0]} is the address of a stream or page; record or download it, and give the file"
+        )
+    return Path(given)
+
+
+def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) -> list[Source]:
+    """Pairs of two folders, made by relative names, whatever the case of their endings.
+
+    A picture without partner is there with one side only; ``others`` as for :func:`find_sources`.
 
     Raises:
         DataError: a folder is not there or without images, or no name is in both.
     """
+    others = Counter() if others is None else others
     names: list[dict[str, Path]] = []
     for folder in (visible, lwir):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        names.append({p.relative_to(folder).as_posix(): p for p in _walk(folder) if p.suffix.lower() in IMAGES})
+        found = list(_walk(folder, others))
+        films = {path for path in found if _is_film(path)}
+        others.update(path.suffix.lower() for path in films)
+        files = [path for path in found if path not in films]
+        names.append({p.relative_to(folder).with_suffix(p.suffix.lower()).as_posix(): p for p in files})
         if not names[-1]:
             raise DataError(f"{folder}: no image there")
     if not names[0].keys() & names[1].keys():
@@ -140,24 +189,47 @@ def frames_a_second(video: Video) -> float:
     return fps if 0.1 <= fps <= 240 else _USUAL_FPS
 
 
-def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray]:
+def states_its_length(video: Video) -> bool:
+    """Whether the kind of file says how many frames it holds; others say it from their duration."""
+    with video.path.open("rb") as file:
+        kind = kind_of(file.read(200))
+    return kind is not None and kind[0] in ("AVI", "MP4")
+
+
+def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray | None]:
     """The frames, one at a time: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
+
+    None stands for a frame that is damaged, so that the others keep their places; in a film of a fixed rate also for
+    those that a damaged piece of the file has swallowed whole. Damaged frames at the end are missing.
 
     Raises:
         ImageError: it cannot be opened, or holds no frame that can be decoded.
     """
     film = _open(video)
+    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video)
+    place, failed, start, fixed_rate = 0, 0, 0.0, True
     try:
-        seen = 0
-        while True:
+        while failed < (min(max(stated - place, 1), _MOST_LOST) if stated > 0 else 100):
             there, frame = film.read()
             if not there:
-                break
-            seen += 1
+                failed += 1
+                continue
+            when = film.get(cv2.CAP_PROP_POS_MSEC)
+            start = when if not place and not failed else start
+            by_time = (when - start) * fps / 1000
+            if failed:
+                lost = round(by_time) - place
+                on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
+                lost = lost if on_grid and failed < lost <= stated - place else failed
+                yield from [None] * lost
+                place, failed = place + lost, 0
+            else:
+                fixed_rate = fixed_rate and abs(by_time - place) < _ON_GRID
+            place += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB if side == "visible" else cv2.COLOR_BGR2GRAY)
     finally:
         film.release()
-    if not seen:
+    if not place:
         raise ImageError(f"{video.path}: not a video that can be decoded")
 
 
@@ -166,35 +238,72 @@ def _open(video: Video) -> cv2.VideoCapture:
     return cv2.VideoCapture(str(video.path.resolve()), cv2.CAP_FFMPEG)
 
 
-def _files(given: str | Path) -> tuple[Path, list[Path]]:
+def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
     """The folder below which names begin, and the files that an input stands for."""
     path, text = Path(given), str(given)
     if path.is_dir():
-        return path, list(_walk(path))
+        return path, list(_walk(path, others))
+    if path.is_char_device() or (text.isdecimal() and not path.exists()):
+        raise DataError(f"{given}: would be a camera, and only files are read; record a film and give that")
     if path.exists():
         return path.parent, [path]
+    path = file_of(given)
     if not glob.has_magic(text):
         raise DataError(f"{given}: there is no such file or folder")
     fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
+    stem, dot, ending = text.rpartition(".")
+    any_case = stem + dot + "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
     files: list[Path] = []
-    for match in map(Path, sorted(glob.glob(text, recursive=True))):  # noqa: PTH207 - takes absolute patterns too
-        files += _walk(match) if match.is_dir() else [match] if _is_known(match) else []
+    matches = glob.glob(text, recursive=True) or glob.glob(any_case, recursive=True)  # noqa: PTH207 - takes absolute ones
+    for match in map(Path, sorted(matches)):
+        files += _walk(match, others) if match.is_dir() else _known([match], others)
     return Path(*fixed), list(dict.fromkeys(files))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Images and videos below a folder, by name, hidden ones left out."""
-    for inside, folders, names in os.walk(folder):
+def _walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Images and videos below a folder, by name, hidden ones left out; where several links lead, once."""
+    seen: set[tuple[int, int]] = set()
+    for inside, folders, names in os.walk(folder, followlinks=True):
+        status = Path(inside).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        others.update("hidden folders" for name in folders if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for name in sorted(names) if _is_known(path := Path(inside, name)))
+        yield from _known([Path(inside, name) for name in sorted(names)], others)
 
 
-def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES | VIDEOS and not path.name.startswith(".")
+def _known(files: Sequence[Path], others: Counter[str]) -> Iterator[Path]:
+    """Those of the files that are images or videos, or should be by their ending; the others are counted."""
+    for path in files:
+        ending = path.suffix.lower()
+        if path.name.startswith("."):
+            others.update(["hidden files"] if ending in IMAGES | VIDEOS else [])
+        elif ending in IMAGES | VIDEOS or (ending not in _RAW and _content(path) in ("image", "video")):
+            yield path
+        else:
+            others[ending or "without ending"] += 1
+
+
+def _content(path: Path) -> str | None:
+    """``image``, ``video`` or ``other`` by the first bytes; None where they say nothing, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(200))
+    except OSError:
+        return None
+    return kind and kind[1]
+
+
+def _is_film(path: Path) -> bool:
+    """By its content, or by its ending where that says nothing."""
+    content = _content(path)
+    return content == "video" or (content != "image" and path.suffix.lower() in VIDEOS)
 
 
 def _source(file: Path, name: str, side: Side) -> Source:
-    if file.suffix.lower() in VIDEOS:
+    if _is_film(file):
         return Video(name, file)
     parts = file.absolute().parts[:-1]
     for own, other in (("visible", "lwir"), ("lwir", "visible")):

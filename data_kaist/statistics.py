@@ -12,6 +12,9 @@ import numpy as np
 
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import Frame, Modality, read_pair
+from data_kaist.errors import ImageError
+from data_kaist.images import lwir_values
+from data_kaist.loading import spread
 from ssd_effnet.structures import PERSON
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
@@ -58,6 +61,31 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
     std = np.sqrt(np.maximum(total[:, 2] / total[:, 0] - mean**2, 0))
     names = {1: ("LWIR",), 3: ("R", "G", "B"), 4: ("R", "G", "B", "LWIR")}[len(mean)]
     return ChannelStatistics(names, tuple(map(float, mean)), tuple(map(float, std)), len(frames))
+
+
+def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int = 500) -> list[float]:
+    """The LWIR values below which these shares of the pixels lie, in up to ``count`` frames spread over those given.
+
+    Raises:
+        ImageError: an image cannot be read, none has more than 8 bits, or all values are equal.
+    """
+
+    def some(frame: Frame) -> np.ndarray:
+        assert frame.lwir is not None
+        values = lwir_values(frame.lwir)
+        deep = values.reshape(-1)[:: max(values.size // 10_000, 1)].astype(np.float64)
+        return deep[np.isfinite(deep)] if values.dtype != np.uint8 else deep[:0]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        values = np.concatenate(list(pool.map(some, (frames[place] for place in spread(frames, count)))))
+    if not len(values):
+        raise ImageError(
+            f"{frames[0].lwir}: has 8 bits, as all LWIR images that were looked at; leave out lwir_quantiles"
+        )
+    found = [float(f"{value:.6g}") for value in np.quantile(values, shares)]
+    if found[0] >= found[-1]:
+        raise ImageError(f"data.lwir_quantiles: both are {found[0]:g} in the training split; give data.lwir_range")
+    return found
 
 
 @dataclass(frozen=True)

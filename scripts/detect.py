@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,14 +68,15 @@ def detect(arguments: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from data_kaist.loading import Side
-    from data_kaist.sources import find_sources, frame_count, pair_folders
+    from data_kaist.sources import find_sources, frame_count, listed, pair_folders
     from ssd_effnet import detecting, load_detector
 
     predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
-    sources = pair_folders(arguments.visible, arguments.lwir) if arguments.visible else []
+    others: Counter[str] = Counter()
+    sources = pair_folders(arguments.visible, arguments.lwir, others) if arguments.visible else []
     if arguments.inputs:
         side: Side = "lwir" if predictor.modality == "lwir" else "visible"
-        sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out)
+        sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
     options = detecting.Options(
         score=arguments.score,
         batch_size=arguments.batch,
@@ -86,6 +88,8 @@ def detect(arguments: argparse.Namespace) -> int:
     )
     total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if others:
+        console.print(f"left out, as neither images nor videos that are read here: {listed(others)}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=total or None)

@@ -9,6 +9,7 @@ examples:
   scripts/inspect_data.py data/pennfudan/train.json --sheet penn.png
   scripts/inspect_data.py data/exported                                 as Roboflow, COCO or CVAT lay it out
   scripts/inspect_data.py data/kaist --annotations paired --on-bad-frame skip
+  scripts/inspect_data.py data/mine --modality lwir --lwir-range 7000 9000     16-bit or float LWIR images
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def parser() -> shell.Parser:
     parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
     parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
     parser.add_argument("--stats", action="store_true", help="mean and std of each channel; reads every image")
+    two = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    parser.add_argument("--lwir-range", **two, help="LWIR values that become 0 and 255, as data.lwir_range")
+    parser.add_argument("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
     parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
     return parser
 
@@ -44,9 +48,12 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser().completed().parse_args(argv))
 
+    from data_kaist.images import Reading
     from ssd_effnet.inspection import inspect
 
-    inspect(arguments.pop("root"), **arguments)
+    limits = arguments.pop("lwir_range")
+    reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))
+    inspect(arguments.pop("root"), reading=reading, **arguments)
     return 0
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_kaist.dataset import DetectionDataset, load_frames
-from data_kaist.loading import Skipped, file_and_step
+from data_kaist.dataset import DetectionDataset, Frame, load_frames
+from data_kaist.images import Reading
+from data_kaist.loading import SIDES, Skipped, file_and_step
+from data_kaist.statistics import lwir_quantiles
 from data_kaist.transforms import (
     Compose,
     Expand,
@@ -257,17 +259,30 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     return Compose((*chain, resize, HorizontalFlip(a.flip)))
 
 
-def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
-    """Frames, transforms and modality of the stage ``train``, ``val`` or ``test``.
+def build_reading(e: ExperimentConfig) -> Reading:
+    """How the experiment's image files become pixels."""
+    limits = e.data.lwir_range
+    return Reading((limits[0], limits[1]) if limits else None, e.data.orientation)
+
+
+def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
+    """The experiment, ``data.lwir_range`` filled in where it states quantiles of the training split.
 
     Raises:
-        DataError: one sentence on what is wrong with root, split or frames.
+        DataError: the split cannot be read, or its LWIR images have no more than 8 bits.
     """
-    skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
+    quantiles = e.data.lwir_quantiles
+    if quantiles is None or e.data.lwir_range is not None or "lwir" not in SIDES[e.input.modality]:
+        return e
+    frames = _frames(e, "train", [] if e.data.on_bad_frame == "skip" else None)
+    return replace(e, data=replace(e.data, lwir_range=lwir_quantiles(frames, quantiles)))
+
+
+def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Frame]:
     cut = e.data.val if stage == "train" else ""  # the validation split is cut out of training
     if e.data.allow_overlap and e.data.kind == "coco" and file_and_step(cut)[1] == 1:
         cut = ""
-    frames = load_frames(
+    return load_frames(
         e.data.kind,
         Path(e.data.root),
         {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
@@ -276,7 +291,19 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         exclude=cut or None,
         modality=e.input.modality,
         skipped=skipped,
+        reading=build_reading(e),
     )
+
+
+def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
+    """Frames, transforms and modality of the stage ``train``, ``val`` or ``test``.
+
+    Raises:
+        DataError: one sentence on what is wrong with root, split or frames.
+    """
+    e = with_lwir_range(e)
+    skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
+    frames = _frames(e, stage, skipped)
     dataset = DetectionDataset(
         frames,
         e.input.modality,

@@ -66,7 +66,13 @@ _LIMITS: tuple[tuple[str, Callable[[float, float], bool], dict[str, float]], ...
 )
 _SHARES = (
     *("augment.crop_probability", "augment.flip", "augment.jitter", "loss.alpha", "loss.iou_threshold"),
-    *("neck.norm_momentum", "optimizer.momentum", "postprocess.nms_iou", "postprocess.score_threshold"),
+    *(
+        "data.lwir_quantiles",
+        "neck.norm_momentum",
+        "optimizer.momentum",
+        "postprocess.nms_iou",
+        "postprocess.score_threshold",
+    ),
     "schedule.final_lr_factor",
 )
 _NOT_EMPTY = ("anchors.ratios", "anchors.scales", "anchors.sizes", "data.train", "head.classes")
@@ -74,6 +80,8 @@ _FORMS: dict[str, tuple[int, str]] = {
     "anchors.reference_size": (2, "[height, width]"),
     "anchors.variances": (2, "two numbers (centre, size)"),
     "augment.crop_ratio": (2, "[smallest, largest]"),
+    "data.lwir_quantiles": (2, "[low, high]"),
+    "data.lwir_range": (2, "[low, high]"),
     "augment.crop_scale": (2, "[smallest, largest]"),
     "input.mean": (4, "four numbers (R, G, B, LWIR)"),
     "input.size": (2, "[height, width]"),
@@ -135,6 +143,9 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
         if limits[0] > limits[1]:
             yield key, f"must be [smallest, largest], not {limits}"
+    for key, limits in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
+        if limits is not None and limits[0] >= limits[1]:
+            yield key, f"must be [low, high], low below high, not {limits}"
     if e.loss.negative_iou is not None and e.loss.negative_iou > e.loss.iou_threshold:
         yield "loss.negative_iou", f"must be at most loss.iou_threshold, not {e.loss.negative_iou}"
     if e.neck.topology == "none" and e.adapter.after_neck:

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from data_kaist.annotations import training_ignore
-from data_kaist.dataset import DetectionDataset, collate, read_pair
+from data_kaist.dataset import DetectionDataset, collate, doubts_of, read_pair
 from data_kaist.errors import DataError
 from data_kaist.loading import spread
 from ssd_effnet.build import build_dataset, build_normalize
@@ -67,7 +67,7 @@ class DataView:
         pictures: files, in order.
         channels: of all images that were drawn.
         images: how many these were.
-        verdict: a sentence on the channels.
+        verdict: a sentence on the channels, and what is doubtful in the files.
     """
 
     pictures: list[Path]
@@ -124,22 +124,13 @@ def write_data_view(
         shown.append((place, batch, denormalised(entering(batch), mean, std)))
     channels = _channel_rows(e, sums, mean, std)
     images = len(chosen) * draws
-    verdict = _verdict(e, channels)
-    low, high = _lwir_range([pixels for _, _, pixels in shown])
-    rows = [
-        _row(dataset, *of_frame, epoch=epoch if stage == "train" else None, lwir_range=(low, high))
-        for of_frame in shown
-    ]
+    verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
+    rows = [_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
         *_caption(channels, images),
         verdict,
     ]
-    if len(mean) != 3:
-        words.append(
-            f"LWIR entering the network is shown from {low:.0f} (black) to {high:.0f} (white) of 0..255; as it is "
-            "read, each image is stretched on its own."
-        )
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
         cells = grid(rows[start : start + _ROWS])
@@ -238,7 +229,6 @@ def _row(
     pixels: np.ndarray,
     *,
     epoch: int | None,
-    lwir_range: tuple[float, float],
 ) -> list[np.ndarray | None]:
     """A frame as it is read, then its draws; where there are two images, LWIR stands below visible."""
     frame = dataset.frames[place]
@@ -255,9 +245,7 @@ def _row(
         boxes, ignored = targets.boxes_xyxy[k].numpy()[there], targets.ignore[k].numpy()[there]
         shown = [image[..., :3]] if image.shape[2] >= 3 else []
         if image.shape[2] != 3:
-            low, high = lwir_range
-            lwir = np.clip((image[..., -1].astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-            shown.append(np.repeat(lwir[:, :, None], 3, axis=2))
+            shown.append(as_rgb(image[..., -1]))
         people = int((~ignored).sum())
         what = f"{people} to be found, {len(ignored) - people} ignored"
         when = "as it enters" if epoch is None else f"as it enters in epoch {epoch + k}"
@@ -269,9 +257,3 @@ def _cell(pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray
     zoom = _CELL / pair[0].shape[1]
     markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore])]
     return labelled(np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]), words)
-
-
-def _lwir_range(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
-    """What is shown black and white: one range for all pictures, so that a change of brightness is seen."""
-    low, high = np.percentile(np.concatenate([pixels[..., -1].reshape(-1) for pixels in pictures]), (1, 99.8))
-    return float(low), max(float(high), float(low) + 1)

@@ -14,8 +14,18 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from data_kaist.errors import DataError, ImageError
+from data_kaist.images import NOTE
 from data_kaist.loading import SIDES
-from data_kaist.sources import IMAGES, Source, Still, Video, frame_count, frames_a_second, read_video
+from data_kaist.sources import (
+    IMAGES,
+    Source,
+    Still,
+    Video,
+    frame_count,
+    frames_a_second,
+    read_video,
+    states_its_length,
+)
 from data_kaist.transforms import Sample
 from ssd_effnet.film import CODECS, Film, find_codec
 from ssd_effnet.predictor import ImageDetections, Predictor
@@ -53,6 +63,7 @@ class Summary:
     Attributes:
         images: stills and video frames that were looked at.
         detections: in all of them.
+        lost: frames of videos that are damaged.
         bad: sentences about files that were left out.
         model_seconds: from resized pixels to boxes.
         seconds: everything, reading, drawing and writing too.
@@ -60,6 +71,7 @@ class Summary:
 
     images: int = 0
     detections: int = 0
+    lost: int = 0
     bad: list[str] = field(default_factory=list)
     model_seconds: float = 0.0
     seconds: float = 0.0
@@ -70,18 +82,21 @@ class Summary:
             model, total = (1000 * s / self.images for s in (self.model_seconds, self.seconds))
             rate = self.images / self.seconds
             line += f": {rate:.2f} frames a second (an image: model {model:.0f} ms, all in all {total:.0f} ms)"
+        line += f"; {self.lost:,} damaged frame{'s' * (self.lost > 1)} left out" if self.lost else ""
         return line + (f"; {len(self.bad):,} bad file{'s' * (len(self.bad) > 1)} left out" if self.bad else "")
 
 
 @dataclass(frozen=True, eq=False)
 class _Shot:
-    """One image on its way: its number from 0, its pictures to draw on, and what the detector gets."""
+    """One image on its way: its number from 0, that in its film, its pictures to draw on, what the detector gets."""
 
     number: int
+    place: int
     name: str
     source: Source
     pictures: tuple[np.ndarray, ...]
     sample: Sample
+    note: np.ndarray
 
 
 def detect(
@@ -95,13 +110,14 @@ def detect(
 ) -> Summary:
     """Look at all sources and write what was found below ``out``, one batch in memory at a time.
 
-    - annotated images under the names of the sources, an annotated video for each video (``NAME.mp4``, or a folder of
+    - annotated images under the names of the sources, an annotated video for each video (``NAME.webm``, or a folder of
       frames where OpenCV can write no video);
     - ``detections.json``, COCO results; ``images.json`` says what their image ids mean and is a COCO file without
       annotations (``COCO("images.json").loadRes("detections.json")``);
     - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` a line for persons; image 1 is the one of id 0.
 
-    Numbers count every image, those that were left out too.
+    Numbers count every image, those that were left out too, also the damaged frames of a video; in its film the
+    picture before stands for each.
 
     Args:
         predictor: the detector.
@@ -125,6 +141,7 @@ def detect(
         results = files.enter_context(Results(out, predictor.classes)) if options.json else None
         films = files.enter_context(_Films(out, echo))
         pending: list[_Shot] = []
+        notes: dict[str, np.ndarray] = {}
 
         def flush() -> None:
             since = time.perf_counter()
@@ -136,7 +153,7 @@ def detect(
                 if options.pictures and isinstance(shot.source, Still):
                     save(_drawn(shot, detections, options.score, predictor), out / _picture_name(shot.source.name))
                 if options.video and isinstance(shot.source, Video):
-                    films.add(shot.source, _drawn(shot, detections, options.score, predictor))
+                    films.add(shot.source, _drawn(shot, detections, options.score, predictor), shot.place)
                 summary.images += 1
                 summary.detections += len(detections)
                 on_image()
@@ -144,15 +161,20 @@ def detect(
 
         number = 0
         for source in sources:
-            first = number
+            first, read, gap = number, 0, 0
             try:
                 for shot in _shots(predictor, source, number, options):
                     number = shot.number + 1
+                    read += 1
+                    gap = gap or (read if shot.place >= read else 0)
+                    notes[source.name] = shot.note
                     pending.append(shot)
                     if len(pending) == options.batch_size:
                         flush()
-                if isinstance(source, Video) and options.max_frames is None:
-                    _say_what_is_missing(source, number - first, echo)
+                if isinstance(source, Video):
+                    lost = number - first - read
+                    summary.lost += lost
+                    _say_what_is_missing(source, number - first, lost, gap, echo, whole=options.max_frames is None)
             except DataError as error:
                 number += isinstance(source, Still)
                 if options.on_bad_frame == "stop":
@@ -161,33 +183,51 @@ def detect(
                 summary.bad.append(str(error))
                 echo(f"left out: {error}")
         flush()
+        for sentence in predictor.doubts(notes.items()):
+            echo(sentence)
     summary.seconds = time.perf_counter() - begun
     return summary
 
 
 def _shots(predictor: Predictor, source: Source, number: int, options: Options) -> Iterator[_Shot]:
     if isinstance(source, Still):
-        here = {side: source.read(side) for side in predictor.sides}
+        note = np.zeros(1, NOTE)
+        here = {side: source.read(side, predictor.reading, note) for side in predictor.sides}
         sample = predictor.prepare(tuple(here.values()), str(source.path))
         if options.pictures and source.visible is not None and source.lwir is not None:
-            here = {side: here[side] if side in here else source.read(side) for side in SIDES["early"]}
+            here = {
+                side: here[side] if side in here else source.read(side, predictor.reading) for side in SIDES["early"]
+            }
             if len({picture.shape[:2] for picture in here.values()}) > 1:
                 sizes = " and ".join(f"{picture.shape[1]}x{picture.shape[0]}" for picture in here.values())
                 raise ImageError(f"{source.path}: visible and lwir differ in size ({sizes} pixels)")
-        yield _Shot(number, source.name, source, tuple(here.values()), sample)
+        yield _Shot(number, 0, source.name, source, tuple(here.values()), sample, note)
         return
     if len(predictor.sides) > 1:
         raise ImageError(f"{source.path}: {predictor.modality} needs pairs (visible, lwir), and a video is not one")
-    frames = read_video(source, side=predictor.sides[0])
+    frames, note = read_video(source, side=predictor.sides[0]), np.zeros(1, NOTE)
     for i, frame in enumerate(islice(frames, options.max_frames)):
-        name = f"{source.name}#{i + 1:06d}"
-        yield _Shot(number + i, name, source, (frame,), predictor.prepare(frame, f"{source.path}, frame {i + 1}"))
+        if frame is not None:
+            sample = predictor.prepare(frame, f"{source.path}, frame {i + 1}", note)
+            yield _Shot(number + i, i, f"{source.name}#{i + 1:06d}", source, (frame,), sample, note)
 
 
-def _say_what_is_missing(video: Video, seen: int, echo: Callable[[str], None]) -> None:
-    """Some kinds of file only estimate their length; a tenth is more than an estimate is wrong by."""
-    if seen < 0.9 * (stated := frame_count(video)):
-        echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated?")
+def _say_what_is_missing(
+    video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None], *, whole: bool
+) -> None:
+    """Damaged frames, so many of those seen, and an end before its time.
+
+    Some kinds of file only estimate their length; a tenth is more than an estimate is wrong by.
+    """
+    stated = frame_count(video)
+    missing = stated - seen if whole else 0
+    if lost:
+        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low" * (
+            missing > 0
+        )
+        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
+    elif missing > (0 if states_its_length(video) else 0.1 * stated):
+        echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
 
 
 def _drawn(shot: _Shot, detections: ImageDetections, score: float, predictor: Predictor) -> np.ndarray:
@@ -304,6 +344,7 @@ class _Films:
         self.echo = echo
         self.source: Video | None = None
         self.film: Film | None = None
+        self.last: np.ndarray | None = None
         self.taken: set[Path] = set()
 
     def __enter__(self) -> _Films:
@@ -317,7 +358,8 @@ class _Films:
         if film is not None:
             film.close()
 
-    def add(self, source: Video, picture: np.ndarray) -> None:
+    def add(self, source: Video, picture: np.ndarray, place: int) -> None:
+        """The picture of a video's frame; for frames that are lost stands the one before, at the front the first."""
         if source is not self.source:
             self.close()
             self.source, size = source, (picture.shape[0], picture.shape[1])
@@ -329,9 +371,12 @@ class _Films:
             if path in self.taken:  # a.avi and a.mov
                 path = path.with_name(Path(source.name).name + path.suffix)
             self.taken.add(path)
-            self.film = Film(path, codec and codec[0], fps, size)
-        assert self.film is not None
+            self.film, self.last = Film(path, codec and codec[0], fps, size), picture
+        assert self.film is not None and self.last is not None
+        while self.film.count < place:
+            self.film.add(self.last)
         self.film.add(picture)
+        self.last = picture
 
 
 def _film_name(source: Video, suffix: str) -> str:

@@ -190,6 +190,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "size": list(size),  # (height, width)
         "trained_size": list(as_size(e.input.size)),
         "boxes": "xyxy, pixels of the input",
+        "lwir_range": e.data.lwir_range,  # of values of more than 8 bits: these become 0 and 255, linearly
         "resize": "bilinear, each side by itself (cv2.INTER_LINEAR)",
         "nms": nms,
         "nms_iou": p.nms_iou,

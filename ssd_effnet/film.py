@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,8 +16,8 @@ from data_kaist.errors import ImageError
 from data_kaist.sources import Video, frame_count, read_video
 from ssd_effnet.visualize import save
 
-CODECS = (("mp4v", ".mp4"), ("avc1", ".mp4"), ("MJPG", ".avi"))
-"""Tried in this order: not every build of OpenCV can write every one."""
+CODECS = (("VP80", ".webm"), ("avc1", ".mp4"), ("mp4v", ".mp4"), ("MJPG", ".avi"))
+"""Tried in this order: not every build of OpenCV can write every one, and browsers play the first two."""
 
 
 class Film:
@@ -89,4 +93,23 @@ def _frames_in(path: Path) -> int:
 
 def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     code = cv2.VideoWriter.fourcc(*codec)
-    return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, code, fps, size[::-1])
+    with _quiet():
+        return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, code, fps, size[::-1])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what OpenCV prints past its own log: that the file names its codec VP8 in another way."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is nowhere to print
+        yield
+        return
+    sys.stderr.flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_kaist.annotations import AnnotationFormat, training_ignore
-from data_kaist.dataset import Frame, load_frames, read_pair
+from data_kaist.dataset import Frame, doubts_of, load_frames, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.frames import STUDY_VALIDATION
+from data_kaist.images import Reading
 from data_kaist.loading import Modality, Skipped, spread
 from data_kaist.statistics import (
     ChannelStatistics,
@@ -45,6 +46,7 @@ def inspect(
     pictures: int = 8,
     stats: bool = False,
     on_bad_frame: Literal["stop", "skip"] = "stop",
+    reading: Reading = Reading(orientation="ignore"),  # noqa: B008 - frozen
 ) -> None:
     """Print tables of what a data set holds, and write a sheet of pictures.
 
@@ -60,6 +62,7 @@ def inspect(
         pictures: on the sheet; 0: none is written.
         stats: mean and standard deviation of each channel, too; reads every image.
         on_bad_frame: ``skip`` leaves them out and says so.
+        reading: how image files become pixels.
 
     Raises:
         DataError: one sentence on what is wrong with root, split or frames.
@@ -82,6 +85,7 @@ def inspect(
                 images=images,
                 modality=modality or "any",
                 skipped=skipped,
+                reading=reading,
             )
         except EmptySplitError:
             # A part of KAIST is worth a look as well: of the three default splits some may be empty.
@@ -120,6 +124,9 @@ def inspect(
         if sheet:
             _write_sheet(sheet, shown, modality, pictures, skip=skip)
             console.print(Text(f"sheet of pictures: {sheet}"), soft_wrap=True)
+        for split, frames in by_split.items():
+            for sentence in doubts_of(frames).values():
+                console.print(Text(f"{split}: {sentence}", style="yellow"), soft_wrap=True)
 
 
 def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path, Kind, Sequence[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,12 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.dataset import collate
 from data_kaist.errors import ImageError
-from data_kaist.images import read_image
+from data_kaist.images import NOTE, doubts, read_image, to_8_bits
 from data_kaist.loading import SIDES, Side
+from data_kaist.sources import file_of
 from data_kaist.transforms import Sample
-from ssd_effnet.build import build_detector, build_postprocess, build_transforms
+from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
 from ssd_effnet.checks import check_experiment
-from ssd_effnet.failure import Failure
+from ssd_effnet.failure import Doubt, Failure
 from ssd_effnet.folding import fold
 from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
@@ -31,7 +33,7 @@ from ssd_effnet.weights import WeightsError, load_by_name, read_plain, refuse_un
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
-``(1, H, W)`` or ``(H, W)``, on any device."""
+``(1, H, W)`` or ``(H, W)``, on any device; LWIR values may be of any type where the detector has a range for them."""
 
 Pair: TypeAlias = tuple[Image, Image]
 """(visible, LWIR), of one size."""
@@ -118,6 +120,7 @@ class Predictor:
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized.
+        reading: how files become pixels: upright, and by the range of LWIR values that the detector was trained with.
         detector: as it was trained, for whoever looks inside; detections come from a folded copy.
     """
 
@@ -128,6 +131,7 @@ class Predictor:
         self.device = device
         self._folded = self._fold(detector.eval()).to(device)
         self.detector = detector.to(device)
+        self.reading = replace(build_reading(experiment), orientation="follow")
         if experiment.trainer.channels_last:
             self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transform = build_transforms(experiment, "test")
@@ -163,8 +167,8 @@ class Predictor:
 
         Args:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
-                Files are decoded as in training: 16 bits become 8, an alpha channel is dropped, orientation tags are
-                not followed.
+                Files are decoded as in training, an alpha channel is dropped, and orientation tags are followed: boxes
+                are in the upright picture. Where only the high byte of 16 bits is used, a warning says so.
             score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, a low one,
                 as evaluation wants it. For people to look at, 0.3 to 0.5.
             batch_size: images that are computed at once.
@@ -180,17 +184,30 @@ class Predictor:
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[ImageDetections] = []
+        names, notes = [f"image {i}" for i in range(len(images))], np.zeros(len(images), NOTE)
         for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            found += self.detect([self.prepare(x, f"image {i}") for i, x in enumerate(batch, start)], score=score)
+            some = range(start, min(start + batch_size, len(images)))
+            for i in some:
+                given = images[i]
+                names[i] = _name_of(given if isinstance(given, tuple | list) else (given,), names[i])
+            found += self.detect([self.prepare(images[i], names[i], notes[i : i + 1]) for i in some], score=score)
+        for sentence in self.doubts(zip(names, notes, strict=True)):
+            warnings.warn(sentence, Doubt, stacklevel=2)
         return found
 
-    def prepare(self, image: Image | tuple[Image, ...], name: str = "the image") -> Sample:
+    def doubts(self, notes: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+        """What there is to say of prepared images, given their names and :data:`~data_kaist.images.NOTE` rows."""
+        return [sentence for kind, sentence in doubts(notes, self.reading).items() if kind != "orientation"]
+
+    def prepare(
+        self, image: Image | tuple[Image, ...], name: str = "the image", note: np.ndarray | None = None
+    ) -> Sample:
         """Read and resize one image as for the test of a run.
 
         Args:
             image: as for :meth:`predict`; a tuple holds as many as the modality has ``sides``.
             name: for messages, where it is not a file.
+            note: one row of :data:`data_kaist.images.NOTE`, filled in.
 
         Raises:
             ImageError: see :meth:`predict`.
@@ -200,7 +217,7 @@ class Predictor:
             wanted = "pairs (visible, lwir)" if len(self.sides) == 2 else f"{self.sides[0]} images alone"
             got = "a single one" if len(given) == 1 else f"{len(given)} together"
             raise ImageError(f"{_name_of(given, name)}: {self.modality} needs {wanted}, not {got}")
-        pictures = {side: _pixels(x, side, name) for side, x in zip(self.sides, given, strict=True)}
+        pictures = {side: self._pixels(x, side, name, note) for side, x in zip(self.sides, given, strict=True)}
         sizes = [picture.shape[:2] for picture in pictures.values()]
         if len(set(sizes)) > 1:
             (h, w), (other_h, other_w) = sizes
@@ -234,6 +251,13 @@ class Predictor:
             outputs.refuse_non_finite(batch.names)
             detections = postprocess(outputs, self.input_size, batch.original_sizes)
             return list(self._per_image(detections, samples))
+
+    def _pixels(self, image: Image, side: Side, name: str, note: np.ndarray | None) -> np.ndarray:
+        """uint8 ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
+        if isinstance(image, str | Path):
+            return read_image(file_of(image), colour=side == "visible", reading=self.reading, note=note)
+        pixels = _array(image, side, name, any_type=side == "lwir" and self.reading.lwir_range is not None)
+        return pixels if side == "visible" else to_8_bits(pixels, name, self.reading, note)
 
     def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
         for i, sample in enumerate(samples):
@@ -318,15 +342,13 @@ def _name_of(given: Sequence[Any], name: str) -> str:
     return files[0] if files else name
 
 
-def _pixels(image: Image, side: Side, name: str) -> np.ndarray:
-    """uint8 ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image), colour=side == "visible")
+def _array(image: np.ndarray | torch.Tensor, side: Side, name: str, *, any_type: bool) -> np.ndarray:
+    """``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``; uint8, or ``any_type``."""
     wanted = "(H, W, 3) RGB" if side == "visible" else "(H, W)"
     if not isinstance(image, np.ndarray | torch.Tensor):
         kind = type(image).__name__
         raise ImageError(f"{name}: is a {kind}, not an image; give a file, a numpy array or a torch tensor")
-    if str(image.dtype).removeprefix("torch.") != "uint8":
+    if str(image.dtype).removeprefix("torch.") != "uint8" and not any_type:
         raise ImageError(f"{name}: has values of type {image.dtype}; an image is uint8, 0..255")
     pixels = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
     if isinstance(image, torch.Tensor):

@@ -36,6 +36,7 @@ from ssd_effnet.build import (
     build_optimizer,
     build_postprocess,
     build_schedule,
+    with_lwir_range,
 )
 from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import own_normalisation, save_experiment, varied
@@ -55,7 +56,7 @@ from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import StopAfterStep
 from ssd_effnet.structures import PERSON, Annotations, DetectionTable
-from ssd_effnet.training import LOG_EVERY, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.training import LOG_EVERY, Doubts, FusionWeights, MetricsCsv, Pictures, TrainingModule
 from ssd_effnet.waiting import EpochLines, Waiting
 from ssd_effnet.weights import read_plain
 
@@ -102,6 +103,7 @@ def run(
             directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         resumed = resume and directory.last.is_file()
+        experiment = directory.with_its_range(experiment) if resumed else experiment
         try:
             return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
         except (Failure, OSError) as error:
@@ -130,6 +132,7 @@ def _run(
     seed_everything(t.seed, workers=True, verbose=False)
     if t.threads:
         torch.set_num_threads(t.threads)
+    experiment = with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
     for stage, dataset in datasets.items():
@@ -420,7 +423,14 @@ def _trainer(
     # the weights before the file, which writes down what it finds
     recorders = [FusionWeights(), MetricsCsv(directory.metrics_file)]
     # without validation nothing says which epoch is best
-    callbacks: list[Callback] = [*more, waiting, *recorders, *([best] if "val" in datasets else []), last]
+    callbacks: list[Callback] = [
+        *more,
+        Doubts(datasets, echo),
+        waiting,
+        *recorders,
+        *([best] if "val" in datasets else []),
+        last,
+    ]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets:

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -265,11 +265,21 @@ class RunDirectory:
         Raises:
             RunError: they differ in more than the seed.
         """
-        begun = self.experiment()
+        begun, experiment = self.experiment(), self.with_its_range(experiment)
         if changed := varied([begun, experiment]):
             was, now = settings(begun), settings(experiment)
             each = ", ".join(f"{key} ({was.get(key)}, now {now.get(key)})" for key in changed)
             raise RunError(f"{self}: was started with another config; these differ: {each}; choose another --out")
+
+    def with_its_range(self, experiment: ExperimentConfig) -> ExperimentConfig:
+        """The experiment with the LWIR range that this run took from the training split by the same quantiles."""
+        data = experiment.data
+        if data.lwir_quantiles is None or data.lwir_range:
+            return experiment
+        begun = self.experiment().data
+        if data.lwir_quantiles != begun.lwir_quantiles:
+            return experiment
+        return replace(experiment, data=replace(data, lwir_range=begun.lwir_range))
 
     def refuse_other_data(self, data: Mapping[str, Any]) -> None:
         """Data of a run that has begun must be those that it was begun with.

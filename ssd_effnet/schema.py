@@ -43,6 +43,11 @@ class DataConfig:
     cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
     on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
     allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
+    # LWIR values of more than 8 bits that become 0 and 255; null: their high byte is used
+    lwir_range: list[float] | None = None
+    lwir_quantiles: list[float] | None = None  # [0.001, 0.999]: the range from the training split, where none is given
+    # coco: orientation tags of image files, where the size in the JSON file leaves it open
+    orientation: Literal["ignore", "follow"] = "ignore"
     min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,7 +19,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data_kaist.annotations import training_ignore
-from data_kaist.dataset import DetectionDataset, read_pair
+from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
+from data_kaist.errors import ImageError
+from data_kaist.loading import spread
 from ssd_effnet.criterion import Losses
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation import Scores, miss_rate_figure, score
@@ -269,6 +272,44 @@ class FusionWeights(Callback):
             average.on_validation_epoch_end(trainer, pl_module)
         if weights:
             pl_module.log_dict(weights)
+
+
+class Doubts(Callback):
+    """Says once what is doubtful in the image files that were read: values of more than 8 bits, orientation tags.
+
+    Args:
+        datasets: by stage.
+        echo: told one line about each.
+    """
+
+    def __init__(self, datasets: Mapping[str, DetectionDataset], echo: Callable[[str], None]) -> None:
+        self.datasets = datasets
+        self.echo = echo
+        self.said: dict[tuple[str, str], str] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at a few frames before hours are spent."""
+        dataset = self.datasets["train"]
+        for place in spread(dataset.frames, 8):
+            with suppress(ImageError):  # whoever comes to read it stops there
+                read_pair(dataset.frames[place], dataset.modality)
+        self._say(["train"], ("depth", "visible depth", "range"))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say([stage for stage in self.datasets if stage != "test"])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say(["test"])
+
+    def _say(self, stages: Sequence[str], kinds: Sequence[str] | None = None) -> None:
+        for stage in stages:
+            for kind, sentence in doubts_of(self.datasets[stage].frames).items():
+                before = self.said.get((stage, kind))
+                # shares over a few frames are said again over all of them
+                new = before is None or (kind == "range" and before != sentence)
+                if new and (kinds is None or kind in kinds):
+                    self.echo(f"{stage}: {sentence}")
+                    self.said[stage, kind] = sentence
 
 
 class Pictures(Callback):

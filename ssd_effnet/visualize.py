@@ -65,12 +65,8 @@ def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0)
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, stretched so that a dark night shows its bodies; RGB as it is."""
-    if picture.ndim == 3:
-        return picture
-    low, high = np.percentile(picture, (1, 99.8))
-    stretched = np.clip((picture.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(np.uint8)
-    return np.repeat(stretched[:, :, None], 3, axis=2)
+    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, with the values that the network gets; RGB as it is."""
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
 
 
 def beside(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:

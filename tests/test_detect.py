@@ -164,7 +164,7 @@ def test_everything_is_written_and_fits_together(checkpoint: Path, predictor: Pr
     assert (code, complaints) == (0, "")
     assert printed.startswith("9 images, ") and "frames a second (an image: model " in printed
     assert files_below(out) == {
-        *("it's «große» 写真.png", "sub/b.jpg", "film.mp4"),
+        *("it's «große» 写真.png", "sub/b.jpg", "film.webm"),
         *("detections.json", "images.json", "detections_kaist.txt"),
     }
 
@@ -188,17 +188,17 @@ def test_everything_is_written_and_fits_together(checkpoint: Path, predictor: Pr
 
     drawn = cv2.imdecode(np.fromfile(out / first.name, np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape[1] == 104 and drawn.shape[0] > 72  # the legend is below
-    assert frame_count(Video("x", out / "film.mp4")) == FRAMES
-    assert len(list(read_video(Video("x", out / "film.mp4")))) == FRAMES
+    assert frame_count(Video("x", out / "film.webm")) == FRAMES
+    assert len(list(read_video(Video("x", out / "film.webm")))) == FRAMES
 
 
 def test_only_what_is_asked_for(checkpoint: Path, tmp_path: Path) -> None:
     given = (checkpoint, image(tmp_path / "a.jpg"), film(tmp_path / "b.avi"), "--out")
     numbers = {"detections.json", "images.json", "detections_kaist.txt"}
     for flags, wanted in (
-        (("--no-json", "--max-frames", 2), {"a.jpg", "b.mp4"}),
+        (("--no-json", "--max-frames", 2), {"a.jpg", "b.webm"}),
         (("--no-pictures", "--no-video"), numbers),
-        (("--json", "--video", "--no-pictures"), {"b.mp4", *numbers}),
+        (("--json", "--video", "--no-pictures"), {"b.webm", *numbers}),
     ):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         assert command(*given, tmp_path / "out", *flags)[0] == 0
@@ -259,7 +259,7 @@ def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tm
     summary = detect(predictor, find_sources([whole]), tmp_path / "out", echo=said.append)
     assert 0 < summary.images < 30
     assert len(said) == 1 and f"ends after {summary.images} of the 40 frames that it states" in said[0]
-    assert frame_count(Video("x", tmp_path / "out" / "film.mp4")) == summary.images
+    assert frame_count(Video("x", tmp_path / "out" / "film.webm")) == summary.images
 
 
 def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_videos_of_one_name_do_not_replace_each_other(predictor: Predictor, tmp_
     film(tmp_path / "in" / "a.avi")
     shutil.copy(tmp_path / "in" / "a.avi", tmp_path / "in" / "a.mkv")
     detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "out", Options(json=False))
-    assert files_below(tmp_path / "out") == {"a.mp4", "a.mkv.mp4"}
+    assert files_below(tmp_path / "out") == {"a.webm", "a.mkv.webm"}
 
 
 def test_a_film_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_
         )  # fmt: skip
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 4
     assert isinstance(json.loads((tmp_path / "out" / "detections.json").read_text()), list)
-    assert frame_count(Video("x", tmp_path / "out" / "a.mp4")) == 4
+    assert frame_count(Video("x", tmp_path / "out" / "a.webm")) == 4
 
 
 @pytest.mark.parametrize(
