@@ -143,9 +143,9 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
         if limits[0] > limits[1]:
             yield key, f"must be [smallest, largest], not {limits}"
-    for key, limits in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
-        if limits is not None and limits[0] >= limits[1]:
-            yield key, f"must be [low, high], low below high, not {limits}"
+    for key, ends in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
+        if ends is not None and ends[0] >= ends[1]:
+            yield key, f"must be [low, high], low below high, not {ends}"
     if e.loss.negative_iou is not None and e.loss.negative_iou > e.loss.iou_threshold:
         yield "loss.negative_iou", f"must be at most loss.iou_threshold, not {e.loss.negative_iou}"
     if e.neck.topology == "none" and e.adapter.after_neck:
