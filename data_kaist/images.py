@@ -311,31 +311,53 @@ def _turned(image: np.ndarray, tag: int) -> np.ndarray:
     return image[:, ::-1] if tag in (2, 3, 6, 7) else image
 
 
-_KINDS: tuple[tuple[str, Literal["image", "video", "other"], bytes], ...] = (
-    *(
-        ("JPEG", "image", rb"\xff\xd8\xff"),
-        ("PNG", "image", rb"\x89PNG\r\n\x1a\n"),
-        ("WebP", "image", rb"RIFF....WEBP"),
+FileKind = Literal["image", "video", "other"]
+
+_KINDS: tuple[tuple[FileKind, dict[str, bytes]], ...] = (
+    (
+        "image",
+        {
+            "JPEG": rb"\xff\xd8\xff",
+            "PNG": rb"\x89PNG\r\n\x1a\n",
+            "WebP": rb"RIFF....WEBP",
+            "BMP": rb"BM.{4}\0{4}",
+            "TIFF": rb"II\*\0|MM\0\*",
+            "PNM": rb"P[1-6]\s+[#\d]",
+            "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+        },
     ),
-    *(("BMP", "image", rb"BM.{4}\0{4}"), ("TIFF", "image", rb"II\*\0|MM\0\*"), ("PNM", "image", rb"P[1-6]\s+[#\d]")),
-    *(("JPEG 2000", "image", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), ("GIF", "other", rb"GIF8")),
-    *(("HEIC", "other", rb"....ftyp(hei|hev|mif1|msf1)"), ("AVIF", "other", rb"....ftypavi[fs]")),
-    *(("a raw photograph", "other", rb"....ftypcrx"), ("sound", "other", rb"....ftypM4[AB]")),
-    *(("MP4", "video", rb"....(ftyp|moov|mdat|wide|free|skip)"), ("AVI", "video", rb"RIFF....AVI ")),
-    *(
-        ("Matroska", "video", rb"\x1a\x45\xdf\xa3"),
-        ("MPEG", "video", rb"\0\0\x01[\xba\xb3]"),
-        ("Flash", "video", rb"FLV\x01"),
+    (
+        "other",
+        {
+            "GIF": rb"GIF8",
+            "HEIC": rb"\0...ftyp(hei|hev|mif1|msf1)",
+            "AVIF": rb"\0...ftypavi[fs]",
+            "a raw photograph": rb"\0...ftypcrx",
+            "sound": rb"\0...ftypM4[AB]",
+            "PDF": rb"%PDF",
+            "ZIP": rb"PK\x03\x04",
+            "text": rb"[\t\n\r\x20-\x7e]+\Z",
+        },
     ),
-    *(("Windows Media", "video", rb"\x30\x26\xb2\x75"), ("MPEG-TS", "video", rb"(....)?\x47.{187}(....)?\x47")),
-    *(("PDF", "other", rb"%PDF"), ("ZIP", "other", rb"PK\x03\x04"), ("text", "other", rb"[\t\n\r\x20-\x7e]{1,200}\Z")),
+    (
+        "video",
+        {
+            "AVI": rb"RIFF....AVI ",
+            "MP4": rb"[\0-\x08]...(ftyp|moov|mdat|wide|free|skip)",
+            "Matroska": rb"\x1a\x45\xdf\xa3",
+            "MPEG": rb"\0\0\x01[\xba\xb3]",
+            "Flash": rb"FLV\x01",
+            "Windows Media": rb"\x30\x26\xb2\x75",
+            "MPEG-TS": rb"(....)?\x47.{187}(....)?\x47",
+        },
+    ),
 )
 
 
-def kind_of(head: bytes) -> tuple[str, Literal["image", "video", "other"]] | None:
+def kind_of(head: bytes) -> tuple[str, FileKind] | None:
     """What a file is by its first 200 bytes, and what it is for; None where they say nothing known."""
-    head = head[:200]
-    return next(((name, kind) for name, kind, start in _KINDS if re.match(start, head, re.DOTALL)), None)
+    starts = ((name, kind, start) for kind, of_kind in _KINDS for name, start in of_kind.items())
+    return next(((name, kind) for name, kind, start in starts if re.match(start, head[:200], re.DOTALL)), None)
 
 
 def _instead(data: np.ndarray) -> str:

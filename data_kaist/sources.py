@@ -263,7 +263,11 @@ def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
 def _walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """Images and videos below a folder, by name, hidden ones left out; where several links lead, once."""
     seen: set[tuple[int, int]] = set()
-    for inside, folders, names in os.walk(folder, followlinks=True):
+
+    def unreadable(_: OSError) -> None:
+        others["folders that cannot be read"] += 1
+
+    for inside, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         status = Path(inside).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -288,6 +292,8 @@ def _known(files: Sequence[Path], others: Counter[str]) -> Iterator[Path]:
 
 def _content(path: Path) -> str | None:
     """``image``, ``video`` or ``other`` by the first bytes; None where they say nothing, or cannot be read."""
+    if not path.is_file():  # a pipe would make us wait
+        return None
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(200))

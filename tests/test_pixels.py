@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,9 @@ from ssd_effnet.visualize import as_rgb
 from ssd_effnet.yaml_files import ConfigError
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 RANDOM = np.random.default_rng(0)
 ORIENTATION = 0x0112
 UPRIGHT = Reading(orientation="follow")
@@ -483,7 +487,7 @@ def test_content_decides_what_a_file_is(visible: Predictor, tmp_path: Path) -> N
 
 def test_kinds_of_files() -> None:
     transport = (b"\x47" + bytes(187)) * 2
-    assert [kind_of(head) for head in (transport, bytes(4) + transport, b"BMW is a car", b"\0" * 50, b"")] == [
+    assert [kind_of(head) for head in (transport, bytes(4) + transport, b"Get free stuff", b"\0" * 50, b"")] == [
         *[("MPEG-TS", "video")] * 2, ("text", "other"), None, None,
     ]  # fmt: skip
 
@@ -532,3 +536,22 @@ def test_films_are_vp8_in_webm_and_nothing_is_printed(tmp_path: Path, capfd: pyt
     assert read.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5, abs=0.01)
     greys = [float(frame.mean()) for frame in read_video(Video("x", tmp_path / "a.webm")) if frame is not None]
     assert greys == pytest.approx(range(0, 200, 10), abs=6)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here to play the film in")
+def test_a_film_plays_in_a_browser(tmp_path: Path) -> None:
+    film = Film(tmp_path / "a.webm", "VP80", 25, (96, 160))
+    for grey in range(0, 200, 5):
+        film.add(np.full((96, 160, 3), grey, np.uint8))
+    film.close()
+    say = "document.title = `${v.videoWidth}x${v.videoHeight} ${v.currentTime > 0.3} ${v.error}`"
+    (tmp_path / "page.html").write_text(
+        "<!doctype html><meta charset=utf-8><body><script>const v = document.createElement('video'); v.muted = true;"
+        f"v.onerror = v.ontimeupdate = () => {{ {say} }}; v.src = 'a.webm'; document.body.append(v); v.play();</script>"
+    )
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required")
+    line = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom"]
+    page = subprocess.run(
+        [*line, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=240
+    ).stdout
+    assert "<title>160x96 true null</title>" in page
