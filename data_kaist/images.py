@@ -167,7 +167,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
     if note is not None:
         note["below"], note["above"] = np.mean(image < black), np.mean(image > white)
     scaled = (image.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
-    return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)), np.uint8)
 
 
 def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:

@@ -37,8 +37,8 @@ def parser() -> shell.Parser:
     parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
     parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
     parser.add_argument("--stats", action="store_true", help="mean and std of each channel; reads every image")
-    two = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    parser.add_argument("--lwir-range", **two, help="LWIR values that become 0 and 255, as data.lwir_range")
+    text = "LWIR values that become 0 and 255, as data.lwir_range"
+    parser.add_argument("--lwir-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     parser.add_argument("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
     parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
     return parser
