@@ -253,7 +253,7 @@ def radiometric(tmp_path_factory: pytest.TempPathFactory) -> Path:
             values = 7000 + RANDOM.integers(0, 1000, (96, 128))
             values[4:74, 4:28] += 900
             assert cv2.imwrite(str(root / "lwir" / f"{i}.png"), values.astype(np.uint16))
-            tagged(root / "visible" / f"{i}.png", 3 if i == 5 else 1, np.zeros((96, 128, 3), np.uint8))
+            tagged(root / "visible" / f"{i}.png", 3 if i == 5 else 1, np.full((96, 128, 3), 10 + i, np.uint8))
         coco(root, [(f"visible/{i}.png", (96, 128)) for i in numbers], split)
     return root
 
@@ -360,7 +360,7 @@ def test_quantiles_of_8_bits_are_refused(few_pairs: Path) -> None:
 
 def numbered(path: Path, codec: str, frames: int = 40) -> Path:
     """A film whose frames bear their numbers as eight white or black squares, over a noise that takes bytes."""
-    noise = cv2.GaussianBlur(RANDOM.integers(0, 255, (96, 160, 3), dtype=np.uint8), (5, 5), 0)
+    noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8), (5, 5), 0)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (160, 96))
     for number in range(frames):
         frame = np.roll(noise, 3 * number, 1)
