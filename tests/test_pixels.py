@@ -428,8 +428,11 @@ def test_whatever_is_damaged_the_rest_is_read(name: str, codec: str, tmp_path: P
     whole.write_bytes(data)
     frames = list(read_video(Video("x", whole)))
     good = [number_on(frame) for frame in frames if frame is not None]
-    assert good[:10] == list(range(10)) and good[-1] == 59 and len(frames) <= 60
-    assert len(good) > 30
+    assert good[:10] == list(range(10)) and 25 < len(good) < 60 and len(frames) <= 60
+    if codec == "MJPG":  # the other one's frames are made of those before
+        assert good[-1] == 59
+    if name == "a.mp4":  # its index says where each frame is
+        assert len(frames) == 60
 
 
 # what is left out, and what a file is
