@@ -186,7 +186,7 @@ def efficientdet_scale(
         bifpn_repeats=row(neck).bifpn_repeats,
         head_layers=row(head).head_layers,
         fusion=row(neck).fusion,
-        anchor_scale=row(resolution).anchor_scale,
+        anchor_scale=row(None).anchor_scale,
     )
 
 
@@ -221,6 +221,7 @@ def scaled_settings(
         found["head.layers"] = scale.head_layers
     if resolution is not None or phi is not None:
         found["input.size"] = [scale.resolution, round(scale.resolution * frame[1] / frame[0])]
+    if phi is not None:
         found["anchors.sizes"] = [scale.anchor_scale * stride for stride in (8, 16, 32, 64, 128)]
     return found
 

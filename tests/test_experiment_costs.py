@@ -157,6 +157,7 @@ def test_scale_prints_overrides() -> None:
         *("input.size=[896,1120]", "anchors.sizes=[32.0,64.0,128.0,256.0,512.0]"),
     ]
     assert printed("--backbone", "4") == "backbone.name=efficientnet-b4 backbone.drop_connect=null"
+    assert printed("--resolution", "7") == "input.size=[1536,1920]"
     assert "from 0 to 7" in printed("--phi", "8")
     assert "give --phi" in printed()
 

@@ -189,7 +189,7 @@ def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadRepor
     except WeightsError as error:
         channels = next((tensor.shape[1] for tensor in own.values() if tensor.ndim == 4), 3)
         if other := next((other for other in PRETRAINED if _fills(state_dict, other, channels)), None):
-            raise WeightsError(f"{path} has the weights of {other}, not of {name}; backbone.name={other}") from error
+            raise WeightsError(f"{path} has the weights of {other}, not of {name}; set backbone.name to it") from error
         raise
     return replace(report, adapted=tuple(adapted))
 
