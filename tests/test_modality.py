@@ -245,7 +245,7 @@ def test_a_backbone_that_cannot_be_cut_is_fused_at_its_end_or_refused(
     build: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BACKBONES, "mine", build)
-    own = ("backbone.name=mine", "backbone.levels=null")
+    own = ("backbone.name=mine", "backbone.levels=null", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]")
     fusion = halfway(*own)
     assert [tuple(x.shape) for x in fusion(torch.randn(2, 4, 64, 96))] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
     assert len(fusion.streams) == 2 and fusion.trunk is None
