@@ -26,6 +26,7 @@ from data_kaist.transforms import (
 from ssd_effnet.boxes import Variances
 from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss
 from ssd_effnet.layers import replace_batch_norm, set_batch_norm
+from ssd_effnet.metrics import metric_of
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.models.backbones import BACKBONES, Backbone
@@ -367,7 +368,9 @@ def build_schedule(
     """
     s = e.schedule
     if s.name == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=s.gamma, patience=s.patience)
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode=metric_of(s.monitor).mode, factor=s.gamma, patience=s.patience
+        )
 
     def factor(step: int) -> float:
         if step < s.warmup_steps:

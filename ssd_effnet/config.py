@@ -45,6 +45,7 @@ TINY = (
     "input.size=[128,160]",
     "backbone.pretrained=none",
     "backbone.norm=batch",
+    "schedule.warmup_steps=0",
     "adapter.channels=32",
     "extras.channels=32",
     "trainer.batch_size=2",

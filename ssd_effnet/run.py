@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -46,6 +46,7 @@ from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
 from ssd_effnet.launch import Processes, accelerator, devices, ending_together, environments, loader
 from ssd_effnet.memory import enough_for_batches
+from ssd_effnet.metrics import metric_of
 from ssd_effnet.metrics.average_precision import average_precision
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
@@ -56,7 +57,16 @@ from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import StopAfterStep
 from ssd_effnet.structures import PERSON, Annotations, DetectionTable
-from ssd_effnet.training import LOG_EVERY, Doubts, FusionWeights, MetricsCsv, Pictures, TrainingModule
+from ssd_effnet.training import (
+    LOG_EVERY,
+    Doubts,
+    EMAWeightAveraging,
+    FusionWeights,
+    MetricsCsv,
+    ModelCheckpoint,
+    Pictures,
+    TrainingModule,
+)
 from ssd_effnet.waiting import EpochLines, Waiting
 from ssd_effnet.weights import read_plain
 
@@ -167,6 +177,8 @@ def _run(
         detector.compile()  # in place: the weights keep their names
     if processes.first:
         directory.failure_file.unlink(missing_ok=True)
+        if not resumed:
+            directory.start_over()
         save_experiment(experiment, directory.config_file)
         directory.remember(describe_environment(datasets, detector), resumed=resumed)
     module = TrainingModule(
@@ -181,11 +193,15 @@ def _run(
     stop = StopAfterStep(echo, first=processes.first)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
     waiting = Waiting()
-    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks])
     loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
+    if not resumed:
+        _refuse_to_end_warming_up(experiment, len(loaders["train"]))
+    rows = MetricsCsv(directory.metrics_file)
+    begin = read_plain(directory.last)["global_step"] if resumed else None
+    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks], rows, begin)
     if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
-    session = _Session(experiment, directory, datasets, loaders, module, trainer, best, stop, timer, waiting)
+    session = _Session(experiment, directory, datasets, loaders, module, trainer, best, rows, stop, timer, waiting)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time (its own words, if it "
         f"had any, stand above); with --resume it resumes from {directory.last}"
@@ -193,6 +209,8 @@ def _run(
     with ending_together(trainer, lost):
         session.fit(resumed=resumed)
         echo(str(waiting))
+        for doubt in session.doubts() if processes.first else ():
+            echo(doubt)
         return session.finish(shown)
 
 
@@ -207,6 +225,7 @@ class _Session:
     module: TrainingModule
     trainer: Trainer
     best: ModelCheckpoint
+    rows: MetricsCsv
     stop: StopAfterStep
     timer: Timer
     waiting: Waiting
@@ -227,6 +246,27 @@ class _Session:
                 ckpt_path=last if resumed else None,
                 weights_only=True,
             )
+
+    def validations(self, monitor: str) -> list[float]:
+        """What each validation gave, in the order of the epochs."""
+        return [row[monitor] for row in self.rows.rows if monitor in row]
+
+    def doubts(self) -> Iterator[str]:
+        """What was decided by a metric that did not move."""
+        t, schedule = self.experiment.trainer, self.experiment.schedule
+
+        def stood(monitor: str) -> str:
+            """A sentence's begin where no validation was better than the first one, else nothing."""
+            metric, values = metric_of(monitor), self.validations(monitor)
+            if len(values) < 2 or metric.best(values) != values[0]:
+                return ""
+            return f"{monitor} was never better than at the first validation, {values[0]:.4g}{metric.unit}"
+
+        if said := stood(t.monitor):
+            yield f"{said}; best.ckpt is of epoch {_epoch_of(self.directory.best)}, the last that equals it"
+        cut = len(self.validations(schedule.monitor)) > schedule.patience + 1
+        if schedule.name == "plateau" and cut and (said := stood(schedule.monitor)):
+            yield f"{said}; plateau cut the learning rate for that, whatever the loss did (schedule.monitor)"
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, Scores]:
         """What the weights of a checkpoint find in the test split."""
@@ -270,7 +310,8 @@ class _Session:
             "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
         }
         if self.best.best_model_score is not None:
-            results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score)}
+            first = self.validations(t.monitor)[0]
+            results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score), "first": first}
         if "test" in datasets:
             table, scores = self.test(chosen)
             if writes:
@@ -383,6 +424,17 @@ def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, De
             )
 
 
+def _refuse_to_end_warming_up(experiment: ExperimentConfig, batches: int) -> None:
+    """Of ``batches`` an epoch: the learning rate should be reached before the run is over."""
+    epochs, warmup = experiment.trainer.epochs, experiment.schedule.warmup_steps
+    steps = epochs * math.ceil(batches / experiment.optimizer.accumulate)
+    if warmup >= steps:
+        raise RunError(
+            f"schedule.warmup_steps is {warmup}, but the run has {steps} steps (trainer.epochs {epochs}, {batches} "
+            "batches each), so that it would end before optimizer.lr is reached; set it lower, or 0 for none"
+        )
+
+
 def _without_traceback(error: DataError) -> DataError:
     """The error's own sentence: a loader's worker puts its traceback before it."""
     kind = type(error)
@@ -411,17 +463,23 @@ def _trainer(
     echo: Callable[[str], None],
     waiting: Waiting,
     more: Sequence[Callback],
+    rows: MetricsCsv,
+    begin: int | None,
 ) -> tuple[Trainer, ModelCheckpoint]:
+    """The trainer and what keeps its best epoch; ``begin`` is the step after which a resumed run goes on."""
     t = experiment.trainer
     keep = partial(ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False)
-    mode = "max" if t.monitor.startswith("val/AP") else "min"
     best = keep(
-        filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every, save_on_train_epoch_end=True
+        filename="best",
+        monitor=t.monitor,
+        mode=metric_of(t.monitor).mode,
+        every_n_epochs=t.validate_every,
+        save_on_train_epoch_end=True,
     )
     # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
     last = keep(filename="last", save_on_train_epoch_end=True)
     # the weights before the file, which writes down what it finds
-    recorders = [FusionWeights(), MetricsCsv(directory.metrics_file)]
+    recorders = [FusionWeights(), rows]
     # without validation nothing says which epoch is best
     callbacks: list[Callback] = [
         *more,
@@ -455,7 +513,10 @@ def _trainer(
         check_val_every_n_epoch=t.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
-        logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False),
+        # what a killed attempt wrote after its last checkpoint is not drawn beside what is now computed anew
+        logger=TensorBoardLogger(
+            directory.path, name="", version="", default_hp_metric=False, purge_step=begin and begin + 1
+        ),
         plugins=[WholeCheckpoints(), *environments()],
         callbacks=callbacks,
         use_distributed_sampler=False,

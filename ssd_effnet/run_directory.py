@@ -239,6 +239,12 @@ class RunDirectory:
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
 
+    def start_over(self) -> None:
+        """Remove what an attempt wrote that ended before its first epoch was over; for whoever holds the lock."""
+        events = self.path.glob("events.out.tfevents.*")
+        for old in (self.environment_file, self.metrics_file, self.best, self.last, *events):
+            old.unlink(missing_ok=True)
+
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its end; the next attempt removes it."""
         write_whole(self.failure_file, reason.strip() + "\n")

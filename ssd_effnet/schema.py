@@ -185,7 +185,7 @@ class ScheduleConfig:
     gamma: float = 0.1  # what multistep and plateau multiply the rate by
     patience: int = 3  # validations without progress before plateau cuts the rate
     monitor: Literal["val/MR/reasonable_all", "val/loss_total"] = "val/MR/reasonable_all"  # what plateau watches
-    warmup_steps: int = 0  # over which the rate rises from 0
+    warmup_steps: int = 0  # over which the rate rises from 0; fewer than the run has
     final_lr_factor: float = 0.01  # where cosine ends
 
 
@@ -194,7 +194,7 @@ class TrainerConfig:
     epochs: int = 40  # passes over the training split
     batch_size: int = 16  # images a batch, over all processes
     seed: int = 0  # of everything that is drawn
-    ema_decay: float = 0.0  # 0: no moving average
+    ema_decay: float = 0.0  # 0: no moving average; step t has at most (1 + t) / (10 + t)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
     devices: int = 1  # processes on this machine, each with a GPU or a share of the cores
     num_nodes: int = 1  # machines

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -97,6 +96,10 @@ class TrainingModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["experiment"] = self.experiment
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the metrics of the epoch before: one without a validation has no figures of a validation."""
+        self.trainer.callback_metrics.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # drop-connect draws from torch's generator: begun anew each step, a resumed run draws what an unbroken one does
@@ -217,6 +220,34 @@ def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
     scores = np.concatenate([t.scores for t in tables])
     order = np.lexsort((-scores, image))
     return DetectionTable(image[order], boxes[order], scores[order])
+
+
+# the next two are named as Lightning's, by whose names checkpoints hold their states
+
+
+class ModelCheckpoint(callbacks.ModelCheckpoint):
+    """Lightning's, but that of equal epochs the later one is kept: the first has learned the least."""
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        better = super().check_monitor_top_k(trainer, current)
+        return better or (current is not None and bool(current == self.best_model_score))
+
+
+class EMAWeightAveraging(callbacks.WeightAveraging):
+    """Exponential moving average of weights and statistics, also of a short run.
+
+    Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
+    ``num_updates``), so that the first steps are soon forgotten. t travels in the checkpoint.
+
+    Args:
+        decay: of a long run, in 0..1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def follow(average: torch.Tensor, now: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return average + (now - average) * torch.clamp(9 / (10 + t), min=1 - decay)
+
+        super().__init__(avg_fn=follow)
 
 
 class MetricsCsv(Callback):

@@ -3,19 +3,23 @@
 import csv
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ssd_effnet import run as running
 from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_schedule, parameter_groups
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment
+from ssd_effnet.metrics import metric_of
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.run_directory import RunDirectory, RunError
+from ssd_effnet.schema import ScheduleConfig, TrainerConfig
 from ssd_effnet.structures import RawOutputs, Targets
-from ssd_effnet.training import NonFiniteError
+from ssd_effnet.training import EMAWeightAveraging, NonFiniteError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL = (
@@ -199,6 +203,79 @@ def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None
     resumed, whole = (rows_of(RunDirectory.of(e, tmp_path / name).path) for name in ("resumed", "whole"))
     assert resumed == whole
     assert float(whole[-1]["lr/head"]) < float(whole[0]["lr/head"])
+
+
+def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
+    """Every second epoch is validated; the other ones have no figure of a validation, resumed or not."""
+    recipe = ("schedule.name=plateau", "schedule.patience=0", "trainer.epochs=5", "trainer.validate_every=2")
+    # nothing is found, so MR stays at 100 %
+    e = small(few_pairs, *recipe, "postprocess.score_threshold=1", "input.modality=early", "trainer.panel_images=0")
+    lines: list[str] = []
+    results = run(e, tmp_path / "whole", echo=lines.append)
+    whole = RunDirectory.of(e, tmp_path / "whole")
+    assert [row["epoch"] for row in whole.metrics() if "val/loss_total" in row] == [1, 3]
+    assert [line[:9] for line in lines if "val MR" in line and line.startswith("epoch")] == ["epoch 2/5", "epoch 4/5"]
+    assert results["epoch"] == 4 and results["val"] == {"monitor": e.trainer.monitor, "best": 100, "first": 100}
+    stood = "val/MR/reasonable_all was never better than at the first validation, 100%; "
+    said = [line.removeprefix(stood) for line in lines if line.startswith(stood)]
+    assert [line.partition(",")[0] for line in said] == [
+        "best.ckpt is of epoch 4",
+        "plateau cut the learning rate for that",
+    ]
+
+    def stop_at(epoch: int) -> Any:
+        def echo(line: str) -> None:
+            if line.startswith(f"epoch {epoch}/"):
+                raise Stop
+
+        return echo
+
+    directory = RunDirectory.of(e, tmp_path / "resumed")
+    for epoch, resume in ((1, False), (4, False)):  # before the first checkpoint, so that the second one starts over
+        with pytest.raises(Stop):
+            run(e, tmp_path / "resumed", resume=resume, echo=stop_at(epoch))
+        assert len(list(directory.path.glob("events.out.tfevents.*"))) == 1
+    run(e, tmp_path / "resumed", resume=True, echo=silent)
+    assert directory.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
+    for path in (whole.path, directory.path):
+        seen = EventAccumulator(str(path)).Reload()
+        assert [event.step for event in seen.Scalars("val/loss_total")] == [3, 7]
+        steps = [event.step for event in seen.Scalars("train_epoch/loss_total")]
+        assert steps == sorted(set(steps)) and len(steps) == 5
+
+
+def test_each_monitor_has_a_direction() -> None:
+    monitors = {
+        *get_args(TrainerConfig.__annotations__["monitor"]),
+        *get_args(ScheduleConfig.__annotations__["monitor"]),
+    }
+    higher = {name for name in monitors if not metric_of(name).lower_is_better}
+    assert higher == {"val/AP", "val/AP50"} and monitors > higher
+    assert [metric_of(name).best(1, 2) for name in ("val/AP50", "val/loss_total")] == [2, 1]
+
+
+def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:
+    """150 steps at 0.9998: it kept 97 % of the first one's weights."""
+    model = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(model, **EMAWeightAveraging(decay=0.9998)._kwargs)
+    expected = 0.0
+    for step in range(150):
+        model.weight.data.fill_(step)
+        average.update_parameters(model)
+        decay = min(0.9998, (1 + step) / (10 + step)) if step else 0
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.module.weight) == pytest.approx(expected) and expected > 130
+    long = EMAWeightAveraging(decay=0.9)._kwargs["avg_fn"]
+    assert float(long(torch.ones(1), torch.zeros(1), torch.tensor(1000))) == pytest.approx(0.9)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Path) -> None:
+    e = small(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
+    with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
+        run(e, tmp_path, echo=silent)
+    e.schedule.warmup_steps = 3
+    running._refuse_to_end_warming_up(e, 2)
+    assert small(few_pairs).schedule.warmup_steps == 0  # --tiny, of an experiment with 50
 
 
 @pytest.mark.parametrize(

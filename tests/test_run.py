@@ -31,6 +31,7 @@ EXPERIMENTS = ROOT / "experiments"
 SMALL = (
     "input.size=[96,128]",
     "trainer.batch_size=4",
+    "schedule.warmup_steps=0",
     "data.workers=0",
     "trainer.accelerator=cpu",
     "trainer.threads=1",

@@ -26,7 +26,7 @@ _FOUND_BY = "Found by scripts/search.py"
 
 def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
     """Finished trials, best first; equal ones in the order in which they were begun."""
-    sign = -1 if search.better is max else 1
+    sign = 1 if search.metric.lower_is_better else -1
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 

@@ -32,6 +32,7 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config import WHERE, find_experiment, load_experiment, save_experiment
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
+from ssd_effnet.metrics import Metric, metric_of
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import Busy, Interrupted, RunDirectory, State, describe_data
 from ssd_effnet.schema import ExperimentConfig
@@ -72,8 +73,8 @@ class Search:
         return self.base.trainer.monitor
 
     @property
-    def better(self) -> Callable[..., float]:
-        return max if self.monitor.startswith("val/AP") else min
+    def metric(self) -> Metric:
+        return metric_of(self.monitor)
 
 
 def plan(
@@ -140,7 +141,7 @@ def open_study(search: Search) -> optuna.Study:
                     f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
                 ),
                 study_name="search",
-                direction="maximize" if search.better is max else "minimize",
+                direction="minimize" if search.metric.lower_is_better else "maximize",
                 pruner=pruner if search.pruning else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
@@ -356,7 +357,7 @@ class Judge(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.hopeless:
             self._show(trainer)
-            best = self.search.better(self.reported.values())
+            best = self.search.metric.best(self.reported.values())
             raise optuna.TrialPruned(
                 f"pruned after epoch {trainer.current_epoch} of {trainer.max_epochs}, {self.search.monitor} {best:.4g}"
             )
@@ -368,7 +369,7 @@ class Judge(Callback):
         """The trial's line in TensorBoard's HParams tab."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.reported:
             values = {key: label(value) for key, value in drawn(self.search, self.trial).items()}
-            best = self.search.better(self.reported.values())
+            best = self.search.metric.best(self.reported.values())
             trainer.logger.log_hyperparams(values, {f"search/best {self.search.monitor}": best})
 
 

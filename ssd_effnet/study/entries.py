@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+from ssd_effnet.metrics import metric_of
 from ssd_effnet.metrics.significance import Interval
 from ssd_effnet.metrics.subsets import REASONABLE
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
@@ -134,7 +135,9 @@ def chosen(run: Run) -> str:
         if best_epoch := best_validation(run):
             said += f"; validation was best at epoch {best_epoch[0]} ({best_epoch[1]})"
         return said
-    best = f" ({results['val']['monitor']} {number(results['val']['best'])})" if "val" in results else ""
+    val = results.get("val", {})
+    first = ", not better than at the first validation" if val and val["best"] == val.get("first") else ""
+    best = f" ({val['monitor']} {number(val['best'])}{first})" if val else ""
     said = f"best at epoch {epoch} of {epochs}{best}"
     if "test_last" in results:
         last = number(results["test_last"]["matlab"][REASONABLE[0]])
@@ -148,7 +151,7 @@ def best_validation(run: Run) -> tuple[int, str] | None:
     rows = [row for row in run.metrics if math.isfinite(row.get(monitor, math.nan))]
     if not rows:
         return None
-    row = (max if monitor.startswith("val/AP") else min)(rows, key=lambda row: row[monitor])
+    row = metric_of(monitor).best(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as in the run
     return int(row["epoch"]) + 1, f"{monitor} {number(row[monitor])}"
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from ssd_effnet.metrics import metric_of
 from ssd_effnet.run_directory import RunDirectory, State
 from ssd_effnet.study.execute import Outcome
 from ssd_effnet.study.plan import Job
@@ -121,7 +122,7 @@ def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
     for directory in directories:
         experiment, state, rows = directory.experiment(), directory.state, directory.metrics()
         seen = [row[experiment.trainer.monitor] for row in rows if experiment.trainer.monitor in row]
-        best = (max if experiment.trainer.monitor.startswith("val/AP") else min)(seen, default=None)
+        best = metric_of(experiment.trainer.monitor).best(seen, default=None)
         test = test_figures(directory)
         table.add_row(
             experiment.name,
