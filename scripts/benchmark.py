@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd_effnet import shell
-from ssd_effnet.failure import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,8 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_models(arguments: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.models import benchmark_models, how, models_table
-    from ssd_effnet.machine import machine_line
+    from ssd_effnet.machine import machine_line, usable_device
 
+    usable_device(arguments.device)
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
     files = arguments.experiments or [*numbered, EXPERIMENTS / "efficientdet_d0.yaml"]
     settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}
@@ -118,11 +118,10 @@ def run_stages(arguments: argparse.Namespace) -> int:
     import torch
 
     from ssd_effnet.benchmark.rows import rows_as_dict, rows_table, versions
-    from ssd_effnet.machine import machine_line
+    from ssd_effnet.machine import machine_line, usable_device
     from ssd_effnet.runtime import threads_of
 
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise Failure("--device cuda: torch finds no CUDA device here; --device cpu is the default")
+    usable_device(arguments.device)
     rows: list[Row] = []
     with threads_of(arguments.threads), tempfile.TemporaryDirectory() as folder:
         for stage in arguments.stages:

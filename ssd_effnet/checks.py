@@ -54,7 +54,7 @@ _ABOVE_0 = (
     *("anchors.ratios", "anchors.scales", "anchors.sizes", "anchors.variances"),
     *("augment.crop_ratio", "augment.crop_scale", "input.std"),
     *("loss.iou_threshold", "loss.localization_delta", "loss.negative_iou", "loss.prior"),
-    *("neck.norm_eps", "optimizer.lr", "schedule.gamma"),
+    *("neck.norm_eps", "optimizer.lr", "schedule.gamma", "trainer.process_timeout"),
 )
 _AT_MOST: dict[str, float] = {"anchors.reference_size": 16384, "input.size": 16384}
 _BELOW_1 = ("loss.prior", "schedule.gamma", "trainer.ema_decay")

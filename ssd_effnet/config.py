@@ -23,7 +23,7 @@ from ssd_effnet.yaml_files import NULLS, ConfigError, as_written, nearest, parse
 
 WHERE = (
     *("data.cache", "data.cache_folder", "data.images", "data.root", "data.workers"),
-    *("trainer.accelerator", "trainer.panel_images", "trainer.runtime", "trainer.threads"),
+    *("trainer.accelerator", "trainer.panel_images", "trainer.process_timeout", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _EXPERIMENTS = (Path(__file__).parents[1] / "experiments", Path("experiments"))  # of the checkout, or where one stands

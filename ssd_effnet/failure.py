@@ -25,6 +25,10 @@ class Doubt(UserWarning):
     """One sentence on something that is read although it is odd; a command prints it on stderr and goes on."""
 
 
+class RequestError(Failure, ValueError):
+    """A device, zoom, score or batch size that there is not."""
+
+
 def one_line(text: str) -> str:
     """Printable text of at most 2,000 characters, for people; letters of every script stay as they are."""
     if len(text) > _LONGEST:

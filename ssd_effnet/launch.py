@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -23,9 +27,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from data_kaist.dataset import DetectionDataset, EpochSampler, collate
+from data_kaist.errors import DataError
 from data_kaist.transforms import Sample
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import leave_to_parent
@@ -95,7 +101,8 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
     """What Lightning's ``Trainer`` needs to know of devices."""
     t = experiment.trainer
     # no buffers to hand round: batch norms are synchronised. In evaluation it would wait for processes that are done
-    ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)
+    patience = timedelta(seconds=t.process_timeout)
+    ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True, timeout=patience)
     strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
     return {
         "accelerator": accelerator(experiment),
@@ -138,9 +145,28 @@ def loader(
     )
 
 
+class LostBatch(DataError):
+    """A batch that was read ahead and could not be handed over."""
+
+
+DEAD_WORKER = ("DataLoader worker (pid", "Pin memory thread exited", "Too many open files. Communication")
+"""How torch begins to say that a loader's worker is gone or cannot be reached."""
+
+
 def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     leave_to_parent(worker)
+    Queue._on_queue_feeder_error = _hand_over_why  # type: ignore[attr-defined]  # of this process alone
+
+
+def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
+    """In place of a batch its error, for which the loader would otherwise wait for ever."""
+    memory, room = Path("/dev/shm"), ""
+    if memory.is_dir() and "shared memory" in str(error):
+        room = f"; {memory} holds {shutil.disk_usage(memory).total >> 20} MiB, and a container takes --shm-size=2g"
+    said = f"a batch that was read ahead could not be handed over ({' '.join(str(error).split())}){room}"
+    why = LostBatch(f"{said}; data.workers=0 needs none, a smaller trainer.batch_size or fewer data.workers less")
+    queue.put((lost[0], ExceptionWrapper((LostBatch, why, error.__traceback__))))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from ssd_effnet.failure import RequestError
+
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
 _SOURCES = (b".py", b".html", b".sh", b".toml")  # files that decide what the code does
 _MOST_FILES = 1000  # that git does not know, in a patch
@@ -44,6 +46,29 @@ def machine_line(device: str, threads: int, how: str) -> str:
     else:
         where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
     return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {how}"
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name, tried; ``auto`` is the GPU where there is one.
+
+    Raises:
+        RequestError: torch knows none of that name, or finds none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"device {str(name)!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequestError(f"device {str(name)!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise RequestError(
+            f"device {str(name)!r}: torch finds none here; it may be auto, cpu, cuda or cuda:1"
+        ) from error
+    return device
 
 
 def cores() -> int:

@@ -22,8 +22,9 @@ from data_kaist.sources import file_of
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
 from ssd_effnet.checks import check_experiment
-from ssd_effnet.failure import Doubt, Failure
+from ssd_effnet.failure import Doubt, RequestError
 from ssd_effnet.folding import fold
+from ssd_effnet.machine import usable_device
 from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNELS
@@ -40,10 +41,6 @@ Pair: TypeAlias = tuple[Image, Image]
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _PREFIX = "detector."  # the training module's name of the detector
-
-
-class RequestError(Failure, ValueError):
-    """A device, zoom, score or batch size that there is not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +83,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     """
     if not 0.1 <= zoom <= 10:
         raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
-    where = _device(device)
+    where = usable_device(device)
     file = checkpoint_file(Path(path))
     content = _read(file)
     experiment = _zoomed(_experiment(content["experiment"], file), zoom)
@@ -128,9 +125,9 @@ class Predictor:
         self.experiment = experiment
         self.modality = experiment.input.modality
         self.classes = tuple(experiment.head.classes)
-        self.device = device
-        self._folded = self._fold(detector.eval()).to(device)
-        self.detector = detector.to(device)
+        self.device = usable_device(device)
+        self._folded = self._fold(detector.eval()).to(self.device)
+        self.detector = detector.to(self.device)
         self.reading = replace(build_reading(experiment), orientation="follow")
         if experiment.trainer.channels_last:
             self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -264,18 +261,6 @@ class Predictor:
             boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(i))
             names = tuple(self.classes[label - 1] for label in labels.tolist())
             yield ImageDetections(boxes, scores, labels, names, sample.original_size)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"device {name!r} is unknown; it should be auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
-    return device
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -44,7 +44,15 @@ from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.keys import settings
-from ssd_effnet.launch import Processes, accelerator, devices, ending_together, environments, loader
+from ssd_effnet.launch import (
+    DEAD_WORKER,
+    Processes,
+    accelerator,
+    devices,
+    ending_together,
+    environments,
+    loader,
+)
 from ssd_effnet.memory import enough_for_batches
 from ssd_effnet.metrics import metric_of
 from ssd_effnet.metrics.average_precision import average_precision
@@ -166,6 +174,7 @@ def _run(
             f"input.mean, input.std: those of published weights, but {experiment.backbone.name} begins at random; "
             "scripts/inspect_data.py --stats counts the data's own"
         )
+    _refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:
@@ -203,8 +212,9 @@ def _run(
         loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
     session = _Session(experiment, directory, datasets, loaders, module, trainer, best, rows, stop, timer, waiting)
     lost = RunError(
-        f"{directory}: one of the run's {processes.count} processes has ended before its time (its own words, if it "
-        f"had any, stand above); with --resume it resumes from {directory.last}"
+        f"{directory}: one of the run's {processes.count} processes has ended before its time, or the others waited "
+        f"for it longer than trainer.process_timeout, {t.process_timeout:g} s (its own words, if it had any, stand "
+        f"above); with --resume it resumes from {directory.last}"
     )
     with ending_together(trainer, lost):
         session.fit(resumed=resumed)
@@ -287,6 +297,11 @@ class _Session:
         except (SystemExit, RuntimeError, OSError) as error:
             # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker before the step
             if not self.trainer.interrupted or not (self.stop.asked or isinstance(error, SystemExit)):
+                if str(error).startswith(DEAD_WORKER):
+                    raise RunError(
+                        f"a process that reads ahead has died, as it does where memory or /dev/shm runs out ({error}); "
+                        f"fewer data.workers need less; {sentence()}"
+                    ) from error
                 raise
             if not self.trainer.is_global_zero:
                 sys.exit(1)
@@ -335,10 +350,39 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
 
 
+def _blank(experiment: ExperimentConfig) -> torch.Tensor:
+    """An image as it enters the detector, black."""
+    channels = len(CHANNELS[experiment.input.modality])
+    return torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
+
+
+def _refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
+    """A norm of one value has nothing to normalise by; in batches of one image, torch stops at it in the first step."""
+    if images > 1:
+        return
+
+    def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        batch, channels, *size = inputs[0].shape
+        if inputs[0].numel() == batch * (norm.num_groups if isinstance(norm, nn.GroupNorm) else channels):
+            raise RunError(
+                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and a batch has "
+                "one image; set trainer.batch_size to 2 or more (with as many images to train on), input.size higher, "
+                "or extras.strides shorter"
+            )
+
+    norms = {name: part for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)}
+    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
+    detector.eval()
+    with torch.no_grad():
+        detector(_blank(experiment))
+    detector.train()
+    for hook in hooks:
+        hook.remove()
+
+
 def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> Choice:
     """The fastest way to train this detector on the CPU, applied; weights and statistics stay as they are."""
-    channels = len(CHANNELS[experiment.input.modality])
-    image = torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
+    image = _blank(experiment)
 
     def step() -> None:
         outputs = detector(image)

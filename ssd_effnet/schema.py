@@ -198,6 +198,7 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
     devices: int = 1  # processes on this machine, each with a GPU or a share of the cores
     num_nodes: int = 1  # machines
+    process_timeout: float = 600.0  # seconds that a process waits for the others before the run ends
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
     threads: int = 0  # 0: torch's own choice
     channels_last: bool = True  # memory layout of images and maps

@@ -10,12 +10,15 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopAfterStep(Callback):
     """Ends training, validation or test after the batch in which Ctrl+C was pressed; pressed twice, at once.
+
+    While a batch is awaited nothing is computed, and once is enough: the batch may never come.
 
     SIGTERM, which batch systems and ``timeout`` send, counts as Ctrl+C.
 
@@ -65,18 +68,25 @@ class StopAfterStep(Callback):
     on_test_start = on_train_start
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and self.first:
-            raise KeyboardInterrupt
-        if not self.asked and number == signal.SIGTERM:  # it may have ended the loader's workers, too
+        again, self.asked = self.asked, True
+        if not again and number == signal.SIGTERM:  # it may have ended the loader's workers, too
             self._complaint = signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.asked = True
+        if self.first and (again or _waits_for_a_batch(frame)):
+            raise KeyboardInterrupt
         self.echo("stopping after this step (Ctrl+C once more: at once)")
 
     def _stop(self, *_: Any, **__: Any) -> None:
         if self.asked and self.first:
             raise KeyboardInterrupt
 
-    on_train_batch_end = on_validation_batch_end = on_test_batch_end = _stop
+    on_train_epoch_start = on_train_batch_end = on_validation_batch_end = on_test_batch_end = _stop
+
+
+def _waits_for_a_batch(frame: FrameType | None) -> bool:
+    """Whether what was interrupted is a loader."""
+    while frame is not None and frame.f_globals.get("__name__") != DataLoader.__module__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def leave_to_parent(worker: int) -> None:

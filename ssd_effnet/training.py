@@ -291,7 +291,7 @@ class FusionWeights(Callback):
         neck = pl_module.detector.part("neck") if isinstance(pl_module, TrainingModule) else None
         if not isinstance(neck, GraphNeck):
             return
-        averages = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, WeightAveraging)]
+        averages = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, callbacks.WeightAveraging)]
         for average in averages:
             average.on_validation_epoch_start(trainer, pl_module)  # exchanges the weights, and the end does it again
         weights = {

@@ -2,11 +2,13 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ssd_effnet.benchmark.growth import CURVES, Point, draw_growth, exponents, growth_table, measure_growth
 from ssd_effnet.benchmark.models import ModelFigures, models_table
@@ -128,3 +130,13 @@ def test_a_row_by_hand() -> None:
     assert row.of_limit == 0.5 and row.reached is False
     assert compared("loss", "x", times, goal=4.0).reached is True
     assert compared("loss", "x", times, reference=None).reached is None
+
+
+@pytest.mark.parametrize("what", ["models", "train"])
+def test_a_gpu_that_is_not_there_is_named(
+    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
+    assert main([what, "--device", "cuda"]) == 1
+    assert capsys.readouterr().err == "error: device 'cuda': torch finds 0 CUDA devices here\n"

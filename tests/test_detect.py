@@ -333,6 +333,7 @@ def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_
         (("{c}", "x.jpg", "--out", "o", "--batch", "0"), 2, "should be a whole number from 1"),
         (("{c}", "nothing.jpg", "--out", "o"), 1, "error: nothing.jpg: there is no such file or folder"),
         (("{c}", "x.jpg", "--out", "o", "--device", "tpu0"), 1, "error: device 'tpu0' is unknown"),
+        (("{c}", "x.jpg", "--out", "o", "--device", "vulkan"), 1, "error: device 'vulkan': torch finds none here"),
         (("{c}", "x.jpg", "--out", "o", "--zoom", "nan"), 1, "error: zoom must lie in 0.1..10, not nan"),
         (("no.ckpt", "x.jpg", "--out", "o"), 1, "error: no.ckpt: there is no such checkpoint"),
     ],

@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from processes import free_port, in_processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_detector
-from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.config import WHERE, ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
-from ssd_effnet.launch import Processes
+from ssd_effnet.launch import Processes, devices
 from ssd_effnet.models.modality import CHANNELS
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import RunDirectory, State
+from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.structures import Targets
 from ssd_effnet.weights import read_plain
 
@@ -219,6 +219,38 @@ def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch:
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"is 2, but torchrun has started 4 processes"):
         Processes.of(experiment("trainer.devices=2"))
+
+
+def test_how_long_processes_wait_for_each_other_is_stated() -> None:
+    for overrides, seconds in (((), 600), (("trainer.process_timeout=90",), 90)):
+        strategy = devices(experiment("trainer.devices=2", *overrides))["strategy"]
+        assert strategy._timeout.total_seconds() == seconds
+    assert "trainer.process_timeout" in WHERE  # a run may go on with another one
+
+
+@pytest.mark.slow
+def test_a_process_that_never_answers_ends_the_run(few_pairs: Path, tmp_path: Path) -> None:
+    """The second one hangs in its first step until the first one has given up."""
+    e = _everything(few_pairs, "trainer.devices=2", "trainer.process_timeout=10")
+
+    class Hang(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            while rank() and not (tmp_path / "given up").exists():
+                time.sleep(0.1)
+
+    def work() -> str:
+        mine = int(os.environ["RANK"])
+        try:
+            run(e, tmp_path / "run", echo=lambda line: None, callbacks=[Hang()])
+        except (RunError, SystemExit) as error:
+            if mine == 0:
+                (tmp_path / "given up").touch()
+            distributed.destroy_process_group()
+            return str(error)
+        return "went on"
+
+    said, _ = in_processes(2, tmp_path, work)
+    assert "waited for it longer than trainer.process_timeout, 10 s" in said and "with --resume" in said
 
 
 @contextmanager

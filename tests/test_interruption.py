@@ -21,8 +21,9 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.checkpoints import WholeCheckpoints
 from ssd_effnet.config import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.files import write_whole
+from ssd_effnet.launch import LostBatch
 from ssd_effnet.run import run
-from ssd_effnet.run_directory import Interrupted, RunDirectory, State
+from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, State
 from ssd_effnet.stopping import StopAfterStep
 from ssd_effnet.weights import WeightsError
 
@@ -287,6 +288,83 @@ def test_ctrl_c_of_a_terminal_and_sigterm_of_timeout(
     assert process.returncode == 130 and "stopping after this step" in out, err
     assert directory.state is State.INTERRUPTED
     assert err.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in err
+
+
+# --- batches that never come -----------------------------------------------------------------------------------------
+
+
+class Unsendable:
+    """What cannot be pickled."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("cannot\nbe pickled")
+
+
+def die(samples: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("collated", "error", "says"),
+    [
+        (
+            lambda samples: Unsendable(),
+            LostBatch,
+            r"^a batch that was read ahead could not be handed over \(cannot be pickled\); data\.workers=0",
+        ),
+        (
+            die,
+            RunError,
+            r"has died.*DataLoader worker.* fewer data\.workers .*stopped in epoch 1; with --resume it starts over",
+        ),
+    ],
+    ids=["unsendable", "killed"],
+)
+def test_a_batch_that_is_lost_in_a_worker_ends_the_run_with_a_sentence(
+    collated: Any, error: type[Exception], says: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the loader waits for ever."""
+    monkeypatch.setattr("ssd_effnet.launch.collate", collated)
+    e = experiment(few_pairs, "data.workers=1", "trainer.epochs=1")
+    with pytest.raises(error, match=says) as caught:
+        run(e, tmp_path, echo=quiet)
+    directory = RunDirectory.of(e, tmp_path)
+    assert directory.failure() == str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_waits_for_a_batch_is_stopped_at_once(
+    number: signal.Signals, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is computed first: its batch may never come."""
+
+    def late(samples: Any) -> Any:
+        time.sleep(1)  # by now the run waits
+        os.kill(os.getppid(), number)
+        time.sleep(3)
+        return collate(samples)
+
+    monkeypatch.setattr("ssd_effnet.launch.collate", late)
+    lines, presses = list[str](), Presses(epoch=99)
+    with pytest.raises(Interrupted, match="stopped in epoch 1"):
+        run(experiment(few_pairs, "data.workers=1"), tmp_path, echo=lines.append, callbacks=[presses])
+    assert presses.steps == 0 and "stopping after this step (Ctrl+C once more: at once)" not in lines
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="mounts a small /dev/shm of its own")
+def test_a_small_dev_shm_is_named(few_pairs: Path, tmp_path: Path) -> None:
+    """As a container has it: 64 MiB there, one here, for batches of 1.5."""
+    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "data.workers=2", "input.size=[512,512]"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
+    small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; exec "$@"', "sh"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*small, *command], env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("nothing may be mounted here")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: a batch that was read ahead could not be handed over (")
+    assert all(words in done.stderr for words in ("/dev/shm holds 1 MiB", "--shm-size", "data.workers=0"))
 
 
 # --- disks that are full, files that are damaged ---------------------------------------------------------------------

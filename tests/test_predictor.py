@@ -256,6 +256,10 @@ def test_a_run_directory_stands_for_the_checkpoint_of_its_results(checkpoints: d
 def test_devices(checkpoints: dict[str, Path]) -> None:
     with pytest.raises(RequestError, match="device 'gpu' is unknown; it should be auto, cpu, cuda"):
         load_detector(checkpoints["visible"], device="gpu")
+    absent = [name for name in ("mps", "xpu") if not getattr(torch, name).is_available()]
+    for name in (*absent, "hpu", "vulkan", "meta"):  # names that torch knows
+        with pytest.raises(RequestError, match=f"device '{name}': torch finds none here"):
+            load_detector(checkpoints["visible"], device=name)
     with pytest.raises(RequestError, match="device 'cuda:77': torch finds"):
         load_detector(checkpoints["visible"], device="cuda:77")
     assert load_detector(checkpoints["visible"]).detector.training is False

@@ -269,6 +269,22 @@ def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:
     assert float(long(torch.ones(1), torch.zeros(1), torch.tensor(1000))) == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize(("size", "fits"), [("[32,32]", False), ("[64,96]", True)])
+def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
+    size: str, fits: bool, few_pairs: Path, tmp_path: Path
+) -> None:
+    e = small(few_pairs, "trainer.batch_size=1", f"input.size={size}")
+    detector = build_detector(e)[0]
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    running._refuse_single_values(detector, e, 2)
+    if fits:
+        running._refuse_single_values(detector, e, 1)
+        assert detector.training and all(torch.equal(before[n], t) for n, t in detector.state_dict().items())
+        return
+    with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
+        run(e, tmp_path, echo=silent)
+
+
 def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Path) -> None:
     e = small(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
     with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
