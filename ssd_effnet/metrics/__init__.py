@@ -23,7 +23,7 @@ class Metric:
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """The direction as torch and Lightning call it."""
+        """The direction, as optimisers call it."""
         return "min" if self.lower_is_better else "max"
 
     @property
