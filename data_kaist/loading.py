@@ -40,7 +40,7 @@ ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
     "bbgt": ("annotations-bbgt", "annotations-txt", "annotations", "sanitized_annotations"),
     "paired": ("annotations-paired", "annotations_paired"),
 }
-"""Where annotations are looked for below the root; the first that exists is used."""
+"""Where annotations are looked for below the root; several that hold some are refused."""
 
 IMAGE_SUFFIXES = (".jpg", ".png")
 """Of KAIST's images; where a frame has both, the first is read."""
@@ -337,6 +337,17 @@ def _not_all_skipped(frames: list[Frame], split: str, skipped: Skipped | None) -
     return frames
 
 
+def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
+    """Folders at one of :data:`ANNOTATION_FOLDERS` that hold anything, with their format."""
+    forms: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
+    found = [(forms[form], root / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
+    return [
+        ("paired" if any(path.glob("set??/V???/visible")) else form, path)  # AR-CNN's are called annotations
+        for form, path in found
+        if path.is_dir() and any(path.iterdir())
+    ]
+
+
 def _annotation_folder(root: Path, annotation_format: AnnotationFormat, given: str | Path | None) -> Path:
     if annotation_format not in ANNOTATION_FOLDERS:
         raise AnnotationError(
@@ -346,13 +357,32 @@ def _annotation_folder(root: Path, annotation_format: AnnotationFormat, given: s
         if not Path(given).is_dir():
             raise SplitError(f"{given}: no such folder of annotations")
         return Path(given)
-    for name in ANNOTATION_FOLDERS[annotation_format]:
-        if (root / name).is_dir():
-            return root / name
-    if annotation_format == "paired" and any((root / "annotations").glob("set??/V???/visible")):
-        return root / "annotations"
+    found = [path for form, path in annotation_sets(root) if form == annotation_format]
+    if len(found) > 1:
+        raise SplitError(
+            f"{root}: {' and '.join(map(str, found))} may both be meant; set data.annotations_dir to one of them"
+        )
+    if found:
+        return found[0]
     names = " or ".join(ANNOTATION_FOLDERS[annotation_format])
     raise SplitError(f"{root}: no KAIST annotations there; looked for the folder {names}")
+
+
+def annotations_of(
+    kind: str,
+    root: str | Path,
+    split: str,
+    *,
+    annotation_format: AnnotationFormat = "xml",
+    annotations_dir: str | Path | None = None,
+    modality: str = "visible",
+) -> str:
+    """What :func:`load_frames` reads the objects from: the COCO file or the folder; of paired ones the side, too."""
+    if kind == "coco":
+        return str(Path(root) / file_and_step(split)[0])
+    folder = _annotation_folder(Path(root), annotation_format, annotations_dir)
+    side = "lwir" if modality == "lwir" else "visible"
+    return f"{folder}, {side}" if annotation_format == "paired" else str(folder)
 
 
 def _files(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:

@@ -260,6 +260,11 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     return Compose((*chain, resize, HorizontalFlip(a.flip)))
 
 
+def annotations_dir(e: ExperimentConfig) -> Path | None:
+    """Where KAIST's annotations are, if that is said."""
+    return Path(e.data.root) / e.data.annotations_dir if e.data.annotations_dir else None
+
+
 def build_reading(e: ExperimentConfig) -> Reading:
     """How the experiment's image files become pixels."""
     limits = e.data.lwir_range
@@ -288,6 +293,7 @@ def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Fr
         Path(e.data.root),
         {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
         annotation_format=e.data.annotations,
+        annotations_dir=annotations_dir(e),
         images=e.data.images,
         exclude=cut or None,
         modality=e.input.modality,

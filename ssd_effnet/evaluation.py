@@ -194,22 +194,25 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
 def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
     """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
-    from data_kaist.loading import ANNOTATION_FOLDERS, load_kaist
+    from data_kaist.loading import annotation_sets, load_kaist
 
-    forms: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
-    found = [(form, folder / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
-    found = [(form, path) for form, path in found if path.is_dir()]
+    found = annotation_sets(folder)
     if len(found) > 1:
         sets = ", ".join(str(path) for _, path in found)
         raise DataError(f"{folder}: holds {len(found)} sets of annotations, {sets}; give one of these folders instead")
-    if not found:
-        suffixes = {"xml": ".xml", "bbgt": ".txt"}
-        found = [(form, folder) for form, suffix in suffixes.items() if any(folder.glob(f"set??/V???/I?????{suffix}"))]
+    forms: tuple[tuple[AnnotationFormat, str], ...] = (("xml", "xml"), ("bbgt", "txt"), ("paired", "txt"))
+    patterns = {
+        "xml": ("set??/V???/I?????", "set??_V???_I?????"),
+        "paired": ("*/V???/*/I?????", "visible/set??/V???/I?????"),
+    }
+    for form, ending in forms if not found else ():
+        if any(any(folder.glob(f"{pattern}.{ending}")) for pattern in patterns.get(form, patterns["xml"])):
+            found = [*found, (form, folder)]
     form, annotations_dir = found[0] if found else ("xml", None)
     frames = load_kaist(
         folder,
         split,
-        annotation_format=forms[form],
+        annotation_format=form,
         annotations_dir=annotations_dir,
         modality=None,
         without_area=without_area,

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_kaist.annotations import AnnotationFormat, training_ignore
+from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
 from data_kaist.dataset import Frame, doubts_of, load_frames, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.frames import STUDY_VALIDATION
 from data_kaist.images import Reading
-from data_kaist.loading import Modality, Skipped, spread
+from data_kaist.loading import Modality, Skipped, annotations_of, spread
 from data_kaist.statistics import (
     ChannelStatistics,
     ObjectStatistics,
@@ -105,6 +105,16 @@ def inspect(
     for split, frames in by_split.items():
         statistics = object_statistics(frames)
         _print(console, split, _object_table(statistics))
+        of_frames = [frame.annotations for frame in frames]
+        read_from = annotations_of(
+            kind, root, split, annotation_format=annotations, annotations_dir=annotations_dir, modality=str(modality)
+        )
+        console.print(Text(f"{split}: annotations: {read_from}"), soft_wrap=True)
+        if others := other_labels(of_frames):
+            console.print(Text(f"{split}: not persons: {others}"), soft_wrap=True)
+        if doubt := doubt_of_boxes(of_frames):
+            console.print(Text(f"{split}: {doubt}", style="yellow"), soft_wrap=True)
+        console.print()
         _print(console, f"{split}: persons by height in pixels", _height_table(statistics))
         if quantiles := height_quantiles(frames):
             shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())

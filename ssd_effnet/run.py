@@ -22,13 +22,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_kaist.annotations import training_ignore
+from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
 from data_kaist.dataset import DetectionDataset, load_frames
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError
-from data_kaist.loading import Frame, file_and_step, image_ids, shared
+from data_kaist.loading import Frame, annotations_of, file_and_step, image_ids, shared
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
+    annotations_dir,
     as_size,
     build_criterion,
     build_dataset,
@@ -156,6 +157,10 @@ def _run(
     for stage, dataset in datasets.items():
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
+        if others := other_labels(_annotations(dataset)):
+            echo(f"{stage}: not persons, so ignore regions: {others}")
+        if doubt := doubt_of_boxes(_annotations(dataset), experiment.data.min_height):
+            echo(f"warning: {stage}: {doubt}")
         if dataset.cache is not None:
             echo(f"{stage}: decoded frames are kept and {dataset.cache}")
     _refuse_to_train_on_nobody(experiment, datasets["train"])
@@ -331,7 +336,17 @@ class _Session:
             table, scores = self.test(chosen)
             if writes:
                 _write_detections(directory, datasets["test"], table)
-            results["test"] = {"split": self.experiment.data.test, "images": len(datasets["test"]), **scores.as_dict()}
+            e = self.experiment
+            read_from = annotations_of(
+                e.data.kind,
+                e.data.root,
+                e.data.test,
+                annotation_format=e.data.annotations,
+                annotations_dir=annotations_dir(e),
+                modality=e.input.modality,
+            )
+            counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
+            results["test"] = {**counted, **scores.as_dict()}
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
                 _, of_last = self.test(directory.last)
                 results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}

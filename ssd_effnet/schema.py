@@ -34,6 +34,7 @@ class DataConfig:
     images: str = ""
     # which of KAIST's: the original XML, bbGt text, or a box for each image of a pair
     annotations: Literal["xml", "bbgt", "paired"] = "xml"
+    annotations_dir: str = ""  # of KAIST, below the root, where it has several that may be meant; empty: looked for
     # kaist: train-all-02, test-day-20 ..., or a stretch of one video; coco: a JSON file below the root
     train: str = "train-all-02"
     val: str = "set02/V001/I00121-I00189"  # cut out of train

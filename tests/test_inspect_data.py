@@ -104,6 +104,15 @@ def test_coco_file(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         output = capsys.readouterr().out
         assert row_of(output, "all") == ["1", "1", "1", "1", "1"]  # 11 pixels are too low to train on
         assert row_of(output, "mean") == ["0.0000"] * 3
+        assert f"train.json: annotations: {tmp_path / 'train.json'}\n" in output
+        assert (
+            "of 1 boxes of persons 0 reach out of their image, 0 are under a pixel wide or high and 1 become" in output
+        )
+    document["categories"] = [{"id": 1, "name": "Person "}, {"id": 2, "name": "car"}]
+    document["annotations"] += [{"id": i, "image_id": 0, "category_id": 2, "bbox": [1, 2, 10, 20]} for i in (1, 2)]
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    assert main([str(tmp_path)]) == 0
+    assert "train.json: not persons: car 2\n" in capsys.readouterr().out
 
 
 def _truncate(root: Path) -> None:

@@ -81,7 +81,8 @@ def finish(e: ExperimentConfig, out: Path, share: float, *, best: int = 3) -> No
     results["checkpoint"] = "best.ckpt" if "val" in datasets else "last.ckpt"
     if "val" in datasets:
         results["val"] = {"monitor": "val/MR/reasonable_all", "best": 40.0}
-    results["test"] = {"split": e.data.test, "images": len(frames), **score(MissRateEvaluator(truth), table).as_dict()}
+    counted = {"split": e.data.test, "annotations": "kaist/annotations-xml", "images": len(frames)}
+    results["test"] = counted | score(MissRateEvaluator(truth), table).as_dict()
     if best != 3:
         results["test_last"] = {"epoch": 3, **score(MissRateEvaluator(truth), detections(truth, 0.5, 7)).as_dict()}
     write_results(directory.results_file, results)
@@ -195,7 +196,7 @@ def test_the_table_to_paste(written: Path, study: Study) -> None:
     assert cells["05_deconv"][7] == "cannot tell (one seed each: another could turn it round)"
     assert cells["lite0"][4:8] == ["–", "–", "–", "–"]
     assert "4.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
-    assert any("fingerprint" in line and "test-all-20, 12 images" in line for line in lines)
+    assert any("fingerprint" in line and "test-all-20 in kaist/annotations-xml, 12 images" in line for line in lines)
 
 
 def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None:

@@ -55,7 +55,7 @@ def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> None:
-    _, directory = finished
+    e, directory = finished
     present = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     wanted = {"config.yaml", "environment.json", "metrics.csv", "detections.json", "detections_kaist.txt"}
     assert wanted | {"results.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= present
@@ -67,6 +67,7 @@ def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> N
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["packages"]["torch"] and set(environment["data"]) == {"train", "val", "test"}
     results = json.loads((directory / "results.json").read_text())
+    assert results["test"]["annotations"] == f"{e.data.root}/annotations-xml" and results["test"]["people"] >= 0
     assert set(results["test"]["matlab"]) >= {"reasonable_all", "reasonable_day", "reasonable_night", "near"}
     rows = list(csv.DictReader((directory / "metrics.csv").open()))
     assert [float(row["epoch"]) for row in rows] == [0, 1]
@@ -191,6 +192,38 @@ def test_a_validation_split_without_anybody_is_refused(monitor: str, who: str, s
         path.write_text("<annotation></annotation>")
     with pytest.raises(RunError, match=rf"contains no {who}, so {monitor} is undefined; set trainer\.monitor to"):
         run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs", echo=silent)
+
+
+def test_who_is_no_person_and_what_is_doubtful_is_said_before_training(synthetic: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic / "images", tmp_path / "copy" / "images")
+    box = "<bndbox><x>{}</x><y>9</y><w>20</w><h>50</h></bndbox><occlusion>0</occlusion>"
+    objects = [("person", 20), (" Person", 635), ("person", 636), ("cyclist", 90)]  # two reach over the border
+    text = "".join(f"<object><name>{name}</name>{box.format(x)}</object>" for name, x in objects)
+    for path in (synthetic / "annotations-xml").rglob("*.xml"):
+        copied = tmp_path / "copy" / "annotations-xml" / path.relative_to(synthetic / "annotations-xml")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        in_val = path.parent.name == "V001" and path.parent.parent.name == "set02"
+        copied.write_text("<annotation/>" if in_val else f"<annotation>{text}</annotation>")
+    lines: list[str] = []
+    with pytest.raises(RunError, match="contains no person"):  # after what is tested here, before the first step
+        run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=lines.append)
+    frames = int(next(line for line in lines if line.startswith("train: not persons")).split()[-1])
+    assert frames > 3 and f"train: not persons, so ignore regions: cyclist {frames}" in lines
+    doubt = next(line for line in lines if line.startswith("warning: train: "))
+    assert f"of {3 * frames} boxes of persons {2 * frames} reach out of their image, 0 are under a pixel" in doubt
+
+
+def test_two_sets_of_annotations_that_may_be_meant_are_asked_for(synthetic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    for name in ("images", "annotations-xml"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).symlink_to(synthetic / name)
+    (root / "annotations-xml-new").mkdir()
+    build_dataset(experiment(root), "test")  # an empty folder is no other set
+    shutil.copytree(synthetic / "annotations-xml", root / "annotations-xml-new", dirs_exist_ok=True)
+    with pytest.raises(DataError, match=r"annotations-xml and .*annotations-xml-new may both be meant"):
+        build_dataset(experiment(root), "test")
+    assert len(build_dataset(experiment(root, "data.annotations_dir=annotations-xml-new"), "test"))
 
 
 def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_path: Path) -> None:

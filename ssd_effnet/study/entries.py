@@ -185,5 +185,6 @@ def data_of(study: Study) -> list[str]:
             f"{stage} {getattr(data, stage)}: {of['frames']:,} images, fingerprint {of['fingerprint'][:7]}"
             for stage, of in run.environment["data"].items()
         ]
-        said[f"{data.kind} data in {data.root}; " + "; ".join(stages)] = None
+        scored = f"; scored on {run.results['test']['annotations']}" if "annotations" in run.results["test"] else ""
+        said[f"{data.kind} data in {data.root}; {'; '.join(stages)}{scored}"] = None
     return list(said)

@@ -79,7 +79,11 @@ def results_md(study: Study, entries: Sequence[Entry]) -> str:
         "in brackets the 95 % interval over test images."
     ]
     if study.runs:
-        test = {tested_on(run): f"{run.experiment.data.test}, {run.results['test']['images']:,}" for run in study.runs}
+        test = {}
+        for run in study.runs:
+            of = run.results["test"]
+            read_from = f" in {of['annotations']}" if "annotations" in of else ""
+            test[tested_on(run)] = f"{run.experiment.data.test}{read_from}, {of['images']:,}"
         data = "; ".join(f"{split} images, fingerprint {fingerprint[:7]}" for fingerprint, split in test.items())
         below.append(
             f"Device: {different([run.environment['device'] for run in study.runs])}; {hours(study):.1f} hours in all; "
