@@ -189,7 +189,7 @@ def smaller(block: Block) -> Block:
     """With an experiment that trains for seconds; the page's own takes minutes, so that it finds somebody."""
     text = block.text
     if "experiments/mine.yaml <<" in text:
-        for words, fewer in (("epochs: 12", "epochs: 1"), ("size: [256, 320]", "size: [128, 160]")):
+        for words, fewer in (("epochs: 12", "epochs: 2"), ("size: [256, 320]", "size: [128, 160]")):
             assert text.count(words) == 1, words
             text = text.replace(words, fewer)
     return replace(block, text=text)

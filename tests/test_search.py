@@ -290,6 +290,17 @@ def by_rate(e: ExperimentConfig, epoch: int) -> float:
     return abs(math.log10(e.optimizer.lr) + 4) + 1 / (1 + epoch)
 
 
+def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, lambda e, epoch: 100.0)
+    search = planned(files)
+    study = open_study(search)
+    work(search, study, 3, silent)
+    found = write_found(search, study, files / "found.yaml")
+    assert "trial 0, the best of 3" in found.description and "2 more have the same value" in found.description
+
+
 def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, by_rate)
     search = planned(files, startup=4)

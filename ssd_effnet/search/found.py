@@ -104,6 +104,7 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
     if not ranking:
         raise SearchError(f"{search.out}: no trial has finished, so nothing is found")
     best, number = ranking[0], counts(study)
+    equal = sum(trial.value == best.value for trial in ranking)
     values = drawn(search, best)
     found = load_experiment(snapshot(search), as_overrides(values))
     parent = load_experiment(search.file)
@@ -114,6 +115,7 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
         f"{number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more failed), "
         f"with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It was "
         "chosen for this value, which is therefore better than what another seed or the test split will show."
+        + (f" {equal - 1} more have the same value: which of them is best, it does not say." if equal > 1 else "")
     )
     lines = [
         f"base: {_flow(Path(os.path.relpath(search.file.resolve(), path.resolve().parent)).as_posix())}",
