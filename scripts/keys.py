@@ -46,16 +46,18 @@ def page() -> str:
     parts = [HEAD]
     experiment = schema.ExperimentConfig()
     for section in _fields(classes["ExperimentConfig"]):
-        node = classes.get(ast.unparse(section.annotation))
-        if node is None:  # name, description, changes
-            continue
         name = ast.unparse(section.target)
-        rows = [_row(name, field, getattr(experiment, name), source.splitlines(), comments) for field in _fields(node)]
+        if node := classes.get(ast.unparse(section.annotation)):
+            whole, prefix, fields = getattr(experiment, name), f"{name}.", list(_fields(node))
+        elif name in key_types():  # stands in no section
+            whole, prefix, fields = experiment, "", [section]
+        else:  # name, description, changes, ancestors
+            continue
         parts += [
             f"## {name}\n",
-            *_words(node),
+            *(_words(node) if node else []),
             "| key | type | default | what it means |\n|---|---|---|---|",
-            *rows,
+            *(_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
             "",
         ]
     return "\n".join(parts)
@@ -71,16 +73,14 @@ def _words(node: ast.ClassDef) -> list[str]:
     return [re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words) + "\n"] if words else []
 
 
-def _row(name: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
+def _row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
     """Key, type, default, and the comments in the field's own lines and in those right above it."""
     key, first = ast.unparse(field.target), field.lineno
     while lines[first - 2].lstrip().startswith("#"):
         first -= 1
     said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
     meaning = " ".join(said).replace("None:", "null:")
-    return (
-        f"| `{name}.{key}` | {in_words(key_types()[f'{name}.{key}'])} | {_value(getattr(section, key))} | {meaning} |"
-    )
+    return f"| `{prefix}{key}` | {in_words(key_types()[prefix + key])} | {_value(getattr(section, key))} | {meaning} |"
 
 
 def _value(value: Any) -> str:

@@ -165,7 +165,10 @@ def show_status(arguments: argparse.Namespace) -> int:
     from ssd_effnet.study.plan import runs_of
     from ssd_effnet.study.progress import status_table
 
-    shell.print_table(status_table(runs_of(arguments.out), str(arguments.out)))
+    directories, left_out = runs_of(arguments.out)
+    shell.print_table(status_table(directories, str(arguments.out)))
+    for sentence in left_out:
+        print(f"left out: {sentence}")
     return 0
 
 

@@ -8,6 +8,7 @@ examples:
   scripts/train.py experiments/lite0.yaml --resume
   scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
+  scripts/train.py experiments/lite0.yaml init_from=runs/lite0/seed0 data.root=data/mine --out runs/tuned
   scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
 
 --tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no

@@ -1,4 +1,4 @@
-"""Checkpoints on disk that are whole or not there."""
+"""Checkpoints on disk: whole or not there, and read with the experiment that is in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,58 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from ssd_effnet.checks import check_experiment
 from ssd_effnet.files import write_whole
+from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.weights import WeightsError, read_plain, refuse_unreadable
+
+PREFIX = "detector."
+"""The training module's name of the detector."""
+
+
+def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """The content of a training checkpoint, tensors and plain data only.
+
+    Args:
+        file: one of this project.
+        mapped: leave the tensors on the disk until somebody looks at them, for whoever wants the plain data.
+
+    Raises:
+        WeightsError: not there, damaged, or none of this project; says what it lacks.
+    """
+    refusal = f"{file}: is not a checkpoint of this project"
+    refuse_unreadable(file)
+    try:
+        content = read_plain(file, mapped=mapped)
+    except WeightsError as error:
+        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
+    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
+        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
+    if not any(name.startswith(PREFIX) for name in content["state_dict"]):
+        raise WeightsError(f"{refusal}; none of its weights is named {PREFIX}...")
+    return content
+
+
+def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
+    """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults.
+
+    Raises:
+        WeightsError, ConfigError: this version does not know such an experiment.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content["experiment"])
+        experiment = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
+    assert isinstance(experiment, ExperimentConfig)
+    check_experiment(experiment, str(file))
+    return experiment
 
 
 class WholeCheckpoints(TorchCheckpointIO):

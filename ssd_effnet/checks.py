@@ -161,7 +161,7 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     if e.trainer.validate_every > e.trainer.epochs and e.data.val:
         most = f"must be at most trainer.epochs ({e.trainer.epochs})"
         yield "trainer.validate_every", f"{most}, or nothing is validated"
-    if e.backbone.norm == "frozen" and e.backbone.pretrained == "none":
+    if e.backbone.norm == "frozen" and e.backbone.pretrained == "none" and not e.init_from:
         yield "backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained"
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
         yield "data.val", "is the test split, which must not choose the epoch; set trainer.test_checkpoint: last"

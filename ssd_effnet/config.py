@@ -27,7 +27,7 @@ WHERE = (
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _EXPERIMENTS = (Path(__file__).parents[1] / "experiments", Path("experiments"))  # of the checkout, or where one stands
-_NOT_SETTINGS = ("base", "name", "description", "changes")
+_OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 
 class Normalisation(NamedTuple):
@@ -70,12 +70,18 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     """
     path = find_experiment(path)
     config = OmegaConf.structured(ExperimentConfig)
-    for layer_path, layer in reversed(_chain(path)):
-        config = _merge(config, layer, str(layer_path))
-    config.name = (config.name or path.stem) + ("-tiny" if tiny else "")
+    chain = _chain(path)
+    for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
+        own = layer is chain[0][1]
+        config = _merge(config, {k: v for k, v in layer.items() if own or k not in _OWN}, str(layer_path))
+    names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
+    config.name = names[0]
     for override in (*(TINY if tiny else ()), *overrides):
         config = _merge(config, _parse_override(override), f"override {override!r}")
     experiment = _to_dataclass(config, str(path))
+    # a file under another name is a difference from itself; a run's config.yaml as base brings its own ancestors
+    names = list(dict.fromkeys([*names, *experiment.ancestors]))
+    experiment.ancestors = [name for name in names if name != experiment.name]
     check_experiment(experiment, str(path))
     for key in Normalisation._fields:
         if getattr(experiment.input, key) is None:
@@ -147,11 +153,6 @@ def load_base(path: str | Path) -> ExperimentConfig:
     return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
-def ancestors(path: str | Path) -> list[str]:
-    """Names of the experiments that a file is a difference from, the nearest first."""
-    return [base.stem for base, _ in _chain(find_experiment(path))[1:]]
-
-
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved experiment; :func:`load_experiment` reads it back as it is."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))
@@ -179,8 +180,6 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
         content = _read_layer(current)
         base = content.pop("base", None)
-        if chain:  # a base's name, question and list of changes are its own
-            content = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
         chain.append((current, content))
         if base is None:
             return chain
@@ -257,7 +256,7 @@ def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, .
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in layer.items():
         dotted = ".".join((*path, str(key)))
-        if not path and str(key) in key_types():
+        if not path and "." in str(key) and str(key) in key_types():
             group, _, name = str(key).partition(".")
             raise ConfigError(
                 f"{source}: key `{key}`: in a file it stands in its group, `{group}: {{{name}: {value}}}`"

@@ -26,8 +26,8 @@ from ssd_effnet.machine import git_state
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.predictor import checkpoint_file, load_detector
-from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.predictor import load_detector
+from ssd_effnet.run_directory import RunDirectory, checkpoint_file
 from ssd_effnet.schema import ExperimentConfig
 
 Format = Literal["onnx", "pt2"]

@@ -8,24 +8,27 @@ from typing import Any, Literal, get_args, get_origin
 
 from ssd_effnet.schema import ExperimentConfig
 
+_OF_THE_FILE = ("name", "description", "changes", "ancestors")
 _WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
 
 
 @cache
 def key_types() -> dict[str, Any]:
-    """The type of every dotted key, in the schema's order; name, description and changes are none."""
-    return {
-        f"{group.name}.{field.name}": field.type
-        for group in dataclasses.fields(ExperimentConfig)
-        if dataclasses.is_dataclass(group.type)
-        for field in dataclasses.fields(group.type)
-    }
+    """The type of every dotted key, in the schema's order; name, description, changes and ancestors are none."""
+    types: dict[str, Any] = {}
+    for group in dataclasses.fields(ExperimentConfig):
+        if dataclasses.is_dataclass(group.type):
+            types |= {f"{group.name}.{field.name}": field.type for field in dataclasses.fields(group.type)}
+        elif group.name not in _OF_THE_FILE:
+            types[group.name] = group.type
+    return types
 
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:
-    """All settings as ``{dotted key: value}``, without name, description and changes."""
+    """All settings as ``{dotted key: value}``, without name, description, changes and ancestors."""
     values = dataclasses.asdict(experiment)
-    return {key: values[group][name] for key in key_types() for group, _, name in [key.partition(".")]}
+    parts = {key: key.partition(".") for key in key_types()}
+    return {key: values[group][name] if name else values[group] for key, (group, _, name) in parts.items()}
 
 
 def choices(key: str) -> tuple[str, ...]:

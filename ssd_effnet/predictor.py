@@ -11,8 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.dataset import collate
 from data_kaist.errors import ImageError
@@ -21,16 +19,16 @@ from data_kaist.loading import SIDES, Side
 from data_kaist.sources import file_of
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
-from ssd_effnet.checks import check_experiment
+from ssd_effnet.checkpoints import PREFIX, experiment_in, read_checkpoint
 from ssd_effnet.failure import Doubt, RequestError
 from ssd_effnet.folding import fold
 from ssd_effnet.machine import usable_device
 from ssd_effnet.memory import enough_memory
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNELS
-from ssd_effnet.run_directory import RunDirectory
+from ssd_effnet.run_directory import checkpoint_file
 from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.weights import WeightsError, load_by_name, read_plain, refuse_unreadable
+from ssd_effnet.weights import WeightsError, load_by_name
 
 Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 """One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
@@ -40,7 +38,6 @@ Pair: TypeAlias = tuple[Image, Image]
 """(visible, LWIR), of one size."""
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
-_PREFIX = "detector."  # the training module's name of the detector
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +82,11 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
         raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
     where = usable_device(device)
     file = checkpoint_file(Path(path))
-    content = _read(file)
-    experiment = _zoomed(_experiment(content["experiment"], file), zoom)
+    content = read_checkpoint(file)
+    experiment = _zoomed(experiment_in(content, file), zoom)
     detector, _ = build_detector(experiment, pretrained=False)
     named = content["state_dict"]
-    weights = {name.removeprefix(_PREFIX): named[name] for name in named if name.startswith(_PREFIX)}
+    weights = {name.removeprefix(PREFIX): named[name] for name in named if name.startswith(PREFIX)}
     report = load_by_name(detector, weights, optional=(), source=str(file))
     if report.unexpected:
         raise WeightsError(f"{file}: its weights are not those of the experiment in it: {report}")
@@ -261,53 +258,6 @@ class Predictor:
             boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(i))
             names = tuple(self.classes[label - 1] for label in labels.tolist())
             yield ImageDetections(boxes, scores, labels, names, sample.original_size)
-
-
-def checkpoint_file(path: Path) -> Path:
-    """The file itself, or the one that a run's directory stands for."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise WeightsError(f"{path}: there is no such checkpoint or run directory")
-    directory = RunDirectory(path)
-    if directory.results_file.is_file():
-        tested = directory.last.with_name(str(directory.results().get("checkpoint", directory.best.name)))
-        if tested.is_file():
-            return tested
-    for file in (directory.best, directory.last):
-        if file.is_file():
-            return file
-    raise WeightsError(f"{path}: is no run directory with a checkpoint; looked for {directory.best} and last.ckpt")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint, tensors and plain data only."""
-    refusal = f"{file}: is not a checkpoint of this project"
-    refuse_unreadable(file)
-    try:
-        content = read_plain(file)
-    except WeightsError as error:
-        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
-    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
-        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
-    if not any(name.startswith(_PREFIX) for name in content["state_dict"]):
-        raise WeightsError(f"{refusal}; none of its weights is named {_PREFIX}...")
-    return content
-
-
-def _experiment(settings: dict[str, Any], file: Path) -> ExperimentConfig:
-    """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults."""
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), settings)
-        experiment = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
-    assert isinstance(experiment, ExperimentConfig)
-    check_experiment(experiment, str(file))
-    return experiment
 
 
 def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
 import sys
@@ -39,7 +40,7 @@ from ssd_effnet.build import (
     build_schedule,
     with_lwir_range,
 )
-from ssd_effnet.checkpoints import WholeCheckpoints
+from ssd_effnet.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.config import own_normalisation, save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
@@ -61,7 +62,14 @@ from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.modality import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.run_directory import Interrupted, RunDirectory, RunError, describe_data, describe_environment
+from ssd_effnet.run_directory import (
+    Interrupted,
+    RunDirectory,
+    RunError,
+    checkpoint_file,
+    describe_data,
+    describe_environment,
+)
 from ssd_effnet.runtime import Choice, choose
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.stopping import StopAfterStep
@@ -77,7 +85,13 @@ from ssd_effnet.training import (
     TrainingModule,
 )
 from ssd_effnet.waiting import EpochLines, Waiting
-from ssd_effnet.weights import read_plain
+from ssd_effnet.weights import WeightsError, load_by_name, read_plain, read_state_dict
+
+_GOING_ON = {
+    "constant": "at the rate that it has",
+    "plateau": "at the rate that it has come to, which plateau watches further",
+    "multistep": "at the rate that it has: there are no milestones",
+}
 
 
 def run(
@@ -96,7 +110,8 @@ def run(
     Args:
         experiment: resolved.
         out: folder of runs.
-        resume: go on from ``checkpoints/last.ckpt`` where there is one; a finished run is returned as it is.
+        resume: go on from ``checkpoints/last.ckpt`` where there is one, to more epochs where the schedule allows; a
+            finished run is returned as it is.
         echo: told one line a step of the way.
         callbacks: of Lightning, beside the run's own; a search prunes with one.
         shown: keys that TensorBoard's HParams tab lists beside experiment and seed. The tab takes its columns from one
@@ -112,9 +127,11 @@ def run(
     processes = Processes.of(experiment)
     if processes.first:
         directory.refuse_to_mix(experiment, resume=resume)
+        if directory.begun and (edited := directory.edited(directory.trained())):
+            echo(f"{directory.config_file} was edited after the run had begun, and is not believed: {edited}")
     else:
         echo = _nothing
-    if resume and directory.results_file.is_file():
+    if resume and directory.results_file.is_file() and directory.trained().trainer.epochs >= experiment.trainer.epochs:
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
     with directory.lock() if processes.first else nullcontext():
@@ -169,9 +186,12 @@ def _run(
         directory.refuse_other_data(describe_data(datasets))
     elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
         _refuse_shared_images(experiment, datasets)
-    detector, report = build_detector(experiment, pretrained=not resumed)
+    begun_from: dict[str, Any] = {}
+    detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
+    elif experiment.init_from:
+        begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     elif not resumed and {"mean": experiment.input.mean, "std": experiment.input.std} == own_normalisation(
         experiment.backbone.name
     ):
@@ -193,8 +213,13 @@ def _run(
         directory.failure_file.unlink(missing_ok=True)
         if not resumed:
             directory.start_over()
+        elif (epochs := directory.trained().trainer.epochs) < t.epochs:
+            echo(f"{directory}: goes on after {epochs} epochs to {t.epochs}, {_GOING_ON[experiment.schedule.name]}")
+            if directory.results_file.is_file():
+                kept = directory.results_file.rename(directory.path / f"results_{epochs}_epochs.json")
+                echo(f"what it had come to stays in {kept}")
         save_experiment(experiment, directory.config_file)
-        directory.remember(describe_environment(datasets, detector), resumed=resumed)
+        directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
     module = TrainingModule(
         detector,
         build_criterion(experiment),
@@ -355,6 +380,33 @@ class _Session:
         if writes:
             write_results(directory.results_file, results)
         return results
+
+
+def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
+    """Fill a detector with the weights of ``init_from`` by name, all but the normalisation of the input.
+
+    Returns:
+        The file and its SHA-256, for ``environment.json``.
+
+    Raises:
+        WeightsError: there are none, or none of them fits.
+    """
+    given = Path(experiment.init_from).expanduser()
+    try:
+        file = checkpoint_file(given)
+        of_file = read_state_dict(file)
+        inside = PREFIX if any(name.startswith(PREFIX) for name in of_file) else ""
+        named = {name.removeprefix(inside): of_file[name] for name in of_file if name.startswith(inside)}
+        kept = [name for name in named if name.startswith("normalize.")]
+        report = load_by_name(detector, {n: named[n] for n in named if n not in kept}, source=str(file))
+    except WeightsError as error:
+        raise WeightsError(f"key `init_from`: {error}") from error
+    report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
+    if given.is_dir() and not RunDirectory(given).results_file.is_file():
+        echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
+    echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
+    with file.open("rb") as content:
+        return {"init_from": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
 
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:

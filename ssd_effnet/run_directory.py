@@ -15,13 +15,15 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, Frame, fingerprint
-from ssd_effnet.config import elsewhere, load_experiment, varied
+from ssd_effnet.checkpoints import experiment_in, read_checkpoint
+from ssd_effnet.config import WHERE, elsewhere, load_experiment, varied
 from ssd_effnet.evaluation import write_results
 from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.keys import settings
 from ssd_effnet.machine import code_name, code_patch, describe_machine
 from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.weights import WeightsError
 
 try:
     import fcntl
@@ -192,6 +194,53 @@ class RunDirectory:
                 moved.data.root = str(there[0])
         return moved
 
+    def trained(self) -> ExperimentConfig:
+        """What is trained here: the experiment in the checkpoint, which nobody edits; without one the config.
+
+        Keys that say where it runs (:data:`ssd_effnet.config.WHERE`) are the config's.
+
+        Raises:
+            RunError, ConfigError, WeightsError: there is no run, or its config or checkpoint is not readable.
+        """
+        config = self.experiment()
+        file = next((file for file in (self.last, self.best) if file.is_file()), None)
+        if file is None:
+            return config
+        experiment = experiment_in(read_checkpoint(file, mapped=True), file)
+        for group, _, key in (key.partition(".") for key in WHERE):
+            setattr(getattr(experiment, group), key, getattr(getattr(config, group), key))
+        return experiment
+
+    def edited(self, trained: ExperimentConfig) -> str:
+        """What the config says otherwise than was trained, ``key (value, now another one)``, or nothing."""
+        config = self.experiment()
+        name, seed = (("name", trained.name, config.name), ("trainer.seed", trained.trainer.seed, config.trainer.seed))
+        own = [f"{key} ({was}, now {now})" for key, was, now in (name, seed) if was != now]
+        return ", ".join([*own, *_changes(trained, config)])
+
+    def refuse_a_copy(self) -> ExperimentConfig:
+        """A run is what its folder, its checkpoint (or config) and its results say alike: one experiment, one seed.
+
+        Returns:
+            What is trained here, as :meth:`trained`.
+
+        Raises:
+            RunError: they disagree, as where the folder was copied or renamed; or as :meth:`trained`.
+        """
+        trained = self.trained()
+        results = self.results() if self.results_file.is_file() else {}
+        held = {
+            (trained.name, trained.trainer.seed),
+            (results.get("experiment", trained.name), results.get("seed", trained.trainer.seed)),
+        }
+        for name, seed in held:
+            if self.path.parts[-2:] != (name, f"seed{seed}"):
+                raise RunError(
+                    f"{self}: holds {name} seed {seed}, so it is a copy or was renamed, or somebody edited its files; "
+                    f"a run lies in its own folder, {name}/seed{seed}"
+                )
+        return trained
+
     def environment(self) -> dict[str, Any]:
         return read_json(self.environment_file)
 
@@ -263,26 +312,43 @@ class RunDirectory:
             return
         if not resume:
             raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
-        self.refuse_another_config(experiment)
+        epochs, more = self.refuse_a_copy().trainer.epochs, experiment.trainer.epochs
+        self.refuse_another_config(experiment, epochs=max(epochs, more))
+        s = experiment.schedule
+        if more > epochs and (s.name == "cosine" or (s.name == "multistep" and s.milestones)):
+            raise RunError(
+                f"{self}: cannot go on from {epochs} to {more} epochs: the schedule {s.name} is laid out over all "
+                f"epochs of a run, and over {more} those that are done would have had other rates (constant and "
+                f"plateau go on); begin another run from its weights, init_from={self} under another name or --out"
+            )
+        if more > epochs and not self.last.is_file():
+            raise RunError(f"{self}: cannot go on to {more} epochs: {self.last} is not there")
 
-    def refuse_another_config(self, experiment: ExperimentConfig) -> None:
+    def refuse_another_config(self, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
         """What has begun here, and this run or another seed of it, are one experiment; where they run is free.
+
+        Args:
+            experiment: of this run.
+            epochs: that the begun one is to have in the end; None: those that it was begun with.
 
         Raises:
             RunError: they differ in more than the seed.
         """
-        begun, experiment = self.experiment(), self.with_its_range(experiment)
-        if changed := varied([begun, experiment]):
-            was, now = settings(begun), settings(experiment)
-            each = ", ".join(f"{key} ({was.get(key)}, now {now.get(key)})" for key in changed)
-            raise RunError(f"{self}: was started with another config; these differ: {each}; choose another --out")
+        begun, experiment = self.trained(), self.with_its_range(experiment)
+        edited = f" ({self.config_file.name} was edited since)" if self.edited(begun) else ""
+        begun.trainer.epochs = epochs or begun.trainer.epochs
+        if changes := _changes(begun, experiment):
+            raise RunError(
+                f"{self}: was started with another config{edited}; these differ: {', '.join(changes)}; "
+                "choose another --out"
+            )
 
     def with_its_range(self, experiment: ExperimentConfig) -> ExperimentConfig:
         """The experiment with the LWIR range that this run took from the training split by the same quantiles."""
         data = experiment.data
         if data.lwir_quantiles is None or data.lwir_range:
             return experiment
-        begun = self.experiment().data
+        begun = self.trained().data
         if data.lwir_quantiles != begun.lwir_quantiles:
             return experiment
         return replace(experiment, data=replace(data, lwir_range=begun.lwir_range))
@@ -338,6 +404,33 @@ class RunDirectory:
             if len(patch) > _MOST_OF_A_PATCH:
                 patch = patch[:_MOST_OF_A_PATCH] + f"\ncut here: {len(patch):,} bytes in all\n".encode()
             write_whole(self.path / name, patch)
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file itself, or the one that a run's directory stands for: that of its results, or its best so far.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise WeightsError(f"{path}: there is no such checkpoint or run directory")
+    directory = RunDirectory(path)
+    files = [directory.best, directory.last]
+    if directory.results_file.is_file() and (tested := directory.results().get("checkpoint")):
+        files = [directory.last.with_name(str(tested))]
+    for file in files:
+        if file.is_file():
+            return file
+    wanted = " and ".join(map(str, files))
+    raise WeightsError(f"{path}: is no run directory with a checkpoint of its own; looked for {wanted}")
+
+
+def _changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:
+    """``key (value, now another one)`` for what makes them two experiments."""
+    before, after = settings(begun), settings(now)
+    return [f"{key} ({before.get(key)}, now {after.get(key)})" for key in varied([begun, now])]
 
 
 def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:

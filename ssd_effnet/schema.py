@@ -216,11 +216,18 @@ class TrainerConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One experiment, whole. ``name`` is the file's stem, ``changes`` the keys in which it differs from its base."""
+    """One experiment, whole.
+
+    ``name`` is the file's stem where the file has none, ``changes`` the keys in which it differs from its base, and
+    ``ancestors`` the names of its base, that one's base and so on, which a file need not state.
+    """
 
     name: str = ""
     description: str = ""
     changes: list[str] = field(default_factory=list)
+    ancestors: list[str] = field(default_factory=list)
+    # a run, whose tested weights training starts from, or a file of weights; as data.root, seen from the working folder
+    init_from: str = ""
     input: InputConfig = field(default_factory=InputConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

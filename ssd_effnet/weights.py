@@ -170,8 +170,12 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def read_plain(path: str | Path) -> Any:
+def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
+
+    Args:
+        path: the file.
+        mapped: tensors stay on the disk until they are looked at; not for files older than torch 1.6.
 
     Raises:
         WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
@@ -182,7 +186,7 @@ def read_plain(path: str | Path) -> Any:
         raise WeightsError(f"there is no weights file {path}")
     refuse_unreadable(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # torch's message ends in advice to switch the check off; the first sentence of the cause is what is of use.
         cause = str(error).partition("\n")[0]

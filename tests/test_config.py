@@ -35,6 +35,19 @@ def test_a_child_is_its_base_and_what_it_changes(files: Path) -> None:
     assert (child.trainer.epochs, child.trainer.seed) == (3, 7)
 
 
+def test_ancestors_are_names_of_experiments(files: Path) -> None:
+    (files / "named.yaml").write_text("base: child.yaml\nname: of its own\n")
+    (files / "grandchild.yaml").write_text("base: named.yaml\n")
+    e = load_experiment(files / "grandchild.yaml")
+    assert e.ancestors == ["of its own", *load_experiment(files / "named.yaml").ancestors]
+    assert load_experiment(files / "child.yaml").ancestors == ["base"]
+    save_experiment(e, files / "config.yaml")
+    assert load_experiment(files / "config.yaml").ancestors == e.ancestors
+    (files / "on_a_run.yaml").write_text("base: config.yaml\n")
+    assert load_experiment(files / "on_a_run.yaml").ancestors == ["grandchild", *e.ancestors]
+    assert load_experiment(files / "grandchild.yaml", ["name=other"]).ancestors == ["grandchild", *e.ancestors]
+
+
 def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
     """YAML 1.1 takes it for text; OmegaConf converts it: a float, a float or None, the floats of a list."""
     text = "optimizer: {lr: 1e-4}\nbackbone: {drop_connect: 1e-1}\naugment: {crop_ratio: [5e-1, 1]}\n"

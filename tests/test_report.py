@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from data_kaist.detections import write_coco_results
 from data_kaist.errors import DataError
@@ -37,7 +39,7 @@ from ssd_effnet.study import records, report
 from ssd_effnet.study.disagreement import Side, most_disputed
 from ssd_effnet.study.figures import Point, front, learning_curves, miss_rate_at, pareto
 from ssd_effnet.study.latency import latency
-from ssd_effnet.study.plan import check, plan, remember
+from ssd_effnet.study.plan import check, plan, remember, runs_of
 from ssd_effnet.study.records import Difference, Study, load_study
 from ssd_effnet.training import MetricsCsv
 
@@ -289,8 +291,8 @@ def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Pat
     ]
     (second / "results.json").write_text("{")
     assert [sentence.split(": ")[0] for sentence in load_study(copy).left_out] == [
-        str(first),
         str(second / "results.json"),
+        str(first),
     ]
 
 
@@ -371,9 +373,92 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     config = RunDirectory(photographs).experiment()
     config.name, config.trainer.seed = WIDEN, 2
     save_experiment(config, photographs / "config.yaml")
+    results = json.loads((photographs / "results.json").read_text()) | {"experiment": WIDEN, "seed": 2}
+    (photographs / "results.json").write_text(json.dumps(results))
     study = load_study(copy)
     assert study.left_out == [f"{photographs}: was tested on other data than other seeds"]
-    assert [run.seed for e in study.experiments if e.name == WIDEN for run in e.runs] == [0, 1]
+    assert seeds_of(study, WIDEN) == [0, 1]
+
+
+def seeds_of(study: Study, name: str) -> list[int]:
+    return [run.seed for e in study.experiments if e.name == name for run in e.runs]
+
+
+def write_weights(e: ExperimentConfig, file: Path) -> None:
+    """A checkpoint that knows its experiment and next to no weights."""
+    file.parent.mkdir(exist_ok=True)
+    torch.save({"epoch": 2, "experiment": asdict(e), "state_dict": {"detector.weight": torch.zeros(1)}}, file)
+
+
+def test_copied_and_renamed_runs_are_left_out_by_name(studied: Path, tmp_path: Path) -> None:
+    """By folder, config, results and checkpoint, whichever disagrees; `run` refuses to take one for its own."""
+    shutil.copytree(studied, copy := tmp_path / "study")
+    shutil.copytree(copy / WIDEN, copy / f"{WIDEN}_old")
+    for seed in (2, 3, 4):
+        shutil.copytree(copy / WIDEN / "seed0", copy / WIDEN / f"seed{seed}")
+    (copy / "04_fpn").rename(copy / "04_renamed")
+    third = RunDirectory(copy / WIDEN / "seed3")
+    e = third.experiment()
+    write_weights(e, RunDirectory(copy / WIDEN / "seed4").best)
+    for seed in (3, 4):  # somebody made the config fit
+        e.trainer.seed = seed
+        save_experiment(e, copy / WIDEN / f"seed{seed}" / "config.yaml")
+    (copy / WIDEN / "seed4" / "results.json").unlink()  # nothing but the checkpoint tells
+    strangers = [f"{WIDEN}/seed{seed}" for seed in (2, 3, 4)] + [f"{WIDEN}_old/seed{seed}" for seed in (0, 1)]
+    study = load_study(copy)
+    assert [sentence.split(": ")[0] for sentence in study.left_out] == [
+        str(copy / name) for name in [*strangers, "04_renamed/seed0"]
+    ]
+    assert f"{copy / '04_renamed' / 'seed0'}: holds 04_fpn seed 0" in study.left_out[-1]
+    assert seeds_of(study, WIDEN) == [0, 1] and study.experiment("04_fpn") is None
+    (_, left_out), (before, _) = runs_of(copy), runs_of(studied)
+    assert left_out == study.left_out and len(before) == 9
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
+    assert {f"left out: {sentence}" for sentence in left_out} <= set(check(jobs))
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [2], [*SMALL, f"data.root={e.data.root}"], copy)
+    with pytest.raises(RunError, match=rf"{WIDEN}/seed2: holds {WIDEN} seed 0"):
+        check(jobs)
+
+
+def test_a_config_that_was_edited_after_the_training_is_named_and_not_believed(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    directory = RunDirectory(copy / "04_fpn" / "seed0")
+    e = directory.experiment()
+    write_weights(e, directory.best)
+    assert load_study(copy).warnings == load_study(studied).warnings
+    rate = e.optimizer.lr
+    e.optimizer.lr, e.data.workers = 0.5, 7  # where it runs is the config's
+    save_experiment(e, directory.config_file)
+    study = load_study(copy)
+    (warning,) = [warning for warning in study.warnings if str(directory.config_file) in warning]
+    assert warning.endswith(f": optimizer.lr ({rate}, now 0.5)")
+    (run,) = study.experiment("04_fpn").runs  # type: ignore[union-attr]
+    assert (run.experiment.optimizer.lr, run.experiment.data.workers) == (rate, 7)
+
+
+def test_a_parent_with_a_name_of_its_own_and_a_runs_config_as_base_are_compared_with(
+    studied: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    settings = [*SMALL, f"data.root={RunDirectory(copy / WIDEN / 'seed0').experiment().data.root}"]
+    (tmp_path / "parent_file.yaml").write_text(f"base: {EXPERIMENTS / 'lite0.yaml'}\nname: called_otherwise\n")
+    (tmp_path / "child.yaml").write_text("base: parent_file.yaml\n")
+    (tmp_path / "on_a_run.yaml").write_text(f"base: study/{WIDEN}/seed0/config.yaml\n")
+    (tmp_path / "on_that.yaml").write_text("base: on_a_run.yaml\n")
+    files = [tmp_path / f"{name}.yaml" for name in ("parent_file", "child", "on_a_run", "on_that")]
+    jobs = plan(files, [0], settings, copy)
+    for job in jobs:
+        if job.experiment.name != "on_a_run":
+            finish(job.experiment, copy, 0.5)
+    remember(jobs, copy, "a command")
+    remember(plan([copy / "child" / "seed0" / "config.yaml"], [0], [], copy), copy, "the run once more")
+    study = load_study(copy)
+    parents = {difference.experiment.name: difference.parent.name for difference in study.differences}
+    assert (parents["child"], parents["on_that"]) == ("called_otherwise", WIDEN)
+    (lost,) = [e.ancestors for e in study.experiments if e.name == "on_that"]
+    assert lost == ["on_a_run", WIDEN, "01_effnet_b4", "00_vgg16"]
+    (copy / "study.json").unlink()  # every run knows its own
+    assert load_study(copy).differences[0].experiment.name in parents
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """End to end: a run directory tells all, a resumed run equals an uninterrupted one, a tiny set is learned."""
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import untrained
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,6 +27,7 @@ from ssd_effnet.gallery.frames import write_pictures
 from ssd_effnet.run import run
 from ssd_effnet.run_directory import RunDirectory, RunError, State
 from ssd_effnet.training import as_table, in_image_order
+from ssd_effnet.weights import WeightsError
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -119,6 +122,29 @@ def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path
     e.optimizer.lr /= 2
     e.trainer.threads, e.data.workers = 1, 1  # where and how comfortably: another machine may go on with it
     assert run(e, out, resume=True, echo=silent)["seed"] == 0
+
+
+def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+    """What was trained stands in the checkpoint; a loss of another kind once ended in a traceback."""
+    e, directory = finished
+    shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
+    edited = load_experiment(copy / "config.yaml", ["loss.kind=focal", "optimizer.lr=0.5"])
+    save_experiment(edited, copy / "config.yaml")
+    says = rf"config\.yaml was edited since.*: loss\.kind \({e.loss.kind}, now focal\), optimizer\.lr \("
+    for _ in range(2):
+        with pytest.raises(RunError, match=says):
+            run(edited, tmp_path, resume=True, echo=silent)
+        (copy / "results.json").unlink(missing_ok=True)
+    shutil.copytree(directory, again := tmp_path / "again" / "lite0" / "seed0")
+    save_experiment(edited, again / "config.yaml")
+    lines: list[str] = []
+    run(e, tmp_path / "again", resume=True, echo=lines.append)
+    assert f"{again / 'config.yaml'} was edited" in lines[0] and "optimizer.lr (" in lines[0]
+    e.trainer.seed = 3
+    again.rename(tmp_path / "again" / "lite0" / "seed3")
+    with pytest.raises(RunError, match=r"seed3: holds lite0 seed 0"):  # "finished; nothing to do" it would be
+        run(e, tmp_path / "again", resume=True, echo=silent)
+    e.trainer.seed = 0
 
 
 def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:
@@ -300,6 +326,104 @@ def test_resuming_equals_not_stopping(finished: tuple[ExperimentConfig, Path], t
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def few(root: Path, *overrides: str) -> ExperimentConfig:
+    """A run of a second: four pairs of ``few_pairs``, constant rate."""
+    data = (f"data.root={root}", "data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=")
+    recipe = ("schedule.name=constant", "trainer.ema_decay=0.5", "optimizer.gradient_clip=1")
+    return load_experiment(EXPERIMENTS / "lite0.yaml", [*untrained.SMALL, *data, *recipe, *overrides])
+
+
+@pytest.fixture(scope="module")
+def begun(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch."""
+    e, out = few(few_pairs), tmp_path_factory.mktemp("begun")
+    run(e, out, echo=silent)
+    return RunDirectory.of(e, out).path
+
+
+def test_a_run_begins_with_the_weights_that_another_was_tested_with(
+    begun: Path, few_pairs: Path, tmp_path: Path
+) -> None:
+    """By name under its own normalisation; what has another shape is listed; resumed, it needs the file no more."""
+    shutil.copytree(begun, source := tmp_path / "source")
+    tested = source / "checkpoints" / json.loads((source / "results.json").read_text())["checkpoint"]
+    other = source / "checkpoints" / ("last.ckpt" if tested.name == "best.ckpt" else "best.ckpt")
+    other.write_bytes(b"not the one")
+    change = ("input.mean=[0.5,0.5,0.5,0.5]", "anchors.ratios=[0.5,1,2]", "backbone.pretrained=/nowhere.pth")
+    e = few(few_pairs, *change, f"init_from={source}", "trainer.epochs=2", "optimizer.lr=1e-12", "name=next")
+    lines: list[str] = []
+
+    def stop_after_the_first_epoch(line: str) -> None:
+        lines.append(line)
+        if line.startswith("epoch 2/"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(e, tmp_path, echo=stop_after_the_first_epoch)
+    (said,) = [line for line in lines if line.startswith("init_from: ")]
+    assert "of another shape: head." in said and "normalize" not in said and f"from {tested}" in said
+    digest = hashlib.sha256(tested.read_bytes()).hexdigest()
+    shutil.rmtree(source)
+    run(e, tmp_path, resume=True, echo=silent)
+    directory = RunDirectory.of(e, tmp_path)
+    assert directory.environment()["init_from"] == {"file": str(tested), "sha256": digest}
+    before = torch.load(begun / "checkpoints" / tested.name, weights_only=True)["state_dict"]
+    after = weights_of(directory.path)
+    torch.testing.assert_close(after["detector.normalize.mean"], torch.full((3,), 0.5))
+    names = [name for name in after if name.endswith(".weight") and not name.startswith("detector.head.")]
+    assert len(names) > 50
+    for name in names:  # with next to no rate they stay
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    assert {before[name].shape == after[name].shape for name in after if "head." in name} == {False}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no such checkpoint or run directory"), (b"x", "no file of PyTorch weights"), ({}, "not one of")],
+)
+def test_weights_that_cannot_be_begun_with_are_named(
+    content: object, says: str, few_pairs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save({"normalize.mean": torch.zeros(3), "elsewhere.weight": torch.zeros(3)}, file)
+    with pytest.raises(WeightsError, match=rf"key `init_from`: .*{says}") as caught:
+        run(few(few_pairs, f"init_from={file}"), tmp_path / "runs", echo=silent)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(begun: Path, few_pairs: Path, tmp_path: Path) -> None:
+    whole, longer = tmp_path / "whole", few(few_pairs, "trainer.epochs=2")
+    run(longer, whole, echo=silent)
+    shutil.copytree(begun, directory := RunDirectory.of(longer, tmp_path).path)
+    lines: list[str] = []
+    results = run(longer, tmp_path, resume=True, echo=lines.append)
+    assert any(line == f"{directory}: goes on after 1 epochs to 2, at the rate that it has" for line in lines)
+    assert (results["epochs"], json.loads((directory / "results_1_epochs.json").read_text())["epochs"]) == (2, 1)
+    unbroken = RunDirectory.of(longer, whole).path
+    left, right = weights_of(directory), weights_of(unbroken)
+    assert all(torch.equal(left[name], right[name]) for name in right)
+    assert (directory / "metrics.csv").read_text() == (unbroken / "metrics.csv").read_text()
+    assert run(longer, tmp_path, resume=True, echo=silent) == results  # finished again
+    with pytest.raises(RunError, match=r"these differ: trainer\.epochs \(2, now 1\)"):
+        run(few(few_pairs), tmp_path, resume=True, echo=silent)
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
+def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_all(
+    schedule: str, few_pairs: Path, tmp_path: Path
+) -> None:
+    e = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=3")
+    directory = RunDirectory.of(e, tmp_path)
+    save_experiment(e, directory.config_file)
+    directory.results_file.write_text("{}")
+    more = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=4")
+    with pytest.raises(RunError, match=rf"from 3 to 4 epochs: the schedule {schedule} .* init_from={directory}"):
+        run(more, tmp_path, resume=True, echo=silent)
+
+
 @pytest.mark.slow
 def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
     """The proof that nothing between JPEG and miss rate is shifted, flipped or scaled: about five minutes."""
@@ -330,7 +454,8 @@ def test_a_run_stopped_before_its_first_checkpoint_is_not_in_the_way(synthetic: 
     save_experiment(experiment(synthetic, "optimizer.lr=0.5"), directory.config_file)
     directory.refuse_to_mix(e, resume=False)
     directory.last.parent.mkdir()
-    directory.last.write_bytes(b"weights")
+    begun = asdict(experiment(synthetic, "optimizer.lr=0.5"))
+    torch.save({"experiment": begun, "state_dict": {"detector.weight": torch.zeros(1)}}, directory.last)
     with pytest.raises(RunError, match="holds a run already"):
         directory.refuse_to_mix(e, resume=False)
     with pytest.raises(RunError, match=r"these differ: optimizer\.lr \(0\.5, now 0\.001\); choose another --out"):

@@ -77,9 +77,11 @@ def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
     for job in plan([WIDEN, LITE0], [0], [], tmp_path):
         save_experiment(job.experiment, job.directory.config_file)
     (tmp_path / "lite0" / "seed0").rename(tmp_path / "lite0" / "seed0.bak")
-    assert [str(directory) for directory in runs_of(tmp_path)] == [str(tmp_path / "02_widen_3x3" / "seed0")]
+    found, (left_out,) = runs_of(tmp_path)
+    assert [str(directory) for directory in found] == [str(tmp_path / "02_widen_3x3" / "seed0")]
+    assert left_out.startswith(f"{tmp_path / 'lite0' / 'seed0.bak'}: holds lite0 seed 0")
     (tmp_path / "lite0" / "seed0.bak").rename(tmp_path / "lite0" / "seed0")
-    jobs = plan([directory.config_file for directory in runs_of(tmp_path)], [1], ["lite*:optimizer.lr=0.5"], tmp_path)
+    jobs = plan([run.config_file for run in runs_of(tmp_path)[0]], [1], ["lite*:optimizer.lr=0.5"], tmp_path)
     assert [job.name for job in jobs] == ["02_widen_3x3 seed 1", "lite0 seed 1"]
     assert jobs[1].experiment.optimizer.lr == 0.5
     remember(jobs, tmp_path, "again")
@@ -105,7 +107,7 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, subprocess.CompletedP
     assert done.returncode == 1
     assert "lite0 seed 0: finished" in done.stdout and "2 runs: 0 finished, 2 to do" in done.stdout
     assert "not finished: 02_widen_3x3 seed 0: " in done.stdout and "the loss is" in done.stdout
-    failed, finished = runs_of(out)
+    (failed, finished), _ = runs_of(out)
     assert (failed.state, finished.state) == (State.FAILED, State.FINISHED)
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
 

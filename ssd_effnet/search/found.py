@@ -125,10 +125,11 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
     ]
     flat, group = settings(found), ""
     for key in changes:
-        if key.partition(".")[0] != group:
-            group = key.partition(".")[0]
+        of, _, name = key.partition(".")
+        if name and of != group:
+            group = of
             lines.append(f"{group}:")
-        lines.append(f"  {key.partition('.')[2]}: {_flow(flat[key])}")
+        lines.append(f"{f'  {name}' if name else key}: {_flow(flat[key])}")
     write_whole(path, "\n".join(lines) + "\n")
     written = load_experiment(path)
     assert differences(written, load_base(path)) == changes and not differences(written, found)

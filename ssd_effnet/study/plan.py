@@ -16,8 +16,9 @@ from typing import Any
 from filelock import FileLock
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import ancestors, find_experiment, load_experiment, varied
+from ssd_effnet.config import find_experiment, load_experiment, varied
 from ssd_effnet.evaluation import write_results
+from ssd_effnet.failure import Failure
 from ssd_effnet.machine import code_name, git_state
 from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, read_json
 from ssd_effnet.schema import ExperimentConfig
@@ -83,7 +84,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     names = [experiment.name for experiment, _ in experiments[: len(files)]]  # an override may name them
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two experiments are called {twice}, and their runs would share a directory")
-    before = [directory.experiment() for directory in _begun(out)]
+    before = [directory.trained() for directory in survey(out)[0]]
     if several := next((e.name for e, _ in experiments if e.trainer.num_nodes > 1), None):
         raise ConfigError(f"{several}: key `trainer.num_nodes`: a run of a study stays on one machine; set it to 1")
     differing = varied([*(experiment for experiment, _ in experiments), *before])
@@ -101,7 +102,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
     """Refuse to mix, before anything is started; and say what a reader of the results should know.
 
     Returns:
-        Sentences about runs that were made by another state of the code.
+        Sentences about runs that are left out, and about those that were made by another state of the code.
 
     Raises:
         RunError: runs in the directory have another config or other data; one sentence names each and how it differs.
@@ -110,9 +111,13 @@ def check(jobs: Sequence[Job]) -> list[str]:
     problems, other_commits = [], []
     code = code_name(git_state())
     known: dict[str, dict[str, Any]] = {}
+    begun, left_out = survey(jobs[0].directory.path.parents[1])
     for job in jobs:
-        for directory in _seeds_beside(job):
+        own = job.directory
+        other_seeds = [d for d in begun if d.begun and d != own and d.path.parent == own.path.parent]
+        for directory in [own, *other_seeds] if own.begun else other_seeds:
             try:
+                directory.refuse_a_copy()
                 directory.refuse_another_config(job.experiment)
                 key = repr((job.experiment.data, job.experiment.input.modality))
                 if key not in known:
@@ -125,15 +130,11 @@ def check(jobs: Sequence[Job]) -> list[str]:
                 other_commits.append(job.name)
     if problems:
         raise RunError("; ".join(dict.fromkeys(problems)))
+    notes = [f"left out: {sentence}" for sentence in left_out]
     if other_commits:
-        return [f"made by other code than this (commit or changes), which the report marks: {', '.join(other_commits)}"]
-    return []
-
-
-def _seeds_beside(job: Job) -> list[RunDirectory]:
-    """The job's own directory and those of other seeds, as far as they have begun."""
-    folder = job.directory.path.parent
-    return [directory for directory in _begun(folder.parent) if directory.path.parent == folder and directory.begun]
+        names = ", ".join(other_commits)
+        notes.append(f"made by other code than this (commit or changes), which the report marks: {names}")
+    return notes
 
 
 def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
@@ -142,7 +143,9 @@ def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
     with FileLock(out / ".study.lock"):
         study = read_study(out)
         for job in jobs:
-            study["experiments"][job.experiment.name] = {"file": str(job.source), "ancestors": ancestors(job.source)}
+            known = study["experiments"].get(job.experiment.name, {}).get("ancestors", [])
+            entry = {"file": str(job.source), "ancestors": job.experiment.ancestors or known}
+            study["experiments"][job.experiment.name] = entry
         study["commands"] = list(dict.fromkeys([*study["commands"], command]))
         write_results(study_file(out), study)
 
@@ -154,30 +157,33 @@ def read_study(out: Path) -> dict[str, Any]:
     return read_json(study_file(out))
 
 
-def _begun(out: Path) -> list[RunDirectory]:
-    """Runs that have a config; a copy like ``seed0.bak`` is none."""
-    return [
-        RunDirectory(file.parent)
-        for file in out.glob("*/seed*/config.yaml")
-        if file.parent.name.removeprefix("seed").isdecimal()
-    ]
+def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
+    """The runs in a study's directory, and why others that lie there are left out, a sentence each."""
+    runs, left_out = [], []
+    for file in sorted(out.glob("*/*/config.yaml")):
+        try:
+            RunDirectory(file.parent).refuse_a_copy()
+        except Failure as error:
+            left_out.append(str(error))
+        else:
+            runs.append(RunDirectory(file.parent))
+    return runs, left_out
 
 
-def runs_of(out: Path) -> list[RunDirectory]:
-    """Every run in a study's directory, by experiment in the study's order and then by seed.
+def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:
+    """As :func:`survey`, the runs by experiment in the study's order and then by seed.
 
     Raises:
         RunError: there is none.
     """
     order = list(read_study(out)["experiments"])
-    found = _begun(out)
+    found, left_out = survey(out)
     if not found:
-        raise RunError(
-            f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {shlex.quote(str(out))} makes some"
-        )
+        none = f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {shlex.quote(str(out))} makes some"
+        raise RunError("; ".join(left_out) or none)
 
     def place(directory: RunDirectory) -> tuple[int, str, int]:
         name, seed = directory.path.parent.name, directory.path.name.removeprefix("seed")
         return order.index(name) if name in order else len(order), name, int(seed)
 
-    return sorted(found, key=place)
+    return sorted(found, key=place), left_out

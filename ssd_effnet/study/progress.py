@@ -120,7 +120,7 @@ def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
         table.add_column(name, justify="left" if name == "state" else "right")
     table.add_column("reason", overflow="fold")
     for directory in directories:
-        experiment, state, rows = directory.experiment(), directory.state, directory.metrics()
+        experiment, state, rows = directory.trained(), directory.state, directory.metrics()
         seen = [row[experiment.trainer.monitor] for row in rows if experiment.trainer.monitor in row]
         best = metric_of(experiment.trainer.monitor).best(seen, default=None)
         test = test_figures(directory)

@@ -36,7 +36,7 @@ class Run:
 
     Attributes:
         directory: its files.
-        experiment: resolved.
+        experiment: what was trained.
         environment, results: the files of these names.
         metrics: rows of ``metrics.csv``.
         detections: on the test split.
@@ -230,8 +230,9 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     frames: dict[str, list[Frame]] = {}
     evaluators: dict[str, MissRateEvaluator] = {}
     by_name: dict[str, list[Run]] = {}
-    unfinished, left_out = [], []
-    for directory in runs_of(out):
+    unfinished = []
+    directories, left_out = runs_of(out)
+    for directory in directories:
         try:
             if directory.state is State.FINISHED and "test" in directory.results():
                 run = _read(directory, frames, evaluators, overrides)
@@ -247,7 +248,8 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     for name, runs in by_name.items():
         usual = statistics.mode(map(tested_on, runs))
         left_out += [f"{r.directory}: was tested on other data than other seeds" for r in runs if tested_on(r) != usual]
-        experiments.append(Experiment(name, [r for r in runs if tested_on(r) == usual], ancestors.get(name, [])))
+        alike = [run for run in runs if tested_on(run) == usual]
+        experiments.append(Experiment(name, alike, alike[0].experiment.ancestors or ancestors.get(name, [])))
     return Study(out, experiments, unfinished, left_out, frames, _warnings(experiments))
 
 
@@ -258,7 +260,7 @@ def _read(
     overrides: Sequence[str],
 ) -> Run:
     """A finished run; the frames of its test data and what matches with them are kept by fingerprint."""
-    experiment, environment = directory.at_hand(directory.experiment(), overrides), directory.environment()
+    experiment, environment = directory.at_hand(directory.trained(), overrides), directory.environment()
     data = environment["data"]["test"]["fingerprint"]
     if data not in frames:
         directory.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
@@ -301,6 +303,17 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
     ]
     unknown = {reason: None for run in runs if (reason := run.environment["git"].get("reason"))}
     warnings += [f"the commit of some runs is unknown: {reason}" for reason in unknown]
+    warnings += [
+        f"{run.directory.config_file} was edited after the training, and the report does not believe it: {edited}"
+        for run in runs
+        if (edited := run.directory.edited(run.experiment))
+    ]
+    for given in dict.fromkeys(run.experiment.init_from for run in runs if run.experiment.init_from):
+        begun_from = [
+            run.environment.get("init_from", {}).get("sha256") for run in runs if run.experiment.init_from == given
+        ]
+        if len(set(begun_from)) > 1:
+            warnings.append(f"not all runs that began from {given} found the same weights there (SHA-256)")
     for what, of in (
         ("code", lambda run: run.commit),
         ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),
