@@ -72,8 +72,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     config = OmegaConf.structured(ExperimentConfig)
     chain = _chain(path)
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
-        own = layer is chain[0][1]
-        config = _merge(config, {k: v for k, v in layer.items() if own or k not in _OWN}, str(layer_path))
+        kept = {k: v for k, v in layer.items() if layer is chain[0][1] or k not in _OWN}
+        config = _merge(config, kept, str(layer_path))
     names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
     config.name = names[0]
     for override in (*(TINY if tiny else ()), *overrides):

@@ -295,7 +295,7 @@ def test_a_bare_name_is_one_of_the_projects_experiments(
     lite0 = load_experiment(ROOT / "experiments" / "lite0.yaml")
     assert load_experiment("lite0") == load_experiment("lite0.yaml") == lite0
     assert plan([Path("lite0")], [0], [], tmp_path)[0].source.is_file()
-    assert ancestors("05_deconv")[0] == "04_fpn"
+    assert load_experiment("05_deconv").ancestors[0] == "04_fpn"
     with pytest.raises(ConfigError, match=r"^lit0: there is no such .*; did you mean `lite0\.yaml`"):
         load_experiment("lit0")
     with pytest.raises(ConfigError, match=r"^nowhere/lite0: there is no such experiment file$"):
@@ -306,7 +306,7 @@ def test_bases_are_beside_the_file_or_among_the_projects_experiments(tmp_path: P
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: lite0.yaml\ndescription: Faster?\nchanges: [optimizer.lr]\noptimizer: {lr: 0.5}\n")
     assert differences(load_experiment(mine), load_experiment("lite0")) == ["optimizer.lr"]
-    assert load_base(mine).name == "lite0" and ancestors(mine)[0] == "lite0"
+    assert load_base(mine).name == "lite0" and load_experiment(mine).ancestors[0] == "lite0"
     (tmp_path / "lite0.yaml").write_text("trainer: {epochs: 7}\n")
     assert load_experiment(mine).trainer.epochs == 7
     mine.write_text("base: min.yaml\n")
