@@ -71,10 +71,8 @@ class GroundTruth:
 
         Beside what ``scripts/detect.py`` wrote lies ``images.json``: then images are known by their names.
         """
-        path = Path(path)
-        listing = path.with_name("images.json")
-        if path.name in ("detections.json", "detections_kaist.txt") and listing.is_file():
-            return self._by_names(path, listing)
+        if (listing := _listing(path)) is not None:
+            return self._by_names(Path(path), listing)
         return read_detections(
             path,
             len(self.annotations),
@@ -118,13 +116,19 @@ class GroundTruth:
         """
 
         def others() -> dict[int, DetectionTable]:
-            if form_of(path) != "coco" or self.person_categories is None:
+            if form_of(path) != "coco" or self.person_categories is None or _listing(path) is not None:
                 return {}
             everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
             wanted = [c for c in np.unique(category).tolist() if c not in self.person_categories]
             return {c: everything.rows(category == c) for c in wanted}
 
         return mistakes.doubt(evaluator, table, others)
+
+
+def _listing(path: Path | str) -> Path | None:
+    """What ``scripts/detect.py`` wrote beside its detections: the images that their numbers mean."""
+    listing = Path(path).with_name("images.json")
+    return listing if Path(path).name in ("detections.json", "detections_kaist.txt") and listing.is_file() else None
 
 
 def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> list[int]:
@@ -217,7 +221,7 @@ def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTru
         modality=None,
         without_area=without_area,
     )
-    source = f"{annotations_dir}, {split}"
+    source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"
     return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)
 
 

@@ -161,8 +161,8 @@ def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: 
         ):
             table = ground_truth.read_detections(out / name)
         assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]
-    done = run("--annotations", truth, "--detections", out / "detections.json")
-    assert done.returncode == 0 and done.stderr.count("warning: ") == 1 and "66.67" in done.stdout
+    done = run("--annotations", truth, "--detections", out / "detections.json", out / "detections_kaist.txt")
+    assert done.returncode == 0 and done.stderr.count("warning: ") == 2 and done.stdout.count("66.67") == 2, done.stderr
     listing["images"] = listing["images"][:1]
     (out / "images.json").write_text(json.dumps(listing))
     (out / "detections.json").write_text("[]")
