@@ -25,7 +25,7 @@ class FoldError(Failure):
     """A module that gives other outputs when what it declares is folded."""
 
 
-def fold(module: M, images: torch.Tensor) -> M:
+def fold(module: M, images: torch.Tensor | None = None) -> M:
     """A copy for evaluation without the batch norms that follow a convolution.
 
     Only what a module's class declares is folded: its method ``folds`` yields names below it, (convolution, norm,
@@ -35,12 +35,13 @@ def fold(module: M, images: torch.Tensor) -> M:
 
     Args:
         module: any; it stays as it is.
-        images: a small input for it; with it the copy and the module are compared, the declaring parts one by one.
+        images: a small input for it, to compare the copy with the module, the declaring parts one by one; None: they
+            are not compared.
 
     Raises:
         FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
     """
-    plain = copy.deepcopy(module).eval() if module.training else module
+    plain = copy.deepcopy(module).eval() if any(part.training for part in module.modules()) else module
     folded = copy.deepcopy(plain)
     parts = {name for name, _, _ in foldable(plain)}
     with torch.no_grad():
@@ -52,7 +53,8 @@ def fold(module: M, images: torch.Tensor) -> M:
             for _, _, *activations in _declarations(part):
                 for activation in activations:
                     part.get_submodule(activation).inplace = True  # type: ignore[assignment]
-        _compare(plain, folded, parts, images)
+        if images is not None:
+            _compare(plain, folded, parts, images)
     return folded
 
 
