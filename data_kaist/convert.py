@@ -43,7 +43,7 @@ from defusedxml.ElementTree import fromstring
 
 from data_kaist.annotations import size_of
 from data_kaist.errors import AnnotationError, DataError
-from data_kaist.images import image_size
+from data_kaist.images import Reading, image_size, read_image
 from data_kaist.plain import (
     MOST_PIXELS,
     finite,
@@ -511,7 +511,8 @@ def _yolo_label(image: Path) -> Path:
 
 
 def _yolo_image(image: Path, classes: dict[int, str]) -> AnnotatedImage:
-    height, width = image_size(image)
+    # YOLO's programs turn a picture by its tag: the shares are of the upright one, whose size the reader goes by
+    height, width = read_image(image, colour=True, reading=Reading(orientation="follow")).shape[:2]
     file, objects = _yolo_label(image), []
     for number, line in enumerate(text_of(file, AnnotationError).splitlines() if file.is_file() else (), 1):
         if not (words := line.split()):

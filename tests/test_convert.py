@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_kaist.coco import read_coco
 from data_kaist.convert import Box, convert
@@ -304,6 +305,17 @@ def test_other_layouts_of_yolo(layout: str, tmp_path: Path) -> None:
     assert (train.images, val.images) == ((4, 1) if layout == "beside" else (3, 2))
     assert {tuple(row["bbox"]) for row in rows(train.file) + rows(val.file)} == {(30, 25, 20, 50)}
     assert len(load_coco(out, "train.json")) == train.images
+
+
+def test_yolos_shares_are_of_the_upright_picture(yolo: Path, tmp_path: Path) -> None:
+    file = yolo / "images" / "train" / "train0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a telephone that was held upright
+    with Image.open(file) as stored:
+        stored.save(file, exif=exif)
+    convert("yolo", yolo, tmp_path / "out")
+    data = read_coco(tmp_path / "out" / "train.json")
+    assert data.images[0].size == (200, 100) and data.annotations[0].boxes_xyxy[0].tolist() == [15, 50, 25, 150]
 
 
 def test_yolo_that_cannot_be(yolo: Path, tmp_path: Path) -> None:
