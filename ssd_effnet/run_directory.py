@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,6 +22,7 @@ from ssd_effnet.failure import Failure
 from ssd_effnet.files import write_whole
 from ssd_effnet.keys import settings
 from ssd_effnet.machine import code_name, code_patch, describe_machine
+from ssd_effnet.metrics.subsets import SUBSETS
 from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.weights import WeightsError
 
@@ -251,8 +252,32 @@ class RunDirectory:
         """One row an epoch; a cell that is empty is left out. Nothing before the first epoch's end."""
         if not self.metrics_file.is_file():
             return []
-        with self.metrics_file.open(encoding="utf-8", newline="") as file:
-            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+        try:
+            with self.metrics_file.open(encoding="utf-8", newline="") as file:
+                return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise RunError(f"{self.metrics_file}: cannot be read ({error})") from error
+
+    def refuse_damage(self) -> None:
+        """Read what every command over several runs reads of one.
+
+        Raises:
+            RunError, ConfigError: a file cannot be read, or lacks something.
+        """
+        self.experiment()
+        self.metrics()
+        if self.environment_file.is_file():
+            environment = self.environment()
+            stages = list(environment["data"]) if isinstance(environment.get("data"), dict) else []
+            each = [f"data.{stage}.{what}" for stage in stages for what in ("frames", "fingerprint")]
+            _refuse_lack(self.environment_file, environment, ["data", "git", "device", "threads", *each])
+        if self.state is State.FINISHED:
+            results, keys = self.results(), ["experiment", "seed", "minutes"]
+            if "test" in results:
+                keys += ["test.images", *(f"test.ap.{name}" for name in ("AP", "AP50", "AP75"))]
+                keys += [f"test.matlab.{subset}" for subset in SUBSETS]
+                _refuse_lack(self.environment_file, self.environment(), ["data.test"])
+            _refuse_lack(self.results_file, results, keys)
 
     def epochs_done(self) -> int:
         """Rows of ``metrics.csv``, counted without reading their numbers: a display asks every second."""
@@ -446,6 +471,20 @@ def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.
         "data": describe_data(datasets),
         "skipped_frames": {s: d.skipped for s, d in datasets.items() if d.skipped},
     }
+
+
+def _refuse_lack(path: Path, content: Any, keys: Iterable[str]) -> None:
+    """Dotted keys that one of our own files must have.
+
+    Raises:
+        RunError: it lacks one.
+    """
+    for key in keys:
+        value = content
+        for part in key.split("."):
+            value = value.get(part, _refuse_lack) if isinstance(value, dict) else _refuse_lack
+        if value is _refuse_lack:
+            raise RunError(f"{path}: lacks `{key}`")
 
 
 def read_json(path: Path) -> dict[str, Any]:

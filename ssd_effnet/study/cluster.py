@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,17 @@ def execute_on_ray(
     """
     ray = _ray()
     if not ray.is_initialized():
+        stated = os.environ.get("RAY_ADDRESS", "") if address in (None, "auto") else str(address)
+        none = f"no Ray cluster at {stated or address}"
+        if stated != address and stated:
+            none += " (RAY_ADDRESS; unset it, or say --address)"
+        host, _, port = stated.removeprefix("ray://").rpartition(":")
         try:
+            if port.isdecimal():  # Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # gRPC's, Ray's and its parsers' have no kind in common
-            where = address or f"{os.environ.get('RAY_ADDRESS')} (RAY_ADDRESS; unset it, or say --address)"
-            said = next(iter(str(error).split("\n")), "") or type(error).__name__
-            raise RunError(f"no Ray cluster at {where}: {said}") from error
+            raise RunError(f"{none}: {str(error).split(chr(10))[0] or type(error).__name__}") from error
     needs = [_needs(job, ray.cluster_resources().get("GPU", 0) > 0) for job in todo]
     _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # a process does one job only: its words go to the job's log for good
