@@ -97,6 +97,8 @@ def run_study(arguments: argparse.Namespace) -> int:
     jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
     for note in check(jobs):
         console.print(f"note: {note}")
+    damaged = {job: damage for job in jobs if (damage := job.directory.damage())}
+    jobs = [job for job in jobs if job not in damaged]
     todo = [job for job in jobs if job.directory.state not in (State.FINISHED, State.RUNNING)]
     elsewhere = [job for job in jobs if job.directory.state is State.RUNNING]
     console.print(f"{len(jobs)} runs: {len(jobs) - len(todo) - len(elsewhere)} finished, {len(todo)} to do")
@@ -115,9 +117,12 @@ def run_study(arguments: argparse.Namespace) -> int:
     unfinished = [outcome for outcome in outcomes if outcome.state is not State.FINISHED]
     for outcome in unfinished:
         console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
+    for job, damage in damaged.items():
+        console.print(f"not finished: {job.name}: {damage}")
     out = shlex.quote(str(arguments.out))
     console.print(f"scripts/study.py report {out}\ntensorboard --logdir {out}")
-    return 1 if any(outcome.state is not State.RUNNING for outcome in unfinished) else 0  # running: in another process
+    # running: in another process
+    return 1 if damaged or any(outcome.state is not State.RUNNING for outcome in unfinished) else 0
 
 
 def show_estimates(todo: list[Job], side_by_side: int) -> int:

@@ -258,19 +258,24 @@ class RunDirectory:
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{self.metrics_file}: cannot be read ({error})") from error
 
-    def refuse_damage(self) -> None:
-        """Read what every command over several runs reads of one.
+    def damage(self) -> str:
+        """Why commands over several runs leave this one out: a file cannot be read, or lacks something; or nothing."""
+        try:
+            if self.config_file.is_file() or self.results_file.is_file():
+                self._refuse_damage()
+        except Failure as error:
+            return str(error)
+        return ""
 
-        Raises:
-            RunError, ConfigError: a file cannot be read, or lacks something.
-        """
+    def _refuse_damage(self) -> None:
         self.experiment()
-        self.metrics()
-        if self.environment_file.is_file():
+        for row in self.metrics():
+            _refuse_lack(self.metrics_file, row, ["epoch"])
+        if self.begun or self.environment_file.is_file():
             environment = self.environment()
             stages = list(environment["data"]) if isinstance(environment.get("data"), dict) else []
             each = [f"data.{stage}.{what}" for stage in stages for what in ("frames", "fingerprint")]
-            _refuse_lack(self.environment_file, environment, ["data", "git", "device", "threads", *each])
+            _refuse_lack(self.environment_file, environment, ["data.train", "git", "device", "threads", *each])
         if self.state is State.FINISHED:
             results, keys = self.results(), ["experiment", "seed", "minutes"]
             if "test" in results:
@@ -389,7 +394,8 @@ class RunDirectory:
         """
         if not self.environment_file.is_file():
             return
-        begun_with = self.environment()["data"]
+        _refuse_lack(self.environment_file, begun := self.environment(), ["data"])
+        begun_with = begun["data"]
         if changed := [stage for stage in begun_with if data.get(stage) != begun_with[stage]]:
             raise RunError(
                 f"{self}: its data have changed since it was started ({', '.join(changed)}); bring them back, or "
@@ -405,7 +411,8 @@ class RunDirectory:
         Raises:
             RunError: frames, boxes or flags are others now.
         """
-        if fingerprint(frames) != self.environment()["data"]["test"]["fingerprint"]:
+        _refuse_lack(self.environment_file, tested := self.environment(), ["data.test.fingerprint"])
+        if fingerprint(frames) != tested["data"]["test"]["fingerprint"]:
             raise RunError(
                 f"{self}: its test data have changed since it was tested; bring them back, say data.root=... where "
                 "they are, or run it again under another --out"

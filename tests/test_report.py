@@ -28,6 +28,8 @@ from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
 from ssd_effnet.config import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation import score, write_results
+from ssd_effnet.failure import Doubt
+from ssd_effnet.gallery.curves import write_curves
 from ssd_effnet.gallery.drawing import FinishedRun
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.metrics.significance import Interval
@@ -322,6 +324,36 @@ def test_looking_at_a_study_writes_nothing_into_it(
     (copy / "report").write_text("")  # as if the disk were read-only
     assert command("report", copy, "--no-latency") == 1
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_a_damaged_run_blocks_no_other(studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(studied, out := tmp_path / "study", ignore=shutil.ignore_patterns("report", "05*", "06*"))
+    sound, root = out / "lite0" / "seed0", RunDirectory(out / WIDEN / "seed0").experiment().data.root
+    damaged = {
+        f"{out / WIDEN / 'seed0'}/environment.json: lacks `data": ("environment.json", '{"git": {}}'),
+        f"{out / WIDEN / 'seed1'}/results.json: cannot be read": ("results.json", ""),
+        f"{out / '04_fpn' / 'seed0'}/config.yaml: key `loss.pull` is unknown": ("config.yaml", "loss: {pull: 1}"),
+        f"{out / ODD / 'seed0'}/results.json: lacks `minutes`": ("results.json", '{"experiment": "a", "seed": 0}'),
+        f"{out / ODD / 'seed1'}/metrics.csv: cannot be read": ("metrics.csv", "epoch\nmany\n"),
+    }
+    for sentence, (file, text) in damaged.items():
+        (Path(sentence.split(f"/{file}")[0]) / file).write_text(text)
+    assert command("status", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"left out: {sentence}" in said for sentence in damaged) and "lite0" in said
+    study = load_study(out)
+    assert [run.directory.path for run in study.runs] == [sound]
+    assert all(any(line.startswith(sentence) for line in study.left_out) for sentence in damaged)
+    files = [EXPERIMENTS / f"{name}.yaml" for name in (WIDEN, "04_fpn")]
+    jobs = plan(files, [0], [*SMALL, f"data.root={root}"], out)
+    assert all(any(sentence in note for note in check(jobs)) for sentence in damaged)
+    capsys.readouterr()
+    assert command("run", *files, *SMALL, f"data.root={root}", "--out", out) == 1  # nothing else is to do
+    said = capsys.readouterr().out
+    assert "0 runs: 0 finished, 0 to do" in said and f"not finished: {WIDEN} seed 0: {next(iter(damaged))}" in said
+    with pytest.warns(Doubt, match=r"left out: .*seed1/results\.json|left out: .*lacks `data"):
+        scores = write_curves([out / WIDEN / "seed0", sound], tmp_path / "curves.png")
+    assert len(scores) == 1
 
 
 def test_the_data_of_a_finished_run_are_found_from_elsewhere(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_kaist.errors import DataError
 from ssd_effnet.evaluation import GroundTruth, Scores, load_ground_truth, plot_miss_rates, score, short_names
+from ssd_effnet.failure import Doubt, Failure
 from ssd_effnet.metrics.miss_rate import MissRateEvaluator
 from ssd_effnet.structures import DetectionTable
 
@@ -50,10 +52,14 @@ def write_curves(
     else:
         truth = load_ground_truth(annotations, split)
     for path in files:
+        if annotations is None and path in runs and names[path] not in tables:
+            continue  # left out
         if names[path] not in tables:
             tables[names[path]] = truth.read_detections(path / "detections.json" if path in runs else path)
     evaluator = MissRateEvaluator(truth.annotations)
-    scores = {names[path]: score(evaluator, tables[names[path]], (rules,), with_ap=False) for path in files}
+    scores = {
+        name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names.values() if name in tables
+    }
     plot_miss_rates(out, scores, rules)
     return scores
 
@@ -65,11 +71,18 @@ def _of_runs(
     from data_kaist.loading import image_ids
     from ssd_effnet.gallery.drawing import FinishedRun  # knows how to build a data set, for which torch is loaded
 
-    tested = {path: FinishedRun.load(path, overrides) for path in runs}
-    first = tested[runs[0]]
+    tested = {}
+    for path in runs:
+        try:
+            tested[path] = FinishedRun.load(path, overrides)
+        except Failure as error:
+            if path == runs[-1] and not tested:
+                raise
+            warnings.warn(f"left out: {error}", Doubt, stacklevel=3)
+    first_path, first = next(iter(tested.items()))
     for path, run in tested.items():
         if run.fingerprint != first.fingerprint:
-            raise DataError(f"{runs[0]} and {path} were not tested on the same frames and boxes")
+            raise DataError(f"{first_path} and {path} were not tested on the same frames and boxes")
         tables[names[path]] = run.detections
     frames = first.frames
     return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames))

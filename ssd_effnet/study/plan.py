@@ -114,6 +114,8 @@ def check(jobs: Sequence[Job]) -> list[str]:
     begun, left_out = survey(jobs[0].directory.path.parents[1])
     for job in jobs:
         own = job.directory
+        if own.damage():  # it is left out, and blocks nobody
+            continue
         other_seeds = [d for d in begun if d.begun and d != own and d.path.parent == own.path.parent]
         for directory in [own, *other_seeds] if own.begun else other_seeds:
             try:
@@ -161,6 +163,9 @@ def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
     """The runs in a study's directory, and why others that lie there are left out, a sentence each."""
     runs, left_out = [], []
     for file in sorted(out.glob("*/*/config.yaml")):
+        if damage := RunDirectory(file.parent).damage():
+            left_out.append(damage)
+            continue
         try:
             RunDirectory(file.parent).refuse_a_copy()
         except Failure as error:
