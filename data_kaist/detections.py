@@ -157,7 +157,9 @@ def read_coco_results(
     if person_categories is None:
         return table
     if len(table) and not np.isin(category, list(person_categories)).any():
-        found = ", ".join(f"{n:,} of {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True))
+        found = ", ".join(
+            f"{n:,} are of category {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True)
+        )
         ids = ", ".join(map(str, sorted(person_categories)))
         raise DetectionFileError(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
     return table.rows(np.isin(category, list(person_categories)))

@@ -124,7 +124,7 @@ ENTRY = {"image_id": 0, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.5
         ([ENTRY, ENTRY | {"bbox": [1, 2, -1, 4]}], "entry 2 has a box of width -1"),
         ([ENTRY, ENTRY | {"bbox": [math.nan, 2, 3, 4]}], "entry 2 has x nan"),
         ([ENTRY, ENTRY | {"score": math.inf}], "entry 2 has score inf"),
-        ([ENTRY | {"category_id": 2}], "no entry is of the ground truth's person category 1, but 1 of 2"),
+        ([ENTRY | {"category_id": 2}], "no entry is of the ground truth's person category 1, but 1 are of category 2"),
     ],
 )
 def test_bad_results(tmp_path: Path, content: object, message: str) -> None:
