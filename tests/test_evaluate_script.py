@@ -272,6 +272,17 @@ def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
     assert load_ground_truth(tmp_path / "root", "test-day-20").names == list(FRAMES[:2])
 
 
+@pytest.mark.parametrize("inside", ["sanitized_annotations", ""])
+def test_a_root_with_flat_text(tmp_path: Path, inside: str) -> None:
+    for name in (*FRAMES, "set06/V000/I00020"):
+        file = tmp_path / "root" / inside / f"{name.replace('/', '_')}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("person 100 100 130 160\n")
+    truth = load_ground_truth(tmp_path / "root", "test-all-20")
+    assert truth.names == list(FRAMES)
+    assert truth.annotations[0].boxes_xyxy.tolist() == [[100, 100, 130, 160]]
+
+
 def test_starts_without_torch() -> None:
     code = "import sys, ssd_effnet.evaluation; print({'torch', 'lightning', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run(

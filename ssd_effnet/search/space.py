@@ -25,7 +25,9 @@ from ssd_effnet.schema import ExperimentConfig
 from ssd_effnet.yaml_files import NULLS, ConfigError, as_written, nearest, read_yaml
 
 _NOT_DRAWN = {
+    "data.allow_overlap": "says what is measured",
     "data.annotations": "says what is measured",
+    "data.images": "says what is measured",
     "data.kind": "says what is measured",
     "data.on_bad_frame": "says what is measured",
     "data.root": "says what is measured",
