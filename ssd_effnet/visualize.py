@@ -7,12 +7,16 @@ apart; besides, ground truth is solid and detections are dashed.
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from ssd_effnet.failure import Doubt
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def with_caption(picture: np.ndarray, caption: str, kinds: Iterable[str] = ()) -
             if symbol is not None:
                 _rectangle(strip, np.array([x, y - 10, x + 16, y + 1]), symbol)
                 x += 21
+            _say_what_is_not_drawn(text.isascii())
             cv2.putText(strip, text, (x, y), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
             x += cv2.getTextSize(text, _FONT, 0.42, 1)[0][0] + 9
     return np.concatenate((picture, strip), axis=0)
@@ -181,4 +186,12 @@ def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int,
     x = min(max(at[0], 0), max(canvas.shape[1] - width, 0))
     y = min(max(at[1], height + 2), canvas.shape[0] - 2)
     cv2.rectangle(canvas, (x - 1, y - height - 2), (x + width, y + 2), (0, 0, 0), -1)
+    _say_what_is_not_drawn(text.isascii())
     cv2.putText(canvas, text, (x, y), _FONT, 0.4, colour, 1, cv2.LINE_AA)
+
+
+@cache
+def _say_what_is_not_drawn(whole: bool) -> None:
+    """Once: OpenCV writes ``??`` for a letter that is not ASCII."""
+    if not whole:
+        warnings.warn("names on pictures are written in ASCII; other letters show as ?", Doubt, stacklevel=4)

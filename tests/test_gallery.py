@@ -19,10 +19,12 @@ import pytest
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.loading import image_ids
 from data_kaist.synthetic import write_dataset
+from ssd_effnet import visualize as drawing
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config import load_experiment, save_experiment
 from ssd_effnet.error_analysis import Errors, Kind
 from ssd_effnet.evaluation import write_results
+from ssd_effnet.failure import Doubt
 from ssd_effnet.gallery import album
 from ssd_effnet.gallery.album import Item, View, below, fewest
 from ssd_effnet.gallery.compare import KINDS, write_comparison
@@ -31,7 +33,7 @@ from ssd_effnet.gallery.errors import all_items, write_errors
 from ssd_effnet.gallery.page import Bar, Chart, Entry, Large, Page, render, write_page
 from ssd_effnet.run_directory import describe_data
 from ssd_effnet.structures import Annotations, DetectionTable
-from ssd_effnet.visualize import Marking, jpeg_address
+from ssd_effnet.visualize import Marking, jpeg_address, with_caption
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(
@@ -464,3 +466,12 @@ def test_in_a_browser(n: int, tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     write_page(Path(sys.argv[1]), made_page(2000, 300))
+
+
+def test_a_name_that_a_picture_cannot_show_is_said_once() -> None:
+    drawing._say_what_is_not_drawn.cache_clear()
+    blank = np.zeros((40, 200, 3), np.uint8)
+    with pytest.warns(Doubt, match="other letters show as") as caught:
+        for name in ("\u591c", "plain", "\u663c"):
+            with_caption(blank, name)
+    assert len(caught) == 1
