@@ -147,6 +147,19 @@ def find_experiment(path: str | Path, base_of: Path | None = None) -> Path:
     raise ConfigError(f"{where}: there is no such experiment file{nearest(f'{path.stem}.yaml', others)}")
 
 
+def normalisation_in_doubt(e: ExperimentConfig) -> str:
+    """A sentence where the images are normalised as for weights that the backbone does not have; else nothing."""
+    own, stated = own_normalisation(e.backbone.name), {"mean": e.input.mean, "std": e.input.std}
+    if not e.input.normalize or own is None or stated not in [own_normalisation(name) for name in _PUBLISHED]:
+        return ""
+    if e.backbone.pretrained == "none":
+        return (
+            f"input.mean, input.std: those of published weights, but {e.backbone.name} begins at random; "
+            "scripts/inspect_data.py --stats counts the data's own"
+        )
+    return "" if stated == own else f"input.mean, input.std: not those of {e.backbone.name}'s weights, which null means"
+
+
 def load_base(path: str | Path) -> ExperimentConfig:
     """What an experiment file starts from: its base, or the defaults where it names none."""
     chain = _chain(find_experiment(path))

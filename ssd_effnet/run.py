@@ -41,7 +41,7 @@ from ssd_effnet.build import (
     with_lwir_range,
 )
 from ssd_effnet.checkpoints import PREFIX, WholeCheckpoints
-from ssd_effnet.config import own_normalisation, save_experiment, varied
+from ssd_effnet.config import normalisation_in_doubt, save_experiment, varied
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation import Scores, miss_rate_figure, write_results
 from ssd_effnet.failure import Failure
@@ -190,15 +190,10 @@ def _run(
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
-    elif experiment.init_from:
+    if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
-    elif not resumed and {"mean": experiment.input.mean, "std": experiment.input.std} == own_normalisation(
-        experiment.backbone.name
-    ):
-        echo(
-            f"input.mean, input.std: those of published weights, but {experiment.backbone.name} begins at random; "
-            "scripts/inspect_data.py --stats counts the data's own"
-        )
+    elif not resumed and (doubt := normalisation_in_doubt(experiment)):
+        echo(doubt)
     _refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ from ssd_effnet.config import (
     differences,
     load_base,
     load_experiment,
+    normalisation_in_doubt,
     save_experiment,
 )
 from ssd_effnet.keys import key_types, options, settings
@@ -253,6 +254,10 @@ def test_null_is_the_normalisation_of_the_weights(files: Path) -> None:
     assert (lite.input.mean, lite.input.std) == ([0.498] * 4, [0.502] * 4)
     save_experiment(lite, files / "config.yaml")
     assert "mean:\n  - 0.498\n" in (files / "config.yaml").read_text()
+    assert normalisation_in_doubt(lite) == ""
+    for key, says in (("name=efficientnet-b0", "not those of efficientnet-b0"), ("pretrained=none", "at random")):
+        doubted = load_experiment(files / "config.yaml", [f"backbone.{key}", "backbone.norm=batch"])
+        assert says in normalisation_in_doubt(doubted)
     half = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.std=null"]).input
     assert half.mean == ExperimentConfig().input.mean and half.std == own.std
     with pytest.raises(ConfigError, match=r"lite0\.yaml: key `input\.mean`: null .* resnet18"):
