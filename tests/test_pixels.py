@@ -262,6 +262,7 @@ SMALL = (
     *("input.size=[96,128]", "trainer.batch_size=4", "data.workers=1", "trainer.accelerator=cpu", "trainer.threads=1"),
     *("data.kind=coco", "data.train=train.json", "data.val=", "data.test=val.json", "trainer.epochs=1"),
     *("trainer.test_checkpoint=last", "backbone.pretrained=none", "backbone.norm=batch", "trainer.panel_images=0"),
+    "schedule.warmup_steps=0",
 )
 
 
