@@ -56,10 +56,11 @@ test: setup  ## the tests, under five minutes on two cores
 test-slow: setup  ## the long tests too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m "slow or not slow"
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and the layers' contracts
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 format: setup  ## let ruff put the code into shape
 	$(PY) -m ruff format .

@@ -1,6 +1,6 @@
 """Readers of KAIST's own annotation files: XML, and the Caltech toolbox's ``bbGt`` text, single or paired.
 
-All give :class:`~ssd_effnet.structures.Annotations`. A box may reach over the border (39 do in the official files)
+All give :class:`~data_kaist.structures.Annotations`. A box may reach over the border (39 do in the official files)
 and is kept as it is written; a box without area, or with no part inside the frame, is an error.
 """
 
@@ -18,9 +18,9 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from data_kaist.errors import AnnotationError
+from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible, label_of
 from data_kaist.frames import daytime_of
-from data_kaist.plain import MOST_PIXELS, finite, has_no_area, is_possible, label_of
-from ssd_effnet.structures import PERSON, Annotations, Daytime
+from data_kaist.structures import PERSON, Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]
 

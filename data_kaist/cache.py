@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from data_kaist.errors import ImageError
 from data_kaist.images import AS_STORED
-from data_kaist.loading import SIDES, Frame, Modality
+from data_kaist.layouts import SIDES, Frame, Modality
 
 Images = tuple[np.ndarray | None, np.ndarray | None]
 _CHANNELS = {"visible": 3, "lwir": 1}

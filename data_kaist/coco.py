@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_kaist.errors import AnnotationError
-from data_kaist.frames import daytime_of
-from data_kaist.plain import (
+from data_kaist.errors import AnnotationError, Doubt
+from data_kaist.files import (
     MOST_PIXELS,
     as_whole,
     has_no_area,
@@ -26,8 +25,8 @@ from data_kaist.plain import (
     label_of,
     text_of,
 )
-from ssd_effnet.failure import Doubt
-from ssd_effnet.structures import PERSON, Annotations, Daytime
+from data_kaist.frames import daytime_of
+from data_kaist.structures import PERSON, Annotations, Daytime
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def read_coco(
     Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
     one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is
     the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do in KAIST's file). A
-    :class:`~ssd_effnet.failure.Doubt` is warned of where annotation ids repeat, ids are written as ``"3"`` or ``1.0``,
+    :class:`~data_kaist.errors.Doubt` is warned of where annotation ids repeat, ids are written as ``"3"`` or ``1.0``,
     or names with a backslash.
 
     Args:

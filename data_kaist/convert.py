@@ -38,13 +38,13 @@ from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
+import yaml
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from data_kaist.annotations import size_of
-from data_kaist.errors import AnnotationError, DataError
-from data_kaist.images import Reading, image_size, read_image
-from data_kaist.plain import (
+from data_kaist.errors import AnnotationError, DataError, Doubt
+from data_kaist.files import (
     MOST_PIXELS,
     finite,
     is_finite,
@@ -54,11 +54,10 @@ from data_kaist.plain import (
     json_of,
     label_of,
     text_of,
+    write_whole,
 )
-from ssd_effnet.failure import Doubt
-from ssd_effnet.files import write_whole
-from ssd_effnet.structures import PERSON
-from ssd_effnet.yaml_files import read_yaml
+from data_kaist.images import Reading, image_size, read_image
+from data_kaist.structures import PERSON
 
 Box = Literal["full", "visible"]
 Xywh = tuple[float, float, float, float]
@@ -455,7 +454,10 @@ def _yolo(source: Path) -> dict[str, list[AnnotatedImage]]:
     folder = source.parent if source.is_file() else source
     listed: dict[str, list[Path]] = {}
     if found:
-        content = read_yaml(found[0], "data")
+        try:
+            content = yaml.safe_load(text_of(found[0], DataError))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date like 2001-99-99 is a ValueError
+            raise DataError(f"{found[0]}: is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
             raise DataError(f"{found[0]}: has no list 'names' of classes")
         classes = {

@@ -17,9 +17,9 @@ from data_kaist.annotations import training_ignore
 from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
-from data_kaist.loading import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
+from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
+from data_kaist.structures import Batch, Targets
 from data_kaist.transforms import Sample, Transform
-from ssd_effnet.structures import Batch, Targets
 
 __all__ = [
     "DetectionDataset",

@@ -1,4 +1,4 @@
-"""Detections in files: three forms, read into a :class:`~ssd_effnet.structures.DetectionTable`; two of them written.
+"""Detections in files: three forms, read into a :class:`~data_kaist.structures.DetectionTable`; two of them written.
 
 - KAIST text, ``image_number,x,y,w,h,score`` a line, image numbers from 1;
 - COCO results, a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, image ids from 0 or those
@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_kaist.errors import DetectionFileError
-from data_kaist.plain import (
+from data_kaist.errors import DetectionFileError, Doubt
+from data_kaist.files import (
     MOST_PIXELS,
     as_whole,
     finite,
@@ -32,10 +32,9 @@ from data_kaist.plain import (
     json_of,
     label_of,
     text_of,
+    write_whole,
 )
-from ssd_effnet.failure import Doubt
-from ssd_effnet.files import write_whole
-from ssd_effnet.structures import PERSON, DetectionTable
+from data_kaist.structures import PERSON, DetectionTable
 
 Form = Literal["kaist", "coco", "devkit"]
 
@@ -60,7 +59,7 @@ def read_detections(
 ) -> DetectionTable:
     """Read detections in whichever form they are.
 
-    Boxes of width or height 0 are left out, and a :class:`~ssd_effnet.failure.Doubt` counts them.
+    Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them.
 
     Args:
         path: a text file, a ``.json`` file or a folder.

@@ -1,8 +1,39 @@
-"""What goes wrong with data files; every message is one sentence that names the file and the line, box or key."""
+"""Errors that are one sentence for the user, naming the file, frame or key."""
 
 from __future__ import annotations
 
-from ssd_effnet.failure import Failure
+from typing import ClassVar
+
+_LONGEST = 2000
+
+
+class Failure(Exception):
+    """One sentence for the user, naming the file, frame or key; a command prints it and ends with its exit code.
+
+    File names and contents stand in it as they are given. Shown as text it is one line: line breaks, control
+    characters (which a terminal would obey) and halves of characters are written as escapes, and a sentence that quotes
+    pages is cut in its middle.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class Doubt(UserWarning):
+    """One sentence on something that is read although it is odd; a command prints it on stderr and goes on."""
+
+
+class RequestError(Failure, ValueError):
+    """A device, zoom, score or batch size that there is not."""
+
+
+def one_line(text: str) -> str:
+    """Printable text of at most 2,000 characters, for people; letters of every script stay as they are."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 + 5 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class DataError(Failure, ValueError):

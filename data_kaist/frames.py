@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data_kaist.errors import SplitError
-from ssd_effnet.structures import Daytime
+from data_kaist.structures import Daytime
 
 STUDY_VALIDATION = "set02/V001/I00121-I00189"
 """The frames that the study cut out of the training frames to validate on; both ends belong to it."""
@@ -78,7 +78,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Range:
+class FrameRange:
     """``setXX/VYYY/IAAAAA-IBBBBB``: the frames of one video from ``first`` to ``last``, both included."""
 
     first: FrameName
@@ -88,7 +88,7 @@ class Range:
         return isinstance(frame, FrameName) and self.first <= frame <= self.last
 
 
-def parse_split(spec: str) -> Rule | Range:
+def parse_split(spec: str) -> Rule | FrameRange:
     """What a split's name means.
 
     >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
@@ -115,7 +115,7 @@ def parse_split(spec: str) -> Rule | Range:
         if first > last:
             right = f"set{set_:02d}/V{video:03d}/I{last:05d}-I{first:05d}"
             raise SplitError(f"split {spec!r} ends before it begins; did you mean {right!r}?")
-        return Range(FrameName(set_, video, first), FrameName(set_, video, last))
+        return FrameRange(FrameName(set_, video, first), FrameName(set_, video, last))
     near = _nearest(spec)
     hint = f"did you mean {near!r}?" if near else f"it should be {_FORMS}"
     raise SplitError(f"unknown split {spec!r}; {hint}")

@@ -14,8 +14,8 @@ from data_kaist.annotations import training_ignore
 from data_kaist.dataset import Frame, Modality, read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
-from data_kaist.loading import spread
-from ssd_effnet.structures import PERSON
+from data_kaist.layouts import spread
+from data_kaist.structures import PERSON
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
 """Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_models(arguments: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.models import benchmark_models, how, models_table
-    from ssd_effnet.machine import machine_line, usable_device
+    from ssd_effnet.training.machine import machine_line, usable_device
 
     usable_device(arguments.device)
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
@@ -118,8 +118,8 @@ def run_stages(arguments: argparse.Namespace) -> int:
     import torch
 
     from ssd_effnet.benchmark.rows import rows_as_dict, rows_table, versions
-    from ssd_effnet.machine import machine_line, usable_device
-    from ssd_effnet.runtime import threads_of
+    from ssd_effnet.training.machine import machine_line, usable_device
+    from ssd_effnet.training.runtime import threads_of
 
     usable_device(arguments.device)
     rows: list[Row] = []
@@ -172,7 +172,7 @@ def rows_of(stage: str, a: argparse.Namespace, root: Path) -> Iterator[Row]:
 def rows_of_export(a: argparse.Namespace) -> Iterator[Row]:
     """An untrained lite0, exported to a folder that is gone afterwards: weights do not change the time."""
     from ssd_effnet.benchmark.onnx import benchmark_onnx, write_untrained
-    from ssd_effnet.export import export_detector
+    from ssd_effnet.inference.export import export_detector
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "lite0.ckpt"
@@ -191,7 +191,7 @@ def limits_of(device: str, runs: int) -> str:
 
 def run_growth(arguments: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.growth import draw_growth, growth_table, measure_growth
-    from ssd_effnet.machine import machine_line
+    from ssd_effnet.training.machine import machine_line
 
     points = list(measure_growth(arguments.factors, runs=arguments.runs))
     machine = machine_line("cpu", 1, "processor time, fastest")
@@ -207,8 +207,8 @@ def run_growth(arguments: argparse.Namespace) -> int:
 def run_wait(a: argparse.Namespace) -> int:
     from data_kaist.synthetic import write_dataset
     from ssd_effnet.benchmark.wait import measure_waits
-    from ssd_effnet.config import load_experiment
-    from ssd_effnet.machine import cores, processor
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.training.machine import cores, processor
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"data.root": a.root or folder, "data.workers": a.workers, "data.cache": a.cache}
@@ -227,8 +227,8 @@ def run_wait(a: argparse.Namespace) -> int:
 
 def run_processes(a: argparse.Namespace) -> int:
     from ssd_effnet.benchmark.processes import measure_processes
-    from ssd_effnet.config import load_experiment
-    from ssd_effnet.machine import cores, processor
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.training.machine import cores, processor
 
     overrides = ["backbone.pretrained=none", "backbone.norm=batch", f"trainer.batch_size={a.batch}"]
     if a.size is not None:

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:

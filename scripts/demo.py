@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (512, 640)
@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.table import Table
 
     from data_kaist.synthetic import write_dataset
-    from ssd_effnet.config import load_experiment
-    from ssd_effnet.gallery.frames import write_pictures
-    from ssd_effnet.run import run
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.training.run import run
+    from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.gallery.frames import write_pictures
 
     os.chdir(ROOT)  # so that the run's config states paths that hold wherever the checkout lies
     experiment = load_experiment("experiments/demo.yaml", arguments.overrides)

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -67,9 +67,10 @@ def detect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from data_kaist.loading import Side
-    from data_kaist.sources import find_sources, frame_count, listed, pair_folders
-    from ssd_effnet import detecting, load_detector
+    from data_kaist.layouts import Side
+    from ssd_effnet import load_detector
+    from ssd_effnet.inference import detect as detecting
+    from ssd_effnet.inference.sources import find_sources, frame_count, listed, pair_folders
 
     predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
     others: Counter[str] = Counter()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from ssd_effnet import evaluation
-    from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+    from ssd_effnet.evaluation import scores as evaluation
+    from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 
     rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
     files = args.compare or args.detections

@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -45,7 +45,7 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_args(argv)
 
-    from ssd_effnet.export import export_detector
+    from ssd_effnet.inference.export import export_detector
 
     done = export_detector(
         arguments.checkpoint, arguments.out, format=arguments.format, size=arguments.size, nms=arguments.nms

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser().completed().parse_args(argv))
 
     from data_kaist.images import Reading
-    from ssd_effnet.inspection import inspect
+    from ssd_effnet.visualize.inspection import inspect
 
     limits = arguments.pop("lwir_range")
     reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))

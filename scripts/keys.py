@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write docs/keys.md: every key of an experiment with type, default and the comment beside it in ssd_effnet/schema.py.
+"""Write docs/keys.md: all config keys with types, defaults and their comments in the schema.
 
 examples:
   scripts/keys.py
@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_effnet import schema, shell
-from ssd_effnet.files import write_whole
-from ssd_effnet.keys import in_words, key_types
+from data_kaist.files import write_whole
+from ssd_effnet.cli import shell
+from ssd_effnet.config import schema
+from ssd_effnet.config.keys import in_words, key_types
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# All keys
@@ -30,7 +31,7 @@ taken as written, whole numbers are decimal. A key that does not exist is refuse
 of another type with the type. The defaults are those of the schema; most experiments start from a base that sets
 others. `config.yaml` of a run says which values it had.
 
-<!-- written by scripts/keys.py from ssd_effnet/schema.py; a test holds it to that -->
+<!-- written by scripts/keys.py from ssd_effnet/config/schema.py; a test holds it to that -->
 """
 
 

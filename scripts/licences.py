@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
-from ssd_effnet import shell
-from ssd_effnet.failure import Failure
+from data_kaist.errors import Failure
+from ssd_effnet.cli import shell
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Licences of the dependencies

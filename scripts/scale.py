@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ssd_effnet import shell
-from ssd_effnet.failure import Failure
-from ssd_effnet.scaling import scaled_settings
+from data_kaist.errors import Failure
+from ssd_effnet.cli import shell
+from ssd_effnet.models.scaling import scaled_settings
 
 
 def parser() -> shell.Parser:

@@ -30,11 +30,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from ssd_effnet import shell
-from ssd_effnet.schema import TrainerConfig
+from ssd_effnet.cli import shell
+from ssd_effnet.config.schema import TrainerConfig
 
 if TYPE_CHECKING:
-    from ssd_effnet.search.work import Search
+    from ssd_effnet.study.search.work import Search
 
 
 def parser() -> shell.Parser:
@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
 
     from data_kaist.errors import DataError
-    from ssd_effnet.run_directory import Interrupted, RunError
-    from ssd_effnet.search.found import counts, refuse_to_overwrite
-    from ssd_effnet.search.work import SearchError, open_study, plan, work
-    from ssd_effnet.yaml_files import ConfigError
+    from ssd_effnet.config.yaml_files import ConfigError
+    from ssd_effnet.study.search.found import counts, refuse_to_overwrite
+    from ssd_effnet.study.search.work import SearchError, open_study, plan, work
+    from ssd_effnet.training.run_directory import Interrupted, RunError
 
     again = "run the same command again to continue"
     try:
@@ -139,8 +139,8 @@ def work_in_processes(search: Search, jobs: int) -> int:
 
 def show(search: Search, result: Path) -> None:
     """The best trials, what decided, what failed, and the new experiment."""
-    from ssd_effnet.search.found import counts, failures, importances, trials_table, write_found
-    from ssd_effnet.search.work import open_study
+    from ssd_effnet.study.search.found import counts, failures, importances, trials_table, write_found
+    from ssd_effnet.study.search.work import open_study
 
     study = open_study(search)
     shell.print_table(trials_table(search, study, width=shell.width()))

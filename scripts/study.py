@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 if TYPE_CHECKING:
     from ssd_effnet.study.plan import Job
@@ -87,11 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_study(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ssd_effnet.run_directory import State
     from ssd_effnet.study.cluster import execute_on_ray
-    from ssd_effnet.study.execute import Outcome, execute
+    from ssd_effnet.study.execute import RunOutcome, execute
     from ssd_effnet.study.plan import check, plan, remember
     from ssd_effnet.study.progress import Display
+    from ssd_effnet.training.run_directory import State
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
@@ -108,7 +108,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         return show_estimates(todo, arguments.jobs)
     remember(jobs, arguments.out, shlex.join(sys.argv))
     with Display(todo, console) as display:
-        execute_all: Callable[..., list[Outcome]]
+        execute_all: Callable[..., list[RunOutcome]]
         if arguments.executor == "ray":
             execute_all = partial(execute_on_ray, address=arguments.address)
         else:

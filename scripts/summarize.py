@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
 
     from ssd_effnet.build import build_skeleton
-    from ssd_effnet.config import load_experiment
-    from ssd_effnet.detector_picture import detector_svg
-    from ssd_effnet.summary import summarize, summary_table
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.visualize.detector_graph import detector_svg
+    from ssd_effnet.visualize.summary import summarize, summary_table
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     table = summary_table(summarize(experiment))

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet import shell
+from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.on_bad_frame:
         arguments.overrides.append(f"data.on_bad_frame={arguments.on_bad_frame}")
 
-    from ssd_effnet.config import load_experiment
+    from ssd_effnet.config.loading import load_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)
 
     from ssd_effnet.distributed import rank
-    from ssd_effnet.run import run  # torch takes seconds: a mistake in the file is said before
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.training.run import run  # torch takes seconds: a mistake in the file is said before
+    from ssd_effnet.training.run_directory import RunDirectory
 
     results = run(experiment, arguments.out, resume=arguments.resume)
     if rank() > 0:  # of several processes the first one speaks

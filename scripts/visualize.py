@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ssd_effnet import shell
-from ssd_effnet.metrics.subsets import RULES, SUBSETS
+from ssd_effnet.cli import shell
+from ssd_effnet.evaluation.subsets import RULES, SUBSETS
 
 Commands: TypeAlias = "argparse._SubParsersAction[shell.Parser]"
 Call = Callable[[argparse.Namespace], str]
@@ -55,9 +55,9 @@ def add_errors(commands: Commands) -> None:
 
 def errors(arguments: argparse.Namespace) -> str:
     """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
-    from ssd_effnet.error_analysis import FPPI
-    from ssd_effnet.gallery.errors import write_errors
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.evaluation.error_analysis import FPPI
+    from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.gallery.errors import write_errors
 
     out = arguments.out or RunDirectory.holding(arguments.run).path / "errors"
     fppi = FPPI if arguments.fppi is None else arguments.fppi
@@ -91,7 +91,7 @@ def add_compare(commands: Commands) -> None:
 
 def compare(arguments: argparse.Namespace) -> str:
     """A page of what one run finds and another misses, each at its own score for the same false positives per image."""
-    from ssd_effnet.gallery.compare import write_comparison
+    from ssd_effnet.visualize.gallery.compare import write_comparison
 
     out = arguments.out or Path("compared")
     page = write_comparison(
@@ -143,8 +143,8 @@ def add_curves(commands: Commands) -> None:
 
 def curves(arguments: argparse.Namespace) -> str:
     """Miss rate against false positives per image: several detectors in one picture, runs and result files alike."""
-    from ssd_effnet.evaluation import results_table
-    from ssd_effnet.gallery.curves import write_curves
+    from ssd_effnet.evaluation.scores import results_table
+    from ssd_effnet.visualize.gallery.curves import write_curves
 
     a = arguments
     where = [str(path) for path in a.files if "=" in str(path) and not path.exists()]
@@ -168,8 +168,8 @@ def add_frames(commands: Commands) -> None:
 
 def frames(arguments: argparse.Namespace) -> str:
     """Test frames of a run on which most went wrong, a PNG each."""
-    from ssd_effnet.gallery.frames import write_pictures
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.gallery.frames import write_pictures
 
     out = arguments.out or RunDirectory.holding(arguments.run).path / "pictures"
     written = write_pictures(
@@ -192,9 +192,9 @@ def add_features(commands: Commands) -> None:
 
 def features(arguments: argparse.Namespace) -> str:
     """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
-    from ssd_effnet.feature_page import default_folder, find_sample, write_feature_page
-    from ssd_effnet.predictor import load_detector
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.inference.predictor import load_detector
+    from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.feature_page import default_folder, find_sample, write_feature_page
 
     predictor = load_detector(arguments.run)
     predictor.experiment = RunDirectory.holding(arguments.run).at_hand(predictor.experiment, arguments.overrides)
@@ -219,9 +219,9 @@ def add_data(commands: Commands) -> None:
 
 def data(arguments: argparse.Namespace) -> str:
     """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
-    from ssd_effnet.config import load_experiment
-    from ssd_effnet.data_view import channel_table, write_data_view
-    from ssd_effnet.run_directory import RunDirectory
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.data import channel_table, write_data_view
 
     if arguments.experiment.is_dir():
         directory = RunDirectory(arguments.experiment)

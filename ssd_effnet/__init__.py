@@ -12,7 +12,7 @@ As a library::
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd_effnet.predictor import load_detector
+    from ssd_effnet.inference.predictor import load_detector
 
 __all__ = ["load_detector"]
 
@@ -20,7 +20,7 @@ __all__ = ["load_detector"]
 def __getattr__(name: str) -> Any:
     """Import the detector when somebody asks for it: the evaluator starts without torch."""
     if name == "load_detector":
-        from ssd_effnet.predictor import load_detector
+        from ssd_effnet.inference.predictor import load_detector
 
         return load_detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

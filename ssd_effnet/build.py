@@ -11,7 +11,7 @@ from torch import nn
 
 from data_kaist.dataset import DetectionDataset, Frame, load_frames
 from data_kaist.images import Reading
-from data_kaist.loading import SIDES, Skipped, file_and_step
+from data_kaist.layouts import SIDES, Skipped, file_and_step
 from data_kaist.statistics import lwir_quantiles
 from data_kaist.transforms import (
     Compose,
@@ -23,24 +23,24 @@ from data_kaist.transforms import (
     SSDCrop,
     Transform,
 )
-from ssd_effnet.boxes import Variances
-from ssd_effnet.criterion import DetectionLoss, FocalLoss, MultiBoxLoss
-from ssd_effnet.layers import replace_batch_norm, set_batch_norm
-from ssd_effnet.metrics import metric_of
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.config.yaml_files import ConfigError, nearest
+from ssd_effnet.detection.boxes import Variances
+from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.models.backbones import BACKBONES, Backbone
 from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
+from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
 from ssd_effnet.models.heads import EfficientDetHead, SSDHead
-from ssd_effnet.models.modality import CHANNELS, HalfwayFusion
+from ssd_effnet.models.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.necks import TOPOLOGIES, GraphNeck
-from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.structures import Level
-from ssd_effnet.weights import LoadReport
-from ssd_effnet.yaml_files import ConfigError, nearest
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
 LOSSES: dict[str, type[DetectionLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}

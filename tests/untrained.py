@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ssd_effnet.build import build_detector
-from ssd_effnet.config import load_experiment
+from ssd_effnet.config.loading import load_experiment
 
 LITE0 = Path(__file__).parents[1] / "experiments" / "lite0.yaml"
 SMALL = (

@@ -128,7 +128,7 @@ def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """A frame's window on a backdrop: own copies of its layers, ``PAD`` pixels larger on every side than the frame."""
 
     look: Look
@@ -139,13 +139,13 @@ class View:
     lamps: np.ndarray
 
 
-def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> View:
+def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> SceneView:
     """Cut a window for frames of ``size`` out of the backdrop at a random pan and tilt."""
     rows, columns = size[0] + 2 * PAD, size[1] + 2 * PAD
     top = int(rng.integers(backdrop.depth.shape[0] - rows + 1))
     left = int(rng.integers(backdrop.depth.shape[1] - columns + 1))
     window = np.s_[top : top + rows, left : left + columns]
-    return View(
+    return SceneView(
         backdrop.look,
         backdrop.camera.moved(left, top),
         backdrop.visible[window].copy(),
@@ -155,7 +155,7 @@ def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generato
     )
 
 
-def paint_figures(view: View, plan: FramePlan, rng: np.random.Generator) -> list[Box]:
+def paint_figures(view: SceneView, plan: FramePlan, rng: np.random.Generator) -> list[Box]:
     """Paint the plan's figures into the view, far ones first, and measure what is seen of each object.
 
     Returns:
@@ -216,7 +216,7 @@ def occlusion_level(seen: float) -> int | None:
     return 2 if seen >= TOTALLY_HIDDEN else None
 
 
-def _cast_shadow(view: View, sprite: Sprite, foot: tuple[int, int], x: float, z: float) -> None:
+def _cast_shadow(view: SceneView, sprite: Sprite, foot: tuple[int, int], x: float, z: float) -> None:
     """Lay the figure's outline on the ground, long in the sun, a smudge elsewhere."""
     sun = view.look.sun_side and float(light_at(view.look, view.lamps, x, 0.0, z)) > 0.75 * view.look.ambient
     lean, squash, dark = (-view.look.sun_side * 0.8, 0.16, 0.45) if sun else (0.05, -0.05, 0.3)
@@ -240,7 +240,7 @@ def _cast_shadow(view: View, sprite: Sprite, foot: tuple[int, int], x: float, z:
 
 
 def expose(
-    view: View, noise: Noise, noise_visible: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+    view: SceneView, noise: Noise, noise_visible: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the two sensors make of a view.
 

@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
+from data_kaist.errors import Failure
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
 from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
-from ssd_effnet.failure import Failure
 
 VERSION = 2
 JPEG_QUALITY = 90
@@ -39,7 +39,7 @@ FRAMES_A_TASK = 40
 ATTEMPTS = 25
 
 
-class RequestError(Failure, ValueError):
+class SyntheticRequestError(Failure, ValueError):
     """A request that cannot be met, in one sentence for the user."""
 
 
@@ -170,30 +170,32 @@ def describe(frames: int, size: tuple[int, int], seed: int) -> str:
 
 def _check(frames: int, size: tuple[int, int], seed: int, jobs: int) -> None:
     if not 0 < frames <= MAX_FRAMES:
-        raise RequestError(f"frames must be between 1 and {MAX_FRAMES}, not {frames}.")
+        raise SyntheticRequestError(f"frames must be between 1 and {MAX_FRAMES}, not {frames}.")
     if not all(SIDES[0] <= side <= SIDES[1] for side in size):
-        raise RequestError(f"both sides of the size must be {SIDES[0]} to {SIDES[1]} pixels, not {size[0]}x{size[1]}.")
+        raise SyntheticRequestError(
+            f"both sides of the size must be {SIDES[0]} to {SIDES[1]} pixels, not {size[0]}x{size[1]}."
+        )
     if seed < 0:
-        raise RequestError(f"the seed must be 0 or more, not {seed}.")
+        raise SyntheticRequestError(f"the seed must be 0 or more, not {seed}.")
     if jobs < 1:
-        raise RequestError(f"jobs must be 1 or more, not {jobs}.")
+        raise SyntheticRequestError(f"jobs must be 1 or more, not {jobs}.")
 
 
 def _make_room(out: Path, readme: str) -> bool:
     """Clear what an interrupted run left; False if the very same data set is there already."""
     if out.exists() and not out.is_dir():
-        raise RequestError(f"{out} is a file, not a folder.")
+        raise SyntheticRequestError(f"{out} is a file, not a folder.")
     marker, unfinished = out / MARKER, out / UNFINISHED
     if marker.exists():
         if marker.read_text(encoding="utf-8", errors="replace") == readme:
             return False
-        raise RequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
+        raise SyntheticRequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
     if unfinished.exists():
         for name in ("images", "annotations-xml"):
             if (out / name).exists():
                 shutil.rmtree(out / name)
     elif out.exists() and any(out.iterdir()):
-        raise RequestError(f"{out} is not empty and was not made by this command; choose another folder.")
+        raise SyntheticRequestError(f"{out} is not empty and was not made by this command; choose another folder.")
     return True
 
 

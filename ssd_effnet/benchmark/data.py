@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 
 from data_kaist.dataset import DetectionDataset, load_frames
-from data_kaist.loading import Frame
+from data_kaist.layouts import Frame
 from data_kaist.synthetic import write_dataset
 from data_kaist.transforms import Sample
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import DisagreementError, Row, compared
 from ssd_effnet.build import build_transforms
-from ssd_effnet.runtime import in_turns
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.training.runtime import in_turns
 
 LARGEST_MEAN_DIFFERENCE = 3.0  # grey levels of 255 between two resamplers, averaged over a picture
 

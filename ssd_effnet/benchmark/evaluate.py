@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.reference.evaluator import DictionaryEvaluator
 from ssd_effnet.benchmark.rows import Row, agree, compared
-from ssd_effnet.metrics.miss_rate import MissRateEvaluator
-from ssd_effnet.metrics.subsets import REASONABLE
-from ssd_effnet.runtime import in_turns
-from ssd_effnet.structures import Annotations, DetectionTable
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.training.runtime import in_turns
 
 
 def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) -> Iterator[Row]:

@@ -15,12 +15,12 @@ from torch import nn
 from ssd_effnet.benchmark.limits import multiply_rate
 from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.build import as_size, build_detector, build_postprocess, build_skeleton
-from ssd_effnet.config import load_experiment
-from ssd_effnet.cost import cost
-from ssd_effnet.folding import fold
+from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.backbones import BACKBONES
+from ssd_effnet.models.cost import cost
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.runtime import bfloat16_pays, in_turns, keep_freed_memory
+from ssd_effnet.models.folding import fold
+from ssd_effnet.training.runtime import bfloat16_pays, in_turns, keep_freed_memory
 
 _UNTRAINED = ["backbone.pretrained=none", "backbone.norm=batch"]
 

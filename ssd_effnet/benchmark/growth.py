@@ -13,17 +13,17 @@ import torch
 from rich.table import Table
 
 from ssd_effnet.benchmark import scene
-from ssd_effnet.criterion import MultiBoxLoss
-from ssd_effnet.evaluation import save_figure
-from ssd_effnet.metrics.miss_rate import MissRateEvaluator
-from ssd_effnet.metrics.subsets import REASONABLE
-from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.runtime import in_turns, threads_of
+from ssd_effnet.detection.losses import MultiBoxLoss
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import save_figure
+from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.structures import RawOutputs
+from ssd_effnet.training.runtime import in_turns, threads_of
 
 
 @dataclass(frozen=True)
-class Point:
+class GrowthPoint:
     """One amount of work.
 
     Attributes:
@@ -41,17 +41,17 @@ class Point:
     mib: float
 
 
-def measure_growth(factors: Sequence[int], *, runs: int = 3) -> Iterator[Point]:
+def measure_growth(factors: Sequence[int], *, runs: int = 3) -> Iterator[GrowthPoint]:
     """Points of every curve, one thread."""
     with threads_of(1):
         for what, make in CURVES.items():
             made = {factor: make(factor) for factor in factors}
             times = in_turns({str(factor): call for factor, (_, call) in made.items()}, runs)
             for factor, (amount, call) in made.items():
-                yield Point(what, factor, amount, min(times[str(factor)]), _most_memory(call) / 2**20)
+                yield GrowthPoint(what, factor, amount, min(times[str(factor)]), _most_memory(call) / 2**20)
 
 
-def exponents(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
+def exponents(points: Sequence[GrowthPoint]) -> dict[str, tuple[float, float]]:
     """By curve, the power of the work with which time and memory grow over its last doubling (1: as the work does)."""
     result = {}
     for what in dict.fromkeys(p.what for p in points):
@@ -63,7 +63,7 @@ def exponents(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
     return result
 
 
-def growth_table(points: Sequence[Point], machine: str) -> Table:
+def growth_table(points: Sequence[GrowthPoint], machine: str) -> Table:
     """For people."""
     table = Table(title="time and memory as the work grows", caption=machine)
     for name in ("stage, more of what", "amount", "ms", "MiB", "grows as work to the power of (time, memory)"):
@@ -76,7 +76,7 @@ def growth_table(points: Sequence[Point], machine: str) -> Table:
     return table
 
 
-def draw_growth(points: Sequence[Point], path: Path) -> None:
+def draw_growth(points: Sequence[GrowthPoint], path: Path) -> None:
     """Both axes logarithmic, relative to the least amount; the dashed line grows as the work does."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ssd_effnet.runtime import in_turns
+from ssd_effnet.training.runtime import in_turns
 
 
 def multiply_rate(

@@ -9,9 +9,9 @@ import torch
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import Row, agree, compared
-from ssd_effnet.criterion import MultiBoxLoss
-from ssd_effnet.runtime import in_turns
+from ssd_effnet.detection.losses import MultiBoxLoss
 from ssd_effnet.structures import RawOutputs
+from ssd_effnet.training.runtime import in_turns
 
 
 def benchmark_loss(

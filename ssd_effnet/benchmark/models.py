@@ -15,12 +15,12 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from data_kaist.structures import Targets
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
-from ssd_effnet.config import load_experiment
-from ssd_effnet.cost import Cost, cost
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.runtime import timed
-from ssd_effnet.structures import Targets
+from ssd_effnet.training.runtime import timed
 
 MIB = 2**20
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from data_kaist.errors import Failure
 from ssd_effnet.benchmark.forward import faster
 from ssd_effnet.benchmark.rows import OWN, REFERENCE, Row, agree, compared
 from ssd_effnet.build import build_detector, build_postprocess
-from ssd_effnet.config import load_experiment
-from ssd_effnet.failure import Failure
-from ssd_effnet.predictor import load_detector
-from ssd_effnet.runtime import in_turns
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.inference.predictor import load_detector
+from ssd_effnet.training.runtime import in_turns
 
 
 def write_untrained(experiment: Path, path: Path) -> None:

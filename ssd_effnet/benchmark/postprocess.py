@@ -8,9 +8,9 @@ from functools import partial
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import Row, agree, compared
-from ssd_effnet.postprocess import PostProcess
-from ssd_effnet.runtime import in_turns
+from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.structures import RawOutputs
+from ssd_effnet.training.runtime import in_turns
 
 GOALS = {674: 10.0, 4690: 50.0}
 

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer
+from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import gather_from_processes, sync_batch_norms
-from ssd_effnet.schema import ExperimentConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ssd_effnet.failure import Failure
+from data_kaist.errors import Failure
 
 REFERENCE, OWN = "reference", "own"
 
@@ -77,7 +77,7 @@ def compared(
     """A row out of rounds measured in turns.
 
     Args:
-        times: of :func:`ssd_effnet.runtime.in_turns`.
+        times: of :func:`ssd_effnet.training.runtime.in_turns`.
         own, reference: which of them are compared; no reference: only times are stated.
         limit_ms: how long the machine needs at least for the same work.
         per: images (or other things) that a call handles: milliseconds are stated for one.

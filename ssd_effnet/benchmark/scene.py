@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ssd_effnet.boxes import encode, iou, xyxy_to_cxcywh
+from data_kaist.structures import Annotations, DetectionTable, Targets
+from ssd_effnet.detection.boxes import encode, iou, xyxy_to_cxcywh
 from ssd_effnet.models.anchors import AnchorGenerator
-from ssd_effnet.structures import Annotations, DetectionTable, Level, Targets
+from ssd_effnet.structures import Level
 
 SIZE = (512, 640)
 STRIDES, SIDES = (8, 16, 32, 64, 64, 64), (40.0, 80.0, 160.0, 200.0, 280.0, 360.0)

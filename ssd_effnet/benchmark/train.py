@@ -13,13 +13,13 @@ from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.reference.network import PackageBackbone
 from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer, build_postprocess
-from ssd_effnet.config import load_experiment
-from ssd_effnet.evaluation import score
-from ssd_effnet.metrics.miss_rate import MissRateEvaluator
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import score
 from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.runtime import in_turns, keep_freed_memory
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.training.runtime import in_turns, keep_freed_memory
 
 TRAINED, VALIDATED = 25_086, 2_252  # pairs of KAIST's train-all-02 and of its test-all-20
 

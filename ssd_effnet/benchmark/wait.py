@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ssd_effnet.build import build_dataset
-from ssd_effnet.launch import Processes, loader
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.training.devices import Processes, loader
 
 _FIRST = 3  # batches that are not counted: the workers start
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct, initialise
+from ssd_effnet.models.layers import ConvNormAct, initialise
 from ssd_effnet.structures import Level
 
 

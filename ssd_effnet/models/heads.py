@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ssd_effnet.layers import SeparableConv, activation, set_batch_norm
+from ssd_effnet.models.layers import SeparableConv, activation, set_batch_norm
 from ssd_effnet.structures import Level
 
 

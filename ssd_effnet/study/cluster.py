@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_effnet.run_directory import RunError
-from ssd_effnet.study.execute import POLL, Outcome, outcome, work
+from ssd_effnet.study.execute import POLL, RunOutcome, outcome, work
 from ssd_effnet.study.plan import Job
+from ssd_effnet.training.run_directory import RunError
 
 RETRIES = 3  # of one job whose worker or node dies; it resumes from its last checkpoint
 # where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
@@ -30,9 +30,9 @@ def execute_on_ray(
     *,
     address: str | None = None,
     on_start: Callable[[Job], None] = lambda job: None,
-    on_end: Callable[[Outcome], None] = lambda outcome: None,
+    on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
-) -> list[Outcome]:
+) -> list[RunOutcome]:
     """Run jobs, as many at a time as the cluster holds; each is a task in a process of its own.
 
     Args:

@@ -9,11 +9,11 @@ import numpy as np
 
 from data_kaist.dataset import Frame, read_pair
 from data_kaist.errors import DataError
-from ssd_effnet.error_analysis import FPPI, operating_point
-from ssd_effnet.metrics.miss_rate import Matches, Outcome
-from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.drawing import Marking, as_rgb, beside, draw, jpeg_address
+from ssd_effnet.evaluation.error_analysis import FPPI, operating_point
+from ssd_effnet.evaluation.miss_rate import Matches, Outcome
+from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.records import Difference, Experiment, Run
-from ssd_effnet.visualize import Marking, as_rgb, beside, draw, jpeg_address
 
 PICTURES = 6
 _SUBSET = REASONABLE[0]

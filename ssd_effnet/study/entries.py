@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ssd_effnet.metrics import metric_of
-from ssd_effnet.metrics.significance import Interval
-from ssd_effnet.metrics.subsets import REASONABLE
+from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.evaluation.significance import Interval
+from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
 
 NOTHING = "–"  # stands where there is no number
 
 
-class Entry:
+class ReportEntry:
     """An experiment with what is said of it.
 
     Attributes:
@@ -114,7 +114,7 @@ def change(confound: Confound) -> str:
     return f"{confound.key}: {setting(confound.before)} → {setting(confound.after)}"
 
 
-def verdict(entry: Entry) -> str:
+def verdict(entry: ReportEntry) -> str:
     """The verdict with its doubt, in words; a dash without a parent."""
     if not entry.difference:
         return NOTHING

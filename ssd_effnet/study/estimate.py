@@ -9,19 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from data_kaist.dataset import collate
-from ssd_effnet.build import (
-    as_size,
-    build_criterion,
-    build_dataset,
-    build_detector,
-    build_optimizer,
-    build_skeleton,
-)
-from ssd_effnet.cost import Cost, cost
-from ssd_effnet.launch import accelerator
-from ssd_effnet.machine import cores
-from ssd_effnet.memory import enough_for_batches
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.build import as_size, build_criterion, build_dataset, build_detector, build_optimizer, build_skeleton
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.models.cost import Cost, cost
+from ssd_effnet.training.devices import accelerator
+from ssd_effnet.training.machine import cores
+from ssd_effnet.training.memory import enough_for_batches
 
 STEPS = 3
 

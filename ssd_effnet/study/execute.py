@@ -18,19 +18,19 @@ from pathlib import Path
 
 import torch
 
-from ssd_effnet.failure import Failure
-from ssd_effnet.machine import cores
-from ssd_effnet.run import run
-from ssd_effnet.run_directory import Busy, Interrupted, State
-from ssd_effnet.stopping import SIGNALS
+from data_kaist.errors import Failure
 from ssd_effnet.study.plan import Job
+from ssd_effnet.training.interruption import SIGNALS
+from ssd_effnet.training.machine import cores
+from ssd_effnet.training.run import run
+from ssd_effnet.training.run_directory import Busy, Interrupted, State
 
 POLL = 1.0  # seconds between two looks at the runs
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a job ended.
 
     Attributes:
@@ -49,9 +49,9 @@ def execute(
     *,
     jobs: int = 1,
     on_start: Callable[[Job], None] = lambda job: None,
-    on_end: Callable[[Outcome], None] = lambda outcome: None,
+    on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
-) -> list[Outcome]:
+) -> list[RunOutcome]:
     """Run jobs, so many at a time, each in a process of its own whose words go to the run's ``train.log``.
 
     On a machine with GPUs each process sees one of them, in turn; on a CPU the cores are divided.
@@ -99,11 +99,11 @@ def execute(
     return outcomes
 
 
-def outcome(job: Job) -> Outcome:
+def outcome(job: Job) -> RunOutcome:
     """What the directory of a job that has ended says."""
     state = job.directory.state
     reasons = {State.FAILED: job.directory.failure(), State.RUNNING: "another process is at work on it"}
-    return Outcome(job, state, reasons.get(state, "" if state is State.FINISHED else "was stopped"))
+    return RunOutcome(job, state, reasons.get(state, "" if state is State.FINISHED else "was stopped"))
 
 
 def _work(job: Job, slot: int, threads: int, gpus_each: int) -> None:

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ssd_effnet.evaluation import COLOURS, lay_out_axes, save_figure, shortened
-from ssd_effnet.metrics.miss_rate import MissRate
+from ssd_effnet.evaluation.miss_rate import MissRate
+from ssd_effnet.evaluation.scores import COLOURS, lay_out_axes, save_figure, shortened
 from ssd_effnet.study.records import Experiment
 
 STUDIED_EPOCHS = (10, 30)  # between them the study compared
@@ -86,7 +86,7 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """One experiment in the Pareto picture: its cost, and its miss rate with the 95 % interval in percent."""
 
     x: float
@@ -95,7 +95,7 @@ class Point:
     high: float
 
 
-def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int]) -> str:
+def pareto(points: Mapping[str, ParetoPoint], x_label: str, places: Mapping[str, int]) -> str:
     """Miss rate against a cost, with the experiments that no other beats in both; empty where there is no point.
 
     Args:
@@ -130,9 +130,9 @@ def pareto(points: Mapping[str, Point], x_label: str, places: Mapping[str, int])
     return _svg(figure)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
     """The points that no other beats in both cost and miss rate, the cheapest first."""
-    best: list[Point] = []
+    best: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (p.x, p.mr)):
         if not best or point.mr < best[-1].mr:
             best.append(point)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from ssd_effnet.build import as_size, build_detector
-from ssd_effnet.evaluation import write_results
-from ssd_effnet.keys import settings
-from ssd_effnet.machine import machine_line
-from ssd_effnet.runtime import timed
-from ssd_effnet.schema import ExperimentConfig
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.study.records import Experiment
+from ssd_effnet.training.machine import machine_line
+from ssd_effnet.training.runtime import timed
 
 ROUNDS, MOST_ROUNDS, SECONDS = 5, 25, 20  # at least, at most, and how long more than the least are made
 _HOW = "batch 1, forward in evaluation, channels_last, fp32"

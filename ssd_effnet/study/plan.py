@@ -1,6 +1,6 @@
 """What a study consists of, and whether its directory may take it.
 
-What is to be done is read from the run directories themselves (:class:`ssd_effnet.run_directory.State`), so that the
+What is to be done is read from the run directories themselves (:class:`.run_directory.State`), so that the
 same command goes on after a power cut, and a second one beside it finds what the first has not begun.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from data_kaist.errors import Failure
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config import find_experiment, load_experiment, varied
-from ssd_effnet.evaluation import write_results
-from ssd_effnet.failure import Failure
-from ssd_effnet.machine import code_name, git_state
-from ssd_effnet.run_directory import RunDirectory, RunError, describe_data, read_json
-from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.yaml_files import ConfigError
+from ssd_effnet.config.loading import find_experiment, load_experiment, varied
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.training.machine import code_name, git_state
+from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_data, read_json
 
 
 @dataclass(frozen=True, eq=False)

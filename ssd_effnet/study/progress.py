@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from ssd_effnet.metrics import metric_of
-from ssd_effnet.run_directory import RunDirectory, State
-from ssd_effnet.study.execute import Outcome
+from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job
+from ssd_effnet.training.run_directory import RunDirectory, State
 
 STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
 
@@ -87,7 +87,7 @@ class Display:
             self.progress.update(self.bars[job], completed=job.epochs_done, note=_latest(job.directory))
         self.progress.update(self.whole, completed=self.pace.done(), note=self.pace.left())
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: RunOutcome) -> None:
         self.ended += 1
         self.pace.give_up(outcome.job)
         self.progress.remove_task(self.bars.pop(outcome.job))

@@ -12,20 +12,20 @@ from typing import Any, Literal
 
 from data_kaist.dataset import Frame
 from data_kaist.detections import read_coco_results
-from data_kaist.loading import image_ids
+from data_kaist.errors import Failure
+from data_kaist.layouts import image_ids
+from data_kaist.structures import DetectionTable
 from ssd_effnet.build import as_size, build_dataset, build_skeleton
-from ssd_effnet.config import WHERE, elsewhere, varied
-from ssd_effnet.cost import Cost, cost
-from ssd_effnet.failure import Failure
-from ssd_effnet.keys import settings
-from ssd_effnet.machine import code_name
-from ssd_effnet.metrics.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.metrics.significance import Comparison, Interval, compare, interval, seed_margin
-from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
-from ssd_effnet.run_directory import RunDirectory, RunError, State
-from ssd_effnet.schema import ExperimentConfig
-from ssd_effnet.structures import DetectionTable
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import WHERE, elsewhere, varied
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.miss_rate import Matcher, MissRateEvaluator
+from ssd_effnet.evaluation.significance import Comparison, Interval, compare, interval, seed_margin
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
+from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.study.plan import read_study, runs_of
+from ssd_effnet.training.machine import code_name
+from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
 Verdict = Literal["better", "worse", "cannot tell"]
 

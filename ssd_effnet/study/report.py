@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
-from ssd_effnet.error_analysis import FPPI
-from ssd_effnet.files import write_whole
-from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.drawing import KINDS
+from ssd_effnet.evaluation.error_analysis import FPPI
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
-from ssd_effnet.pages import templates
-from ssd_effnet.run_directory import RunError, State
 from ssd_effnet.study import figures
 from ssd_effnet.study.disagreement import Disagreement, disagreement
 from ssd_effnet.study.entries import (
     NOTHING,
-    Entry,
+    ReportEntry,
     chosen,
     data_of,
     different,
@@ -36,7 +35,8 @@ from ssd_effnet.study.latency import Latency, latency
 from ssd_effnet.study.plan import study_file
 from ssd_effnet.study.records import Difference, Experiment, Study, load_study, subset_table, tested_on
 from ssd_effnet.study.tables import results_csv, results_md
-from ssd_effnet.visualize import KINDS
+from ssd_effnet.training.run_directory import RunError, State
+from ssd_effnet.visualize.templates import templates
 
 SYMBOLS = {"better": "▲", "worse": "▼", "cannot tell": "?"}
 _SHOWN_KINDS = ("truth", "missed", "hit", "false_alarm", "ignored")
@@ -52,7 +52,7 @@ def write(
         out: the study's directory.
         folder: of the report; None: ``<out>/report``.
         measure_latency: time the detectors that were not timed before on this machine.
-        overrides: where the runs' data are, as :meth:`ssd_effnet.run_directory.RunDirectory.at_hand` takes them.
+        overrides: where the runs' data are, as :meth:`.RunDirectory.at_hand` takes them.
 
     Returns:
         The page.
@@ -67,7 +67,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
-    entries = [Entry(study, experiment) for experiment in study.experiments]
+    entries = [ReportEntry(study, experiment) for experiment in study.experiments]
     took = latency(study.experiments, folder / "latency.json", measure=measure_latency)
     write_whole(folder / "results.csv", results_csv(entries))
     write_whole(folder / "results.md", results_md(study, entries))
@@ -84,7 +84,7 @@ class Picture:
     caption: str
 
 
-def page(study: Study, entries: Sequence[Entry], took: Latency) -> str:
+def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
     """The whole page, everything in it."""
     environment = templates(__file__)
     environment.filters |= {"number": number, "percent": percent, "setting": setting}
@@ -147,14 +147,14 @@ def learning(study: Study) -> Picture | None:
     return Picture(svg(drawing), "Validation miss rate after each epoch, a line an experiment", "") if drawing else None
 
 
-def pareto(entries: Sequence[Entry], took: Latency) -> list[Picture]:
+def pareto(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
     places = {entry.name: i for i, entry in enumerate(entries)}
 
-    def points(cost: Callable[[Entry], float]) -> dict[str, figures.Point]:
+    def points(cost: Callable[[ReportEntry], float]) -> dict[str, figures.ParetoPoint]:
         found = {}
         for entry in entries:
             mr = entry.miss_rates[REASONABLE[0]]
-            found[entry.name] = figures.Point(cost(entry), 100 * mr.value, 100 * mr.low, 100 * mr.high)
+            found[entry.name] = figures.ParetoPoint(cost(entry), 100 * mr.value, 100 * mr.low, 100 * mr.high)
         return found
 
     drawings = {

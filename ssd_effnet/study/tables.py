@@ -9,10 +9,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from ssd_effnet.metrics.subsets import REASONABLE, SUBSETS
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.study.entries import (
     NOTHING,
-    Entry,
+    ReportEntry,
     change,
     different,
     hours,
@@ -26,7 +26,7 @@ from ssd_effnet.study.entries import (
 from ssd_effnet.study.records import Study, tested_on
 
 
-def results_csv(entries: Sequence[Entry]) -> str:
+def results_csv(entries: Sequence[ReportEntry]) -> str:
     """One row a run; miss rates under the matlab rules and AP in percent, empty where there is no number."""
     rows = []
     for entry in entries:
@@ -51,7 +51,7 @@ def results_csv(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def results_md(study: Study, entries: Sequence[Entry]) -> str:
+def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     """The table for a README, and below it where its numbers come from."""
     times = ("all", "day", "night")
     head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ssd_effnet.failure import Failure
-from ssd_effnet.folding import FoldError, fold
+from data_kaist.errors import Failure
 from ssd_effnet.models.backbones.contract import Backbone
+from ssd_effnet.models.folding import FoldError, fold
 
 SIZES = ((64, 96), (75, 101))
 """(height, width) that are tried: a whole number of strides, and odd sides, which must be rounded up."""

@@ -153,7 +153,7 @@ class EfficientNet(Backbone):
         self._initialise()
 
     def folds(self) -> list[tuple[str, ...]]:
-        """See :func:`ssd_effnet.folding.fold`."""
+        """See :func:`ssd_effnet.models.folding.fold`."""
         return [("_conv_stem", "_bn0", "_activation")] if isinstance(self._conv_stem, SameConv2d) else []
 
     def _initialise(self) -> None:
@@ -205,7 +205,7 @@ class MBConvBlock(nn.Module):
         self.drop_rate = drop_rate
 
     def folds(self) -> list[tuple[str, ...]]:
-        """See :func:`ssd_effnet.folding.fold`."""
+        """See :func:`ssd_effnet.models.folding.fold`."""
         widening = [("_expand_conv", "_bn0")] if self.widens else []
         return [*widening, ("_depthwise_conv", "_bn1", "_activation"), ("_project_conv", "_bn2")]
 

@@ -31,7 +31,7 @@ from efficientnet_pytorch.utils import url_map
 from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
-from ssd_effnet.weights import (
+from ssd_effnet.models.weights import (
     LoadReport,
     WeightsError,
     adapt_first_convolution,
@@ -138,7 +138,7 @@ def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadRepor
     """Fill a backbone with published weights or a file's.
 
     A file's first convolution over R, G, B is adapted where the backbone's has other channels (see
-    :func:`ssd_effnet.weights.adapt_first_convolution`).
+    :func:`ssd_effnet.models.weights.adapt_first_convolution`).
 
     Args:
         backbone: as ``BACKBONES[name]`` built it; filled in place.

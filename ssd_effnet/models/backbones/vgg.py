@@ -10,8 +10,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ssd_effnet.layers import FoldingSequential
 from ssd_effnet.models.backbones.contract import Backbone
+from ssd_effnet.models.layers import FoldingSequential
 from ssd_effnet.structures import Level
 
 # Convolutions of conv1 ... conv5, all 3x3: (output channels, how many).

@@ -1,7 +1,7 @@
 """Necks: maps of several levels listen to each other. Topologies are tables, one executor runs them."""
 
 from ssd_effnet.models.necks.graph import Fusion, GraphNeck
-from ssd_effnet.models.necks.resampling import ExtraLevels
+from ssd_effnet.models.necks.resampling import PooledLevels
 from ssd_effnet.models.necks.topologies import (
     TOPOLOGIES,
     Node,
@@ -17,10 +17,10 @@ from ssd_effnet.models.necks.topologies import (
 
 __all__ = [
     "TOPOLOGIES",
-    "ExtraLevels",
     "Fusion",
     "GraphNeck",
     "Node",
+    "PooledLevels",
     "Topology",
     "bifpn",
     "fpn",

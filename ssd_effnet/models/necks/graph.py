@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ssd_effnet.layers import ConvNormAct, SeparableConv, activation, initialise
-from ssd_effnet.models.necks.resampling import Downsample, ExtraLevels, Size, Upsample, lateral, resampler
+from ssd_effnet.models.layers import ConvNormAct, SeparableConv, activation, initialise
+from ssd_effnet.models.necks.resampling import Downsample, PooledLevels, Size, Upsample, lateral, resampler
 from ssd_effnet.models.necks.topologies import Node, Topology
 from ssd_effnet.structures import Level
 
@@ -111,7 +111,7 @@ class GraphNeck(nn.Module):
         project: where the width of a given map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
-        extra_levels: coarser levels to make from the last one first, see :class:`ExtraLevels`.
+        extra_levels: coarser levels to make from the last one first, see :class:`PooledLevels`.
         eps: of the ``fast`` fusion.
 
     Attributes:
@@ -168,7 +168,7 @@ class GraphNeck(nn.Module):
                 if entering in turns[0]
             }
 
-        self.extra = ExtraLevels(levels[-1], extra_levels, channels) if extra_levels else None
+        self.extra = PooledLevels(levels[-1], extra_levels, channels) if extra_levels else None
         if self.extra is not None:
             levels += self.extra.levels
         self.levels_in = list(levels)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssd_effnet.layers import ConvNormAct, xavier
+from ssd_effnet.models.layers import ConvNormAct, xavier
 from ssd_effnet.structures import Level
 
 Upsample = Literal["bilinear", "nearest", "transposed"]
@@ -104,7 +104,7 @@ class Transposed(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def folds(self) -> list[tuple[str, str]]:
-        """See :func:`ssd_effnet.folding.fold`."""
+        """See :func:`ssd_effnet.models.folding.fold`."""
         return [("conv", "norm")]
 
     def initialise(self) -> None:
@@ -124,7 +124,7 @@ class Strided(nn.Module):
         self.ratio = ratio
 
     def folds(self) -> list[tuple[str, str]]:
-        """See :func:`ssd_effnet.folding.fold`."""
+        """See :func:`ssd_effnet.models.folding.fold`."""
         return [("conv", "norm")]
 
     def initialise(self) -> None:
@@ -135,7 +135,7 @@ class Strided(nn.Module):
         return _fit(self.norm(self.conv(x)), size)
 
 
-class ExtraLevels(nn.Module):
+class PooledLevels(nn.Module):
     """Coarser levels made from the last one: EfficientDet's P6 and P7 from P5.
 
     The first is a 1x1 convolution with batch norm (where the width changes) and a 3x3 max-pool of stride 2, each

@@ -1,0 +1,156 @@
+"""Files written whole; text, JSON and numbers read with checks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from pathlib import Path, PurePath
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from data_kaist.errors import DataError
+from data_kaist.structures import PERSON
+
+
+def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -> None:
+    """Write beside the file and rename: whoever reads it sees the old content or the new one, never half.
+
+    Missing folders are made; an interrupted or failed write leaves nothing behind.
+
+    Args:
+        path: of the file.
+        content: text is written as UTF-8.
+        sync: wait until the disk has it, so that it outlives a power cut too.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            # names from the disk may hold bytes that are no UTF-8: they come out as they were
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        _forget(beside)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        _forget(beside)
+        raise
+
+
+def _forget(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # what went wrong before is what is to be told
+        return
+
+
+def text_of(path: Path, kind: type[DataError]) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        kind: it cannot be read or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"{path}: is not a text file ({error.reason} at byte {error.start})") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
+        raise kind(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def json_of(text: str, where: str, kind: type[DataError]) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        kind: it is not JSON, is nested a thousand deep, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "\n" in text else ""
+        raise kind(f"{where}{line}: is not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{where}: is not valid JSON ({error})") from error
+
+
+def finite(text: str, name: str, at: str, kind: type[DataError]) -> float:
+    """The number that a text writes in ASCII digits: Python would also read ``1_0`` as ten, and other scripts' digits.
+
+    Args:
+        text: as it stands in the file.
+        name: what the number is, for the error.
+        at: file and object or line, for the error.
+        kind: of the error.
+
+    Raises:
+        kind: it is no number, or infinite.
+    """
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise kind(f"{at} has {name} {text.strip()!r}, which is not a finite number")
+    return value
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """A whole number, which JSON's true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_whole(value: Any) -> Any:
+    """``3`` also for ``3.0`` and ``"3"``, as some programs write ids; any other value as it is."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_PIXELS:
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,15}\s*", value):
+        return int(value)
+    return value
+
+
+def label_of(name: str) -> str:
+    """``person`` for that word and ``pedestrian`` in any case, blanks around them or not; any other name as it is.
+
+    >>> label_of(" Pedestrian")
+    'person'
+    """
+    return PERSON if name.strip().casefold() in (PERSON, "pedestrian") else name
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """A number that a float can hold: JSON's whole numbers may be longer. True and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+MOST_PIXELS = 1e15
+"""No pixel lies farther out; an area of two such lengths is finite in float32 too."""
+
+
+def is_possible(x: float, y: float, w: float, h: float, dtype: type[np.floating] = np.float64) -> bool:
+    """Whether a box has some area left once its corners are numbers of ``dtype``, and is not beyond all images."""
+    if not all(abs(value) <= MOST_PIXELS for value in (x, y, w, h)):
+        return False
+    return bool(dtype(x + w) > dtype(x) and dtype(y + h) > dtype(y))
+
+
+def has_no_area(xywh: Any) -> bool:
+    """Whether these are four finite numbers of a box whose width or height is 0, the other one not below."""
+    numbers = isinstance(xywh, list | tuple) and len(xywh) == 4 and all(map(is_finite, xywh))
+    return numbers and min(xywh[2:]) == 0
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name stays below the folder that it is relative to: not absolute, and without ``..``."""
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

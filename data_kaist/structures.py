@@ -1,0 +1,166 @@
+"""Annotations, batches and detections: what travels between files, loaders and metrics.
+
+Box arrays say their format in their name and are in pixels. Sizes are always ``(height, width)``. Torch is named in
+annotations but not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+Daytime = Literal["day", "night"]
+
+
+PERSON = "person"
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """What is known of the objects of one image; one row an object.
+
+    Attributes:
+        boxes_xyxy: float32 ``(n, 4)``, pixels of the original image.
+        labels: ``(n,)`` numpy array of str: ``person``, ``people``, ``cyclist``, ``person?`` ...
+        ignore: bool ``(n,)``, the file's own ignore flag (bbGt's last but one column, COCO's ``ignore`` or
+            ``iscrowd``). Not ``person`` is ignored as well, but that is a rule of those who read this, not a flag.
+        occlusion: int64 ``(n,)``: 0 none, 1 partial, 2 heavy.
+        height: float32 ``(n,)``, pixels, as the file states it (it need not equal ``y2 - y1`` after clipping).
+        size: ``(height, width)`` of the image in pixels.
+        daytime: ``"day"``, ``"night"`` or None where nobody knows.
+    """
+
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+    occlusion: np.ndarray
+    height: np.ndarray
+    size: tuple[int, int]
+    daytime: Daytime | None = None
+
+    @classmethod
+    def from_rows(
+        cls,
+        boxes_xyxy: Sequence[Sequence[float]] | np.ndarray,
+        labels: Sequence[str] | None = None,
+        *,
+        ignore: Sequence[bool] | None = None,
+        occlusion: Sequence[int] | None = None,
+        height: Sequence[float] | None = None,
+        size: tuple[int, int],
+        daytime: Daytime | None = None,
+    ) -> Annotations:
+        """Arrays of the right type and shape from plain lists; what is not given is ``person``, False, 0, y2 - y1."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+        n = len(boxes)
+        return cls(
+            boxes_xyxy=boxes,
+            labels=np.asarray([PERSON] * n if labels is None else labels, dtype=object),
+            ignore=np.zeros(n, bool) if ignore is None else np.asarray(ignore, dtype=bool),
+            occlusion=np.zeros(n, np.int64) if occlusion is None else np.asarray(occlusion, dtype=np.int64),
+            height=boxes[:, 3] - boxes[:, 1] if height is None else np.asarray(height, dtype=np.float32),
+            size=size,
+            daytime=daytime,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionTable:
+    """Detections of many images in one table (numpy); the form in which result files are read, written and scored.
+
+    Attributes:
+        image_index: int64 ``(d,)``, 0-based place of the image in the list of frames.
+        boxes_xyxy: float64 ``(d, 4)``, pixels of the original image.
+        scores: float64 ``(d,)``, any real number, higher is surer.
+    """
+
+    image_index: np.ndarray
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def empty(cls) -> DetectionTable:
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def of_image(self, index: int) -> DetectionTable:
+        """The rows of one image."""
+        return self.rows(self.image_index == index)
+
+    def rows(self, kept: np.ndarray) -> DetectionTable:
+        """Those where ``kept``, bool ``(d,)``, is true."""
+        return DetectionTable(self.image_index[kept], self.boxes_xyxy[kept], self.scores[kept])
+
+
+@dataclass
+class Targets:
+    """The objects of a batch, padded to the largest number of objects ``M`` in it.
+
+    Attributes:
+        boxes_xyxy: float32 ``(N, M, 4)``, pixels of the network's input.
+        labels: int64 ``(N, M)``, class index; 0 (background) marks padding.
+        ignore: bool ``(N, M)``, regions that are neither positive nor negative; False on padding.
+    """
+
+    boxes_xyxy: torch.Tensor
+    labels: torch.Tensor
+    ignore: torch.Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        )
+
+    @property
+    def is_object(self) -> torch.Tensor:
+        """bool ``(N, M)``: rows to be found, neither padding nor ignored."""
+        return (self.labels > 0) & ~self.ignore
+
+
+@dataclass
+class Batch:
+    """What a loader yields.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)``, channels_last in memory; channels are R, G, B, LWIR as far as the modality has
+            them. Not normalised: the detector does that.
+        targets: objects in pixels of ``images``.
+        original_sizes: int64 ``(N, 2)``, (height, width) of each image before it was resized to ``(H, W)``.
+        indices: int64 ``(N,)``, places in the data set's list of frames.
+        names: frame names, for messages.
+    """
+
+    images: torch.Tensor
+    targets: Targets
+    original_sizes: torch.Tensor
+    indices: torch.Tensor
+    names: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking),
+            original_sizes=self.original_sizes.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        t = self.targets
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            targets=Targets(t.boxes_xyxy.pin_memory(), t.labels.pin_memory(), t.ignore.pin_memory()),
+            original_sizes=self.original_sizes.pin_memory(),
+        )

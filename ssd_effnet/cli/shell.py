@@ -1,0 +1,192 @@
+"""What all commands share: the form of help and of complaints, exit codes, tables, tab completion.
+
+Exit codes: 0, done; 1, a sentence on stderr says why not; 2, the command line is wrong; 130, stopped by Ctrl+C or
+SIGTERM; 141, nobody reads the output any more. Colours are rich's: none where the output is no terminal, none with
+``NO_COLOR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shutil
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from data_kaist.errors import Doubt, Failure, one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Main = Callable[[Sequence[str] | None], int]
+
+_MOST_DIGITS = 15  # Python refuses to read thousands of them
+_IDLE = 0.7  # processes that want a core, the last minute's mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Help is a script's docstring as it stands, examples and all; a complaint is one sentence.
+
+    Args:
+        doc: the docstring.
+    """
+
+    def __init__(self, doc: str | None = None, **more: Any) -> None:
+        more.setdefault("description", doc)
+        super().__init__(**more, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+    def add_overrides(self, words: str = "settings that differ from the file") -> None:
+        """The positional argument ``key=value ...``, whose keys a shell can complete."""
+        overrides = self.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
+        overrides.completer = complete_setting  # type: ignore[attr-defined]
+
+    def completed(self) -> Parser:
+        """Itself; where a shell asks for completions (see ``docs/shell.md``), answers it and ends."""
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        return self
+
+
+def command(main: Main) -> Callable[..., int]:
+    """A script's ``main``, whose failures become a sentence on stderr and an exit code.
+
+    What is neither a :class:`~data_kaist.errors.Failure` nor an ``OSError`` is a defect of the program and keeps its
+    traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        _share_cores()
+        os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
+        try:
+            with _sigterm_as_ctrl_c(), _doubts_in_a_line():
+                code = main(argv)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its exit
+            return 141
+        except (Failure, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code if isinstance(error, Failure) else 1
+
+    return guarded
+
+
+def _share_cores() -> None:
+    """Where others are at work here, let torch's threads sleep while they wait for each other, and not spin.
+
+    The libraries read this once, when torch is imported, which a command does later. With two trainings beside it on
+    two cores, a training step of two threads takes 1.5 s and not 9.7; on idle cores it would take a fifth longer.
+    """
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > _IDLE:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """In it SIGTERM raises KeyboardInterrupt, whose argument tells that the processes below may not have heard it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _doubts_in_a_line() -> Iterator[None]:
+    """In it a :class:`~data_kaist.errors.Doubt` is a line ``warning: ...``; of a run's processes the first speaks."""
+    usual = warnings.showwarning
+    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, Doubt):
+            usual(message, category, *where, **more)
+        elif first:
+            print(f"warning: {one_line(str(message))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def print_table(table: Table) -> None:
+    """Print it as wide as :func:`width`."""
+    from rich.console import Console
+
+    Console(width=width()).print(table)
+
+
+def width() -> int:
+    """Columns of the terminal; a pipe has none of its own, and a table cut at 80 columns can be read by nobody."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argument ``512x640`` as (height, width) in pixels, each at least 32.
+
+    >>> size("512x640")
+    (512, 640)
+    """
+    height, _, width = text.partition("x")
+    try:
+        return _whole(height, 32), _whole(width, 32)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HxW of at least 32 pixels each, for example 512x640"
+        ) from None
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number from 1."""
+    return _whole(text, 1)
+
+
+def from_zero(text: str) -> int:
+    """An argument that is a whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
+    return int(text)
+
+
+def complete_setting(prefix: str, **_: object) -> list[str]:
+    """What ``key=value`` may begin with: keys, and the values of those that have only a few.
+
+    >>> complete_setting("optimizer.l")
+    ['optimizer.lr=']
+    >>> complete_setting("optimizer.name=")
+    ['optimizer.name=sgd', 'optimizer.name=rmsprop', 'optimizer.name=adamw']
+    """
+    from ssd_effnet.config.keys import choices, key_types
+
+    key, equals, _value = prefix.partition("=")
+    if not equals:
+        return [f"{name}=" for name in key_types() if name.startswith(prefix)]
+    return [word for value in choices(key) if (word := f"{key}={value}").startswith(prefix)]

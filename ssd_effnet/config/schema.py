@@ -1,0 +1,245 @@
+"""The schema of an experiment: every key, its type and what it is when nobody says otherwise.
+
+How a file becomes an :class:`ExperimentConfig` stands in :mod:`ssd_effnet.config.loading`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# OmegaConf reads the annotations of these classes: they are evaluated, not postponed
+
+
+def _list(*values: Any) -> Any:
+    return field(default_factory=lambda: list(values))
+
+
+@dataclass
+class InputConfig:
+    """What enters the detector."""
+
+    size: list[int] = _list(512, 640)  # (height, width)
+    # early: both as four channels; halfway: two streams that join, see fusion
+    modality: Literal["visible", "lwir", "early", "halfway"] = "visible"
+    normalize: bool = True  # by mean and std; false: pixels stay in 0..1
+    # R, G, B, LWIR in 0..1, here KAIST's; null: the published weights' own, LWIR their average
+    mean: list[float] | None = _list(0.3465, 0.3219, 0.2842, 0.1598)
+    std: list[float] | None = _list(0.2358, 0.2265, 0.2274, 0.0813)  # of the same channels; null as above
+
+
+@dataclass
+class DataConfig:
+    kind: Literal["kaist", "coco"] = "kaist"  # kaist: its folders; coco: images and a JSON file a split
+    root: str = "data/kaist"  # the folder of the data set
+    # folder of the images, below the JSON file's own or below the root; empty: looked for as docs/your-data.md says
+    images: str = ""
+    # which of KAIST's: the original XML, bbGt text, or a box for each image of a pair
+    annotations: Literal["xml", "bbgt", "paired"] = "xml"
+    annotations_dir: str = ""  # of KAIST, below the root, where it has several that may be meant; empty: looked for
+    # kaist: train-all-02, test-day-20 ..., or a stretch of one video; coco: a JSON file below the root
+    train: str = "train-all-02"
+    val: str = "set02/V001/I00121-I00189"  # cut out of train
+    test: str = "test-all-20"  # the split that the final figures are of
+    workers: int = 2  # processes that read ahead; 0: none
+    cache: Literal["none", "memory", "disk"] = "none"  # decoded frames of training and validation, once read
+    cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
+    on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
+    allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
+    # LWIR values of more than 8 bits that become 0 and 255; null: their high byte is used
+    lwir_range: list[float] | None = None
+    lwir_quantiles: list[float] | None = None  # [0.001, 0.999]: the range from the training split, where none is given
+    # coco: orientation tags of image files, where the size in the JSON file leaves it open
+    orientation: Literal["ignore", "follow"] = "ignore"
+    min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
+
+
+@dataclass
+class AugmentConfig:
+    jitter: float = 0.3  # of brightness, contrast and saturation, as a share; 0: none
+    flip: float = 0.5  # probability
+    # resized: a window of any scale; ssd: that paper's crop and expansion
+    crop: Literal["resized", "ssd", "none"] = "resized"
+    crop_scale: list[float] = _list(0.25, 4.0)  # area of the crop over area of the image; above 1 it expands
+    crop_ratio: list[float] = _list(0.8, 1.2)  # of the crop's width : height to the image's
+    crop_probability: float = 0.5  # of resized
+
+
+@dataclass
+class BackboneConfig:
+    name: str = "vgg16-bn"  # vgg16, vgg16-bn, efficientnet-b0 ... -b7, efficientnet-lite0 ... -lite2
+    pretrained: str = "none"  # imagenet, none or a file
+    levels: list[int] | None = None  # None: those of the study
+    # of EfficientNet's stages: 2, 4, 8 ... 128 as the study has them, or 2, 4, 8, 16, 16, 32, 32
+    strides: Literal["halving", "published"] = "halving"
+    norm: Literal["batch", "frozen", "group"] = "batch"  # frozen: batch norm that keeps the statistics it came with
+    drop_connect: float | None = None  # None: as published
+
+
+@dataclass
+class FusionConfig:
+    """Halfway fusion of the two modalities; read only with ``input.modality: halfway``."""
+
+    kernel_size: int = 1  # of the convolutions that join the streams, 1 or 3
+    shared: bool = False  # one set of stream weights, or one a modality
+    up_to: int | None = None  # place of the last level to which the streams stay apart; None: all of them
+
+
+@dataclass
+class AdapterConfig:
+    kind: Literal["none", "conv1x1", "conv3x3"] = "none"  # convolution that widens each level
+    channels: int = 512  # of each level that goes out
+    activation: Literal["none", "relu", "silu"] = "none"  # after the convolution and its batch norm
+    l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
+    after_neck: bool = False  # the study's necks work on the backbone's own widths; what leaves them is widened
+
+
+@dataclass
+class NeckConfig:
+    """A graph between the levels, see :class:`ssd_effnet.models.necks.GraphNeck`; only read with a ``topology``."""
+
+    # study_fpn: top-down alone, as the study wrote it
+    topology: Literal[
+        "none", "study_fpn", "fpn", "panet", "nas_fpn", "fully_connected", "simplified_panet", "bifpn"
+    ] = "none"
+    channels: int | None = None  # None: each level keeps its own
+    upsample: Literal["bilinear", "nearest", "transposed"] = "bilinear"  # transposed: a learned convolution
+    downsample: Literal["max_pool", "conv"] = "max_pool"  # conv: 3x3 of stride 2
+    # what inputs of a node are multiplied by; fast: ReLU(w) over their sum
+    fusion: Literal["sum", "unbounded", "softmax", "fast"] = "sum"
+    convolution: Literal["none", "conv1x1", "conv3x3", "separable"] = "none"  # after the fusion
+    activation: Literal["none", "relu", "silu"] = "none"  # of a node
+    activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
+    repeats: int = 1  # of the graph, each with weights of its own
+    project: Literal["edge", "level"] = "edge"  # where a given map takes the width of the neck
+    extra_levels: int = 0  # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
+    outputs: int | None = None  # how many of the finest levels leave; None: as the topology says
+    norm_eps: float = 1e-5  # of its batch norms
+    norm_momentum: float = 0.1  # share of the new batch in the running statistics
+
+
+@dataclass
+class ExtrasConfig:
+    """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides; none for no strides."""
+
+    channels: int = 512  # of each extra level
+    strides: list[int] = _list(2, 1, 1)  # of the 3x3 convolutions, one a level
+
+
+@dataclass
+class AnchorsConfig:
+    sizes: list[float] = _list(40.0, 80.0, 160.0, 200.0, 280.0, 360.0)  # side of the square of equal area, a level
+    ratios: list[float] = _list(0.5, 1.0)  # width / height
+    scales: list[float] = _list(1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # times the size; each with every ratio
+    # the (height, width) in whose pixels the sizes are stated; None: those of the input, whatever its size
+    reference_size: list[int] | None = field(default_factory=lambda: [512, 640])
+    variances: list[float] = _list(0.1, 0.2)  # of the box code: centres and sizes; EfficientDet has 1, 1
+
+
+@dataclass
+class HeadConfig:
+    # ssd: one 3x3 convolution a level; efficientdet: deep nets that the levels share
+    kind: Literal["ssd", "efficientdet"] = "ssd"
+    classes: list[str] = _list("person")  # background is added, index 0
+    layers: int = 3  # efficientdet: separable convolutions of the class and box nets before their last one
+
+
+@dataclass
+class LossConfig:
+    kind: Literal["multibox", "focal"] = "multibox"  # multibox: cross-entropy with mined negatives
+    iou_threshold: float = 0.5  # from which an anchor learns an object
+    negative_iou: float | None = None  # anchors without object from this IoU on are ignored; None: they are negative
+    negative_ratio: float = 3.0  # multibox
+    min_negatives: int = 16  # multibox: an image, so that one without people teaches something
+    alpha: float = 0.25  # focal
+    gamma: float = 1.5  # focal
+    prior: float = 0.01  # focal: the score of every anchor before training
+    localization: Literal["smooth_l1", "l1", "huber"] = "smooth_l1"  # loss of the box code
+    localization_delta: float = 1.0  # where smooth_l1 and huber turn from square to straight
+    localization_weight: float = 1.0  # beside the classification loss
+
+
+@dataclass
+class PostprocessConfig:
+    score_threshold: float = 0.01  # lower scores are dropped
+    pre_nms_top_k: int = 1000  # boxes per image that enter NMS
+    nms_iou: float = 0.45  # overlap above which the worse of two boxes goes
+    top_k: int = 200  # boxes per image that remain
+
+
+@dataclass
+class OptimizerConfig:
+    name: Literal["sgd", "rmsprop", "adamw"] = "sgd"  # torch's; what has no key here is torch's default
+    lr: float = 1e-4  # learning rate
+    momentum: float = 0.9  # sgd and rmsprop
+    weight_decay: float = 5e-4  # see decay_norms
+    bias_lr_factor: float = 2.0  # times lr
+    backbone_lr_factor: float = 1.0  # times lr
+    decay_norms: bool = True  # weight decay on biases and norm factors too, as the study has it
+    gradient_clip: float = 0.0  # largest gradient norm; 0: none
+    accumulate: int = 1  # batches a step
+
+
+@dataclass
+class ScheduleConfig:
+    # of the learning rate; plateau: cut when the monitor gets no better
+    name: Literal["multistep", "cosine", "plateau", "constant"] = "multistep"
+    milestones: list[float] = _list(0.5, 0.9)  # shares of the epochs
+    gamma: float = 0.1  # what multistep and plateau multiply the rate by
+    patience: int = 3  # validations without progress before plateau cuts the rate
+    monitor: Literal["val/MR/reasonable_all", "val/loss_total"] = "val/MR/reasonable_all"  # what plateau watches
+    warmup_steps: int = 0  # over which the rate rises from 0; fewer than the run has
+    final_lr_factor: float = 0.01  # where cosine ends
+
+
+@dataclass
+class TrainerConfig:
+    epochs: int = 40  # passes over the training split
+    batch_size: int = 16  # images a batch, over all processes
+    seed: int = 0  # of everything that is drawn
+    ema_decay: float = 0.0  # 0: no moving average; step t has at most (1 + t) / (10 + t)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
+    devices: int = 1  # processes on this machine, each with a GPU or a share of the cores
+    num_nodes: int = 1  # machines
+    process_timeout: float = 600.0  # seconds that a process waits for the others before the run ends
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
+    threads: int = 0  # 0: torch's own choice
+    channels_last: bool = True  # memory layout of images and maps
+    # auto: threads, layout and allocator of a CPU are chosen by what is fastest at the start; manual: the keys above
+    runtime: Literal["manual", "auto"] = "manual"
+    compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
+    validate_every: int = 1  # epochs
+    monitor: Literal["val/MR/reasonable_all", "val/AP", "val/AP50", "val/loss_total"] = (
+        "val/MR/reasonable_all"  # what chooses `best`
+    )
+    test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
+    panel_images: int = 8  # validation pictures in TensorBoard, the same each epoch
+
+
+@dataclass
+class ExperimentConfig:
+    """One experiment, whole.
+
+    ``name`` is the file's stem where the file has none, ``changes`` the keys in which it differs from its base, and
+    ``ancestors`` the names of its base, that one's base and so on, which a file need not state.
+    """
+
+    name: str = ""
+    description: str = ""
+    changes: list[str] = field(default_factory=list)
+    ancestors: list[str] = field(default_factory=list)
+    # a run, whose tested weights training starts from, or a file of weights; as data.root, seen from the working folder
+    init_from: str = ""
+    input: InputConfig = field(default_factory=InputConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    neck: NeckConfig = field(default_factory=NeckConfig)
+    extras: ExtrasConfig = field(default_factory=ExtrasConfig)
+    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -1,0 +1,103 @@
+"""YAML files, read so that nothing but their own content can be wrong: file and reason in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_kaist.errors import Failure
+
+NULLS = ("null", "Null", "NULL", "~", "")  # how YAML writes nothing
+_MERGE = "tag:yaml.org,2002:merge"  # of the key <<, whose values the other keys of its mapping replace
+
+
+class ConfigError(Failure, ValueError):
+    """A sentence about what is wrong with an experiment: file, key, and what would be right."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Lists and mappings of texts as written, each key once: YAML 1.1 would read 010 as 8, 1:30 as 90 and no as False.
+
+    Aliases are refused: nine lines of them can stand for a billion values.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.yaml_implicit_resolvers = {"<": self.yaml_implicit_resolvers["<"]}  # of the key << alone
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML would keep the last value of a key that stands there twice, and say nothing."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                name = self.construct_object(key)
+                if name in seen:
+                    line = key.start_mark.line + 1
+                    raise ConfigError(f"key `{name}` stands there twice, for the second time in line {line}")
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: the file.
+        kind: of file, for the sentence that says it is not there.
+
+    Raises:
+        ConfigError: it is not there, not text or not YAML.
+    """
+    if not path.is_file():
+        names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: there is no such {kind} file{nearest(str(path), names)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds: lists and mappings whose values are texts, for the schema to read.
+
+    Raises:
+        ConfigError: one sentence that begins with ``where``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:  # deep nesting, or a tag like !!timestamp, sends PyYAML into any error
+        raise ConfigError(f"{where}: is not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def as_written(value: Any) -> str:
+    """A value for a sentence: a number or a list as it stood in the file, any other text in quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return value if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.][\d.e+-]*", value) else repr(value)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
+    if len(name) > 1000:  # nobody's slip of the finger, and the comparison would take minutes
+        return ""
+    # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
+        k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]
+    ]
+    return f"; did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,197 @@
+"""Drawing: boxes with a meaning on a picture, legends and sheets. Everything that shows a picture uses this file.
+
+Pictures are uint8 ``(H, W, 3)`` RGB. Colours are those of Okabe and Ito, which colour-blind readers tell
+apart; besides, ground truth is solid and detections are dashed.
+"""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_kaist.errors import Doubt
+
+
+@dataclass(frozen=True)
+class MarkingKind:
+    """What a box means and how it looks."""
+
+    legend: str
+    colour: tuple[int, int, int]
+    dashed: bool = False
+
+
+KINDS: dict[str, MarkingKind] = {
+    "truth": MarkingKind("person", (0, 158, 115)),
+    "missed": MarkingKind("person, missed", (230, 159, 0)),
+    "ignored": MarkingKind("ignore region", (150, 150, 150)),
+    "hit": MarkingKind("detection, right", (86, 180, 233), dashed=True),
+    "false_alarm": MarkingKind("detection, false alarm", (213, 94, 0), dashed=True),
+    "dropped": MarkingKind("detection in an ignore region", (200, 200, 200), dashed=True),
+    "detection": MarkingKind("detection", (86, 180, 233), dashed=True),
+    "focus": MarkingKind("what the entry is about", (240, 228, 66), dashed=True),
+}
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass(frozen=True, eq=False)
+class Marking:
+    """Boxes of one kind: ``boxes_xyxy (n, 4)`` in pixels of the picture, with a short text each or none."""
+
+    kind: str
+    boxes_xyxy: np.ndarray
+    texts: Sequence[str] = ()
+
+
+def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0) -> np.ndarray:
+    """A copy of the picture, ``zoom`` times as large, with boxes and texts on it."""
+    canvas = np.ascontiguousarray(as_rgb(picture))
+    if zoom != 1:
+        canvas = cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
+    elif canvas is picture:
+        canvas = canvas.copy()
+    for marking in markings:
+        kind = KINDS[marking.kind]
+        texts = list(marking.texts) or [""] * len(marking.boxes_xyxy)
+        for box, text in zip(np.asarray(marking.boxes_xyxy, float) * zoom, texts, strict=True):
+            _rectangle(canvas, box, kind)
+            if text:
+                _text(canvas, text, (int(box[0]), int(box[1]) - 3), kind.colour)
+    return canvas
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, with the values that the network gets; RGB as it is."""
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def beside(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Pictures of one height in a row."""
+    bar = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
+    parts: list[np.ndarray] = []
+    for picture in pictures:
+        parts += [bar, as_rgb(picture)] if parts else [as_rgb(picture)]
+    return np.concatenate(parts, axis=1)
+
+
+def with_caption(picture: np.ndarray, caption: str, kinds: Iterable[str] = ()) -> np.ndarray:
+    """The picture over a white strip that holds a caption and the legend of the kinds of box that it shows."""
+    line = 18
+    entries = [(KINDS[k].legend, KINDS[k]) for k in dict.fromkeys(kinds)]
+    rows: list[list[tuple[str, MarkingKind | None]]] = [[(caption, None)]] if caption else []
+    width, x = picture.shape[1], picture.shape[1] + 1
+    for text, kind in entries:
+        needed = 30 + cv2.getTextSize(text, _FONT, 0.42, 1)[0][0]
+        if x + needed > width:
+            rows.append([])
+            x = 4
+        rows[-1].append((text, kind))
+        x += needed
+    strip = np.full((line * len(rows) + 4, width, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        x, y = 4, line * i + 14
+        for text, symbol in row:
+            if symbol is not None:
+                _rectangle(strip, np.array([x, y - 10, x + 16, y + 1]), symbol)
+                x += 21
+            _say_what_is_not_drawn(text.isascii())
+            cv2.putText(strip, text, (x, y), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            x += cv2.getTextSize(text, _FONT, 0.42, 1)[0][0] + 9
+    return np.concatenate((picture, strip), axis=0)
+
+
+def sheet(pictures: Sequence[np.ndarray], columns: int = 2, gap: int = 6) -> np.ndarray:
+    """A contact sheet; pictures of different sizes stand at the top left of equal cells."""
+    height = max(p.shape[0] for p in pictures) + gap
+    width = max(p.shape[1] for p in pictures) + gap
+    rows = -(-len(pictures) // columns)
+    canvas = np.full((rows * height, min(columns, len(pictures)) * width, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * height, i % columns * width
+        canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = as_rgb(picture)
+    return canvas
+
+
+def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> bytes:
+    """An RGB picture as the bytes of a file of that kind.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        suffix: chooses the format.
+        quality: of a JPEG, to 100.
+
+    Raises:
+        ValueError: the format is not known, or the picture does not fit into it.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
+    try:
+        done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:
+        done = False
+    if not done:
+        raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels cannot be encoded as {suffix!r}")
+    return bytes(data.tobytes())
+
+
+def jpeg_address(picture: np.ndarray, quality: int = 78) -> str:
+    """An RGB picture as the address that an ``<img>`` of a page shows it by, without any file."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded(picture, quality=quality)).decode('ascii')}"
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Write an RGB picture; the suffix chooses the format.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(encoded(picture, path.suffix))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def _rectangle(canvas: np.ndarray, box: np.ndarray, kind: MarkingKind) -> None:
+    x1, y1, x2, y2 = (round(float(v)) for v in box)
+    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    # a dark line below makes every colour readable on every background
+    for colour, thickness in (((0, 0, 0), 4), (kind.colour, 2)):
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+            if kind.dashed:
+                _dashes(canvas, a, b, colour, thickness)
+            else:
+                cv2.line(canvas, a, b, colour, thickness)
+
+
+def _dashes(
+    canvas: np.ndarray, a: tuple[int, int], b: tuple[int, int], colour: tuple[int, int, int], thickness: int
+) -> None:
+    start, step = np.array(a, float), np.array(b, float) - np.array(a, float)
+    length = float(np.hypot(*step))
+    for s in np.arange(0, length, 9):
+        p, q = start + step * (s / length), start + step * (min(s + 5, length) / length)
+        cv2.line(canvas, (int(p[0]), int(p[1])), (int(q[0]), int(q[1])), colour, thickness)
+
+
+def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    (width, height), _ = cv2.getTextSize(text, _FONT, 0.4, 1)
+    x = min(max(at[0], 0), max(canvas.shape[1] - width, 0))
+    y = min(max(at[1], height + 2), canvas.shape[0] - 2)
+    cv2.rectangle(canvas, (x - 1, y - height - 2), (x + width, y + 2), (0, 0, 0), -1)
+    _say_what_is_not_drawn(text.isascii())
+    cv2.putText(canvas, text, (x, y), _FONT, 0.4, colour, 1, cv2.LINE_AA)
+
+
+@cache
+def _say_what_is_not_drawn(whole: bool) -> None:
+    """Once: OpenCV writes ``??`` for a letter that is not ASCII."""
+    if not whole:
+        warnings.warn("names on pictures are written in ASCII; other letters show as ?", Doubt, stacklevel=4)

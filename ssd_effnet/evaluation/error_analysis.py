@@ -1,0 +1,302 @@
+"""What a detector does wrong, kind by kind, and what each kind costs in miss rate.
+
+In the spirit of TIDE (D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
+section 2): each error has one kind, and a kind's weight is what the measure would be if that kind alone were gone. Here
+the measure is the log-average miss rate, and both the matches and every "what if" are the evaluator's own: an edited
+table of detections is matched anew. The weights do not add up, since one change makes another worth more or less.
+
+A *operating point* is a least score; a subset's people who are not found from that score on are missed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+import numpy as np
+
+from data_kaist.structures import Annotations, DetectionTable
+from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, Matches, MissRateEvaluator, Outcome
+from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, SUBSETS, Rules, Subset
+
+FPPI = 0.1
+NEAR = 0.1  # TIDE's threshold between background and a box that means an object but lies badly
+HEIGHTS = (0, 45, 55, 80, 115, 200, float("inf"))  # pixels; 45, 55 and 115 are the benchmark's own
+
+
+class Kind(StrEnum):
+    """The six kinds of error; each missed person and each false alarm of a subset has exactly one.
+
+    A missed person is ``MISSED_MISPLACED`` if at the operating point a ``MISPLACED`` false alarm lies nearest to it;
+    else ``MISSED_UNSURE`` if a right detection of it was written down with a score below the operating point; else
+    ``MISSED_UNSEEN``. A false alarm's kind is told by its greatest IoU with any box of its image, ignore regions
+    included: ``BACKGROUND`` below 0.1, ``MISPLACED`` below 0.5, and from there ``DUPLICATE``, since all people whom it
+    could have found were found by better detections (one that covers an ignore region would have been dropped).
+    """
+
+    MISSED_UNSEEN = "missed_unseen"
+    MISSED_UNSURE = "missed_unsure"
+    MISSED_MISPLACED = "missed_misplaced"
+    BACKGROUND = "background"
+    MISPLACED = "misplaced"
+    DUPLICATE = "duplicate"
+
+
+WORDS: dict[Kind, str] = {
+    Kind.MISSED_UNSEEN: "missed, no right box at any score",
+    Kind.MISSED_UNSURE: "missed, right box but score too low",
+    Kind.MISSED_MISPLACED: "missed, box badly placed",
+    Kind.BACKGROUND: "false alarm, background",
+    Kind.MISPLACED: "false alarm, badly placed",
+    Kind.DUPLICATE: "false alarm, duplicate",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingPoint:
+    """What a detector says from a least score on.
+
+    Attributes:
+        shown: bool ``(d,)``, detections from that score on.
+        min_score: the least score that is shown; NaN where nothing is.
+        fppi: false positives per image there.
+        found: bool ``(g,)``, ground-truth boxes found by what is shown.
+    """
+
+    shown: np.ndarray
+    min_score: float
+    fppi: float
+    found: np.ndarray
+
+
+def operating_point(
+    matches: Matches, scores: np.ndarray, images: int, *, fppi: float = FPPI, min_score: float | None = None
+) -> WorkingPoint:
+    """The lowest score that keeps within so many false positives per image, or a given score.
+
+    Detections are matched from the best score on, so what is shown is matched as if there were nothing else. A test set
+    too small for the FPPI allows one false positive. Where the surest of all are alike and too many, they are shown all
+    the same: better those than nobody.
+
+    Args:
+        matches: of one subset.
+        scores: ``(d,)`` of the same detections.
+        images: of the subset.
+        fppi: false positives per image that must not be exceeded.
+        min_score: if given, decides in place of ``fppi``.
+    """
+    alarms = matches.in_subset & (matches.outcome == Outcome.FALSE_POSITIVE)
+    if min_score is None:
+        wrong = np.sort(scores[alarms])[::-1]
+        allowed = max(int(fppi * images + 1e-9), 1)
+        limit = wrong[allowed] if len(wrong) > allowed else -np.inf
+        shown = scores > limit
+        if not shown.any():
+            shown = scores >= limit
+    else:
+        shown = scores >= min_score
+    found = matches.box_matched.copy()
+    found[found] = shown[matches.box_matched_by[found]]
+    least = float(scores[shown].min()) if shown.any() else float("nan")
+    return WorkingPoint(shown, least, float((alarms & shown).sum() / max(images, 1)), found)
+
+
+def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
+    """The box of the same image that each detection overlaps most, ignore regions included.
+
+    Returns:
+        int64 ``(d,)``, place among all boxes, -1 where it touches none; float64 ``(d,)``, their IoU.
+    """
+    row, box, iou, _ = truth.touching(detections.image_index, detections.boxes_xyxy)
+    order = np.lexsort((iou, row))
+    nearest, most = np.full(len(detections), -1, np.int64), np.zeros(len(detections))
+    nearest[row[order]], most[row[order]] = box[order], iou[order]  # of equal rows the last, the greatest, stays
+    return nearest, most
+
+
+class Errors:
+    """The errors of one table of detections in one subset.
+
+    Args:
+        truth: of the images.
+        detections: on them.
+        subset: whose people count.
+        fppi, min_score: the operating point, as in :func:`operating_point`.
+
+    Attributes:
+        images: of the subset.
+        matches: the evaluator's.
+        point: the operating point.
+        counted: bool ``(g,)``, people in the denominator.
+        kinds: ``[kind]``: bool ``(g,)``, people missed at the operating point; or bool ``(d,)``, false alarms at *all*
+            scores.
+        nearest, overlap: ``(d,)``, of :func:`nearest_box`.
+    """
+
+    def __init__(
+        self,
+        truth: MissRateEvaluator,
+        detections: DetectionTable,
+        subset: str = REASONABLE[0],
+        *,
+        fppi: float = FPPI,
+        min_score: float | None = None,
+    ) -> None:
+        self.truth, self.detections = truth, detections
+        self.subset: Subset = SUBSETS[subset]
+        self.images = int(truth.image_is[self.subset.daytime].sum())
+        self.matches = truth.match(detections).matches(subset)
+        self.point = operating_point(self.matches, detections.scores, self.images, fppi=fppi, min_score=min_score)
+        self.counted = ~self.matches.box_ignored
+        self.nearest, self.overlap = nearest_box(truth, detections)
+        self.kinds = self._alarms()
+        self.kinds |= self._misses()
+
+    def _alarms(self) -> dict[Kind, np.ndarray]:
+        wrong = self.matches.in_subset & (self.matches.outcome == Outcome.FALSE_POSITIVE)
+        return {
+            Kind.BACKGROUND: wrong & (self.overlap < NEAR),
+            Kind.MISPLACED: wrong & (self.overlap >= NEAR) & (self.overlap < MIN_OVERLAP),
+            Kind.DUPLICATE: wrong & (self.overlap >= MIN_OVERLAP),
+        }
+
+    def _misses(self) -> dict[Kind, np.ndarray]:
+        missed = self.counted & ~self.point.found
+        touched = np.zeros(len(missed), bool)
+        touched[self.nearest[self.kinds[Kind.MISPLACED] & self.point.shown]] = True
+        rest = missed & ~touched
+        return {
+            Kind.MISSED_UNSEEN: rest & ~self.matches.box_matched,
+            Kind.MISSED_UNSURE: rest & self.matches.box_matched,
+            Kind.MISSED_MISPLACED: missed & touched,
+        }
+
+    @property
+    def missed(self) -> np.ndarray:
+        """bool ``(g,)``: people missed at the operating point."""
+        missed: np.ndarray = self.counted & ~self.point.found
+        return missed
+
+    def at_point(self, kind: Kind) -> np.ndarray:
+        """Rows of the errors of a kind at the operating point: of boxes for a miss, of detections for a false alarm."""
+        rows = self.kinds[kind]
+        return np.flatnonzero(rows if is_miss(kind) else rows & self.point.shown)
+
+    # --------------------------------------------------------------------------------------------- what if
+
+    def miss_rate(self, detections: DetectionTable | None = None, rules: Rules = MATLAB) -> float:
+        """In 0..1, of these detections or of an edited table; NaN where nobody counts."""
+        return self.truth.match(self.detections if detections is None else detections).result(self.subset, rules).mr
+
+    def miss_rate_without(self, kind: Kind) -> float:
+        """Miss rate if this kind were gone.
+
+        A kind of false alarm: all of that kind are taken out of the table, whatever their score; nothing else changes.
+        A kind of miss: as :meth:`miss_rate_if_found` for those people, who are the missed at the operating point.
+        """
+        if is_miss(kind):
+            return self.miss_rate_if_found(self.kinds[kind])
+        return self.miss_rate(_rows(self.detections, ~self.kinds[kind]))
+
+    def miss_rate_if_found(self, people: np.ndarray) -> float:
+        """Miss rate if these people were found at every score.
+
+        Each gets a detection of just its box with a score above all others; the detection that had found it, if any, is
+        taken out, since it would be a duplicate now. All other detections keep their outcomes.
+
+        Args:
+            people: bool ``(g,)``, counted ones; the rest is left alone.
+        """
+        people = people & self.counted
+        found_by = self.matches.box_matched_by[people]
+        kept = np.ones(len(self.detections), bool)
+        kept[found_by[found_by >= 0]] = False
+        rest = _rows(self.detections, kept)
+        above = (float(self.detections.scores.max()) if len(self.detections) else 0.0) + 1
+        return self.miss_rate(
+            DetectionTable(
+                np.concatenate((rest.image_index, self.matches.box_image[people])),
+                np.concatenate((rest.boxes_xyxy, self.truth.boxes_xyxy[people])),
+                np.concatenate((rest.scores, np.full(int(people.sum()), above))),
+            )
+        )
+
+    def miss_rate_if_put_right(self) -> float:
+        """Miss rate if every ``MISPLACED`` false alarm, at all scores, lay exactly on the box that it is nearest to.
+
+        The table is matched anew, so that it finds the person, if nobody surer does, or falls upon an ignore region.
+        What is a false alarm only now is taken out, as non-maximum suppression would: the moved detections that come
+        second, and right detections less sure than a moved one that takes their person.
+        """
+        moved = self.kinds[Kind.MISPLACED]
+        boxes = self.detections.boxes_xyxy.copy()
+        boxes[moved] = self.truth.boxes_xyxy[self.nearest[moved]]
+        table = DetectionTable(self.detections.image_index, boxes, self.detections.scores)
+        after = self.truth.match(table).matches(self.subset)
+        was_right = self.matches.outcome == Outcome.TRUE_POSITIVE
+        superseded = (after.outcome == Outcome.FALSE_POSITIVE) & (moved | was_right)
+        return self.miss_rate(_rows(table, ~superseded))
+
+
+def is_miss(kind: Kind) -> bool:
+    """A missed person, not a false alarm."""
+    return kind.value.startswith("missed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """People of one sort: how many, how many of them are missed, and the miss rate (0..1) if those were found."""
+
+    words: str
+    people: int
+    missed: int
+    miss_rate_if_found: float
+
+
+def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list[Group]]:
+    """The counted people by time of day, height and occlusion; groups without people are left out.
+
+    Args:
+        annotations: of the images, as the evaluator was given them.
+    """
+    found = {}
+    for sort, parts in people_groups(errors.matches, annotations).items():
+        found[sort] = [
+            Group(
+                words,
+                int((who & errors.counted).sum()),
+                int((who & errors.missed).sum()),
+                errors.miss_rate_if_found(who & errors.missed),
+            )
+            for words, who in parts
+            if (who & errors.counted).any()
+        ]
+    return found
+
+
+def people_groups(matches: Matches, annotations: Sequence[Annotations]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """All boxes by time of day, height and occlusion: ``[sort]`` holds words and bool ``(g,)``, empty groups too."""
+    height, occlusion = box_column(annotations, "height"), box_column(annotations, "occlusion")
+    daytime = np.array([a.daytime or "" for a in annotations], dtype="U5")[matches.box_image]
+    return {
+        "time of day": [
+            (words, daytime == key) for key, words in (("day", "day"), ("night", "night"), ("", "unknown"))
+        ],
+        "height in pixels": [
+            (f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more", (height >= low) & (height < high))
+            for low, high in pairwise(HEIGHTS)
+        ],
+        "occlusion": [(words, occlusion == level) for level, words in enumerate(("none", "partial", "heavy"))],
+    }
+
+
+def box_column(annotations: Sequence[Annotations], name: str) -> np.ndarray:
+    """``(g,)``: a column of all images' annotations one after the other, as :class:`Matches` numbers boxes."""
+    columns = [getattr(a, name) for a in annotations]
+    return np.concatenate(columns) if columns else np.zeros(0)
+
+
+def _rows(table: DetectionTable, rows: np.ndarray) -> DetectionTable:
+    return DetectionTable(table.image_index[rows], table.boxes_xyxy[rows], table.scores[rows])

@@ -1,0 +1,362 @@
+"""The log-average miss rate of the KAIST benchmark, after P. Dollar et al., "Pedestrian Detection: An Evaluation of
+the State of the Art", PAMI 2012, as the KAIST devkit and the script most papers since 2021 ran compute it.
+
+    >>> people = Annotations.from_rows([(100, 100, 150, 220), (300, 100, 350, 220)], size=(512, 640))
+    >>> detections = DetectionTable(np.array([0]), np.array([[102.0, 101, 149, 219]]), np.array([0.9]))
+    >>> evaluator = MissRateEvaluator([people])     # pack the ground truth once
+    >>> matcher = evaluator.match(detections)       # overlaps once, for all subsets and rule sets
+    >>> matcher.result("reasonable_all").mr         # one of two people is missed
+    0.5
+    >>> matcher.matches("reasonable_all").outcome   # which detections were right (1), wrong (0) or dropped (-1)
+    array([1], dtype=int8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from data_kaist.structures import PERSON, Annotations, DetectionTable
+from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
+
+MIN_OVERLAP = 0.5
+MAX_DETECTIONS_AN_IMAGE = 1000
+BORDER = 5  # pixels; a box that reaches into this margin of the frame is ignored
+
+
+class Outcome(IntEnum):
+    """What became of a detection; a ``DROPPED`` one (on an ignore region, or beyond the first 1,000) counts nowhere."""
+
+    DROPPED = -1
+    FALSE_POSITIVE = 0
+    TRUE_POSITIVE = 1
+
+
+@dataclass(frozen=True, eq=False)
+class MissRate:
+    """One subset's result under one rule set.
+
+    Attributes:
+        subset, rules: names of the subset and of the rule set.
+        mr: log-average miss rate in 0..1; NaN where no box is counted.
+        recall: true positives / counted boxes at the lowest score, in 0..1; NaN where no box is counted.
+        counted: boxes in the denominator.
+        images: images of the subset.
+        detections: detections on those images, whatever became of them.
+        fppi: float64 ``(k,)``, false positives per image as the score falls, without detections that count nowhere.
+        miss_rate: float64 ``(k,)``, 1 - recall at the same points; NaN where no box is counted.
+        reference_fppi: float64 ``(9,)``, where the curve is read.
+        reference_miss_rate: float64 ``(9,)``, what is read there, before the floor; NaN where no box is counted.
+    """
+
+    subset: str
+    rules: str
+    mr: float
+    recall: float
+    counted: int
+    images: int
+    detections: int
+    fppi: np.ndarray
+    miss_rate: np.ndarray
+    reference_fppi: np.ndarray
+    reference_miss_rate: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Who found whom in one subset, by the evaluator itself. Rows of detections are those of the table as given;
+    rows of boxes are those of all images one after the other (``box_image`` and ``box_row`` say where each stands).
+
+    Attributes:
+        in_subset: bool ``(d,)``, detection lies on an image of the subset; the outcome is stated for all alike.
+        outcome: int8 ``(d,)``, values of :class:`Outcome`.
+        matched_row: int64 ``(d,)``, row of the box found within its image's ``Annotations``, -1 where none.
+        box_image: int64 ``(g,)``, image of each ground-truth box.
+        box_row: int64 ``(g,)``, its row in that image's ``Annotations``.
+        box_matched: bool ``(g,)``, found by a true positive.
+        box_ignored: bool ``(g,)``, an ignore region in this subset; boxes of images outside it are ignored too.
+        box_matched_by: int64 ``(g,)``, row of the detection that found it, -1 where none.
+    """
+
+    in_subset: np.ndarray
+    outcome: np.ndarray
+    matched_row: np.ndarray
+    box_image: np.ndarray
+    box_row: np.ndarray
+    box_matched: np.ndarray
+    box_ignored: np.ndarray
+    box_matched_by: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What one subset's miss rate is computed from, image by image: what a bootstrap draws from.
+
+    Attributes:
+        true_positive: bool ``(k,)``, in order of falling score; detections that count nowhere are left out.
+        image: int64 ``(k,)``, the image each lies on.
+        images: int64 ``(n,)``, the images of the subset.
+        counted: int64, one per image of the evaluator: its boxes in the denominator, 0 outside the subset.
+    """
+
+    true_positive: np.ndarray
+    image: np.ndarray
+    images: np.ndarray
+    counted: np.ndarray
+
+
+def log_average(
+    true_positives: np.ndarray, false_positives: np.ndarray, images: float, counted: float, rules: Rules = MATLAB
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Reads a curve at the reference points; the last step of every miss rate, and of a bootstrap's resampled ones.
+
+    Args:
+        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; a bootstrap repeats each
+            detection as often as its image was drawn.
+        images: images of the subset.
+        counted: boxes in the denominator.
+
+    Returns:
+        ``mr`` (NaN if ``counted`` is 0), fppi ``(k,)``, miss rate ``(k,)``, miss rate at the references ``(r,)``.
+    """
+    fppi = np.cumsum(false_positives, dtype=np.float64) / max(images, 1)
+    if counted == 0:
+        return np.nan, fppi, np.full(len(fppi), np.nan), np.full(len(rules.references), np.nan)
+    recall = np.cumsum(true_positives, dtype=np.float64) / counted
+    place = np.searchsorted(fppi, rules.references, side="right") - 1
+    before_start = recall[-1] if rules.wraps_round and len(recall) else 0.0
+    read = np.where(place < 0, before_start, recall[place] if len(recall) else 0.0)
+    with np.errstate(divide="ignore"):  # the floor may be 0, and exp(-inf) is the 0 that is meant
+        mr = float(np.exp(np.mean(np.log(np.maximum(1 - read, rules.floor)))))
+    return mr, fppi, 1 - recall, 1 - read
+
+
+class MissRateEvaluator:
+    """The ground truth of a set of images, packed for matching against any number of detection tables.
+
+    Args:
+        annotations: one per image; their order is what ``DetectionTable.image_index`` counts in.
+    """
+
+    def __init__(self, annotations: Sequence[Annotations]) -> None:
+        self.annotations = annotations
+        counts = np.array([len(a) for a in annotations], np.int64)
+        sizes = np.array([a.size for a in annotations], np.float64).reshape(-1, 2)
+        daytimes = np.array([a.daytime or "" for a in annotations], dtype="U5")
+        self.n_images = len(counts)
+        self.box_start = np.concatenate([[0], np.cumsum(counts)])
+        self.box_image = np.repeat(np.arange(self.n_images), counts)
+        self.box_row = np.arange(len(self.box_image)) - self.box_start[self.box_image]
+        self.image_is = {None: np.ones(self.n_images, bool), "day": daytimes == "day", "night": daytimes == "night"}
+        boxes = [a.boxes_xyxy for a in annotations]
+        self.boxes_xyxy = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
+        self._height = np.concatenate([np.zeros(0), *(a.height for a in annotations)]).astype(np.float64)
+        self._occlusion = np.concatenate([np.zeros(0, np.int64), *(a.occlusion for a in annotations)])
+        labels = np.concatenate([np.zeros(0, object), *(a.labels for a in annotations)])
+        flagged = np.concatenate([np.zeros(0, bool), *(a.ignore for a in annotations)])
+        x1, y1, x2, y2 = self.boxes_xyxy.T
+        height, width = sizes[self.box_image].T
+        crosses = (x1 < BORDER) | (y1 < BORDER) | (x2 > width - BORDER) | (y2 > height - BORDER)
+        self._never_counted = flagged | (labels != PERSON) | crosses
+
+    def ignored(self, subset: Subset) -> np.ndarray:
+        """bool ``(g,)``: boxes that are ignore regions by the subset's heights and occlusions, or in every subset."""
+        wanted = np.isin(self._occlusion, subset.occlusions)
+        too_small_or_large = (self._height < subset.min_height) | (self._height > subset.max_height)
+        ignored: np.ndarray = self._never_counted | too_small_or_large | ~wanted
+        return ignored
+
+    def touching(
+        self, image: np.ndarray, boxes_xyxy: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a detection and a box of its image that share some area, ignore regions included.
+
+        Args:
+            image: int64 ``(d,)``, of each detection.
+            boxes_xyxy: float64 ``(d, 4)``.
+
+        Returns:
+            Row of the detection (ascending), place of the box among all (ascending within a row), their IoU, and the
+            share of the detection that the box covers; each ``(p,)``.
+        """
+        counts = np.diff(self.box_start)[image]
+        row = np.repeat(np.arange(len(image)), counts)
+        box = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        box += self.box_start[image[row]]
+        d, g = boxes_xyxy[row].T, self.boxes_xyxy[box].T
+        overlap_w = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
+        overlap_h = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
+        kept = (overlap_w > 0) & (overlap_h > 0)
+        row, box, d, g = row[kept], box[kept], d[:, kept], g[:, kept]
+        shared = overlap_w[kept] * overlap_h[kept]
+        area_d = (d[2] - d[0]) * (d[3] - d[1])
+        area_g = (g[2] - g[0]) * (g[3] - g[1])
+        return row, box, shared / (area_d + area_g - shared), shared / area_d
+
+    def match(self, detections: DetectionTable) -> Matcher:
+        """Overlaps of the detections with the boxes, ready for every subset.
+
+        Raises:
+            ValueError: a detection that is not finite, or on an image there is no annotation of.
+        """
+        return Matcher(self, detections)
+
+
+class Matcher:
+    """One table of detections against the ground truth; made by :meth:`MissRateEvaluator.match`.
+
+    Inside, detections are known by their *rank*: their place by falling score, equal scores by image and then by row.
+    Within an image this is the order in which the greedy matching goes through them, over all images it is the order
+    of the curve, so one sort serves both. Only pairs that overlap enough are kept, and the subsets share them.
+    """
+
+    def __init__(self, truth: MissRateEvaluator, detections: DetectionTable) -> None:
+        image = np.asarray(detections.image_index, np.int64)
+        if len(image) and (image.min() < 0 or image.max() >= truth.n_images):
+            raise ValueError(
+                f"detections on images {image.min()} to {image.max()}, but there are {truth.n_images} images"
+            )
+        if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
+            raise ValueError("detections with a score or a coordinate that is not finite cannot be ranked")
+        self.truth = truth
+        self._row = np.lexsort((image, -np.asarray(detections.scores, np.float64)))  # rank -> row of the table
+        self._image = image[self._row]
+        self._considered = _place_in_group(self._image) < MAX_DETECTIONS_AN_IMAGE
+        self._has_detection = np.bincount(image, minlength=truth.n_images) > 0
+        self._pair_rank, self._pair_box, self._pair_iou = self._pairs(
+            np.asarray(detections.boxes_xyxy, np.float64)[self._row]
+        )
+        self._cache: dict[tuple[float, float, tuple[int, ...]], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def _pairs(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a detection and a box that covers half of it, in order of rank, IoU and box, ascending.
+
+        An ignore region asks for no more, and an IoU of a half implies it. Returns rank, box and IoU, each ``(p,)``.
+        """
+        among = np.flatnonzero(self._considered)
+        row, box, iou, covered = self.truth.touching(self._image[among], boxes[among])
+        enough = np.maximum(iou, covered) >= MIN_OVERLAP  # the maximum only guards against rounding
+        rank, box, iou = among[row[enough]], box[enough], iou[enough]
+        order = np.lexsort((box, iou, rank))
+        return rank[order], box[order], iou[order]
+
+    def _outcomes(self, subset: Subset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Outcome ``(d,)`` by rank, box found ``(d,)`` by rank or -1, ignored ``(g,)``; over all images.
+
+        Subsets that differ in the time of day only share it: an image's matching does not depend on other images.
+        """
+        key = (subset.min_height, subset.max_height, subset.occlusions)
+        if key not in self._cache:
+            ignored = self.truth.ignored(subset)
+            on_ignored = ignored[self._pair_box]
+            candidates = ~on_ignored & (self._pair_iou >= MIN_OVERLAP)
+            found = _greedy(self._pair_rank[candidates], self._pair_box[candidates], len(self._row), len(ignored))
+            outcome = np.full(len(self._row), Outcome.FALSE_POSITIVE, np.int8)
+            outcome[self._pair_rank[on_ignored]] = Outcome.DROPPED
+            outcome[~self._considered] = Outcome.DROPPED
+            outcome[found >= 0] = Outcome.TRUE_POSITIVE
+            self._cache[key] = outcome, found, ignored
+        return self._cache[key]
+
+    def curve(self, subset: Subset | str, rules: Rules | str = MATLAB) -> Curve:
+        """Detections, images and counted boxes of one subset under one rule set."""
+        subset = SUBSETS[subset] if isinstance(subset, str) else subset
+        rules = RULES[rules] if isinstance(rules, str) else rules
+        outcome, _, ignored = self._outcomes(subset)
+        images = self.truth.image_is[subset.daytime]
+        on_curve = images[self._image] & (outcome != Outcome.DROPPED)
+        counted_images = images & self._has_detection if rules.skips_silent_images else images
+        boxes = ~ignored & counted_images[self.truth.box_image]
+        return Curve(
+            true_positive=outcome[on_curve] == Outcome.TRUE_POSITIVE,
+            image=self._image[on_curve],
+            images=np.flatnonzero(images),
+            counted=np.bincount(self.truth.box_image[boxes], minlength=self.truth.n_images),
+        )
+
+    def result(self, subset: Subset | str, rules: Rules | str = MATLAB) -> MissRate:
+        """Miss rate, recall and curve of one subset under one rule set."""
+        subset = SUBSETS[subset] if isinstance(subset, str) else subset
+        rules = RULES[rules] if isinstance(rules, str) else rules
+        curve = self.curve(subset, rules)
+        true_positive, counted = curve.true_positive, int(curve.counted.sum())
+        mr, fppi, miss_rate, at_references = log_average(
+            true_positive, ~true_positive, len(curve.images), counted, rules
+        )
+        return MissRate(
+            subset=subset.name,
+            rules=rules.name,
+            mr=mr,
+            recall=float(true_positive.sum() / counted) if counted else np.nan,
+            counted=counted,
+            images=len(curve.images),
+            detections=int(self.truth.image_is[subset.daytime][self._image].sum()),
+            fppi=fppi,
+            miss_rate=miss_rate,
+            reference_fppi=np.array(rules.references),
+            reference_miss_rate=at_references,
+        )
+
+    def matches(self, subset: Subset | str) -> Matches:
+        """Every detection's outcome and every box's fate in one subset (the same under both rule sets)."""
+        subset = SUBSETS[subset] if isinstance(subset, str) else subset
+        truth = self.truth
+        outcome, found, ignored = self._outcomes(subset)
+        images = truth.image_is[subset.daytime]
+        rank_of_row = np.argsort(self._row)
+        found = found[rank_of_row]
+        found_rows = np.flatnonzero(found >= 0)
+        matched_row = np.full(len(found), -1, np.int64)
+        matched_row[found_rows] = truth.box_row[found[found_rows]]
+        matched_by = np.full(len(ignored), -1, np.int64)
+        matched_by[found[found_rows]] = found_rows
+        return Matches(
+            in_subset=images[self._image[rank_of_row]],
+            outcome=outcome[rank_of_row],
+            matched_row=matched_row,
+            box_image=truth.box_image,
+            box_row=truth.box_row,
+            box_matched=matched_by >= 0,
+            box_ignored=ignored | ~images[truth.box_image],
+            box_matched_by=matched_by,
+        )
+
+
+def _place_in_group(group: np.ndarray) -> np.ndarray:
+    """int64 ``(n,)``: how many earlier elements are equal, for each element of ``group (n,)``."""
+    order = np.argsort(group, kind="stable")
+    ordered = group[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
+    return place
+
+
+def _greedy(rank: np.ndarray, box: np.ndarray, n_detections: int, n_boxes: int) -> np.ndarray:
+    """The greedy matching for all images at once, in a few rounds in place of one step a detection.
+
+    In a round, a detection that is the first to ask for its best free box gets it: nobody before it can take that box
+    away, and its better boxes are gone already, so going through the detections one by one would end the same. The
+    first detection of all always gets its wish, so each round settles something.
+
+    Args:
+        rank, box: int64 ``(p,)``, pairs sorted by rank and within a rank from the worst box to the best.
+
+    Returns:
+        int64 ``(n_detections,)``: the box found, -1 where none.
+    """
+    found = np.full(n_detections, -1, np.int64)
+    taken = np.zeros(n_boxes, bool)
+    first = np.empty(n_boxes, np.int64)
+    while len(rank):
+        first[box[::-1]] = rank[::-1]  # of equal indices the last assignment stays: the lowest rank
+        best = np.flatnonzero(np.diff(rank, append=n_detections))
+        best = best[first[box[best]] == rank[best]]
+        found[rank[best]] = box[best]
+        taken[box[best]] = True
+        free = ~taken[box] & (found[rank] < 0)
+        rank, box = rank[free], box[free]
+    return found

@@ -1,0 +1,171 @@
+"""The usual mistakes in files of detections: each is tried as a repair, and named where it finds many more persons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from data_kaist.structures import PERSON, DetectionTable
+from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
+
+LIFT = 0.2
+"""A repair is named where so large a share of the persons more is found."""
+
+_MOST_IMAGES = 300  # with persons, spread over the set: enough to see a lift
+_CHANCE = 1e-4  # of a repair finding so many persons on images that are not theirs
+
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_FORMS: Mapping[str, Callable[..., Columns]] = {
+    "": lambda a, b, c, d: (a, b, a + c, b + d),
+    "corners x1, y1, x2, y2": lambda a, b, c, d: (a, b, c, d),
+    "centre x, centre y, width, height": lambda a, b, c, d: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+    "y, x, height, width": lambda a, b, c, d: (b, a, b + d, a + c),
+    "corners y1, x1, y2, x2": lambda a, b, c, d: (b, a, d, c),
+}
+"""What the four numbers of a box may be, read as x, y, width, height: to xyxy."""
+
+_UNITS: Mapping[str, Callable[..., tuple[np.ndarray | float, np.ndarray | float]]] = {
+    "": lambda width, height: (1, 1),
+    "shares of the image (0..1)": lambda width, height: (width, height),
+    "per cent of the image": lambda width, height: (width / 100, height / 100),
+    "thousandths of the image": lambda width, height: (width / 1000, height / 1000),
+    "pixels of an image of half the size": lambda width, height: (2, 2),
+    "pixels of an image of twice the size": lambda width, height: (0.5, 0.5),
+    "pixels of an image of a quarter of the size": lambda width, height: (4, 4),
+} | {
+    f"pixels of an image of {side}x{side}": lambda width, height, side=side: (width / side, height / side)
+    for side in (300, 320, 416, 512, 640, 1024, 1280)
+}
+"""What they may be in, read as pixels: the factors of x and y, given the sizes of the images."""
+
+
+def doubt(
+    truth: MissRateEvaluator, table: DetectionTable, others: Callable[[], Mapping[int, DetectionTable]] = dict
+) -> str:
+    """A sentence where detections look as if they were written another way than they are read.
+
+    Units and corners, the numbering of images and categories are tried. A repair counts where it finds a share of
+    :data:`LIFT` of the persons more, and more than it would find on other images by chance. And the end is looked at:
+    whether the last images are silent that would not be if the detector had seen them.
+
+    Args:
+        truth: of the images.
+        table: detections as they were read.
+        others: makes the tables of other categories by id.
+
+    Returns:
+        Empty where there is no doubt.
+    """
+    images = truth.n_images
+    if not len(table):
+        return f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
+    person = _persons(truth)
+    if early := _ends_early(truth, person, table):
+        return early
+    peopled = np.unique(truth.box_image[person])
+    sample = np.isin(np.arange(images), peopled[:: -(-len(peopled) // _MOST_IMAGES) or 1])
+    person &= sample[truth.box_image]
+    n = int(person.sum())
+    now = _found(truth, person, sample, table)
+    if n == 0 or now / n > 1 - LIFT:
+        return ""
+    best, words = now, ""
+    for how, repaired in _repairs(truth, table, others):
+        found = _found(truth, person, sample, repaired)
+        if found - now >= LIFT * n and found > best and not _by_chance(truth, person, sample, repaired, found):
+            best, words = found, how
+    if not words:
+        return ""
+    return f"{now / n:.0%} of the persons are found as the file is read, and {best / n:.0%} if {words}"
+
+
+def _persons(truth: MissRateEvaluator) -> np.ndarray:
+    """bool ``(g,)``: boxes of persons that the file does not flag."""
+    rows = [np.asarray(a.labels == PERSON, bool) & ~a.ignore for a in truth.annotations]
+    return np.concatenate([np.zeros(0, bool), *rows])
+
+
+def _found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable) -> int:
+    """How many of the persons some detection on their image covers by half, as IoU goes."""
+    rows = sample[table.image_index]
+    _, box, iou, _ = truth.touching(table.image_index[rows], table.boxes_xyxy[rows])
+    return len(np.unique(box[(iou >= MIN_OVERLAP) & person[box]]))
+
+
+def _by_chance(
+    truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable, found: int
+) -> bool:
+    """Whether detections of other images would find as many: a binomial tail at the share that moved ones find.
+
+    So few images may say too little, which is why the share is at least a hundredth per detection on an image, up to 5.
+    """
+    n, places = int(person.sum()), np.flatnonzero(sample)
+    steps = np.unique(np.linspace(1, max(len(places) - 1, 1), 8).astype(int))
+    at_random = 0
+    for step in steps:
+        to = np.arange(truth.n_images)
+        to[places] = np.roll(places, step)
+        at_random += _found(truth, person, sample, replace(table, image_index=to[table.image_index]))
+    density = sample[table.image_index].sum() / len(places)
+    p = min(max(at_random / (len(steps) * n) if len(places) > 1 else 0, 0.01 * min(max(density, 1), 5)), 1 - 1e-9)
+    log = [_log_choose(n, k) + k * math.log(p) + (n - k) * math.log1p(-p) for k in range(found, n + 1)]
+    return sum(map(math.exp, log)) > _CHANCE * (1 + 1e-9)
+
+
+def _repairs(
+    truth: MissRateEvaluator, table: DetectionTable, others: Callable[[], Mapping[int, DetectionTable]]
+) -> Iterator[tuple[str, DetectionTable]]:
+    """What would have to be so, and the table that it makes; the likeliest first."""
+    images = truth.n_images
+    height, width = np.array([truth.annotations[i].size for i in table.image_index], np.float64).T
+    x1, y1, x2, y2 = table.boxes_xyxy.T
+    for form, to_xyxy in _FORMS.items():
+        for unit, factors in _UNITS.items():
+            sx, sy = factors(width, height)
+            boxes = np.stack(to_xyxy(x1, y1, x2 - x1, y2 - y1), 1) * np.stack(np.broadcast_arrays(sx, sy, sx, sy), -1)
+            sides = boxes[:, 2:] - boxes[:, :2]
+            inside = (
+                (boxes > -0.1 * sides.repeat(2, 1)).all(1) & (boxes[:, 2] < 1.1 * width) & (boxes[:, 3] < 1.1 * height)
+            )
+            if (form or unit) and ((sides > 1).all(1) & inside).mean() >= 0.5:
+                kept = (sides > 0).all(1)
+                words = " in ".join(filter(None, (form, unit))) if form else unit
+                yield f"its boxes are read as {words}", replace(table, boxes_xyxy=boxes).rows(kept)
+    for step, words in (
+        (1, "every image number is one higher: are they counted from 0 in place of 1, shifted by one image?"),
+        (-1, "every image number is one lower: are they counted from 1 in place of 0, shifted by one image?"),
+    ):
+        index = table.image_index + step
+        yield words, replace(table, image_index=index).rows((index >= 0) & (index < images))
+    yield "its images are counted from the other end", replace(table, image_index=images - 1 - table.image_index)
+    for category, of_category in others().items():
+        yield f"its category {category} is the person", of_category
+
+
+def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTable) -> str:
+    """A sentence where the last images with persons are silent in a row that is longer than silence elsewhere is.
+
+    Were the images with a detection anywhere among those with persons, they would all lie before it too rarely.
+    """
+    has = np.bincount(table.image_index, minlength=truth.n_images) > 0
+    peopled = np.bincount(truth.box_image[person], minlength=truth.n_images) > 0
+    last = int(np.flatnonzero(has)[-1])
+    missing, seen = truth.n_images - 1 - last, has[: last + 1]
+    before, after, heard = int(peopled[: last + 1].sum()), int(peopled[last + 1 :].sum()), int((peopled & has).sum())
+    longest = int(np.diff(np.flatnonzero(np.concatenate([[True], seen]))).max()) - 1
+    rare = math.exp(_log_choose(before, heard) - _log_choose(before + after, heard)) <= 0.01
+    if after < 2 or missing <= 2 * longest or not rare:
+        return ""
+    share = missing / truth.n_images
+    return (
+        f"it ends at image {last + 1:,} of {truth.n_images:,}: the last {missing:,} ({share:.0%}) have no detection, "
+        f"while of those before {seen.mean():.0%} have one; was it written to its end?"
+    )
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

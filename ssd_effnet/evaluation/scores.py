@@ -1,0 +1,569 @@
+"""Scores and compares detections: miss rates under both rule sets and AP, as a results file, a table and a picture.
+
+Starts fast on purpose: neither torch nor lightning is imported, matplotlib, rich and pycocotools only when needed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from data_kaist.annotations import doubt_of_boxes, other_labels
+from data_kaist.coco import read_coco
+from data_kaist.detections import form_of, read_categories, read_detections
+from data_kaist.errors import DataError, Doubt
+from data_kaist.files import write_whole
+from data_kaist.structures import PERSON, Annotations, DetectionTable
+from ssd_effnet.evaluation import mistakes
+from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
+from ssd_effnet.evaluation.significance import Comparison, Interval, compare
+from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, RULES, SUBSETS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from data_kaist.annotations import AnnotationFormat
+
+# Okabe and Ito's palette without yellow, which is too pale for a line: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+_LINE_STYLES = ("-", "--", ":", "-.")
+_AP_NAMES = ("AP", "AP50", "AP75")
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """What detections are scored against, and what reading them needs.
+
+    Attributes:
+        annotations: one per image.
+        names: frame names in the same order.
+        image_ids: ids of the images if the ground truth is a COCO file, else None (ids are places).
+        person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
+        source: the COCO file, or the folder of annotations and the split.
+    """
+
+    annotations: list[Annotations]
+    names: list[str]
+    image_ids: list[int] | None = None
+    person_categories: frozenset[int] | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        persons = sum(int((of_image.labels == PERSON).sum()) for of_image in self.annotations)
+        others = other_labels(self.annotations)
+        line = f"annotations: {self.source}; {len(self.annotations):,} images, {persons:,} boxes of persons"
+        return line + (f"; not persons: {others}" if others else "")
+
+    def read_detections(self, path: Path | str) -> DetectionTable:
+        """Detections of these images from a file or folder of any form (:mod:`data_kaist.detections`).
+
+        Beside what ``scripts/detect.py`` wrote lies ``images.json``: then images are known by their names.
+        """
+        if (listing := _listing(path)) is not None:
+            return self._by_names(Path(path), listing)
+        return read_detections(
+            path,
+            len(self.annotations),
+            names=self.names,
+            image_ids=self.image_ids,
+            person_categories=self.person_categories,
+        )
+
+    def _by_names(self, path: Path, listing: Path) -> DetectionTable:
+        seen = read_coco(listing)
+        is_text = path.suffix == ".txt"
+        table = read_detections(
+            path,
+            max(seen.image_ids) + 1 if is_text else len(seen.images),
+            image_ids=seen.image_ids,
+            person_categories=seen.person_categories,
+        )
+        ids = seen.image_ids
+        place = places_by_name(seen.names, self.names, str(listing))
+        unknown, unseen = place.count(-1), len(self.names) - len(set(place) - {-1})
+        if unknown == len(place):
+            raise DataError(f"{listing}: none of its {unknown:,} images, as {seen.names[0]}, is in {self.source}")
+        if unknown or unseen:
+            warnings.warn(
+                f"{path}: by the names in {listing.name}, {unknown:,} of {len(place):,} images are not in "
+                f"{self.source} and are left out, and {unseen:,} of its {len(self.names):,} images were not looked at",
+                Doubt,
+                stacklevel=2,
+            )
+        to = dict(zip(ids if is_text else range(len(ids)), place, strict=True))
+        index = np.array([to.get(i, -1) for i in table.image_index.tolist()], np.int64)
+        return replace(table, image_index=index).rows(index >= 0)
+
+    def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
+        """A sentence where detections look as if they were written another way (:mod:`ssd_effnet.evaluation.mistakes`).
+
+        Args:
+            path: of the detections.
+            table: as read from there.
+            evaluator: of these annotations.
+        """
+
+        def others() -> dict[int, DetectionTable]:
+            if form_of(path) != "coco" or self.person_categories is None or _listing(path) is not None:
+                return {}
+            everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
+            wanted = [c for c in np.unique(category).tolist() if c not in self.person_categories]
+            return {c: everything.rows(category == c) for c in wanted}
+
+        return mistakes.doubt(evaluator, table, others)
+
+
+def _listing(path: Path | str) -> Path | None:
+    """What ``scripts/detect.py`` wrote beside its detections: the images that their numbers mean."""
+    listing = Path(path).with_name("images.json")
+    return listing if Path(path).name in ("detections.json", "detections_kaist.txt") and listing.is_file() else None
+
+
+def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> list[int]:
+    """The place of each name among others, -1 where it is none of them; folders before a name may differ.
+
+    >>> places_by_name(["b", "street/a", "c"], ["mine/a", "mine/b"], "images.json")
+    [1, 0, -1]
+
+    Args:
+        names: without the files' endings; folders ``visible`` and ``lwir`` in them do not count.
+        among: likewise.
+        where: the first ones stand, for the error.
+
+    Raises:
+        DataError: a name fits several, or several fit one.
+    """
+
+    def parts(name: str) -> tuple[str, ...]:
+        return tuple(part for part in name.split("/") if part not in ("visible", "lwir", "."))
+
+    ends: dict[tuple[str, ...], list[int]] = {}
+    whole = [parts(name) for name in among]
+    for place, of_name in enumerate(whole):
+        for start in range(len(of_name)):
+            ends.setdefault(of_name[start:], []).append(place)
+    places: list[int] = []
+    taken: dict[int, str] = {}
+    for name in names:
+        tails = [parts(name)[start:] for start in range(len(parts(name)))]
+        tail = next((tail for tail in tails if tail in ends), ())
+        fitting = ends.get(tail, [])
+        fitting = [place for place in fitting if whole[place] == tail] or fitting
+        if len(fitting) > 1:
+            raise DataError(f"{where}: {name} may be {among[fitting[0]]} or {among[fitting[1]]}, whose folders differ")
+        places += fitting or [-1]
+        if fitting and (other := taken.setdefault(fitting[0], name)) != name:
+            raise DataError(f"{where}: {other} and {name} are both {among[fitting[0]]}")
+    return places
+
+
+def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTruth:
+    """Ground truth from a COCO file, or from the annotations below a data set's root.
+
+    Args:
+        path: a ``.json`` file, whose images are all taken, or a folder.
+        split: frames to take from a folder (:mod:`data_kaist.frames`).
+
+    Raises:
+        data_kaist.errors.DataError: one sentence that names the file.
+    """
+    path = Path(path)
+    without_area: list[str] = []
+    if path.is_dir():
+        truth = _load_folder(path, split, without_area)
+    else:
+        coco = read_coco(path, without_area=without_area)
+        truth = GroundTruth(coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path))
+    if without_area:
+        sentence = (
+            f"{truth.source}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})"
+        )
+        warnings.warn(sentence, Doubt, stacklevel=2)
+    if doubt := doubt_of_boxes(truth.annotations):
+        warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
+    return truth
+
+
+def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
+    """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
+    from data_kaist.layouts import annotation_sets, load_kaist
+
+    found = annotation_sets(folder)
+    if len(found) > 1:
+        sets = ", ".join(str(path) for _, path in found)
+        raise DataError(f"{folder}: holds {len(found)} sets of annotations, {sets}; give one of these folders instead")
+    forms: tuple[tuple[AnnotationFormat, str], ...] = (("xml", "xml"), ("bbgt", "txt"), ("paired", "txt"))
+    patterns = {
+        "xml": ("set??/V???/I?????", "set??_V???_I?????"),
+        "paired": ("*/V???/*/I?????", "visible/set??/V???/I?????"),
+    }
+    for form, ending in forms if not found else ():
+        if any(any(folder.glob(f"{pattern}.{ending}")) for pattern in patterns.get(form, patterns["xml"])):
+            found = [*found, (form, folder)]
+    form, annotations_dir = found[0] if found else ("xml", None)
+    frames = load_kaist(
+        folder,
+        split,
+        annotation_format=form,
+        annotations_dir=annotations_dir,
+        modality=None,
+        without_area=without_area,
+    )
+    source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"
+    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Everything that is stated of one detector.
+
+    Attributes:
+        miss_rates: ``miss_rates[rule set][subset]``, for the rule sets asked for.
+        recall: of ``reasonable_all`` under the matlab rules, in 0..1; NaN where no box is counted.
+        people: how many are counted in it.
+        ap: ``AP``, ``AP50``, ``AP75`` in percent; NaN if not asked for or where there is no person.
+        matcher: gives the matches of every subset, for pictures and resampling.
+    """
+
+    miss_rates: dict[str, dict[str, MissRate]]
+    recall: float
+    people: int
+    ap: dict[str, float]
+    matcher: Matcher
+
+    def as_dict(self) -> dict[str, Any]:
+        """The results file's form: everything in percent, None where there is no number.
+
+        Returns:
+            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "people": ..., "ap": {"AP", "AP50",
+            "AP75"}}``; people is the number that is counted in ``reasonable_all``.
+        """
+        results: dict[str, Any] = {
+            rules: {name: _percent(result.mr) for name, result in by_subset.items()}
+            for rules, by_subset in self.miss_rates.items()
+        }
+        results["recall"] = _percent(self.recall)
+        results["people"] = self.people
+        results["ap"] = {name: None if math.isnan(value) else value for name, value in self.ap.items()}
+        return results
+
+    def named(self) -> Iterator[tuple[str, float]]:
+        """``(name, percent)`` for a logger: ``MR/reasonable_all`` and its like under the matlab rules, ``AP`` ..."""
+        for subset, result in self.miss_rates["matlab"].items():
+            yield f"MR/{subset}", 100 * result.mr
+        yield from self.ap.items()
+
+
+def score(
+    truth: MissRateEvaluator,
+    detections: DetectionTable,
+    rules: Sequence[str] = ("matlab", "python"),
+    *,
+    with_ap: bool = True,
+) -> Scores:
+    """Score one table of detections.
+
+    Args:
+        truth: made of the annotations, one per image, once for all tables.
+        detections: on those images.
+        rules: names in :data:`ssd_effnet.evaluation.subsets.RULES`.
+        with_ap: AP takes thirty times as long as the miss rates.
+
+    Raises:
+        ValueError: an unknown rule set, or detections that fit no image.
+    """
+    if unknown := set(rules) - set(RULES):
+        raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
+    matcher = truth.match(detections)
+    ap = average_precision(truth.annotations, detections) if with_ap else dict.fromkeys(_AP_NAMES, float("nan"))
+    reasonable = matcher.result("reasonable_all", MATLAB)
+    return Scores(
+        miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
+        recall=reasonable.recall,
+        people=reasonable.counted,
+        ap=ap,
+        matcher=matcher,
+    )
+
+
+def compare_detectors(
+    a: Sequence[Matcher], b: Sequence[Matcher], rules: Sequence[str] = ("matlab", "python")
+) -> dict[str, dict[str, Comparison]]:
+    """``[rule set][subset]`` of the reasonable subsets; for A, B, errors see :mod:`.significance`."""
+    return {name: {subset: compare(a, b, subset, name) for subset in REASONABLE} for name in rules}
+
+
+def verdict(comparison: Comparison) -> str:
+    """In words; as sure as the 95 % interval of the difference."""
+    if comparison.difference.high < 0:
+        return "A is better"
+    if comparison.difference.low > 0:
+        return "B is better"
+    return "cannot tell"
+
+
+def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
+    """The results file's form: miss rates and their difference in percent, None where there is no number.
+
+    Args:
+        a, b: names of the detectors.
+        comparisons: of :func:`compare_detectors`.
+    """
+
+    def percent(of: Interval) -> dict[str, float | None]:
+        return {name: _percent(value) for name, value in asdict(of).items()}
+
+    results: dict[str, Any] = {"a": a, "b": b}
+    for rules, by_subset in comparisons.items():
+        results[rules] = {
+            subset: {
+                "a": percent(of.a),
+                "b": percent(of.b),
+                "difference": percent(of.difference),
+                "p": None if math.isnan(of.p) else of.p,
+                "resamples": of.resamples,
+                "verdict": verdict(of),
+            }
+            for subset, of in by_subset.items()
+        }
+    return results
+
+
+def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
+    """Write results as JSON; the file is replaced whole or not at all."""
+    write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def short_names(paths: Sequence[Path | str]) -> list[str]:
+    """A name for each file: its stem, or as much more of its path as it takes to tell it from the others.
+
+    Raises:
+        DataError: the same file twice.
+    """
+    files = [Path(path).resolve() for path in paths]
+    if len(set(files)) < len(files):
+        twice = next(file for i, file in enumerate(files) if file in files[:i])
+        raise DataError(f"{twice}: was given twice")
+    forms = [_names_from_short_to_long(file) for file in files]
+    chosen = [0] * len(files)
+    while True:
+        names = [form[min(i, len(form) - 1)] for form, i in zip(forms, chosen, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+        chosen = [i + (names.count(name) > 1) for i, name in zip(chosen, names, strict=True)]
+
+
+def _names_from_short_to_long(path: Path) -> list[str]:
+    """``c``, ``c.txt``, ``b/c.txt``, ``a/b/c.txt`` ... for ``/a/b/c.txt``; a folder's name has no suffix to cut, and a
+    run's says only its seed.
+    """
+    parts = path.parts
+    if (path / "config.yaml").is_file():
+        return ["/".join(parts[-k:]) for k in range(2, len(parts) + 1)]
+    return [path.name if path.is_dir() else path.stem, *("/".join(parts[-k:]) for k in range(1, len(parts) + 1))]
+
+
+def results_table(scores: Mapping[str, Scores]) -> Table:
+    """One row per detector: reasonable miss rates under each rule set, recall, the people it is of, and AP.
+
+    A dash stands for no number.
+    """
+    from rich.table import Table
+
+    rules = list(next(iter(scores.values())).miss_rates) if scores else []
+    table = Table(title="Miss rate (lower is better), recall and AP in percent", title_justify="left")
+    table.add_column("detections", overflow="fold")
+    for name in rules:
+        for time in ("all", "day", "night"):
+            table.add_column(f"MR {time}\n{name}", justify="right", no_wrap=True)
+    for heading in ("recall", "of people", "AP", "AP50"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for detector, of_detector in scores.items():
+        cells = [_cell(of_detector.miss_rates[name][subset]) for name in rules for subset in REASONABLE]
+        ap = [_show(of_detector.ap[name]) for name in ("AP", "AP50")]
+        table.add_row(detector, *cells, _show(100 * of_detector.recall), f"{of_detector.people:,}", *ap)
+    return table
+
+
+def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
+    """One row a rule set and subset: either miss rate, their difference and what follows from it. Arguments as for
+    :func:`comparisons_as_dict`; a dash stands for no number.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"Miss rate in percent (lower is better)\nA: {a}\nB: {b}", title_justify="left")
+    for heading in ("rules", "subset"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("MR A", "MR B", "A - B", "95 % interval", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for rules, by_subset in comparisons.items():
+        for subset, of in by_subset.items():
+            mr_a, mr_b = _show(100 * of.a.value), _show(100 * of.b.value)
+            value, low, high = (_show(100 * x, "+z") for x in asdict(of.difference).values())
+            limits = "-" if math.isnan(of.difference.value) else f"{low} to {high}"
+            p = "-" if math.isnan(of.p) else f"{of.p:.3f}"
+            table.add_row(rules, subset.replace("_", " "), mr_a, mr_b, value, limits, p, verdict(of))
+    return table
+
+
+def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str = "matlab") -> None:
+    """Write :func:`miss_rate_figure` to a file; the suffix chooses the format, for example ``.png`` or ``.pdf``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(miss_rate_figure(scores, rules), path, dpi=120)
+
+
+def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
+    """Write a figure so that every name in it can be read: fonts are embedded, as TrueType in PDF and PS.
+
+    Letters that the usual font lacks are taken from another one of this machine; where there is none, a
+    :class:`~data_kaist.errors.Doubt` says so once.
+
+    Args:
+        figure: with all its texts.
+        target: whose suffix chooses the format, or a stream with ``format`` among ``more``.
+        more: of ``Figure.savefig``.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    texts: list[Text] = figure.findobj(Text)
+    families = _families(frozenset("".join(text.get_text() for text in texts)))
+    for text in texts if families else ():
+        text.set_fontfamily(["sans-serif", *families])
+    with (
+        matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "report"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # said once, in our words
+        figure.savefig(target, **more)
+
+
+@cache
+def _families(letters: frozenset[str]) -> tuple[str, ...]:
+    """Fonts of this machine that have what matplotlib's usual one lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    missing = {ord(letter) for letter in letters if not letter.isspace()} - get_font(
+        findfont(FontProperties())
+    ).get_charmap().keys()
+    families = []
+    real = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # that draws boxes
+    for entry in real if missing else ():
+        with suppress(OSError, RuntimeError):  # a file that is gone, or no font
+            if has := missing & get_font(entry.fname).get_charmap().keys():
+                families.append(entry.name)
+                missing -= has
+    if missing:
+        shown = "".join(map(chr, sorted(missing)))
+        warnings.warn(
+            f"no font of this machine has {shown[:40]}; pictures show boxes in their place", Doubt, stacklevel=3
+        )
+    return tuple(families)
+
+
+def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
+    """Names of at most so many letters for a legend, each still its own: cut at the end, or where they agree.
+
+    >>> shortened(["one", "a long name of the first", "a long name of the second"], 12)
+    {'one': 'one', 'a long name of the first': 'a lo…first', 'a long name of the second': 'a lo…second'}
+    """
+    cut = {name: name if len(name) <= most else f"{name[: most - 1]}…" for name in names}
+    for beginning in {short for short in cut.values() if list(cut.values()).count(short) > 1}:
+        alike = [name for name in cut if cut[name] == beginning]
+        agree = next((i for i, c in enumerate(zip(*alike, strict=False)) if len(set(c)) > 1), min(map(len, alike)))
+        own = {name: f"{name[: most // 3]}…{name[agree:]}" for name in alike}
+        own = {name: short if len(short) <= most else f"{short[: most - 1]}…" for name, short in own.items()}
+        cut |= own if len(set(own.values())) == len(alike) else {name: name for name in alike}
+    return cut
+
+
+def miss_rate_figure(
+    scores: Mapping[str, Scores], rules: str = "matlab", subsets: Sequence[str] = REASONABLE
+) -> Figure:
+    """Miss rate against false positives per image, a panel a subset and a line a detector.
+
+    Both axes are logarithmic. Marks are what is read at the reference points, whose mean is the number in the legend.
+
+    Args:
+        scores: by detector, each scored under ``rules``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(subsets), 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
+    least, short = 0.5, shortened(list(scores))
+    for axes, subset in zip(all_axes, subsets, strict=True):
+        lines = []
+        for i, (detector, of_detector) in enumerate(scores.items()):
+            result = of_detector.miss_rates[rules][subset]
+            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
+            label = f"{_cell(result)}  {short[detector]}".replace("$", r"\$")  # two would be read as mathematics
+            handle = _draw_curve(axes, result, label, look)
+            lines.append((result.mr, i, handle))
+            least = min(least, *(x for x in result.reference_miss_rate if x > 0), 0.5)
+        lines.sort(key=lambda line: (math.isnan(line[0]), line[0], line[1]))
+        axes.legend(handles=[handle for _, _, handle in lines], loc="lower left", fontsize=9, title="MR in %")
+        images = next(iter(scores.values())).miss_rates[rules][subset].images if scores else 0
+        axes.set_title(f"{subset.replace('_', ' ')} ({images:,} images)")
+        axes.grid(True, which="major", color="0.85", linewidth=0.8)
+        axes.set_axisbelow(True)
+    for axes in all_axes:
+        lay_out_axes(axes, least)
+    all_axes[0].set_ylabel("miss rate")
+    figure.suptitle(f"Miss rate under the {rules} rules", fontsize=12)
+    return figure
+
+
+def lay_out_axes(axes: Any, least: float) -> None:
+    """Logarithmic axes of miss rate over false positives per image, down to a little below the ``least`` miss rate."""
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    floor = 0.6 * least
+    ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
+    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1), xlabel="false positives per image")
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -> Any:
+    """One line and its marks; what lies left of the axis' start is drawn from its edge."""
+    handle = axes.plot(np.maximum(result.fppi, 1e-6), result.miss_rate, label=label, linewidth=1.6, **look)[0]
+    axes.plot(
+        result.reference_fppi,
+        result.reference_miss_rate,
+        linestyle="none",
+        marker="o",
+        markersize=4.5,
+        markerfacecolor="white",
+        markeredgecolor=look["color"],
+    )
+    return handle
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value
+
+
+def _show(percent: float, sign: str = "") -> str:
+    return "-" if math.isnan(percent) else f"{percent:{sign}.2f}"
+
+
+def _cell(result: MissRate) -> str:
+    """A miss rate in percent, as the results file has it; a dash where no box is counted."""
+    return _show(100 * result.mr)

@@ -1,0 +1,1 @@
+"""A trained detector at work: prediction, images and videos, export."""

@@ -1,0 +1,383 @@
+"""A detector at work on pictures, pairs and videos: what it finds as files, and drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+
+from data_kaist.errors import DataError, ImageError
+from data_kaist.images import NOTE
+from data_kaist.layouts import SIDES
+from data_kaist.structures import PERSON
+from data_kaist.transforms import Sample
+from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
+from ssd_effnet.inference.predictor import ImageDetections, Predictor
+from ssd_effnet.inference.sources import (
+    IMAGES,
+    Source,
+    Still,
+    Video,
+    frame_count,
+    frames_a_second,
+    read_video,
+    states_its_length,
+)
+from ssd_effnet.inference.video import CODECS, Film, find_codec
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do.
+
+    Attributes:
+        score: detections below are neither drawn nor written.
+        batch_size: frames that are computed at once.
+        pictures: write annotated images.
+        video: write annotated videos.
+        json: write ``detections.json``, ``images.json`` and ``detections_kaist.txt``.
+        max_frames: of each video; None: all.
+        on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
+    """
+
+    score: float = 0.3
+    batch_size: int = 4
+    pictures: bool = True
+    video: bool = True
+    json: bool = True
+    max_frames: int | None = None
+    on_bad_frame: Literal["stop", "skip"] = "stop"
+
+
+@dataclass
+class DetectionSummary:
+    """What was done.
+
+    Attributes:
+        images: stills and video frames that were looked at.
+        detections: in all of them.
+        lost: frames of videos that are damaged.
+        bad: sentences about files that were left out.
+        model_seconds: from resized pixels to boxes.
+        seconds: everything, reading, drawing and writing too.
+    """
+
+    images: int = 0
+    detections: int = 0
+    lost: int = 0
+    bad: list[str] = field(default_factory=list)
+    model_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        line = f"{self.images:,} images, {self.detections:,} detections in {self.seconds:.1f} s"
+        if self.images:
+            model, total = (1000 * s / self.images for s in (self.model_seconds, self.seconds))
+            rate = self.images / self.seconds
+            line += f": {rate:.2f} frames a second (an image: model {model:.0f} ms, all in all {total:.0f} ms)"
+        line += f"; {self.lost:,} damaged frame{'s' * (self.lost > 1)} left out" if self.lost else ""
+        return line + (f"; {len(self.bad):,} bad file{'s' * (len(self.bad) > 1)} left out" if self.bad else "")
+
+
+@dataclass(frozen=True, eq=False)
+class _Shot:
+    """One image on its way: its number from 0, that in its film, its pictures to draw on, what the detector gets."""
+
+    number: int
+    place: int
+    name: str
+    source: Source
+    pictures: tuple[np.ndarray, ...]
+    sample: Sample
+    note: np.ndarray
+
+
+def detect(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    out: Path,
+    options: Options | None = None,
+    *,
+    echo: Callable[[str], None] = print,
+    on_image: Callable[[], None] = lambda: None,
+) -> DetectionSummary:
+    """Look at all sources and write what was found below ``out``, one batch in memory at a time.
+
+    - annotated images under the names of the sources, an annotated video for each video (``NAME.webm``, or a folder of
+      frames where OpenCV can write no video);
+    - ``detections.json``, COCO results; ``images.json`` says what their image ids mean and is a COCO file without
+      annotations (``COCO("images.json").loadRes("detections.json")``);
+    - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` a line for persons; image 1 is the one of id 0.
+
+    Numbers count every image, those that were left out too, also the damaged frames of a video; in its film the
+    picture before stands for each.
+
+    Args:
+        predictor: the detector.
+        sources: see :func:`ssd_effnet.inference.sources.find_sources`.
+        out: folder; what is there under the same names is replaced.
+        options: see :class:`Options`.
+        echo: told one line about each bad file and anything else to know.
+        on_image: called after each image.
+
+    Raises:
+        DataError: a bad file, with ``on_bad_frame="stop"``; what was found before it stands in complete files. Or
+            ``out`` is no folder, or an input would be overwritten; then nothing is written.
+        OSError: a file cannot be written.
+    """
+    options = options or Options()
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file, not a folder to write to")
+    _refuse_to_overwrite(sources, out)
+    summary, begun = DetectionSummary(), time.perf_counter()
+    with ExitStack() as files:
+        results = files.enter_context(Results(out, predictor.classes)) if options.json else None
+        films = files.enter_context(_Films(out, echo))
+        pending: list[_Shot] = []
+        notes: dict[str, np.ndarray] = {}
+
+        def flush() -> None:
+            since = time.perf_counter()
+            found = predictor.detect([shot.sample for shot in pending], score=options.score)
+            summary.model_seconds += time.perf_counter() - since
+            for shot, detections in zip(pending, found, strict=True):
+                if results is not None:
+                    results.add(shot.number, shot.name, detections)
+                if options.pictures and isinstance(shot.source, Still):
+                    save(_drawn(shot, detections, options.score, predictor), out / _picture_name(shot.source.name))
+                if options.video and isinstance(shot.source, Video):
+                    films.add(shot.source, _drawn(shot, detections, options.score, predictor), shot.place)
+                summary.images += 1
+                summary.detections += len(detections)
+                on_image()
+            pending.clear()
+
+        number = 0
+        for source in sources:
+            first, read, gap = number, 0, 0
+            try:
+                for shot in _shots(predictor, source, number, options):
+                    number = shot.number + 1
+                    read += 1
+                    gap = gap or (read if shot.place >= read else 0)
+                    notes[source.name] = shot.note
+                    pending.append(shot)
+                    if len(pending) == options.batch_size:
+                        flush()
+                if isinstance(source, Video):
+                    lost = number - first - read
+                    summary.lost += lost
+                    _say_what_is_missing(source, number - first, lost, gap, echo, whole=options.max_frames is None)
+            except DataError as error:
+                number += isinstance(source, Still)
+                if options.on_bad_frame == "stop":
+                    flush()
+                    raise
+                summary.bad.append(str(error))
+                echo(f"left out: {error}")
+        flush()
+        for sentence in predictor.doubts(notes.items()):
+            echo(sentence)
+    summary.seconds = time.perf_counter() - begun
+    return summary
+
+
+def _shots(predictor: Predictor, source: Source, number: int, options: Options) -> Iterator[_Shot]:
+    if isinstance(source, Still):
+        note = np.zeros(1, NOTE)
+        here = {side: source.read(side, predictor.reading, note) for side in predictor.sides}
+        sample = predictor.prepare(tuple(here.values()), str(source.path))
+        if options.pictures and source.visible is not None and source.lwir is not None:
+            here = {
+                side: here[side] if side in here else source.read(side, predictor.reading) for side in SIDES["early"]
+            }
+            if len({picture.shape[:2] for picture in here.values()}) > 1:
+                sizes = " and ".join(f"{picture.shape[1]}x{picture.shape[0]}" for picture in here.values())
+                raise ImageError(f"{source.path}: visible and lwir differ in size ({sizes} pixels)")
+        yield _Shot(number, 0, source.name, source, tuple(here.values()), sample, note)
+        return
+    if len(predictor.sides) > 1:
+        raise ImageError(f"{source.path}: {predictor.modality} needs pairs (visible, lwir), and a video is not one")
+    frames, note = read_video(source, side=predictor.sides[0]), np.zeros(1, NOTE)
+    for i, frame in enumerate(islice(frames, options.max_frames)):
+        if frame is not None:
+            sample = predictor.prepare(frame, f"{source.path}, frame {i + 1}", note)
+            yield _Shot(number + i, i, f"{source.name}#{i + 1:06d}", source, (frame,), sample, note)
+
+
+def _say_what_is_missing(
+    video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None], *, whole: bool
+) -> None:
+    """Damaged frames, so many of those seen, and an end before its time.
+
+    Some kinds of file only estimate their length; a tenth is more than an estimate is wrong by.
+    """
+    stated = frame_count(video)
+    missing = stated - seen if whole else 0
+    if lost:
+        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low" * (
+            missing > 0
+        )
+        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
+    elif missing > (0 if states_its_length(video) else 0.1 * stated):
+        echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
+
+
+def _drawn(shot: _Shot, detections: ImageDetections, score: float, predictor: Predictor) -> np.ndarray:
+    several = len(predictor.classes) > 1
+    texts = [
+        f"{name} {value:.2f}" if several else f"{value:.2f}"
+        for name, value in zip(detections.class_names, detections.scores, strict=True)
+    ]
+    marking = Marking("detection", detections.boxes_xyxy, texts)
+    drawn = beside([draw(picture, [marking]) for picture in shot.pictures])
+    # OpenCV's letters are ASCII
+    caption = f"{shot.name}   scores from {score:g}".encode("ascii", "replace").decode()
+    return with_caption(drawn, caption, ["detection"])
+
+
+def _picture_name(name: str) -> str:
+    return name if Path(name).suffix.lower() in IMAGES else f"{name}.png"
+
+
+def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
+    """No annotated picture may take the place of what it was made from."""
+    read: set[Path] = set()
+    for source in sources:
+        paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
+        read |= {path.resolve() for path in paths if path is not None}
+    for source in sources:
+        names = (
+            [_picture_name(source.name)] if isinstance(source, Still) else [_film_name(source, s) for _, s in CODECS]
+        )
+        for name in names:
+            if (out / name).resolve() in read:
+                raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+class _Growing:
+    """A text file that grows piece by piece beside its place and takes it when it is closed, whole.
+
+    A killed process leaves all pieces but the tail in ``.NAME.part``.
+    """
+
+    def __init__(self, path: Path, head: str, between: str, tail: str) -> None:
+        self.path = path
+        self.between = between
+        self.tail = tail
+        self.beside = path.with_name(f".{path.name}.part")
+        # a name of bytes that are no UTF-8 comes out as JSON's own escapes
+        self.file: TextIO = self.beside.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self.file.write(head)
+        self.empty = True
+
+    def add(self, piece: str) -> None:
+        self.file.write(piece if self.empty else self.between + piece)
+        self.empty = False
+
+    def close(self) -> None:
+        try:
+            self.file.write(self.tail)
+        finally:
+            self.file.close()
+        self.beside.replace(self.path)
+
+
+class Results:
+    """``detections.json``, ``images.json`` and ``detections_kaist.txt``, written as detections come in.
+
+    So a long video needs no more memory than a short one. Use it as a context: whatever ends it, the files are whole.
+
+    Args:
+        out: their folder.
+        classes: names of labels 1, 2, ...
+    """
+
+    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        categories = [{"id": label, "name": name} for label, name in enumerate(classes, start=1)]
+        self.detections = _Growing(out / "detections.json", "[", ",\n ", "]\n")
+        tail = f'],\n "annotations": [],\n "categories": {json.dumps(categories)}}}\n'
+        self.images = _Growing(out / "images.json", '{"images": [', ",\n  ", tail)
+        self.kaist = _Growing(out / "detections_kaist.txt", "", "", "")
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as files:  # each is closed, also where another cannot be
+            for file in (self.images, self.detections, self.kaist):
+                files.callback(file.close)
+
+    def add(self, image_id: int, name: str, found: ImageDetections) -> None:
+        """One image with its detections."""
+        height, width = found.size
+        entry: dict[str, Any] = {"id": image_id, "file_name": name, "height": height, "width": width}
+        self.images.add(json.dumps(entry, ensure_ascii=False))
+        boxes = found.boxes_xyxy.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.class_names, strict=True)
+        for box, score, label, class_name in rows:
+            # numbers as data_kaist.detections writes them
+            entry = {"image_id": image_id, "category_id": label, "bbox": [float(f"{v:.10g}") for v in box]}
+            self.detections.add(json.dumps({**entry, "score": score}))
+            if class_name == PERSON:
+                cells = ",".join(f"{value:.10g}" for value in box)
+                self.kaist.add(f"{image_id + 1},{cells},{score!r}\n")
+
+
+class _Films:
+    """Annotated videos, one open at a time; a video that is closed has been read back."""
+
+    def __init__(self, out: Path, echo: Callable[[str], None]) -> None:
+        self.out = out
+        self.echo = echo
+        self.source: Video | None = None
+        self.film: Film | None = None
+        self.last: np.ndarray | None = None
+        self.taken: set[Path] = set()
+
+    def __enter__(self) -> _Films:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        film, self.film, self.source = self.film, None, None
+        if film is not None:
+            film.close()
+
+    def add(self, source: Video, picture: np.ndarray, place: int) -> None:
+        """The picture of a video's frame; for frames that are lost stands the one before, at the front the first."""
+        if source is not self.source:
+            self.close()
+            self.source, size = source, (picture.shape[0], picture.shape[1])
+            fps = frames_a_second(source)
+            codec = find_codec(size, fps)
+            if codec is None:
+                self.echo(f"{source.path}: OpenCV can write no video here; its frames are written as images instead")
+            path = self.out / _film_name(source, codec[1] if codec else "")
+            if path in self.taken:  # a.avi and a.mov
+                path = path.with_name(Path(source.name).name + path.suffix)
+            self.taken.add(path)
+            self.film, self.last = Film(path, codec and codec[0], fps, size), picture
+        assert self.film is not None and self.last is not None
+        while self.film.count < place:
+            self.film.add(self.last)
+        self.film.add(picture)
+        self.last = picture
+
+
+def _film_name(source: Video, suffix: str) -> str:
+    return str(Path(source.name).with_suffix(suffix))

@@ -1,0 +1,268 @@
+"""A trained detector as one file for other programs: ONNX, or torch's own exported program (``.pt2``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from data_kaist.errors import Failure
+from ssd_effnet.build import as_size, build_postprocess
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.detection.boxes import iou
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.inference.predictor import load_detector
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.training.machine import git_state
+from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
+
+Format = Literal["onnx", "pt2"]
+Nms = Literal["inside", "outside"]
+
+METADATA_FILE = "metadata.json"
+"""Where a ``.pt2`` file keeps its metadata (``extra_files`` of :func:`torch.export.load`)."""
+
+
+class ExportError(Failure, RuntimeError):
+    """A sentence about why a detector cannot be exported."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        input_shape: of ``images``, uint8, without the batch: (channels, height, width).
+        rows: boxes that come out for an image, padding counted.
+        metadata: what the file says of itself, see :func:`describe`.
+    """
+
+    path: Path
+    input_shape: tuple[int, int, int]
+    rows: int
+    metadata: dict[str, str]
+
+
+class ExportedDetector(nn.Module):
+    """What a file holds: normalisation, detector, decoding, and NMS where that is wanted.
+
+    It finds what :class:`.postprocess.PostProcess` finds, in steps that a graph can hold: shapes depend on
+    shapes alone, never on scores.
+
+    Args:
+        detector: in evaluation mode.
+        postprocess: of the same experiment.
+        size: (height, width) of the images.
+        nms: ``inside``: detections as PyTorch gives them; ``outside``: the boxes that would enter NMS.
+    """
+
+    def __init__(self, detector: Detector, postprocess: PostProcess, size: tuple[int, int], nms: Nms) -> None:
+        super().__init__()
+        self.detector = detector
+        self.postprocess = postprocess
+        self.size = size
+        self.nms = nms
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """uint8 ``(N, C, *size)`` to boxes, scores and labels, best first.
+
+        Boxes are float32 ``(N, D, 4)`` xyxy in pixels of ``images``, scores float32 ``(N, D)``, labels int64
+        ``(N, D)`` from 1. With NMS inside D is ``postprocess.top_k`` and rows of label 0 are padding; outside D is
+        ``postprocess.pre_nms_top_k`` and every row is a box, whatever its score.
+        """
+        outputs = self.detector(images)
+        scores, anchor, labels = self.postprocess.scored(outputs.cls_logits.float())
+        boxes = self.postprocess.boxes(outputs, anchor, self.size)
+        if self.nms == "outside":
+            return boxes, scores, labels
+        found = self.postprocess.suppress(boxes, scores, labels, self.size, nms_of_a_graph)
+        return found.boxes_xyxy, found.scores, found.labels
+
+
+def nms_of_a_graph(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """:func:`ssd_effnet.detection.boxes.nms` without a step that only Python can take; arguments and result as there.
+
+    "Kept = valid and no kept better box overlaps me" has one fixed point, the greedy answer: after round k the best k
+    boxes are decided for good, so the loop ends after at most as many rounds as there are boxes, in practice after a
+    few. It is a ``while_loop`` of the graph, which becomes ONNX's ``Loop``; outside of a graph that is slow.
+    """
+    better = (iou(boxes_xyxy, boxes_xyxy) > iou_threshold).triu(diagonal=1)
+
+    def one_round(kept: torch.Tensor, changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        new = valid & ~(better & kept[:, :, None]).any(1)
+        return new, (new != kept).sum()
+
+    start = (valid.clone(), torch.ones((), dtype=torch.int64, device=valid.device))
+    kept: torch.Tensor = torch.while_loop(lambda kept, changed: changed > 0, one_round, start)[0]
+    return kept
+
+
+def export_detector(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    format: Format = "onnx",
+    size: tuple[int, int] | None = None,
+    nms: Nms = "inside",
+) -> Exported:
+    """Write the detector of a checkpoint as one file, in float32, for batches of any number of images.
+
+    ONNX is made by torch's exporter for exported programs (``dynamo=True``): it keeps the batch dynamic and turns the
+    loop of NMS into an ONNX ``Loop``. The older one, which follows a traced run, would freeze the number of rounds.
+
+    Args:
+        checkpoint: a ``.ckpt``, or a run's directory (see :func:`ssd_effnet.inference.predictor.load_detector`).
+        out: the file; None: beside the checkpoint, under its name. What is there is replaced.
+        format: ``onnx`` or ``pt2``.
+        size: (height, width) of the images; None: as in training. Anchors are stretched with the image.
+        nms: see :class:`ExportedDetector`.
+
+    Raises:
+        ExportError: a package is missing, the size is too small, or the format has no form for a part.
+        WeightsError: not a checkpoint.
+        ConfigError: the experiment in it cannot be built.
+        OSError: the file cannot be written.
+    """
+    if format == "onnx":
+        _require_packages()
+    file = checkpoint_file(Path(checkpoint))
+    predictor = load_detector(file, device="cpu")
+    e, size = predictor.experiment, size or predictor.input_size
+    path = file.with_suffix(f".{format}") if out is None else Path(out)
+    detector = predictor.detector
+    model = ExportedDetector(detector, build_postprocess(e), size, nms).eval()
+    images = torch.zeros((2, len(CHANNELS[e.input.modality]), *size), dtype=torch.uint8)
+    with torch.no_grad():
+        try:
+            detector(images)  # makes the anchors, which the export then finds as constants
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(
+                f"{file}: this detector cannot process images of {size[0]}x{size[1]}: {_first_line(error)}"
+            ) from error
+        program = _program(model, images, file)
+    rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores
+    metadata = describe(file, e, size, nms)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # whoever reads the file sees all of it or none
+    try:
+        if format == "onnx":
+            _write_onnx(program, metadata, beside, file)
+        else:
+            with beside.open("wb") as stream:
+                torch.export.save(program, stream, extra_files={METADATA_FILE: json.dumps(metadata, indent=2)})
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return Exported(path, (images.shape[1], *size), rows, metadata)
+
+
+def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
+    """What a file says of itself; lists, numbers and objects as JSON.
+
+    Args:
+        file: the checkpoint.
+        e: its experiment.
+        size: (height, width) of the images.
+        nms: where it is done.
+    """
+    p = e.postprocess
+    facts: dict[str, Any] = {
+        "experiment": e.name,
+        "description": e.description,
+        "classes": ["background", *e.head.classes],  # by label
+        "modality": e.input.modality,
+        "channels": [CHANNEL_NAMES[c] for c in CHANNELS[e.input.modality]],
+        "size": list(size),  # (height, width)
+        "trained_size": list(as_size(e.input.size)),
+        "boxes": "xyxy, pixels of the input",
+        "lwir_range": e.data.lwir_range,  # of values of more than 8 bits: these become 0 and 255, linearly
+        "resize": "bilinear, each side by itself (cv2.INTER_LINEAR)",
+        "nms": nms,
+        "nms_iou": p.nms_iou,
+        "score_threshold": p.score_threshold,
+        "top_k": p.top_k,
+        "commit": git_state()["commit"],  # of the code that exported
+        "trained_commit": _trained_commit(file),
+        "checkpoint": file.name,
+        "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "torch": str(torch.__version__),
+        "config": dataclasses.asdict(e),
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+
+
+def _trained_commit(file: Path) -> str:
+    """Of the run in whose directory the checkpoint lies; empty anywhere else."""
+    directory = RunDirectory.holding(file)
+    if not directory.environment_file.is_file():
+        return ""
+    return str(directory.environment().get("git", {}).get("commit", ""))
+
+
+def _program(model: nn.Module, images: torch.Tensor, file: Path) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet():
+            return torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
+    except Exception as error:  # torch has no common class for what it cannot export
+        raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
+
+
+def _write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path, file: Path) -> None:
+    try:
+        with _quiet():
+            onnx_program = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["boxes", "scores", "labels"],
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no common class either
+        raise ExportError(f"{file}: ONNX has no form for a part of this detector: {_first_line(error)}") from error
+    assert onnx_program is not None
+    onnx_program.model.metadata_props.update(metadata)
+    onnx_program.save(path, external_data=False)
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]' "
+            f"(or --format pt2, which needs torch only)"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words: packages that nobody needs, and the whole graph where it cannot be exported."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

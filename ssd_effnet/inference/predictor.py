@@ -1,0 +1,295 @@
+"""A trained detector as a library: a checkpoint in, images in, boxes out."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from data_kaist.dataset import collate
+from data_kaist.errors import Doubt, ImageError, RequestError
+from data_kaist.images import NOTE, doubts, read_image, to_8_bits
+from data_kaist.layouts import SIDES, Side
+from data_kaist.transforms import Sample
+from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.inference.sources import file_of
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.folding import fold
+from ssd_effnet.models.fusion import CHANNELS
+from ssd_effnet.models.weights import WeightsError, load_by_name
+from ssd_effnet.training.checkpoints import PREFIX, experiment_in, read_checkpoint
+from ssd_effnet.training.machine import usable_device
+from ssd_effnet.training.memory import enough_memory
+from ssd_effnet.training.run_directory import checkpoint_file
+
+Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
+"""One picture: a file, a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` LWIR, or a uint8 tensor ``(3, H, W)`` or
+``(1, H, W)`` or ``(H, W)``, on any device; LWIR values may be of any type where the detector has a range for them."""
+
+Pair: TypeAlias = tuple[Image, Image]
+"""(visible, LWIR), of one size."""
+
+_NO_BOXES = np.zeros((0, 4), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes_xyxy: float32 ``(n, 4)``, pixels of the image as it was given.
+        scores: float32 ``(n,)``, 0..1.
+        labels: int64 ``(n,)``, class index from 1; 0 would be background.
+        class_names: ``n`` names, those of the labels.
+        size: (height, width) of the image in pixels.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) -> Predictor:
+    """The trained detector of a checkpoint; nothing else is needed, a checkpoint knows its whole experiment.
+
+    Args:
+        path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
+            not finished, for ``checkpoints/best.ckpt``, or ``last.ckpt`` where there is no best one.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
+        zoom: how much larger than in training images enter the network, each side; anchors keep their pixels. For
+            people who are smaller in their images than those that it was trained on; time grows with the square.
+
+    Raises:
+        WeightsError: not there, or not a checkpoint of this project; says what it lacks.
+        ConfigError: the experiment in it cannot be built.
+        RequestError: no such device, or a zoom out of range.
+        FoldError: see :class:`Predictor`.
+    """
+    if not 0.1 <= zoom <= 10:
+        raise RequestError(f"zoom must lie in 0.1..10, not {zoom}")
+    where = usable_device(device)
+    file = checkpoint_file(Path(path))
+    content = read_checkpoint(file)
+    experiment = _zoomed(experiment_in(content, file), zoom)
+    detector, _ = build_detector(experiment, pretrained=False)
+    named = content["state_dict"]
+    weights = {name.removeprefix(PREFIX): named[name] for name in named if name.startswith(PREFIX)}
+    report = load_by_name(detector, weights, optional=(), source=str(file))
+    if report.unexpected:
+        raise WeightsError(f"{file}: its weights are not those of the experiment in it: {report}")
+    return Predictor(experiment, detector, where)
+
+
+class Predictor:
+    """A detector with everything around it: reading, resizing, normalising, decoding, NMS.
+
+    The way of an image is the one that it takes when a run is tested: same transforms, same thresholds. The same
+    images in the same batches give the same detections but for rounding, since norms are folded into convolutions,
+    which saves up to a third of the time. (In float32; a run with ``trainer.precision: bf16-mixed`` was tested in
+    that.)
+
+    Args:
+        experiment: resolved.
+        detector: with its weights.
+        device: where to compute.
+
+    Raises:
+        FoldError: folded, the detector would be another network; names the module (:func:`.folding.fold`).
+
+    Attributes:
+        experiment: what the detector was trained as, but for the input's size where it is zoomed.
+        modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
+        classes: names of labels 1, 2, ...
+        input_size: (height, width) to which every image is resized.
+        reading: how files become pixels: upright, and by the range of LWIR values that the detector was trained with.
+        detector: as it was trained, for whoever looks inside; detections come from a folded copy.
+    """
+
+    def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
+        self.experiment = experiment
+        self.modality = experiment.input.modality
+        self.classes = tuple(experiment.head.classes)
+        self.device = usable_device(device)
+        self._folded = self._fold(detector.eval()).to(self.device)
+        self.detector = detector.to(self.device)
+        self.reading = replace(build_reading(experiment), orientation="follow")
+        if experiment.trainer.channels_last:
+            self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._transform = build_transforms(experiment, "test")
+        self._postprocess = build_postprocess(experiment)
+
+    def _fold(self, detector: Detector) -> Detector:
+        """Compared with the detector on a small input; at the experiment's size where the network takes no other."""
+
+        def noise(size: tuple[int, int]) -> torch.Tensor:
+            shape = (1, len(CHANNELS[self.modality]), *size)
+            pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator())
+            return pixels.to(detector.normalize.mean.device)
+
+        try:
+            return fold(detector, noise((64, 96)))
+        except (RuntimeError, ValueError):
+            return fold(detector, noise(self.input_size))
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        height, width = self.experiment.input.size
+        return height, width
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The images that the modality reads."""
+        return SIDES[self.modality]
+
+    def predict(
+        self, images: Sequence[Image | Pair], *, score: float | None = None, batch_size: int = 8
+    ) -> list[ImageDetections]:
+        """Detections of each image, in the order of the images, whose sizes may differ.
+
+        Args:
+            images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
+                Files are decoded as in training, an alpha channel is dropped, and orientation tags are followed: boxes
+                are in the upright picture. Where only the high byte of 16 bits is used, a warning says so.
+            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, a low one,
+                as evaluation wants it. For people to look at, 0.3 to 0.5.
+            batch_size: images that are computed at once.
+
+        Raises:
+            ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
+            NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
+            OutOfMemory: so many images at once do not fit into the device's memory.
+            RequestError: a score or a batch size out of range.
+        """
+        if isinstance(images, np.ndarray | torch.Tensor | str | Path):
+            raise ImageError("predict takes a list of images, not a single one; write predict([image])")
+        if batch_size < 1:
+            raise RequestError(f"batch_size must be at least 1, not {batch_size}")
+        found: list[ImageDetections] = []
+        names, notes = [f"image {i}" for i in range(len(images))], np.zeros(len(images), NOTE)
+        for start in range(0, len(images), batch_size):
+            some = range(start, min(start + batch_size, len(images)))
+            for i in some:
+                given = images[i]
+                names[i] = _name_of(given if isinstance(given, tuple | list) else (given,), names[i])
+            found += self.detect([self.prepare(images[i], names[i], notes[i : i + 1]) for i in some], score=score)
+        for sentence in self.doubts(zip(names, notes, strict=True)):
+            warnings.warn(sentence, Doubt, stacklevel=2)
+        return found
+
+    def doubts(self, notes: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+        """What there is to say of prepared images, given their names and :data:`~data_kaist.images.NOTE` rows."""
+        return [sentence for kind, sentence in doubts(notes, self.reading).items() if kind != "orientation"]
+
+    def prepare(
+        self, image: Image | tuple[Image, ...], name: str = "the image", note: np.ndarray | None = None
+    ) -> Sample:
+        """Read and resize one image as for the test of a run.
+
+        Args:
+            image: as for :meth:`predict`; a tuple holds as many as the modality has ``sides``.
+            name: for messages, where it is not a file.
+            note: one row of :data:`data_kaist.images.NOTE`, filled in.
+
+        Raises:
+            ImageError: see :meth:`predict`.
+        """
+        given = image if isinstance(image, tuple | list) else (image,)
+        if len(given) != len(self.sides):
+            wanted = "pairs (visible, lwir)" if len(self.sides) == 2 else f"{self.sides[0]} images alone"
+            got = "a single one" if len(given) == 1 else f"{len(given)} together"
+            raise ImageError(f"{_name_of(given, name)}: {self.modality} needs {wanted}, not {got}")
+        pictures = {side: self._pixels(x, side, name, note) for side, x in zip(self.sides, given, strict=True)}
+        sizes = [picture.shape[:2] for picture in pictures.values()]
+        if len(set(sizes)) > 1:
+            (h, w), (other_h, other_w) = sizes
+            raise ImageError(f"{_name_of(given, name)}: visible is {w}x{h} pixels, but lwir {other_w}x{other_h}")
+        sample = Sample(
+            visible=pictures.get("visible"),
+            lwir=pictures.get("lwir"),
+            boxes_xyxy=_NO_BOXES,
+            labels=np.zeros(0, np.int64),
+            ignore=np.zeros(0, bool),
+            original_size=sizes[0],
+            name=name,
+        )
+        return self._transform(sample, np.random.default_rng(0))
+
+    @torch.inference_mode()
+    def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
+        """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
+        if score is not None and not 0 <= score <= 1:
+            raise RequestError(f"score must lie in 0..1, not {score}")
+        if not samples:
+            return []
+        postprocess = copy.copy(self._postprocess)
+        if score is not None:
+            postprocess.score_threshold = score
+        height, width = self.input_size
+        what = f"{len(samples)} images of {width}x{height} pixels at once"
+        with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):
+            batch = collate(samples).to(self.device)
+            outputs = self._folded(batch.images)
+            outputs.refuse_non_finite(batch.names)
+            detections = postprocess(outputs, self.input_size, batch.original_sizes)
+            return list(self._per_image(detections, samples))
+
+    def _pixels(self, image: Image, side: Side, name: str, note: np.ndarray | None) -> np.ndarray:
+        """uint8 ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
+        if isinstance(image, str | Path):
+            return read_image(file_of(image), colour=side == "visible", reading=self.reading, note=note)
+        pixels = _array(image, side, name, any_type=side == "lwir" and self.reading.lwir_range is not None)
+        return pixels if side == "visible" else to_8_bits(pixels, name, self.reading, note)
+
+    def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
+        for i, sample in enumerate(samples):
+            boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(i))
+            names = tuple(self.classes[label - 1] for label in labels.tolist())
+            yield ImageDetections(boxes, scores, labels, names, sample.original_size)
+
+
+def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:
+    """The same network for larger images: anchors scale with the input, so what they refer to grows with it."""
+    if zoom == 1:
+        return e
+    size = [max(32, 32 * round(zoom * side / 32)) for side in e.input.size]
+    refer_to = e.anchors.reference_size
+    if refer_to is not None:
+        refer_to = [round(r * new / old) for r, new, old in zip(refer_to, size, e.input.size, strict=True)]
+    return replace(e, input=replace(e.input, size=size), anchors=replace(e.anchors, reference_size=refer_to))
+
+
+def _name_of(given: Sequence[Any], name: str) -> str:
+    """The file where there is one: it says more than a number."""
+    files = [str(x) for x in given if isinstance(x, str | Path)]
+    return files[0] if files else name
+
+
+def _array(image: np.ndarray | torch.Tensor, side: Side, name: str, *, any_type: bool) -> np.ndarray:
+    """``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``; uint8, or ``any_type``."""
+    wanted = "(H, W, 3) RGB" if side == "visible" else "(H, W)"
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        kind = type(image).__name__
+        raise ImageError(f"{name}: is a {kind}, not an image; give a file, a numpy array or a torch tensor")
+    if str(image.dtype).removeprefix("torch.") != "uint8" and not any_type:
+        raise ImageError(f"{name}: has values of type {image.dtype}; an image is uint8, 0..255")
+    pixels = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if isinstance(image, torch.Tensor):
+        wanted = "(3, H, W) RGB" if side == "visible" else "(H, W) or (1, H, W)"
+        if pixels.ndim == 3:
+            pixels = pixels[0] if side == "lwir" and len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+    right = pixels.ndim == 3 and pixels.shape[2] == 3 if side == "visible" else pixels.ndim == 2
+    if not right or not pixels.size:
+        raise ImageError(f"{name}: has the shape {tuple(image.shape)}, but a {side} image is {wanted}")
+    return np.ascontiguousarray(pixels)

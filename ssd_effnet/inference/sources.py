@@ -1,0 +1,330 @@
+"""Pictures, pairs and videos wherever people keep them: files, folders, patterns, KAIST's layout, two folders."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from data_kaist.errors import DataError, ImageError
+from data_kaist.images import Reading, kind_of, read_image
+from data_kaist.layouts import Side
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+"""Endings of what is an image, or should be one; of any other file its content decides."""
+
+VIDEOS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"})
+"""Likewise of videos."""
+
+_RAW = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq"})
+"""Photographs as the sensor has them: in form a TIFF, which holds a small picture only."""
+
+_USUAL_FPS = 25.0
+_ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
+_MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever it states
+
+
+UPRIGHT = Reading(orientation="follow")
+"""As viewers do."""
+
+
+@dataclass(frozen=True)
+class Still:
+    """One picture, or one pair.
+
+    Attributes:
+        name: its path below what was given, with ``/``.
+        visible: the visible file, None where there is none.
+        lwir: the LWIR file, None where there is none.
+    """
+
+    name: str
+    visible: Path | None
+    lwir: Path | None
+
+    @property
+    def path(self) -> Path:
+        """The file that gives the name."""
+        path = self.visible or self.lwir
+        assert path is not None
+        return path
+
+    def read(self, side: Side, reading: Reading = UPRIGHT, note: np.ndarray | None = None) -> np.ndarray:
+        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`.
+
+        Raises:
+            ImageError: there is none on that side, or it cannot be read.
+        """
+        path = self.visible if side == "visible" else self.lwir
+        if path is None:
+            raise ImageError(f"{self.path}: has no {side} image beside it")
+        return read_image(path, colour=side == "visible", reading=reading, note=note)
+
+
+@dataclass(frozen=True)
+class Video:
+    """One film; its frames are of one modality.
+
+    Attributes:
+        name: its path below what was given, with ``/``.
+        path: the file.
+    """
+
+    name: str
+    path: Path
+
+
+Source: TypeAlias = Still | Video
+
+
+def find_sources(
+    inputs: Sequence[str | Path],
+    *,
+    side: Side = "visible",
+    leave_out: Path | None = None,
+    others: Counter[str] | None = None,
+) -> list[Source]:
+    """What is to be looked at, in the order of the inputs and by name within a folder.
+
+    A file below a folder ``visible`` that has a partner of the same name below ``lwir`` beside it is one of a pair, as
+    in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once.
+
+    Args:
+        inputs: images, videos, folders (with all below them, links too), or patterns such as ``frames/**/*.jpg``;
+            where nothing matches, ``*.JPG`` is tried.
+        side: what a picture is that lies below neither ``visible`` nor ``lwir``.
+        leave_out: a folder whose files do not count: the one that is written to.
+        others: counts what is left out by its ending: neither an image nor a video that can be read.
+
+    Raises:
+        DataError: an input is not there, holds nothing to look at, or is an address or a camera.
+    """
+    others = Counter() if others is None else others
+    found: dict[tuple[Path, ...], tuple[Source, Path]] = {}
+    for given in inputs:
+        here: Counter[str] = Counter()
+        base, files = _files(given, here)
+        others.update(here)
+        if leave_out is not None:
+            files = [file for file in files if not file.resolve().is_relative_to(leave_out.resolve())]
+        if not files:
+            kinds = " ".join(sorted(IMAGES | VIDEOS))
+            besides = f"; there are {listed(here)}" if here else ""
+            raise DataError(f"{given}: no image or video there ({kinds}){besides}")
+        for file in files:
+            source = _source(file, file.relative_to(base).as_posix(), side)
+            paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
+            key = tuple(path.resolve() for path in paths if path is not None)
+            if key not in found or source.path == file:  # a pair bears the name of its visible file
+                found[key] = source, file
+    return _with_names_of_their_own(found.values())
+
+
+def listed(others: Counter[str]) -> str:
+    """``3 .heic, 1 .gif``."""
+    return ", ".join(f"{count:,} {ending}" for ending, count in others.most_common())
+
+
+def file_of(given: str | Path) -> Path:
+    """The file or folder that an input names.
+
+    Raises:
+        DataError: it is an address.
+    """
+    if (match := re.match(r"[A-Za-z][\w+.-]+:/+", str(given))) and not Path(given).exists():
+        raise DataError(
+            f"{given}: {match[0]} is the address of a stream or page; record or download it, and give the file"
+        )
+    return Path(given)
+
+
+def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) -> list[Source]:
+    """Pairs of two folders, made by relative names, whatever the case of their endings.
+
+    A picture without partner is there with one side only; ``others`` as for :func:`find_sources`.
+
+    Raises:
+        DataError: a folder is not there or without images, or no name is in both.
+    """
+    others = Counter() if others is None else others
+    names: list[dict[str, Path]] = []
+    for folder in (visible, lwir):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        found = list(_walk(folder, others))
+        films = {path for path in found if _is_film(path)}
+        others.update(path.suffix.lower() for path in films)
+        files = [path for path in found if path not in films]
+        names.append({p.relative_to(folder).with_suffix(p.suffix.lower()).as_posix(): p for p in files})
+        if not names[-1]:
+            raise DataError(f"{folder}: no image there")
+    if not names[0].keys() & names[1].keys():
+        raise DataError(f"{visible} and {lwir}: no image of one has the name of one of the other")
+    return [Still(name, names[0].get(name), names[1].get(name)) for name in sorted(names[0].keys() | names[1].keys())]
+
+
+def frame_count(source: Source) -> int:
+    """Frames: 1 of a still, what the file says of a video; 0 where it says nothing or cannot be opened."""
+    if isinstance(source, Still):
+        return 1
+    film = _open(source)
+    count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    film.release()
+    return max(count, 0)
+
+
+def frames_a_second(video: Video) -> float:
+    """As the file says; 25 where it says nothing credible."""
+    film = _open(video)
+    fps = float(film.get(cv2.CAP_PROP_FPS))
+    film.release()
+    return fps if 0.1 <= fps <= 240 else _USUAL_FPS
+
+
+def states_its_length(video: Video) -> bool:
+    """Whether the kind of file says how many frames it holds; others say it from their duration."""
+    with video.path.open("rb") as file:
+        kind = kind_of(file.read(200))
+    return kind is not None and kind[0] in ("AVI", "MP4")
+
+
+def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray | None]:
+    """The frames, one at a time: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
+
+    None stands for a frame that is damaged, so that the others keep their places; in a film of a fixed rate also for
+    those that a damaged piece of the file has swallowed whole. Damaged frames at the end are missing.
+
+    Raises:
+        ImageError: it cannot be opened, or holds no frame that can be decoded.
+    """
+    film = _open(video)
+    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video)
+    place, failed, start, fixed_rate = 0, 0, 0.0, True
+    try:
+        while failed < (min(max(stated - place, 1), _MOST_LOST) if stated > 0 else 100):
+            there, frame = film.read()
+            if not there:
+                failed += 1
+                continue
+            when = film.get(cv2.CAP_PROP_POS_MSEC)
+            start = when if not place and not failed else start
+            by_time = (when - start) * fps / 1000
+            if failed:
+                lost = round(by_time) - place
+                on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
+                lost = lost if on_grid and failed < lost <= stated - place else failed
+                yield from [None] * lost
+                place, failed = place + lost, 0
+            else:
+                fixed_rate = fixed_rate and abs(by_time - place) < _ON_GRID
+            place += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB if side == "visible" else cv2.COLOR_BGR2GRAY)
+    finally:
+        film.release()
+    if not place:
+        raise ImageError(f"{video.path}: not a video that can be decoded")
+
+
+def _open(video: Video) -> cv2.VideoCapture:
+    # an absolute path: FFmpeg would take `a:b.avi` for the address of a protocol
+    return cv2.VideoCapture(str(video.path.resolve()), cv2.CAP_FFMPEG)
+
+
+def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
+    """The folder below which names begin, and the files that an input stands for."""
+    path, text = Path(given), str(given)
+    if path.is_dir():
+        return path, list(_walk(path, others))
+    if path.is_char_device() or (text.isdecimal() and not path.exists()):
+        raise DataError(f"{given}: would be a camera, and only files are read; record a film and give that")
+    if path.exists():
+        return path.parent, [path]
+    path = file_of(given)
+    if not glob.has_magic(text):
+        raise DataError(f"{given}: there is no such file or folder")
+    fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
+    stem, dot, ending = text.rpartition(".")
+    any_case = stem + dot + "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
+    files: list[Path] = []
+    matches = glob.glob(text, recursive=True) or glob.glob(any_case, recursive=True)  # noqa: PTH207 - takes absolute ones
+    for match in map(Path, sorted(matches)):
+        files += _walk(match, others) if match.is_dir() else _known([match], others)
+    return Path(*fixed), list(dict.fromkeys(files))
+
+
+def _walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Images and videos below a folder, by name, hidden ones left out; where several links lead, once."""
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(_: OSError) -> None:
+        others["folders that cannot be read"] += 1
+
+    for inside, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        status = Path(inside).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        others.update("hidden folders" for name in folders if name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from _known([Path(inside, name) for name in sorted(names)], others)
+
+
+def _known(files: Sequence[Path], others: Counter[str]) -> Iterator[Path]:
+    """Those of the files that are images or videos, or should be by their ending; the others are counted."""
+    for path in files:
+        ending = path.suffix.lower()
+        if path.name.startswith("."):
+            others.update(["hidden files"] if ending in IMAGES | VIDEOS else [])
+        elif ending in IMAGES | VIDEOS or (ending not in _RAW and _content(path) in ("image", "video")):
+            yield path
+        else:
+            others[ending or "without ending"] += 1
+
+
+def _content(path: Path) -> str | None:
+    """``image``, ``video`` or ``other`` by the first bytes; None where they say nothing, or cannot be read."""
+    if not path.is_file():  # a pipe would make us wait
+        return None
+    try:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(200))
+    except OSError:
+        return None
+    return kind and kind[1]
+
+
+def _is_film(path: Path) -> bool:
+    """By its content, or by its ending where that says nothing."""
+    content = _content(path)
+    return content == "video" or (content != "image" and path.suffix.lower() in VIDEOS)
+
+
+def _source(file: Path, name: str, side: Side) -> Source:
+    if _is_film(file):
+        return Video(name, file)
+    parts = file.absolute().parts[:-1]
+    for own, other in (("visible", "lwir"), ("lwir", "visible")):
+        if own in parts:
+            place = len(parts) - 1 - parts[::-1].index(own)
+            partner: Path | None = Path(*parts[:place], other, *parts[place + 1 :], file.name)
+            partner = partner if partner is not None and partner.is_file() else None
+            return Still(name, file, partner) if own == "visible" else Still(name, partner, file)
+    return Still(name, file, None) if side == "visible" else Still(name, None, file)
+
+
+def _with_names_of_their_own(found: Iterable[tuple[Source, Path]]) -> list[Source]:
+    """The sources; names that several inputs have in common become paths below the folder that all files share."""
+    pairs = list(found)
+    if max(Counter(source.name for source, _ in pairs).values()) == 1:
+        return [source for source, _ in pairs]
+    common = Path(os.path.commonpath([file.absolute().parent for _, file in pairs]))
+    return [replace(source, name=file.absolute().relative_to(common).as_posix()) for source, file in pairs]

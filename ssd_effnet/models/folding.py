@@ -1,0 +1,159 @@
+"""Batch norm folded into the convolution before it: at inference it is only a factor and a shift."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from data_kaist.errors import Failure
+from ssd_effnet.models.layers import FrozenBatchNorm2d, declared
+
+M = TypeVar("M", bound=nn.Module)
+
+_ROUNDING = 1e-3  # of a tensor's largest value; float32 leaves a hundredth of it
+
+
+class FoldError(Failure):
+    """A module that gives other outputs when what it declares is folded."""
+
+
+def fold(module: M, images: torch.Tensor | None = None) -> M:
+    """A copy for evaluation without the batch norms that follow a convolution.
+
+    Only what a module's class declares is folded: its method ``folds`` yields names below it, (convolution, norm,
+    activations that may then overwrite their input), where the norm alone reads the convolution's output. A subclass
+    with a ``forward`` of its own declares nothing until it says so itself. The copy must not be trained, and its
+    weights are not those of a checkpoint.
+
+    Args:
+        module: any; it stays as it is.
+        images: a small input for it, to compare the copy with the module, the declaring parts one by one; None: they
+            are not compared.
+
+    Raises:
+        FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
+    """
+    plain = copy.deepcopy(module).eval() if any(part.training for part in module.modules()) else module
+    folded = copy.deepcopy(plain)
+    parts = {name for name, _, _ in foldable(plain)}
+    with torch.no_grad():
+        for name, before, after in list(foldable(folded)):
+            part = folded.get_submodule(name)
+            _into(part.get_submodule(before), part.get_submodule(after))
+            part.set_submodule(after, nn.Identity())
+        for part in folded.modules():
+            for _, _, *activations in _declarations(part):
+                for activation in activations:
+                    part.get_submodule(activation).inplace = True  # type: ignore[assignment]
+        if images is not None:
+            _compare(plain, folded, parts, images)
+    return folded
+
+
+def foldable(module: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """(part, convolution, norm): what :func:`fold` folds; the last two are names below the part.
+
+    What is declared stays apart all the same where the convolution stands in several places, or computes its weights.
+    """
+    places = Counter(id(child) for parent in module.modules() for child in parent._modules.values())
+    for name, part in module.named_modules():
+        for before, after, *_ in _declarations(part):
+            convolution, norm = part.get_submodule(before), part.get_submodule(after)
+            plain = type(convolution).forward in (nn.Conv2d.forward, nn.ConvTranspose2d.forward)
+            own = parametrize.is_parametrized(convolution) or convolution._forward_pre_hooks
+            grouped = isinstance(convolution, nn.ConvTranspose2d) and convolution.groups > 1
+            known = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d) and norm.running_mean is not None
+            if plain and known and not own and not grouped and places[id(convolution)] == 1:
+                yield name, before, after
+
+
+def _declarations(part: nn.Module) -> list[tuple[str, ...]]:
+    folds = declared(part, "folds", "forward")
+    return list(folds()) if folds else []
+
+
+def _into(convolution: nn.Module, norm: nn.Module) -> None:
+    assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+    assert isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+        transpose=isinstance(convolution, nn.ConvTranspose2d),
+    )
+
+
+def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch.Tensor) -> None:
+    """Run ``plain`` and give each part's input to the same part of ``folded``, too, and the whole input to the whole.
+
+    Raises:
+        FoldError: naming the first part that answers otherwise.
+    """
+    if not parts:
+        return
+    inputs: dict[str, Any] = {}
+    uncalled = set(parts)
+
+    def before(name: str, _part: nn.Module, *given: Any) -> None:
+        uncalled.discard(name)
+        inputs[name] = copy.deepcopy(given)  # what the part overwrites, its copy must see, too
+
+    def after(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
+        below = sorted(part for part in uncalled if part.startswith(f"{name}." if name else ""))
+        guilty = " or ".join(_named(plain, part) for part in below or [name])
+        advice = "its class should declare in `folds` only norms that alone read their convolution's output"
+        arguments, named = inputs.pop(name)
+        try:
+            answers = _tensors(folded.get_submodule(name)(*arguments, **named))
+        except Exception as error:  # a part that reads its norm's statistics fails in whatever way it likes
+            reason = str(error).partition("\n")[0]
+            raise FoldError(f"{guilty} fails when folded ({reason}); {advice}") from error
+        for own, wanted in zip(answers, _tensors(handed), strict=True):
+            if not wanted.numel() or not wanted.isfinite().all():
+                continue  # of such weights nothing can be said; whoever uses them is told
+            apart, largest = float((own - wanted).abs().max()), float(wanted.abs().max())
+            if not apart <= _ROUNDING * largest:
+                raise FoldError(f"{guilty} gives other outputs when folded (by {apart:.2g} of {largest:.2g}); {advice}")
+
+    hooks = []
+    try:
+        for name in {*parts, ""}:
+            part = plain.get_submodule(name)
+            hooks += [part.register_forward_pre_hook(partial(before, name), with_kwargs=True)]
+            hooks += [part.register_forward_hook(partial(after, name))]
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            plain(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _named(module: nn.Module, name: str) -> str:
+    kind = type(module.get_submodule(name)).__name__
+    return f"{name} ({kind})" if name else kind
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Copies of all tensors in lists, dictionaries and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        return [value.clone()]
+    if isinstance(value, dict):
+        value = value.values()
+    elif hasattr(value, "__dataclass_fields__"):
+        value = vars(value).values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for each in value for tensor in _tensors(each)]

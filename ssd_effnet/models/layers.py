@@ -1,0 +1,198 @@
+"""Small blocks that several parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+}
+ACTIVATIONS = tuple(_ACTIVATIONS)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name, one of :data:`ACTIVATIONS`; in place where that is possible."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is unknown; known: {', '.join(ACTIVATIONS)}")
+    return nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
+
+
+def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], Any] | None:
+    """What a module declares for others to do to it: ``folds`` or ``initialise``.
+
+    Args:
+        module: any.
+        what: the method.
+        overridden_by: the method that the declaration is about.
+
+    Returns:
+        The module's method; None where its class has none, or has changed ``overridden_by`` since it was declared.
+    """
+    for kind in type(module).__mro__:
+        if what in vars(kind):
+            found: Callable[[], Any] = getattr(module, what)
+            return found
+        if overridden_by in vars(kind):
+            return None
+    return None
+
+
+def initialise(part: nn.Module) -> None:
+    """Run ``initialise`` of every module in ``part`` whose class declares it and has no constructor since.
+
+    A part calls it at the end of its constructor. Other modules keep the values that they were built with.
+    """
+    for module in part.modules():
+        if own := declared(module, "initialise", "__init__"):
+            own()
+
+
+def xavier(convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Xavier's weights and a bias of 0, as SSD starts the convolutions that no pretrained weights reach.
+
+    Depthwise ones keep torch's start: Xavier's fan-out counts filters that a channel never meets.
+    """
+    if convolution.groups == 1:
+        nn.init.xavier_uniform_(convolution.weight)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+
+
+class FoldingSequential(nn.Sequential):
+    """A Sequential that lets :func:`.folding.fold` fold each norm into the convolution right before it."""
+
+    def folds(self) -> Iterator[tuple[str, str]]:
+        """(convolution, norm): names of neighbours."""
+        for (before, convolution), (after, norm) in pairwise(self._modules.items()):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+                yield before, after
+
+
+class ConvNormAct(FoldingSequential):
+    """Convolution (zero padding, so that stride 1 keeps the size), batch norm, activation.
+
+    ``bias`` defaults to "where there is no norm"; the study's adapters have both.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        norm: bool = True,
+        activation: str = "relu",
+        groups: int = 1,
+        bias: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=not norm if bias is None else bias,
+        )
+        if norm:
+            self.norm = nn.BatchNorm2d(out_channels)
+        if activation != "none":
+            self.activation = _activation(activation)
+
+    def initialise(self) -> None:
+        xavier(self.conv)
+
+
+_activation = activation  # the argument of the same name hides the function inside the class
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise 3x3, then pointwise 1x1, batch norm, activation (EfficientDet, section 3; MobileNet)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: bool = True, activation: str = "silu", bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, norm=norm, activation=activation, bias=bias)
+
+
+class L2Norm(nn.Module):
+    """Unit length over the channels at each position, then a learned factor a channel (ParseNet, section 3.3).
+
+    ``(N, C, H, W) -> (N, C, H, W)``. The factor starts at 20, as in SSD.
+    """
+
+    def __init__(self, channels: int, scale: float = 20.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(x, dim=1, eps=1e-10) * self.weight[:, None, None]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine terms are constants, for batches too small to estimate them.
+
+    Same state names as :class:`torch.nn.BatchNorm2d`, so weights move between the two.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name, tensor in norm.state_dict().items():
+            self.register_buffer(name, tensor.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(x.dtype)
+
+
+def set_batch_norm(module: nn.Module, eps: float, momentum: float) -> None:
+    """Epsilon and momentum (the share of the new batch) of every batch norm in ``module``."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps, part.momentum = eps, momentum
+
+
+def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
+    """Swap every batch norm below ``module`` and return it.
+
+    Args:
+        norm: ``batch`` leaves all as it is, ``frozen`` makes them constants, ``group`` takes group norm of up to 32
+            groups (the largest power of two that divides the channels), keeping the affine terms.
+    """
+    if norm == "batch":
+        return module
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child) if norm == "frozen" else _group_norm(child))
+        else:
+            replace_batch_norm(child, norm)
+    return module
+
+
+def _group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if norm.num_features % g == 0)
+    new = nn.GroupNorm(groups, norm.num_features, eps=norm.eps)
+    with torch.no_grad():
+        new.weight.copy_(norm.weight)
+        new.bias.copy_(norm.bias)
+    return new

@@ -1,0 +1,340 @@
+"""Weights: fetched with their hash, read without running code, loaded by name.
+
+Nothing is skipped silently: what a file lacks, has too much of or has in another shape stands in the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import pickle
+import tempfile
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import nn
+
+from data_kaist.errors import Failure
+
+CACHE_VARIABLE = "SSD_EFFNET_CACHE"
+TIMEOUT_SECONDS = 30
+_CHUNK = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class WeightsError(Failure, ValueError):
+    """Weights that cannot be had, read or used; one sentence that says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's tensors and of a module's; names are the module's, ``unexpected`` the file's.
+
+    Attributes:
+        loaded: copied into the module.
+        missing: in the module only; they keep the values they had.
+        unexpected: in the file only; unused.
+        misshapen: in both, in different shapes (name, the module's shape, the file's); not copied.
+        source: where the tensors came from, for messages.
+        adapted: remarks on those that were changed to fit before they were copied.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    source: str = ""
+    adapted: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the module was filled."""
+        return not self.missing and not self.misshapen
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded" + (f" from {self.source}" if self.source else "")]
+        if self.adapted:
+            parts.append(f"adapted to the input's channels: {', '.join(self.adapted)}")
+        if self.missing:
+            parts.append(f"{len(self.missing)} not in the file: {_by_part(self.missing)}")
+        if self.misshapen:
+            shapes = ", ".join(f"{name} is {ours} and in the file {theirs}" for name, ours, theirs in self.misshapen)
+            parts.append(f"{len(self.misshapen)} of another shape: {shapes}")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} of the file unused: {_by_part(self.unexpected)}")
+        return "; ".join(parts)
+
+
+def _by_part(names: Sequence[str]) -> str:
+    """``_fc.weight, _fc.bias, _blocks.7._bn1.weight`` -> ``_fc (2), _blocks.7 (1)``: names by the part they are of."""
+    counts: dict[str, int] = {}
+    for name in names:
+        part = ".".join(name.split(".")[:-1][:2]) or name
+        counts[part] = counts.get(part, 0) + 1
+    shown = [f"{part} ({n})" for part, n in list(counts.items())[:12]]
+    return ", ".join(shown) + (f" and {len(counts) - 12} more parts" if len(counts) > 12 else "")
+
+
+def load_by_name(
+    module: nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    rename: Mapping[str, str] | None = None,
+    optional: tuple[str, ...] | None = None,
+    source: str = "",
+) -> LoadReport:
+    """Copy tensors into the parameters and buffers that bear their names and have their shapes.
+
+    Args:
+        module: filled in place; tensors keep their device and dtype.
+        state_dict: name -> tensor.
+        rename: beginnings of the file's names -> the module's, whole dotted parts only, the longest that fits
+            (``{"features.0": "conv1.conv1_1"}`` renames ``features.0.weight`` and leaves ``features.01.weight``).
+            ``{"backbone": ""}`` takes ``backbone.`` away.
+        optional: beginnings of the module's names that the file may lack; anything else missing, and any other shape,
+            is an error. None: everything may be missing or misshapen, and the report says so.
+        source: where the tensors came from, for messages.
+
+    Raises:
+        WeightsError: two names of the file become one, a tensor has an Inf or NaN, nothing at all fits, or what is not
+            optional is missing. The module is then as it was.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in state_dict.items():
+        ours = _rename(name, rename or {})
+        if ours in renamed:
+            raise WeightsError(f"{source or 'the weights'}: both {origin[ours]} and {name} would be {ours}")
+        renamed[ours], origin[ours] = tensor, name
+
+    own = module.state_dict()
+    matching = [name for name in own if name in renamed and renamed[name].shape == own[name].shape]
+    report = LoadReport(
+        loaded=tuple(matching),
+        # Files from before torch 0.4.1 lack batch norm's counter of batches, which nothing here reads.
+        missing=tuple(n for n in own if n not in renamed and not n.endswith("num_batches_tracked")),
+        unexpected=tuple(origin[name] for name in renamed if name not in own),
+        misshapen=tuple(
+            (name, tuple(own[name].shape), tuple(renamed[name].shape))
+            for name in own
+            if name in renamed and renamed[name].shape != own[name].shape
+        ),
+        source=source,
+    )
+    if optional is not None and (report.misshapen or [n for n in report.missing if not n.startswith(optional)]):
+        raise WeightsError(f"the weights do not fit the model: {report}")
+    if not matching:
+        raise WeightsError(f"not one of the weights fits the model: {report}")
+    for name in matching:
+        if not torch.isfinite(renamed[name]).all():
+            raise WeightsError(f"{source or 'the weights'}: {origin[name]} has values that are not finite")
+    with torch.no_grad():
+        for name in matching:
+            own[name].copy_(renamed[name])
+    return report
+
+
+def _rename(name: str, rename: Mapping[str, str]) -> str:
+    """``name`` with the longest of the beginnings in ``rename`` replaced."""
+    end = len(name)
+    while end != -1:
+        if name[:end] in rename:
+            return (rename[name[:end]] + name[end:]).removeprefix(".")
+        end = name.rfind(".", 0, end)
+    return name
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that ``torch.save`` wrote, on the CPU; of a training checkpoint its ``state_dict``.
+
+    Raises:
+        WeightsError: as :func:`read_plain`, or the file holds something else than named tensors.
+    """
+    content = read_plain(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no weights: a {type(content).__name__} where named tensors should be")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{path} holds more than weights: {name!r} is a {type(value).__name__}, not a tensor")
+    return dict(content)
+
+
+def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
+    """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
+
+    Args:
+        path: the file.
+        mapped: tensors stay on the disk until they are looked at; not for files older than torch 1.6.
+
+    Raises:
+        WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
+            not run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}")
+    refuse_unreadable(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        # torch's message ends in advice to switch the check off; the first sentence of the cause is what is of use.
+        cause = str(error).partition("\n")[0]
+        if _is_pickle(path):
+            raise WeightsError(
+                f"{path} is not read: it holds more than tensors and plain data, or is damaged; reading it could run "
+                f"code. Save its state_dict alone and take that file ({cause[:200]})"
+            ) from error
+        raise WeightsError(f"{path} is no file of PyTorch weights, or is damaged") from error
+    except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
+        cause = str(error).partition("\n")[0]
+        raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
+    return content
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises a :class:`WeightsError` that says why the system does not open a file.
+
+    Asked before torch is: its reader calls damaged files an OSError, too.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the file begins as torch's (a zip) or a bare pickle does, not as text or a picture."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def cache_directory() -> Path:
+    """``$SSD_EFFNET_CACHE``, or ``~/.cache/ssd_effnet``."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ssd_effnet"
+
+
+def _open(url: str) -> AbstractContextManager[IO[bytes]]:
+    answer: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    return answer
+
+
+def download(
+    url: str,
+    sha256_prefix: str,
+    cache_dir: str | Path | None = None,
+    *,
+    opener: Callable[[str], AbstractContextManager[IO[bytes]]] = _open,
+    schemes: Sequence[str] = ("https",),
+    alternatives: str = "",
+) -> Path:
+    """The file of an address, from the cache or fetched into it.
+
+    It appears in the cache whole and checked or not at all, also when several processes fetch it at once.
+
+    Args:
+        url: ends in the file's name.
+        sha256_prefix: how the file's SHA-256 begins, in hexadecimal; eight digits stand in PyTorch's file names. They
+            guard against the wrong or a broken file, not against a forger.
+        cache_dir: None for :func:`cache_directory`.
+        opener: opens a URL as a file.
+        schemes: kinds of address that are taken.
+        alternatives: a sentence for the message of failure: what to do instead.
+
+    Raises:
+        WeightsError: another scheme, no connection, the wrong hash, a cache that cannot be written.
+    """
+    parts = urlsplit(url)
+    name = Path(parts.path).name
+    if parts.scheme not in schemes or not name:
+        raise WeightsError(f"weights are fetched over {' or '.join(schemes)} from an address of a file, not from {url}")
+    directory = cache_directory() if cache_dir is None else Path(cache_dir)
+    target = directory / name
+    if target.is_file():
+        if not has_hash(target, sha256_prefix):
+            raise WeightsError(
+                f"{target} is not the file that {url} stands for: its SHA-256 does not begin with {sha256_prefix}; "
+                "delete it to have it fetched again"
+            )
+        return target
+    _log.info("fetching %s into %s", url, directory)
+    temporary: Path | None = None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=f"{name}.", suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+            with opener(url) as response:
+                received = response.geturl() if hasattr(response, "geturl") else url
+                if urlsplit(received).scheme not in schemes:
+                    raise WeightsError(f"{url} leads on to {received}, which is not {' or '.join(schemes)}")
+                _copy(response, file)
+        if not has_hash(temporary, sha256_prefix):
+            raise WeightsError(
+                f"what {url} sent is not the file meant: its SHA-256 does not begin with {sha256_prefix} "
+                "(cut short, or another page in its place); nothing was kept"
+            )
+        temporary.replace(target)
+    except (OSError, EOFError, http.client.HTTPException) as error:
+        raise WeightsError(
+            f"could not fetch {url} ({error}); fetch it elsewhere and put it at {target}"
+            + (f", or {alternatives}" if alternatives else "")
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _copy(response: IO[bytes], file: Any) -> None:
+    """All bytes; a connection that ends early is an error of its own, which ``http.client`` leaves to the reader."""
+    expected = getattr(response, "length", None)
+    received = 0
+    while chunk := response.read(_CHUNK):
+        received += len(chunk)
+        file.write(chunk)
+    if expected is not None and received != expected:
+        raise EOFError(f"the connection ended after {received} of {expected} bytes")
+
+
+def has_hash(path: Path, sha256_prefix: str) -> bool:
+    """Whether a file's SHA-256 begins with these hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256_prefix.lower())
+
+
+def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """Weights of a first convolution over R, G, B for images with other channels.
+
+    Args:
+        weight: ``(O, 3, k, k)``.
+        in_channels: 3: as it is. 1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their
+            sum. So a grey image, normalised, is answered alike by all three.
+
+    Returns:
+        ``(O, in_channels, k, k)``.
+
+    Raises:
+        WeightsError: ``weight`` has not three input channels, or ``in_channels`` is none of 1, 3, 4.
+    """
+    if weight.ndim != 4 or weight.shape[1] != 3:
+        raise WeightsError(f"a first convolution over R, G, B has weights (O, 3, k, k), not {tuple(weight.shape)}")
+    total = weight.sum(dim=1, keepdim=True)  # (O, 1, k, k)
+    if in_channels == 1:
+        return total
+    if in_channels == 3:
+        return weight
+    if in_channels == 4:
+        return torch.cat([weight, total], dim=1) / 2
+    raise WeightsError(f"there is no rule to turn three input channels into {in_channels}; there is one for 1, 3 and 4")

@@ -1,0 +1,141 @@
+"""What a search has found: for people, and as an experiment file."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from data_kaist.files import write_whole
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import differences, load_base, load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.study.search.work import Search, SearchError, as_overrides, drawn, shown, snapshot
+
+_FOUND_BY = "Found by scripts/search.py"
+
+
+def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials, best first; equal ones in the order in which they were begun."""
+    sign = 1 if search.metric.lower_is_better else -1
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """How many trials are finished, pruned, failed and running; those left by dead processes count as running."""
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    names = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
+    return {name: states.count(TrialState[state]) for name, state in names.items()}
+
+
+def trials_table(search: Search, study: optuna.Study, count: int = 10, width: int = 200) -> Table:
+    """The best trials, for people: a row each, or a column each and as many as fit, where rows are too wide."""
+    number = counts(study)
+    title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in number.items() if n)}"
+    names = ["trial", search.monitor, "epochs", *search.space]
+    trials = []
+    for trial in best_trials(search, study)[:count]:
+        values = (shown(value) for value in drawn(search, trial).values())
+        trials.append([str(trial.number), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
+    lines = [names, *trials]
+
+    def widths(columns: Iterable[Sequence[str]]) -> list[int]:
+        """Letters up to each column's end, with its frame."""
+        return list(accumulate((3 + max(map(len, column)) for column in columns), initial=1))[1:]
+
+    if widths(zip(*lines, strict=True))[-1] <= width:
+        table = Table(title=title, title_justify="left", row_styles=("bold", *[""] * max(count - 1, 1)))
+        for name in names:
+            table.add_column(name, justify="right")
+        for line in trials:
+            table.add_row(*line)
+        return table
+    fitting = lines[: max(sum(end <= width for end in widths(lines)), 2)]
+    table = Table(title=title, title_justify="left")
+    for i, (head, *_) in enumerate(fitting):
+        table.add_column(head, justify="right" if i else "left", overflow="fold", style="bold" if i == 1 else "")
+    for cells in list(zip(*fitting, strict=True))[1:]:
+        table.add_row(*cells)
+    return table
+
+
+def failures(study: optuna.Study) -> dict[int, str]:
+    """What the failed trials said, by their number."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return {trial.number: trial.user_attrs.get("failure", "failed") for trial in failed}
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """How much each key decides whether a trial is among the best, shares of 1 (PED-ANOVA); {} for too few trials."""
+    if counts(study)["finished"] < 10:  # it compares the best tenth with all others
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """A result goes into a new file or over an earlier result.
+
+    Raises:
+        SearchError: the file holds something else.
+    """
+    if path.exists() and not (path.is_file() and _FOUND_BY in " ".join(path.read_text(encoding="utf-8").split())):
+        raise SearchError(f"{path}: holds something that no search has written; choose another --result")
+
+
+def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentConfig:
+    """The best trial as an experiment file: a diff of the experiment that was searched around.
+
+    Raises:
+        SearchError: no trial has finished, or the file holds something else.
+    """
+    refuse_to_overwrite(path)
+    ranking = best_trials(search, study)
+    if not ranking:
+        raise SearchError(f"{search.out}: no trial has finished, so nothing is found")
+    best, number = ranking[0], counts(study)
+    equal = sum(trial.value == best.value for trial in ranking)
+    values = drawn(search, best)
+    found = load_experiment(snapshot(search), as_overrides(values))
+    parent = load_experiment(search.file)
+    found.trainer.threads = parent.trainer.threads
+    changes = differences(found, parent)
+    description = (
+        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {best.number}, the best of "
+        f"{number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more failed), "
+        f"with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It was "
+        "chosen for this value, which is therefore better than what another seed or the test split will show."
+        + (f" {equal - 1} more have the same value: which of them is best, it does not say." if equal > 1 else "")
+    )
+    lines = [
+        f"base: {_flow(Path(os.path.relpath(search.file.resolve(), path.resolve().parent)).as_posix())}",
+        "description: >-",
+        *textwrap.wrap(description, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        *(["changes:"] + [f"  - {key}" for key in changes] if changes else ["changes: []"]),
+    ]
+    flat, group = settings(found), ""
+    for key in changes:
+        of, _, name = key.partition(".")
+        if name and of != group:
+            group = of
+            lines.append(f"{group}:")
+        lines.append(f"{f'  {name}' if name else key}: {_flow(flat[key])}")
+    write_whole(path, "\n".join(lines) + "\n")
+    written = load_experiment(path)
+    assert differences(written, load_base(path)) == changes and not differences(written, found)
+    return written
+
+
+def _flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).split("\n...")[0].strip()

@@ -1,0 +1,187 @@
+"""What a search may draw: a YAML file of experiment keys, each with a range or a list of choices.
+
+    optimizer.lr: {low: 1e-4, high: 1e-2, log: true}
+    optimizer.name: [sgd, rmsprop, adamw]
+    schedule.warmup_steps: {low: 0, high: 200, step: 50}
+
+Keys may be dotted or nested as in an experiment. Everything is checked against the schema before a trial
+is started; whatever is wrong is a :class:`ConfigError` that names file, key and the nearest right
+name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ssd_effnet.config.keys import key_types, options
+from ssd_effnet.config.loading import put
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, read_yaml
+
+_NOT_DRAWN = {
+    "data.allow_overlap": "says what is measured",
+    "data.annotations": "says what is measured",
+    "data.images": "says what is measured",
+    "data.kind": "says what is measured",
+    "data.on_bad_frame": "says what is measured",
+    "data.root": "says what is measured",
+    "data.test": "must not choose anything",
+    "data.val": "says what is measured",
+    "head.classes": "says what is measured",
+    "trainer.devices": "belongs to the machine",
+    "trainer.monitor": "is what a search gets better at",
+    "trainer.num_nodes": "belongs to the machine",
+    "trainer.seed": "is chance; a search for the luckiest seed finds nothing",
+    "trainer.test_checkpoint": "does not change a trial",
+    "trainer.threads": "belongs to the machine",
+}
+_RANGE_KEYS = ("low", "high", "step", "log")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of ``values``, which have the type of the key."""
+
+    values: tuple[Any, ...]
+
+    def plain(self) -> list[Any]:
+        """As it stands in a file."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number of ``low ... high``, both included; ``whole`` ones stay whole.
+
+    Attributes:
+        step: between the values; None: 1 for whole numbers, no steps for others.
+        log: evenly drawn over the logarithm.
+    """
+
+    low: float
+    high: float
+    step: float | None
+    log: bool
+    whole: bool
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        content = {"low": self.low, "high": self.high, "step": self.step, "log": self.log or None}
+        return {key: value for key, value in content.items() if value is not None}
+
+
+Draw = Choice | Range
+Space = dict[str, Draw]
+
+
+def read_space(path: str | Path) -> Space:
+    """Read a space file: ``{dotted key: how to draw it}`` in the order of the file.
+
+    Raises:
+        ConfigError: one sentence that names the file, the key and, where there is one, the nearest right name.
+    """
+    path = Path(path)
+    content = read_yaml(path, "space")
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
+    space: Space = {}
+    for key, value in _leaves(content, str(path), ""):
+        if key in space:
+            raise ConfigError(f"{path}: key `{key}` stands there twice")
+        space[key] = _draw(str(path), key, value)
+    return space
+
+
+def _leaves(content: dict[Any, Any], source: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    known = list(key_types())
+    groups = sorted({key.partition(".")[0] for key in known})
+    for part, value in content.items():
+        key = f"{prefix}{part}"
+        if key in _NOT_DRAWN:
+            raise ConfigError(f"{source}: key `{key}` cannot be searched: it {_NOT_DRAWN[key]}")
+        if key in known:
+            yield key, value
+        elif key not in groups:
+            raise ConfigError(f"{source}: key `{key}` is unknown{nearest(key, [*known, *groups])}")
+        elif not isinstance(value, dict):
+            raise ConfigError(f"{source}: key `{key}` is a group of settings, not one to draw ({value!r})")
+        else:
+            yield from _leaves(value, source, f"{key}.")
+
+
+def _draw(source: str, key: str, value: Any) -> Draw:
+    place = f"{source}: key `{key}`"
+    if isinstance(value, list):
+        return _choice(place, [_typed(source, key, one) for one in value])
+    if isinstance(value, dict):
+        return _range(place, key, value)
+    raise ConfigError(f"{place}: must be a list to choose from or {{low: ..., high: ...}}, not {value!r}")
+
+
+def _typed(source: str, key: str, value: Any) -> Any:
+    """The value as the experiment's schema takes it."""
+    config = OmegaConf.structured(ExperimentConfig)
+    put(config, key, value, source)
+    group, _, name = key.partition(".")
+    return OmegaConf.to_container(config)[group][name]  # type: ignore[index,call-overload]
+
+
+def _choice(place: str, values: list[Any]) -> Choice:
+    if len(values) < 2:
+        raise ConfigError(f"{place}: needs two values or more to choose from, not {values!r}")
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ConfigError(f"{place}: {value!r} stands there twice")
+    return Choice(tuple(values))
+
+
+def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
+    for part in given:
+        if part not in _RANGE_KEYS:
+            raise ConfigError(
+                f"{place}: a range has low, high, step and log, not {part!r}{nearest(str(part), _RANGE_KEYS)}"
+            )
+    kinds = options(key_types()[key])
+    if int not in kinds and float not in kinds:
+        raise ConfigError(f"{place}: only numbers have a range; write a list to choose from")
+    whole = float not in kinds
+    missing = [part for part in ("low", "high") if part not in given]
+    if missing:
+        raise ConfigError(f"{place}: the range lacks {' and '.join(missing)}")
+    low, high = (_number(f"{place}: {part}", given[part], whole) for part in ("low", "high"))
+    step = _number(f"{place}: step", given["step"], whole) if given.get("step", "") not in NULLS else None
+    logs = {"true": True, "false": False}
+    if (given_log := str(given.get("log", "false"))).lower() not in logs:
+        raise ConfigError(f"{place}: log must be true or false, not {given_log!r}")
+    log = logs[given_log.lower()]
+    if low > high:
+        raise ConfigError(f"{place}: low ({low}) is above high ({high})")
+    if low == high:
+        raise ConfigError(f"{place}: low and high are both {low}, so there is nothing to draw")
+    if log and low <= 0:
+        raise ConfigError(f"{place}: log needs low above 0, not {low}")
+    if log and step is not None:
+        raise ConfigError(f"{place}: log and step do not go together; leave one out")
+    if step is not None:
+        if not 0 < step <= high - low:
+            raise ConfigError(f"{place}: step must be above 0 and at most high - low, not {step}")
+        steps = math.floor((high - low) / step + 1e-9)
+        high = low + steps * step if whole else float(f"{low + steps * step:.12g}")  # where the last step lands
+    return Range(low, high, step, log, whole)
+
+
+def _number(place: str, value: Any, whole: bool) -> float:
+    kind = "a whole number" if whole else "a number"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (whole and number != int(number)):
+        raise ConfigError(f"{place} must be {kind}, not {as_written(value)}")
+    return int(number) if whole else number

@@ -1,0 +1,1 @@
+"""One run: training steps, checkpoints, devices and the run directory."""

@@ -1,0 +1,79 @@
+"""Checkpoints on disk: whole or not there, and read with the experiment that is in them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_kaist.files import write_whole
+from ssd_effnet.config.checks import check_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.models.weights import WeightsError, read_plain, refuse_unreadable
+
+PREFIX = "detector."
+"""The training module's name of the detector."""
+
+
+def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """The content of a training checkpoint, tensors and plain data only.
+
+    Args:
+        file: one of this project.
+        mapped: leave the tensors on the disk until somebody looks at them, for whoever wants the plain data.
+
+    Raises:
+        WeightsError: not there, damaged, or none of this project; says what it lacks.
+    """
+    refusal = f"{file}: is not a checkpoint of this project"
+    refuse_unreadable(file)
+    try:
+        content = read_plain(file, mapped=mapped)
+    except WeightsError as error:
+        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
+    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
+        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
+    if not any(name.startswith(PREFIX) for name in content["state_dict"]):
+        raise WeightsError(f"{refusal}; none of its weights is named {PREFIX}...")
+    return content
+
+
+def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
+    """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults.
+
+    Raises:
+        WeightsError, ConfigError: this version does not know such an experiment.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content["experiment"])
+        experiment = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
+    assert isinstance(experiment, ExperimentConfig)
+    check_experiment(experiment, str(file))
+    return experiment
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the old checkpoint, waits for the disk, and renames.
+
+    Lightning itself writes into the system's folder for temporary files and moves: where that is another file system,
+    moving is copying over the last good checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            write_whole(path, content.getvalue(), sync=True)
+        except OSError as error:
+            reason = f"{error.strerror or error}; the checkpoint before it stays whole"
+            raise OSError(error.errno, reason, str(path)) from error

@@ -1,0 +1,204 @@
+"""The processes of one run: who starts them, what each reads, which of them writes, and how they end together.
+
+Lightning finds out whether torchrun or SLURM has started them; where nobody has, it starts those of this machine
+itself, by the command of the first one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate
+from data_kaist.errors import DataError
+from data_kaist.transforms import Sample
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.training.interruption import leave_to_parent
+
+EVALUATION_BATCH = 16  # images at most: batches that do not depend on the number of processes are rounded alike
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run; the first one, of rank 0, is the one that writes and speaks."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig) -> Processes:
+        """Found out before anything is written or started.
+
+        Raises:
+            ConfigError: devices that are not there, processes that were started in another number, or a batch that
+                cannot be shared equally.
+        """
+        t = experiment.trainer
+        count = t.devices * t.num_nodes
+        starters: dict[type[TorchElasticEnvironment | SLURMEnvironment], str]
+        starters = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}
+        for starter, name in starters.items():
+            try:
+                started = starter().world_size() if starter.detect() else count
+            except RuntimeError as error:  # Lightning's advice on how to ask SLURM for processes
+                raise ConfigError(" ".join(str(error).split())) from error
+            if started != count:
+                raise ConfigError(
+                    f"trainer.devices x trainer.num_nodes is {count}, but {name} has started {started} processes; both "
+                    "must say the same"
+                )
+        if count == 1:
+            return cls()
+        if t.batch_size % count:
+            raise ConfigError(
+                f"trainer.batch_size is that of all {count} processes together and must be a multiple of {count}, not "
+                f"{t.batch_size}"
+            )
+        if t.runtime == "auto":
+            raise ConfigError("trainer.runtime: auto measures one process alone; set it to manual with many devices")
+        if t.threads:  # Lightning would divide the cores among the processes
+            os.environ["OMP_NUM_THREADS"] = str(t.threads)
+        try:
+            trainer = Trainer(**devices(experiment), logger=False, enable_checkpointing=False)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise ConfigError(f"trainer.devices: {' '.join(str(error).split())}") from error
+        return cls(trainer.global_rank, trainer.world_size)
+
+
+def accelerator(experiment: ExperimentConfig) -> Literal["cpu", "cuda"]:
+    """Where a run computes: by ``auto`` on CUDA where torch finds it, else on the CPU; never on Apple's MPS."""
+    asked = experiment.trainer.accelerator
+    return "cuda" if asked == "gpu" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def devices(experiment: ExperimentConfig) -> dict[str, Any]:
+    """What Lightning's ``Trainer`` needs to know of devices."""
+    t = experiment.trainer
+    # no buffers to hand round: batch norms are synchronised. In evaluation it would wait for processes that are done
+    patience = timedelta(seconds=t.process_timeout)
+    ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True, timeout=patience)
+    strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
+    return {
+        "accelerator": accelerator(experiment),
+        "devices": t.devices,
+        "num_nodes": t.num_nodes,
+        "strategy": strategy,
+    }
+
+
+def environments() -> list[SLURMEnvironment]:
+    """SLURM's, told not to requeue: Lightning would write checkpoints of its own and start from them unasked."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def loader(
+    experiment: ExperimentConfig, dataset: DetectionDataset, stage: str, processes: Processes
+) -> DataLoader[Sample]:
+    """This process's batches: a share of each in training, whole ones in turn with the other processes in evaluation.
+
+    Raises:
+        ConfigError: fewer frames than processes.
+    """
+    workers = experiment.data.workers
+    train = stage == "train"
+    batch_size = min(experiment.trainer.batch_size, len(dataset))
+    batch_size = batch_size // processes.count if train else min(batch_size, EVALUATION_BATCH)
+    if not batch_size:
+        raise ConfigError(f"data.train: {len(dataset)} frames cannot be shared by {processes.count} processes")
+    seed, rank, count = experiment.trainer.seed, processes.rank, processes.count
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), batch_size, train=train, seed=seed, rank=rank, world_size=count),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=accelerator(experiment) == "cuda",
+        drop_last=train,
+        persistent_workers=workers > 0,
+        worker_init_fn=_begin_worker,
+    )
+
+
+class LostBatch(DataError):
+    """A batch that was read ahead and could not be handed over."""
+
+
+DEAD_WORKER = ("DataLoader worker (pid", "Pin memory thread exited", "Too many open files. Communication")
+"""How torch begins to say that a loader's worker is gone or cannot be reached."""
+
+
+def _begin_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    leave_to_parent(worker)
+    Queue._on_queue_feeder_error = _hand_over_why  # type: ignore[attr-defined]  # of this process alone
+
+
+def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
+    """In place of a batch its error, for which the loader would otherwise wait for ever."""
+    memory, room = Path("/dev/shm"), ""
+    if memory.is_dir() and "shared memory" in str(error):
+        room = f"; {memory} holds {shutil.disk_usage(memory).total >> 20} MiB, and a container takes --shm-size=2g"
+    said = f"a batch that was read ahead could not be handed over ({' '.join(str(error).split())}){room}"
+    why = LostBatch(f"{said}; data.workers=0 needs none, a smaller trainer.batch_size or fewer data.workers less")
+    queue.put((lost[0], ExceptionWrapper((LostBatch, why, error.__traceback__))))
+
+
+@contextmanager
+def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
+    """Whatever ends this process ends those that it has started, and the other way round.
+
+    Args:
+        trainer: of the run.
+        lost: what there is to say where another process has ended before its time. The first process raises it when
+            it hears of that from the network, or ends with these words when Lightning's watch sees it first.
+    """
+
+    def in_our_words(record: logging.LogRecord) -> bool:
+        record.msg, record.args = f"error: {lost} ({record.getMessage()})", ()
+        return True
+
+    watch = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    watch.addFilter(in_our_words)
+    try:
+        yield
+    except BaseException as error:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # they may hang, waiting for this one
+        if not _lost_another(error):
+            raise
+        if not trainer.is_global_zero:
+            sys.exit(1)  # the first one says it
+        raise lost from error
+    finally:
+        watch.removeFilter(in_our_words)
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether it is a complaint of the network between the processes, NCCL's or gloo's."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

@@ -1,0 +1,137 @@
+"""Where the training time goes: how much of it waits for data, and the lines that say so."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ssd_effnet.distributed import gather_from_processes
+from ssd_effnet.training.machine import cores
+
+FIRST_STEPS = 4
+ENOUGH = 0.05  # share of the time from which on more workers or a cache pay
+
+
+class Waiting(Callback):
+    """Times what lies between two steps, which is the loader's, and the steps; of several processes the slowest loader.
+
+    TensorBoard has ``time/data_share`` and ``time/step_seconds`` each epoch. ``metrics.csv`` has not: the same run
+    writes the same file.
+
+    Attributes:
+        of_epoch: share of the last epoch's time, in 0..1.
+        waited, worked: seconds since the run was started, over its interruptions; ``steps`` counts its batches.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.of_epoch = 0.0
+        self.waited = self.worked = 0.0
+        self.steps = 0
+        self._now: list[float] = [0.0, 0.0]  # seconds waited and worked in this epoch
+        self._since = 0.0
+        self._first = 0
+
+    @property
+    def of_run(self) -> float:
+        """Share of the training time, in 0..1."""
+        return self.waited / max(self.waited + self.worked, 1e-9)
+
+    @property
+    def step_seconds(self) -> float:
+        """A batch's time, waiting among it; the mean."""
+        return (self.waited + self.worked) / max(self.steps, 1)
+
+    def __str__(self) -> str:
+        advice = "; more data.workers or data.cache would help" if self.of_run > ENOUGH else ""
+        return f"{self.of_run:.1%} of the training time went by waiting for data{advice}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"waited": self.waited, "worked": self.worked, "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.waited, self.worked, self.steps = (state_dict[name] for name in ("waited", "worked", "steps"))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._now, self._first = [0.0, 0.0], self.steps
+        self._since = self.clock()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._lap(0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._lap(1)
+        self.steps += 1
+
+    def _lap(self, kind: int) -> None:
+        now = self.clock()
+        self._now[kind] += now - self._since
+        self._since = now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # the others wait for the slowest inside their step, so its waiting is what counts
+        waited, worked = max(gather_from_processes((self._now[0], self._now[1])))
+        self.waited += waited
+        self.worked += worked
+        self.of_epoch = waited / max(waited + worked, 1e-9)
+        if isinstance(trainer.logger, TensorBoardLogger) and self.steps > self._first:
+            figures = {
+                "time/data_share": self.of_epoch,
+                "time/step_seconds": (waited + worked) / (self.steps - self._first),
+            }
+            trainer.logger.log_metrics(figures, trainer.global_step)
+
+
+def _neighbours() -> str:
+    """What to do where others compete for the cores; empty where nobody does."""
+    load, here = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, cores()
+    if torch.cuda.is_available() or torch.get_num_threads() == 1 or load < here + 1:
+        return ""
+    return f"; {load:.0f} processes share {here} cores here, where trainer.threads=1 is often as fast"
+
+
+class EpochLines(Callback):
+    """One line an epoch on the terminal, for logs and for people who come back in the morning.
+
+    Before the first one, how long a step takes: hours and days can be told apart after a minute.
+    """
+
+    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
+        self.waiting = waiting
+        self.echo = echo
+        self.since = 0.0
+        self.is_new = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.is_new and batch_idx + 1 == FIRST_STEPS:
+            self.is_new = False
+            step = (time.monotonic() - self.since) / FIRST_STEPS
+            self.echo(f"about {step:.2g} s a step, {trainer.num_training_batches} steps an epoch{_neighbours()}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = {
+            "loss": ("train_epoch/loss_total", "{:.3f}"),
+            "val loss": ("val/loss_total", "{:.3f}"),
+            "val MR": ("val/MR/reasonable_all", "{:.2f}"),
+            "val AP": ("val/AP", "{:.1f}"),
+            "val AP50": ("val/AP50", "{:.1f}"),
+        }
+        metrics = trainer.callback_metrics
+        parts = [
+            f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics
+        ]
+        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
+        self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")

@@ -1,0 +1,646 @@
+"""One run: an experiment with a seed, from config to ``results.json`` in a directory that tells all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
+from data_kaist.dataset import DetectionDataset, load_frames
+from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.errors import DataError, Failure
+from data_kaist.layouts import Frame, annotations_of, file_and_step, image_ids, shared
+from data_kaist.structures import PERSON, Annotations, DetectionTable
+from data_kaist.transforms import Sample
+from ssd_effnet.build import (
+    annotations_dir,
+    as_size,
+    build_criterion,
+    build_dataset,
+    build_detector,
+    build_optimizer,
+    build_postprocess,
+    build_schedule,
+    with_lwir_range,
+)
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import normalisation_in_doubt, save_experiment, varied
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.distributed import sync_batch_norms
+from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import Scores, miss_rate_figure, write_results
+from ssd_effnet.evaluation.subsets import SUBSETS
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
+from ssd_effnet.training.devices import (
+    DEAD_WORKER,
+    Processes,
+    accelerator,
+    devices,
+    ending_together,
+    environments,
+    loader,
+)
+from ssd_effnet.training.interruption import StopAfterStep
+from ssd_effnet.training.memory import enough_for_batches
+from ssd_effnet.training.module import (
+    LOG_EVERY,
+    Doubts,
+    EMAWeightAveraging,
+    FusionWeights,
+    MetricsCsv,
+    ModelCheckpoint,
+    Pictures,
+    TrainingModule,
+)
+from ssd_effnet.training.progress import EpochLines, Waiting
+from ssd_effnet.training.run_directory import (
+    Interrupted,
+    RunDirectory,
+    RunError,
+    checkpoint_file,
+    describe_data,
+    describe_environment,
+)
+from ssd_effnet.training.runtime import RuntimeChoice, choose
+
+_GOING_ON = {
+    "constant": "at the rate that it has",
+    "plateau": "at the rate that it has come to, which plateau watches further",
+    "multistep": "at the rate that it has: there are no milestones",
+}
+
+
+def run(
+    experiment: ExperimentConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    echo: Callable[[str], None] = print,
+    callbacks: Sequence[Callback] = (),
+    shown: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Train, choose, test once and write everything down; return what ``results.json`` holds.
+
+    With several devices each process comes here and returns the same; only the first one writes and speaks.
+
+    Args:
+        experiment: resolved.
+        out: folder of runs.
+        resume: go on from ``checkpoints/last.ckpt`` where there is one, to more epochs where the schedule allows; a
+            finished run is returned as it is.
+        echo: told one line a step of the way.
+        callbacks: of Lightning, beside the run's own; a search prunes with one.
+        shown: keys that TensorBoard's HParams tab lists beside experiment and seed. The tab takes its columns from one
+            run, so runs to be compared should show the same ones; None: those that are not the schema's own.
+
+    Raises:
+        RunError, ConfigError, DataError, WeightsError, NonFiniteError, OutOfMemory: one sentence each.
+    """
+    for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
+        logging.getLogger(chatter).setLevel(logging.WARNING)
+    directory = RunDirectory.of(experiment, out)
+    _refuse_the_impossible(experiment)
+    processes = Processes.of(experiment)
+    if processes.first:
+        directory.refuse_to_mix(experiment, resume=resume)
+        if directory.begun and (edited := directory.edited(directory.trained())):
+            echo(f"{directory.config_file} was edited after the run had begun, and is not believed: {edited}")
+    else:
+        echo = _nothing
+    if resume and directory.results_file.is_file() and directory.trained().trainer.epochs >= experiment.trainer.epochs:
+        echo(f"{directory} is finished; nothing to do")
+        return directory.results()
+    with directory.lock() if processes.first else nullcontext():
+        if processes.first:
+            directory.sweep()
+        shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
+        resumed = resume and directory.last.is_file()
+        experiment = directory.with_its_range(experiment) if resumed else experiment
+        try:
+            return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+        except (Failure, OSError) as error:
+            if processes.first and not isinstance(error, Interrupted):
+                with suppress(OSError):  # the disk may be full
+                    directory.fail(str(error))
+            raise
+
+
+def _nothing(line: str) -> None:
+    """The echo of a process that does not speak."""
+
+
+def _run(
+    experiment: ExperimentConfig,
+    directory: RunDirectory,
+    processes: Processes,
+    resumed: bool,
+    echo: Callable[[str], None],
+    callbacks: Sequence[Callback],
+    shown: Sequence[str],
+) -> dict[str, Any]:
+    """The run itself, from the last checkpoint where it is ``resumed``."""
+    t = experiment.trainer
+    gpu = accelerator(experiment) == "cuda"
+    seed_everything(t.seed, workers=True, verbose=False)
+    if t.threads:
+        torch.set_num_threads(t.threads)
+    experiment = with_lwir_range(experiment)
+    stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
+    datasets = {stage: build_dataset(experiment, stage) for stage in stages}
+    for stage, dataset in datasets.items():
+        if dataset.skipped:
+            echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
+        if others := other_labels(_annotations(dataset)):
+            echo(f"{stage}: not persons, so ignore regions: {others}")
+        if doubt := doubt_of_boxes(_annotations(dataset), experiment.data.min_height):
+            echo(f"warning: {stage}: {doubt}")
+        if dataset.cache is not None:
+            echo(f"{stage}: decoded frames are kept and {dataset.cache}")
+    _refuse_to_train_on_nobody(experiment, datasets["train"])
+    _refuse_to_watch_nobody(experiment, datasets)
+    if resumed:
+        directory.refuse_other_data(describe_data(datasets))
+    elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
+        _refuse_shared_images(experiment, datasets)
+    begun_from: dict[str, Any] = {}
+    detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
+    if report is not None:
+        echo(f"pretrained {experiment.backbone.name}: {report}")
+    if experiment.init_from:
+        begun_from = {} if resumed else _begin_from(experiment, detector, echo)
+    elif not resumed and (doubt := normalisation_in_doubt(experiment)):
+        echo(doubt)
+    _refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
+    if t.channels_last:
+        detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if processes.count > 1:
+        sync_batch_norms(detector, gpu=gpu)
+    if t.runtime == "auto" and not gpu:
+        echo(f"runtime: {_choose_runtime(experiment, detector)}")
+
+    if t.compile:
+        detector.compile()  # in place: the weights keep their names
+    if processes.first:
+        directory.failure_file.unlink(missing_ok=True)
+        if not resumed:
+            directory.start_over()
+        elif (epochs := directory.trained().trainer.epochs) < t.epochs:
+            echo(f"{directory}: goes on after {epochs} epochs to {t.epochs}, {_GOING_ON[experiment.schedule.name]}")
+            if directory.results_file.is_file():
+                kept = directory.results_file.rename(directory.path / f"results_{epochs}_epochs.json")
+                echo(f"what it had come to stays in {kept}")
+        save_experiment(experiment, directory.config_file)
+        directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
+    module = TrainingModule(
+        detector,
+        build_criterion(experiment),
+        build_postprocess(experiment),
+        lambda model, steps: _optimizers(experiment, model, steps),
+        {stage: _annotations(dataset) for stage, dataset in datasets.items()},
+        [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
+        dataclasses.asdict(experiment),
+    )
+    stop = StopAfterStep(echo, first=processes.first)
+    timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
+    waiting = Waiting()
+    loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
+    if not resumed:
+        _refuse_to_end_warming_up(experiment, len(loaders["train"]))
+    rows = MetricsCsv(directory.metrics_file)
+    begin = read_plain(directory.last)["global_step"] if resumed else None
+    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks], rows, begin)
+    if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
+        loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
+    session = _Session(experiment, directory, datasets, loaders, module, trainer, best, rows, stop, timer, waiting)
+    lost = RunError(
+        f"{directory}: one of the run's {processes.count} processes has ended before its time, or the others waited "
+        f"for it longer than trainer.process_timeout, {t.process_timeout:g} s (its own words, if it had any, stand "
+        f"above); with --resume it resumes from {directory.last}"
+    )
+    with ending_together(trainer, lost):
+        session.fit(resumed=resumed)
+        echo(str(waiting))
+        for doubt in session.doubts() if processes.first else ():
+            echo(doubt)
+        return session.finish(shown)
+
+
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """The parts of a run that is going on; datasets and loaders by stage."""
+
+    experiment: ExperimentConfig
+    directory: RunDirectory
+    datasets: Mapping[str, DetectionDataset]
+    loaders: Mapping[str, DataLoader[Sample]]
+    module: TrainingModule
+    trainer: Trainer
+    best: ModelCheckpoint
+    rows: MetricsCsv
+    stop: StopAfterStep
+    timer: Timer
+    waiting: Waiting
+
+    def fit(self, *, resumed: bool) -> None:
+        """All epochs, or those after the last checkpoint."""
+        trainer, last = self.trainer, self.directory.last
+
+        def sentence() -> str:
+            how = f"resumes from {last}" if last.is_file() else "starts over: no epoch was finished"
+            return f"{self.directory}: stopped in epoch {trainer.current_epoch + 1}; with --resume it {how}"
+
+        with self._interruptible(sentence):
+            trainer.fit(
+                self.module,
+                self.loaders["train"],
+                self.loaders.get("val"),
+                ckpt_path=last if resumed else None,
+                weights_only=True,
+            )
+
+    def validations(self, monitor: str) -> list[float]:
+        """What each validation gave, in the order of the epochs."""
+        return [row[monitor] for row in self.rows.rows if monitor in row]
+
+    def doubts(self) -> Iterator[str]:
+        """What was decided by a metric that did not move."""
+        t, schedule = self.experiment.trainer, self.experiment.schedule
+
+        def stood(monitor: str) -> str:
+            """A sentence's begin where no validation was better than the first one, else nothing."""
+            metric, values = metric_of(monitor), self.validations(monitor)
+            if len(values) < 2 or metric.best(values) != values[0]:
+                return ""
+            return f"{monitor} was never better than at the first validation, {values[0]:.4g}{metric.unit}"
+
+        if said := stood(t.monitor):
+            yield f"{said}; best.ckpt is of epoch {_epoch_of(self.directory.best)}, the last that equals it"
+        cut = len(self.validations(schedule.monitor)) > schedule.patience + 1
+        if schedule.name == "plateau" and cut and (said := stood(schedule.monitor)):
+            yield f"{said}; plateau cut the learning rate for that, whatever the loss did (schedule.monitor)"
+
+    def test(self, checkpoint: Path) -> tuple[DetectionTable, Scores]:
+        """What the weights of a checkpoint find in the test split."""
+        # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+        self.module.load_state_dict(read_plain(checkpoint)["state_dict"])
+        with self._interruptible(lambda: f"{checkpoint}: stopped while it was tested; --resume tests it anew"):
+            self.trainer.test(self.module, self.loaders["test"], verbose=False)
+        return self.module.results["test"]
+
+    @contextmanager
+    def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
+        """Errors of the loop in the run's own words; ``sentence`` says where it was stopped."""
+        try:
+            with self.stop.listening(), enough_for_batches(self.experiment):
+                yield
+        except DataError as error:
+            raise _without_traceback(error) from error
+        except (SystemExit, RuntimeError, OSError) as error:
+            # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker before the step
+            if not self.trainer.interrupted or not (self.stop.asked or isinstance(error, SystemExit)):
+                if str(error).startswith(DEAD_WORKER):
+                    raise RunError(
+                        f"a process that reads ahead has died, as it does where memory or /dev/shm runs out ({error}); "
+                        f"fewer data.workers need less; {sentence()}"
+                    ) from error
+                raise
+            if not self.trainer.is_global_zero:
+                sys.exit(1)
+            raise Interrupted(sentence()) from None
+
+    def finish(self, shown: Sequence[str]) -> dict[str, Any]:
+        """Test what was chosen, write down what came of it, and return it."""
+        t, directory, datasets = self.experiment.trainer, self.directory, self.datasets
+        writes = self.trainer.is_global_zero
+        chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
+        results: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "seed": t.seed,
+            "checkpoint": chosen.name,
+            "epoch": _epoch_of(chosen),
+            "epochs": t.epochs,
+            "minutes": round(self.timer.time_elapsed() / 60, 2),
+            "step_seconds": round(self.waiting.step_seconds, 4),
+            "data_share": round(self.waiting.of_run, 4),
+            "parameters": sum(p.numel() for p in self.module.detector.parameters()),
+            "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
+        }
+        if self.best.best_model_score is not None:
+            first = self.validations(t.monitor)[0]
+            results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score), "first": first}
+        if "test" in datasets:
+            table, scores = self.test(chosen)
+            if writes:
+                _write_detections(directory, datasets["test"], table)
+            e = self.experiment
+            read_from = annotations_of(
+                e.data.kind,
+                e.data.root,
+                e.data.test,
+                annotation_format=e.data.annotations,
+                annotations_dir=annotations_dir(e),
+                modality=e.input.modality,
+            )
+            counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
+            results["test"] = {**counted, **scores.as_dict()}
+            if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
+                _, of_last = self.test(directory.last)
+                results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
+            if writes:
+                _log_test(self.trainer, self.experiment, shown, scores)
+        if writes:
+            write_results(directory.results_file, results)
+        return results
+
+
+def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
+    """Fill a detector with the weights of ``init_from`` by name, all but the normalisation of the input.
+
+    Returns:
+        The file and its SHA-256, for ``environment.json``.
+
+    Raises:
+        WeightsError: there are none, or none of them fits.
+    """
+    given = Path(experiment.init_from).expanduser()
+    try:
+        file = checkpoint_file(given)
+        of_file = read_state_dict(file)
+        inside = PREFIX if any(name.startswith(PREFIX) for name in of_file) else ""
+        named = {name.removeprefix(inside): of_file[name] for name in of_file if name.startswith(inside)}
+        kept = [name for name in named if name.startswith("normalize.")]
+        report = load_by_name(detector, {n: named[n] for n in named if n not in kept}, source=str(file))
+    except WeightsError as error:
+        raise WeightsError(f"key `init_from`: {error}") from error
+    report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
+    if given.is_dir() and not RunDirectory(given).results_file.is_file():
+        echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
+    echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
+    with file.open("rb") as content:
+        return {"init_from": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
+
+
+def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:
+    frames = dataset.frames
+    ids, category = image_ids(frames), frames[0].category_id
+    write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
+    places = np.array([frame.place for frame in frames])
+    write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
+
+
+def _blank(experiment: ExperimentConfig) -> torch.Tensor:
+    """An image as it enters the detector, black."""
+    channels = len(CHANNELS[experiment.input.modality])
+    return torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
+
+
+def _refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
+    """A norm of one value has nothing to normalise by; in batches of one image, torch stops at it in the first step."""
+    if images > 1:
+        return
+
+    def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        batch, channels, *size = inputs[0].shape
+        if inputs[0].numel() == batch * (norm.num_groups if isinstance(norm, nn.GroupNorm) else channels):
+            raise RunError(
+                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and a batch has "
+                "one image; set trainer.batch_size to 2 or more (with as many images to train on), input.size higher, "
+                "or extras.strides shorter"
+            )
+
+    norms = {name: part for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)}
+    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
+    detector.eval()
+    with torch.no_grad():
+        detector(_blank(experiment))
+    detector.train()
+    for hook in hooks:
+        hook.remove()
+
+
+def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> RuntimeChoice:
+    """The fastest way to train this detector on the CPU, applied; weights and statistics stay as they are."""
+    image = _blank(experiment)
+
+    def step() -> None:
+        outputs = detector(image)
+        (outputs.cls_logits.sum() + outputs.bbox_regression.sum()).backward()
+        detector.zero_grad()
+
+    detector.eval()  # or the passes would count in batch norm's statistics
+    choice = choose(detector, step, experiment.trainer.threads)
+    detector.train()
+    return choice
+
+
+def _epoch_of(checkpoint: Path) -> int:
+    """The epoch after which it was written, from 1."""
+    return int(read_plain(checkpoint)["epoch"]) + 1
+
+
+def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
+    """What the schema allows and this machine or this code cannot do."""
+    t = experiment.trainer
+    if t.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
+    if len(experiment.head.classes) > 1:
+        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
+
+
+def _refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
+    """A split whose objects are all ignore regions teaches nothing."""
+    split, least = experiment.data.train, experiment.data.min_height
+    annotations = _annotations(dataset)
+    if all(training_ignore(of_frame, least).all() for of_frame in annotations):
+        persons = sum(int((of_frame.labels == PERSON).sum()) for of_frame in annotations)
+        raise RunError(
+            f"the training split {split!r} contains nobody to be found: of its {sum(map(len, annotations)):,} objects "
+            f"{persons:,} are persons, and each of them is flagged, lower than data.min_height ({least:g} pixels) or "
+            "over the border"
+        )
+
+
+def _refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """No image of one COCO file is to be trained on and to be validated or tested on as well."""
+    e, t = experiment.data, experiment.trainer
+    splits = {"train": e.train, "val": e.val, "test": e.test}
+    frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
+    chooses = t.test_checkpoint == "best" or experiment.schedule.name == "plateau"
+    said = []
+    for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
+        if stage not in frames or other not in frames:
+            continue
+        others = frames[other]
+        files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
+        if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
+            others = load_frames("coco", e.root, e.train, images=e.images, modality=None, skipped=[])
+        if both := shared(frames[stage], others):
+            of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
+            said.append(
+                f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"
+            )
+    if said:
+        raise RunError(f"{'; '.join(said)}; take them out of one of the two, or set data.allow_overlap: true")
+
+
+def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """Miss rate and AP need somebody to find: noticed before hours are spent."""
+    if "val" not in datasets:
+        return
+    watched = {"trainer.monitor": experiment.trainer.monitor}
+    if experiment.schedule.name == "plateau":
+        watched["schedule.monitor"] = experiment.schedule.monitor
+    annotations = _annotations(datasets["val"])
+    evaluator = MissRateEvaluator(annotations)
+    for key, monitor in watched.items():
+        subset = monitor.removeprefix("val/MR/")
+        if subset in SUBSETS:
+            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"person counted by the subset {subset}"
+        else:
+            ap = average_precision(annotations, DetectionTable.empty()).get(monitor.removeprefix("val/"), 0.0)
+            lacks, who = math.isnan(ap), "person without the ignore flag"
+        if lacks:
+            raise RunError(
+                f"the validation split {experiment.data.val!r} contains no {who}, so {monitor} is undefined; set {key} "
+                "to another metric (val/loss_total is always defined) or choose another data.val"
+            )
+
+
+def _refuse_to_end_warming_up(experiment: ExperimentConfig, batches: int) -> None:
+    """Of ``batches`` an epoch: the learning rate should be reached before the run is over."""
+    epochs, warmup = experiment.trainer.epochs, experiment.schedule.warmup_steps
+    steps = epochs * math.ceil(batches / experiment.optimizer.accumulate)
+    if warmup >= steps:
+        raise RunError(
+            f"schedule.warmup_steps is {warmup}, but the run has {steps} steps (trainer.epochs {epochs}, {batches} "
+            "batches each), so that it would end before optimizer.lr is reached; set it lower, or 0 for none"
+        )
+
+
+def _without_traceback(error: DataError) -> DataError:
+    """The error's own sentence: a loader's worker puts its traceback before it."""
+    kind = type(error)
+    return kind(str(error.args[0]).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
+
+
+def _annotations(dataset: DetectionDataset) -> list[Annotations]:
+    return [frame.annotations for frame in dataset.frames]
+
+
+def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> dict[str, Any]:
+    optimizer = build_optimizer(experiment, model)
+    schedule = build_schedule(experiment, optimizer, steps)
+    plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
+        | ({"monitor": experiment.schedule.monitor, "frequency": experiment.trainer.validate_every} if plateau else {}),
+    }
+
+
+def _trainer(
+    experiment: ExperimentConfig,
+    directory: RunDirectory,
+    datasets: dict[str, DetectionDataset],
+    echo: Callable[[str], None],
+    waiting: Waiting,
+    more: Sequence[Callback],
+    rows: MetricsCsv,
+    begin: int | None,
+) -> tuple[Trainer, ModelCheckpoint]:
+    """The trainer and what keeps its best epoch; ``begin`` is the step after which a resumed run goes on."""
+    t = experiment.trainer
+    keep = partial(ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False)
+    best = keep(
+        filename="best",
+        monitor=t.monitor,
+        mode=metric_of(t.monitor).mode,
+        every_n_epochs=t.validate_every,
+        save_on_train_epoch_end=True,
+    )
+    # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
+    last = keep(filename="last", save_on_train_epoch_end=True)
+    # the weights before the file, which writes down what it finds
+    recorders = [FusionWeights(), rows]
+    # without validation nothing says which epoch is best
+    callbacks: list[Callback] = [
+        *more,
+        Doubts(datasets, echo),
+        waiting,
+        *recorders,
+        *([best] if "val" in datasets else []),
+        last,
+    ]
+    if t.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
+    if "val" in datasets:
+        callbacks.append(Pictures(datasets["val"], t.panel_images))
+    on_terminal = sys.stderr.isatty()
+    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(waiting, echo))
+    for noise in (
+        ".*many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",
+        ".*logging interval.*",
+        ".*no `val_data.*",
+        ".*sync_dist=True.*",  # what is logged is the same in every process
+    ):
+        warnings.filterwarnings("ignore", noise)
+    trainer = Trainer(
+        **devices(experiment),
+        precision=t.precision,
+        max_epochs=t.epochs,
+        accumulate_grad_batches=experiment.optimizer.accumulate,
+        gradient_clip_val=experiment.optimizer.gradient_clip or None,
+        check_val_every_n_epoch=t.validate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=LOG_EVERY,
+        # what a killed attempt wrote after its last checkpoint is not drawn beside what is now computed anew
+        logger=TensorBoardLogger(
+            directory.path, name="", version="", default_hp_metric=False, purge_step=begin and begin + 1
+        ),
+        plugins=[WholeCheckpoints(), *environments()],
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+    )
+    return trainer, best
+
+
+def _log_test(trainer: Trainer, experiment: ExperimentConfig, shown: Sequence[str], scores: Scores) -> None:
+    """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory."""
+    if not isinstance(trainer.logger, TensorBoardLogger):
+        return
+    values = settings(experiment)
+    hparams = {key: values[key] if isinstance(values[key], int | float | str) else str(values[key]) for key in shown}
+    test = scores.as_dict()
+    figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
+    figures |= {f"test/{name}": value for name, value in test["ap"].items() if value is not None}
+    # with these names, they are the first columns
+    trainer.logger.log_hyperparams({"Experiment": experiment.name, "Seed": experiment.trainer.seed, **hparams}, figures)
+    trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure({"test": scores}))
+    trainer.logger.save()

@@ -1,0 +1,1 @@
+"""Pictures and pages: galleries of errors, features, data, graphs."""

@@ -1,0 +1,259 @@
+"""What the network really gets: draws of the training data, made visible from the tensor that enters the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import DetectionDataset, collate, doubts_of, read_pair
+from data_kaist.errors import DataError
+from data_kaist.layouts import spread
+from data_kaist.structures import Batch
+from ssd_effnet.build import build_dataset, build_normalize
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.drawing import Marking, as_rgb, draw, save, with_caption
+from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.visualize.heatmaps import grid, labelled, stacked
+
+STAGES = ("train", "val", "test")
+DRAWS = 4
+"""Draws of a frame of the training stage; the other stages draw nothing."""
+
+_CELL = 320  # width of one picture
+_ROWS = 6  # frames on one picture
+_FAR_MEAN = 1.0
+_FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a standard deviation near 0.5
+
+
+@dataclass(frozen=True)
+class ChannelRow:
+    """One channel over all pixels that are shown.
+
+    Attributes:
+        name: ``red``, ``green``, ``blue`` or ``lwir``.
+        mean: as it enters the backbone; wanted is 0.
+        std: as it enters the backbone; wanted is 1.
+        pixel_mean: of the pixels, 0..1, before the detector normalises.
+        pixel_std: likewise.
+        configured_mean: what the detector subtracts, ``input.mean``; 0 where ``input.normalize`` is off.
+        configured_std: what it divides by, ``input.std``; 1 where ``input.normalize`` is off.
+    """
+
+    name: str
+    mean: float
+    std: float
+    pixel_mean: float
+    pixel_std: float
+    configured_mean: float
+    configured_std: float
+
+    @property
+    def far(self) -> bool:
+        """Whether normalisation has plainly not done its work."""
+        return abs(self.mean) > _FAR_MEAN or not 1 / _FAR_STD <= self.std <= _FAR_STD
+
+
+@dataclass(frozen=True)
+class DataView:
+    """What was shown.
+
+    Attributes:
+        pictures: files, in order.
+        channels: of all images that were drawn.
+        images: how many these were.
+        verdict: a sentence on the channels, and what is doubtful in the files.
+    """
+
+    pictures: list[Path]
+    channels: list[ChannelRow]
+    images: int
+    verdict: str
+
+
+def write_data_view(
+    e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6, draws: int | None = None, epoch: int = 0
+) -> DataView:
+    """Draw frames as the network gets them: read, transformed, collated, normalised, and turned back into pixels.
+
+    Normalisation is undone with the experiment's own numbers, not with the detector's buffers: where the two differ,
+    where channels change places or a box stays behind its person, the pictures look wrong.
+
+    Args:
+        e: the experiment.
+        out: folder for the pictures, ``<stage>_1.png`` ...
+        stage: ``train``, ``val`` or ``test``.
+        count: frames, spread over those that have objects.
+        draws: of each frame, in as many epochs; None: :data:`DRAWS` in training, else 1.
+        epoch: the first of them, from 0.
+
+    Raises:
+        DataError: one sentence on what is wrong with the stage, the numbers, or the data.
+    """
+    if stage not in STAGES:
+        raise DataError(f"stage {stage!r} is unknown; it should be one of {', '.join(STAGES)}")
+    draws = (DRAWS if stage == "train" else 1) if draws is None else draws
+    if count < 1 or draws < 1 or epoch < 0:
+        raise DataError(f"count {count}, draws {draws}, epoch {epoch}: the first two start at 1, the last at 0")
+    if out.is_file():
+        raise DataError(f"{out}: is a file, and pictures are written into a folder")
+    if not {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]:
+        raise DataError(f"{e.name}: has no split for the stage {stage}; key `data.{stage}` is empty")
+    dataset = build_dataset(e, stage)
+    chosen = spread(dataset.frames, count)
+    normalize = build_normalize(e)
+    mean, std = configured(e)
+    sums = np.zeros((len(mean), 3))  # number of values, sum, sum of squares
+
+    def entering(batch: Batch) -> torch.Tensor:
+        nonlocal sums
+        with torch.no_grad():
+            tensor: torch.Tensor = normalize(batch.images)
+        values = tensor.double().transpose(0, 1).flatten(1).numpy()
+        sums += np.stack((np.full(len(values), values.shape[1]), values.sum(1), (values**2).sum(1)), axis=1)
+        return tensor
+
+    shown = []
+    for place in chosen:
+        batch = collate([dataset[(epoch + k, place)] for k in range(draws)])
+        shown.append((place, batch, denormalised(entering(batch), mean, std)))
+    channels = _channel_rows(e, sums, mean, std)
+    images = len(chosen) * draws
+    verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
+    rows = [_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
+    words = [
+        f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
+        *_caption(channels, images),
+        verdict,
+    ]
+    pictures = []
+    for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
+        cells = grid(rows[start : start + _ROWS])
+        # the text stands on a strip of the picture's width, not less than can be read
+        strip = np.zeros((0, max(cells.shape[1], 2 * _CELL), 3), np.uint8)
+        legend = with_caption(strip, "", ("truth", "ignored"))
+        path = out / f"{stage}_{page}.png"
+        save(stacked([labelled(strip, words), legend, cells]), path)
+        pictures.append(path)
+    return DataView(pictures, channels, images, verdict)
+
+
+def configured(e: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std ``(C,)`` in 0..1 of the modality's channels, as the experiment states them; 0 and 1 for none."""
+    places = list(CHANNELS[e.input.modality])
+    if not e.input.normalize:
+        return np.zeros(len(places)), np.ones(len(places))
+    return np.array(e.input.mean)[places], np.array(e.input.std)[places]
+
+
+def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The pixels that a normalised tensor stands for.
+
+    Args:
+        entering: float ``(N, C, H, W)``.
+        mean: ``(C,)`` in 0..1.
+        std: ``(C,)``.
+
+    Returns:
+        uint8 ``(N, H, W, C)``; what lies outside 0..255 is clipped.
+    """
+    values = entering.permute(0, 2, 3, 1).double().numpy() * std + mean
+    pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def channel_table(view: DataView) -> Table:
+    """For people: what enters against what is wanted, what the pixels are against what is configured."""
+    table = Table(title=f"channels over {view.images} images", caption=view.verdict)
+    table.add_column("channel")
+    for name in ("mean (wanted 0)", "std (wanted 1)", "pixel mean", "configured", "pixel std", "configured"):
+        table.add_column(name, justify="right")
+    for c in view.channels:
+        entering = (f"{c.mean:+.3f}", f"{c.std:.3f}")
+        pixels = (c.pixel_mean, c.configured_mean, c.pixel_std, c.configured_std)
+        table.add_row(c.name, *entering, *(f"{value:.4f}" for value in pixels), style="bold" if c.far else None)
+    return table
+
+
+def _channel_rows(e: ExperimentConfig, sums: np.ndarray, mean: np.ndarray, std: np.ndarray) -> list[ChannelRow]:
+    of_tensor = sums[:, 1] / sums[:, 0]
+    spread = np.sqrt(np.maximum(sums[:, 2] / sums[:, 0] - of_tensor**2, 0))
+    names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
+    columns = (of_tensor, spread, of_tensor * std + mean, spread * std, mean, std)
+    return [
+        ChannelRow(name, *(float(v) for v in row)) for name, row in zip(names, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
+    far = [c.name for c in channels if c.far]
+    if not far:
+        return (
+            f"No channel is far from mean 0 and standard deviation 1 (beyond {_FAR_MEAN:g}, a factor of {_FAR_STD:g})."
+        )
+    why = (
+        "input.mean and input.std do not describe these images (scripts/inspect_data.py --stats counts theirs)"
+        if e.input.normalize
+        else "input.normalize is off"
+    )
+    return f"Far from mean 0 and standard deviation 1: {', '.join(far)}; {why}."
+
+
+def _caption(channels: Sequence[ChannelRow], images: int) -> list[str]:
+    lines = [f"Channels over these {images} images, as they enter (wanted: mean 0, std 1) and as pixels of 0..1:"]
+    for c in channels:
+        lines.append(
+            f"{c.name}: enters with mean {c.mean:+.2f}, std {c.std:.2f}; pixels have mean {c.pixel_mean:.3f} "
+            f"(configured {c.configured_mean:.3f}), std {c.pixel_std:.3f} (configured {c.configured_std:.3f})"
+        )
+    return lines
+
+
+def _words(e: ExperimentConfig, stage: str) -> str:
+    if stage != "train":
+        return "No augmentation: resized only."
+    a = e.augment
+    crop = {"resized": f"crop {a.crop_scale} p {a.crop_probability:g}", "ssd": "SSD crop", "none": "no crop"}[a.crop]
+    return f"Augmentation: jitter {a.jitter:g}, flip {a.flip:g}, {crop}. An epoch draws anew."
+
+
+def _row(
+    dataset: DetectionDataset,
+    place: int,
+    batch: Batch,
+    pixels: np.ndarray,
+    *,
+    epoch: int | None,
+) -> list[np.ndarray | None]:
+    """A frame as it is read, then its draws; where there are two images, LWIR stands below visible."""
+    frame = dataset.frames[place]
+    annotations = frame.annotations
+    ignore = training_ignore(annotations, dataset.min_height)
+    pair = [as_rgb(image) for image in read_pair(frame, dataset.modality) if image is not None]
+    height, width = annotations.size
+    cells: list[np.ndarray | None] = [
+        _cell(pair, annotations.boxes_xyxy, ignore, [f"{frame.name}", f"as it is read, {width}x{height}"])
+    ]
+    for k, image in enumerate(pixels):
+        targets = batch.targets
+        there = (targets.labels[k] > 0).numpy()
+        boxes, ignored = targets.boxes_xyxy[k].numpy()[there], targets.ignore[k].numpy()[there]
+        shown = [image[..., :3]] if image.shape[2] >= 3 else []
+        if image.shape[2] != 3:
+            shown.append(as_rgb(image[..., -1]))
+        people = int((~ignored).sum())
+        what = f"{people} to be found, {len(ignored) - people} ignored"
+        when = "as it enters" if epoch is None else f"as it enters in epoch {epoch + k}"
+        cells.append(_cell(shown, boxes, ignored, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
+    return cells
+
+
+def _cell(pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    zoom = _CELL / pair[0].shape[1]
+    markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore])]
+    return labelled(np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]), words)

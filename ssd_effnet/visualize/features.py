@@ -1,0 +1,308 @@
+"""What a detector sees in one image: the maps of its parts, why a detection scores, which anchors learn what.
+
+Nothing here changes the detector: maps are taken by forward hooks that are gone afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_kaist.structures import Targets
+from ssd_effnet.detection.boxes import cxcywh_to_xyxy, iou
+from ssd_effnet.detection.losses import DetectionLoss
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.fusion import HalfwayFusion
+from ssd_effnet.structures import Level, RawOutputs, ScoreActivation
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One map of one image.
+
+    Attributes:
+        part: who handed it out: ``backbone``, ``adapter``, ``neck``, ``extras``; with halfway fusion also ``visible
+            stream`` and ``lwir stream``, whose joined maps the ``backbone`` hands out.
+        level: its name, channels and stride.
+        tensor: ``(N, C, h, w)``, part of the graph of the outputs.
+        row: the image in the tensor.
+        handed_on_from: the earlier part that made this very map; None where ``part`` made it.
+    """
+
+    part: str
+    level: Level
+    tensor: torch.Tensor
+    row: int = 0
+    handed_on_from: str | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """float32 ``(C, h, w)``."""
+        return np.asarray(self.tensor[self.row].detach().float().cpu().numpy())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.tensor.shape[-2], self.tensor.shape[-1]
+
+    def energy(self) -> np.ndarray:
+        """Mean over channels of the absolute value, ``(h, w)``."""
+        return np.asarray(np.abs(self.values).mean(axis=0))
+
+    def liveliest(self, count: int) -> list[int]:
+        """The channels that vary most over the image (standard deviation), first the one that does most.
+
+        Not those of the largest values: a channel that says the same everywhere says nothing about the image.
+        """
+        spread = self.values.std(axis=(1, 2))
+        return [int(c) for c in np.argsort(-spread, kind="stable")[:count]]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A detector's way through one image.
+
+    Attributes:
+        maps: in the order in which they were handed out.
+        outputs: of the detector, with their graph.
+        input_size: (height, width) of the image.
+    """
+
+    maps: list[FeatureMap]
+    outputs: RawOutputs
+    input_size: tuple[int, int]
+
+    @property
+    def parts(self) -> list[str]:
+        """Who handed out maps, in order."""
+        return list(dict.fromkeys(m.part for m in self.maps))
+
+    def of_part(self, part: str) -> list[FeatureMap]:
+        return [m for m in self.maps if m.part == part]
+
+    @property
+    def head_maps(self) -> list[FeatureMap]:
+        """What the head reads, a map a level."""
+        return self.of_part(self.maps[-1].part)
+
+    def level_of_anchors(self) -> np.ndarray:
+        """int64 ``(A,)``: place in :attr:`head_maps` of the level of each anchor."""
+        positions = np.array([h * w for h, w in (m.size for m in self.head_maps)])
+        per_position = len(self.outputs.anchors_cxcywh) // int(positions.sum())  # the same on every level
+        return np.repeat(np.arange(len(positions)), positions * per_position)
+
+
+@contextmanager
+def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
+    """Collect what the detector's parts hand out for a batch's first image, as long as the block runs."""
+    maps: list[FeatureMap] = []
+
+    def record(part: str, levels: Sequence[Level]) -> Callable[..., None]:
+        names = part.split("|")
+
+        def hook(_module: nn.Module, _given: Any, handed: Sequence[torch.Tensor]) -> None:
+            made_by = {(id(m.tensor), m.row): m.handed_on_from or m.part for m in maps}
+            for i, name in enumerate(names):
+                for level, x in zip(levels, handed, strict=True):
+                    maps.append(FeatureMap(name, level, x, i, made_by.get((id(x), i))))
+
+        return hook
+
+    hooks = []
+    try:
+        for name, part in detector.parts.items():
+            levels: list[Level] = part.levels  # type: ignore[assignment]
+            if isinstance(part, HalfwayFusion):
+                both = levels[: len(part.fuse)]
+                # a single stream for both modalities takes them as one batch, an image's two rows beside each other
+                labels = ["visible stream|lwir stream"] if len(part.streams) == 1 else ["visible stream", "lwir stream"]
+                for label, stream in zip(labels, part.streams, strict=True):
+                    hooks.append(stream.register_forward_hook(record(label, both)))
+            hooks.append(part.register_forward_hook(record(name, levels)))
+        yield maps
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def see(detector: Detector, images: torch.Tensor) -> Seen:
+    """Run the detector on one image and keep all maps.
+
+    Args:
+        detector: in evaluation.
+        images: ``(1, C, H, W)``, 0..255, on the detector's device.
+
+    Raises:
+        ValueError: not one image, or a detector that is training: its batch norms would learn from the image.
+    """
+    if images.shape[0] != 1:
+        raise ValueError(f"one image is looked at at a time, not {images.shape[0]}")
+    if detector.training:
+        raise ValueError("the detector must be in evaluation; call eval() first")
+    with torch.enable_grad(), recording(detector) as maps:
+        # a gradient that starts at the pixels reaches every map, even where all weights are frozen
+        outputs = detector(images.float().requires_grad_())
+    return Seen(list(maps), outputs, (images.shape[-2], images.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A detection and the anchor that it came from.
+
+    Attributes:
+        box_xyxy: float32 ``(4,)``, pixels of the network's input.
+        score: 0..1.
+        label: class index, from 1.
+        anchor: place among all anchors.
+        anchor_cxcywh: float32 ``(4,)``, pixels of the network's input.
+        level: place among the levels that the head reads.
+    """
+
+    box_xyxy: np.ndarray
+    score: float
+    label: int
+    anchor: int
+    anchor_cxcywh: np.ndarray
+    level: int
+
+
+@torch.no_grad()
+def found(seen: Seen, postprocess: PostProcess) -> list[Found]:
+    """The detections, best first, each with its anchor: the one whose score and decoded box they are."""
+    outputs = seen.outputs
+    boxes, scores, labels = postprocess(outputs, seen.input_size).image(0)
+    of_anchors = postprocess.scores(outputs.cls_logits[0].float())
+    every = torch.arange(len(outputs.anchors_cxcywh), device=outputs.anchors_cxcywh.device)
+    decoded = postprocess.boxes(outputs, every[None], seen.input_size)[0]
+    level = seen.level_of_anchors()
+    result = []
+    for box, score, label in zip(boxes, scores, labels.tolist(), strict=True):
+        # the same operations on the same numbers: one anchor agrees to the last bit, a tie of scores is settled by box
+        apart = (of_anchors[:, label - 1] - score).abs() * 1e6 + (decoded - box).abs().sum(1)
+        anchor = int(apart.argmin())
+        result.append(
+            Found(
+                box_xyxy=box.cpu().numpy(),
+                score=float(score),
+                label=label,
+                anchor=anchor,
+                anchor_cxcywh=outputs.anchors_cxcywh[anchor].cpu().numpy(),
+                level=int(level[anchor]),
+            )
+        )
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one map contributed to the score of one detection.
+
+    Attributes:
+        map: the map.
+        grad_cam: ``(h, w)``, not negative. Each channel weighted by its mean gradient (Selvaraju et al. 2017, equations
+            1 and 2): wherever the map shows what made the score, also at other objects.
+        at_place: ``(h, w)``, not negative. Gradient times value at each position, summed over channels (HiResCAM,
+            Draelos and Carin 2020): only what this very anchor used.
+    """
+
+    map: FeatureMap
+    grad_cam: np.ndarray
+    at_place: np.ndarray
+
+
+def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
+    """What the score is the sigmoid of, a scalar.
+
+    With softmax that is the log odds of the class against all others, not its logit alone: background's logit says as
+    much about a person as a person's.
+
+    Args:
+        logits: ``(K,)`` of one anchor.
+        label: class index, from 1.
+        activation: what the logits mean.
+    """
+    if activation == "sigmoid":
+        return logits[label - 1]
+    others = torch.cat((logits[:label], logits[label + 1 :]))
+    return logits[label] - others.logsumexp(0)
+
+
+def evidence(seen: Seen, detection: Found, activation: ScoreActivation) -> list[Evidence]:
+    """The maps on which a detection's score depends, each once, in the order in which they were made."""
+    made = [m for m in seen.maps if m.handed_on_from is None]
+    score = score_logit(seen.outputs.cls_logits[0, detection.anchor].float(), detection.label, activation)
+    gradients = torch.autograd.grad(score, [m.tensor for m in made], retain_graph=True, allow_unused=True)
+    result = []
+    for m, gradient in zip(made, gradients, strict=True):
+        if gradient is None or not bool(gradient[m.row].any()):
+            continue
+        g, values = gradient[m.row].float().cpu().numpy(), m.values
+        cam = np.tensordot(g.mean(axis=(1, 2)), values, axes=1)
+        result.append(Evidence(m, np.maximum(cam, 0), np.maximum((g * values).sum(axis=0), 0)))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorMatches:
+    """What the anchors of one image are to learn.
+
+    Attributes:
+        boxes_xyxy: float32 ``(M, 4)``, the objects to be found, pixels of the network's input.
+        best_iou: ``(M,)``, the largest with any anchor.
+        object_of_anchor: int64 ``(A,)``, row of ``boxes_xyxy``, -1 where the anchor has no object.
+        ignored: bool ``(A,)``, neither positive nor negative.
+        level_of_anchor: int64 ``(A,)``.
+        anchors_xyxy: float32 ``(A, 4)``.
+        counts: int64 ``(M, levels)``, positive anchors of each object.
+        ignored_counts: int64 ``(levels,)``.
+        iou_threshold: from which on an anchor belongs to an object; None where the loss has a matching of its own.
+    """
+
+    boxes_xyxy: np.ndarray
+    best_iou: np.ndarray
+    object_of_anchor: np.ndarray
+    ignored: np.ndarray
+    level_of_anchor: np.ndarray
+    anchors_xyxy: np.ndarray
+    counts: np.ndarray
+    ignored_counts: np.ndarray
+    iou_threshold: float | None
+
+    def of_object(self, row: int) -> np.ndarray:
+        """Places of the positive anchors of an object."""
+        return np.flatnonzero(self.object_of_anchor == row)
+
+
+@torch.no_grad()
+def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> AnchorMatches:
+    """The loss's own matching (:meth:`.losses.DetectionLoss.match`) of one image's anchors and objects."""
+    matches = criterion.match(seen.outputs, targets)
+    rows = targets.is_object[0].nonzero()[:, 0]
+    boxes = targets.boxes_xyxy[0, rows]
+    anchors_xyxy = cxcywh_to_xyxy(seen.outputs.anchors_cxcywh)
+    best = iou(boxes, anchors_xyxy).amax(dim=1) if len(rows) else boxes.new_zeros(0)
+    numbers = np.full(targets.labels.shape[1] + 1, -1)  # the last one: what -1 points at
+    numbers[rows.cpu().numpy()] = np.arange(len(rows))
+    objects = numbers[matches.object_index[0].cpu().numpy()]
+    ignored = matches.ignored[0].cpu().numpy()
+    level = seen.level_of_anchors()
+    counts = np.zeros((len(rows), len(seen.head_maps)), np.int64)
+    positive = objects >= 0
+    np.add.at(counts, (objects[positive], level[positive]), 1)
+    return AnchorMatches(
+        boxes_xyxy=boxes.cpu().numpy(),
+        best_iou=best.cpu().numpy(),
+        object_of_anchor=objects,
+        ignored=ignored,
+        level_of_anchor=level,
+        anchors_xyxy=anchors_xyxy.cpu().numpy(),
+        counts=counts,
+        ignored_counts=np.bincount(level[ignored], minlength=len(seen.head_maps)),
+        iou_threshold=criterion.iou_threshold if type(criterion).match is DetectionLoss.match else None,
+    )

@@ -1,0 +1,148 @@
+"""The gallery of what one run finds and another misses, each at its own score for the same FPPI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_kaist.errors import DataError
+from data_kaist.structures import Annotations, DetectionTable
+from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
+from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
+from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.visualize.gallery.album import (
+    MOST_BYTES,
+    MOST_ENTRIES,
+    Item,
+    View,
+    alarm,
+    fewest,
+    heights_of,
+    paste,
+    person,
+)
+from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.errors import at_point, floor_note, percent
+from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
+
+ONLY_A, ONLY_B, ALARM_A, ALARM_B = "only_a", "only_b", "alarm_a", "alarm_b"
+KINDS = {
+    ONLY_A: "A finds, B misses",
+    ONLY_B: "B finds, A misses",
+    ALARM_A: "false alarm of A alone",
+    ALARM_B: "false alarm of B alone",
+}
+
+
+def write_comparison(
+    run_a: Path,
+    run_b: Path,
+    out: Path,
+    *,
+    subset: str = REASONABLE[0],
+    fppi: float = FPPI,
+    count: int = MOST_ENTRIES,
+    most_bytes: float = MOST_BYTES,
+    overrides: Sequence[str] = (),
+) -> GalleryPage:
+    """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`.
+
+    Raises:
+        DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
+            tested on different data.
+    """
+    a, b = FinishedRun.load(run_a, overrides), FinishedRun.load(run_b, overrides)
+    if a.fingerprint != b.fingerprint:
+        raise DataError(
+            f"{run_a} and {run_b} were not tested on the same frames and boxes, so they cannot be compared person by "
+            "person"
+        )
+    views = [
+        View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name)
+        for run, name in zip((a, b), "AB", strict=True)
+    ]
+    items = all_items(*views)
+    shown = fewest(items, count)
+    entries, pictures = paste(views, shown, most_bytes)
+    lines = [
+        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {percent(view.errors.miss_rate())}; "
+        f"{at_point(view.errors)}."
+        for view in views
+    ]
+    lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
+    lines.append(
+        "Whether one is better than the other, other images considered, says scripts/evaluate.py --compare; this page "
+        "shows where they part."
+    )
+    if len(shown) < len(items):
+        lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
+    page = GalleryPage(f"{a.name} and {b.name}", lines, entries, KINDS, pictures, [chart(*views)])
+    write_page(out / "index.html", page)
+    return page
+
+
+def all_items(a: View, b: View) -> list[Item]:
+    """People found by one alone from the tallest on, then false alarms of one alone from the surest on."""
+    height = heights_of(a)
+    items = []
+    for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):
+        rows = np.flatnonzero(here.errors.counted & here.errors.point.found & ~there.errors.point.found)
+        for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
+            score = here.errors.detections.scores[here.errors.matches.box_matched_by[g]]
+            items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {_missed(there, g)}"))
+    for kind, here, there in ((ALARM_A, a, b), (ALARM_B, b, a)):
+        rows = np.flatnonzero(alone(here.errors, there.errors))
+        scores = here.errors.detections.scores[rows]
+        items += [alarm(kind, here, row) for row in rows[np.argsort(-scores, kind="stable")].tolist()]
+    return items
+
+
+def _missed(view: View, g: int) -> str:
+    row = int(view.errors.matches.box_matched_by[g])
+    below = f"{view.errors.detections.scores[row]:.2f} only" if row >= 0 else "no score"
+    return f"{view.name} at {below}, "
+
+
+def alone(here: Errors, there: Errors) -> np.ndarray:
+    """bool ``(d,)``: false alarms at the operating point that overlap none of the other's there with an IoU of 0.5."""
+    mine, others = _alarms(here), _alarms(there)
+    table = there.detections
+    images = [
+        Annotations.from_rows(table.boxes_xyxy[others & (table.image_index == place)], size=(1, 1))
+        for place in range(here.truth.n_images)
+    ]
+    rows = np.flatnonzero(mine)
+    of_mine = DetectionTable(
+        here.detections.image_index[rows], here.detections.boxes_xyxy[rows], here.detections.scores[rows]
+    )
+    _, overlap = nearest_box(MissRateEvaluator(images), of_mine)
+    mine[rows[overlap >= MIN_OVERLAP]] = False
+    return mine
+
+
+def _alarms(errors: Errors) -> np.ndarray:
+    wrong = [errors.kinds[kind] for kind in Kind if not is_miss(kind)]
+    alarms: np.ndarray = np.logical_or.reduce(wrong) & errors.point.shown
+    return alarms
+
+
+def chart(a: View, b: View) -> Chart:
+    """People found by both, by one and by neither, in all and by group."""
+    found_a, found_b = a.errors.point.found, b.errors.point.found
+    parts = (found_a & found_b, found_a & ~found_b, ~found_a & found_b, ~found_a & ~found_b)
+    annotations = [frame.annotations for frame in a.run.frames]
+    rows: list[Sequence[str | Bar]] = []
+    everybody = {"": [("all", np.ones(len(found_a), bool))]} | people_groups(a.errors.matches, annotations)
+    for sort, of_sort in everybody.items():
+        for words, who in of_sort:
+            counted = who & a.errors.counted
+            total = int(counted.sum())
+            if total:
+                cells = [Bar(f"{n:,}", n / total) for n in (int((counted & part).sum()) for part in parts)]
+                rows.append((f"{sort}: {words}" if sort else words, f"{total:,}", *cells))
+    head = ("people", "number", "both find", "A alone", "B alone", "neither")
+    return Chart(
+        "Who is found by whom", head, rows, "At the same false positives per image; bars are shares of the row."
+    )

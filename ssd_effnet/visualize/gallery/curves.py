@@ -1,0 +1,89 @@
+"""Miss rate against false positives per image of any detectors in one picture: of runs and of result files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_kaist.errors import DataError, Doubt, Failure
+from data_kaist.structures import DetectionTable
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import GroundTruth, Scores, load_ground_truth, plot_miss_rates, score, short_names
+
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
+
+
+def write_curves(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    annotations: Path | None = None,
+    split: str = "test-all-20",
+    rules: str = "matlab",
+    overrides: Sequence[str] = (),
+) -> dict[str, Scores]:
+    """Draw the curves.
+
+    Args:
+        files: run directories, COCO results, KAIST texts and devkit folders, mixed.
+        out: picture; its suffix chooses the format.
+        annotations: COCO file or data set's root to score against; None takes the test split of the first run.
+        split: frames to take from a root.
+        rules: rule set.
+        overrides: where the runs' data are.
+
+    Returns:
+        The scores by detector.
+
+    Raises:
+        DataError, ConfigError: one sentence on the file that cannot be read, or if there is nothing to score against.
+    """
+    if out.suffix not in SUFFIXES:
+        raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
+    runs = [path for path in files if (path / "config.yaml").is_file()]
+    names = dict(zip(files, short_names(files), strict=True))
+    tables: dict[str, DetectionTable] = {}
+    if annotations is None:
+        if not runs:
+            raise DataError("there is no run among the files, so say with --annotations what they are scored against")
+        truth = _of_runs(runs, names, tables, overrides)
+    else:
+        truth = load_ground_truth(annotations, split)
+    for path in files:
+        if annotations is None and path in runs and names[path] not in tables:
+            continue  # left out
+        if names[path] not in tables:
+            tables[names[path]] = truth.read_detections(path / "detections.json" if path in runs else path)
+    evaluator = MissRateEvaluator(truth.annotations)
+    scores = {
+        name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names.values() if name in tables
+    }
+    plot_miss_rates(out, scores, rules)
+    return scores
+
+
+def _of_runs(
+    runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable], overrides: Sequence[str]
+) -> GroundTruth:
+    """The test split of the first run, which must be that of all; their detections go into ``tables``."""
+    from data_kaist.layouts import image_ids
+    from ssd_effnet.visualize.gallery.drawing import (
+        FinishedRun,
+    )  # knows how to build a data set, for which torch is loaded
+
+    tested = {}
+    for path in runs:
+        try:
+            tested[path] = FinishedRun.load(path, overrides)
+        except Failure as error:
+            if path == runs[-1] and not tested:
+                raise
+            warnings.warn(f"left out: {error}", Doubt, stacklevel=3)
+    first_path, first = next(iter(tested.items()))
+    for path, run in tested.items():
+        if run.fingerprint != first.fingerprint:
+            raise DataError(f"{first_path} and {path} were not tested on the same frames and boxes")
+        tables[names[path]] = run.detections
+    frames = first.frames
+    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames))

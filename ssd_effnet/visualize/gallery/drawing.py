@@ -1,0 +1,180 @@
+"""A run's frames and what is on them, drawn whole and as thumbnails of single objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data_kaist.dataset import Frame, Modality, fingerprint, read_pair
+from data_kaist.detections import read_coco_results
+from data_kaist.errors import DataError
+from data_kaist.layouts import image_ids
+from data_kaist.structures import PERSON, DetectionTable
+from ssd_effnet.build import build_dataset
+from ssd_effnet.drawing import Marking, as_rgb, beside, draw
+from ssd_effnet.evaluation.error_analysis import Errors, Kind
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator, Outcome
+from ssd_effnet.training.run_directory import RunDirectory
+
+GAP = 4  # pixels between the images of a pair
+_CONTEXT = 2.2  # a thumbnail shows so many times the object's longer side
+_LEAST = 72.0  # pixels of the picture that a thumbnail shows at least
+
+_ALARMS = {Kind.BACKGROUND: "background", Kind.MISPLACED: "badly placed", Kind.DUPLICATE: "duplicate"}
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A finished run with its test frames.
+
+    Attributes:
+        name: experiment and seed.
+        modality: what the detector sees, and what is drawn.
+        frames: of the test split.
+        detections: on them.
+    """
+
+    name: str
+    modality: Modality
+    frames: Sequence[Frame]
+    detections: DetectionTable
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
+        """Of a run directory, or of the checkpoint in it that its results are of.
+
+        Args:
+            path: of it.
+            overrides: where its data are, as :meth:`ssd_effnet.training.run_directory.RunDirectory.at_hand` takes them.
+
+        Raises:
+            DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
+        """
+        directory = RunDirectory.holding(path)
+        experiment = directory.at_hand(directory.experiment(), overrides)
+        if not directory.detections_file.is_file():
+            raise DataError(
+                f"{directory}: holds no detections.json; the run is not finished (scripts/train.py --resume)"
+            )
+        if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
+            raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
+        frames = build_dataset(experiment, "test").frames
+        directory.refuse_other_test_data(frames)
+        table = read_coco_results(directory.detections_file, len(frames), image_ids=image_ids(frames))
+        name = f"{experiment.name} seed {experiment.trainer.seed}"
+        return cls(name, experiment.input.modality, frames, table)
+
+    @cached_property
+    def truth(self) -> MissRateEvaluator:
+        return MissRateEvaluator([frame.annotations for frame in self.frames])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the frames' names and annotations."""
+        return fingerprint(self.frames)
+
+    def images(self, place: int) -> list[np.ndarray]:
+        """The images that the detector sees of a frame, visible before LWIR, as RGB.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
+        pair = read_pair(self.frames[place], self.modality)
+        return [as_rgb(image) for image in pair if image is not None]
+
+
+def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
+    """All boxes of a frame with their meaning at the operating point.
+
+    Args:
+        errors: of the run.
+        place: of the frame.
+        words: texts for some boxes of the ground truth, by their place among all boxes.
+    """
+    words, truth, point = words or {}, errors.truth, errors.point
+    here = np.arange(truth.box_start[place], truth.box_start[place + 1])
+    counted, found = errors.counted[here], point.found[here]
+    rows = np.flatnonzero((errors.detections.image_index == place) & point.shown)
+    outcome = errors.matches.outcome[rows]
+    scores = {int(row): f"{errors.detections.scores[row]:.2f}" for row in rows}
+    for kind, word in _ALARMS.items():
+        scores |= {int(row): f"{scores[int(row)]} {word}" for row in rows[errors.kinds[kind][rows]]}
+
+    def people(kind: str, which: np.ndarray, word: str = "") -> Marking:
+        return Marking(kind, truth.boxes_xyxy[here[which]], [words.get(int(g), word) for g in here[which]])
+
+    def detections(kind: str, which: Outcome) -> Marking:
+        chosen = rows[outcome == which]
+        return Marking(kind, errors.detections.boxes_xyxy[chosen], [scores[int(row)] for row in chosen])
+
+    return [
+        people("ignored", ~counted),
+        detections("dropped", Outcome.DROPPED),
+        people("truth", counted & found),
+        detections("hit", Outcome.TRUE_POSITIVE),
+        people("missed", counted & ~found, "missed"),
+        detections("false_alarm", Outcome.FALSE_POSITIVE),
+    ]
+
+
+def labels(frames: Sequence[Frame]) -> dict[int, str]:
+    """What is written at boxes that are not a ``person``, by place among all boxes."""
+    every = [label for frame in frames for label in frame.annotations.labels]
+    return {g: str(label) for g, label in enumerate(every) if label != PERSON}
+
+
+def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square around boxes ``(n, 4)`` that a thumbnail shows, as far as a picture of ``(height, width)`` has it.
+
+    Returns:
+        x1, y1, x2, y2 in pixels; moved inwards at the picture's edges.
+    """
+    x1, y1 = boxes_xyxy[:, :2].min(axis=0)
+    x2, y2 = boxes_xyxy[:, 2:].max(axis=0)
+    side = max(_CONTEXT * max(x2 - x1, y2 - y1), _LEAST)
+    edges = []
+    for centre, length in (((x1 + x2) / 2, size[1]), ((y1 + y2) / 2, size[0])):
+        extent = min(round(side), length)
+        start = min(max(round(centre - extent / 2), 0), length - extent)
+        edges.append((start, start + extent))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def crop(
+    images: Sequence[np.ndarray], marked: Sequence[Marking], shown: tuple[int, int, int, int], side: int
+) -> np.ndarray:
+    """A part of each image with its boxes, beside each other, the longer side of each ``side`` pixels."""
+    left, top, right, bottom = shown
+    offset = np.array([left, top, left, top], float)
+    inside = []
+    for marking in marked:
+        boxes = np.asarray(marking.boxes_xyxy, float).reshape(-1, 4)
+        kept = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+        texts = [text for text, keep in zip(marking.texts, kept, strict=False) if keep]
+        inside.append(Marking(marking.kind, boxes[kept] - offset, texts))
+    zoom = side / max(right - left, bottom - top)
+    return beside([draw(image[top:bottom, left:right], inside, zoom=zoom) for image in images], GAP)
+
+
+def whole(images: Sequence[np.ndarray], marked: Sequence[Marking], zoom: float) -> np.ndarray:
+    """Each image with its boxes, beside each other, ``zoom`` times as large."""
+    return beside([draw(image, marked, zoom=zoom) for image in images], GAP)
+
+
+def rings(
+    box_xyxy: np.ndarray, size: tuple[int, int], images: int, zoom: float
+) -> list[tuple[float, float, float, float]]:
+    """Where a box is on a picture made by :func:`whole` of so many images: left, top, width, height in 0..1."""
+    height, width = (max(round(length * zoom), 1) for length in size)
+    total = images * width + (images - 1) * GAP
+    x1, y1, x2, y2 = (float(v) * zoom for v in box_xyxy)
+    parts = []
+    for left in (i * (width + GAP) for i in range(images)):
+        across, down = (left + x1) / total, y1 / height
+        parts.append((round(across, 4), round(down, 4), round((x2 - x1) / total, 4), round((y2 - y1) / height, 4)))
+    return parts

@@ -1,0 +1,182 @@
+"""The gallery of one run's errors, kind by kind, with what each kind costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssd_effnet.evaluation.error_analysis import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
+from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.visualize.gallery.album import (
+    MOST_BYTES,
+    MOST_ENTRIES,
+    Item,
+    View,
+    alarm,
+    below,
+    fewest,
+    heights_of,
+    paste,
+    person,
+)
+from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
+
+
+def write_errors(
+    run: Path,
+    out: Path,
+    *,
+    subset: str = REASONABLE[0],
+    fppi: float = FPPI,
+    min_score: float | None = None,
+    count: int = MOST_ENTRIES,
+    most_bytes: float = MOST_BYTES,
+    overrides: Sequence[str] = (),
+) -> GalleryPage:
+    """Write ``out/index.html``.
+
+    Args:
+        run: a run directory.
+        out: folder of the page.
+        subset: whose people count.
+        fppi, min_score: the operating point, as in :func:`ssd_effnet.evaluation.error_analysis.operating_point`.
+        count: how many errors are shown; charts count all.
+        most_bytes: about the page's size at most.
+        overrides: where the run's data are.
+
+    Raises:
+        DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
+    """
+    tested = FinishedRun.load(run, overrides)
+    view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
+    items = all_items(view)
+    shown = fewest(items, count)
+    entries, pictures = paste([view], shown, most_bytes)
+    page = GalleryPage(
+        title=f"Errors of {tested.name}",
+        lead=lead(view, len(items), len(shown)),
+        entries=entries,
+        kinds={kind.value: WORDS[kind] for kind in Kind},
+        pictures=pictures,
+        charts=charts(view),
+    )
+    write_page(out / "index.html", page)
+    return page
+
+
+def all_items(view: View) -> list[Item]:
+    """Every error at the operating point: missed people from the tallest on, false alarms from the surest on."""
+    errors = view.errors
+    height = heights_of(view)
+    items = []
+    for kind in Kind:
+        rows = errors.at_point(kind)
+        if is_miss(kind):
+            for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
+                items.append(_missed(kind, view, g))
+        else:
+            scores = errors.detections.scores[rows]
+            items += [alarm(kind, view, row) for row in rows[np.argsort(-scores, kind="stable")].tolist()]
+    return items
+
+
+def _missed(kind: Kind, view: View, g: int) -> Item:
+    errors = view.errors
+    if kind is Kind.MISSED_UNSURE:
+        score = errors.detections.scores[errors.matches.box_matched_by[g]]
+        return person(kind, view, g, f"right box at score {score:.2f} only, ")
+    near = errors.kinds[Kind.MISPLACED] & errors.point.shown & (errors.nearest == g)
+    if near.any():
+        row = int(np.flatnonzero(near)[np.argmax(errors.overlap[near])])
+        said = f"IoU {below(errors.overlap[row])} at score {errors.detections.scores[row]:.2f}, "
+        return person(kind, view, g, said, [errors.detections.boxes_xyxy[row]])
+    return person(kind, view, g, "")
+
+
+def lead(view: View, all_errors: int, shown: int) -> list[str]:
+    errors = view.errors
+    lines = [
+        f"{len(view.run.frames):,} frames, {view.run.modality}. Subset {errors.subset.name.replace('_', ' ')}: "
+        f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
+        f"{percent(errors.miss_rate())} (matlab rules).",
+        f"Operating point: {at_point(errors)}.",
+        *floor_note(errors),
+    ]
+    if shown < all_errors:
+        lines.append(f"{shown:,} of {all_errors:,} errors are shown, rare kinds whole; the charts count all.")
+    return lines
+
+
+def at_point(errors: Errors) -> str:
+    """The operating point and what is missed there, in words."""
+    point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
+    scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
+    return (
+        f"{scores}, where there are {point.fppi:.3f} false alarms per image ({alarms:,} in all) and "
+        f"{int(errors.missed.sum()):,} of {int(errors.counted.sum()):,} people are missed"
+    )
+
+
+def floor_note(errors: Errors) -> list[str]:
+    """A caution where the log-average miss rate is mostly its floor, as on small test sets; else nothing."""
+    read = errors.truth.match(errors.detections).result(errors.subset).reference_miss_rate
+    nobody = int((read <= 0).sum())
+    if not nobody:
+        return []
+    return [
+        f"Caution: nobody is missed at {nobody} of the {len(read)} points that the miss rate is read at. Each counts "
+        "as 1e-10 in a mean of logarithms, which pulls the whole miss rate towards 0; rather compare the people "
+        "missed at the operating point."
+    ]
+
+
+def charts(view: View) -> list[Chart]:
+    """The kinds with their prices, and the missed people by group."""
+    errors, base = view.errors, view.errors.miss_rate()
+    at_point = {kind: len(errors.at_point(kind)) for kind in Kind}
+    rows: list[Sequence[str | Bar]] = []
+    for of_misses in (True, False):
+        kinds = [kind for kind in Kind if is_miss(kind) is of_misses]
+        total = max(sum(at_point[kind] for kind in kinds), 1)
+        for kind in kinds:
+            share = at_point[kind] / total
+            after = errors.miss_rate_without(kind)
+            rows.append((WORDS[kind], f"{at_point[kind]:,}", Bar(f"{100 * share:.0f} %", share), *price(base, after)))
+    rows.append(("badly placed boxes put right", "", "", *price(base, errors.miss_rate_if_put_right())))
+    kinds_chart = Chart(
+        "What goes wrong, and what it costs",
+        ("kind", "number", "share", "MR if it were gone", "gain"),
+        rows,
+        "Number and share are those at the operating point, of the missed people and of the false alarms apart. If "
+        "gone: false alarms of the kind are taken out at all scores; people of the kind are found at every score. Put "
+        "right: each badly placed box, at all scores, lies exactly where it belongs. The evaluator matches anew each "
+        "time; gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to "
+        "almost 0.",
+    )
+    annotations = [frame.annotations for frame in view.run.frames]
+    return [kinds_chart, people_chart(groups(errors, annotations), base)]
+
+
+def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
+    rows: list[Sequence[str | Bar]] = []
+    for sort, parts in by_group.items():
+        for g in parts:
+            missed = Bar(f"{100 * g.missed / g.people:.0f} %", g.missed / g.people)
+            rows.append((f"{sort}: {g.words}", f"{g.people:,}", missed, *price(base, g.miss_rate_if_found)))
+    note = "Missed at the operating point; gain: if those were found at every score."
+    return Chart("Who is missed", ("people", "number", "missed", "MR if they were found", "gain"), rows, note)
+
+
+def price(before: float, after: float) -> tuple[str, str | Bar]:
+    """The miss rate if something were otherwise, and what that gains in percentage points."""
+    if np.isnan(before) or np.isnan(after):
+        return "–", "–"
+    gain = before - after
+    return percent(after), Bar(f"{100 * gain:.1f}", min(abs(gain), 1), minus=gain < -5e-5)
+
+
+def percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f} %"

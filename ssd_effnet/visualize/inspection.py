@@ -1,0 +1,270 @@
+"""What a data set holds, for people: objects by split, daytime and occlusion, heights, and a sheet of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
+from data_kaist.dataset import Frame, doubts_of, load_frames, read_pair
+from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
+from data_kaist.frames import STUDY_VALIDATION
+from data_kaist.images import Reading
+from data_kaist.layouts import Modality, Skipped, annotations_of, spread
+from data_kaist.statistics import (
+    ChannelStatistics,
+    ObjectStatistics,
+    channel_statistics,
+    height_bins,
+    height_quantiles,
+    object_statistics,
+)
+from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
+from ssd_effnet.drawing import sheet as sheet_of
+
+Kind = Literal["kaist", "coco"]
+
+KAIST_SPLITS = ("train-all-02", "test-all-20", STUDY_VALIDATION)
+
+
+def inspect(
+    root: Path,
+    *,
+    kind: Kind | None = None,
+    splits: list[str] | None = None,
+    annotations: AnnotationFormat = "xml",
+    annotations_dir: Path | None = None,
+    images: str = "",
+    modality: Modality | None = None,
+    sheet: Path | None = None,
+    pictures: int = 8,
+    stats: bool = False,
+    on_bad_frame: Literal["stop", "skip"] = "stop",
+    reading: Reading = Reading(orientation="ignore"),  # noqa: B008 - frozen
+) -> None:
+    """Print tables of what a data set holds, and write a sheet of pictures.
+
+    Args:
+        root: the data set's folder, or a COCO file.
+        kind: ``kaist`` or ``coco``; None: whichever it looks like.
+        splits: None: the study's three, or every COCO file.
+        annotations: ``xml``, ``bbgt`` or ``paired``, of KAIST.
+        annotations_dir: where they are, if not below the root.
+        images: folder of the images, if not where they are looked for.
+        modality: images that must be there; None: those of each side that has any.
+        sheet: None: ``sheet.png``, if there are images.
+        pictures: on the sheet; 0: none is written.
+        stats: mean and standard deviation of each channel, too; reads every image.
+        on_bad_frame: ``skip`` leaves them out and says so.
+        reading: how image files become pixels.
+
+    Raises:
+        DataError: one sentence on what is wrong with root, split or frames.
+    """
+    root, kind, named = _what(root, kind, splits)
+    skip = on_bad_frame == "skip"
+    if sheet and sheet.suffix not in (".png", ".jpg"):
+        raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
+    console = Console()
+    by_split: dict[str, list[Frame]] = {}
+    for split in named:
+        skipped: Skipped | None = [] if skip else None
+        try:
+            frames = load_frames(
+                kind,
+                root,
+                split,
+                annotation_format=annotations,
+                annotations_dir=annotations_dir,
+                images=images,
+                modality=modality or "any",
+                skipped=skipped,
+                reading=reading,
+            )
+        except EmptySplitError:
+            # A part of KAIST is worth a look as well: of the three default splits some may be empty.
+            if splits:
+                raise
+            console.print(Text(f"{split}: no frames here", style="yellow"), soft_wrap=True)
+            continue
+        by_split[split] = frames
+        _report_skipped(console, split, skipped)
+        if kind == "coco" and not any(frame.visible or frame.lwir for frame in frames):
+            try:
+                load_frames("coco", root, split, images=images)
+            except DataError as error:  # counted without its images, which are named
+                console.print(Text(str(error), style="yellow"), soft_wrap=True)
+    if not by_split:
+        raise SplitError(f"{root}: none of the splits {', '.join(named)} has any frame")
+    for split, frames in by_split.items():
+        statistics = object_statistics(frames)
+        _print(console, split, _object_table(statistics))
+        of_frames = [frame.annotations for frame in frames]
+        read_from = annotations_of(
+            kind, root, split, annotation_format=annotations, annotations_dir=annotations_dir, modality=str(modality)
+        )
+        console.print(Text(f"{split}: annotations: {read_from}"), soft_wrap=True)
+        if others := other_labels(of_frames):
+            console.print(Text(f"{split}: not persons: {others}"), soft_wrap=True)
+        if doubt := doubt_of_boxes(of_frames):
+            console.print(Text(f"{split}: {doubt}", style="yellow"), soft_wrap=True)
+        console.print()
+        _print(console, f"{split}: persons by height in pixels", _height_table(statistics))
+        if quantiles := height_quantiles(frames):
+            shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
+            console.print(Text(f"{split}: heights in pixels: {shares}\n"), soft_wrap=True)
+    console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
+    shown = [frame for frames in by_split.values() for frame in frames]
+    has_images = any(frame.visible or frame.lwir for frame in shown)
+    sheet = sheet or (Path("sheet.png") if has_images and pictures > 0 else None)
+    if stats or sheet:
+        modality = modality or _modality(root, shown)
+        if stats:
+            for split, frames in by_split.items():
+                readable = _readable(console, split, frames, modality) if skip else frames
+                channels = channel_statistics(readable, modality)
+                title = f"{split}: channels over {channels.frames:,} frames, images in 0..1"
+                _print(console, title, _channel_table(channels))
+        if sheet:
+            _write_sheet(sheet, shown, modality, pictures, skip=skip)
+            console.print(Text(f"sheet of pictures: {sheet}"), soft_wrap=True)
+        for split, frames in by_split.items():
+            for sentence in doubts_of(frames).values():
+                console.print(Text(f"{split}: {sentence}", style="yellow"), soft_wrap=True)
+
+
+def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path, Kind, Sequence[str]]:
+    """Root folder, kind and splits, where the command line leaves them open."""
+    if not root.exists():
+        raise SplitError(f"{root}: no such file or folder")
+    if root.is_file():
+        folder = root.parent.parent if root.parent.name == "annotations" else root.parent  # COCO's and CVAT's
+        return folder, kind or "coco", splits or [root.relative_to(folder).as_posix()]
+    files = _coco_files(root)
+    is_kaist = any(root.glob("annotations*/set??")) or any(root.glob("*annotations*/set??_V???_I*"))
+    kind = kind or ("coco" if files and not is_kaist else "kaist")
+    if kind == "kaist":
+        if not (is_kaist or any(root.glob("annotations*")) or (root / "images").is_dir()):
+            raise SplitError(f"{root}: no data set there; looked for images/, annotations-xml/, *.json and */*.json")
+        return root, kind, splits or KAIST_SPLITS
+    if not (splits or files):
+        raise SplitError(f"{root}: no COCO file there; looked for *.json and */*.json")
+    return root, kind, splits or files
+
+
+def _coco_files(root: Path) -> list[str]:
+    """JSON files of a data set as it was exported: in its root, or a folder below; of COCO's own the instances."""
+    found = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    instances = [path for path in found if path.name.startswith("instances_")]
+    return [path.relative_to(root).as_posix() for path in instances or found]
+
+
+def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
+    """The images that the first frames have."""
+    if all(frame.visible and frame.lwir for frame in frames[:100]):
+        return "early"
+    if any(frame.visible for frame in frames[:100]):
+        return "visible"
+    if any(frame.lwir for frame in frames[:100]):
+        return "lwir"
+    raise ImageError(f"{root}: there are annotations only, and --stats and --sheet need images")
+
+
+def _report_skipped(console: Console, split: str, skipped: Skipped | None) -> None:
+    for _, reason in skipped or []:
+        console.print(Text(f"skipped: {reason}", style="yellow"), soft_wrap=True)
+    if skipped:
+        console.print(Text(f"{split}: bad frames skipped: {len(skipped):,}", style="yellow"), soft_wrap=True)
+
+
+def _readable(console: Console, split: str, frames: Sequence[Frame], modality: Modality) -> list[Frame]:
+    good: list[Frame] = []
+    skipped: Skipped = []
+    for frame in frames:
+        try:
+            read_pair(frame, modality)
+            good.append(frame)
+        except ImageError as error:
+            skipped.append((frame.name, str(error)))
+    _report_skipped(console, split, skipped)
+    if not good:
+        raise SplitError(f"split {split!r}: none of its {len(frames):,} frames can be read")
+    return good
+
+
+def _object_table(rows: Sequence[ObjectStatistics]) -> Table:
+    table = _table()
+    for column in ("frames", "with objects", "objects", "person", "ignore regions"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        numbers = (row.frames, row.frames_with_objects, row.objects, row.person, row.ignored)
+        table.add_row(row.group, *(f"{n:,}" for n in numbers))
+    return table
+
+
+def _height_table(rows: Sequence[ObjectStatistics]) -> Table:
+    table = _table()
+    for name in height_bins():
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=len(height_bins()))
+    for row in rows:
+        table.add_row(row.group, *(f"{n:,}" for n in row.heights), _bars(row.heights))
+    return table
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    # Titles and paths are text: a bracket in a file's name is no markup, and a long one is not to be cut.
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table, "")
+
+
+def _table() -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _bars(counts: Sequence[int]) -> str:
+    """A histogram in one line of text."""
+    steps = " ▁▂▃▄▅▆▇█"
+    most = max(*counts, 1)
+    return "".join(steps[-(-n * (len(steps) - 1) // most)] for n in counts)
+
+
+def _channel_table(channels: ChannelStatistics) -> Table:
+    table = _table()
+    for name in channels.channels:
+        table.add_column(name, justify="right")
+    table.add_row("mean", *(f"{value:.4f}" for value in channels.mean))
+    table.add_row("std", *(f"{value:.4f}" for value in channels.std))
+    return table
+
+
+def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
+    """Pictures spread evenly over the frames that have objects (over all, if too few have)."""
+    pictures = []
+    for frame in (frames[place] for place in spread(frames, max(number, 1))):
+        try:
+            images = [image for image in read_pair(frame, modality) if image is not None]
+        except ImageError:
+            if not skip:
+                raise
+            continue
+        annotations, ignore = frame.annotations, training_ignore(frame.annotations)
+        markings = [
+            Marking("truth", annotations.boxes_xyxy[~ignore], [f"{h:.0f}" for h in annotations.height[~ignore]]),
+            Marking("ignored", annotations.boxes_xyxy[ignore], [str(label) for label in annotations.labels[ignore]]),
+        ]
+        picture = beside([draw(image, markings) for image in images])
+        time = f", {annotations.daytime}" if annotations.daytime else ""
+        height, width = annotations.size
+        pictures.append(with_caption(picture, f"{frame.name}{time}, {width}x{height}", ("truth", "ignored")))
+    if not pictures:
+        raise ImageError("none of the pictures chosen for the sheet can be read")
+    save(sheet_of(pictures, columns=1 if modality == "early" and len(pictures) < 3 else 2), path)

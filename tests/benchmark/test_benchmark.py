@@ -1,0 +1,142 @@
+"""The benchmark measures what it says, and refuses what it cannot."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd_effnet.benchmark.growth import CURVES, GrowthPoint, draw_growth, exponents, growth_table, measure_growth
+from ssd_effnet.benchmark.models import ModelFigures, models_table
+from ssd_effnet.benchmark.rows import DisagreementError, agree, compared
+from ssd_effnet.models.cost import Cost
+from ssd_effnet.training.runtime import timed
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "models", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(("size", "how"), [("64x96", ()), ("256x320", ("--training",))])
+def test_one_row_an_experiment(size: str, how: tuple[str, ...]) -> None:
+    file = ROOT / "experiments" / "efficientdet_d0.yaml"
+    done = benchmark("--experiments", str(file), "--size", size, "--runs", "1", "--threads", "1", *how)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if "efficientdet_d0" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[:3] == ["efficientdet_d0", size, "3.83"]
+    assert all(float(cell) > 0 for cell in cells[5:8])
+    assert "1 threads" in done.stdout and "torch" in done.stdout
+    assert ("backward" in done.stdout) == bool(how)
+
+
+def test_complaints() -> None:
+    assert "is not HxW" in benchmark("--size", "512").stderr
+    done = benchmark("--experiments", "experiments/none.yaml")
+    assert done.returncode == 1 and "there is no such experiment file" in done.stderr
+
+
+def test_the_first_call_is_not_counted() -> None:
+    calls: list[int] = []
+    assert len(timed(lambda: calls.append(1), 3)) == 3 and len(calls) == 4
+
+
+def test_ratios_to_the_baseline_of_the_same_run() -> None:
+    def figures(name: str, ms: float) -> ModelFigures:
+        return ModelFigures(name, (512, 640), Cost(10**6, 10**9, 10), ms, ms, 100.0)
+
+    table = models_table([figures("00_vgg16", 200.0), figures("x", 50.0)], "a machine")
+    assert list(table.columns[-1].cells) == ["1.00", "0.25"]
+    assert list(models_table([figures("x", 50.0)], "").columns[-1].cells) == ["-"]
+
+
+@pytest.mark.slow
+def test_all_experiments() -> None:
+    done = benchmark("--size", "64x96", "--runs", "1")
+    assert done.returncode == 0, done.stderr
+    assert all(f"{i:02}_" in done.stdout for i in range(13))
+
+
+def stage(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_each_stage_agrees_with_its_reference_and_states_its_figures(tmp_path: Path) -> None:
+    """Small and once: the figures mean nothing, only that they are there."""
+    out = tmp_path / "figures.json"
+    done = stage("all", "--runs", "1", "--size", "128x160", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    rows = figures["rows"]
+    stages = ["data", "loss", "postprocess", "evaluate", "forward", "export", "train"]
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == stages
+    assert all(row["own_fastest_ms"] >= 0 for row in rows)
+    for name in stages:
+        assert any(row["ratio"] and row["agreement"] for row in rows if row["stage"] == name), name
+    assert "1 threads" in figures["machine"] and "GFLOP/s" in figures["limits"]
+    assert {"torch", "opencv", "pillow"} <= figures["versions"].keys()
+    assert "processor time" in done.stdout
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    points = list(measure_growth([1, 2], runs=1))
+    assert {p.what for p in points} == CURVES.keys() == exponents(points).keys()
+    assert all(p.ms > 0 and not p.mib <= 0 for p in points)
+    assert len(growth_table(points, "a machine").rows) == len(points)
+    draw_growth(points, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_growth_is_labelled_in_whole_factors(tmp_path: Path) -> None:
+    points = [GrowthPoint("a", f, 10 * f, 1.5 * f, 3.0 * f) for f in (1, 2, 4, 8)]
+    draw_growth(points, tmp_path / "growth.svg")
+    said = (tmp_path / "growth.svg").read_text("utf-8")
+    labels = re.findall(r"<!-- (.*?) -->", said)  # matplotlib writes each text beside its outlines
+    assert [labels.count(factor) for factor in ("1", "2", "4", "8")] == [4, 4, 4, 4]  # two axes each of two panels
+    assert not any("10^" in label for label in labels)
+
+
+def test_powers_of_growth_by_hand() -> None:
+    points = [GrowthPoint("a", 1, 10, 1.0, 4.0), GrowthPoint("a", 2, 20, 2.0, 16.0)]
+    assert exponents(points) == {"a": (1.0, 2.0)}
+
+
+def test_no_ratio_without_agreement() -> None:
+    import torch
+
+    assert agree("x", torch.ones(2), torch.ones(2) + 1e-7, 1e-6) == "x within 1e-06"
+    with pytest.raises(DisagreementError, match="x: differs from the reference by 1, more than"):
+        agree("x", torch.ones(2), torch.zeros(2), 1e-6)
+    with pytest.raises(DisagreementError, match=r"shapes \(2,\) and \(3,\) differ"):
+        agree("x", torch.ones(2), torch.ones(3), 1)
+
+
+def test_a_row_by_hand() -> None:
+    times = {"own": [1.0, 2.0, 4.0], "reference": [10.0, 10.0, 10.0]}
+    row = compared("loss", "x", times, goal=4.0, limit="y", limit_ms=0.5, limit_goal=0.6)
+    assert (row.own_ms, row.own_fastest_ms, row.reference_ms, row.ratio, row.ratio_fastest) == (2, 1, 10, 5, 10)
+    assert row.of_limit == 0.5 and row.reached is False
+    assert compared("loss", "x", times, goal=4.0).reached is True
+    assert compared("loss", "x", times, reference=None).reached is None
+
+
+@pytest.mark.parametrize("what", ["models", "train"])
+def test_a_gpu_that_is_not_there_is_named(
+    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
+    assert main([what, "--device", "cuda"]) == 1
+    assert capsys.readouterr().err == "error: device 'cuda': torch finds 0 CUDA devices here\n"

@@ -1,0 +1,320 @@
+"""Experiments as files: inheritance, overrides, and complaints that help."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ssd_effnet.config.keys import key_types, options, settings
+from ssd_effnet.config.loading import (
+    ConfigError,
+    ExperimentConfig,
+    differences,
+    load_base,
+    load_experiment,
+    normalisation_in_doubt,
+    save_experiment,
+)
+from ssd_effnet.study.plan import plan
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text("description: first\noptimizer: {lr: 1e-3}\ninput: {size: [256, 320]}\n")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nchanges: [trainer.epochs]\ntrainer:\n  epochs: 3\n")
+    return tmp_path
+
+
+def test_a_child_is_its_base_and_what_it_changes(files: Path) -> None:
+    child = load_experiment(files / "child.yaml", ["trainer.seed=7"])
+    assert (child.name, child.description) == ("child", "")
+    assert (child.optimizer.lr, child.input.size) == (1e-3, [256, 320])
+    assert (child.trainer.epochs, child.trainer.seed) == (3, 7)
+
+
+def test_ancestors_are_names_of_experiments(files: Path) -> None:
+    (files / "named.yaml").write_text("base: child.yaml\nname: of its own\n")
+    (files / "grandchild.yaml").write_text("base: named.yaml\n")
+    e = load_experiment(files / "grandchild.yaml")
+    assert e.ancestors == ["of its own", *load_experiment(files / "named.yaml").ancestors]
+    assert load_experiment(files / "child.yaml").ancestors == ["base"]
+    save_experiment(e, files / "config.yaml")
+    assert load_experiment(files / "config.yaml").ancestors == e.ancestors
+    (files / "on_a_run.yaml").write_text("base: config.yaml\n")
+    assert load_experiment(files / "on_a_run.yaml").ancestors == ["grandchild", *e.ancestors]
+    assert load_experiment(files / "grandchild.yaml", ["name=other"]).ancestors == ["grandchild", *e.ancestors]
+
+
+def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
+    """YAML 1.1 takes it for text; OmegaConf converts it: a float, a float or None, the floats of a list."""
+    text = "optimizer: {lr: 1e-4}\nbackbone: {drop_connect: 1e-1}\naugment: {crop_ratio: [5e-1, 1]}\n"
+    (files / "numbers.yaml").write_text(text)
+    read = load_experiment(files / "numbers.yaml", ["optimizer.weight_decay=2e-5", "augment.crop_scale=[2e-1, 4e0]"])
+    assert (read.optimizer.lr, read.optimizer.weight_decay, read.backbone.drop_connect) == (1e-4, 2e-5, 0.1)
+    assert (read.augment.crop_ratio, read.augment.crop_scale) == ([0.5, 1.0], [0.2, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("trainer.seed", "010", 10),
+        ("input.size", "[0512, 640]", [512, 640]),
+        ("optimizer.lr", "010", 10.0),
+        ("trainer.compile", "yes", True),
+        ("neck.channels", "~", None),
+        *(("data.root", text, text) for text in ("2024_01", "1:30", "1.10", "no", "~", "null", "0x1F", "2024-01-01")),
+        ("data.root", "'010'", "010"),
+        ("head.classes", "[person, no, 010]", ["person", "no", "010"]),
+    ],
+)
+def test_the_schema_types_a_value_and_not_yaml(files: Path, key: str, written: str, value: object) -> None:
+    """YAML 1.1 read 010 as 8, 1:30 as 90, 1.10 as 1.1, 2024_01 as 202401 and no as False."""
+    group, _, name = key.partition(".")
+    (files / "typed.yaml").write_text(f"{group}: {{{name}: {written}}}\n")
+    of_line = load_experiment(files / "child.yaml", [f"{key}={written}"])
+    for read in (of_line, load_experiment(files / "typed.yaml")):
+        found = settings(read)[key]
+        assert (found, type(found)) == (value, type(value))
+    save_experiment(of_line, files / "saved.yaml")
+    assert load_experiment(files / "saved.yaml") == of_line
+
+
+@pytest.mark.parametrize("text", ["1.10", "a: b", "x # y", "[1", "'80s", "@home", "*", "true"])
+def test_text_of_the_command_line_is_taken_as_written(files: Path, text: str) -> None:
+    read = load_experiment(files / "child.yaml", [f"description={text}", f"data.root={text}"])
+    assert (read.description, read.data.root) == (text, text)
+
+
+def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
+    child = load_experiment(files / "child.yaml", ["optimizer.lr=0.1"])
+    save_experiment(child, files / "saved.yaml")
+    assert load_experiment(files / "saved.yaml") == child
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimiser.lr=1", "did you mean `optimizer`"),
+        ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
+        ("lr=1", "did you mean `optimizer.lr`"),
+        ("optimizer.lr=fast", "key `optimizer.lr`"),
+        (f"optimizer.lr={10**400}", "key `optimizer.lr`: must be finite"),
+        ("optimizer.lr=nan", "key `optimizer.lr`: must be finite"),
+        ("optimizer.lr=.nan", "key `optimizer.lr`: wants a number, not '.nan'"),
+        ("trainer.batch_size=99999999999", "key `trainer.batch_size`: must be below 2,147,483,648"),
+        ("trainer.seed=-1", "at least 0"),
+        ("data.root=${nowhere}", "nowhere"),
+        ("data.root=???", "key `data.root`"),
+        ("optimizer.lr=2001-99-99", "wants a number, not 2001-99-99"),
+        ("trainer.epochs=1:30", "wants a whole number, not '1:30'"),
+        ("trainer.epochs=0x10", "wants a whole number, not '0x10'"),
+        ("input={size: [1:30, 64]}", "wants a list of whole numbers, for example [512,640], not [1:30, 64]"),
+        ("trainer.epochs=1.5", "key `trainer.epochs`"),
+        ("trainer=3", "group of settings"),
+        ("input.modality=vsible", "did you mean `visible`"),
+        ("input.size=[512]", "height, width"),
+        ("input.std=[1, 1, 1, 0]", "above 0"),
+        ("trainer.epochs=0", "at least 1"),
+        ("trainer.ema_decay=1.0", "below 1"),
+        ("data.val=test-all-20", "must not choose the epoch"),
+        ("input={size: [64, 64], size: [96, 96]}", "the value: key `size` stands there twice"),
+        ("data.train=", "key `data.train`: must not be empty"),
+        ("optimizer.lr", "form key=value"),
+        ("optimizer.lr=[", "not YAML"),
+    ],
+)
+def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "child.yaml", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right", "says"),
+    [
+        ("anchors.sizes", "[40,0]", "[40,80]", "above 0 each, not [40.0, 0.0]"),
+        ("augment.crop_ratio", "[0,1]", "[0.5,0.5]", "above 0 each"),
+        ("data.min_height", "-1", "0", "at least 0"),
+        ("extras.strides", "[2,0]", "[]", "at least 1 each, not [2, 0]"),
+        ("fusion.up_to", "-1", "0", "at least 0"),
+        ("input.size", "[16,640]", "[32,640]", "at least 32 each, not [16, 640]"),
+        ("input.size", "[512,20000]", "[512,16384]", "at most 16384 each"),
+        ("loss.alpha", "-0.1", "0", "lie in 0..1"),
+        ("loss.alpha", "1.1", "1", "lie in 0..1"),
+        ("loss.gamma", "-1", "0", "at least 0"),
+        ("loss.iou_threshold", "0", "1", "above 0"),
+        ("loss.localization_weight", "-1", "0", "at least 0"),
+        ("loss.negative_iou", "0", "0.4", "above 0"),
+        ("loss.negative_iou", "0.6", "0.5", "at most loss.iou_threshold"),
+        ("loss.prior", "1", "0.5", "below 1"),
+        ("neck.channels", "0", "1", "at least 1"),
+        ("neck.extra_levels", "-1", "0", "at least 0"),
+        ("neck.norm_eps", "0", "1e-12", "above 0"),
+        ("neck.norm_momentum", "1.5", "1", "lie in 0..1"),
+        ("neck.norm_momentum", "-0.1", "0", "lie in 0..1"),
+        ("neck.outputs", "0", "1", "at least 1"),
+        ("optimizer.backbone_lr_factor", "-1", "0", "at least 0"),
+        ("optimizer.bias_lr_factor", "-2", "0", "at least 0"),
+        ("schedule.milestones", "[0.5,1.5]", "[0,1]", "shares of the run in 0..1"),
+    ],
+)
+def test_numbers_have_limits(files: Path, key: str, wrong: str, right: str, says: str) -> None:
+    load_experiment(files / "child.yaml", [f"{key}={right}"])
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "child.yaml", [f"{key}={wrong}"])
+    assert f"key `{key}`: must " in str(caught.value) and says in str(caught.value)
+
+
+def test_every_whole_number_has_a_least_value(files: Path) -> None:
+    for key, kind in key_types().items():
+        if int in options(kind):
+            with pytest.raises(ConfigError, match=rf"key `{key}`: must be "):
+                load_experiment(files / "child.yaml", [f"{key}=-7"])
+
+
+def test_a_merged_mapping_may_be_changed(files: Path) -> None:
+    (files / "merged.yaml").write_text("optimizer: {<<: {lr: 1, momentum: 0.5}, lr: 2}")
+    assert load_experiment(files / "merged.yaml").optimizer.lr == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("base: bse.yaml", "did you mean `base.yaml`"),
+        ("base: wrong.yaml", "circle"),
+        ("base: [3]", "name of a file"),
+        ("input: {sizes: [1, 2]}", "did you mean `input.size`"),
+        ("- a\n- b", "key: value"),
+        ("a: [", "not YAML"),
+        ("augment: {crop_scale: [4, 0.25]}", "[smallest, largest]"),
+        ("data: {workers: -1}", "must be at least 0"),
+        (
+            "optimizer: {lr: 1}\ninput: {}\noptimizer: {lr: 2}",
+            "key `optimizer` stands there twice, for the second time in line 3",
+        ),
+        ("optimizer:\n  lr: 1\n  lr: 1", "key `lr` stands there twice, for the second time in line 3"),
+        ("extras: {? strides : [1], 'strides': [2]}", "key `strides` stands there twice"),
+    ],
+)
+def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
+    (files / "wrong.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(files / "wrong.yaml")
+    assert says in str(caught.value)
+    assert str(files / "wrong.yaml") in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbour(files: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*child\.yaml"):
+        load_experiment(files / "chlid.yaml")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_changes_what_it_says(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert differences(experiment, load_base(path)) == sorted(experiment.changes)
+    assert experiment.description.strip().endswith((".", "?")) and "?" in experiment.description
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_changes_one_thing_or_says_what_else(path: Path) -> None:
+    """``Changes together: KEY, GROUP: why`` in the description; 00 is what the chain begins with."""
+    experiment = load_experiment(path)
+    said = re.search(r"Changes together: ([\w., ]+): \S", experiment.description)
+    if said:
+        named = said[1].split(", ")
+        assert [key for key in experiment.changes if not {key, key.split(".")[0]} & set(named)] == []
+        assert set(named) <= {part for key in experiment.changes for part in (key, key.split(".")[0])}
+    else:
+        assert len(experiment.changes) == 1 or not load_experiment(path).ancestors
+    if path.name[:2].isdigit() and said:  # a step of the chain names each key
+        assert sorted(named) == sorted(experiment.changes)
+
+
+def test_the_chain_is_in_the_order_of_its_questions() -> None:
+    files = {path.name.split("_")[0]: path for path in EXPERIMENTS if path.name[0].isdigit()}
+    parents = {step: load_experiment(path).ancestors[0].split("_")[0] for step, path in files.items() if step != "00"}
+    wanted = (
+        "00b:00 01:00b 01a:01 01b:01 02:01 02a:02 03:02 04:02 05:04 06c:05 06:06c 06a:06 06b:06 07:06 07a:07 07b:07a"
+    )
+    assert parents == dict(step.split(":") for step in f"{wanted} 08:07b 09:08 10:08 11:08 12:08".split())
+    pretrained = {load_experiment(path).backbone.pretrained for path in files.values()}
+    assert pretrained == {"imagenet"}
+
+
+def test_null_is_the_normalisation_of_the_weights(files: Path) -> None:
+    """LWIR has their average; what is written down are numbers."""
+    own = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.mean=null", "input.std=null"]).input
+    assert (own.mean, own.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
+    lite = load_experiment(ROOT / "experiments" / "lite0.yaml")
+    assert (lite.input.mean, lite.input.std) == ([0.498] * 4, [0.502] * 4)
+    save_experiment(lite, files / "config.yaml")
+    assert "mean:\n  - 0.498\n" in (files / "config.yaml").read_text()
+    assert normalisation_in_doubt(lite) == ""
+    for key, says in (("name=efficientnet-b0", "not those of efficientnet-b0"), ("pretrained=none", "at random")):
+        doubted = load_experiment(files / "config.yaml", [f"backbone.{key}", "backbone.norm=batch"])
+        assert says in normalisation_in_doubt(doubted)
+    half = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.std=null"]).input
+    assert half.mean == ExperimentConfig().input.mean and half.std == own.std
+    with pytest.raises(ConfigError, match=r"lite0\.yaml: key `input\.mean`: null .* resnet18"):
+        load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.name=resnet18"])
+
+
+def test_defaults_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert differences(load_experiment(tmp_path / "empty.yaml"), ExperimentConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("input.size=128,160", "wants a list of whole numbers, for example [512,640], not '128,160'"),
+        ("optimizer.lr=abc", "wants a number, not 'abc'"),
+        ("trainer.epochs=many", "wants a whole number, not 'many'"),
+        ("trainer.compile=perhaps", "'perhaps' is not one of true, false"),
+        ("backbone.levels=3", "wants a list of whole numbers, or `null`, not 3"),
+        ("trainer.epochs", "example trainer.epochs=VALUE, without a space"),
+        ("epochs", "example optimizer.lr=0.001"),
+    ],
+)
+def test_a_value_of_another_kind_is_answered_with_what_is_wanted(override: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        load_experiment(ROOT / "experiments" / "lite0.yaml", [override])
+
+
+def test_a_key_of_the_command_line_in_a_file_is_answered_with_its_group(tmp_path: Path) -> None:
+    (tmp_path / "dotted.yaml").write_text("optimizer.lr: 0.01\n")
+    with pytest.raises(ConfigError, match=r"in a file it stands in its group, `optimizer: \{lr: 0\.01\}`"):
+        load_experiment(tmp_path / "dotted.yaml")
+
+
+@pytest.mark.parametrize("folder", [ROOT, None], ids=["checkout", "elsewhere"])
+def test_a_bare_name_is_one_of_the_projects_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path | None
+) -> None:
+    monkeypatch.chdir(folder or tmp_path)
+    lite0 = load_experiment(ROOT / "experiments" / "lite0.yaml")
+    assert load_experiment("lite0") == load_experiment("lite0.yaml") == lite0
+    assert plan([Path("lite0")], [0], [], tmp_path)[0].source.is_file()
+    assert load_experiment("05_deconv").ancestors[0] == "04_fpn"
+    with pytest.raises(ConfigError, match=r"^lit0: there is no such .*; did you mean `lite0\.yaml`"):
+        load_experiment("lit0")
+    with pytest.raises(ConfigError, match=r"^nowhere/lite0: there is no such experiment file$"):
+        load_experiment("nowhere/lite0")
+
+
+def test_bases_are_beside_the_file_or_among_the_projects_experiments(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: lite0.yaml\ndescription: Faster?\nchanges: [optimizer.lr]\noptimizer: {lr: 0.5}\n")
+    assert differences(load_experiment(mine), load_experiment("lite0")) == ["optimizer.lr"]
+    assert load_base(mine).name == "lite0" and load_experiment(mine).ancestors[0] == "lite0"
+    (tmp_path / "lite0.yaml").write_text("trainer: {epochs: 7}\n")
+    assert load_experiment(mine).trainer.epochs == 7
+    mine.write_text("base: min.yaml\n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(mine))}: key `base`: min\.yaml: there is no") as caught:
+        load_experiment(mine)
+    assert "mine.yaml`" not in str(caught.value)

@@ -1,0 +1,36 @@
+"""Every experiment builds, and takes a step forward and back, with the settings of ``--tiny``."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion, build_detector, build_optimizer
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.models.fusion import CHANNELS
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_takes_a_step(path: Path) -> None:
+    e = load_experiment(path, tiny=True)
+    assert e.name == f"{path.stem}-tiny"
+    torch.manual_seed(0)
+    detector = build_detector(e)[0].train()
+    images = torch.randint(0, 256, (2, len(CHANNELS[e.input.modality]), *e.input.size), dtype=torch.uint8)
+    boxes = torch.tensor([[[40.0, 30, 60, 80]], [[10, 10, 25, 50]]])
+    targets = Targets(boxes, torch.ones(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool))
+
+    optimizer = build_optimizer(e, detector)
+    before = {name: p.detach().clone() for name, p in detector.head.named_parameters()}
+    losses = build_criterion(e)(detector(images), targets)
+    losses.total.backward()
+    optimizer.step()
+
+    assert torch.isfinite(losses.total)
+    bad = [name for name, p in detector.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert bad == []  # distributed training stops at parameters without a gradient
+    assert all(torch.isfinite(p).all() for p in detector.parameters())
+    assert any(not torch.equal(p, before[name]) for name, p in detector.head.named_parameters())

@@ -1,0 +1,209 @@
+"""Readers of KAIST's annotation files: published counts, and every way in which a file can be wrong."""
+
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml, read_annotation, training_ignore
+from data_kaist.errors import AnnotationError
+from data_kaist.frames import FrameName, parse_split
+from data_kaist.structures import PERSON, Annotations
+
+OBJECT = (
+    "<object><name>{name}</name><bndbox><x>{x}</x><y>{y}</y><w>{w}</w><h>{h}</h></bndbox>"
+    "<occlusion>{occlusion}</occlusion></object>"
+)
+
+
+def xml(*objects: dict[str, object], size: str = "") -> bytes:
+    defaults: dict[str, object] = {"name": "person", "x": 10, "y": 20, "w": 30, "h": 60, "occlusion": 0}
+    return f"<annotation>{size}{''.join(OBJECT.format(**defaults | o) for o in objects)}</annotation>".encode()
+
+
+def _counts(tar: Path, every: int) -> tuple[Counter[str], Counter[str]]:
+    """Labels of all objects, and the counts of train-all-02, over every n-th file of the archive."""
+    labels: Counter[str] = Counter()
+    train: Counter[str] = Counter()
+    rule = parse_split("train-all-02")
+    with tarfile.open(tar) as archive:
+        members = (member for member in archive if member.name.endswith(".xml"))
+        for i, member in enumerate(members):
+            if i % every:
+                continue
+            file = archive.extractfile(member)
+            assert file is not None
+            annotations = parse_xml(file.read(), member.name)
+            labels.update(annotations.labels)
+            labels["frames"] += 1
+            if FrameName.parse("/".join(member.name.split("/")[1:])[:-4]) in rule:
+                person = annotations.labels == PERSON
+                reasonable = person & (annotations.height >= 55) & (annotations.occlusion < 2)
+                train["frames with objects"] += len(annotations) > 0
+                train["person"] += int(person.sum())
+                train["reasonable"] += int(reasonable.sum())
+                train["frames with reasonable"] += bool(reasonable.any())
+    return labels, train
+
+
+@pytest.mark.slow
+def test_all_annotations_hold_the_published_counts(shared: Path) -> None:
+    labels, train = _counts(shared / "reference/kaist/annotations-xml.tar.gz", every=1)
+    assert labels == {"person": 87_297, "people": 14_209, "cyclist": 6_538, "person?": 1_585, "frames": 95_324}
+    assert train == {
+        "frames with objects": 11_069,
+        "person": 20_733,
+        "reasonable": 14_108,
+        "frames with reasonable": 7_098,
+    }
+
+
+def test_a_sample_of_all_annotations_reads(shared: Path) -> None:
+    labels, train = _counts(shared / "reference/kaist/annotations-xml.tar.gz", every=50)
+    assert labels["frames"] == 1_907
+    assert 1_500 < labels["person"] < 2_000  # a fiftieth of 87,297 is 1,746
+    assert train["person"] > train["reasonable"] > 0
+
+
+def test_real_file(shared: Path) -> None:
+    annotations = read_annotation(shared / "data/kaist-mini/annotations-xml", "set06/V001/I00459", "xml")
+    assert annotations.size == (512, 640)
+    assert annotations.daytime == "day"
+    np.testing.assert_array_equal(annotations.boxes_xyxy[0], [282, 209, 282 + 52, 209 + 111])
+    assert annotations.boxes_xyxy.dtype == np.float32
+    assert annotations.labels[0] == "person"
+
+
+def test_xml_fields() -> None:
+    size = "<size><width>100</width><height>80</height></size>"
+    objects = [{"name": "people", "occlusion": 2}, {"x": -5, "y": 30.5, "h": 49.5}]
+    annotations = parse_xml(xml(*objects, size=size), "a.xml", size=(1, 1), daytime="night")
+    assert annotations.size == (80, 100)
+    np.testing.assert_allclose(annotations.boxes_xyxy, [[10, 20, 40, 80], [-5, 30.5, 25, 80]])
+    assert list(annotations.labels) == ["people", "person"]
+    assert list(annotations.occlusion) == [2, 0]
+    assert list(annotations.height) == [60, 49.5]
+    assert not annotations.ignore.any()
+    assert annotations.daytime == "night"
+
+
+def test_xml_without_objects_or_size() -> None:
+    annotations = parse_xml(b"<annotation></annotation>", "a.xml")
+    assert annotations.boxes_xyxy.shape == (0, 4)
+    assert annotations.size == (512, 640)
+    assert training_ignore(annotations).shape == (0,)
+
+
+BROKEN_XML = {
+    "cut off": (xml({})[:-30], "not readable as XML"),
+    "empty": (b"", "not readable as XML"),
+    "entities": (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "not readable as XML"),
+    "encoding": (b'<?xml version="1.0" encoding="nonsense"?><annotation/>', "not readable as XML"),
+    "no name": (xml({}, {"name": ""}), "object 2 has no <name>"),
+    "no box": (
+        b"<annotation><object><name>person</name></object></annotation>",
+        r"object 1 \(person\) has no <bndbox>",
+    ),
+    "no x": (xml({}).replace(b"<x>10</x>", b""), r"object 1 \(person\) has no <x>"),
+    "no occlusion": (xml({}).replace(b"<occlusion>0</occlusion>", b""), "has no <occlusion>"),
+    "text": (xml({"x": "ten"}), "has x 'ten', which is not a finite number"),
+    "nan": (xml({"y": "nan"}), "has y 'nan', which is not a finite number"),
+    "infinite": (xml({}, {"w": "inf"}), r"object 2 \(person\) has w 'inf'"),
+    "blank": (xml({"h": ""}), "has h '', which is not a finite number"),
+    "no width": (xml({"w": 0}), r"has a box without area \(x 10, y 20, w 0, h 60\)"),
+    "negative height": (xml({"name": "cyclist", "h": -3}), r"object 1 \(cyclist\) has a box without area"),
+    "right of the frame": (xml({"x": 640}), "lies outside the 640x512 frame"),
+    "above the frame": (xml({"y": -60}), "lies outside the 640x512 frame"),
+    "occlusion": (xml({"occlusion": 3}), "has occlusion 3, which should be 0, 1 or 2"),
+    "size": (xml(size="<size><width>0</width><height>5</height></size>"), "<size> says 0x5 pixels"),
+    "size without height": (xml(size="<size><width>9</width></size>"), "<size> has no <height>"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_XML)
+def test_broken_xml_is_one_sentence_that_names_the_file(case: str, tmp_path: Path) -> None:
+    data, message = BROKEN_XML[case]
+    path = tmp_path / "set06/V000/I00001.xml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    with pytest.raises(AnnotationError, match=message) as error:
+        read_annotation(tmp_path, "set06/V000/I00001", "xml")
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"I1\.xml: cannot read the annotation \(No such file"):
+        read_annotation(tmp_path, "set06/V000/I1", "xml")
+
+
+def bbgt(*lines: str) -> bytes:
+    return "\n".join([BBGT_HEADER, *lines, ""]).encode()
+
+
+def test_bbgt_fields(tmp_path: Path) -> None:
+    path = tmp_path / "set03/V000/I00001.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bbgt("person 10 20 30 60 1 0 0 0 0 0 0", "person? 600 0 41 512 2 0 0 0 0 1 0"))
+    annotations = read_annotation(tmp_path, "set03/V000/I00001", "bbgt")
+    np.testing.assert_array_equal(annotations.boxes_xyxy, [[10, 20, 40, 80], [600, 0, 641, 512]])
+    assert list(annotations.labels) == ["person", "person?"]
+    assert list(annotations.ignore) == [False, True]
+    assert list(annotations.occlusion) == [1, 2]
+    assert list(annotations.height) == [60, 512]
+    assert annotations.daytime == "night"
+    assert len(parse_bbgt(bbgt(), "a.txt")) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the first line should be '% bbGt version=3'"),
+        (b"person 1 2 3 4 0 0 0 0 0 0 0\n", "the first line should be"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (bbgt("person 10 20 30 60"), "object 1 has 5 columns, which should be 12"),
+        (bbgt("person 10 20 x 60 0 0 0 0 0 0 0"), r"object 1 \(person\) has w 'x'"),
+        (bbgt("person 10 20 30 0 0 0 0 0 0 0 0"), "box without area"),
+        (bbgt("", "person 10 600 30 60 0 0 0 0 0 0 0"), "outside the 640x512 frame"),
+    ],
+)
+def test_broken_bbgt(data: bytes, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message) as error:
+        parse_bbgt(data, "a.txt")
+    assert str(error.value).startswith("a.txt: ")
+
+
+@pytest.mark.parametrize("layout", ["{side}/set00/V000/I00001.txt", "set00/V000/{side}/I00001.txt"])
+def test_paired_annotations_go_with_the_modality(layout: str, tmp_path: Path) -> None:
+    for side, x in (("visible", 10), ("lwir", 14)):
+        path = tmp_path / layout.format(side=side)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bbgt(f"person {x} 20 30 60 0 0 0 0 0 0 0"))
+    for modality, x in (("visible", 10), ("lwir", 14), ("early", 10)):
+        annotations = read_annotation(tmp_path, "set00/V000/I00001", "paired", modality=modality)
+        assert annotations.boxes_xyxy[0, 0] == x and annotations.daytime == "day"
+
+
+def test_training_ignore() -> None:
+    annotations = Annotations.from_rows(
+        [
+            [0, 0, 20, 40],
+            [10, 10, 20, 40],
+            [10, 10, 20, 40],
+            [10, 10, 20, 21.9],
+            [10, 10, 20, 22],
+            [-1, 0, 9, 30],
+            [90, 0, 101, 80],
+            [90, 50, 100, 81],
+            [5, -0.5, 9, 30],
+            [80, 40, 100, 80],
+        ],
+        ["person", "people", *["person"] * 8],
+        ignore=[False, False, True, *[False] * 7],
+        size=(80, 100),
+    )
+    expected = [False, True, True, True, False, True, True, True, True, False]
+    assert list(training_ignore(annotations)) == expected
+    assert not training_ignore(annotations, min_height=5)[3]

@@ -1,0 +1,266 @@
+"""The reader of COCO ground truth, in more detail than test_detections.py: every complaint, raised or collected."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_kaist.annotations import doubt_of_boxes, other_labels
+from data_kaist.coco import read_coco
+from data_kaist.errors import AnnotationError, Doubt
+from data_kaist.structures import Annotations
+
+Document = dict[str, Any]
+
+
+def document() -> Document:
+    """Three images, out of order, two boxes on the second."""
+    return {
+        "images": [
+            {"id": 7, "im_name": "set06/V000/I00019", "height": 512, "width": 640},
+            {"id": 3, "file_name": "visible/a.png", "height": 100, "width": 200, "daytime": "night"},
+            {"id": 12, "file_name": "set09_V000_visible_I00039.jpg", "height": 512, "width": 640},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 60]},
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 2,
+                "bbox": [1.5, 2, 3, 4],
+                "height": 9,
+                "occlusion": 2,
+                "ignore": 1,
+            },
+            {"id": 3, "image_id": 3, "category_id": 3, "bbox": [-5, 0, 20, 40], "iscrowd": 1},
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "cyclist"}, {"id": 3, "name": "pedestrian"}],
+    }
+
+
+def written(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "truth.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def complaint(tmp_path: Path, content: object) -> str:
+    """What the reader says; it is one line and names the file."""
+    path = written(tmp_path, content)
+    with pytest.raises(AnnotationError) as caught:
+        read_coco(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message.removeprefix(str(path))
+
+
+def test_columns(tmp_path: Path) -> None:
+    coco = read_coco(written(tmp_path, document()))
+    first, second, _ = coco.annotations
+    assert second.boxes_xyxy.tolist() == [[10, 20, 40, 80], [1.5, 2, 4.5, 6]]
+    assert second.labels.tolist() == ["person", "cyclist"]
+    assert second.ignore.tolist() == [False, True]
+    assert second.occlusion.tolist() == [0, 2]
+    assert second.height.tolist() == [60, 9]
+    assert second.size == (512, 640)
+    assert first.labels.tolist() == ["person"]  # a pedestrian is one
+    assert first.ignore.tolist() == [True]  # a crowd
+    assert first.boxes_xyxy.tolist() == [[-5, 0, 15, 40]]  # over the edge is allowed
+    assert coco.person_categories == {1, 3}
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"nowhere\.json: cannot be read"):
+        read_coco(tmp_path / "nowhere.json")
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "truth.json"
+    path.write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(AnnotationError, match=r"truth\.json: is not a text file"):
+        read_coco(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"images": [', ": is not valid JSON"),
+        ("", ": is not valid JSON"),
+        ([1, 2], ": should hold an object"),
+        ({"annotations": [], "categories": []}, ": has no list 'images'"),
+        ({"images": [{}], "annotations": {}, "categories": []}, ": has no list 'annotations'"),
+        ({"images": [{}], "annotations": []}, ": has no list 'categories'"),
+        ({"images": [], "annotations": [], "categories": []}, ": lists no images"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content: object, words: str) -> None:
+    assert words in complaint(tmp_path, content)
+
+
+def _set(part: str, index: int, **values: object) -> Callable[[Document], None]:
+    def change(content: Document) -> None:
+        content[part][index].update(values)
+
+    return change
+
+
+def _drop(part: str, index: int, key: str) -> Callable[[Document], None]:
+    def change(content: Document) -> None:
+        del content[part][index][key]
+
+    return change
+
+
+def _replace(part: str, index: int, value: object) -> Callable[[Document], None]:
+    def change(content: Document) -> None:
+        content[part][index] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_drop("images", 1, "width"), ": image 3 has no 'width'"),
+        (_drop("images", 1, "id"), ": image at place 1 has no 'id'"),
+        (_drop("images", 1, "file_name"), ": image 3 has neither 'im_name' nor 'file_name'"),
+        (_replace("images", 1, 5), ": image at place 1 should be an object"),
+        (_set("images", 1, id="three"), "image three has an id that is not a whole number"),
+        (_set("images", 1, id=7), ": image id 7 occurs twice"),
+        (_set("images", 1, height=0), "image 3 has height 0 and width 200"),
+        (_set("images", 1, width=20.5), "image 3 has height 100 and width 20.5"),
+        (_set("images", 1, daytime="dusk"), "image 3 has daytime 'dusk'"),
+        (_drop("categories", 0, "name"), ": category 0 has no 'name'"),
+        (_set("categories", 0, id=2), ": category id 2 occurs twice"),
+        (_set("categories", 0, id=[1]), ": category 0 has an id that is not a whole number"),
+        (_drop("annotations", 1, "bbox"), ": annotation 2 has no 'bbox'"),
+        (_drop("annotations", 1, "image_id"), ": annotation 2 has no 'image_id'"),
+        (_drop("annotations", 1, "category_id"), ": annotation 2 has no 'category_id'"),
+        (_replace("annotations", 1, None), ": annotation at place 1 should be an object"),
+        (_set("annotations", 1, id=[1]), "has an id that is neither a number nor a text"),
+        (_set("annotations", 1, image_id=99), "annotation 2 is on image id 99"),
+        (_set("annotations", 1, category_id=99), "annotation 2 is of category id 99"),
+    ],
+)
+def test_missing_keys_and_ids(tmp_path: Path, change: Callable[[Document], None], words: str) -> None:
+    content = document()
+    change(content)
+    assert words in complaint(tmp_path, content)
+
+
+BAD_BOXES = [
+    ({"bbox": [float("nan"), 2, 3, 4]}, "four finite numbers"),
+    ({"bbox": [1, 2, float("inf"), 4]}, "four finite numbers"),
+    ({"bbox": [1, 2, 10**400, 4]}, "four finite numbers"),
+    ({"bbox": [1, 2, 3]}, "four finite numbers"),
+    ({"bbox": [1, 2, "3", 4]}, "four finite numbers"),
+    ({"bbox": 5}, "four finite numbers"),
+    ({"bbox": [1, 2, 0, 4]}, "a box without area"),
+    ({"bbox": [1, 2, 3, -4]}, "a box without area"),
+    ({"bbox": [640, 2, 3, 4]}, "lies outside its 640x512 image"),
+    ({"bbox": [1, 512, 3, 4]}, "lies outside its 640x512 image"),
+    ({"bbox": [-3, 2, 3, 4]}, "lies outside its 640x512 image"),
+    ({"bbox": [1, -4, 3, 4]}, "lies outside its 640x512 image"),
+    ({"height": float("nan")}, "has height nan"),
+    ({"height": "tall"}, "has height 'tall'"),
+    ({"occlusion": 3}, "has occlusion 3"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), BAD_BOXES)
+def test_numbers_that_cannot_be_true(tmp_path: Path, values: dict[str, object], words: str) -> None:
+    content = document()
+    content["annotations"][1].update(values)
+    message = complaint(tmp_path, content)
+    assert message.startswith(": annotation 2 ")
+    assert words in message
+
+
+@pytest.mark.parametrize(("values", "words"), BAD_BOXES)
+def test_bad_boxes_are_collected_where_that_is_asked_for(tmp_path: Path, values: dict[str, object], words: str) -> None:
+    content = document()
+    content["annotations"][1].update(values)
+    bad: dict[int, str] = {}
+    coco = read_coco(written(tmp_path, content), bad)
+    assert list(bad) == [7]
+    assert words in bad[7]
+    assert coco.image_ids == [3, 7, 12]
+    assert [len(of_image) for of_image in coco.annotations] == [1, 1, 0]
+
+
+def test_the_first_reason_of_an_image_is_kept(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [1, 2, 0, 4]
+    content["annotations"][1]["occlusion"] = 9
+    bad: dict[int, str] = {}
+    read_coco(written(tmp_path, content), bad)
+    assert "without area" in bad[7]
+
+
+def test_a_broken_file_is_not_collected(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError):
+        read_coco(written(tmp_path, "{"), {})
+
+
+def test_what_is_odd_is_read_and_said(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][1]["id"] = 1
+    content["images"][0] |= {"id": "7", "width": 640.0, "im_name": "set06\\V000\\visible\\I00019.jpg"}
+    content["annotations"][0] |= {"image_id": 7.0, "category_id": " 1 "}
+    with pytest.warns(Doubt) as said:
+        coco = read_coco(written(tmp_path, content))
+    words = ("4 ids", "1 file names", "1 annotation ids")
+    assert [word in str(one.message) for one, word in zip(said, words, strict=True)] == [True] * 3
+    assert (coco.image_ids, coco.names[1]) == ([3, 7, 12], "set06/V000/I00019")
+    assert coco.annotations[1].labels.tolist() == ["person", "cyclist"] and coco.annotations[1].daytime == "day"
+    content["images"][0]["id"] = "seven"
+    with pytest.raises(AnnotationError, match="image seven has an id that is not a whole number"):
+        read_coco(written(tmp_path, content))
+
+
+def test_case_and_blanks_of_category_names_do_not_count(tmp_path: Path) -> None:
+    content = document()
+    content["categories"] = [
+        {"id": 1, "name": " Person"},
+        {"id": 2, "name": "Cyclist "},
+        {"id": 3, "name": "PEDESTRIAN"},
+    ]
+    coco = read_coco(written(tmp_path, content))
+    assert coco.person_categories == {1, 3} and other_labels(coco.annotations) == "Cyclist  1"
+    content["categories"], content["annotations"] = [{"id": 1, "name": "car"}], content["annotations"][:1]
+    with pytest.warns(Doubt, match="its only category, 'car', is read as person"):
+        assert read_coco(written(tmp_path, content)).annotations[1].labels.tolist() == ["person"]
+
+
+def test_boxes_without_area_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [10, 20, 0, 60]
+    left_out: list[str] = []
+    coco = read_coco(written(tmp_path, content), without_area=left_out)
+    assert [len(of_image) for of_image in coco.annotations] == [1, 1, 0] and "annotation 1" in left_out[0]
+    content["annotations"][0]["bbox"] = [10, 20, -1, 60]
+    with pytest.raises(AnnotationError, match="annotation 1 has a box without area"):
+        read_coco(written(tmp_path, content), without_area=[])
+
+
+def people(*boxes: tuple[float, float, float, float], **more: Any) -> Annotations:
+    return Annotations.from_rows(boxes, size=(512, 640), **more)
+
+
+def test_boxes_that_cannot_be_what_they_say_are_doubted() -> None:
+    right = [people((300, 100, 340, 220)), people((320, 200, 360, 320), (330, 210, 370, 330))]
+    assert doubt_of_boxes(right) == doubt_of_boxes([]) == doubt_of_boxes([people()]) == ""
+    corners = [people((300, 100, 640, 320)), people((320, 200, 680, 520), (330, 210, 700, 540))]
+    assert "of 3 boxes of persons 2 reach out of their image, 0 are under a pixel wide or high and 2 become" in (
+        doubt_of_boxes(corners)
+    )
+    shares = [people((0.4, 0.2, 0.46, 0.5))]
+    assert "0 reach out of their image, 1 are under a pixel wide or high and 1 become" in doubt_of_boxes(shares)
+    small = [people((10, 10, 20, 20), (30, 30, 40, 40), (100, 100, 150, 200))]
+    assert "2 become ignore regions" in doubt_of_boxes(small) and doubt_of_boxes(small, min_height=5) == ""
+    # where every box fits as corners, a tenth over the border is enough
+    few = [people((50, 60, 150, 260), (60, 70, 170, 250), (300, 100, 641, 320))]
+    assert "or corners?" in doubt_of_boxes(few)

@@ -1,0 +1,441 @@
+"""Small samples in each data set's own form become COCO files that load; bad input is one sentence."""
+
+import json
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_kaist.coco import read_coco
+from data_kaist.convert import Box, convert
+from data_kaist.errors import DataError
+from data_kaist.layouts import load_coco
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config.loading import load_experiment
+
+ROOT = Path(__file__).parents[2]
+
+
+def image(path: Path, size: tuple[int, int] = (100, 200)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.full((*size, 3), 90, np.uint8))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = json.loads(file.read_text())["annotations"]
+    return content
+
+
+CITY_OBJECTS = [
+    {"instanceId": 24000, "bbox": [10, 20, 20, 50], "bboxVis": [10, 20, 20, 50], "label": "pedestrian"},
+    {"instanceId": 24001, "bbox": [-5, 40, 20, 80], "bboxVis": [0, 40, 15, 24], "label": "pedestrian"},
+    {"instanceId": 25000, "bbox": [60, 20, 20, 50], "bboxVis": [60, 20, 20, 40], "label": "rider"},
+    {"instanceId": 0, "bbox": [100, 10, 40, 30], "bboxVis": [0, 0, 0, 0], "label": "ignore"},
+    {"instanceId": 24002, "bbox": [300, 10, 10, 30], "bboxVis": [300, 10, 10, 30], "label": "pedestrian"},
+]
+
+
+@pytest.fixture
+def citypersons(tmp_path: Path) -> Path:
+    root = tmp_path / "cityscapes"
+    for split, city in (("train", "aachen"), ("val", "munster")):
+        name = f"{city}_000000_000019"
+        image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+        boxes = {"imgHeight": 100, "imgWidth": 200, "objects": CITY_OBJECTS if split == "train" else []}
+        write(root / "gtBboxCityPersons" / split / city / f"{name}_gtBboxCityPersons.json", json.dumps(boxes))
+    return root
+
+
+def test_citypersons(citypersons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train, val = convert("citypersons", citypersons, out)
+    assert str(train).startswith(
+        f"{out / 'train.json'}: 1 images, 2 persons, 2 ignore regions; 1 boxes left out: object 5"
+    )
+    assert (val.images, val.persons) == (1, 0)
+    first, second, rider, region = rows(out / "train.json")
+    assert first["bbox"] == [10, 20, 20, 50] and (first["ignore"], first["occlusion"]) == (0, 0)
+    # cut at the border; its own height stays; 15 x 24 of 20 x 80 are seen
+    assert second["bbox"] == [0, 40, 15, 60] and second["height"] == 80 and second["occlusion"] == 2
+    assert (rider["ignore"], rider["occlusion"], region["ignore"], region["iscrowd"]) == (1, 1, 1, 1)
+    (frame,) = load_coco(out, "train.json")
+    assert frame.annotations.ignore.tolist() == [False, False, True, True]
+    assert frame.visible is not None and not frame.visible.is_symlink() and (out / "leftImg8bit").is_symlink()
+
+    convert("citypersons", citypersons, out, box="visible")  # links of before are kept
+    first, second, rider, region = rows(out / "train.json")
+    assert second["bbox"] == [0, 40, 15, 24] and second["height"] == 80
+    assert region["bbox"] == [100, 10, 40, 30]  # nothing of an ignore region is called visible
+
+
+@pytest.mark.parametrize(
+    ("full", "visible", "box", "height"),
+    [
+        ([5, 5, 0, 0], [5, 5, 10, 20], "full", None),
+        ([5, 5, 0, 0], [5, 5, 10, 20], "visible", 20),
+        ([5, 5, 30, 0], [5, 90, 10, 20], "visible", 20),
+        ([5, 5, 30, 40], [5, 5, 10, 20], "visible", 40),
+        ([199.9999999, 5, 30, 40], [199.9999999, 5, 30, 40], "full", None),
+        ([5, -40, 30, 40], [5, -40, 30, 40], "full", None),
+        ([5, 5, -10, -20], [5, 5, 10, -20], "visible", None),
+    ],
+)
+def test_what_is_written_can_be_read(
+    citypersons: Path, tmp_path: Path, full: list[float], visible: list[float], box: Box, height: float | None
+) -> None:
+    (file,) = (citypersons / "gtBboxCityPersons" / "train").glob("*/*.json")
+    objects = [{"label": "pedestrian", "bbox": full, "bboxVis": visible}]
+    write(file, json.dumps({"imgHeight": 100, "imgWidth": 200, "objects": objects}))
+    train, _ = convert("citypersons", citypersons, tmp_path / "out", box=box)
+    (annotations,) = read_coco(train.file).annotations
+    assert annotations.height.tolist() == ([] if height is None else [height])
+    assert len(train.left_out) == (height is None)
+
+
+@pytest.mark.parametrize("box", ["full", "visible"])
+def test_no_box_is_too_odd_for_the_reader(citypersons: Path, tmp_path: Path, box: Box) -> None:
+    (file,) = (citypersons / "gtBboxCityPersons" / "train").glob("*/*.json")
+    values = (-1e15, -7.3, 0, 1e-300, 1e-7, 5, 99.9999999, 100, 199.9999999, 1e15)
+    boxes = np.random.default_rng(0).choice(values, (3000, 2, 4)).tolist()
+    objects = [{"label": "pedestrian", "bbox": full, "bboxVis": visible} for full, visible in boxes]
+    write(file, json.dumps({"imgHeight": 100, "imgWidth": 200, "objects": objects}))
+    train, _ = convert("citypersons", citypersons, tmp_path / "out", box=box)
+    assert len(read_coco(train.file).annotations[0]) == train.persons == 3000 - len(train.left_out) > 100
+
+
+def test_crowdhuman(tmp_path: Path) -> None:
+    root, out = tmp_path / "CrowdHuman", tmp_path / "out"
+    head = {"hbox": [12, 22, 5, 6], "head_attr": {"ignore": 0, "occ": 0, "unsure": 0}}
+    person = {"tag": "person", "fbox": [10, 20, 20, 50], "vbox": [10, 20, 20, 40], "extra": {"box_id": 0, "occ": 1}}
+    unsure = {**person, **head, "extra": {"box_id": 1, "ignore": 1}}
+    mask = {"tag": "mask", "fbox": [50, 0, 30, 30], "vbox": [50, 0, 30, 30], "hbox": [50, 0, 30, 30]}
+    mask["extra"] = {"ignore": 1}
+    for split in ("train", "val"):
+        line = json.dumps({"ID": f"273271,{split}", "gtboxes": [{**person, **head}, unsure, mask]})
+        write(root / f"annotation_{split}.odgt", line + "\n\n")
+        image(root / "Images" / f"273271,{split}.jpg")
+    train, val = convert("crowdhuman", root, out, copy=True)
+    assert (train.persons, train.ignored, val.images) == (1, 2, 1)
+    assert [row["bbox"] for row in rows(out / "train.json")] == [[10, 20, 20, 50], [10, 20, 20, 50], [50, 0, 30, 30]]
+    assert rows(out / "train.json")[0]["occlusion"] == 1
+    data = read_coco(out / "val.json")
+    assert data.images[0].size == (100, 200) and data.images[0].file_name == "Images/273271,val.jpg"
+    assert not (out / "Images").is_symlink() and len(load_coco(out, "val.json")) == 1
+
+    with (root / "annotation_train.odgt").open("a") as file:
+        file.write('{"ID": "x", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3], "vbox": [1, 2, 3, 4]}]}\n')
+    with pytest.raises(DataError, match=r"annotation_train\.odgt: line 3: box 1 has fbox \[1, 2, 3\], which should be"):
+        convert("crowdhuman", root, out)
+    write(root / "annotation_train.odgt", '{"ID": "x"\n')
+    with pytest.raises(DataError, match=r"annotation_train\.odgt: line 1: is not valid JSON"):
+        convert("crowdhuman", root, out)
+    write(root / "annotation_train.odgt", '{"ID": "x", "gtboxes": []}\n')
+    with pytest.raises(DataError, match=r"Images/x\.jpg: missing, the image of .*annotation_train\.odgt: line 1"):
+        convert("crowdhuman", root, out)
+
+
+VOC = """<annotation>
+  <folder>train</folder><filename>{name}.jpg</filename>
+  <size><width>200</width><height>100</height><depth>3</depth></size>
+  <object><name>person</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>
+    <bndbox><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax><ymax>70</ymax></bndbox></object>
+  <object><name>person</name><difficult>1</difficult>
+    <bndbox><xmin>60</xmin><ymin>20</ymin><xmax>80</xmax><ymax>70</ymax></bndbox></object>
+</annotation>"""
+
+
+@pytest.fixture
+def llvip(tmp_path: Path) -> Path:
+    root = tmp_path / "LLVIP"
+    for split, name in (("train", "010001"), ("train", "010002"), ("test", "190001")):
+        image(root / "visible" / split / f"{name}.jpg")
+        image(root / "infrared" / split / f"{name}.jpg")
+        write(root / "Annotations" / f"{name}.xml", VOC.format(name=name))
+    return root
+
+
+def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
+    root, out = llvip, tmp_path / "out"
+    done = {c.file.stem: c for c in convert("llvip", root, out)}
+    assert set(done) == {"train", "test"} and (done["train"].persons, done["train"].ignored) == (2, 2)
+    assert rows(out / "test.json")[0]["bbox"] == [10, 20, 20, 50]
+    pair = load_coco(out, "train.json", modality="early")[0]
+    assert pair.lwir is not None and pair.lwir.resolve() == root / "infrared" / "train" / "010001.jpg"
+    convert("llvip", root, tmp_path / "copies", copy=True)
+    (pair,) = load_coco(tmp_path / "copies", "test.json", modality="halfway")
+    assert pair.lwir == tmp_path / "copies" / "lwir" / "test" / "190001.jpg"
+
+    with pytest.raises(DataError, match="llvip has one box a person only"):
+        convert("llvip", root, out, box="visible")
+    xml = root / "Annotations" / "010001.xml"
+    write(xml, VOC.replace("<xmax>30<", "<xmax>wide<"))
+    with pytest.raises(DataError, match=r"010001\.xml: object 1 has xmax 'wide', which is not a finite number"):
+        convert("llvip", root, out)
+    for old, new, message in (
+        (">100<", ">1e300<", r"<size> says 200x1e\+300 pixels, which should be whole and above 0"),
+        (">200<", ">0<", "<size> says 0x100 pixels"),
+        (">200<", ">20.5<", "<size> says 20.5x100 pixels"),
+        ("<size>", "<size><height/></size><size>", "<size> has height ''"),
+        ("size>", "sizes>", "has no <size>"),
+        ("<xmin>10<", "<xmin>-1e300<", "object 1 has the corners .*, which lie beyond any image"),
+    ):
+        write(xml, VOC.replace(old, new))
+        with pytest.raises(DataError, match=rf"010001\.xml.* {message}"):
+            convert("llvip", root, out)
+    write(xml, VOC[:100])
+    with pytest.raises(DataError, match=r"010001\.xml: not readable as XML \(.*line"):
+        convert("llvip", root, out)
+    xml.unlink()
+    with pytest.raises(DataError, match=r"010001\.xml: cannot be read"):
+        convert("llvip", root, out)
+    (root / "infrared" / "train" / "010001.jpg").unlink()
+    write(xml, VOC)
+    with pytest.raises(DataError, match=r"infrared/train/010001\.jpg: missing"):
+        convert("llvip", root, out)
+
+
+PASCAL = """# Compatible with PASCAL Annotation Version 1.00
+Image filename : "PennFudanPed/PNGImages/{name}.png"
+Image size (X x Y x C) : 200 x 100 x 3
+Database : "The Penn-Fudan-Pedestrian Database"
+Objects with ground truth : 1 {{ "PASpersonWalking" }}
+# Note there may be some objects not included in the ground truth list for they are severe-occluded
+# or have very small size.
+# Top left pixel co-ordinates : (1, 1)
+
+# Details for pedestrian 1 ("PASpersonWalking")
+Original label for object 1 "PASpersonWalking" : "PennFudanPed"
+Bounding box for object 1 "PASpersonWalking" (Xmin, Ymin) - (Xmax, Ymax) : (11, 21) - (30, 70)
+Pixel mask for object 1 "PASpersonWalking" : "PennFudanPed/PedMasks/{name}_mask.png"
+"""
+
+
+@pytest.fixture
+def pennfudan(tmp_path: Path) -> Path:
+    root = tmp_path / "PennFudanPed"
+    for i in range(1, 6):
+        image(root / "PNGImages" / f"FudanPed{i:05d}.png")
+        write(root / "Annotation" / f"FudanPed{i:05d}.txt", PASCAL.format(name=f"FudanPed{i:05d}"))
+    return root
+
+
+def test_pennfudan(pennfudan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train, val = convert("pennfudan", pennfudan, out)
+    assert (train.images, val.images, val.persons) == (4, 1, 1)
+    assert rows(out / "val.json")[0]["bbox"] == [10, 20, 20, 50]  # from (1, 1) to (0, 0), both corners inside
+    (frame,) = load_coco(out, "val.json")
+    assert frame.name == "PNGImages/FudanPed00005" and frame.annotations.size == (100, 200)
+
+    file = pennfudan / "Annotation" / "FudanPed00002.txt"
+    for old, new, message in (
+        (") - (30, 70)", ") (30, 70)", r"FudanPed00002\.txt: line 12 is no box"),
+        ("200 x 100 x 3", "200 x", r"FudanPed00002\.txt: line 3 is not 'Image size"),
+        ("200 x 100 x 3", "0 x 100 x 3", r"FudanPed00002\.txt: line 3 is not 'Image size"),
+        ("truth : 1", "truth : 2", r"FudanPed00002\.txt: states 2 objects, but has 1 boxes"),
+    ):
+        write(file, PASCAL.format(name="FudanPed00002").replace(old, new))
+        with pytest.raises(DataError, match=message):
+            convert("pennfudan", pennfudan, out)
+
+
+YOLO = "0 0.2 0.5 0.1 0.5\n1 0.6 0.5 0.2 0.2\n"  # 20x50 from (30, 25), and another class
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    """images/{train,val,test} and labels/..., with data.yaml; one training image has no text, one an outline."""
+    root = tmp_path / "export"
+    for split, count in (("train", 3), ("val", 1), ("test", 1)):
+        for i in range(count):
+            image(root / "images" / split / f"{split}{i}.jpg")
+            if i < 2:
+                write(root / "labels" / split / f"{split}{i}.txt", YOLO if i == 0 else "0 0.1 0.1 0.2 0.1 0.2 0.5\n\n")
+    write(
+        root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [Person , car]\n"
+    )
+    return root
+
+
+def test_yolo(yolo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = {split.file.name: split for split in convert("yolo", yolo, out)}
+    assert {name: split.images for name, split in done.items()} == {"train.json": 3, "val.json": 1, "test.json": 1}
+    train = rows(out / "train.json")
+    assert [row["bbox"] for row in train] == [[30, 25, 20, 50], [100, 40, 40, 20], [20, 10, 20, 40]]
+    assert [row["category_id"] for row in train] == [1, 2, 1] and "1 ignore regions, of them 1 car" in str(
+        done["train.json"]
+    )
+    data = read_coco(out / "train.json")
+    assert data.annotations[0].labels.tolist() == ["person", "car"] and data.person_categories == {1}
+    assert [frame.name for frame in load_coco(out, "train.json")] == [f"images/train/train{i}" for i in range(3)]
+    assert (out / "images").is_symlink() and len(load_coco(out, "test.json")) == 1
+
+
+@pytest.mark.parametrize("layout", ["roboflow", "lists", "classes", "beside"])
+def test_other_layouts_of_yolo(layout: str, tmp_path: Path) -> None:
+    root, out = tmp_path / "export", tmp_path / "out"
+    names = {"roboflow": "{split}/{kind}/{i}", "lists": "{kind}/{i}", "classes": "{split}/{kind}/{i}", "beside": "{i}"}
+    for i, split in enumerate(["train", "train", "train", "valid", "valid"]):
+        image(root / (names[layout].format(split=split, kind="images", i=i) + ".png"))
+        write(root / (names[layout].format(split=split, kind="labels", i=i) + ".txt"), "0 0.2 0.5 0.1 0.5\n")
+    if layout == "roboflow":
+        write(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: {0: pedestrian}\n")
+    elif layout == "lists":
+        write(root / "train.txt", "./images/0.png\n./images/1.png\nimages/2.png\n")
+        write(root / "val.txt", f"{root / 'images' / '3.png'}\n{root / 'images' / '4.png'}\n")
+        write(root / "data.yaml", "train: train.txt\nval: [val.txt]\nnames: [person]\n")
+    else:
+        write(root / "classes.txt", "person\ncar\n")
+    source = root / "data.yaml" if layout == "lists" else root
+    train, val = convert("yolo", source, out)
+    assert (train.images, val.images) == ((4, 1) if layout == "beside" else (3, 2))
+    assert {tuple(row["bbox"]) for row in rows(train.file) + rows(val.file)} == {(30, 25, 20, 50)}
+    assert len(load_coco(out, "train.json")) == train.images
+
+
+def test_yolos_shares_are_of_the_upright_picture(yolo: Path, tmp_path: Path) -> None:
+    file = yolo / "images" / "train" / "train0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a telephone that was held upright
+    with Image.open(file) as stored:
+        stored.save(file, exif=exif)
+    convert("yolo", yolo, tmp_path / "out")
+    data = read_coco(tmp_path / "out" / "train.json")
+    assert data.images[0].size == (200, 100) and data.annotations[0].boxes_xyxy[0].tolist() == [15, 50, 25, 150]
+
+
+def test_yolo_that_cannot_be(yolo: Path, tmp_path: Path) -> None:
+    label, data = yolo / "labels" / "train" / "train0.txt", (yolo / "data.yaml").read_text()
+    for text, message in (
+        ("0 32 50 10 20", r"train0\.txt: line 1 has numbers beyond 0\.\.1"),
+        ("0 0.1 0.1 0.2", r"train0\.txt: line 1 has 4 columns"),
+        ("0 0.1 0.1 0.2 0.1 0.9", r"train0\.txt: line 1 has 6 columns"),
+        ("7 0.1 0.1 0.2 0.1", r"train0\.txt: line 1 is of class 7, which has no name"),
+        ("0 0.1 nan 0.2 0.1", r"train0\.txt: line 1 has number 'nan'"),
+    ):
+        write(label, text)
+        with pytest.raises(DataError, match=message):
+            convert("yolo", yolo, tmp_path / "out")
+    write(label, YOLO)
+    for text, message in (
+        (data.replace("images/val", "images/no"), "names 'images/no', but .* is not there"),
+        (data.replace("Person ", "bus"), r"none of its classes \(bus, car\) is 'person'"),
+        ("train: images/train\n", "has no list 'names'"),
+    ):
+        write(yolo / "data.yaml", text)
+        with pytest.raises(DataError, match=message):
+            convert("yolo", yolo, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (yolo / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"neither data\.yaml nor classes\.txt"):
+        convert("yolo", yolo, tmp_path / "out")
+
+
+PLAIN_VOC = """<annotation><filename>{name}.jpg</filename><size><width>200</width><height>100</height></size>
+<object><name>Person</name><bndbox><xmin>30</xmin><ymin>25</ymin><xmax>50</xmax><ymax>75</ymax></bndbox></object>
+<object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>
+<object><name>person</name><difficult>1</difficult><bndbox><xmin>60</xmin><ymin>25</ymin><xmax>80</xmax><ymax>75</ymax>
+</bndbox></object></annotation>"""
+
+
+def test_voc(tmp_path: Path) -> None:
+    root, out = tmp_path / "VOC2007", tmp_path / "out"
+    for i in range(6):
+        image(root / "JPEGImages" / f"{i:06d}.jpg")
+        write(root / "Annotations" / f"{i:06d}.xml", PLAIN_VOC.format(name=f"{i:06d}"))
+    train, val = convert("voc", root, out)
+    assert (train.images, val.images) == (5, 1)
+    for split, text in (
+        ("train", "000000\n000001 1\n"),
+        ("val", "000002  1\n"),
+        ("trainval", "000000\n"),
+        ("test", "000005\n"),
+    ):
+        write(root / "ImageSets" / "Main" / f"{split}.txt", text)
+    done = {split.file.name: split for split in convert("voc", root, out)}
+    assert {name: split.images for name, split in done.items()} == {"train.json": 2, "val.json": 1, "test.json": 1}
+    assert (done["train.json"].persons, done["train.json"].ignored) == (2, 4)
+    assert [(row["bbox"], row["ignore"]) for row in rows(out / "val.json")] == [
+        ([30, 25, 20, 50], 0),
+        ([1, 2, 29, 38], 1),
+        ([60, 25, 20, 50], 1),
+    ]
+    assert [frame.name for frame in load_coco(out, "test.json")] == ["JPEGImages/000005"]
+    write(root / "ImageSets" / "Main" / "val.txt", "000009\n")
+    with pytest.raises(DataError, match=r"val\.txt: line 1 names 000009, of which there is no XML file"):
+        convert("voc", root, out)
+
+
+def test_voc_beside_the_images(tmp_path: Path) -> None:
+    root, out = tmp_path / "export", tmp_path / "out"
+    for split, i in (("train", 0), ("train", 1), ("valid", 0)):  # equal names in two folders
+        image(root / split / f"{i}.jpg")
+        write(root / split / f"{i}.xml", PLAIN_VOC.format(name=i))
+    train, val = convert("voc", root, out)
+    assert (train.images, val.images, val.persons) == (2, 1, 1)
+    assert [frame.visible for frame in load_coco(out, "val.json")] == [out / "valid" / "0.jpg"]
+    (root / "train" / "1.jpg").unlink()
+    with pytest.raises(DataError, match=r"1\.xml: its image, .* is missing"):
+        convert("voc", root, out)
+
+
+@pytest.mark.parametrize("form", ["citypersons", "llvip", "pennfudan", "yolo"])
+def test_the_command_that_is_printed_runs(
+    form: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings are accepted, every split has images, and those of the test split are those of test.json."""
+    out = tmp_path / "my data"
+    source = request.getfixturevalue(form)
+    assert runpy.run_path(str(ROOT / "scripts" / "convert.py"))["main"]([form, str(source), str(out)]) == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "scripts/train.py" in line]
+    script, name, *overrides = shlex.split(command.partition("to train: ")[2])
+    experiment = load_experiment(ROOT / name, overrides)
+    assert script == "scripts/train.py" and experiment.data.root == str(out)
+    datasets = {stage: build_dataset(experiment, stage) for stage in ("train", "val", "test")}
+    assert all(map(len, datasets.values()))
+    test = "val.json" if form in ("citypersons", "pennfudan") else "test.json"
+    assert experiment.data.test == test
+    assert experiment.trainer.test_checkpoint == ("last" if test == "val.json" else "best")
+
+
+def test_refusals(citypersons: Path, pennfudan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="unknown data set 'coco'; it should be one of citypersons, crowdhuman"):
+        convert("coco", citypersons, out)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        convert("citypersons", tmp_path / "nowhere", out)
+    with pytest.raises(DataError, match="gtBboxCityPersons: no such folder; looked there for CityPersons' boxes"):
+        convert("citypersons", pennfudan, out)
+    with pytest.raises(DataError, match=r"no file annotation_\*\.odgt there"):
+        convert("crowdhuman", pennfudan, out)
+    with pytest.raises(DataError, match="too few images for a split 'val'"):
+        convert("pennfudan", pennfudan, out, val_step=6)
+    image(out / "leftImg8bit" / "other.png")
+    with pytest.raises(DataError, match=r"leftImg8bit: is there already and is not .*choose another OUT"):
+        convert("citypersons", citypersons, out)
+    convert("citypersons", citypersons, citypersons)  # into the data set's own folder: nothing to link
+    assert len(load_coco(citypersons, "train.json")) == 1
+
+
+def test_the_script(citypersons: Path, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "scripts" / "convert.py", "citypersons"]
+    done = subprocess.run([*command, citypersons, tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 0 and "train.json: 1 images, 2 persons" in done.stdout, done.stderr
+    assert "data.kind=coco" in done.stdout and "data.val=val.json" in done.stdout
+    assert "data.test=val.json trainer.test_checkpoint=last" in done.stdout
+    bad = subprocess.run([*command, tmp_path / "no", tmp_path / "out"], capture_output=True, text=True)
+    assert bad.returncode == 1 and bad.stderr == f"error: {tmp_path / 'no'}: no such folder\n"

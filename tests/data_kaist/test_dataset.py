@@ -1,0 +1,511 @@
+"""Frames found, read and batched; and what is said when they cannot be."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data_kaist.annotations import AnnotationFormat
+from data_kaist.dataset import DetectionDataset, EpochSampler, Modality, collate, fingerprint, load_frames, read_pair
+from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
+from data_kaist.images import read_image
+from data_kaist.layouts import Frame, image_ids, spread
+from data_kaist.structures import Annotations, Batch
+from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
+
+SIZE = (48, 60)
+NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
+TRAIN = NAMES[:4]
+AUGMENT = Compose((PhotometricJitter(p=1), RandomResizedCrop(), HorizontalFlip(), Resize((40, 50))))
+
+
+def write_image(path: Path, seed: int, colour: bool, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8)
+    image = cv2.resize(noise, size[::-1])
+    _, data = cv2.imencode(path.suffix, image if colour else image[..., 0])
+    data.tofile(path)
+
+
+def write_kaist(root: Path, names: list[str]) -> Path:
+    """A data set in KAIST's layout; frame i has i persons, 20 pixels high."""
+    height, width = SIZE
+    for i, name in enumerate(names):
+        video, _, number = name.rpartition("/")
+        write_image(root / "images" / video / "visible" / f"{number}.jpg", i, colour=True)
+        write_image(root / "images" / video / "lwir" / f"{number}.jpg", i + 100, colour=False)
+        box = "<bndbox><x>{}</x><y>5</y><w>8</w><h>20</h></bndbox>"
+        objects = "".join(
+            f"<object><name>person</name>{box.format(10 * k)}<occlusion>0</occlusion></object>" for k in range(i)
+        )
+        path = root / "annotations-xml" / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f"<annotation><size><width>{width}</width><height>{height}</height></size>{objects}</annotation>"
+        )
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_kaist(tmp_path / "données", NAMES)  # not ASCII, on purpose
+
+
+def image_file(root: Path, name: str, side: str) -> Path:
+    video, _, number = name.rpartition("/")
+    return root / "images" / video / side / f"{number}.jpg"
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+# --- KAIST --------------------------------------------------------------------------------------------------------
+
+
+def test_kaist_frames_are_sorted_and_complete(root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02", modality="early")
+    assert [frame.name for frame in frames] == TRAIN
+    assert [len(frame.annotations) for frame in frames] == [0, 1, 2, 3]
+    assert [frame.annotations.daytime for frame in frames] == ["day", "day", "day", "night"]
+    assert frames[0].annotations.size == SIZE
+    assert frames[0].visible == image_file(root, NAMES[0], "visible")
+    assert frames[0].lwir == image_file(root, NAMES[0], "lwir")
+
+
+def test_exclude_cuts_a_split_out(root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02", exclude="set00/V000/I00002-I00003")
+    assert [frame.name for frame in frames] == [TRAIN[0], *TRAIN[2:]]
+
+
+def test_annotations_alone_can_be_loaded(root: Path) -> None:
+    shutil.rmtree(root / "images")
+    frames = load_frames("kaist", root, "train-all-02", modality=None)
+    assert [frame.visible for frame in frames] == [None] * 4
+    with pytest.raises(SplitError, match=r"no KAIST images there; looked for .*images/setXX/VYYY/visible"):
+        load_frames("kaist", root, "train-all-02")
+
+
+@pytest.mark.parametrize("layout", ["{video}/{number}.txt", "{video}/{side}/{number}.txt"])
+def test_text_annotations_take_their_size_from_the_images(layout: str, root: Path) -> None:
+    for name in NAMES:
+        video, _, number = name.rpartition("/")
+        path = root / "text" / layout.format(video=video, number=number, side="visible")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("% bbGt version=3\nperson 10 5 8 20 0 0 0 0 0 0 0\n")
+    frames = load_frames(
+        "kaist",
+        root,
+        "train-all-02",
+        annotation_format="paired" if "side" in layout else "bbgt",
+        annotations_dir=root / "text",
+    )
+    assert [len(frame.annotations) for frame in frames] == [1] * 4
+    assert frames[0].annotations.size == SIZE
+
+
+# --- layouts that others ship ---------------------------------------------------------------------------------------
+
+ROW = "person 10 5 8 20 0 0 0 0 0 0 0\n"
+
+
+def write_text(folder: Path, layout: str, text: str) -> None:
+    """Text annotations of the first two training frames alone."""
+    for name in NAMES[:2]:
+        video, _, number = name.rpartition("/")
+        path = folder / layout.format(video=video, number=number, flat=name.replace("/", "_"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("text", [f"% bbGt version=3\n{ROW}", "person 10 5 18 25\n"])
+def test_sanitized_annotations_are_read_flat_with_corners_or_without(text: str, root: Path) -> None:
+    write_text(root / "sanitized_annotations", "{flat}.txt", text)
+    frames = load_frames("kaist", root, "train-all-02", annotation_format="bbgt", modality="early")
+    assert [frame.name for frame in frames] == NAMES[:2]  # the selection, not every image
+    assert [frame.annotations.boxes_xyxy.tolist() for frame in frames] == [[[10, 5, 18, 25]]] * 2
+    assert [frame.annotations.labels.tolist() for frame in frames] == [["person"]] * 2
+    image_file(root, NAMES[1], "lwir").unlink()
+    with pytest.raises(ImageError, match=r"lwir/I00003\.jpg: missing"):
+        load_frames("kaist", root, "train-all-02", annotation_format="bbgt", modality="early")
+
+
+def test_corners_are_not_guessed_where_they_cannot_be(root: Path) -> None:
+    write_text(root / "sanitized_annotations", "{flat}.txt", "person 10 5 8 20\n")  # x y w h: no corners
+    with pytest.raises(AnnotationError, match=r"set00_V000_I00001\.txt: object 1 \(person\) has a box without area"):
+        load_frames("kaist", root, "train-all-02", annotation_format="bbgt")
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "form"),
+    [
+        ("annotations-bbgt", "{video}/{number}.txt", "bbgt"),
+        ("annotations", "{video}/visible/{number}.txt", "paired"),
+        ("annotations_paired", "{video}/visible/{number}.txt", "paired"),
+    ],
+)
+def test_frames_without_annotation_are_counted_and_may_be_left_out(
+    folder: str, layout: str, form: AnnotationFormat, root: Path
+) -> None:
+    write_text(root / folder, layout, f"% bbGt version=3\n{ROW}")
+    says = r"I00001\.txt: cannot read the annotation .*; 2 of the 4 frames have none, and data\.on_bad_frame: skip"
+    with pytest.raises(AnnotationError, match=says):
+        load_frames("kaist", root, "train-all-02", annotation_format=form)
+    skipped: list[tuple[str, str]] = []
+    frames = load_frames("kaist", root, "train-all-02", annotation_format=form, skipped=skipped)
+    assert [frame.name for frame in frames] == NAMES[:2] and [name for name, _ in skipped] == NAMES[2:4]
+
+
+@pytest.mark.parametrize("where", ["images", "."])
+def test_kaist_images_may_be_png_and_lie_in_the_root(where: str, root: Path) -> None:
+    before = [read_pair(frame, "early") for frame in load_frames("kaist", root, "train-all-02", modality="early")]
+    for file in list((root / "images").glob("set*/V*/*/*.jpg")):
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        cv2.imencode(".png", image)[1].tofile(file.with_suffix(".png"))
+        file.unlink()
+    if where == ".":
+        for folder in list((root / "images").iterdir()):
+            folder.rename(root / folder.name)
+        (root / "images").rmdir()
+    frames = load_frames("kaist", root, "train-all-02", modality="early")
+    assert frames[0].visible == root / where / "set00/V000/visible/I00001.png"
+    for frame, then in zip(frames, before, strict=True):
+        now = read_pair(frame, "early")
+        assert all(np.array_equal(a, b) for a, b in zip(now, then, strict=True) if a is not None and b is not None)
+
+
+def test_frames_are_spread_over_those_with_objects_unless_too_few_have() -> None:
+    def frame(*boxes: tuple[int, int, int, int]) -> Frame:
+        return Frame("", None, None, Annotations.from_rows(boxes, size=(512, 640)))
+
+    frames = [frame((1, 2, 3, 4)) if place % 2 else frame() for place in range(10)]
+    assert spread(frames, 3) == [1, 5, 9]
+    assert spread(frames, 5) == [1, 3, 5, 7, 9]
+    assert spread(frames, 6) == [0, 2, 4, 5, 7, 9]
+    assert spread(frames, 99) == list(range(10))
+    assert spread(frames, 0) == spread([], 3) == []
+
+
+def test_real_frames(shared: Path) -> None:
+    frames = load_frames("kaist", shared / "data/kaist-mini", "test-all-20", modality="early")
+    assert len(frames) == 7
+    visible, lwir = read_pair(frames[0], "early")
+    assert visible is not None
+    assert lwir is not None
+    assert visible.shape == (512, 640, 3)
+    assert lwir.shape == (512, 640)
+
+
+def _break(root: Path, how: str) -> None:
+    xml = root / "annotations-xml" / f"{TRAIN[1]}.xml"
+    if how == "root":
+        shutil.rmtree(root)
+    elif how == "annotations":
+        shutil.rmtree(root / "annotations-xml")
+    elif how == "one annotation":
+        xml.unlink()
+    elif how == "lwir":
+        image_file(root, TRAIN[1], "lwir").unlink()
+    elif how == "no area":
+        xml.write_text(xml.read_text().replace("<w>8<", "<w>0<"))
+    elif how == "outside":
+        xml.write_text(xml.read_text().replace("<x>0<", "<x>60<"))
+    elif how == "xml":
+        xml.write_text(xml.read_text()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("root", SplitError, "no KAIST images there; looked for"),
+        ("annotations", SplitError, "no KAIST annotations there; looked for the folder annotations-xml or"),
+        ("one annotation", AnnotationError, r"I00003\.xml: cannot read the annotation"),
+        ("lwir", ImageError, r"lwir/I00003\.jpg: missing, the lwir image of set00/V000/I00003"),
+        ("no area", AnnotationError, r"I00003\.xml: object 1 \(person\) has a box without area"),
+        ("outside", AnnotationError, r"I00003\.xml: object 1 \(person\) lies outside the 60x48 frame"),
+        ("xml", AnnotationError, r"I00003\.xml: not readable as XML"),
+    ],
+)
+def test_a_bad_data_set_is_refused_in_one_sentence(how: str, kind: type[DataError], message: str, root: Path) -> None:
+    _break(root, how)
+    with pytest.raises(kind, match=message) as error:
+        load_frames("kaist", root, "train-all-02", modality="early")
+    assert "\n" not in str(error.value)
+    if kind is not SplitError:
+        skipped: list[tuple[str, str]] = []
+        left = load_frames("kaist", root, "train-all-02", modality="early", skipped=skipped)
+        assert [frame.name for frame in left] == [TRAIN[0], *TRAIN[2:]]
+        assert skipped == [(TRAIN[1], str(error.value))]
+        assert image_ids(left) == [0, *range(2, len(TRAIN))]  # image numbers stay those of the whole split
+
+
+def test_empty_splits(root: Path) -> None:
+    with pytest.raises(SplitError, match="split 'test-night-20' is empty; 5 frames were found there"):
+        load_frames("kaist", root, "test-night-20")
+    with pytest.raises(SplitError, match="is empty once 'train-all-01' is cut out of it"):
+        load_frames("kaist", root, "train-all-02", exclude="train-all-01")
+    with pytest.raises(SplitError, match="did you mean 'train-all-02'"):
+        load_frames("kaist", root, "train-all02")
+    with pytest.raises(SplitError, match="no such folder of annotations"):
+        load_frames("kaist", root, "train-all-02", annotations_dir=root / "nowhere")
+
+
+# --- COCO ---------------------------------------------------------------------------------------------------------
+
+
+def write_coco(root: Path, n: int, folder: str = "images") -> Path:
+    root.mkdir(exist_ok=True)
+    height, width = SIZE
+    for i in range(n):
+        write_image(root / folder / f"{i}.png", i, colour=True)
+    document = {
+        "images": [{"id": i, "file_name": f"{folder}/{i}.png", "height": height, "width": width} for i in range(n)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 10, 20]} for i in range(n)],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (root / "train.json").write_text(json.dumps(document))
+    return root
+
+
+def test_coco_modulo_rule(tmp_path: Path) -> None:
+    write_coco(tmp_path, 23)
+    assert len(load_frames("coco", tmp_path, "train.json")) == 23
+    tenth = load_frames("coco", tmp_path, "train.json%10")
+    assert [frame.name for frame in tenth] == ["images/9", "images/19"]
+    assert image_ids(tenth) == [9, 19]  # the file's own
+    rest = load_frames("coco", tmp_path, "train.json", exclude="train.json%10")
+    assert len(rest) == 21
+    assert not {frame.name for frame in rest} & {frame.name for frame in tenth}
+    assert tenth[0].annotations.size == SIZE
+    np.testing.assert_array_equal(tenth[0].annotations.boxes_xyxy, [[1, 2, 11, 22]])
+
+
+def test_coco_pairs(tmp_path: Path) -> None:
+    write_coco(tmp_path, 3, "visible")
+    with pytest.raises(ImageError, match=r"lwir/0\.png: missing, the lwir image of"):
+        load_frames("coco", tmp_path, "train.json", modality="early")
+    for i in range(3):
+        write_image(tmp_path / "lwir" / f"{i}.png", i, colour=False)
+    frame = load_frames("coco", tmp_path, "train.json", modality="early")[2]
+    visible, lwir = read_pair(frame, "early")
+    assert visible is not None
+    assert lwir is not None
+
+
+def test_coco_errors(tmp_path: Path) -> None:
+    write_coco(tmp_path, 3)
+    with pytest.raises(SplitError, match=r"val\.json: no such COCO file; there are train\.json"):
+        load_frames("coco", tmp_path, "val.json")
+    with pytest.raises(SplitError, match=r"did you mean 'train\.json' or 'train\.json%10'"):
+        load_frames("coco", tmp_path, "train.json%x")
+    with pytest.raises(SplitError, match="is empty; 3 frames were found"):
+        load_frames("coco", tmp_path, "train.json%10")
+    with pytest.raises(ImageError, match="has no lwir image"):
+        load_frames("coco", tmp_path, "train.json", modality="lwir")
+    (tmp_path / "images/1.png").unlink()
+    with pytest.raises(ImageError, match=r"images/1\.png: missing"):
+        load_frames("coco", tmp_path, "train.json")
+    with pytest.raises(SplitError, match="unknown kind of data set 'voc'"):
+        load_frames("voc", tmp_path, "train.json")  # type: ignore[arg-type]
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_truncated_images_are_refused_and_padded_ones_are_not(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_image(path, 0, colour=True)
+    whole = path.read_bytes()
+    image = read_image(path, colour=True)
+    path.write_bytes(whole + bytes(512))
+    np.testing.assert_array_equal(read_image(path, colour=True), image)
+    for cut in (1, 2, 50, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(ImageError, match=rf"a\{suffix}: the image is truncated"):
+            read_image(path, colour=True)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_ends_where_its_own_end_marker_is(progressive: bool, tmp_path: Path) -> None:
+    path, small = tmp_path / "a.jpg", BytesIO()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    picture.resize((16, 12)).save(small, "JPEG")
+    exif = b"Exif\0\0" + small.getvalue()  # a thumbnail, with an end marker of its own
+    picture.save(path, "JPEG", progressive=progressive, exif=exif, comment=b"\xff\xd9", quality=95)
+    whole = path.read_bytes()
+    assert whole.count(b"\xff\xd9") == 3
+    image = read_image(path, colour=True)
+    for film in (bytes(10_000), b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40, whole[:400]):
+        path.write_bytes(whole + film)
+        np.testing.assert_array_equal(read_image(path, colour=True), image)
+    behind_the_small_one = whole.index(small.getvalue()) + len(small.getvalue())
+    for end in (2, 3, behind_the_small_one, *range(20, len(whole), len(whole) // 60), len(whole) - 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ImageError, match=r"a\.jpg: the image is truncated"):
+            read_image(path, colour=True)
+
+
+def test_other_unreadable_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with pytest.raises(ImageError, match=r"a\.jpg: cannot read the image \(No such file"):
+        read_image(path, colour=True)
+    path.write_bytes(b"")
+    with pytest.raises(ImageError, match="the file is empty"):
+        read_image(path, colour=True)
+    path.write_bytes(b"not an image at all")
+    with pytest.raises(ImageError, match="not an image that can be decoded"):
+        read_image(path, colour=True)
+
+
+def test_red_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    cv2.imencode(".png", np.full((4, 4, 3), (0, 0, 255), np.uint8))[1].tofile(path)
+    assert list(read_image(path, colour=True)[0, 0]) == [255, 0, 0]
+
+
+def test_an_image_of_another_size_than_its_annotation_is_refused(root: Path) -> None:
+    write_image(image_file(root, TRAIN[0], "lwir"), 0, colour=False, size=(24, 60))
+    frame = load_frames("kaist", root, "train-all-02")[0]
+    with pytest.raises(ImageError, match=r"lwir/I00001\.jpg: 60x24 pixels, but its annotation is for 60x48"):
+        read_pair(frame, "early")
+
+
+# --- data set, sampler, batch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("modality", "channels"), [("visible", 3), ("lwir", 1), ("early", 4), ("halfway", 4)])
+def test_batches(modality: Modality, channels: int, root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02", modality=modality)
+    data = DetectionDataset(frames, modality, Resize((24, 30)))
+    batch = collate([data[i] for i in (3, 0)])
+    assert batch.images.shape == (2, channels, 24, 30)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.targets.boxes_xyxy.shape == (2, 3, 4)
+    assert batch.targets.boxes_xyxy[0, 1].tolist() == [5, 2.5, 9, 12.5]
+    assert batch.targets.labels.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert not batch.targets.ignore.any()
+    assert batch.original_sizes.tolist() == [[48, 60]] * 2
+    assert batch.indices.tolist() == [3, 0]
+    assert batch.names == [TRAIN[3], TRAIN[0]]
+    sample = data[3]
+    if sample.visible is not None:
+        assert np.array_equal(batch.images[0, :3].permute(1, 2, 0).numpy(), sample.visible)
+    if sample.lwir is not None:
+        assert np.array_equal(batch.images[0, -1].numpy(), sample.lwir)
+
+
+def test_a_batch_without_objects_has_one_row_of_padding(root: Path) -> None:
+    data = DetectionDataset(load_frames("kaist", root, "train-all-02"), "visible", Resize((24, 30)))
+    batch = collate([data[0]])
+    assert batch.targets.boxes_xyxy.shape == (1, 1, 4)
+    assert not batch.targets.is_object.any()
+
+
+def test_batches_of_several_sizes_are_refused(root: Path) -> None:
+    data = DetectionDataset(load_frames("kaist", root, "train-all-02"), "visible", RandomResizedCrop())
+    with pytest.raises(ValueError, match="several sizes or modalities"):
+        collate([data[0], data[1]])
+
+
+def test_low_boxes_are_ignore_regions(root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02")
+    low = DetectionDataset(frames, "visible", Resize(SIZE), min_height=21)[3]
+    assert low.ignore.all()
+    assert list(low.labels) == [1, 1, 1]
+
+
+def _batches(data: DetectionDataset, epoch: int, workers: int) -> Iterator[Batch]:
+    sampler = EpochSampler(len(data), 2, train=True, seed=5)
+    sampler.set_epoch(epoch)
+    return iter(DataLoader(data, batch_size=2, sampler=sampler, collate_fn=collate, num_workers=workers))
+
+
+def test_randomness_depends_on_seed_epoch_and_place_alone(root: Path) -> None:
+    data = DetectionDataset(load_frames("kaist", root, "train-all-02"), "early", AUGMENT, seed=1)
+    for alone, worked in zip(_batches(data, 3, 0), _batches(data, 3, 2), strict=True):
+        assert alone.names == worked.names
+        assert torch.equal(alone.images, worked.images)
+        assert torch.equal(alone.targets.boxes_xyxy, worked.targets.boxes_xyxy)
+    assert not np.array_equal(data[(0, 1)].visible, data[(1, 1)].visible)
+    assert np.array_equal(data[1].visible, data[(0, 1)].visible)
+    other = DetectionDataset(data.frames, "early", AUGMENT, seed=2)
+    assert not np.array_equal(data[1].visible, other[1].visible)
+
+
+def test_bad_frames_stop_or_are_skipped(root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02")
+    truncate(image_file(root, TRAIN[1], "visible"))
+    data = DetectionDataset(frames, "visible", Resize(SIZE))
+    with pytest.raises(ImageError, match=r"I00003\.jpg: the image is truncated"):
+        data[1]
+    data = DetectionDataset(frames, "visible", Resize(SIZE), on_bad_frame="skip")
+    assert [frame.name for frame in data.frames] == [TRAIN[0], *TRAIN[2:]]
+    ((name, reason),) = data.skipped
+    assert name == TRAIN[1]
+    assert "truncated" in reason
+    assert len(DetectionDataset(frames, "lwir", Resize(SIZE), on_bad_frame="skip")) == 4
+    with pytest.raises(SplitError, match="none of the 1 frames can be read"):
+        DetectionDataset(frames[1:2], "visible", Resize(SIZE), on_bad_frame="skip")
+
+
+def test_sampler() -> None:
+    sampler = EpochSampler(10, 2, train=True, seed=1)
+    first = list(sampler)
+    assert list(sampler) == first
+    assert sorted(first) == [(0, i) for i in range(10)]
+    sampler.set_epoch(1)
+    assert [place for _, place in sampler] != [place for _, place in first]
+    assert {epoch for epoch, _ in sampler} == {1}
+    assert list(EpochSampler(3, 2, train=False)) == [(0, 0), (0, 1), (0, 2)]
+    assert list(EpochSampler(10, 2, train=True, seed=2)) != first
+
+
+def _rounds(length: int, batch_size: int, world: int, *, train: bool) -> list[list[list[int]]]:
+    """The batches of each process, by round."""
+    shares = []
+    for rank in range(world):
+        sampler = EpochSampler(length, batch_size, train=train, seed=3, rank=rank, world_size=world)
+        places = [place for _, place in sampler]
+        assert len(places) == len(sampler)
+        shares.append([places[i : i + batch_size] for i in range(0, len(places), batch_size)])
+    return list(zip(*shares, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("length", "batch_size", "world"), [(20, 4, 2), (23, 2, 3), (7, 1, 4), (16, 8, 1)])
+def test_a_round_of_training_is_the_batch_of_one_process(length: int, batch_size: int, world: int) -> None:
+    rounds = _rounds(length, batch_size, world, train=True)
+    alone = _rounds(length, batch_size * world, 1, train=True)
+    whole = [batch for (batch,) in alone if len(batch) == batch_size * world]  # the loader drops the rest
+    assert [[place for batch in batches for place in batch] for batches in rounds] == whole
+    assert len(whole) == length // (batch_size * world)
+
+
+@pytest.mark.parametrize(("length", "batch_size", "world"), [(20, 4, 2), (23, 4, 3), (3, 4, 2), (9, 2, 4), (8, 4, 1)])
+def test_evaluation_has_the_batches_of_one_process_in_any_number_of_them(
+    length: int, batch_size: int, world: int
+) -> None:
+    rounds = _rounds(length, batch_size, world, train=False)
+    alone = [batch for (batch,) in _rounds(length, batch_size, 1, train=False)]
+    taken = [batch for batches in rounds for batch in batches]
+    assert taken[: len(alone)] == alone
+    assert all(batch in alone for batch in taken) and len(taken) - len(alone) < world
+
+
+def test_fingerprint_sees_every_change(root: Path) -> None:
+    frames = load_frames("kaist", root, "train-all-02")
+    before = fingerprint(frames)
+    assert fingerprint(load_frames("kaist", root, "train-all-02")) == before
+    assert fingerprint(frames[::-1]) != before
+    moved = replace(frames[3].annotations, boxes_xyxy=frames[3].annotations.boxes_xyxy + 1)
+    assert fingerprint([*frames[:3], replace(frames[3], annotations=moved)]) != before

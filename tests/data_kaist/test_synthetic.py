@@ -1,0 +1,351 @@
+"""The synthetic twin: reproducible, laid out as KAIST, and true in what it says of each figure."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from defusedxml import ElementTree
+
+from data_kaist.synthetic import SyntheticRequestError, write_dataset
+from data_kaist.synthetic.canvas import Camera
+from data_kaist.synthetic.figures import Person, paint_cyclist, paint_person
+from data_kaist.synthetic.look import Look
+from data_kaist.synthetic.render import SceneView, occlusion_level, paint_figures
+from data_kaist.synthetic.scene import Figure, FramePlan
+from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = (256, 320)
+FRAMES = 150
+DAY_SETS = {"set00", "set01", "set02", "set06", "set07", "set08"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One annotated object and the frame it is in."""
+
+    frame: str
+    label: str
+    xywh: tuple[int, int, int, int]
+    occlusion: int
+
+    @property
+    def is_day(self) -> bool:
+        return self.frame[:5] in DAY_SETS
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("twin") / "data"
+    assert write_dataset(out, FRAMES, SIZE, seed=7).frames == FRAMES
+    return out
+
+
+@pytest.fixture(scope="module")
+def items(twin: Path) -> list[Item]:
+    found = []
+    for path in sorted((twin / "annotations-xml").rglob("*.xml")):
+        frame = path.relative_to(twin / "annotations-xml").with_suffix("").as_posix()
+        for item in ElementTree.parse(path).getroot().findall("object"):
+            x, y, w, h = (int(item.find("bndbox").findtext(k)) for k in "xywh")
+            found.append(Item(frame, item.findtext("name"), (x, y, w, h), int(item.findtext("occlusion"))))
+    return found
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def read(path: Path, flag: int) -> np.ndarray:
+    picture = cv2.imread(str(path), flag)
+    assert picture is not None, path
+    return np.asarray(picture)
+
+
+def image(twin: Path, frame: str, modality: str) -> np.ndarray:
+    folder, number = frame.rsplit("/", 1)
+    return read(twin / "images" / folder / modality / f"{number}.jpg", cv2.IMREAD_GRAYSCALE).astype(float)
+
+
+# Reproducibility
+
+
+def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path: Path) -> None:
+    frames = FRAMES_A_TASK + 20
+    for name, seed, jobs in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
+        write_dataset(tmp_path / name, frames, (96, 128), seed, jobs)
+    a, b, c = (all_bytes(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a.keys() == c.keys()
+    images = [name for name in a if name.endswith(".jpg")]
+    assert len(images) == 2 * frames
+    assert all(a[name] != c[name] for name in images if "visible" in name)
+
+
+def test_fewer_frames_are_a_part_of_more(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "few", 30, (96, 128), 0)
+    write_dataset(tmp_path / "more", 45, (96, 128), 0)
+    few, more = all_bytes(tmp_path / "few"), all_bytes(tmp_path / "more")
+    del few[MARKER]
+    assert few.items() <= more.items()
+
+
+# Layout and splits
+
+
+def test_layout(twin: Path) -> None:
+    visible = sorted((twin / "images").glob("set*/V*/visible/I*.jpg"))
+    assert len(visible) == FRAMES
+    for path in visible:
+        set_name, video, _, file = path.relative_to(twin / "images").parts
+        assert re.fullmatch(r"set\d\d/V\d{3}/I\d{5}\.jpg", f"{set_name}/{video}/{file}")
+        lwir = path.parents[1] / "lwir" / file
+        assert read(path, cv2.IMREAD_COLOR).shape == (*SIZE, 3)
+        assert read(lwir, cv2.IMREAD_GRAYSCALE).shape == SIZE
+        xml = twin / "annotations-xml" / set_name / video / file.replace(".jpg", ".xml")
+        root = ElementTree.parse(xml).getroot()
+        assert (root.findtext("size/height"), root.findtext("size/width")) == tuple(map(str, SIZE))
+        assert root.findtext("filename") == f"{set_name}/{video}/{file[:-4]}"
+    assert "seed: 7" in (twin / MARKER).read_text()
+    assert not (twin / UNFINISHED).exists()
+
+
+def test_xml_has_the_tags_of_the_real_files(twin: Path, items: list[Item], shared: Path) -> None:
+    def tags(path: Path) -> list[str]:
+        root = ElementTree.parse(path).getroot()
+        first = root.find("object")
+        return [e.tag for part in (root.find("source"), root.find("size"), first) for e in part.iter()]
+
+    real = next((shared / "data/kaist-mini/annotations-xml").rglob("*.xml"))
+    assert tags(twin / "annotations-xml" / f"{items[0].frame}.xml") == tags(real)
+
+
+def test_shares_and_split_rules() -> None:
+    ids = frame_ids(1000)
+    assert len(set(ids)) == 1000
+    validation = [f for f in ids if f.is_validation]
+    assert [f.name for f in validation][:2] == ["set02/V001/I00121", "set02/V001/I00123"]
+    assert len(validation) == 35
+    assert all(121 <= f.number <= 189 and f.number % 2 == 1 for f in validation)
+    train = [f for f in ids if f.set_number <= 5]
+    test = [f for f in ids if f.set_number >= 6]
+    assert (len(train), len(test)) == (700, 300)
+    assert sum(f.is_day for f in ids) == 600
+    assert all(f.number % 2 == 1 for f in train)
+    assert all(f.number % 20 == 19 for f in test)
+    assert {f.set_number for f in ids} == set(range(12))
+
+
+@pytest.mark.parametrize("frames", [5, 6, 17, 60])
+def test_small_sets_have_every_split(frames: int) -> None:
+    ids = frame_ids(frames)
+    kinds = {(f.set_number >= 6, f.is_day, f.is_validation) for f in ids}
+    assert len(kinds) == 5
+
+
+def test_about_a_quarter_of_the_frames_is_empty_but_no_validation_frame(twin: Path, items: list[Item]) -> None:
+    peopled = {item.frame for item in items}
+    validation = {f.name for f in frame_ids(FRAMES) if f.is_validation}
+    assert validation <= {item.frame for item in items if item.label == "person" and item.occlusion < 2}
+    assert 0.12 < 1 - len(peopled - validation) / (FRAMES - len(validation)) < 0.38
+
+
+# Truth of the boxes
+
+
+def test_boxes_lie_in_the_frame(items: list[Item]) -> None:
+    assert len(items) > FRAMES
+    for item in items:
+        x, y, w, h = item.xywh
+        assert x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= SIZE[1] and y + h <= SIZE[0], item
+        assert item.occlusion in (0, 1, 2)
+    assert {item.label for item in items} >= {"person", "people", "cyclist"}
+    heights = [item.xywh[3] * 512 / SIZE[0] for item in items if item.label == "person"]
+    assert np.mean([40 <= h <= 150 for h in heights]) > 0.7
+
+
+def test_who_stands_lower_is_taller(items: list[Item]) -> None:
+    people = [i.xywh for i in items if i.label == "person" and i.xywh[1] + i.xywh[3] < SIZE[0]]
+    feet, heights = zip(*[(y + h, h) for _, y, _, h in people], strict=True)
+    assert np.corrcoef(feet, heights)[0, 1] > 0.85
+
+
+def contrast(twin: Path, item: Item, modality: str) -> float:
+    """Mean of the trunk less that of the strips left and right of the box, grey levels."""
+    x, y, w, h = item.xywh
+    picture = image(twin, item.frame, modality)
+    rows = slice(y + h // 6, y + h // 2)
+    trunk = picture[rows, x + w // 3 : x + w - w // 3]
+    around = np.concatenate([picture[rows, x - w // 2 : x], picture[rows, x + w : x + w + w // 2]], axis=1)
+    return float(trunk.mean() - around.mean())
+
+
+def test_bodies_are_warm_at_night_and_hard_to_see(twin: Path, items: list[Item]) -> None:
+    clear = [i for i in items if i.label == "person" and i.occlusion == 0 and i.xywh[3] > 24 and i.xywh[2] > 5]
+    clear = [i for i in clear if i.xywh[2] < i.xywh[0] and i.xywh[0] + 2 * i.xywh[2] < SIZE[1]]
+    night, day = [i for i in clear if not i.is_day], [i for i in clear if i.is_day]
+    assert min(len(night), len(day)) > 20
+    warm = [contrast(twin, item, "lwir") for item in night]
+    assert np.mean(warm) > 6
+    assert np.mean(np.array(warm) > 0) > 0.85
+    visible = [np.median([abs(contrast(twin, i, "visible")) for i in group]) for group in (night, day)]
+    assert visible[0] < visible[1]
+    assert np.mean([image(twin, i.frame, "visible").mean() for i in night]) < 80
+
+
+def flat_view(depth: np.ndarray) -> SceneView:
+    camera = Camera(focal=350.0, height=1.7, centre_x=depth.shape[1] / 2, horizon=100.0)
+    look = replace(Look.sample(np.random.default_rng(0), day=True), sun_side=0)
+    visible = np.full((*depth.shape, 3), 128, np.uint8)
+    return SceneView(look, camera, visible, np.full(depth.shape, 100, np.uint8), depth, np.zeros((0, 3)))
+
+
+def somebody(**changes: object) -> Person:
+    """An ordinary person seen from behind."""
+    person = Person.sample(np.random.default_rng(1))
+    plain = {"stature": 1.7, "build": 1.0, "view": 0.0, "stride": 0.05, "extra": "", "skirt": False, "hem": 0.47}
+    return replace(person, **{**plain, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("covered", "level"), [(0.0, 0), (0.06, 0), (0.35, 1), (0.72, 2), (1.0, None)])
+def test_occlusion_is_what_furniture_covers(covered: float, level: int | None) -> None:
+    plan = FramePlan([Figure(0, somebody(), False, 0.0, 7.0)], ["person"])
+    rng = np.random.default_rng(0)
+    open_box = paint_figures(flat_view(np.full((260, 320), np.inf, np.float32)), plan, rng)[0]
+    depth = np.full((260, 320), np.inf, np.float32)
+    # A wall 3 m away over the rows from the feet up; a standing body fills its rows about evenly.
+    bottom = open_box.y + open_box.h + 4
+    depth[bottom - round(covered * open_box.h) - 2 : bottom] = 3.0
+    boxes = paint_figures(flat_view(depth), plan, np.random.default_rng(0))
+    if level is None:
+        assert boxes == []
+    else:
+        assert boxes == [replace(open_box, occlusion=level)], "the box is the full extent, whatever hides it"
+
+
+def test_occlusion_by_another_person_and_not_by_a_farther_one() -> None:
+    free = np.full((260, 320), np.inf, np.float32)
+    front, back = Figure(0, somebody(), False, 0.0, 6.0), Figure(1, somebody(), False, 0.12, 7.0)
+    boxes = paint_figures(flat_view(free), FramePlan([front, back], ["person", "person"]), np.random.default_rng(0))
+    assert boxes[0].occlusion == 0
+    assert boxes[0].h > boxes[1].h
+    assert boxes[1].occlusion == 2
+    beside = replace(back, x=2.0)
+    boxes = paint_figures(flat_view(free), FramePlan([front, beside], ["person", "person"]), np.random.default_rng(0))
+    assert [box.occlusion for box in boxes] == [0, 0]
+
+
+def test_a_group_is_one_box_that_its_members_do_not_hide() -> None:
+    free = np.full((260, 320), np.inf, np.float32)
+    members = [Figure(0, somebody(), False, 0.25 * k, 9.0 + 0.1 * k) for k in range(4)]
+    (box,) = paint_figures(flat_view(free), FramePlan(members, ["people"]), np.random.default_rng(0))
+    assert (box.label, box.occlusion) == ("people", 0)
+    assert box.w > 0.75 * 350 / 9.3
+
+
+def test_a_figure_over_the_edge_is_clipped_to_the_frame() -> None:
+    free = np.full((260, 320), np.inf, np.float32)
+    at_edge = Figure(0, somebody(), False, -160 * 6.0 / 350, 6.0)
+    (box,) = paint_figures(flat_view(free), FramePlan([at_edge], ["person"]), np.random.default_rng(0))
+    assert box.x == 0 and 0 < box.w < 25
+
+
+@pytest.mark.parametrize(
+    ("seen", "level"), [(1.0, 0), (0.9, 0), (0.89, 1), (0.5, 1), (0.49, 2), (0.05, 2), (0.0, None)]
+)
+def test_occlusion_levels(seen: float, level: int | None) -> None:
+    assert occlusion_level(seen) == level
+
+
+def test_sprites_stand_on_their_anchor_at_their_height() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        person = replace(Person.sample(rng), extra="")
+        sprite = paint_person(person, 60.0, rng)
+        rows = np.flatnonzero((sprite.alpha >= 0.5).any(axis=1))
+        assert abs(int(rows[-1]) - sprite.anchor[1]) <= 4
+        assert rows[-1] - rows[0] == pytest.approx(person.stature * 60, rel=0.12)
+        assert sprite.warmth.max() <= 1.3 and sprite.bgr.shape == (*sprite.alpha.shape, 3)
+        assert not (sprite.alpha[0] > 0.5).any(), "the head must not be cut off"
+        assert paint_cyclist(person, 60.0, rng).alpha.max() == 1.0
+
+
+# The command
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / "scripts" / "make_synthetic.py"), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_command_writes_then_does_nothing_then_refuses(tmp_path: Path) -> None:
+    request = [tmp_path / "out", "--frames", 6, "--size", "96x128", "--seed", 1]
+    first = command(*request)
+    assert first.returncode == 0 and "pairs/s" in first.stdout, first.stderr
+    again = command(*request)
+    assert again.returncode == 0 and "already holds" in again.stdout
+    other = command(*request[:-1], 2)
+    assert other.returncode == 1 and "another data set" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--frames", 5, "--size", "512"], "HEIGHTxWIDTH"),
+        (["--frames", 0], "frames must be"),
+        (["--frames", "many"], "many"),
+        (["--frames", 5, "--size", "8x8"], "both sides"),
+        (["--frames", 5, "--jobs", 0], "jobs must be"),
+    ],
+)
+def test_command_says_in_one_sentence_what_is_wrong(tmp_path: Path, arguments: list[object], words: str) -> None:
+    result = command(tmp_path / "out", *arguments)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(SyntheticRequestError, match="not empty"):
+        write_dataset(tmp_path, 5, (96, 128), 0)
+    with pytest.raises(SyntheticRequestError, match="is a file"):
+        write_dataset(tmp_path / "letter.txt", 5, (96, 128), 0)
+    with pytest.raises(SyntheticRequestError, match="seed"):
+        write_dataset(tmp_path / "new", 5, (96, 128), -1)
+    assert all_bytes(tmp_path) == {"letter.txt": b"mine"}
+
+
+def test_an_interrupted_run_is_noticed_and_begun_anew(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(out, 6, (96, 128), 0, progress=stop)
+    assert not (out / MARKER).exists()
+    stray = out / "images" / "set00" / "stray.jpg"
+    stray.write_bytes(b"half")
+    write_dataset(out, 6, (96, 128), 0)
+    write_dataset(tmp_path / "whole", 6, (96, 128), 0)
+    assert all_bytes(out) == all_bytes(tmp_path / "whole")
+
+
+def test_an_umbrella_is_no_part_of_the_person() -> None:
+    rng = np.random.default_rng(3)
+    person = Person.sample(rng)
+    plain = paint_person(replace(person, extra=""), 60.0, np.random.default_rng(0))
+    carried = paint_person(replace(person, extra="umbrella"), 60.0, np.random.default_rng(0))
+    heights = [int(np.flatnonzero(sprite.body.any(axis=1)).size) for sprite in (plain, carried)]
+    assert abs(heights[0] - heights[1]) <= 1
+    assert np.flatnonzero((carried.alpha > 0.5).any(axis=1)).size > heights[1] + 5

@@ -1,0 +1,98 @@
+"""Matching and losses by hand."""
+
+import torch
+from torch.nn import functional as F
+
+from data_kaist.structures import Targets
+from ssd_effnet.detection.boxes import encode, xyxy_to_cxcywh
+from ssd_effnet.detection.losses import MultiBoxLoss, match
+from ssd_effnet.structures import RawOutputs
+
+# four anchors of 10x10 in a row, and one of 10x20 over the first
+ANCHORS = torch.tensor([[5.0, 5, 10, 10], [15, 5, 10, 10], [25, 5, 10, 10], [35, 5, 10, 10], [5, 10, 10, 20]])
+
+
+def targets(*images: list[tuple[list[float], bool]]) -> Targets:
+    most = max(1, *(len(image) for image in images))
+    result = Targets(
+        torch.zeros(len(images), most, 4),
+        torch.zeros(len(images), most, dtype=torch.int64),
+        torch.zeros(len(images), most, dtype=torch.bool),
+    )
+    for i, image in enumerate(images):
+        for j, (box, ignore) in enumerate(image):
+            result.boxes_xyxy[i, j] = torch.tensor(box)
+            result.labels[i, j] = 1
+            result.ignore[i, j] = ignore
+    return result
+
+
+def test_every_object_gets_its_best_anchor_and_all_above_the_threshold() -> None:
+    # the first object equals anchor 0 and covers half of anchor 4; the second touches anchor 2 by IoU 1/3 only
+    found = match(ANCHORS, targets([([0, 0, 10, 10], False), ([25, 0, 35, 10], False)]))
+    # IoU of the second object with anchors 2 and 3 is 1/3 each: the first of them is its best
+    assert found.object_index.tolist() == [[0, -1, 1, -1, 0]]
+    assert not found.ignored.any()
+
+
+def test_two_objects_with_one_best_anchor_go_to_the_later() -> None:
+    found = match(ANCHORS[:1], targets([([0, 0, 10, 9], False), ([0, 0, 10, 10], False)]))
+    assert found.object_index.tolist() == [[1]]
+
+
+def test_ignore_regions_take_anchors_without_object() -> None:
+    # the region covers anchors 0, 1 and 4 wholly and anchor 2 by half; anchor 1 belongs to an object all the same
+    found = match(ANCHORS, targets([([0, 0, 25, 20], True), ([10, 0, 20, 10], False)]))
+    assert found.object_index.tolist() == [[-1, 1, -1, -1, -1]]
+    assert found.ignored.tolist() == [[True, False, True, False, True]]
+
+
+def test_an_image_without_objects_matches_nothing() -> None:
+    found = match(ANCHORS, targets([], [([0, 0, 10, 10], False)]))
+    assert found.object_index[0].tolist() == [-1] * 5
+    assert found.object_index[1].tolist() == [0, -1, -1, -1, 0]
+
+
+def outputs(images: int) -> RawOutputs:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(images, len(ANCHORS), 2, generator=generator, requires_grad=True)
+    offsets = torch.randn(images, len(ANCHORS), 4, generator=generator, requires_grad=True)
+    return RawOutputs(logits, offsets, ANCHORS)
+
+
+def test_loss_equals_a_written_out_computation() -> None:
+    truth = targets([([0, 0, 10, 10], False)], [], [([0, 0, 40, 20], True)])
+    raw = outputs(3)
+    losses = MultiBoxLoss(negative_ratio=1.0, min_negatives=1)(raw, truth)
+
+    positives = {0: [0, 4], 1: [], 2: []}
+    candidates = {0: [1, 2, 3], 1: [0, 1, 2, 3, 4], 2: []}  # the region of image 2 covers every anchor
+    cls = loc = 0.0
+    for image in range(3):
+        log_p = raw.cls_logits[image].log_softmax(-1)
+        cls -= sum(log_p[a, 1].item() for a in positives[image])
+        hardest = sorted((-log_p[a, 0].item() for a in candidates[image]), reverse=True)
+        cls += sum(hardest[: max(len(positives[image]), 1)])
+        for a in positives[image]:
+            wanted = encode(xyxy_to_cxcywh(truth.boxes_xyxy[image, 0]), ANCHORS[a])
+            loc += F.smooth_l1_loss(raw.bbox_regression[image, a], wanted, reduction="sum").item()
+    assert losses.positives.item() == 2
+    # two positives, and each of the two images without any counts as one
+    torch.testing.assert_close(losses.cls.item(), cls / 4, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.loc.item(), loc / 4, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.total, losses.cls + losses.loc)
+
+
+def test_a_batch_without_any_object_still_teaches() -> None:
+    raw = outputs(2)
+    losses = MultiBoxLoss(min_negatives=2)(raw, targets([], []))
+    losses.total.backward()
+    assert losses.positives.item() == 0
+    assert torch.isfinite(losses.total) and losses.total > 0
+    assert raw.cls_logits.grad is not None and raw.cls_logits.grad.abs().sum() > 0
+    assert (raw.cls_logits.grad.abs().sum(-1) > 0).sum(1).tolist() == [2, 2]
+
+
+def test_a_batch_of_ignore_regions_only_is_zero_and_finite() -> None:
+    losses = MultiBoxLoss()(outputs(1), targets([([0, 0, 40, 20], True)]))
+    assert losses.total.item() == 0

@@ -1,0 +1,448 @@
+"""scripts/evaluate.py as a user runs it: table, results file, picture, and one sentence when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fontTools import ttLib
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+
+from data_kaist.errors import DataError, Doubt
+from data_kaist.structures import Annotations, DetectionTable
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import (
+    load_ground_truth,
+    miss_rate_figure,
+    places_by_name,
+    save_figure,
+    score,
+    short_names,
+    shortened,
+)
+from ssd_effnet.evaluation.subsets import SUBSETS
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
+FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
+XYWH = (100, 100, 30, 60)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """Three frames, each with one person."""
+    box = {"category_id": 1, "bbox": XYWH, "height": XYWH[3], "occlusion": 0, "ignore": 0}
+    document = {
+        "images": [{"id": i, "im_name": name, "height": 512, "width": 640} for i, name in enumerate(FRAMES)],
+        "annotations": [{"id": i, "image_id": i, **box} for i in range(3)],
+        "categories": [{"id": 0, "name": "__ignore__"}, {"id": 1, "name": "person"}],
+    }
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Path:
+    """The persons of the first two frames, then a false one on the second; the third frame stays silent."""
+    path = tmp_path / "found.txt"
+    path.write_text("1,100,100,30,60,0.9\n2,100,100,30,60,0.8\n2,300,300,30,60,0.7\n")
+    return path
+
+
+def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "new" / "out.json", tmp_path / "plots" / "out.png"
+    done = run("--annotations", truth, "--detections", found, "--json", out, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+    row = next(line for line in done.stdout.splitlines() if "found" in line)
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    # all, day and night (silent) under either rule set, recall, AP and AP50: precision 1 at 67 of 101 recalls
+    assert cells == ["found", "33.33", "0.00", "100.00", "0.00", "0.00", "-", "66.67", "3", "66.34", "66.34"]
+
+    results = json.loads(out.read_text())
+    assert list(results) == ["found"]
+    assert set(results["found"]) == {"annotations", "matlab", "python", "recall", "people", "ap"}
+    assert (results["found"]["annotations"], results["found"]["people"]) == (str(truth), 3)
+    assert results["found"]["matlab"]["reasonable_night"] == 100  # as the table has it
+    assert f"annotations: {truth}; 3 images, 3 boxes of persons\n" in done.stdout
+    assert list(results["found"]["matlab"]) == list(results["found"]["python"]) == list(SUBSETS)
+    assert results["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
+    assert results["found"]["matlab"]["near"] is None
+    assert results["found"]["python"]["reasonable_night"] is None
+    assert results["found"]["recall"] == pytest.approx(200 / 3)
+    assert results["found"]["ap"]["AP"] == results["found"]["ap"]["AP50"] == pytest.approx(100 * 67 / 101)
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("rules", "kept"), [("matlab", {"matlab"}), ("python", {"python"})])
+def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
+    done = run("--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {
+        "annotations",
+        "recall",
+        "people",
+        "ap",
+    }
+
+
+def test_files_of_one_stem_stay_apart(truth: Path, found: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "found.txt"
+    other.parent.mkdir()
+    other.write_text("")
+    done = run("--annotations", truth, "--detections", found, other, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "o.json").read_text())
+    assert list(results) == [f"{tmp_path.name}/found.txt", "other/found.txt"]
+    assert results["other/found.txt"]["ap"] == {"AP": 0, "AP50": 0, "AP75": 0}
+    assert results["other/found.txt"]["matlab"]["reasonable_all"] == 100
+
+
+def test_short_names(tmp_path: Path) -> None:
+    assert short_names(["a/x.txt", "b/y.txt"]) == ["x", "y"]
+    assert short_names(["a/x.txt", "a/x.json", "b/y.txt"]) == ["x.txt", "x.json", "y"]
+    assert short_names(["r/a/0/x.txt", "r/b/0/x.txt"]) == ["a/0/x.txt", "b/0/x.txt"]
+    with pytest.raises(DataError, match="given twice"):
+        short_names(["a/x.txt", "a/../a/x.txt"])
+    for run_of in ("04_fpn", "08_bifpn"):
+        (tmp_path / run_of / "seed0").mkdir(parents=True)
+        (tmp_path / run_of / "seed0" / "config.yaml").touch()
+    assert short_names([tmp_path / "04_fpn" / "seed0"]) == ["04_fpn/seed0"]
+    assert short_names([tmp_path / "04_fpn/seed0", tmp_path / "08_bifpn/seed0"]) == ["04_fpn/seed0", "08_bifpn/seed0"]
+
+
+def test_a_file_without_detections_is_doubted_and_scored_alike_in_table_and_json(truth: Path, tmp_path: Path) -> None:
+    nobody, out = tmp_path / "nobody.txt", tmp_path / "o.json"
+    nobody.write_text("")
+    done = run("--annotations", truth, "--detections", nobody, "--json", out)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
+    )
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ nobody"))
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    result = json.loads(out.read_text())["nobody"]
+    numbers = [result[rules][f"reasonable_{t}"] for rules in ("matlab", "python") for t in ("all", "day", "night")]
+    numbers += [result["recall"], result["people"], result["ap"]["AP"], result["ap"]["AP50"]]
+    assert cells[1:] == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
+    assert cells[1:5] == ["100.00", "100.00", "100.00", "-"]
+
+
+def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: Path) -> None:
+    """images.json counts other images, in another order, and one that the annotations do not have."""
+    out = tmp_path / "found"
+    out.mkdir()
+    names = ["elsewhere.jpg", "V000/visible/I00039.jpg", f"images/{FRAMES[2].replace('V000/', 'V000/visible/')}.jpg"]
+    listing = {"images": [{"id": i, "file_name": name, "height": 512, "width": 640} for i, name in enumerate(names)]}
+    listing |= {"annotations": [], "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "person"}]}
+    (out / "images.json").write_text(json.dumps(listing))
+    entries = [{"image_id": i, "category_id": 2, "bbox": XYWH, "score": 0.9 - i / 10} for i in range(3)]
+    (out / "detections.json").write_text(json.dumps(entries))
+    (out / "detections_kaist.txt").write_text("".join(f"{i + 1},100,100,30,60,{0.9 - i / 10}\n" for i in range(3)))
+    ground_truth = load_ground_truth(truth)
+    for name in ("detections.json", "detections_kaist.txt"):
+        with pytest.warns(
+            Doubt, match=r"1 of 3 images are not in .* left out, and 1 of its 3 images were not looked at"
+        ):
+            table = ground_truth.read_detections(out / name)
+        assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]
+    done = run("--annotations", truth, "--detections", out / "detections.json", out / "detections_kaist.txt")
+    assert done.returncode == 0 and done.stderr.count("warning: ") == 2 and done.stdout.count("66.67") == 2, done.stderr
+    listing["images"] = listing["images"][:1]
+    (out / "images.json").write_text(json.dumps(listing))
+    (out / "detections.json").write_text("[]")
+    with pytest.raises(DataError, match=r"images\.json: none of its 1 images, as elsewhere, is in "):
+        ground_truth.read_detections(out / "detections.json")
+
+
+def test_names_that_fit_several_are_refused() -> None:
+    assert places_by_name(["a", "x/b"], ["p/a", "b", "x/b"], "images.json") == [0, 2]
+    for names, message in ((["a"], "a may be p/a or q/a"), (["p/a", "o/p/a"], "p/a and o/p/a are both p/a")):
+        with pytest.raises(DataError, match=message):
+            places_by_name(names, ["p/a", "q/a"], "images.json")
+
+
+def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for folder, ending, text in (
+        ("annotations-xml", "xml", "<annotation/>"),
+        (
+            "annotations-bbgt",
+            "txt",
+            "% bbGt version=3\nPerson 100 100 30 60 0 0 0 0 0 0 0\ncyclist 1 2 30 60 0 0 0 0 0 0 0\n",
+        ),
+    ):
+        for name in FRAMES:
+            file = root / folder / f"{name}.{ending}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    done = run("--annotations", root, "--detections", found)
+    assert done.returncode == 1 and f"{root / 'annotations-xml'}, {root / 'annotations-bbgt'}" in done.stderr
+    done = run("--annotations", root / "annotations-bbgt", "--detections", found, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    named = f"{root / 'annotations-bbgt'}, test-all-20"
+    assert f"annotations: {named}; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
+    assert json.loads((tmp_path / "o.json").read_text())["found"]["annotations"] == named
+
+
+def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, found: Path, tmp_path: Path) -> None:
+    document = json.loads(truth.read_text())
+    document["annotations"] += [{**document["annotations"][0], "id": 3, "bbox": [9, 9, 0, 60]}]
+    truth.write_text(json.dumps(document))
+    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    assert done.returncode == 0 and "1 boxes without area are left out (the first: " in done.stderr
+    assert "3 boxes of persons" in done.stdout
+    file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
+    file.parent.mkdir(parents=True)
+    box = "<bndbox><x>9</x><y>9</y><w>{}</w><h>60</h></bndbox><occlusion>0</occlusion>"
+    objects = "".join(f"<object><name>person</name>{box.format(w)}</object>" for w in (0, 30))
+    file.write_text(f"<annotation>{objects}</annotation>")
+    with pytest.warns(Doubt, match="1 boxes without area are left out"):
+        assert len(load_ground_truth(tmp_path / "root").annotations[0]) == 1
+
+
+def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
+    document = json.loads(truth.read_text())
+    for row in document["annotations"]:
+        row["bbox"] = [0.2, 0.2, 0.05, 0.1]
+    truth.write_text(json.dumps(document))
+    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    assert (
+        done.returncode == 0 and "of 3 boxes of persons 0 reach out of their image, 3 are under a pixel" in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,2,3,4,0.5\n", "bad.txt, line 1: has image number 0, but image numbers are 1-based"),
+        ("1,1,2,3,4\n", "bad.txt, line 1: has 5 columns"),
+    ],
+)
+def test_one_sentence_for_a_bad_file(truth: Path, found: Path, tmp_path: Path, text: str, message: str) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text(text)
+    done = run("--annotations", truth, "--detections", found, bad, "--json", tmp_path / "o.json")
+    assert done.returncode != 0
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_one_sentence_for_wrong_paths(truth: Path, found: Path, tmp_path: Path) -> None:
+    for against, detections, named in (
+        (tmp_path / "none.json", found, "none.json"),
+        (truth, tmp_path / "none.txt", "none.txt"),
+        (tmp_path, found, "no KAIST annotations"),
+    ):
+        done = run("--annotations", against, "--detections", detections)
+        assert done.returncode != 0
+        assert named in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("inside", ["annotations-xml", ""])
+def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
+    """Below the root or given as the folder itself; a frame that is not of the split plays no part."""
+    folder = tmp_path / "root" / inside
+    x, y, w, h = XYWH
+    for name in (*FRAMES, "set06/V000/I00020"):
+        file = folder / f"{name}.xml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            f"<annotation><object><name>person</name><bndbox><x>{x}</x><y>{y}</y><w>{w}</w><h>{h}</h></bndbox>"
+            "<occlusion>0</occlusion></object></annotation>"
+        )
+    done = run("--annotations", tmp_path / "root", "--detections", found, "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
+    assert load_ground_truth(tmp_path / "root", "test-day-20").names == list(FRAMES[:2])
+
+
+@pytest.mark.parametrize("inside", ["sanitized_annotations", ""])
+def test_a_root_with_flat_text(tmp_path: Path, inside: str) -> None:
+    for name in (*FRAMES, "set06/V000/I00020"):
+        file = tmp_path / "root" / inside / f"{name.replace('/', '_')}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("person 100 100 130 160\n")
+    truth = load_ground_truth(tmp_path / "root", "test-all-20")
+    assert truth.names == list(FRAMES)
+    assert truth.annotations[0].boxes_xyxy.tolist() == [[100, 100, 130, 160]]
+
+
+def test_starts_without_torch() -> None:
+    code = "import sys, ssd_effnet.evaluation.scores; print({'torch', 'lightning', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_scores_as_a_results_file_and_by_name() -> None:
+    truth = [Annotations.from_rows([(100, 100, 130, 160)], size=(512, 640), daytime="day")]
+    nothing = DetectionTable.empty()
+    scores = score(MissRateEvaluator(truth), nothing, ("matlab",))
+    assert scores.as_dict()["matlab"]["reasonable_day"] == 100 and scores.as_dict()["matlab"]["near"] is None
+    named = dict(scores.named())
+    assert list(named) == [*(f"MR/{name}" for name in SUBSETS), "AP", "AP50", "AP75"]
+    assert named["MR/reasonable_all"] == 100 and named["AP50"] == 0 and np.isnan(named["MR/near"])
+    with pytest.raises(ValueError, match="unknown rules octave"):
+        score(MissRateEvaluator(truth), nothing, ("octave",))
+
+
+def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Path) -> None:
+    ground_truth = load_ground_truth(truth)
+    (tmp_path / "d.txt").write_text("2,100,100,30,60,0.9\n")
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": XYWH, "score": 0.9}]))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "set06_V000_I00039.txt").write_text("person 99 99 129 159 0.9\n")
+    evaluator = MissRateEvaluator(ground_truth.annotations)
+    first, *others = (
+        score(evaluator, ground_truth.read_detections(tmp_path / name)).as_dict() for name in ("d.txt", "d.json", "d")
+    )
+    assert first["recall"] == pytest.approx(100 / 3)
+    assert others == [first, first]
+    json.dumps(first, allow_nan=False)  # no number is None
+
+
+@pytest.fixture
+def nothing_found(tmp_path: Path) -> Path:
+    path = tmp_path / "silent.txt"
+    path.write_text("")
+    return path
+
+
+def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
+    """One day image of two draws a false positive; B never finds anybody."""
+    out = tmp_path / "out.json"
+    done = run("--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1
+    assert "A: found" in done.stdout and "B: silent" in done.stdout
+    rows = [
+        [cell.strip() for cell in line.strip("│ ").split("│")]
+        for line in done.stdout.splitlines()
+        if line.startswith("│")
+    ]
+    assert [row[:5] for row in rows] == [
+        ["matlab", "reasonable all", "33.33", "100.00", "-66.67"],
+        ["matlab", "reasonable day", "0.00", "100.00", "-100.00"],
+        ["matlab", "reasonable night", "100.00", "100.00", "+0.00"],
+    ]
+    assert rows[1][5:] == ["-100.00 to -100.00", "0.001", "A is better"]
+    assert rows[2][5:] == ["+0.00 to +0.00", "1.000", "cannot tell"]
+
+    results = json.loads(out.read_text())
+    assert (results.pop("a"), results.pop("b")) == ("found", "silent")
+    assert results.pop("annotations") == str(truth) and f"annotations: {truth};" in done.stdout
+    assert list(results) == ["matlab"]
+    assert list(results["matlab"]) == ["reasonable_all", "reasonable_day", "reasonable_night"]
+    of_all = results["matlab"]["reasonable_all"]
+    assert of_all["a"]["value"] == pytest.approx(100 / 3)
+    assert of_all["difference"]["value"] == pytest.approx(-200 / 3)
+    assert of_all["difference"]["low"] <= of_all["difference"]["value"] <= of_all["difference"]["high"]
+    assert of_all["resamples"] == 2000
+
+
+def test_compare_where_there_is_no_number(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
+    """Under the python rules no image of a silent detector counts."""
+    out = tmp_path / "out.json"
+    done = run("--annotations", truth, "--compare", nothing_found, found, "--rules", "python", "--json", out)
+    assert done.returncode == 0, done.stderr
+    of_all = json.loads(out.read_text())["python"]["reasonable_all"]
+    assert of_all["a"] == of_all["difference"] == {"value": None, "low": None, "high": None}
+    assert (of_all["p"], of_all["resamples"], of_all["verdict"]) == (None, 0, "cannot tell")
+    assert "- to -" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of the arguments --detections --compare is required"),
+        (["--compare", "a.txt"], "argument --compare: expected 2 arguments"),
+        (["--compare", "a.txt", "a.txt"], "a.txt: was given twice"),
+        (["--compare", "a.txt", "b.txt", "--detections", "c.txt"], "not allowed with argument --compare"),
+        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--plot goes with --detections, not with --compare"),
+        (["--compare", "a.txt", "b.txt"], "a.txt"),
+    ],
+)
+def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:
+    done = run("--annotations", truth, *arguments)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+
+
+def curve_of(*names: str) -> Figure:
+    truth = MissRateEvaluator([Annotations.from_rows(np.array([[10, 10, 40, 110]]), size=(200, 200))])
+    return miss_rate_figure(dict.fromkeys(names, score(truth, DetectionTable.empty(), ("matlab",), with_ap=False)))
+
+
+def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp_path: Path) -> None:
+    """matplotlib refuses at its import a backend that is not installed here, as in `!scripts/evaluate.py ...`."""
+    command = [sys.executable, str(SCRIPT), "--annotations", str(truth), "--detections", str(found)]
+    environment = os.environ | {
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "MPLBACKEND": "module://no_such_package.backend_inline",
+    }
+    done = subprocess.run(
+        [*command, "--plot", str(tmp_path / "curves.png")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0 and (tmp_path / "curves.png").is_file(), done.stderr
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [(".pdf", b"/FontFile2"), (".ps", b"/FontType 42")])
+def test_fonts_are_embedded_as_truetype(suffix: str, mark: bytes, tmp_path: Path) -> None:
+    save_figure(curve_of("a"), tmp_path / f"curves{suffix}")
+    content = (tmp_path / f"curves{suffix}").read_bytes()
+    assert mark in content and b"/Type3" not in content.replace(b" ", b"") and b"/FontType 3" not in content
+
+
+def test_shortened_names_stay_distinct() -> None:
+    same = "05_deconv_with_a_long_and_telling_name_"
+    names = ["short", "x" * 40, f"{same}a", f"{same}b", f"{same}{'c' * 30}", f"{same}c", f"{same}{'c' * 29}"]
+    short = shortened(names)
+    assert list(short) == names and len(set(short.values())) == len(names)
+    assert short["short"] == "short" and short["x" * 40] == "x" * 35 + "…"
+    pair = shortened([f"{same}a", f"{same}b"])
+    assert all(len(cut) <= 36 and cut.endswith(name[-1]) for name, cut in pair.items())
+    legend = curve_of(f"{same}a", f"{same}b").axes[0].get_legend()
+    assert legend is not None and len({text.get_text() for text in legend.get_texts()}) == 2
+
+
+def test_a_name_in_another_script_has_a_font_or_one_warning(tmp_path: Path) -> None:
+    private = "\U000f0123\U000f0124"  # no font has them
+    with pytest.warns(Doubt, match=f"no font of this machine has {private}") as caught:
+        for name in ("one.png", "two.svg", "three.pdf"):
+            save_figure(curve_of(private), tmp_path / name)
+    assert len(caught) == 1
+    file = tmp_path / "other.ttf"
+    font = ttLib.TTFont(findfont(FontProperties()))
+    for table in font["cmap"].tables:
+        if table.format == 12:  # the one for more than 65536 letters
+            table.cmap[0xF0125] = "A"
+    for record in font["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = "Another Script"
+    font.save(file)
+    fontManager.addfont(file)
+    try:
+        figure = curve_of("\U000f0125")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            save_figure(figure, tmp_path / "four.png")
+    finally:
+        fontManager.ttflist = [entry for entry in fontManager.ttflist if entry.fname != str(file)]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None and legend.get_texts()[0].get_fontfamily() == ["sans-serif", "Another Script"]

@@ -1,0 +1,548 @@
+"""The miss rate: cases worked out by hand, properties, and a slow re-implementation straight from the protocol."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_kaist.structures import Annotations, Daytime, DetectionTable
+from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator, Outcome, log_average
+from ssd_effnet.evaluation.subsets import MATLAB, PYTHON, RULES, SUBSETS
+
+Box = tuple[float, float, float, float]  # x, y, w, h
+Row = tuple[int, float, float, float, float, float]  # image, x, y, w, h, score
+
+WIDTH, HEIGHT = 640, 512
+BOX: Box = (100, 100, 40, 100)  # counted in reasonable, and in medium, none and all_h20
+ELSEWHERE: Box = (400, 300, 40, 100)  # touches BOX nowhere
+TP, FP, DROPPED = Outcome.TRUE_POSITIVE, Outcome.FALSE_POSITIVE, Outcome.DROPPED
+
+
+def truth(
+    *boxes: Box,
+    labels: Sequence[str] | None = None,
+    ignore: Sequence[bool] | None = None,
+    occlusion: Sequence[int] | None = None,
+    height: Sequence[float] | None = None,
+    daytime: Daytime | None = "day",
+) -> Annotations:
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    columns = {"ignore": ignore, "occlusion": occlusion, "height": height}
+    return Annotations.from_rows(corners, labels, **columns, size=(HEIGHT, WIDTH), daytime=daytime)
+
+
+def table(*rows: Row) -> DetectionTable:
+    if not rows:
+        return DetectionTable.empty()
+    columns = np.array(rows, np.float64)
+    boxes = columns[:, 1:5].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return DetectionTable(columns[:, 0].astype(np.int64), boxes, columns[:, 5])
+
+
+def match(annotations: Sequence[Annotations], *rows: Row) -> Matcher:
+    return MissRateEvaluator(annotations).match(table(*rows))
+
+
+def outcomes(annotations: Sequence[Annotations], *rows: Row, subset: str = "reasonable_all") -> list[int]:
+    return match(annotations, *rows).matches(subset).outcome.tolist()
+
+
+# --------------------------------------------------------------------------------------------------- the curve
+
+
+def test_everything_found_is_the_floor_of_each_rule_set() -> None:
+    matcher = match([truth(BOX)], (0, *BOX, 0.9))
+    assert matcher.result("reasonable_all", "matlab").mr == pytest.approx(1e-10, rel=1e-6)
+    assert matcher.result("reasonable_all", "python").mr == 0
+    assert matcher.result("reasonable_all").recall == 1
+
+
+def test_the_default_is_the_matlab_rules() -> None:
+    assert match([truth(BOX)]).result("reasonable_all").rules == "matlab"
+
+
+def test_a_curve_is_read_at_the_last_point_that_is_not_beyond_the_reference() -> None:
+    images = [truth(BOX, ELSEWHERE), truth(BOX, ELSEWHERE), *[truth()] * 8]
+    rows: list[Row] = [
+        (0, *BOX, 0.9),
+        (5, *BOX, 0.8),  # false
+        (0, *ELSEWHERE, 0.7),
+        (6, *BOX, 0.6),  # false
+        (1, *BOX, 0.5),
+    ]
+    for rules in RULES:  # the fppi of the first false one is 0.1 and a reference too: it counts as reached
+        result = match(images, *rows).result("reasonable_all", rules)
+        assert result.fppi == pytest.approx([0, 0.1, 0.1, 0.2, 0.2])
+        assert result.miss_rate == pytest.approx([0.75, 0.75, 0.5, 0.5, 0.25])
+        assert result.reference_miss_rate == pytest.approx([0.75] * 4 + [0.5] * 2 + [0.25] * 3)
+        assert result.mr == pytest.approx((0.75**4 * 0.5**2 * 0.25**3) ** (1 / 9))
+        assert (result.counted, result.images, result.detections) == (4, 10, 5)
+
+
+def test_a_curve_that_ends_early_goes_on_with_its_final_recall() -> None:
+    matcher = match([truth(BOX, ELSEWHERE)], (0, *BOX, 0.9))
+    for rules in RULES:
+        assert matcher.result("reasonable_all", rules).mr == pytest.approx(0.5)
+
+
+def test_a_first_detection_that_is_false_on_a_tiny_set() -> None:
+    """One image: the curve starts at an FPPI of 1, right of eight of the nine references."""
+    matcher = match([truth(BOX, ELSEWHERE)], (0, 300, 100, 40, 100, 0.9), (0, *BOX, 0.8))
+    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
+    assert matlab.fppi.tolist() == [1, 1]
+    assert matlab.reference_miss_rate == pytest.approx([1] * 8 + [0.5])  # nothing is found yet
+    assert matlab.mr == pytest.approx(0.5 ** (1 / 9))
+    assert python.reference_miss_rate == pytest.approx([0.5] * 9)  # index -1 is the end of the curve
+    assert python.mr == pytest.approx(0.5)
+
+
+def test_an_image_without_detections_is_left_out_of_the_python_rules_denominator() -> None:
+    matcher = match([truth(BOX), truth(BOX)], (0, *BOX, 0.9), (0, *ELSEWHERE, 0.8))
+    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
+    assert (matlab.counted, matlab.recall, matlab.mr) == (2, 0.5, pytest.approx(0.5))
+    assert (python.counted, python.recall, python.mr) == (1, 1, 0)
+    assert python.images == matlab.images == 2  # an FPPI is over all images of the subset under both
+    assert python.fppi.tolist() == matlab.fppi.tolist() == [0, 0.5]
+
+
+def test_an_image_whose_detections_are_all_dropped_has_detections() -> None:
+    images = [truth(BOX), truth(BOX, ELSEWHERE, labels=["person", "people"])]
+    python = match(images, (0, *BOX, 0.9), (1, *ELSEWHERE, 0.8)).result("reasonable_all", "python")
+    assert python.counted == 2
+
+
+def test_no_detections_at_all() -> None:
+    matcher = match([truth(BOX), truth(BOX)])
+    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
+    assert (matlab.mr, matlab.recall, matlab.counted) == (1, 0, 2)
+    assert python.counted == 0
+    assert math.isnan(python.mr)  # every image is silent, so every box is left out
+    assert math.isnan(python.recall)
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_nobody_counted_is_no_number(rules: str) -> None:
+    result = match([truth(BOX, labels=["people"]), truth()], (1, *BOX, 0.9)).result("reasonable_all", rules)
+    assert result.counted == 0
+    assert math.isnan(result.mr)
+    assert math.isnan(result.recall)
+    assert result.fppi.tolist() == [0.5]
+    assert np.isnan(result.miss_rate).all()
+    assert np.isnan(result.reference_miss_rate).all()
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_no_images_is_no_number(rules: str) -> None:
+    assert math.isnan(match([]).result("reasonable_all", rules).mr)
+
+
+def test_scores_may_be_negative() -> None:
+    assert outcomes([truth(BOX)], (0, *BOX, -7.5), (0, *BOX, -3)) == [FP, TP]
+
+
+def test_log_average_of_a_resampled_curve() -> None:
+    """A bootstrap's weights: the true positive drawn twice, the false one never."""
+    mr, fppi, miss_rate, read = log_average(np.array([2, 0, 1]), np.array([0, 0, 0]), 10, 6)
+    assert fppi.tolist() == [0, 0, 0]
+    assert miss_rate == pytest.approx([2 / 3, 2 / 3, 0.5])
+    assert read == pytest.approx([0.5] * 9)
+    assert mr == pytest.approx(0.5)
+
+
+def test_reference_points() -> None:
+    exact = [0.01, 0.0177827941, 0.0316227766, 0.0562341325, 0.1, 0.177827941, 0.316227766, 0.562341325, 1]
+    assert MATLAB.references == pytest.approx(exact, rel=1e-9)
+    assert PYTHON.references == (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)
+
+
+# ------------------------------------------------------------------------------------------------- the matching
+
+
+def test_a_box_is_found_once() -> None:
+    assert outcomes([truth(BOX)], (0, *BOX, 0.8), (0, *BOX, 0.9)) == [FP, TP]
+
+
+def test_an_overlap_of_a_half_is_enough() -> None:
+    assert outcomes([truth(BOX)], (0, 100, 100, 20, 100, 0.9)) == [TP]
+    assert outcomes([truth(BOX)], (0, 100, 100, 19.9, 100, 0.9)) == [FP]
+
+
+def test_boxes_are_continuous() -> None:
+    """Counting pixels, with a +1 to each side, would make 0.502 of this 0.493."""
+    assert outcomes([truth((100, 100, 4, 60))], (0, 100, 100, 4, 29.6, 0.9)) == [FP]
+
+
+def test_the_best_overlap_is_taken() -> None:
+    images = [truth(BOX, (108, 100, 40, 100))]
+    matches = match(images, (0, 102, 100, 40, 100, 0.9)).matches("reasonable_all")
+    assert matches.matched_row.tolist() == [0]
+    assert matches.box_matched.tolist() == [True, False]
+    assert matches.box_matched_by.tolist() == [0, -1]
+
+
+def test_equal_overlaps_go_to_the_later_box() -> None:
+    left, right, between = (90, 100, 40, 100), (110, 100, 40, 100), (100, 100, 40, 100)
+    images = [truth(left, right)]
+    assert match(images, (0, *between, 0.9)).matches("reasonable_all").matched_row.tolist() == [1]
+    assert outcomes(images, (0, *between, 0.9), (0, *left, 0.8)) == [TP, TP]
+    assert outcomes(images, (0, *between, 0.9), (0, *right, 0.8)) == [TP, FP]  # right is used up, left a third of it
+
+
+def test_matching_is_greedy_in_order_of_score() -> None:
+    """The surer one takes the only box that the other one could have had."""
+    left, right = (100, 100, 40, 100), (112, 100, 40, 100)
+    unsure = (124, 100, 40, 100)  # overlaps right by 28 / 52, left not enough
+    images = [truth(left, right)]
+    assert outcomes(images, (0, 110, 100, 40, 100, 0.9), (0, *unsure, 0.8)) == [TP, FP]
+    assert outcomes(images, (0, 110, 100, 40, 100, 0.8), (0, *unsure, 0.9)) == [TP, TP]
+
+
+def test_equal_scores_keep_their_order_within_an_image() -> None:
+    images = [truth(BOX)]
+    near = (102, 100, 40, 100)
+    assert outcomes(images, (0, *near, 0.9), (0, *BOX, 0.9)) == [TP, FP]
+    assert outcomes(images, (0, *BOX, 0.9), (0, *near, 0.9)) == [TP, FP]
+
+
+def test_equal_scores_are_pooled_in_order_of_images() -> None:
+    images = [truth(BOX), truth(BOX)]
+    false, true = (1, *ELSEWHERE, 0.9), (0, *BOX, 0.9)
+    assert match(images, false, true).result("reasonable_all").fppi.tolist() == [0, 0.5]
+    false, true = (0, *ELSEWHERE, 0.9), (1, *BOX, 0.9)
+    assert match(images, true, false).result("reasonable_all").fppi.tolist() == [0.5, 0.5]
+
+
+def test_images_do_not_share_boxes() -> None:
+    assert outcomes([truth(BOX), truth(ELSEWHERE)], (1, *BOX, 0.9), (0, *BOX, 0.8)) == [FP, TP]
+
+
+def test_an_ignore_region_absorbs_any_number_of_detections() -> None:
+    images = [truth((100, 100, 200, 200), labels=["people"])]
+    rows: list[Row] = [(0, 110 + 30 * i, 120, 20, 60, 0.9 - i / 10) for i in range(4)]  # each a 33rd of the region
+    assert outcomes(images, *rows) == [DROPPED] * 4
+    result = match(images, *rows).result("reasonable_all")
+    assert len(result.fppi) == 0
+    assert result.detections == 4
+
+
+def test_half_of_a_detection_on_an_ignore_region_is_enough() -> None:
+    images = [truth((100, 100, 200, 200), labels=["people"])]
+    assert outcomes(images, (0, 80, 120, 40, 100, 0.9)) == [DROPPED]
+    assert outcomes(images, (0, 79, 120, 40, 100, 0.9)) == [FP]
+
+
+def test_a_counted_box_comes_before_an_ignore_region() -> None:
+    images = [truth(BOX, BOX, labels=["person", "people"])]
+    rows: list[Row] = [(0, 100, 100, 40, 60, 0.9), (0, *BOX, 0.8)]
+    assert outcomes(images, *rows) == [TP, DROPPED]  # the box is used up; the region takes the second
+
+
+def test_detections_are_not_filtered_by_height_or_border() -> None:
+    assert outcomes([truth(BOX)], (0, 0, 0, 10, 10, 0.9), (0, 300, 100, 4, 8, 0.8)) == [FP, FP]
+
+
+def test_more_than_a_thousand_detections_on_an_image() -> None:
+    images = [truth(BOX), truth(BOX)]
+    crowd: list[Row] = [(0, *ELSEWHERE, 1 + i / 1000) for i in range(999)]
+    last, beyond, other = (0, *BOX, 0.9), (0, *ELSEWHERE, 0.8), (1, *BOX, 0.1)
+    result = match(images, beyond, last, *crowd, other)
+    assert result.matches("reasonable_all").outcome.tolist() == [DROPPED, TP, *[FP] * 999, TP]
+    assert result.result("reasonable_all").recall == 1
+    result = match(images, last, beyond, (0, *ELSEWHERE, 5), *crowd, other)  # one more, and the box is missed
+    assert result.matches("reasonable_all").outcome.tolist() == [DROPPED, DROPPED, FP, *[FP] * 999, TP]
+    assert result.result("reasonable_all").recall == 0.5
+
+
+# ----------------------------------------------------------------------------------------- what counts, what not
+
+
+def ignored(annotations: Annotations, subset: str = "reasonable_all") -> list[bool]:
+    return match([annotations]).matches(subset).box_ignored.tolist()
+
+
+def test_a_box_at_the_border_is_kept_and_one_across_it_ignored() -> None:
+    at = [(5, 100, 40, 100), (100, 5, 40, 100), (WIDTH - 45, 100, 40, 100), (100, HEIGHT - 105, 40, 100)]
+    assert ignored(truth(*at)) == [False] * 4
+    across = [(4.9, 100, 40, 100), (100, 4.9, 40, 100), (WIDTH - 44.9, 100, 40, 100), (100, HEIGHT - 104.9, 40, 100)]
+    assert ignored(truth(*across)) == [True] * 4
+
+
+def test_the_border_is_that_of_the_image_itself() -> None:
+    of_image = truth((50, 50, 40, 100))
+    assert ignored(replace(of_image, size=(155, 95))) == [False]
+    assert ignored(replace(of_image, size=(154, 95))) == [True]
+    assert ignored(replace(of_image, size=(155, 94))) == [True]
+
+
+@pytest.mark.parametrize(
+    ("subset", "inside", "outside"),
+    [
+        ("reasonable_all", (55, 56, 400), (54.9, 1)),
+        ("near", (115, 400), (114.9, 55)),
+        ("medium", (45, 80, 115), (44.9, 115.1)),
+        ("far", (1, 45), (0.9, 45.1)),
+        ("none", (1, 400), (0.9,)),
+        ("all_h20", (20, 400), (19.9,)),
+    ],
+)
+def test_both_ends_of_a_subsets_heights_are_counted(
+    subset: str, inside: Sequence[float], outside: Sequence[float]
+) -> None:
+    heights = [*inside, *outside]
+    of_image = truth(*[BOX] * len(heights), height=heights)  # the height that the file states, not the box's
+    assert ignored(of_image, subset) == [False] * len(inside) + [True] * len(outside)
+
+
+@pytest.mark.parametrize(
+    ("subset", "levels"),
+    [
+        ("reasonable_all", {0, 1}),
+        ("reasonable_day", {0, 1}),
+        ("near", {0}),
+        ("medium", {0}),
+        ("far", {0}),
+        ("none", {0}),
+        ("partial", {1}),
+        ("heavy", {2}),
+        ("all_h20", {0, 1, 2}),
+    ],
+)
+def test_occlusions_of_the_subsets(subset: str, levels: set[int]) -> None:
+    height = {"near": 200, "far": 30}.get(subset, 100)
+    of_image = truth(BOX, BOX, BOX, occlusion=[0, 1, 2], height=[height] * 3)
+    assert {level for level, out in enumerate(ignored(of_image, subset)) if not out} == levels
+
+
+def test_only_persons_count() -> None:
+    labels = ["person", "people", "cyclist", "person?", "Person"]
+    assert ignored(truth(*[BOX] * 5, labels=labels), "all_h20") == [False, True, True, True, True]
+
+
+def test_the_files_ignore_flag_counts() -> None:
+    of_image = truth(BOX, ELSEWHERE, ignore=[True, False])
+    assert ignored(of_image) == [True, False]
+    assert outcomes([of_image], (0, *BOX, 0.9), (0, *BOX, 0.8), (0, *ELSEWHERE, 0.7)) == [DROPPED, DROPPED, TP]
+
+
+def test_day_and_night_take_their_images_only() -> None:
+    images = [truth(BOX), truth(BOX, ELSEWHERE, daytime="night"), truth(BOX, daytime=None)]
+    rows: list[Row] = [(1, *BOX, 0.9), (0, *ELSEWHERE, 0.8), (2, *BOX, 0.7)]
+    matcher = match(images, *rows)
+    of = {time: matcher.result(f"reasonable_{time}") for time in ("all", "day", "night")}
+    assert [of[time].images for time in of] == [3, 1, 1]
+    assert [of[time].counted for time in of] == [4, 1, 2]
+    assert [of[time].detections for time in of] == [3, 1, 1]
+    assert [of[time].recall for time in of] == [0.5, 0, 0.5]
+    night = matcher.matches("reasonable_night")
+    assert night.in_subset.tolist() == [True, False, False]
+    assert night.box_ignored.tolist() == [True, False, False, True]
+
+
+def test_every_subset_has_a_miss_rate_where_it_counts_anybody() -> None:
+    matcher = match([truth(BOX, ELSEWHERE)], (0, *BOX, 0.9))
+    rates = {name: matcher.result(name).mr for name in SUBSETS}
+    assert rates["reasonable_all"] == pytest.approx(0.5)
+    assert rates["medium"] == pytest.approx(0.5)
+    assert all(math.isnan(rates[name]) for name in ("reasonable_night", "near", "far", "partial", "heavy"))
+
+
+@pytest.mark.parametrize("image", [-1, 2])
+def test_a_detection_on_no_image_is_refused(image: int) -> None:
+    with pytest.raises(ValueError, match="2 images"):
+        match([truth(), truth()], (image, *BOX, 0.9))
+
+
+@pytest.mark.parametrize("row", [(0, *BOX, math.nan), (0, *BOX, math.inf), (0, 1, math.nan, 10, 10, 0.5)])
+def test_a_detection_that_is_not_finite_is_refused(row: Row) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        match([truth()], row)
+
+
+# ------------------------------------------------------------------------------- the protocol once more, but slowly
+
+
+def slow_miss_rate(annotations: Sequence[Annotations], rows: Sequence[Row], subset: str, rules: str) -> list[float]:
+    """MR, recall, counted, detections on the curve: the protocol's six points, one after the other."""
+    wanted = SUBSETS[subset]
+    counted, images, curve = 0, 0, []
+    for i, of_image in enumerate(annotations):
+        if wanted.daytime and of_image.daytime != wanted.daytime:
+            continue
+        images += 1
+        counted_boxes, ignored_boxes = [], []
+        for j in range(len(of_image)):
+            x, y, x2, y2 = (float(value) for value in of_image.boxes_xyxy[j])
+            out = of_image.labels[j] != "person" or bool(of_image.ignore[j])
+            out |= of_image.height[j] < wanted.min_height or of_image.height[j] > wanted.max_height
+            out |= of_image.occlusion[j] not in wanted.occlusions
+            out |= x < 5 or y < 5 or x2 > WIDTH - 5 or y2 > HEIGHT - 5
+            (ignored_boxes if out else counted_boxes).append((x, y, x2 - x, y2 - y))
+        of_detector = sorted((row for row in rows if row[0] == i), key=lambda row: -row[5])[:1000]
+        if of_detector or rules == "matlab":
+            counted += len(counted_boxes)
+        free = list(range(len(counted_boxes)))
+        for _, *box, score in of_detector:
+            best, best_iou = None, 0.5
+            for j in free:
+                shared, area, other = _areas(box, counted_boxes[j])
+                if shared / (area + other - shared) >= best_iou:
+                    best, best_iou = j, shared / (area + other - shared)
+            if best is not None:
+                free.remove(best)
+                curve.append((score, True))
+            elif not any(_areas(box, region)[0] / (box[2] * box[3]) >= 0.5 for region in ignored_boxes):
+                curve.append((score, False))
+    if counted == 0:
+        return [math.nan, math.nan, 0, len(curve)]
+    curve.sort(key=lambda point: -point[0])
+    found = false = 0
+    points = []
+    for _, right in curve:
+        found, false = found + right, false + (not right)
+        points.append((false / images, found / counted))
+    logs = []
+    for k in range(9):
+        reference = 10 ** (-2 + k / 4) if rules == "matlab" else round(10 ** (-2 + k / 4), 4)
+        reached = [recall for fppi, recall in points if fppi <= reference]
+        recall = reached[-1] if reached else points[-1][1] if points and rules == "python" else 0.0
+        miss = max(1 - recall, 1e-10) if rules == "matlab" else 1 - recall
+        logs.append(math.log(miss) if miss else -math.inf)
+    return [math.exp(sum(logs) / 9), found / counted, counted, len(curve)]
+
+
+def _areas(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Area shared by two boxes xywh, and the area of each."""
+    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(w, 0) * max(h, 0), a[2] * a[3], b[2] * b[3]
+
+
+# Few places and sizes, so that overlaps, ties and borders are common; whole numbers, so that both sides round alike.
+boxes = st.tuples(
+    st.sampled_from([4, 5, 10, 20, 30, 575, 576]),
+    st.sampled_from([4, 5, 10, 20, 30, 392]),
+    st.sampled_from([30, 40, 60]),
+    st.sampled_from([20, 45, 55, 60, 80, 115, 120]),
+)
+objects = st.tuples(
+    boxes,
+    st.sampled_from(["person", "person", "person", "people", "person?"]),
+    st.sampled_from([0, 0, 1, 2]),
+    st.sampled_from([False, False, False, True]),
+)
+images = st.tuples(st.lists(objects, max_size=5), st.sampled_from(["day", "night", None]))
+
+
+@st.composite
+def sets(draw: st.DrawFn, distinct: bool = False) -> tuple[list[Annotations], list[Row]]:
+    """A few images and detections on some of them, half of these near a box of the truth."""
+    drawn = draw(st.lists(images, min_size=1, max_size=4))
+    annotations = [
+        truth(
+            *[o[0] for o in of_image],
+            labels=[o[1] for o in of_image],
+            occlusion=[o[2] for o in of_image],
+            ignore=[o[3] for o in of_image],
+            daytime=daytime,
+        )
+        for of_image, daytime in drawn
+    ]
+    places = draw(st.lists(st.integers(0, len(drawn) - 1), max_size=12))
+    scores = draw(
+        st.permutations(range(len(places)))
+        if distinct
+        else st.lists(st.integers(0, 4), min_size=len(places), max_size=len(places))
+    )
+    rows: list[Row] = []
+    for place, score in zip(places, scores, strict=True):
+        of_image = drawn[place][0]
+        box: Box = draw(boxes)
+        if of_image and draw(st.booleans()):
+            x, y, w, h = draw(st.sampled_from(of_image))[0]
+            box = (x + draw(st.sampled_from([0, 0, 5, 10])), y, w, h)
+        rows.append((place, *box, score))
+    return annotations, rows
+
+
+def numbers(matcher: Matcher) -> list[float]:
+    """Everything that a table may show, of all subsets and rule sets."""
+    results = [matcher.result(subset, rules) for subset in SUBSETS for rules in RULES]
+    return [value for r in results for value in (r.mr, r.recall, r.counted, r.images, r.detections, *r.fppi)]
+
+
+def same(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+@settings(max_examples=120)
+@given(sets())
+def test_agreement_with_the_slow_implementation(drawn: tuple[list[Annotations], list[Row]]) -> None:
+    annotations, rows = drawn
+    matcher = match(annotations, *rows)
+    for subset in SUBSETS:
+        for rules in RULES:
+            result = matcher.result(subset, rules)
+            ours = [result.mr, result.recall, result.counted, len(result.fppi)]
+            assert same(ours, slow_miss_rate(annotations, rows, subset, rules)), (subset, rules)
+
+
+@settings(max_examples=40)
+@given(sets(), st.sampled_from(list(SUBSETS)))
+def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]], subset: str) -> None:
+    annotations, rows = drawn
+    matcher = match(annotations, *rows)
+    matches, result = matcher.matches(subset), matcher.result(subset)
+    right = matches.in_subset & (matches.outcome == TP)
+    wrong = matches.in_subset & (matches.outcome == FP)
+    assert (~matches.box_ignored).sum() == result.counted
+    assert (matches.box_matched & ~matches.box_ignored).sum() == right.sum()
+    assert same([result.recall], [right.sum() / result.counted if result.counted else math.nan])
+    assert len(result.fppi) == right.sum() + wrong.sum()
+    assert result.images == 0 or same([wrong.sum() / result.images], [result.fppi[-1] if len(result.fppi) else 0])
+    assert ((matches.matched_row >= 0) == (matches.outcome == TP)).all()
+    for box in np.flatnonzero(matches.box_matched):
+        row = matches.box_matched_by[box]
+        assert matches.matched_row[row] == matches.box_row[box]
+        assert rows[row][0] == matches.box_image[box]
+
+
+@settings(max_examples=40)
+@given(sets(distinct=True), st.data())
+def test_the_order_of_images_does_not_matter(drawn: tuple[list[Annotations], list[Row]], data: st.DataObject) -> None:
+    annotations, rows = drawn
+    order = data.draw(st.permutations(range(len(annotations))))
+    moved: list[Row] = [(order.index(row[0]), *row[1:]) for row in rows]
+    assert same(numbers(match([annotations[i] for i in order], *moved)), numbers(match(annotations, *rows)))
+
+
+@settings(max_examples=40)
+@given(sets(distinct=True), st.data())
+def test_the_order_of_lines_does_not_matter(drawn: tuple[list[Annotations], list[Row]], data: st.DataObject) -> None:
+    annotations, rows = drawn
+    shuffled = data.draw(st.permutations(rows))
+    assert same(numbers(match(annotations, *shuffled)), numbers(match(annotations, *rows)))
+
+
+@settings(max_examples=40)
+@given(sets(), st.integers(-1000, 1000))
+def test_a_constant_added_to_the_scores_does_not_matter(
+    drawn: tuple[list[Annotations], list[Row]], constant: int
+) -> None:
+    annotations, rows = drawn
+    raised: list[Row] = [(*row[:5], row[5] + constant) for row in rows]
+    assert same(numbers(match(annotations, *raised)), numbers(match(annotations, *rows)))
+
+
+@settings(max_examples=40)
+@given(sets())
+def test_curves_never_fall_back(drawn: tuple[list[Annotations], list[Row]]) -> None:
+    result: MissRate = match(drawn[0], *drawn[1]).result("all_h20")
+    assert all(a <= b for a, b in pairwise(result.fppi))
+    assert result.counted == 0 or all(a >= b for a, b in pairwise(result.miss_rate))
+    assert math.isnan(result.mr) or 1e-10 * (1 - 1e-9) <= result.mr <= 1

@@ -1,0 +1,343 @@
+"""scripts/detect.py and what is below it: every kind of input, files that fit together, bad files, no lost work."""
+
+import contextlib
+import io
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from untrained import write_checkpoint
+
+from data_kaist.coco import read_coco
+from data_kaist.detections import read_coco_results, read_kaist
+from data_kaist.errors import DataError
+from ssd_effnet import load_detector
+from ssd_effnet.inference import video as film_module
+from ssd_effnet.inference.detect import Options, detect
+from ssd_effnet.inference.predictor import Predictor
+from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, pair_folders, read_video
+from ssd_effnet.inference.video import Film
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "detect.py"
+RANDOM = np.random.default_rng(0)
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "visible.ckpt")
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> Predictor:
+    return load_detector(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load_detector(write_checkpoint(tmp_path_factory.mktemp("c") / "early.ckpt", "input.modality=early"))
+
+
+def image(path: Path, size: tuple[int, int] = (72, 104), channels: int = 3) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RANDOM.integers(0, 256, (*size, channels), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (72, 104)) -> Path:
+    """Grey frames, the first ones of them brighter and brighter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, size[::-1])
+    for i in range(frames):
+        writer.write(np.full((*size, 3), (10 + 20 * i) % 250, np.uint8))
+    writer.release()
+    return path
+
+
+def pairs(root: Path, names: tuple[str, ...] = ("I00019", "I00039")) -> Path:
+    for name in names:
+        image(root / "images" / "set06" / "V000" / "visible" / f"{name}.jpg")
+        image(root / "images" / "set06" / "V000" / "lwir" / f"{name}.jpg", channels=1)
+    return root
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, what it printed, and what it complained of; in this process, which has torch already."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = [str(SCRIPT), *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+    finally:
+        sys.argv = before
+    return int(end.value.code or 0), out.getvalue(), err.getvalue()
+
+
+# what there is to look at
+
+
+def test_folders_patterns_and_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.jpg", "deep/er/B.PNG", 'deep/it\'s «große» "写真".png', "deep/[1].tiff"]
+    for name in names:
+        image(tmp_path / "in" / name)
+    film(tmp_path / "in" / "c.avi")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    image(tmp_path / "in" / "deep" / ".hidden.jpg")
+    found = find_sources([tmp_path / "in"])
+    assert [source.name for source in found] == ["a.jpg", "c.avi", names[3], names[2], names[1]]
+    assert isinstance(found[1], Video) and isinstance(found[0], Still) and found[0].lwir is None
+    assert [s.name for s in find_sources([tmp_path / "in" / "deep" / "[1].tiff"])] == ["[1].tiff"]  # no pattern
+    assert [s.name for s in find_sources([f"{tmp_path}/in/**/*.png"])] == [names[2]]
+    assert [s.name for s in find_sources([f"{tmp_path}/i?/deep"])] == [
+        f"in/{name}" for name in (*names[3:1:-1], names[1])
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert [s.name for s in find_sources(["in/*.jpg", "in/a.jpg", "./in"])][:2] == ["a.jpg", "c.avi"]
+    assert len(find_sources(["in"], leave_out=tmp_path / "in" / "deep")) == 2
+    for wrong, message in (("no", "there is no such file or folder"), ("in/*.gif", "no image or video there")):
+        with pytest.raises(DataError, match=message):
+            find_sources([wrong])
+
+
+def test_equal_names_of_several_folders_stay_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        image(tmp_path / folder / "1.jpg")
+    assert [s.name for s in find_sources([tmp_path / "a", tmp_path / "b"])] == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_pairs_are_found_by_layout_and_by_two_folders(tmp_path: Path) -> None:
+    video = pairs(tmp_path) / "images" / "set06" / "V000"
+    image(video / "visible" / "I00059.jpg")  # without partner
+    for given in (tmp_path, video, video / "visible"):
+        found = find_sources([given])
+        assert [(s.path.name, s.path.parent.name) for s in found if isinstance(s, Still)] == [
+            (f"I000{n}.jpg", "visible") for n in (19, 39, 59)
+        ]
+        assert [isinstance(s, Still) and s.lwir is not None for s in found] == [True, True, False]
+    (one,) = find_sources([video / "lwir" / "I00019.jpg"])
+    assert isinstance(one, Still) and one.visible == video / "visible" / "I00019.jpg"
+
+    found = pair_folders(video / "visible", video / "lwir")
+    assert [s.name for s in found] == ["I00019.jpg", "I00039.jpg", "I00059.jpg"]
+    (tmp_path / "empty").mkdir()
+    image(tmp_path / "other" / "x.jpg")
+    for folder, message in (("no", "no such folder"), ("empty", "no image there"), ("other", "has the name of one of")):
+        with pytest.raises(DataError, match=message):
+            pair_folders(video / "visible", tmp_path / folder)
+
+
+def test_videos_are_read_frame_by_frame(tmp_path: Path) -> None:
+    video = Video("x", film(tmp_path / "a:b 100% «ü».avi"))
+    assert frame_count(video) == FRAMES
+    frames = list(read_video(video))
+    assert len(frames) == FRAMES and frames[0].shape == (72, 104, 3)
+    assert [round(float(frame.mean())) for frame in frames] == pytest.approx(
+        [10 + 20 * i for i in range(FRAMES)], abs=3
+    )
+    assert next(read_video(video, side="lwir")).shape == (72, 104)
+    (tmp_path / "bad.avi").write_bytes(b"not a film")
+    with pytest.raises(DataError, match=r"bad\.avi: not a video that can be decoded"):
+        list(read_video(Video("x", tmp_path / "bad.avi")))
+
+
+# what comes out
+
+
+def test_everything_is_written_and_fits_together(checkpoint: Path, predictor: Predictor, tmp_path: Path) -> None:
+    first = image(tmp_path / "in" / "it's «große» 写真.png")
+    image(tmp_path / "in" / "sub" / "b.jpg", (100, 60))
+    film(tmp_path / "in" / "film.avi")
+    out = tmp_path / "new" / "out"
+    code, printed, complaints = command(checkpoint, tmp_path / "in", "--out", out, "--score", 0.1, "--batch", 3)
+    assert (code, complaints) == (0, "")
+    assert printed.startswith("9 images, ") and "frames a second (an image: model " in printed
+    assert files_below(out) == {
+        *("it's «große» 写真.png", "sub/b.jpg", "film.webm"),
+        *("detections.json", "images.json", "detections_kaist.txt"),
+    }
+
+    images = json.loads((out / "images.json").read_text())["images"]
+    names = [f"film.avi#{i:06d}" for i in range(1, FRAMES + 1)]
+    assert [entry["file_name"] for entry in images] == [*names, "it's «große» 写真.png", "sub/b.jpg"]
+    assert [entry["id"] for entry in images] == list(range(9))
+    assert (images[8]["height"], images[8]["width"]) == (100, 60)
+    assert read_coco(out / "images.json").names[8] == "sub/b"
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(out / "images.json")
+        results = truth.loadRes(str(out / "detections.json"))
+    assert results.getAnnIds(imgIds=[8]) and results.loadCats([1])[0]["name"] == "person"
+
+    coco, kaist = read_coco_results(out / "detections.json", 9), read_kaist(out / "detections_kaist.txt", 9)
+    np.testing.assert_array_equal(coco.image_index, kaist.image_index)
+    np.testing.assert_array_equal(coco.scores, kaist.scores)
+    np.testing.assert_allclose(coco.boxes_xyxy, kaist.boxes_xyxy)
+    (alone,) = predictor.predict([first], score=0.1)
+    np.testing.assert_allclose(coco.of_image(7).boxes_xyxy, alone.boxes_xyxy, atol=0.01)
+
+    drawn = cv2.imdecode(np.fromfile(out / first.name, np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape[1] == 104 and drawn.shape[0] > 72  # the legend is below
+    assert frame_count(Video("x", out / "film.webm")) == FRAMES
+    assert len(list(read_video(Video("x", out / "film.webm")))) == FRAMES
+
+
+def test_only_what_is_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    given = (checkpoint, image(tmp_path / "a.jpg"), film(tmp_path / "b.avi"), "--out")
+    numbers = {"detections.json", "images.json", "detections_kaist.txt"}
+    for flags, wanted in (
+        (("--no-json", "--max-frames", 2), {"a.jpg", "b.webm"}),
+        (("--no-pictures", "--no-video"), numbers),
+        (("--json", "--video", "--no-pictures"), {"b.webm", *numbers}),
+    ):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert command(*given, tmp_path / "out", *flags)[0] == 0
+        assert files_below(tmp_path / "out") == wanted
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 1 + FRAMES
+
+
+def test_pairs_side_by_side(of_pairs: Predictor, predictor: Predictor, tmp_path: Path) -> None:
+    root, file = pairs(tmp_path / "root"), "images/set06/V000/visible/I00039.jpg"
+    for name, who in (("early", of_pairs), ("visible", predictor)):
+        summary = detect(who, find_sources([root]), tmp_path / name)
+        assert summary.images == 2
+        assert cv2.imread(str(tmp_path / name / file)).shape[1] == 2 * 104 + 4
+    video = root / "images" / "set06" / "V000"
+    detect(of_pairs, pair_folders(video / "visible", video / "lwir"), tmp_path / "folders")
+    assert (tmp_path / "folders" / "I00039.jpg").read_bytes() != b""
+    by_layout, by_folders = (read_coco_results(tmp_path / name / "detections.json", 2) for name in ("early", "folders"))
+    np.testing.assert_array_equal(by_layout.boxes_xyxy, by_folders.boxes_xyxy)
+    with pytest.raises(DataError, match=r"alone\.jpg: has no lwir image beside it"):
+        detect(of_pairs, find_sources([image(tmp_path / "alone.jpg")]), tmp_path / "out")
+    with pytest.raises(DataError, match=r"a\.avi: early needs pairs \(visible, lwir\), and a video is not one"):
+        detect(of_pairs, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out")
+
+
+def test_lwir_alone(tmp_path: Path) -> None:
+    predictor = load_detector(write_checkpoint(tmp_path / "lwir.ckpt", "input.modality=lwir"))
+    image(tmp_path / "in" / "a.png", channels=1)
+    film(tmp_path / "in" / "b.avi")
+    assert detect(predictor, find_sources([tmp_path / "in"], side="lwir"), tmp_path / "out").images == 1 + FRAMES
+
+
+# what goes wrong
+
+
+def test_a_bad_file_stops_the_work_or_is_left_out(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        image(tmp_path / "in" / name)
+    bad = tmp_path / "in" / "2.jpg"
+    bad.write_bytes(bad.read_bytes()[:1000])
+    out = tmp_path / "stop"
+    code, printed, complaints = command(checkpoint, tmp_path / "in", "--out", out, "--batch", 8)
+    assert (code, printed) == (1, "")
+    assert complaints.startswith(f"error: {bad}: the image is truncated") and complaints.count("\n") == 1
+    assert files_below(out) == {"1.jpg", "detections.json", "images.json", "detections_kaist.txt"}
+    assert [entry["id"] for entry in json.loads((out / "images.json").read_text())["images"]] == [0]
+
+    out = tmp_path / "skip"
+    code, printed, complaints = command(checkpoint, tmp_path / "in", "--out", out, "--on-bad-frame", "skip")
+    assert code == 0 and "2 images, " in printed and "1 bad file left out" in printed
+    assert complaints.startswith(f"left out: {bad}: the image is truncated")
+    assert [entry["id"] for entry in json.loads((out / "images.json").read_text())["images"]] == [0, 2]
+
+
+def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tmp_path: Path) -> None:
+    whole = film(tmp_path / "film.avi", 40)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    said: list[str] = []
+    summary = detect(predictor, find_sources([whole]), tmp_path / "out", echo=said.append)
+    assert 0 < summary.images < 30
+    assert len(said) == 1 and f"ends after {summary.images} of the 40 frames that it states" in said[0]
+    assert frame_count(Video("x", tmp_path / "out" / "film.webm")) == summary.images
+
+
+def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    picture = image(tmp_path / "a.jpg")
+    before = picture.read_bytes()
+    code, _, complaints = command(checkpoint, picture, "--out", tmp_path)
+    assert code == 1 and "no image or video there" in complaints  # what lies in --out is no input
+    with pytest.raises(DataError, match=r"a\.jpg: would be overwritten"):
+        detect(load_detector(checkpoint), find_sources([picture]), tmp_path)
+    assert picture.read_bytes() == before
+    with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
+        detect(load_detector(checkpoint), find_sources([picture]), picture)
+
+
+def test_where_no_video_can_be_written_its_frames_are(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(film_module, "CODECS", (("what", ".mp4"),))
+    said: list[str] = []
+    detect(predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", Options(json=False), echo=said.append)
+    assert files_below(tmp_path / "out") == {f"a/{i:06d}.jpg" for i in range(1, FRAMES + 1)}
+    assert len(said) == 1 and "OpenCV can write no video here" in said[0]
+
+
+def test_videos_of_one_name_do_not_replace_each_other(predictor: Predictor, tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.avi")
+    shutil.copy(tmp_path / "in" / "a.avi", tmp_path / "in" / "a.mkv")
+    detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "out", Options(json=False))
+    assert files_below(tmp_path / "out") == {"a.webm", "a.mkv.webm"}
+
+
+def test_a_film_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
+    broken = Film(tmp_path / "x.mp4", "mp4v", 10, (64, 64))
+    broken.add(np.zeros((64, 64, 3), np.uint8))
+    assert broken.writer is not None
+    broken.writer.release()
+    broken.beside.write_bytes(b"")
+    with pytest.raises(OSError, match="1 frames were written, but 0 can be read"):
+        broken.close()
+
+
+class Stop(Exception):
+    """Stands for whatever ends the work."""
+
+
+def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def stop_after_four() -> None:
+        seen.append(1)
+        if len(seen) == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        detect(
+            predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", Options(batch_size=2),
+            on_image=stop_after_four,
+        )  # fmt: skip
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 4
+    assert isinstance(json.loads((tmp_path / "out" / "detections.json").read_text()), list)
+    assert frame_count(Video("x", tmp_path / "out" / "a.webm")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("{c}", "--out", "o"), 2, "no INPUT; give images"),
+        (("{c}", "--visible", "a", "--out", "o"), 2, "--visible and --lwir go together"),
+        (("{c}", "x.jpg"), 2, "the following arguments are required: --out"),
+        (("{c}", "x.jpg", "--out", "o", "--score", "3"), 2, r"should lie in 0..1"),
+        (("{c}", "x.jpg", "--out", "o", "--batch", "0"), 2, "should be a whole number from 1"),
+        (("{c}", "nothing.jpg", "--out", "o"), 1, "error: nothing.jpg: there is no such file or folder"),
+        (("{c}", "x.jpg", "--out", "o", "--device", "tpu0"), 1, "error: device 'tpu0' is unknown"),
+        (("{c}", "x.jpg", "--out", "o", "--device", "vulkan"), 1, "error: device 'vulkan': torch finds none here"),
+        (("{c}", "x.jpg", "--out", "o", "--zoom", "nan"), 1, "error: zoom must lie in 0.1..10, not nan"),
+        (("no.ckpt", "x.jpg", "--out", "o"), 1, "error: no.ckpt: there is no such checkpoint"),
+    ],
+)
+def test_wrong_arguments(checkpoint: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    got, _, complaints = command(*(a.replace("{c}", str(checkpoint)) for a in arguments))
+    assert got == code and message in complaints.splitlines()[-1]

@@ -1,0 +1,344 @@
+"""An exported file finds what the PyTorch detector finds, for any batch, and says what it is; clear refusals."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from untrained import SMALL
+
+from data_kaist.dataset import collate
+from data_kaist.layouts import load_coco, load_kaist
+from ssd_effnet import load_detector
+from ssd_effnet.build import build_detector, build_postprocess
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.detection.boxes import cxcywh_to_xyxy, decode, nms
+from ssd_effnet.inference import export
+from ssd_effnet.inference.export import METADATA_FILE, ExportError, export_detector, nms_of_a_graph
+from ssd_effnet.inference.predictor import Predictor
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.fusion import CHANNELS
+from ssd_effnet.models.heads import EfficientDetHead
+from ssd_effnet.models.weights import WeightsError
+
+ort = pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+Arrays = list[np.ndarray]
+
+
+def pictures(root: Path, modality: str, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 ``(6, C, *size)`` of the data set of six pairs."""
+    e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*SMALL, f"input.modality={modality}"])
+    e.input.size = list(size)
+    predictor = Predictor(e, build_detector(e, pretrained=False)[0], torch.device("cpu"))
+    frames = [*load_coco(root, "train.json", modality="early"), *load_coco(root, "val.json", modality="early")]
+    given = [tuple(path for side in predictor.sides if (path := getattr(f, side))) for f in frames]
+    return collate([predictor.prepare(image) for image in given]).images.contiguous()
+
+
+def write_checkpoint(path: Path, experiment: Path, images: torch.Tensor, *overrides: str, tiny: bool = False) -> Path:
+    """A detector with random weights whose norms know pictures: what flows through it has usual magnitudes."""
+    torch.manual_seed(0)
+    e = load_experiment(experiment, [*overrides] if tiny else [*SMALL, *overrides], tiny=tiny)
+    detector, _ = build_detector(e, pretrained=False)
+    know(detector, images)
+    if isinstance(detector.head, EfficientDetHead):
+        # scores as far apart as a trained one's: among equal ones rounding decides which box NMS keeps
+        with torch.no_grad():
+            for weights in detector.head.classification.last.parameters():
+                weights *= 5 if weights.ndim > 1 else 1
+    return save(path, e, detector)
+
+
+def know(detector: Detector, images: torch.Tensor) -> None:
+    """Give the norms the statistics of these images."""
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.5
+    with torch.no_grad():
+        for _ in range(3):
+            detector.train()(images)
+
+
+def save(path: Path, e: ExperimentConfig, detector: Detector) -> Path:
+    weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, path)
+    return path
+
+
+def in_torch(checkpoint: Path, images: torch.Tensor) -> Arrays:
+    """Boxes, scores and labels of the detector that the checkpoint holds."""
+    predictor = load_detector(checkpoint, device="cpu")
+    height, width = images.shape[-2:]
+    with torch.inference_mode():
+        found = build_postprocess(predictor.experiment)(predictor.detector(images), (height, width))
+    return [found.boxes_xyxy.numpy(), found.scores.numpy(), found.labels.numpy()]
+
+
+def in_onnx(path: Path, images: torch.Tensor) -> Arrays:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [x.name for x in session.get_inputs()] == ["images"] and session.get_inputs()[0].type == "tensor(uint8)"
+    assert [x.name for x in session.get_outputs()] == ["boxes", "scores", "labels"]
+    found: Arrays = session.run(None, {"images": images.numpy()})
+    return found
+
+
+def in_pt2(path: Path, images: torch.Tensor) -> Arrays:
+    with torch.inference_mode():
+        return [x.numpy() for x in torch.export.load(path).module()(images)]
+
+
+def same(got: Arrays, want: Arrays) -> None:
+    """To 1e-4 in scores, and in boxes as :func:`apart` has it, row by row; padding apart."""
+    for i in range(len(want[0])):
+        boxes, scores, labels = (x[i][got[2][i] > 0] for x in got)
+        wanted_boxes, wanted_scores, wanted_labels = (x[i][want[2][i] > 0] for x in want)
+        assert len(labels) > 3
+        np.testing.assert_array_equal(labels, wanted_labels)
+        np.testing.assert_allclose(scores, wanted_scores, rtol=0, atol=1e-4)
+        assert apart(boxes, wanted_boxes).max() < 1e-4
+
+
+def apart(boxes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """``(..., n)``: how far corners lie apart, as shares of the box's longer side.
+
+    In pixels there is no such limit: float32 has steps of 6e-5 at 512 pixels, and torch itself is up to 6e-4 pixels
+    away from what it computes in float64 (:func:`test_both_are_as_near_to_exact_arithmetic`).
+    """
+    return np.abs(boxes - wanted).max(-1) / np.maximum((wanted[..., 2:] - wanted[..., :2]).max(-1), 1)
+
+
+@pytest.fixture(scope="module")
+def images(few_pairs: Path) -> torch.Tensor:
+    return pictures(few_pairs, "visible", (64, 96))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "runs" / "vgg" / "seed0" / "checkpoints" / "best.ckpt"
+    vgg = ROOT / "experiments" / "00_vgg16.yaml"  # the quickest to export
+    return write_checkpoint(path, vgg, images, "head.classes=[person,cyclist]")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(checkpoint: Path) -> Path:
+    return export_detector(checkpoint).path
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_finds_what_torch_finds(checkpoint: Path, onnx_file: Path, images: torch.Tensor, batch: int) -> None:
+    assert onnx_file == checkpoint.with_suffix(".onnx")
+    want = in_torch(checkpoint, images[:batch])
+    assert set(want[2].flatten()) == {1, 2} and want[1].min() > 0
+    same(in_onnx(onnx_file, images[:batch]), want)
+
+
+def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) -> None:
+    root = shared / "data" / "kaist-mini"
+    if not root.is_dir():
+        pytest.skip("kaist-mini is absent")
+    frames = load_kaist(root, "test-all-20", annotation_format="xml")[:6]
+    predictor = load_detector(checkpoint, device="cpu")
+    photographs = collate([predictor.prepare(f.visible) for f in frames if f.visible]).images.contiguous()
+    for start, batch in ((0, 1), (1, 3)):
+        part = photographs[start : start + batch]
+        same(in_onnx(onnx_file, part), in_torch(checkpoint, part))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pt2_finds_what_torch_finds_at_another_size(
+    checkpoint: Path, few_pairs: Path, tmp_path_factory: pytest.TempPathFactory, batch: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "larger.pt2"
+    if not path.exists():
+        export_detector(checkpoint, path, format="pt2", size=(96, 128))
+    larger = pictures(few_pairs, "visible", (96, 128))[:batch]
+    same(in_pt2(path, larger), in_torch(checkpoint, larger))
+    extra = {METADATA_FILE: ""}
+    torch.export.load(path, extra_files=extra)
+    metadata = json.loads(extra[METADATA_FILE])
+    assert json.loads(metadata["size"]) == [96, 128] and json.loads(metadata["trained_size"]) == [64, 96]
+
+
+def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:
+    session = ort.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    assert facts["experiment"] == "00_vgg16" and facts["modality"] == "visible" and facts["nms"] == "inside"
+    assert json.loads(facts["classes"]) == ["background", "person", "cyclist"]
+    assert json.loads(facts["channels"]) == ["red", "green", "blue"] and json.loads(facts["size"]) == [64, 96]
+    assert json.loads(facts["config"])["input"]["size"] == [64, 96] and len(facts["checkpoint_sha256"]) == 64
+    assert facts["trained_commit"] == ""
+    run = checkpoint.parent.parent
+    (run / "environment.json").write_text(json.dumps({"git": {"commit": "abc"}}))
+    e = load_detector(checkpoint).experiment
+    assert export.describe(checkpoint, e, (64, 96), "inside")["trained_commit"] == "abc"
+    (run / "environment.json").unlink()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nms_of_a_graph_is_nms(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = cxcywh_to_xyxy(torch.rand(2, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
+    valid = torch.rand(2, 60, generator=generator) > 0.2
+    assert torch.equal(nms_of_a_graph(boxes, valid, 0.4), nms(boxes, valid, 0.4))
+    # a chain, in which each box overlaps the next one: as many rounds as there are boxes
+    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(40)]])
+    every_second = [i % 2 == 0 for i in range(40)]
+    assert nms_of_a_graph(chain, torch.ones(1, 40, dtype=torch.bool), 0.4).tolist() == [every_second]
+
+
+def exports(path: Path, few_pairs: Path, folder: Path, *overrides: str) -> None:
+    e = load_experiment(path, overrides, tiny=True)
+    images = pictures(few_pairs, e.input.modality, (128, 160))
+    checkpoint = write_checkpoint(folder / "best.ckpt", path, images, *overrides, tiny=True)
+    done = export_detector(checkpoint)
+    for batch in (1, 3):
+        want = in_torch(checkpoint, images[:batch])
+        got = in_onnx(done.path, images[:batch])
+        assert images.shape[1] == len(CHANNELS[e.input.modality])
+        close(got, want)
+
+
+def close(got: Arrays, want: Arrays) -> None:
+    """As :func:`same`, but for rows whose scores are as good as equal: float32 may order these as it likes."""
+    for i in range(len(want[0])):
+        boxes, scores, labels = (x[i][got[2][i] > 0] for x in got)
+        wanted = {name: x[i][want[2][i] > 0] for name, x in zip(("boxes", "scores", "labels"), want, strict=True)}
+        assert len(labels) == len(wanted["labels"]) > 3
+        np.testing.assert_allclose(scores, wanted["scores"], rtol=0, atol=1e-4)
+        for box, score, label in zip(boxes, scores, labels, strict=True):
+            near = (np.abs(wanted["scores"] - score) < 1e-4) & (wanted["labels"] == label)
+            assert apart(box, wanted["boxes"][near]).min() < 1e-4
+
+
+@pytest.mark.slow
+def test_both_are_as_near_to_exact_arithmetic(shared: Path, tmp_path: Path) -> None:
+    """512x640, ImageNet's weights, norms that know the photographs: the file's float32 is as good as torch's.
+
+    Without NMS, so that each anchor's box can be looked up: float64 is what both should have computed.
+    """
+    root = shared / "data" / "kaist-mini"
+    if not root.is_dir():
+        pytest.skip("kaist-mini is absent")
+    torch.manual_seed(0)
+    e = load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.norm=batch"])
+    detector = build_detector(e)[0]
+    predictor = Predictor(e, detector, torch.device("cpu"))
+    frames = [f.visible for f in load_kaist(root, "test-all-01", annotation_format="xml")[:4] if f.visible]
+    photographs = collate([predictor.prepare(frame) for frame in frames]).images.contiguous()
+    know(detector, photographs)
+    checkpoint = save(tmp_path / "best.ckpt", e, detector)
+    boxes, scores, _ = in_onnx(export_detector(checkpoint, nms="outside").path, photographs)
+    post = build_postprocess(e)
+
+    def in_float(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            outputs = detector.eval()(photographs)
+            logits = outputs.cls_logits
+            best, anchor = logits.softmax(-1)[..., 1].topk(boxes.shape[1], dim=1)
+            offsets = outputs.bbox_regression.gather(1, anchor[..., None].expand(-1, -1, 4))
+            found = cxcywh_to_xyxy(decode(offsets, outputs.anchors_cxcywh.to(offsets)[anchor], post.variances))
+            return torch.minimum(found.clamp(min=0), found.new_tensor((640, 512, 640, 512))).numpy(), best.numpy()
+
+    single, scores_of_single = in_float(load_detector(checkpoint, device="cpu").detector)
+    exact, scores_of_exact = in_float(load_detector(checkpoint, device="cpu").detector.double())
+
+    def furthest(found: np.ndarray) -> tuple[float, float]:
+        """From the nearest exact box: in pixels, and as a share of its longer side."""
+        pixels, shares = [], []
+        for of_image, wanted in zip(found, exact, strict=True):
+            nearest = wanted[[np.abs(wanted - box).max(1).argmin() for box in of_image]]
+            steady = np.abs(of_image - nearest).max(1) < 1  # the last of the best 1,000 differ between the two
+            assert steady.mean() > 0.99
+            pixels.append(np.abs(of_image - nearest).max(1)[steady].max())
+            shares.append(apart(of_image, nearest)[steady].max())
+        return max(pixels), max(shares)
+
+    (torch_pixels, torch_share), (pixels, share) = furthest(single), furthest(boxes)
+    print(f"furthest from float64: torch {torch_pixels:.2g} px, {torch_share:.2g}; file {pixels:.2g} px, {share:.2g}")
+    assert share < 1e-4 and torch_share < 1e-4
+    assert pixels < 3 * torch_pixels  # neither is the better one
+    np.testing.assert_allclose(scores, scores_of_single, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores, scores_of_exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_experiment_exports(path: Path, few_pairs: Path, tmp_path: Path) -> None:
+    exports(path, few_pairs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(("input.modality=lwir",), ("input.modality=early",), ("input.modality=halfway",)),
+        *(("input.modality=halfway", "fusion.shared=true"), ("input.modality=halfway", "fusion.up_to=0")),
+    ],
+    ids=lambda o: "-".join(o),
+)
+def test_every_modality_exports(overrides: tuple[str, ...], few_pairs: Path, tmp_path: Path) -> None:
+    exports(ROOT / "experiments" / "lite0.yaml", few_pairs, tmp_path, *overrides)
+
+
+def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    with pytest.raises(WeightsError, match="there is no such checkpoint"):
+        export_detector(tmp_path / "no.ckpt")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
+    with pytest.raises(ExportError, match=r"packages onnx and onnxscript: pip install '\.\[export\]'"):
+        export_detector(checkpoint)
+    monkeypatch.undo()
+
+    def depends_on_pixels(images: torch.Tensor) -> torch.Tensor:
+        return images.float() * (2 if images.sum() > 5 else 1)
+
+    out = tmp_path / "bad.pt2"
+    monkeypatch.setattr("ssd_effnet.models.detector.Normalize.forward", lambda self, x: depends_on_pixels(x))
+    with pytest.raises(ExportError, match=r"torch cannot export this detector: .") as caught:
+        export_detector(checkpoint, out, format="pt2")
+    assert "\n" not in str(caught.value) and str(checkpoint) in str(caught.value)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def script(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "export.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
+    """Outside, the boxes come out that would enter NMS: NMS of them gives what the detector finds."""
+    out = tmp_path / "new" / "boxes.pt2"
+    done = script(checkpoint.parent.parent, "--format", "pt2", "--size", "64x96", "--nms", "outside", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"00_vgg16 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
+    assert done.stderr == ""
+    boxes, scores, labels = in_pt2(out, images[:3])
+    p = load_detector(checkpoint).experiment.postprocess
+    assert f"-> boxes (batch, {boxes.shape[1]}, 4)" in done.stdout and boxes.shape[1] > p.top_k
+    assert (labels > 0).all() and (np.diff(scores) <= 0).all()
+    apart = torch.from_numpy(boxes + labels[..., None] * np.float32(192))
+    kept = nms(apart, torch.from_numpy(scores >= p.score_threshold), p.nms_iou).numpy()
+    want = in_torch(checkpoint, images[:3])
+    for i in range(3):
+        np.testing.assert_allclose(scores[i][kept[i]][: p.top_k], want[1][i], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(boxes[i][kept[i]][: p.top_k], want[0][i], rtol=0, atol=1e-4)
+
+
+def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    bad = script(tmp_path, "--format", "pt2")
+    assert bad.returncode == 1 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    assert "is not HxW" in script(checkpoint, "--size", "512").stderr

@@ -1,0 +1,287 @@
+"""Backbones against the packages they must agree with, the papers' tables and the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from efficientnet_lite_pytorch import EfficientNet as LitePackage
+from efficientnet_pytorch import EfficientNet as Package
+from torch import nn
+
+from ssd_effnet.build import build_backbone
+from ssd_effnet.config.loading import ConfigError, load_experiment
+from ssd_effnet.models.backbones import BACKBONES, VGG16, EfficientNet
+from ssd_effnet.models.backbones.efficientnet import NAMES, Strides, stages
+from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
+
+EVERY_LEVEL = range(7)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def count(modules: Iterator[nn.Parameter]) -> int:
+    return sum(p.numel() for p in modules)
+
+
+def randomise_statistics(module: nn.Module) -> None:
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)  # type: ignore[union-attr, operator]
+            m.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.1)
+
+
+def test_study_table_b4_halving() -> None:
+    with torch.device("meta"):
+        backbone = EfficientNet("efficientnet-b4", EVERY_LEVEL, "halving").eval()
+        maps = backbone(torch.empty(1, 3, 512, 640))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (24, 256, 320),
+        (32, 128, 160),
+        (56, 64, 80),
+        (112, 32, 40),
+        (160, 16, 20),
+        (272, 8, 10),
+        (448, 4, 5),
+    ]
+    assert [level.stride for level in backbone.levels] == [2, 4, 8, 16, 32, 64, 128]
+    assert [level.name for level in backbone.levels] == [f"stage{i}" for i in range(1, 8)]
+    assert [stage.repeats for stage in stages("efficientnet-b4")] == [2, 4, 4, 6, 6, 8, 2]
+
+
+def test_published_strides() -> None:
+    with torch.device("meta"):
+        levels = EfficientNet("efficientnet-b0", EVERY_LEVEL, "published").levels
+    assert [level.stride for level in levels] == [2, 4, 8, 16, 16, 32, 32]
+    assert [level.channels for level in levels] == [16, 24, 40, 80, 112, 192, 320]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-bn", "efficientnet-b0", "efficientnet-b3", "efficientnet-lite2"])
+@pytest.mark.parametrize("size", [(512, 640), (300, 300), (257, 321)])
+def test_maps_are_as_the_levels_say(name: str, size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        backbone = BACKBONES[name](in_channels=4).eval()
+        maps = backbone(torch.empty(2, 4, *size))
+    height, width = size
+    expected = [(2, v.channels, -(-height // v.stride), -(-width // v.stride)) for v in backbone.levels]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_vgg_maps() -> None:
+    with torch.device("meta"):
+        backbone = VGG16(batch_norm=True)
+        at_study = [tuple(m.shape[1:]) for m in backbone(torch.empty(1, 3, 512, 640))]
+        at_ssd300 = [tuple(m.shape[1:]) for m in backbone(torch.empty(1, 3, 300, 300))]
+    assert at_study == [(512, 64, 80), (512, 32, 40), (512, 16, 20)]
+    assert at_ssd300 == [(512, 38, 38), (512, 19, 19), (512, 10, 10)]
+
+
+@pytest.mark.parametrize(("batch_norm", "published"), [(False, 14_714_688), (True, 14_723_136)])
+def test_vgg_has_the_published_count(batch_norm: bool, published: int) -> None:
+    with torch.device("meta"):
+        backbone = VGG16(batch_norm)
+    ours = sum(count(getattr(backbone, f"conv{i}").parameters()) for i in range(1, 6))
+    assert ours == published
+    # With the classifier's three linear layers (25088 x 4096, 4096 x 4096, 4096 x 1000) the paper's 138 M.
+    classifier = (25088 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
+    assert ours + classifier == (138_365_992 if batch_norm else 138_357_544)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg_name_table_follows_torchvisions_order(batch_norm: bool) -> None:
+    """torchvision's `features` is one sequence: conv, (bn,) relu ..., with a pooling after each group."""
+    table = TORCHVISION_NAMES_BN if batch_norm else TORCHVISION_NAMES
+    expected, index = {}, 0
+    for group, repeats in enumerate((2, 2, 3, 3, 3), start=1):
+        for i in range(1, repeats + 1):
+            expected[f"features.{index}"] = f"conv{group}.conv{group}_{i}"
+            if batch_norm:
+                expected[f"features.{index + 1}"] = f"conv{group}.bn{group}_{i}"
+            index += 3 if batch_norm else 2
+        index += 1
+    assert table == expected
+
+
+def test_vgg_conv4_3_is_after_the_relu_and_stays_untouched() -> None:
+    backbone = VGG16(batch_norm=False).eval()
+    x = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        conv4_3 = backbone(x)[0]
+        y = backbone.halve(backbone.conv3(backbone.halve(backbone.conv2(backbone.halve(backbone.conv1(x))))))
+        torch.testing.assert_close(conv4_3, backbone.conv4(y))
+    assert conv4_3.min() == 0
+    assert 0.1 < conv4_3.std() < 10  # the initialisation keeps the signal alive without batch norm
+
+
+def reference_maps(model: nn.Module, name: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of the package's last block of each stage."""
+    last, maps, hooks = -1, [], []
+    for stage in stages(name):
+        last += stage.repeats
+        hooks.append(model._blocks[last].register_forward_hook(lambda _m, _i, output: maps.append(output)))  # type: ignore[index, union-attr]
+    model.extract_features(x)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("efficientnet-b0", (512, 640)),
+        ("efficientnet-b0", (300, 300)),
+        ("efficientnet-b0", (257, 321)),
+        ("efficientnet-b4", (129, 162)),
+        ("efficientnet-lite0", (256, 320)),
+        ("efficientnet-lite0", (300, 300)),
+        ("efficientnet-lite0", (257, 321)),
+        ("efficientnet-lite2", (129, 162)),
+    ],
+)
+@torch.no_grad()
+def test_agrees_with_the_package(name: str, size: tuple[int, int]) -> None:
+    lite = "lite" in name
+    reference = (LitePackage if lite else Package).from_name(name, image_size=size).eval()
+    randomise_statistics(reference)
+    backbone = EfficientNet(name, EVERY_LEVEL, "published").eval()
+    unused = backbone.load_state_dict(reference.state_dict(), strict=False)
+    assert not unused.missing_keys
+    assert {key.split(".")[0] for key in unused.unexpected_keys} == {"_conv_head", "_bn1", "_fc"}
+
+    x = torch.randn(1, 3, *size)
+    ours, theirs = backbone(x), reference_maps(reference, name, x)
+    assert len(ours) == len(theirs) == 7
+    if not lite:
+        endpoints = reference.extract_endpoints(x)
+        theirs += [endpoints[f"reduction_{i}"] for i in range(1, 6)]
+        ours += [ours[i] for i in (0, 1, 2, 4, 6)]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+# EfficientNet paper, table 2. It says 9.2 for B2, where its own block table and the released weights have 9.11.
+PUBLISHED_MILLIONS = dict(zip(NAMES, ("5.3", "7.8", "9.1", "12", "19", "30", "43", "66"), strict=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trunk_is_the_published_network_without_its_head(name: str) -> None:
+    with torch.device("meta"):
+        full = (LitePackage if "lite" in name else Package).from_name(name)
+        backbone = EfficientNet(name, EVERY_LEVEL)
+    if name in PUBLISHED_MILLIONS:
+        published = PUBLISHED_MILLIONS[name]
+        assert f"{count(full.parameters()) / 1e6:.{'1' if '.' in published else '0'}f}" == published
+    head = sum(count(getattr(full, part).parameters()) for part in ("_conv_head", "_bn1", "_fc"))
+    assert count(backbone.parameters()) == count(full.parameters()) - head
+
+
+def test_both_stride_rules_have_the_same_weights() -> None:
+    shapes = []
+    rules: tuple[Strides, ...] = ("halving", "published")
+    for strides in rules:
+        with torch.device("meta"):
+            state = EfficientNet("efficientnet-b4", EVERY_LEVEL, strides).state_dict()
+        shapes.append({key: tuple(value.shape) for key, value in state.items()})
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-bn", "efficientnet-b0", "efficientnet-lite0"])
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    backbone = BACKBONES[name]().train()
+    # The deepest map alone must do: everything shallower lies on its way.
+    backbone(torch.randn(2, 3, 64, 96))[-1].square().mean().backward()
+    assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_stages_below_the_deepest_level_are_not_built() -> None:
+    with torch.device("meta"):
+        backbone = EfficientNet("efficientnet-b0", (1, 2))
+    assert len(backbone._blocks) == 5
+    assert [level.name for level in backbone.levels] == ["stage2", "stage3"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-lite0", "vgg16-bn"])
+def test_exports(name: str) -> None:
+    backbone = BACKBONES[name]().eval()
+    x = torch.randn(1, 3, 64, 97)
+    program = torch.export.export(backbone, (x,)).module()
+    with torch.no_grad():
+        for a, b in zip(program(x), backbone(x), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_traces_in_one_graph_while_training() -> None:
+    backbone = EfficientNet("efficientnet-b0", (1, 2)).train()
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+    assert [tuple(m.shape) for m in compiled(torch.randn(2, 3, 64, 96))] == [(2, 24, 16, 24), (2, 40, 8, 12)]
+
+
+def test_drop_connect_follows_the_seed_and_grows_over_the_full_depth() -> None:
+    backbone = EfficientNet("efficientnet-b0", (1, 2), drop_connect_rate=0.8).train()
+    x = torch.randn(4, 3, 64, 64)
+
+    def run(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return backbone(x)[-1]
+
+    torch.testing.assert_close(run(1), run(1), rtol=0, atol=0)
+    assert not torch.equal(run(1), run(2))
+    assert [b.drop_rate for b in backbone._blocks] == pytest.approx([0.8 * i / 16 for i in range(5)])
+    backbone.eval()
+    assert torch.equal(run(1), run(2))
+
+
+def test_drop_connect_keeps_the_mean() -> None:
+    from ssd_effnet.models.backbones.efficientnet import _drop_images
+
+    dropped = _drop_images(torch.ones(20_000, 1, 1, 1, dtype=torch.bfloat16), 0.2)
+    assert dropped.dtype == torch.bfloat16
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert dropped.float().mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"name": "efficientnet-b9"}, "efficientnet-b7"),
+        ({"name": "efficientnet-b0", "levels": (3, 2)}, "ascending"),
+        ({"name": "efficientnet-b0", "levels": ()}, "ascending"),
+        ({"name": "efficientnet-b0", "levels": (5, 7)}, "0 to 6"),
+        ({"name": "efficientnet-b0", "strides": "half"}, "'halving' or 'published'"),
+        ({"name": "efficientnet-b0", "drop_connect_rate": 1.0}, "less than 1"),
+    ],
+)
+def test_refuses_what_it_cannot_build(arguments: dict, says: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=says):
+        EfficientNet(**arguments)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_listed_backbone_builds(name: str) -> None:
+    with torch.device("meta"):
+        backbone = BACKBONES[name]()
+    assert [level.stride for level in backbone.levels] == [8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone.name=resnet50"], r"'resnet50' is not one of .*"),
+        (
+            ["backbone.name=vgg16-bn"],
+            r"`backbone\.levels`: vgg16-bn has levels of its own; leave them out",
+        ),
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_named(overrides: list[str], message: str) -> None:
+    e = load_experiment(Path(__file__).parents[2] / "experiments" / "lite0.yaml", overrides)
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(e, 3)

@@ -1,0 +1,301 @@
+"""Folded detectors find what they found before, and only what a module declares is folded."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ssd_effnet.build import build_detector, build_skeleton
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.inference.predictor import Predictor
+from ssd_effnet.models.backbones import Backbone
+from ssd_effnet.models.backbones.check import ContractError, check_backbone
+from ssd_effnet.models.backbones.efficientnet import MBConvBlock
+from ssd_effnet.models.folding import FoldError, fold, foldable
+from ssd_effnet.models.layers import ConvNormAct, FoldingSequential, FrozenBatchNorm2d, replace_batch_norm
+from ssd_effnet.models.necks.resampling import Strided, Transposed
+from ssd_effnet.structures import Level
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SMALL = ("backbone.pretrained=none", "backbone.norm=batch")
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Norms that do something, as after training."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for tensor, low in (
+                (norm.weight, 0.7),
+                (norm.bias, -0.1),
+                (norm.running_mean, -0.1),
+                (norm.running_var, 0.7),
+            ):
+                assert tensor is not None
+                values = low + torch.rand(tensor.shape, generator=generator) * (0.6 if low > 0 else 0.2)
+                tensor.data.copy_(values)
+    return module
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in module.modules())
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_all_norms_behind_a_convolution_are_folded(path: Path) -> None:
+    """All but those of EfficientDet's head, where a norm per level follows one convolution: 2 nets of 3 to 5 layers."""
+    detector = build_skeleton(load_experiment(path, SMALL))
+    shared = sum(norms(net) for net in detector.head.children())
+    assert norms(detector) - len(list(foldable(detector))) == shared
+    assert (shared > 0) == path.stem.startswith("efficientdet")
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("00_vgg16", 0), ("01_effnet_b4", 0), ("05_deconv", 0), ("09_panet", 0), ("lite0", 0), ("efficientdet_d0", 30)],
+)
+def test_outputs_stay(name: str, left: int) -> None:
+    torch.manual_seed(0)
+    experiment = load_experiment(EXPERIMENTS / f"{name}.yaml", SMALL)
+    detector = lively(build_detector(experiment, pretrained=False)[0]).eval()
+    images = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    folded = fold(detector, images)
+    assert norms(detector) > norms(folded)
+    assert norms(folded) == left
+    with torch.inference_mode():
+        before, after = detector(images), folded(images)
+    for own, plain in ((after.cls_logits, before.cls_logits), (after.bbox_regression, before.bbox_regression)):
+        assert (own - plain).abs().max() <= 1e-5 * plain.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("build", [lambda: Transposed(4, 6, 2), lambda: Strided(4, 6, 2)])
+def test_a_pair_by_itself(build: Callable[[], nn.Module], frozen: bool) -> None:
+    torch.manual_seed(0)
+    inner = build()
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return inner_size(self.inner, x)
+
+    def inner_size(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = module(x, (16, 20) if isinstance(module, Transposed) else (4, 5))
+        return result
+
+    module = lively(replace_batch_norm(Fixed(), "frozen" if frozen else "batch")).eval()
+    x = torch.randn(2, 4, 8, 10)
+    folded = fold(module, x)
+    assert norms(module) == 1 and norms(folded) == 0
+    torch.testing.assert_close(folded(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_given_module_is_left_alone() -> None:
+    module = FoldingSequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert norms(fold(module, torch.randn(1, 2, 4, 4))) == 0
+    assert module.training and not module._forward_hooks and not module._forward_pre_hooks
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+class Block(nn.Module):
+    """A convolution and a norm under the names that the project's own blocks use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+
+class NormFirst(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x).relu())
+
+
+class Residual(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + self.conv(x))
+
+
+class TwoNorms(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm2 = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.norm(x) + self.norm2(x)
+
+
+class Shuffled(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.pixel_shuffle(self.conv(x), 2))
+
+
+class Published(Block):
+    """The packages' names, the norm first, an activation whose input is read once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0, self._activation = self.conv, self.norm, nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self._conv_stem(self._bn0(x))
+        return self._activation(x) + x
+
+
+class OtherForward(ConvNormAct):
+    """A declared block's subclass with a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x))
+
+
+class OtherMBConv(MBConvBlock):
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3, 1, 2, None, nn.SiLU, 0.0)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = self._expand_conv(inputs)
+        return self._bn2(self._project_conv(self._bn1(self._bn0(x) + self._depthwise_conv(x)))) + inputs
+
+
+def shared_convolution() -> nn.Module:
+    first, second = ConvNormAct(4, 4, 3), ConvNormAct(4, 4, 3)
+    second.conv = first.conv
+    return nn.Sequential(first, second)
+
+
+def parametrised() -> nn.Module:
+    block = ConvNormAct(4, 4, 3)
+    nn.utils.parametrizations.weight_norm(block.conv)
+    return block
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.weight / self.weight.norm(), self.bias)
+
+
+def other_convolution() -> nn.Module:
+    block = ConvNormAct(4, 4, 3)
+    block.conv = Standardised(4, 4, 3, padding=1)
+    return block
+
+
+def plain_sequential() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+
+UNDECLARED = [NormFirst, Residual, TwoNorms, Shuffled, Published, OtherForward, OtherMBConv]
+UNDECLARED += [shared_convolution, parametrised, other_convolution, plain_sequential]
+
+
+@pytest.mark.parametrize("build", UNDECLARED, ids=lambda f: f.__name__)
+def test_what_declares_nothing_is_left_alone(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = lively(build()).eval()
+    x = torch.randn(2, 4, 6, 8)
+    folded = fold(module, x)
+    assert norms(folded) == norms(module)
+    with torch.no_grad():
+        assert torch.equal(folded(x), module(x))
+
+
+class Wrong(Residual):
+    """Declares what its flow of data does not do."""
+
+    def folds(self) -> Iterator[tuple[str, str]]:
+        yield "conv", "norm"
+
+
+class Reaching(nn.Module):
+    """Takes a declared block apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = ConvNormAct(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block.conv(self.block.norm(x))
+
+
+class Asking(ConvNormAct):
+    """Reads its norm's statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3)
+        self.register_forward_hook(lambda module, given, x: x + module.norm.running_mean.sum())
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (Wrong, r"^0 \(Wrong\) gives other outputs when folded"),
+        (Reaching, r"^0\.block \(ConvNormAct\) gives other outputs when folded"),
+        (Asking, r"^0 \(Asking\) fails when folded .*running_mean"),
+    ],
+)
+def test_another_network_is_refused_and_the_module_named(build: Callable[[], nn.Module], says: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(lively(build()), ConvNormAct(4, 4, 3)).eval()
+    with pytest.raises(FoldError, match=says) as caught:
+        fold(module, torch.randn(2, 4, 6, 8))
+    assert "folds" in str(caught.value) and "\n" not in str(caught.value)
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+def backbone_of(block: Callable[[], nn.Module]) -> Callable[..., Backbone]:
+    class One(Backbone):
+        def __init__(self, in_channels: int = 3) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(in_channels, 4, 3, 2, 1), block()
+            self.levels, self.segments = [Level("one", 4, 2)], [["stem", "block"]]
+
+    return One
+
+
+def test_a_wrong_declaration_breaks_a_backbones_promise() -> None:
+    """With fresh norms, which do nothing, it would not show."""
+    torch.manual_seed(0)
+    check_backbone(backbone_of(lambda: ConvNormAct(4, 4, 3)))
+    with pytest.raises(ContractError, match=r"block \(Wrong\) gives other outputs when folded"):
+        check_backbone(backbone_of(Wrong))
+
+
+def test_a_wrong_declaration_is_refused_on_loading() -> None:
+    torch.manual_seed(0)
+    experiment = load_experiment(EXPERIMENTS / "lite0.yaml", (*SMALL, "input.size=[64,96]"))
+    detector = build_detector(experiment, pretrained=False)[0]
+    detector.backbone._blocks.append(lively(OtherMBConv()))
+    detector.backbone.segments[0].insert(0, "shape")
+    detector.backbone.shape = nn.Sequential(nn.Conv2d(3, 4, 1), lively(Wrong()), nn.Conv2d(4, 3, 1))
+    with pytest.raises(FoldError, match=r"^backbone\.shape\.1 \(Wrong\) "):
+        Predictor(experiment, detector, torch.device("cpu"))
+
+
+def test_a_network_for_one_size_only_is_compared_at_that_size() -> None:
+    experiment = load_experiment(EXPERIMENTS / "lite0.yaml", (*SMALL, "input.size=[96,96]"))
+    detector = build_detector(experiment, pretrained=False)[0]
+    sizes = []
+
+    def fixed(_module: nn.Module, given: tuple[torch.Tensor]) -> None:
+        sizes.append(tuple(given[0].shape[-2:]))
+        if sizes[-1] != (96, 96):
+            raise RuntimeError("position embeddings are for 96x96")
+
+    detector.backbone.register_forward_pre_hook(fixed)
+    Predictor(experiment, detector, torch.device("cpu"))
+    assert sizes[-1] == (96, 96)

@@ -1,0 +1,136 @@
+"""Heads on one width, and every head with every loss."""
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion, build_detector, build_postprocess
+from ssd_effnet.config.loading import ConfigError, load_experiment
+from ssd_effnet.models.heads import EfficientDetHead, SSDHead, prior_bias
+from ssd_effnet.structures import Level
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+LEVELS = [Level("p3", 6, 8), Level("p4", 6, 16)]
+MAPS = [(4, 5), (2, 3)]
+
+
+def maps(seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 6, *size, generator=generator) for size in MAPS]
+
+
+def test_the_nets_equal_a_written_out_computation() -> None:
+    torch.manual_seed(0)
+    head = EfficientDetHead(LEVELS, 3, 2, layers=2, prior=0.01).eval()
+    for norm in head.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(norm.weight), nn.init.normal_(norm.bias)
+    logits, offsets = head(maps())
+    assert (logits.shape, offsets.shape) == ((2, 3 * 26, 2), (2, 3 * 26, 4))
+
+    state = head.state_dict()
+
+    def separable(x: torch.Tensor, name: str) -> torch.Tensor:
+        x = F.conv2d(x, state[f"{name}.depthwise.weight"], padding=1, groups=6)
+        return F.conv2d(x, state[f"{name}.pointwise.conv.weight"], state[f"{name}.pointwise.conv.bias"])
+
+    for net, found, columns in (("classification", logits, 2), ("regression", offsets, 4)):
+        rows = []
+        for level, x in enumerate(maps()):
+            for layer in range(2):
+                n = f"{net}.norms.{layer}.{level}"
+                y = separable(x, f"{net}.convolutions.{layer}")
+                y = (y - state[f"{n}.running_mean"][:, None, None]) / torch.sqrt(
+                    state[f"{n}.running_var"][:, None, None] + 1e-3
+                )
+                y = y * state[f"{n}.weight"][:, None, None] + state[f"{n}.bias"][:, None, None]
+                x = y * torch.sigmoid(y)
+            y = separable(x, f"{net}.last")
+            height, width = MAPS[level]
+            for i, j, anchor in itertools.product(range(height), range(width), range(3)):
+                rows.append(y[:, anchor * columns : (anchor + 1) * columns, i, j])
+        torch.testing.assert_close(found, torch.stack(rows, dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_levels_share_convolutions_and_not_norms() -> None:
+    head = EfficientDetHead(LEVELS, 9, 90, layers=3)
+    norms = [m for m in head.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 2 * 3 * 2 and {(n.eps, n.momentum) for n in norms} == {(1e-3, 0.01)}
+    assert sum(isinstance(m, nn.Conv2d) for m in head.modules()) == 2 * (3 + 1) * 2
+    separable = 6 * 9 + 6 * 6 + 6
+    layers = 3 * (separable + 2 * 2 * 6)
+    last = sum(6 * 9 + 6 * k + k for k in (9 * 90, 9 * 4))
+    assert sum(p.numel() for p in head.parameters()) == 2 * layers + last
+
+
+def test_levels_of_different_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one width, not p3 6, p4 8"):
+        EfficientDetHead([LEVELS[0], Level("p4", 8, 16)], 9, 1)
+    with pytest.raises(ConfigError, match=r"key `head.kind`: .* stage3 56.* set neck.channels"):
+        build_detector(load_experiment(EXPERIMENTS / "01_effnet_b4.yaml", ["head.kind=efficientdet"]), pretrained=False)
+
+
+@pytest.mark.parametrize("kind", [SSDHead, EfficientDetHead])
+def test_the_prior_is_what_an_untrained_head_says(kind: type[nn.Module]) -> None:
+    assert prior_bias(0.01) == pytest.approx(-math.log(99))
+    head = kind(LEVELS, 3, 2, prior=0.01).eval()
+    logits, _ = head([torch.zeros_like(x) for x in maps()])
+    torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.01))
+    logits, offsets = kind(LEVELS, 3, 2).eval()([torch.zeros_like(x) for x in maps()])
+    assert not logits.any() and not offsets.any()
+
+
+SMALL = (
+    *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "input.size=[128,160]"),
+    *("adapter.channels=32", "extras.channels=32", "postprocess.score_threshold=0", "anchors.variances=[1,1]"),
+)
+
+
+@pytest.mark.parametrize("head", ["ssd", "efficientdet"])
+@pytest.mark.parametrize("loss", ["multibox", "focal"])
+@pytest.mark.parametrize("parent", ["02_widen_3x3", "efficientdet_d0"])
+def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: str, loss: str) -> None:
+    e = load_experiment(
+        EXPERIMENTS / f"{parent}.yaml", [*SMALL, f"head.kind={head}", f"loss.kind={loss}", "head.classes=[a,b]"]
+    )
+    torch.manual_seed(0)
+    detector = build_detector(e, pretrained=False)[0].train()
+    images = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
+    boxes = torch.tensor([[[40.0, 30, 60, 80]], [[10, 10, 25, 50]]])
+    outputs = detector(images)
+    assert outputs.cls_logits.shape[-1] == (3 if loss == "multibox" else 2)
+    targets = Targets(boxes, torch.tensor([[1], [2]]), torch.zeros(2, 1, dtype=torch.bool))
+    losses = build_criterion(e)(outputs, targets)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+    found = build_postprocess(e)(outputs, (128, 160))
+    assert set(found.labels.unique().tolist()) >= {1, 2} and found.scores.max() <= 1
+
+
+def test_an_untrained_detector_has_a_small_focal_loss() -> None:
+    """RetinaNet, section 3.3: without the prior the background drowns everything in the first steps."""
+    images = torch.randint(0, 256, (1, 3, 128, 160), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    targets = Targets(
+        torch.tensor([[[40.0, 30, 60, 80]]]), torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool)
+    )
+    found = []
+    for prior in (0.01, 0.5):
+        e = load_experiment(EXPERIMENTS / "efficientdet_d0.yaml", [*SMALL, f"loss.prior={prior}"])
+        torch.manual_seed(0)
+        detector = build_detector(e, pretrained=False)[0].train()
+        found.append(build_criterion(e)(detector(images.expand(2, -1, -1, -1)), repeated(targets, 2)).cls.item())
+    assert found[0] < 5 and found[1] > 20 * found[0]
+
+
+def repeated(targets: Targets, times: int) -> Targets:
+    tensors = (targets.boxes_xyxy, targets.labels, targets.ignore)
+    return Targets(*(t.repeat(times, *[1] * (t.ndim - 1)) for t in tensors))

@@ -1,0 +1,256 @@
+"""Halfway fusion: two streams that join level by level, whatever the backbone and wherever they join."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_skeleton
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, own_normalisation
+from ssd_effnet.models.backbones import BACKBONES, Backbone
+from ssd_effnet.models.backbones.pretrained import load_pretrained
+from ssd_effnet.models.detector import Normalize
+from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
+from ssd_effnet.structures import Level
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+TARGETS = Targets(
+    torch.tensor([[[20.0, 10, 40, 60]], [[50, 8, 70, 56]]]),
+    torch.ones(2, 1, dtype=torch.int64),
+    torch.zeros(2, 1).bool(),
+)
+
+
+def experiment(*overrides: str, name: str = "lite0") -> ExperimentConfig:
+    return load_experiment(EXPERIMENTS / f"{name}.yaml", overrides, tiny=True)
+
+
+def halfway(*overrides: str, name: str = "lite0") -> HalfwayFusion:
+    torch.manual_seed(0)
+    detector, _ = build_detector(experiment("input.modality=halfway", *overrides, name=name), pretrained=False)
+    assert isinstance(detector.backbone, HalfwayFusion)
+    return detector.backbone
+
+
+@pytest.mark.parametrize("name", ["vgg16-bn", "efficientnet-lite0"])
+@torch.no_grad()
+def test_the_parts_of_a_cut_backbone_are_the_backbone(name: str) -> None:
+    torch.manual_seed(0)
+    whole = BACKBONES[name]().eval()
+    images = torch.randn(1, 3, 64, 97)
+    expected = whole(images)
+    for at in (1, 2):
+        shallow, deep = whole.cut(stop=at), whole.cut(at)
+        first = shallow(images)
+        for a, b in zip([*first, *deep(first[-1])], expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+        names = [set(dict(part.named_parameters())) for part in (shallow, deep, whole)]
+        assert names[0] | names[1] == names[2] and not names[0] & names[1]
+        assert [*shallow.levels, *deep.levels] == whole.levels
+
+
+@pytest.mark.parametrize("up_to", ["null", "0", "1", "2"])
+@pytest.mark.parametrize("shared", ["false", "true"])
+def test_every_parameter_learns_from_the_deepest_map_or_its_own(shared: str, up_to: str) -> None:
+    fusion = halfway(f"fusion.shared={shared}", f"fusion.up_to={up_to}").train()
+    maps = fusion(torch.randn(2, 4, 64, 96))
+    assert [tuple(x.shape) for x in maps] == [(2, 40, 8, 12), (2, 112, 4, 6), (2, 320, 2, 3)]
+    sum(x.square().mean() for x in maps).backward()  # type: ignore[union-attr]
+    assert [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("shared", ["false", "true"])
+def test_both_streams_reach_every_map(shared: str) -> None:
+    fusion = halfway(f"fusion.shared={shared}").eval()
+    images = torch.randn(1, 4, 64, 96, requires_grad=True)
+    for level in range(3):
+        (gradient,) = torch.autograd.grad(fusion(images)[level].sum(), images)
+        assert (gradient.abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+def test_in_training_both_streams_receive_gradient() -> None:
+    e = experiment("input.modality=halfway", "input.size=[64,96]", "backbone.drop_connect=0")
+    torch.manual_seed(0)
+    detector = build_detector(e, pretrained=False)[0].train()
+    images = torch.randint(0, 256, (2, 4, 64, 96), dtype=torch.uint8)
+    build_criterion(e)(detector(images), TARGETS).total.backward()
+    visible, lwir = detector.backbone.streams
+    for stream in (visible, lwir):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stream.parameters() if p.ndim == 4)
+
+
+def size_of(*overrides: str) -> int:
+    detector = build_skeleton(experiment("input.modality=halfway", *overrides))
+    return sum(p.numel() for p in detector.parameters())
+
+
+def test_sharing_and_joining_early_save_parameters() -> None:
+    assert size_of("fusion.up_to=0") < size_of("fusion.up_to=1") < size_of()
+    assert size_of("fusion.shared=true") < size_of()
+    assert size_of("fusion.kernel_size=1") < size_of("fusion.kernel_size=3")
+    assert size_of("fusion.up_to=2") == size_of()
+
+
+@pytest.mark.parametrize(("up_to", "shared"), [("null", "false"), ("0", "true"), ("1", "false")])
+def test_vgg_keeps_its_maps(up_to: str, shared: str) -> None:
+    overrides = ("input.modality=halfway", f"fusion.up_to={up_to}", f"fusion.shared={shared}", "input.size=[512,640]")
+    detector = build_skeleton(experiment(*overrides, name="00_vgg16"))
+    with torch.device("meta"):
+        maps = detector.features(torch.empty(1, 4, 512, 640))["backbone"]
+    assert [tuple(x.shape[1:]) for x in maps] == [(512, 64, 80), (512, 32, 40), (512, 16, 20)]
+    assert [level.name for level in detector.backbone.levels] == ["conv4_3", "conv6", "conv7"]
+
+
+def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
+    e = load_experiment(EXPERIMENTS / "lite0.yaml", ["input.modality=halfway", "fusion.up_to=1"])
+    detector, report = build_detector(e)
+    plain, _ = build_detector(load_experiment(EXPERIMENTS / "lite0.yaml"))
+    assert report is not None and "3 -> 1 channels" in str(report)
+    known, fusion = plain.backbone.state_dict(), detector.backbone
+    for part in (*fusion.streams, fusion.trunk):
+        for name, tensor in part.state_dict().items():
+            expected = known[name]
+            if tensor.shape != expected.shape:  # LWIR's first convolution
+                assert name == "_conv_stem.weight"
+                expected = expected.sum(dim=1, keepdim=True)
+            torch.testing.assert_close(tensor, expected)
+    assert set(known) == set(fusion.streams[0].state_dict()) | set(fusion.trunk.state_dict())
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+@torch.no_grad()
+def test_every_stem_answers_a_grey_image_alike(name: str, tmp_path: Path) -> None:
+    """With weights of R, G, B: alike once normalised; by the weights' own normalisation from pixels on, within 5 %."""
+    torch.manual_seed(0)
+    small = {"levels": (0,)} if name.startswith("efficientnet") else {}
+    build, weights = partial(BACKBONES[name], **small), tmp_path / "weights.pth"
+    torch.save(build().state_dict(), weights)
+    own = own_normalisation(name) or own_normalisation("efficientnet-b0")
+    assert own is not None
+    grey = torch.rand(1, 1, 32, 40)
+    answers, of_pixels = [], []
+    for modality in ("visible", "lwir", "early"):
+        channels = list(CHANNELS[modality])
+        backbone = build(in_channels=len(channels))
+        load_pretrained(backbone, name, str(weights))
+        stem = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+        answers.append(stem(grey.expand(-1, len(channels), -1, -1)))
+        normalize = Normalize([own["mean"][c] for c in channels], [own["std"][c] for c in channels])
+        of_pixels.append(stem(normalize(255 * grey.expand(-1, len(channels), -1, -1))).square().mean().sqrt())
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-4, atol=1e-5)
+    assert max(of_pixels) < 1.05 * min(of_pixels)
+
+
+@torch.no_grad()
+def test_shared_or_not_both_streams_answer_a_grey_image_alike() -> None:
+    """What is joined at each level is twice the same, from one stream's weights or from two."""
+    grey, joined = torch.rand(1, 1, 64, 96).expand(-1, 4, -1, -1), []
+    for shared in ("true", "false"):
+        e = experiment("input.modality=halfway", f"fusion.shared={shared}", "backbone.pretrained=imagenet")
+        fusion = build_detector(e)[0].backbone.eval()
+        for join in fusion.fuse:
+            join.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+        fusion(grey)
+    assert len(joined) == 6
+    for pair, other in zip(joined[:3], joined[3:], strict=True):
+        visible, lwir = pair.chunk(2, dim=1)
+        for answer in (lwir, *other.chunk(2, dim=1)):
+            torch.testing.assert_close(answer, visible, rtol=1e-3, atol=1e-4 * float(visible.abs().max()))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_new_convolutions_keep_their_batch_norm(norm: str) -> None:
+    """What joins the streams starts at random: frozen statistics of nothing would be no norm at all."""
+    kinds = {type(m).__name__ for m in halfway("backbone.pretrained=imagenet", f"backbone.norm={norm}").fuse.modules()}
+    assert "BatchNorm2d" in kinds
+
+
+def test_new_convolutions_learn_at_the_rate_of_the_head() -> None:
+    e = experiment("input.modality=halfway", "optimizer.backbone_lr_factor=0.1")
+    detector = build_detector(e, pretrained=False)[0]
+    rate = {id(p): g["lr"] for g in build_optimizer(e, detector).param_groups for p in g["params"]}
+    assert rate[id(detector.backbone.fuse[0].conv.weight)] == e.optimizer.lr
+    assert rate[id(detector.backbone.streams[0]._conv_stem.weight)] == pytest.approx(0.1 * e.optimizer.lr)
+
+
+def test_a_level_that_is_not_there_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"key `fusion\.up_to`: 3 is not one of the levels 0 \(stage3\), 1 \(stage5\)"
+    ):
+        halfway("fusion.up_to=3")
+
+
+@pytest.mark.parametrize("modality", list(CHANNELS))
+def test_a_step_of_each_modality_lowers_the_loss(modality: str) -> None:
+    e = experiment(f"input.modality={modality}", "input.size=[64,96]", "backbone.drop_connect=0")
+    torch.manual_seed(0)
+    detector = build_detector(e, pretrained=False)[0].train()
+    criterion, optimizer = build_criterion(e), build_optimizer(e, detector)
+    images = torch.randint(0, 256, (2, len(CHANNELS[modality]), 64, 96), dtype=torch.uint8)
+    losses = []
+    for _ in range(4):
+        loss = criterion(detector(images), TARGETS).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("up_to", ["null", "1"])
+def test_halfway_exports(up_to: str) -> None:
+    fusion = halfway(f"fusion.up_to={up_to}", "fusion.shared=true").eval()
+    images = torch.randn(1, 4, 64, 96)
+    exported = torch.export.export(fusion, (images,)).module()
+    with torch.no_grad():
+        for a, b in zip(exported(images), fusion(images), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+class Whole(nn.Module):
+    """Returns its maps and cannot be cut."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.levels = [Level(f"l{i}", 8, 8 * 2**i) for i in range(3)]
+        self.first = nn.Conv2d(in_channels, 8, 8, 8)
+        self.rest = nn.ModuleList(nn.Conv2d(8, 8, 2, 2) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps = [self.first(images)]
+        for layer in self.rest:
+            maps.append(layer(maps[-1]))
+        return maps
+
+
+class OwnForward(Backbone):
+    """The same as a subclass of Backbone."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.whole = Whole(in_channels)
+        self.levels = self.whole.levels
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps: list[torch.Tensor] = self.whole(images)
+        return maps
+
+
+@pytest.mark.parametrize("build", [Whole, OwnForward])
+def test_a_backbone_that_cannot_be_cut_is_fused_at_its_end_or_refused(
+    build: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "mine", build)
+    own = ("backbone.name=mine", "backbone.levels=null", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]")
+    fusion = halfway(*own)
+    assert [tuple(x.shape) for x in fusion(torch.randn(2, 4, 64, 96))] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
+    assert len(fusion.streams) == 2 and fusion.trunk is None
+    for up_to in (0, 1):
+        with pytest.raises(ConfigError, match=rf"key `fusion\.up_to`: mine cannot be cut .*{build.__name__}") as caught:
+            halfway(*own, f"fusion.up_to={up_to}")
+        assert "\n" not in str(caught.value)

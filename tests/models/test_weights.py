@@ -1,0 +1,296 @@
+"""Loading by name, reading files one cannot trust, fetching, and the published weights of the backbones."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+from torch import nn
+
+from ssd_effnet.models.weights import (
+    WeightsError,
+    adapt_first_convolution,
+    cache_directory,
+    download,
+    load_by_name,
+    read_state_dict,
+)
+
+
+def small() -> nn.Sequential:
+    layers = OrderedDict(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, 2))
+    return nn.Sequential(layers)
+
+
+# Loading by name
+
+
+def test_report_names_all_that_did_not_match(tmp_path: Path) -> None:
+    file = {k: v.clone() + 1 for k, v in small().state_dict().items()}
+    del file["norm.bias"], file["norm.num_batches_tracked"]
+    file["head.weight"] = torch.zeros(1)
+    file["fc.weight"] = torch.zeros(3, 4)
+    torch.save(file, tmp_path / "w.pth")
+
+    module = small()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    report = load_by_name(module, read_state_dict(tmp_path / "w.pth"), source="w.pth")
+    assert report.loaded == (
+        "conv.weight",
+        "conv.bias",
+        "norm.weight",
+        "norm.running_mean",
+        "norm.running_var",
+        "fc.bias",
+    )
+    assert report.missing == ("norm.bias",)
+    assert report.unexpected == ("head.weight",)
+    assert report.misshapen == (("fc.weight", (2, 4), (3, 4)),)
+    assert not report.complete
+    assert str(report) == (
+        "6 tensors loaded from w.pth; 1 not in the file: norm (1); "
+        "1 of another shape: fc.weight is (2, 4) and in the file (3, 4); 1 of the file unused: head (1)"
+    )
+    after = module.state_dict()
+    for key in report.loaded:
+        assert torch.equal(after[key], file[key])
+    for key in ("norm.bias", "fc.weight"):
+        assert torch.equal(after[key], before[key])
+
+
+def test_what_is_not_optional_must_be_there_and_nothing_is_half_loaded() -> None:
+    module = small()
+    file = {k: v + 1 for k, v in small().state_dict().items() if not k.startswith("fc")}
+    before = module.conv.weight.clone()  # type: ignore[operator, union-attr]
+    with pytest.raises(WeightsError, match=r"do not fit the model: .* fc \(2\)"):
+        load_by_name(module, file, optional=("norm.",))
+    assert torch.equal(module.conv.weight, before)  # type: ignore[arg-type]
+    assert load_by_name(module, file, optional=("fc.",)).missing == ("fc.weight", "fc.bias")
+
+
+def test_refuses_what_fits_nowhere_and_what_is_not_finite() -> None:
+    with pytest.raises(WeightsError, match="not one of the weights fits"):
+        load_by_name(small(), {"a.weight": torch.zeros(1)})
+    bad = small().state_dict()
+    bad["norm.weight"][1] = float("nan")
+    with pytest.raises(WeightsError, match=r"w\.pth: norm\.weight has values that are not finite"):
+        load_by_name(small(), bad, source="w.pth")
+
+
+def test_renames_whole_parts_only_and_the_longest() -> None:
+    module = nn.Module()
+    module.a = nn.Linear(1, 1, bias=False)
+    module.b = nn.Linear(1, 1, bias=False)
+    module.f = nn.ModuleDict({"11": nn.Linear(1, 1, bias=False)})
+    file = {
+        "f.1.weight": torch.tensor([[1.0]]),
+        "f.weight": torch.tensor([[2.0]]),
+        "f.11.weight": torch.tensor([[3.0]]),
+    }
+    report = load_by_name(module, file, rename={"f.1": "a", "f.weight": "b.weight"})
+    assert report.complete and not report.unexpected
+    assert [module.a.weight.item(), module.b.weight.item(), module.f["11"].weight.item()] == [1, 2, 3]
+
+    prefixed = {f"model.backbone.{k}": v for k, v in small().state_dict().items()}
+    assert load_by_name(small(), prefixed, rename={"model.backbone": ""}).complete
+    with pytest.raises(WeightsError, match=r"both x\.weight and y\.weight would be a\.weight"):
+        load_by_name(module, {"x.weight": torch.ones(1, 1), "y.weight": torch.ones(1, 1)}, rename={"x": "a", "y": "a"})
+
+
+# Reading files
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("/tmp/ssd_effnet_test_was_here",)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"w": Malicious()}, tmp_path / "zip.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"w": Malicious()}, protocol=2))
+    for name in ("zip.pth", "bare.pth"):
+        with pytest.raises(WeightsError, match=rf"{name} is not read: it holds more than tensors") as caught:
+            read_state_dict(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not Path("/tmp/ssd_effnet_test_was_here").exists()
+
+
+def test_whole_models_are_refused(tmp_path: Path) -> None:
+    torch.save(small(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="Save its state_dict alone"):
+        read_state_dict(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 10, 500, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_cut_files_are_refused_in_one_sentence(tmp_path: Path, keep: float, zipped: bool) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save(small().state_dict(), whole, _use_new_zipfile_serialization=zipped)
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    with pytest.raises(WeightsError, match=r"cut\.pth .*(cut short|damaged)") as caught:
+        read_state_dict(cut)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_what_the_system_says_of_a_file_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    monkeypatch.setattr(Path, "open", forbid)  # root may read any file
+    monkeypatch.setattr("builtins.open", forbid)
+    with pytest.raises(WeightsError) as caught:
+        read_state_dict(tmp_path / "a.pth")
+    assert str(caught.value) == f"{tmp_path / 'a.pth'}: cannot be read (Permission denied)"
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"there is no weights file .*absent\.pth"):
+        read_state_dict(tmp_path / "absent.pth")
+    with pytest.raises(WeightsError, match="there is no weights file"):
+        read_state_dict(tmp_path)
+    (tmp_path / "page.pth").write_text("<html>sign in</html>")
+    with pytest.raises(WeightsError, match="is no file of PyTorch weights"):
+        read_state_dict(tmp_path / "page.pth")
+    for content, says in (([1], "a list"), ({}, "no weights"), ({"epoch": 3}, "'epoch' is a int")):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(WeightsError, match=says):
+            read_state_dict(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_plain_files_and_checkpoints(tmp_path: Path, zipped: bool) -> None:
+    state = small().state_dict()
+    for content in (state, {"state_dict": state, "epoch": 3}):
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        read = read_state_dict(str(tmp_path / "w.pth"))
+        assert list(read) == list(state) and torch.equal(read["fc.bias"], state["fc.bias"])
+
+
+# Fetching
+
+CONTENT = b"weights" * 1000
+PREFIX = hashlib.sha256(CONTENT).hexdigest()[:8]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    requests = 0
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        if self.path == "/missing.pth":
+            self.send_error(404)
+            return
+        if self.path == "/moved.pth":
+            self.send_response(302)
+            self.send_header("Location", "/w.pth")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: 100 if self.path == "/cut.pth" else None])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_fetches_once_then_takes_the_cache(server: str, tmp_path: Path) -> None:
+    cache = tmp_path / "deep" / "cache"
+    path = download(f"{server}/w.pth", PREFIX, cache, schemes=("http",))
+    assert path == cache / "w.pth" and path.read_bytes() == CONTENT
+    seen = Handler.requests
+    assert download(f"{server}/w.pth", PREFIX.upper(), cache, schemes=("http",)) == path
+    assert Handler.requests == seen
+    assert [p.name for p in cache.iterdir()] == ["w.pth"]
+    assert download(f"{server}/moved.pth", PREFIX, cache, schemes=("http",)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "says"),
+    [
+        ("w.pth", "00000000", "is not the file meant"),
+        ("cut.pth", PREFIX, "the connection ended after 100 of 7000 bytes"),
+        ("missing.pth", PREFIX, "404"),
+    ],
+)
+def test_a_bad_answer_leaves_nothing_behind(server: str, tmp_path: Path, name: str, prefix: str, says: str) -> None:
+    with pytest.raises(WeightsError, match=says) as caught:
+        download(f"{server}/{name}", prefix, tmp_path, schemes=("http",))
+    assert f"{server}/{name}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_file_in_the_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"w\.pth is not the file that https://example\.org/w\.pth stands for"):
+        download("https://example.org/w.pth", PREFIX, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/w.pth", "file:///etc/passwd", "https://example.org/"])
+def test_only_https_addresses_of_files(url: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="fetched over https"):
+        download(url, PREFIX, tmp_path)
+
+
+def test_a_redirect_may_not_leave_https(server: str, tmp_path: Path) -> None:
+    import urllib.request
+
+    with pytest.raises(WeightsError, match="leads on to"):
+        download(
+            "https://example.org/w.pth", PREFIX, tmp_path, opener=lambda _: urllib.request.urlopen(f"{server}/w.pth")
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offline_names_the_address_and_where_to_put_the_file(tmp_path: Path) -> None:
+    def no_network(url: str) -> NoReturn:
+        raise OSError("Name or service not known")
+
+    with pytest.raises(WeightsError) as caught:
+        download("https://example.org/w.pth", PREFIX, tmp_path, opener=no_network)
+    assert str(caught.value) == (
+        "could not fetch https://example.org/w.pth (Name or service not known); fetch it elsewhere and put it at "
+        f"{tmp_path / 'w.pth'}"
+    )
+
+
+def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSD_EFFNET_CACHE", raising=False)
+    assert cache_directory() == Path.home() / ".cache" / "ssd_effnet"
+    monkeypatch.setenv("SSD_EFFNET_CACHE", "/somewhere")
+    assert cache_directory() == Path("/somewhere")
+
+
+# Other input channels
+
+
+def test_first_convolution_for_other_channels() -> None:
+    weight = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
+    assert adapt_first_convolution(weight, 1).flatten().tolist() == [9]
+    assert adapt_first_convolution(weight, 3) is weight
+    assert adapt_first_convolution(weight, 4).flatten().tolist() == [0.5, 1, 3, 4.5]
+    with pytest.raises(WeightsError, match="into 2"):
+        adapt_first_convolution(weight, 2)
+    with pytest.raises(WeightsError, match=r"not \(1, 1, 1, 1\)"):
+        adapt_first_convolution(weight[:, :1], 4)

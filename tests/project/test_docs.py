@@ -1,0 +1,327 @@
+"""The pages: every command in them parses, blocks run as they stand, links lead somewhere, the site builds.
+
+A block behind ``<!-- slow -->`` runs with the slow tests, one behind ``<!-- not run: why -->`` never does; its commands
+must parse all the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from untrained import write_checkpoint
+
+from ssd_effnet.build import build_detector
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.models.backbones import BACKBONES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md"]
+_FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.S | re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page; ``mark`` is the comment before it."""
+
+    page: Path
+    language: str
+    text: str
+    mark: str
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = [Block(page, m["language"], m["text"], m["mark"] or "") for m in _FENCE.finditer(page.read_text("utf-8"))]
+    assert all(re.fullmatch(r"|slow|not run: .{10,}", block.mark) for block in found), f"{page}: a mark without meaning"
+    return [block for block in found if block.language == language]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each line ``scripts/NAME.py ...``, patterns not yet expanded; comments and heredocs left out."""
+    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.strip().startswith("scripts/") and "$(" not in line:
+            yield shlex.split(re.sub(r"\s{2,}(#|[^-\s]).*$", "", line.strip()), comments=True)
+
+
+@functools.cache
+def script(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / name))
+
+
+def parsed(words: list[str]) -> Any:
+    """The arguments as the script would take them; patterns are expanded as the shell does."""
+    name, *rest = words
+    found = {word: sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) for word in rest if "*" in word}
+    expanded = [match for word in rest for match in (found.get(word) or [word])]
+    if "parse" in script(name):
+        return script(name)["parse"](expanded)
+    parser = script(name)["parser"]()
+    try:
+        return parser.parse_intermixed_args(expanded)
+    except TypeError:  # argparse's answer where there are subcommands
+        return parser.parse_args(expanded)
+
+
+loaded = functools.cache(load_experiment)  # a study's sixteen are read once
+
+
+def in_help(name: str) -> str:
+    return str(script(name)["parser"]().description).partition("examples:\n")[2].partition("\n\n")[0]
+
+
+EVERYWHERE = [
+    *((str(p.relative_to(ROOT)), block.text) for p in [*PAGES, *OTHERS] for block in blocks(p, "bash")),
+    *((f"scripts/{p.name}", in_help(f"scripts/{p.name}")) for p in sorted((ROOT / "scripts").glob("*.py"))),
+]
+
+
+def printed(script_of: Path) -> Iterator[list[str]]:
+    """Commands in what a script prints; what is filled in when it runs may stand for a path or a setting here."""
+    for node in ast.walk(ast.parse(script_of.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("print"):
+            for text in (argument for argument in node.args if isinstance(argument, ast.JoinedStr | ast.Constant)):
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                said = "".join(str(p.value) if isinstance(p, ast.Constant) else "data.root=x" for p in parts)
+                yield from (shlex.split(line) for line in re.findall(r"scripts/\w+\.py .*", said))
+
+
+COMMANDS = [(origin, words) for origin, text in EVERYWHERE for words in commands(text)]
+
+
+PRINTED = [(f"{p.name} prints", words) for p in sorted((ROOT / "scripts").glob("*.py")) for words in printed(p)]
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert {origin.split()[0] for origin, _ in PRINTED} == {
+        "convert.py", "make_synthetic.py", "search.py", "study.py", "train.py"
+    }  # fmt: skip
+    origins = {origin for origin, _ in COMMANDS}
+    assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "scripts/train.py"} <= origins
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"), [*COMMANDS, *PRINTED], ids=lambda x: x if isinstance(x, str) else " ".join(x[:2])
+)
+def test_every_command_anywhere_parses(
+    origin: str, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Options exist, experiments are there, and their settings are keys of the schema."""
+    if "--help" in words:
+        return
+    try:
+        arguments = parsed(words)
+    except SystemExit:
+        pytest.fail(f"{origin}: {shlex.join(words)}: {capsys.readouterr().err}")
+    files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
+    overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
+    for file in (f for f in files if f is not None and str(f).startswith("experiments/")):
+        if file.name not in ("mine.yaml", "resnet18.yaml"):  # which a page makes
+            loaded(ROOT / file, tuple(overrides))
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Path:
+    """A folder that looks like a checkout, with the environment's programs first in the path."""
+    for name in ("scripts", "docs", "ssd_effnet"):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    return tmp_path
+
+
+def follow_the_backbones_page(page: Path, sandbox: Path) -> None:
+    """Save its class, its two lines and its experiment where it says, in a copy of the package."""
+    (sandbox / "ssd_effnet").unlink()
+    shutil.copytree(ROOT / "ssd_effnet", sandbox / "ssd_effnet", ignore=shutil.ignore_patterns("__pycache__"))
+    (sandbox / "data_kaist").symlink_to(ROOT / "data_kaist", target_is_directory=True)
+    file, *_ = blocks(page, "python")
+    (diff,), (experiment,) = blocks(page, "diff"), blocks(page, "yaml")
+    backbones = sandbox / "ssd_effnet" / "models" / "backbones"
+    (backbones / "resnet.py").write_text(file.text)
+    (backbones / "__init__.py").write_text(with_added_lines((backbones / "__init__.py").read_text("utf-8"), diff.text))
+    (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
+
+
+def with_added_lines(text: str, diff: str) -> str:
+    """Each line with a plus comes behind the line before it, which is in the text once."""
+    lines = text.splitlines()
+    for before, line in pairwise(diff.splitlines()):
+        if line.startswith("+"):
+            assert lines.count(before[1:]) == 1, before
+            lines.insert(lines.index(before[1:]) + 1, line[1:])
+    return "\n".join(lines) + "\n"
+
+
+def run(block: Block, sandbox: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=sandbox,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": f"{sandbox}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, f"{block.page.name}:\n{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def smaller(block: Block) -> Block:
+    """With an experiment that trains for seconds; the page's own takes minutes, so that it finds somebody."""
+    text = block.text
+    if "experiments/mine.yaml <<" in text:
+        for words, fewer in (("epochs: 12", "epochs: 2"), ("size: [256, 320]", "size: [128, 160]")):
+            assert text.count(words) == 1, words
+            text = text.replace(words, fewer)
+    return replace(block, text=text)
+
+
+def pages_with(*marks: str) -> list[Any]:
+    """Pages with a block of shell commands of one of these marks."""
+    return [
+        pytest.param(page, id=page.stem) for page in PAGES if any(block.mark in marks for block in blocks(page, "bash"))
+    ]
+
+
+@pytest.mark.parametrize("page", pages_with(""))
+def test_quick_blocks_run_as_they_stand(page: Path, sandbox: Path) -> None:
+    for block in blocks(page, "bash"):
+        if not block.mark:
+            run(block, sandbox)
+    if page.stem == "your-data":
+        e = load_experiment(sandbox / "experiments" / "mine.yaml")
+        assert e.data.kind == "coco" and (sandbox / e.data.root / e.data.train).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with("slow"))
+def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
+    if page.stem == "kaist":  # nobody may put KAIST here: its twin stands in
+        words = "scripts/make_synthetic.py data/kaist --frames 160 --seed 0"
+        run(Block(page, "bash", words, ""), sandbox)
+    if page.stem == "your-backbone":
+        follow_the_backbones_page(page, sandbox)
+    for block in blocks(page, "bash"):
+        if not block.mark.startswith("not run"):
+            run(smaller(block) if page.stem == "your-data" else block, sandbox)
+    if page.stem == "your-backbone":
+        assert (sandbox / "runs/resnet18-tiny/seed0/results.json").is_file()
+    if page.stem == "your-data":
+        for file in ("mine/seed0/errors/index.html", "mine/seed0/results.json", "mine_study/report/index.html"):
+            assert (sandbox / "runs" / file).is_file(), file
+        assert (sandbox / "runs/mine/seed0/checkpoints/best.pt2").is_file()
+        assert list((sandbox / "found").rglob("*.jpg")) and (sandbox / "found" / "detections.json").is_file()
+
+
+def test_the_librarys_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_checkpoint(tmp_path / "runs" / "lite0" / "seed0" / "checkpoints" / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / "docs" / "library.md", "python"):
+        exec(compile(block.text, str(block.page), "exec"), {"__name__": "page"})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("(480, 640)") and said[-1] == "0.5"
+
+
+def test_the_backbone_of_the_page_keeps_its_promises(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sandbox: Path
+) -> None:
+    page = ROOT / "docs" / "your-backbone.md"
+    torch.manual_seed(0)
+    file, check = blocks(page, "python")
+    module = ModuleType("ssd_effnet.models.backbones.resnet")
+    exec(compile(file.text, str(page), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # as if saved where the page says
+    exec(compile(check.text, str(page), "exec"), {})
+    code = [x for x in file.text.splitlines() if x.strip() and not x.startswith(("import", "from", '"""'))]
+    assert len(code) <= 30
+    # the trunk of the published network: its 11,689,512 parameters less the classifier's 512 x 1000 + 1000
+    assert capsys.readouterr().out == f"{11_689_512 - 513_000} parameters\n"
+    names: dict[str, Any] = {}
+    (diff,) = blocks(page, "diff")
+    package = (ROOT / "ssd_effnet" / "models" / "backbones" / "__init__.py").read_text("utf-8")
+    exec(compile(with_added_lines(package, diff.text), str(page), "exec"), names)
+    monkeypatch.setitem(BACKBONES, "resnet18", names["BACKBONES"]["resnet18"])
+    (experiment,) = blocks(page, "yaml")
+    (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
+    e = load_experiment(sandbox / "experiments" / "resnet18.yaml", tiny=True)
+    detector, _ = build_detector(e)
+    outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
+    outputs.cls_logits.sum().backward()
+    assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh)
+
+
+def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
+    assert script("scripts/keys.py")["main"](["--out", str(tmp_path / "keys.md")]) == 0
+    written = (tmp_path / "keys.md").read_text("utf-8")
+    assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run scripts/keys.py"
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
+    assert rows.keys() == settings(ExperimentConfig()).keys()
+    assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"
+    assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
+    assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value
+    assert rows["anchors.reference_size"].split(" | ")[1:] == [
+        "`[512, 640]`",
+        "the (height, width) in whose pixels the sizes are stated; null: those of the input, whatever its size",
+    ]  # in the line above
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="pip install '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    library = (tmp_path / "site" / "library" / "index.html").read_text("utf-8")
+    assert "load_detector" in library and ":meth:" not in library and ":class:" not in library
+    assert (tmp_path / "site" / "repository" / "experiments" / "pennfudan.yaml").is_file()
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= said.keys()
+    assert (said["version"], said["license"]) == (package["version"], package["license"])
+
+
+def test_hooks_run_the_pinned_tools_and_fetch_nothing() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert local["repo"] == "local" and all(hook["language"] == "system" for hook in local["hooks"])
+    pinned = re.findall(r"^(\w+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+    tools = {found[1] for hook in local["hooks"] if (found := re.search(r"-m (\w+)", hook["entry"]))}  # type: ignore[index]
+    assert {"ruff", "mypy", "pytest"} == tools <= set(pinned)

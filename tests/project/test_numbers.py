@@ -1,0 +1,242 @@
+"""Numbers at their limits: each gives a defined result or a clear refusal."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from untrained import LITE0, SMALL
+
+from data_kaist.dataset import collate
+from data_kaist.detections import read_detections, write_coco_results, write_kaist
+from data_kaist.errors import SplitError
+from data_kaist.structures import Annotations, DetectionTable, Targets
+from data_kaist.transforms import Expand, RandomResizedCrop, Resize, Sample, SSDCrop, Transform
+from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_postprocess
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
+from ssd_effnet.detection.boxes import nms
+from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss, _match_all, _match_near
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import score
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.structures import NonFiniteError, RawOutputs
+from ssd_effnet.training.module import TrainingModule
+from ssd_effnet.training.run import run
+
+HEIGHT, WIDTH = 64, 96
+LOSSES = [MultiBoxLoss(), FocalLoss()]
+
+
+@pytest.fixture(scope="module")
+def experiment() -> ExperimentConfig:
+    return load_experiment(LITE0, list(SMALL))
+
+
+@pytest.fixture(scope="module")
+def detector(experiment: ExperimentConfig) -> Detector:
+    torch.manual_seed(0)
+    return build_detector(experiment, pretrained=False)[0]
+
+
+def outputs(classes: int, anchors: int = 600, scale: float = 1.0) -> RawOutputs:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(anchors, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
+    sizes = 4 + 60 * torch.rand(anchors, 2, generator=generator)
+    return RawOutputs(
+        (scale * torch.randn(2, anchors, classes, generator=generator)).requires_grad_(),
+        (scale * torch.randn(2, anchors, 4, generator=generator)).requires_grad_(),
+        torch.cat([centres, sizes], 1),
+    )
+
+
+def targets(count: int, *, ignore: bool = False, size: float = 0) -> Targets:
+    """So many objects on each of two images; ``size`` pixels, or of all sizes."""
+    generator = torch.Generator().manual_seed(count)
+    first = torch.rand(2, max(count, 1), 2, generator=generator) * torch.tensor([WIDTH - 8.0, HEIGHT - 8.0])
+    sizes = torch.full_like(first, size) if size else 3 + 60 * torch.rand(first.shape, generator=generator)
+    labels = torch.full(first.shape[:2], int(count > 0))
+    return Targets(torch.cat([first, first + sizes], 2), labels, torch.full_like(labels, ignore, dtype=torch.bool))
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", LOSSES, ids=["multibox", "focal"])
+@pytest.mark.parametrize(
+    "truth",
+    [targets(0), targets(1), targets(300), targets(300, ignore=True), targets(3, size=5000), targets(3, size=1e-3)],
+    ids=["no objects", "one", "300", "all ignored", "larger than the image", "smaller than a pixel"],
+)
+def test_losses_and_gradients_are_finite(criterion: DetectionLoss, truth: Targets) -> None:
+    raw = outputs(2 if isinstance(criterion, MultiBoxLoss) else 1)
+    losses = criterion(raw, truth)
+    losses.total.backward()
+    assert torch.isfinite(losses.total) and losses.total >= 0
+    for tensor in (raw.cls_logits, raw.bbox_regression):
+        assert tensor.grad is None or torch.isfinite(tensor.grad).all()
+    if truth.ignore.any():
+        assert losses.positives == 0 and losses.loc == 0
+    elif truth.is_object.any():
+        assert losses.positives >= truth.is_object.any(1).sum()
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_both_ways_of_matching_agree_however_many_objects(count: int) -> None:
+    anchors, truth = outputs(2).anchors_cxcywh, targets(count)
+    near, whole = (way(anchors, truth, 0.5, 0.4) for way in (_match_near, _match_all))
+    assert torch.equal(near.object_index, whole.object_index) and torch.equal(near.ignored, whole.ignored)
+
+
+@pytest.mark.parametrize("criterion", LOSSES, ids=["multibox", "focal"])
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_large_outputs_do_not_become_nan(criterion: DetectionLoss, scale: float) -> None:
+    losses = criterion(outputs(2 if isinstance(criterion, MultiBoxLoss) else 1, scale=scale), targets(3))
+    assert torch.isfinite(losses.total)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_with_its_frames(
+    value: float, experiment: ExperimentConfig, few_pairs: Path
+) -> None:
+    e = load_experiment(LITE0, [*SMALL, "data.kind=coco", f"data.root={few_pairs}", "data.val=val.json"])
+    dataset = build_dataset(e, "val")
+    batch = collate([dataset[0], dataset[1]])
+
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> RawOutputs:
+            raw = outputs(2)
+            return replace(raw, cls_logits=raw.cls_logits.detach() * 0 + torch.tensor([value, -value]))
+
+    module = TrainingModule(Broken(), build_criterion(e), build_postprocess(e), lambda *_: None, {}, [], {})  # type: ignore[arg-type]
+    module.trainer = type("T", (), {"current_epoch": 0, "global_step": 7})()  # type: ignore[assignment]
+    with pytest.raises(NonFiniteError, match="the detector's outputs are not finite on visible/4, visible/5"):
+        module.test_step(batch, 0)
+
+
+def test_outputs_that_still_know_their_gradient_can_be_postprocessed() -> None:
+    raw = outputs(2)
+    assert raw.cls_logits.requires_grad
+    found = PostProcess(score_threshold=0.0)(raw, (HEIGHT, WIDTH))
+    assert not found.scores.requires_grad and float(found.scores.max()) > 0
+
+
+# --- objects of any size through the transforms ----------------------------------------------------------------------
+
+sizes = st.floats(1e-3, 1e6)
+places = st.floats(-1e6, 1e6)
+
+
+@given(
+    boxes=st.lists(st.tuples(places, places, sizes, sizes), max_size=5),
+    seed=st.integers(0, 1000),
+    transform=st.sampled_from([RandomResizedCrop(), Expand(p=1.0), SSDCrop(), RandomResizedCrop((0.01, 9.0))]),
+)
+def test_boxes_of_any_size_stay_inside_and_have_area(
+    boxes: list[tuple[float, ...]], seed: int, transform: Transform
+) -> None:
+    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], np.float32).reshape(-1, 4)
+    sample = Sample(
+        visible=np.zeros((48, 60, 3), np.uint8),
+        lwir=None,
+        boxes_xyxy=corners,
+        labels=np.ones(len(corners), np.int64),
+        ignore=np.zeros(len(corners), bool),
+        original_size=(48, 60),
+        index=0,
+        name="a",
+    )
+    rng = np.random.default_rng(seed)
+    result = Resize((HEIGHT, WIDTH))(transform(sample, rng), rng)
+    inside = result.boxes_xyxy
+    assert np.isfinite(inside).all() and (inside >= 0).all()
+    assert (inside[:, 2:] > inside[:, :2]).all() and (inside <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
+    assert len(inside) == len(result.labels) == len(result.ignore)
+
+
+# --- detections ------------------------------------------------------------------------------------------------------
+
+MANY = 10_000
+
+
+def many_equal() -> DetectionTable:
+    x, y = np.arange(MANY) % 600, 5 + np.arange(MANY) // 600 * 10
+    boxes = np.stack([x, y, x + 20, y + 60], 1).astype(np.float64)
+    return DetectionTable(np.zeros(MANY, np.int64), boxes, np.full(MANY, 0.5))
+
+
+def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> None:
+    truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
+    table = many_equal()
+    scores = score(MissRateEvaluator(truth), table)
+    rates = scores.miss_rates["matlab"]["reasonable_all"]
+    assert 0 < rates.mr <= 1 and scores.recall == 1 and 0 <= scores.ap["AP"] <= 100
+    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
+        write(tmp_path / name, table)
+        again = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
+        assert again.as_dict() == scores.as_dict()
+
+
+def test_ten_thousand_boxes_of_equal_score_are_suppressed_and_cut() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 60]]).repeat(MANY, 1)
+    kept = nms(boxes[None], torch.ones(1, MANY, dtype=torch.bool), 0.5)
+    assert kept.sum() == 1 and kept[0, 0]
+    table = many_equal()
+    anchors = torch.tensor(table.boxes_xyxy, dtype=torch.float32)
+    anchors = torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], 1)
+    raw = RawOutputs(torch.zeros(1, MANY, 2), torch.zeros(1, MANY, 4), anchors)
+    first, second = (PostProcess(top_k=200)(raw, (512, 640)) for _ in range(2))
+    assert torch.equal(first.boxes_xyxy, second.boxes_xyxy) and (first.labels > 0).sum() <= 200
+    assert (first.scores[first.labels > 0] == 0.5).all()
+
+
+def test_no_detections_at_all_are_empty_files_and_a_miss_rate_of_one(tmp_path: Path) -> None:
+    raw = RawOutputs(torch.tensor([[[50.0, -50.0]]]), torch.zeros(1, 1, 4), torch.tensor([[5.0, 5, 4, 4]]))
+    found = PostProcess()(raw, (HEIGHT, WIDTH))
+    assert (found.labels > 0).sum() == 0 and found.boxes_xyxy.shape[0] == 1
+    truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
+    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
+        write(tmp_path / name, DetectionTable.empty())
+        scores = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
+        assert scores.miss_rates["matlab"]["reasonable_all"].mr == 1 and scores.ap["AP"] == 0
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_validation_split_is_refused(few_pairs: Path, tmp_path: Path) -> None:
+    coco = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.test=", "trainer.panel_images=0")
+    with pytest.raises(SplitError, match=r"split 'val\.json%9' is empty"):
+        run(load_experiment(LITE0, [*SMALL, *coco, "data.val=val.json%9"]), tmp_path, echo=lambda line: None)
+    with pytest.raises(ConfigError, match=r"plateau watches .*, but data\.val names no validation split"):
+        load_experiment(LITE0, [*SMALL, *coco, "data.val=", "schedule.name=plateau"])
+
+
+@pytest.mark.slow
+def test_a_run_without_validation_is_judged_by_its_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
+    coco = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.test=val.json", "data.val=")
+    results = run(load_experiment(LITE0, [*SMALL, *coco]), tmp_path, echo=lambda line: None)
+    assert results["checkpoint"] == "last.ckpt" and results["test"]["images"] == 2 and "val" not in results
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_agrees_with_float32(detector: Detector, experiment: ExperimentConfig) -> None:
+    """Eight bits of a number are left: outputs differ by at most 5 % of their spread, the loss by 2 %.
+
+    With the norms' running statistics: those of a small batch of noise magnify any rounding.
+    """
+    images = torch.randint(0, 256, (2, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    detector.eval()
+    with torch.no_grad():
+        single = detector(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = detector(images)
+    for a, b in ((single.cls_logits, half.cls_logits), (single.bbox_regression, half.bbox_regression)):
+        assert (a - b.float()).square().mean().sqrt() < 0.05 * a.std()
+    losses = [build_criterion(experiment)(raw, targets(3)).total for raw in (single, half)]
+    assert torch.isclose(*losses, rtol=0.02)

@@ -1,0 +1,246 @@
+"""Every command: help with examples that parse, one sentence for what is wrong, exit codes, colours, completion."""
+
+import argparse
+import ast
+import os
+import pty
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from data_kaist.errors import Doubt, Failure
+from ssd_effnet.cli import shell
+from ssd_effnet.training.run_directory import Interrupted
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+
+def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_help_shows_examples(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = runpy.run_path(str(script))
+    with pytest.raises(SystemExit) as ended:
+        names["main"](["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    examples = said.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert sum(line.strip().startswith(f"scripts/{script.name}") for line in examples) >= 2
+    assert os.access(script, os.X_OK) and script.read_text().startswith("#!/usr/bin/env python\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_wrong_option_is_one_sentence_that_names_help(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(script))["main"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--no-such-option"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("error: ") and said.endswith(" --help says more\n") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_scripts_start_without_torch_and_without_bent_paths(script: Path) -> None:
+    """Help and completion come at once; torch alone takes seconds."""
+    text = script.read_text()
+    assert "sys.path" not in text
+    code = f"import runpy, sys; runpy.run_path({str(script)!r}); print(*sys.modules)"
+    loaded = set(run("-c", code).stdout.split())
+    assert "argparse" in loaded and not loaded & {"torch", "lightning", "matplotlib", "optuna", "onnx"}
+
+
+def test_every_error_of_the_project_is_a_failure() -> None:
+    """So that a command says it in a sentence wherever it comes from."""
+    for path in [*(ROOT / "ssd_effnet").rglob("*.py"), *(ROOT / "data_kaist").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and path.name != "failure.py":
+                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                built_in = {
+                    b for b in bases if b in ("Exception", "ValueError", "RuntimeError", "OSError", "TypeError")
+                }
+                assert not built_in or "Failure" in bases, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Failure("a.jpg: is truncated"), 1, "error: a.jpg: is truncated\n"),
+        (Interrupted("stopped in epoch 2; --resume goes on"), 130, "error: stopped in epoch 2; --resume goes on\n"),
+        (OSError("no space left"), 1, "error: no space left\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @shell.command
+    def main(argv: object) -> int:
+        raise error
+
+    assert main() == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "warning: a\\nb is odd\n"), ("1", "")])
+def test_a_doubt_is_a_line_of_the_first_process(
+    rank: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert shell.command(lambda argv: warnings.warn("a\nb is odd", Doubt, stacklevel=1) or 0)() == 0
+    assert capsys.readouterr().err == said
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    @shell.command
+    def main(argv: object) -> int:
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        main([])
+
+
+@pytest.mark.parametrize(
+    ("script", "part", "words"),
+    [
+        ("detect", "ssd_effnet.load_detector", ["a.ckpt", "b.jpg", "--out", "o"]),
+        ("evaluate", "ssd_effnet.evaluation.scores.short_names", ["--annotations", "a", "--detections", "b"]),
+    ],
+)
+def test_a_defect_below_a_script_does_too(
+    script: str, part: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(part, fails)
+    with pytest.raises(ValueError, match=r"^a defect$"):
+        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))["main"](words)
+
+
+def test_a_pipe_that_is_closed_is_no_error() -> None:
+    code = "from ssd_effnet import shell; shell.command(lambda argv: [print(i) for i in range(10**5)] and 0)"
+    command = [sys.executable, "-c", f"import sys; {code.replace('; shell', '; sys.exit(shell', 1)}())"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()  # as `| head -1` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m")
+
+
+def on_a_terminal(*words: object, **environment: str) -> str:
+    """What a command prints on a terminal."""
+    master, slave = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stdout=slave,
+        stderr=slave,
+        env={**env, "TERM": "xterm-256color", **environment},
+    )
+    os.close(slave)
+    said = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not part:
+            break
+        said += part
+    assert process.wait() == 0, said
+    os.close(master)
+    return said.decode()
+
+
+def test_colours_only_on_a_terminal_and_never_with_no_color() -> None:
+    code = (
+        "from rich.table import Table; from ssd_effnet import shell; shell.print_table(Table('x', header_style='red'))"
+    )
+    assert COLOUR.search(on_a_terminal("-c", code))
+    assert not COLOUR.search(on_a_terminal("-c", code, NO_COLOR="1"))
+    assert "\x1b" not in run("-c", code).stdout
+    for path in [*SCRIPTS, *(ROOT / "ssd_effnet").rglob("*.py"), *(ROOT / "data_kaist").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")  # rich is asked, nobody else writes codes
+        assert not re.search(r"\\x1b|\\033|\\e\[", text, re.IGNORECASE), path
+
+
+def completions(line: str, folder: Path) -> list[str]:
+    """What a shell is offered behind ``line``: asked as argcomplete's shell code asks."""
+    answer = folder / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    done = run(line.split()[0], **asked, _ARGCOMPLETE_STDOUT_FILENAME=str(answer))
+    assert done.returncode == 0, done.stderr
+    return [word.strip() for word in answer.read_text().split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("scripts/train.py --res", ["--resume"]),
+        ("scripts/train.py experiments/lite0.yaml optimizer.l", ["optimizer.lr="]),
+        ("scripts/visualize.py com", ["compare"]),
+        ("scripts/study.py re", ["report"]),
+    ],
+)
+def test_tab_completes(line: str, offered: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    assert completions(line, tmp_path) == offered
+
+
+def test_settings_complete() -> None:
+    assert shell.complete_setting("input.normalize=") == ["input.normalize=true", "input.normalize=false"]
+    assert shell.complete_setting("no.such=") == []
+    assert {"data.root=", "neck.topology="} <= set(shell.complete_setting(""))
+
+
+def test_subcommands_complain_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = shell.Parser("What it does.")
+    parser.add_subparsers().add_parser("go").add_argument("--size", type=shell.size)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["go", "--size", "512"])
+    assert "'512' is not HxW of at least 32 pixels each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "²", "", "one", "9" * 5000])
+def test_numbers_are_whole_and_in_decimal_digits(text: str) -> None:
+    for kind in (shell.positive, shell.from_zero, lambda side: shell.size(f"{side}x512")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+    assert (shell.from_zero("0"), shell.positive("1"), shell.size("32x64")) == (0, 1, (32, 64))
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.2, None), (3.0, "passive")])
+def test_threads_sleep_while_they_wait_where_others_are_at_work(
+    load: float, policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # so that it is put back afterwards
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    command = shell.command(lambda argv: 0)
+    assert command([]) == 0 and os.environ["OMP_WAIT_POLICY"] == "active"  # who says it is obeyed
+    del os.environ["OMP_WAIT_POLICY"]
+    assert command([]) == 0 and os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert shell.command(main)([]) == 130 and capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,78 @@
+"""What an installation brings: extras declared once, every version pinned, every file's hash known, licences listed."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PIN = re.compile(r"^([\w.-]+)==([^\s\\;#]+)", re.MULTILINE)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def pins(text: str) -> dict[str, str]:
+    return {canonicalize_name(name): version for name, version in PIN.findall(text)}
+
+
+def test_the_pins_are_those_of_the_declared_dependencies_and_allowed_by_them() -> None:
+    declared = {canonicalize_name(r.name): r.specifier for r in map(Requirement, PROJECT["dependencies"])}
+    pinned = pins((ROOT / "requirements.txt").read_text())
+    assert pinned.keys() == declared.keys()
+    assert [name for name, version in pinned.items() if version not in declared[name]] == []
+
+
+def test_the_lock_holds_all_that_the_package_and_its_extras_need_with_hashes() -> None:
+    locked = pins(LOCK)
+    lines = [
+        *PROJECT["dependencies"],
+        *(r for e in ("export", "search", "docs", "dev") for r in PROJECT["optional-dependencies"][e]),
+    ]
+    todo, seen = [Requirement(line) for line in lines], set()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        marker = requirement.marker
+        if name in seen or name == "ssd-effnet" or (marker and not marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        if name != "torch":  # its CPU and CUDA builds are different files of one version, with needs of their own
+            assert locked[name] in requirement.specifier, f"{requirement}: `make lock` after changing a dependency"
+            try:
+                todo += map(Requirement, requires(name) or ())
+            except PackageNotFoundError:
+                assert name == "opencv-python"  # where there is no screen, its headless sibling is installed
+    for name, version in pins((ROOT / "requirements.txt").read_text()).items():
+        assert name == "torch" or locked[name] == version
+    assert locked["opencv-python-headless"] == locked["opencv-python"]
+    for block in re.split(r"(?m)^(?=[\w.-]+==)", LOCK)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
+
+
+def test_a_checkout_keeps_the_line_ends_of_scripts(tmp_path: Path) -> None:
+    """Git for Windows sets ``core.autocrlf``: a first line that ends in a carriage return names no interpreter."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    clone, settings = tmp_path / "clone", ("-c", "core.autocrlf=true", "-c", "core.eol=crlf")
+    subprocess.run(["git", "init", "-q", str(clone)], check=True)
+    for name in (".gitattributes", "scripts/train.py"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    for command in (["add", "."], ["rm", "-q", "--cached", "scripts/train.py"], ["add", "scripts"]):
+        subprocess.run(["git", "-C", str(clone), *settings, *command], check=True, capture_output=True)
+    (clone / "scripts" / "train.py").unlink()
+    subprocess.run(["git", "-C", str(clone), *settings, "checkout", "--", "scripts"], check=True, capture_output=True)
+    assert b"\r" not in (clone / "scripts" / "train.py").read_bytes()
+
+
+def test_the_licence_list_is_that_of_the_lock() -> None:
+    listed = dict(re.findall(r"^\| ([\w.-]+) \| (\d\S*) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
+    locked = {**dict(PIN.findall(LOCK)), "torch": listed["torch"]}
+    either = {"opencv-python", "opencv-python-headless"}  # the list says what is installed where it was made
+    assert len(either & listed.keys()) == 1
+    assert {n: v for n, v in listed.items() if n not in either} == {n: v for n, v in locked.items() if n not in either}

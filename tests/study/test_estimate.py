@@ -1,0 +1,68 @@
+"""What a run will take is timed as the run itself computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from untrained import LITE0
+
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.detection.losses import Losses
+from ssd_effnet.structures import RawOutputs
+from ssd_effnet.study.estimate import estimate
+from ssd_effnet.training.memory import OutOfMemory
+
+DATA = ("data.kind=coco", "data.train=train.json", "data.val=", "data.test=", "trainer.accelerator=cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    # Lightning takes bfloat16 for both on a CPU
+    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.bfloat16)],
+)
+def test_steps_are_timed_in_the_precision_of_the_run(
+    precision: str, dtype: torch.dtype, few_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def watched(e: ExperimentConfig) -> Callable[[RawOutputs, Targets], Losses]:
+        def criterion(outputs: RawOutputs, targets: Targets) -> Losses:
+            seen.add(outputs.cls_logits.dtype)
+            losses: Losses = build_criterion(e)(outputs, targets)
+            return losses
+
+        return criterion
+
+    monkeypatch.setattr("ssd_effnet.study.estimate.build_criterion", watched)
+    settings = (*DATA, f"data.root={few_pairs}", f"trainer.precision={precision}")
+    assert estimate(load_experiment(LITE0, settings, tiny=True)).step_seconds > 0
+    assert seen == {dtype}
+
+
+@pytest.mark.parametrize(("wanted", "jobs", "threads"), [(0, 1, 6), (0, 4, 1), (3, 4, 3)])
+def test_steps_are_timed_with_the_threads_of_the_run(
+    wanted: int, jobs: int, threads: int, few_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(_: object) -> None:
+        raise RuntimeError(f"{torch.get_num_threads()} threads")
+
+    monkeypatch.setattr("ssd_effnet.study.estimate.cores", lambda: 6)
+    monkeypatch.setattr("ssd_effnet.study.estimate.collate", watched)
+    before = torch.get_num_threads()
+    e = load_experiment(LITE0, (*DATA, f"data.root={few_pairs}", f"trainer.threads={wanted}"), tiny=True)
+    with pytest.raises(RuntimeError, match=f"^{threads} threads"):
+        estimate(e, jobs)
+    assert torch.get_num_threads() == before
+
+
+def test_too_little_memory_is_a_sentence(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.setattr("ssd_effnet.study.estimate.build_criterion", lambda e: fails)
+    with pytest.raises(OutOfMemory, match=r"set trainer\.batch_size lower"):
+        estimate(load_experiment(LITE0, (*DATA, f"data.root={few_pairs}"), tiny=True))

@@ -1,0 +1,618 @@
+"""The report on a small study whose detections are made up: numbers, words, gaps, and the page in a browser."""
+
+import csv
+import html
+import importlib.util
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data_kaist.detections import write_coco_results
+from data_kaist.errors import DataError, Doubt
+from data_kaist.layouts import image_ids
+from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.synthetic import write_dataset
+from ssd_effnet.build import build_dataset, build_skeleton
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import score, write_results
+from ssd_effnet.evaluation.significance import Interval
+from ssd_effnet.evaluation.subsets import SUBSETS
+from ssd_effnet.study import latency as latency_module
+from ssd_effnet.study import records, report
+from ssd_effnet.study.disagreement import Side, most_disputed
+from ssd_effnet.study.figures import ParetoPoint, front, learning_curves, miss_rate_at, pareto
+from ssd_effnet.study.latency import latency
+from ssd_effnet.study.plan import check, plan, remember, runs_of
+from ssd_effnet.study.records import Difference, Study, load_study
+from ssd_effnet.training.module import MetricsCsv
+from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_environment
+from ssd_effnet.visualize.gallery.curves import write_curves
+from ssd_effnet.visualize.gallery.drawing import FinishedRun
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+SMALL = (
+    *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
+    *("backbone.norm=batch", "input.size=[64,96]", "data.workers=0", "trainer.epochs=3", "trainer.accelerator=cpu"),
+)
+ODD = '_odd <i>&"|$x$'  # a name that HTML, Markdown, a legend and mathematics could each take for their own
+WIDEN = "02_widen_3x3"
+TOGETHER = "other images and other seeds together could turn it round"
+
+
+def detections(truth: Sequence[Annotations], share: float, seed: int) -> DetectionTable:
+    """A share of the boxes, surely, and a false alarm on every third image that is less sure."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i, annotations in enumerate(truth):
+        rows += [(i, box, 0.6 + 0.4 * random.random()) for box in annotations.boxes_xyxy if random.random() < share]
+        if i % 3 == 0:
+            rows.append((i, np.array([200.0, 10, 220, 60]), 0.5 * random.random()))
+    boxes = np.array([row[1] for row in rows], np.float64).reshape(-1, 4)
+    return DetectionTable(np.array([row[0] for row in rows], np.int64), boxes, np.array([row[2] for row in rows]))
+
+
+def finish(e: ExperimentConfig, out: Path, share: float, *, best: int = 3) -> None:
+    """Write down a run as ``ssd_effnet.training.run`` does, with detections that are made up."""
+    directory = RunDirectory.of(e, out)
+    datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
+    frames = datasets["test"].frames
+    truth = [frame.annotations for frame in frames]
+    table = detections(truth, share, e.trainer.seed)
+    save_experiment(e, directory.config_file)
+    directory.remember(describe_environment(datasets, build_skeleton(e)), resumed=False)
+    write_coco_results(directory.detections_file, table, image_ids=image_ids(frames))
+    results = {"experiment": e.name, "seed": e.trainer.seed, "epoch": best, "epochs": 3, "minutes": 30.0}
+    results["checkpoint"] = "best.ckpt" if "val" in datasets else "last.ckpt"
+    if "val" in datasets:
+        results["val"] = {"monitor": "val/MR/reasonable_all", "best": 40.0}
+    counted = {"split": e.data.test, "annotations": "kaist/annotations-xml", "images": len(frames)}
+    results["test"] = counted | score(MissRateEvaluator(truth), table).as_dict()
+    if best != 3:
+        results["test_last"] = {"epoch": 3, **score(MissRateEvaluator(truth), detections(truth, 0.5, 7)).as_dict()}
+    write_results(directory.results_file, results)
+    metrics = MetricsCsv(directory.metrics_file)
+    seen = {"val/MR/reasonable_all": [90.0, math.nan, 40.0]} if "val" in datasets else {}
+    metrics.rows = [{"epoch": float(k)} | {key: values[k] for key, values in seen.items()} for k in range(3)]
+    for k, row in enumerate(metrics.rows):
+        row |= {"fusion/td0/in0": 0.25 * k, "fusion/td0/td1": -0.1 * k} if e.neck.fusion == "fast" else {}
+    metrics._write()
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
+    """02 and a better one of an odd name with two seeds; one like 02, a worse one and photographs with one seed."""
+    root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("studies") / "a <b> study"
+    write_dataset(root, 40, (512, 640), 0)
+    odd = out.parent / f"{ODD}.yaml"
+    odd.write_text(
+        f"base: {EXPERIMENTS / '02_widen_3x3.yaml'}\nchanges: [adapter.kind]\nadapter: {{kind: conv1x1}}\n"
+        "description: 'Is <script>alert(1)</script> & \"this\" a | question? $\\alpha$'\n"
+    )
+    names = ("04_fpn", "05_deconv", "06_weighted_fusion", "07_repeated_fpn")
+    files = [EXPERIMENTS / f"{WIDEN}.yaml", odd, *(EXPERIMENTS / f"{name}.yaml" for name in names)]
+    settings = [*SMALL, f"data.root={root}", "_odd*:trainer.epochs=4"]
+    shares = {WIDEN: 0.5, ODD: 1.0, "04_fpn": 0.5, "05_deconv": 0.0, "06_weighted_fusion": 0.9}
+    jobs = plan(files, [0, 1], settings, out)
+    for job in jobs:
+        e = job.experiment
+        if (e.trainer.seed == 0 and e.name in shares) or e.name in (WIDEN, ODD):
+            finish(e, out, shares[e.name], best=2 if e.name == ODD else 3)
+        elif e.name == "07_repeated_fpn" and e.trainer.seed == 0:
+            save_experiment(e, job.directory.config_file)
+            job.directory.fail('the loss is <nothing> & "nobody"')
+    photographs = load_experiment(
+        EXPERIMENTS / "lite0.yaml",
+        [
+            *SMALL,
+            f"data.root={few_pairs}",
+            "data.kind=coco",
+            "data.train=train.json",
+            "data.val=''",
+            "data.test=val.json",
+        ],
+    )
+    finish(photographs, out, 1.0)
+    remember([*jobs, *plan([EXPERIMENTS / "lite0.yaml"], [0], [], out)], out, "a command")
+    return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_a_hurry() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "compare", partial(records.compare, resamples=200))
+        patch.setattr(records, "interval", partial(records.interval, resamples=200))
+        patch.setattr(latency_module, "MOST_ROUNDS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(studied: Path) -> Study:
+    return load_study(studied)
+
+
+@pytest.fixture(scope="module")
+def written(studied: Path) -> Path:
+    return report.write(studied)
+
+
+def words(page: Path) -> str:
+    """The page without the pictures in it."""
+    return re.sub(r"data:image/[^\"]*", "PICTURE", page.read_text(encoding="utf-8"))
+
+
+def card(page: Path, name: str) -> str:
+    """What is said of an experiment in the chain, as a reader sees it."""
+    cards = re.findall(r"<article.*?</article>", words(page), re.DOTALL)
+    (of_it,) = [text for text in cards if f"<h3>{html.escape(name, quote=False)}</h3>" in text.replace("&#34;", '"')]
+    return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", of_it).split()))
+
+
+def test_the_numbers_are_the_evaluators(written: Path, study: Study) -> None:
+    rows = list(csv.DictReader(io.StringIO((written.parent / "results.csv").read_text(encoding="utf-8"))))
+    assert [(r["experiment"], r["seed"]) for r in rows] == [(r.experiment.name, str(r.seed)) for r in study.runs]
+    assert len(rows) == 8 and set(rows[0]) >= {f"MR_{subset}" for subset in SUBSETS}
+    for row, run in zip(rows, study.runs, strict=True):
+        truth = [frame.annotations for frame in study.frames[run.environment["data"]["test"]["fingerprint"]]]
+        scores = score(MissRateEvaluator(truth), run.detections, ["matlab"])
+        for subset, result in scores.miss_rates["matlab"].items():
+            cell = row[f"MR_{subset}"]
+            assert (cell == "") if math.isnan(result.mr) else float(cell) == pytest.approx(100 * result.mr, abs=1e-4)
+        assert float(row["AP50"]) == pytest.approx(scores.ap["AP50"], abs=1e-4)
+    of_odd, photographs = next(r for r in rows if r["experiment"] == ODD), rows[-1]
+    assert of_odd["parent"] == WIDEN and of_odd["epoch"] == "2" and float(of_odd["MR_reasonable_all_last_epoch"]) > 5
+    assert photographs["MR_reasonable_day"] == "" and photographs["parent"] == "" and photographs["epoch"] == "3"
+
+
+def test_the_table_to_paste(written: Path, study: Study) -> None:
+    lines = (written.parent / "results.md").read_text(encoding="utf-8").splitlines()
+    table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 6 and {len(row) for row in table} == {len(table[0])}  # also where a name holds a |
+    cells = {row[0].strip(): [cell.strip() for cell in row] for row in table[2:]}
+    widen = study.experiment(WIDEN)
+    assert widen is not None
+    mr, deviation = widen.mean("MR/reasonable_all"), widen.deviation("MR/reasonable_all")
+    interval = widen.miss_rate("reasonable_all")
+    assert cells[WIDEN][3] == f"{mr:.2f} ± {deviation:.2f} ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
+    odd = cells['\\_odd &lt;i&gt;&amp;"\\|$x$']
+    assert odd[1:3] == [WIDEN, "adapter.kind: conv3x3 → conv1x1; also trainer.epochs: 3 → 4"]
+    assert odd[7] == "better" and odd[6].startswith("-") and odd[-3:] == ["4", "0.0001", "2"]
+    assert cells["04_fpn"][7] == "cannot tell (other images could turn it round)"
+    assert cells["05_deconv"][7] == "cannot tell (one seed each: another could turn it round)"
+    assert cells["lite0"][4:8] == ["–", "–", "–", "–"]
+    assert "4.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
+    assert any("fingerprint" in line and "test-all-20 in kaist/annotations-xml, 12 images" in line for line in lines)
+
+
+def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None:
+    odd = card(written, ODD)
+    assert 'Is <script>alert(1)</script> & "this" a | question?' in odd
+    assert "▲ better than 02_widen_3x3 . MR all -" in odd and "Doubt" not in odd
+    assert "What the experiment changes key parent here adapter.kind conv3x3 conv1x1" in odd
+    assert "What differs besides, unlisted key parent here trainer.epochs 3 4" in odd and "epochs 3 4 ×1.33" in odd
+    assert "Seed 0: best at epoch 2 of 3 (val/MR/reasonable_all 40.00); the last one, 3, gives MR" in odd
+    fpn = card(written, "04_fpn")
+    assert "? cannot tell it from 02_widen_3x3" in fpn and "Doubt: other images could turn it round." in fpn
+    worse = card(written, "05_deconv")
+    assert "? cannot tell it from 04_fpn" in worse and "one seed each" in worse and "100.00 (100.00 to 100.00)" in worse
+    assert "none has finished runs" in card(written, WIDEN)
+    assert "best at epoch 3 of 3 (val/MR/reasonable_all 40.00), which is the last one" in card(written, WIDEN)
+
+
+def test_what_keeps_the_runs_apart_and_what_is_not_finished_stands_at_the_head(written: Path, study: Study) -> None:
+    head = html.unescape(words(written).partition("<main>")[0])
+    assert study.warnings and all(warning in head for warning in study.warnings)
+    assert any("same test data" in warning for warning in study.warnings)
+    assert "07_repeated_fpn seed0" in head and 'the loss is <nothing> & "nobody"' in head
+    assert "<nothing>" not in words(written) and "12 images" in head and "4.0 hours in all" in head
+
+
+def test_nothing_is_fetched_and_nothing_is_taken_for_markup(written: Path) -> None:
+    text = words(written)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//", text) and "@import" not in text
+    assert "<script>alert" not in text and "<i>&" not in text and text.count("<script>") == 1
+    assert "a &lt;b&gt; study" in text and "PICTURE" in text
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
+    assert "td0" in text and "0.50" in text and 'class="bar minus"' in text  # fusion weights after epoch 3
+    assert len(written.read_bytes()) < 5e6
+
+
+def test_pictures_are_of_the_people_about_whom_they_part(written: Path, study: Study) -> None:
+    (difference,) = [d for d in study.differences if d.experiment.name == ODD]
+    here, there = Side(difference.experiment.runs[0]), Side(difference.parent.runs[0])
+    only = int((here.found & ~there.found & ~here.matches.box_ignored).sum())
+    assert only > 0 and not (there.found & ~here.found).any()
+    said = html.unescape(words(written))
+    assert f"{ODD} seed 0 alone finds {only}, 02_widen_3x3 seed 0 alone 0" in said
+    assert said.count("sees it: finds") >= 2 and 'loading="lazy"' in said
+    assert "They find the same people." not in said.partition(f"{ODD} and {WIDEN}")[2].partition("<h3>")[0]
+
+
+def test_a_side_stops_before_a_tenth_of_a_false_alarm_an_image(study: Study) -> None:
+    side = Side(study.runs[0])
+    alarms = np.sort(side.run.detections.scores[side.matches.outcome == 0])[::-1]
+    assert len(alarms) > 1  # twelve images: two false alarms are more than a tenth
+    assert side.fppi == pytest.approx(1 / 12) and side.min_score > alarms[1] and side.false_alarms.sum() == 1
+    silent = Side(next(run for run in study.runs if run.experiment.name == "05_deconv"))
+    assert not silent.found.any() and silent.fppi == side.fppi
+
+
+def test_most_disputed() -> None:
+    image = np.array([0, 1, 1, 2, 3])
+    boxes = np.array([[0, 0, 10, height] for height in (50, 60, 60, 70, 90)], float)
+    here, there = np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 1, 1], bool)
+    assert most_disputed(image, boxes, here, there) == [1, 3, 0, 2]
+    assert most_disputed(image, boxes, here, there, count=1) == [1]
+    assert most_disputed(image, boxes, np.zeros(5, bool), np.zeros(5, bool)) == []
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    a, b, c, d = (ParetoPoint(x, y, math.nan, math.nan) for x, y in ((1, 50), (2, 40), (2, 60), (3, 40)))
+    assert front([d, c, b, a]) == [a, b]
+    assert pareto({"a": ParetoPoint(1, math.nan, math.nan, math.nan)}, "ms", {"a": 0}) == ""
+    assert "<svg" in pareto({"a": a}, "ms", {"a": 0})
+
+
+def test_curves_are_read_where_the_miss_rate_reads_them(study: Study) -> None:
+    for run in study.runs:
+        result = run.matcher.result("reasonable_all")
+        np.testing.assert_allclose(miss_rate_at(result, result.reference_fppi), result.reference_miss_rate)
+
+
+def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    first, second = (copy / WIDEN / f"seed{seed}" for seed in (0, 1))
+    content = json.loads((first / "environment.json").read_text())
+    content["data"]["test"]["fingerprint"] = "0" * 64  # as if boxes had been mended since
+    (first / "environment.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="its test data have changed"):
+        FinishedRun.load(first)
+    study = load_study(copy)
+    assert study.left_out == [
+        f"{first}: its test data have changed since it was tested; bring them back, say data.root=... where they are, "
+        "or run it again under another --out"
+    ]
+    (second / "results.json").write_text("{")
+    assert [sentence.split(": ")[0] for sentence in load_study(copy).left_out] == [
+        str(second / "results.json"),
+        str(first),
+    ]
+
+
+def command(*arguments: object) -> int:
+    spec = importlib.util.spec_from_file_location("study_script", ROOT / "scripts" / "study.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main([str(argument) for argument in arguments]))
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder with its time and inode: what a write would change."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in [folder, *folder.rglob("*")]}
+
+
+def test_looking_at_a_study_writes_nothing_into_it(
+    studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(
+        studied, copy := tmp_path / "study", ignore=shutil.ignore_patterns(".lock", "report", "0[2456]*", "_*")
+    )
+    before = tree(copy)
+    assert command("status", copy) == 0 and "failed" in capsys.readouterr().out
+    assert command("report", copy, "--no-latency", "--out", tmp_path / "here") == 0
+    assert tree(copy) == before and (tmp_path / "here" / "index.html").is_file()
+    (copy / "report").write_text("")  # as if the disk were read-only
+    assert command("report", copy, "--no-latency") == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_a_damaged_run_blocks_no_other(studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(studied, out := tmp_path / "study", ignore=shutil.ignore_patterns("report", "05*", "06*"))
+    sound, root = out / "lite0" / "seed0", RunDirectory(out / WIDEN / "seed0").experiment().data.root
+    damaged = {
+        f"{out / WIDEN / 'seed0'}/environment.json: lacks `data": ("environment.json", '{"git": {}}'),
+        f"{out / WIDEN / 'seed1'}/results.json: cannot be read": ("results.json", ""),
+        f"{out / '04_fpn' / 'seed0'}/config.yaml: key `loss.pull` is unknown": ("config.yaml", "loss: {pull: 1}"),
+        f"{out / ODD / 'seed0'}/results.json: lacks `minutes`": ("results.json", '{"experiment": "a", "seed": 0}'),
+        f"{out / ODD / 'seed1'}/metrics.csv: cannot be read": ("metrics.csv", "epoch\nmany\n"),
+    }
+    for sentence, (file, text) in damaged.items():
+        (Path(sentence.split(f"/{file}")[0]) / file).write_text(text)
+    assert command("status", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"left out: {sentence}" in said for sentence in damaged) and "lite0" in said
+    study = load_study(out)
+    assert [run.directory.path for run in study.runs] == [sound]
+    assert all(any(line.startswith(sentence) for line in study.left_out) for sentence in damaged)
+    files = [EXPERIMENTS / f"{name}.yaml" for name in (WIDEN, "04_fpn")]
+    jobs = plan(files, [0], [*SMALL, f"data.root={root}"], out)
+    assert all(any(sentence in note for note in check(jobs)) for sentence in damaged)
+    capsys.readouterr()
+    assert command("run", *files, *SMALL, f"data.root={root}", "--out", out) == 1  # nothing else is to do
+    said = capsys.readouterr().out
+    assert "0 runs: 0 finished, 0 to do" in said and f"not finished: {WIDEN} seed 0: {next(iter(damaged))}" in said
+    with pytest.warns(Doubt, match=r"left out: .*seed1/results\.json|left out: .*lacks `data"):
+        scores = write_curves([out / WIDEN / "seed0", sound], tmp_path / "curves.png")
+    assert len(scores) == 1
+
+
+def test_the_data_of_a_finished_run_are_found_from_elsewhere(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the run was started, around the run, here, or where data.root says; the fingerprint decides."""
+    started, away = tmp_path / "started", tmp_path / "away"
+    (away / "twin").mkdir(parents=True)  # of the same name, and not the data
+    started.mkdir()
+    (started / "twin").symlink_to(synthetic)
+    monkeypatch.chdir(started)
+    e = load_experiment(EXPERIMENTS / "lite0.yaml", [*SMALL, "data.root=twin"])
+    finish(e, Path("runs"), 1.0)
+    directory = RunDirectory(started / "runs" / "lite0" / "seed0")
+    assert directory.at_hand(e).data.root == "twin"
+    monkeypatch.chdir(away)
+    assert directory.at_hand(e).data.root == str(started / "twin")
+    images = len(FinishedRun.load(directory.path).frames)
+    (started / "runs").rename(away / "runs")
+    (started / "twin").rename(tmp_path / "moved")
+    directory = RunDirectory(away / "runs" / "lite0" / "seed0")
+    with pytest.raises(DataError):
+        FinishedRun.load(directory.path)
+    said = ["data.root=../moved"]
+    assert len(FinishedRun.load(directory.path, said).frames) == images
+    assert load_study(Path("runs"), said).left_out == []
+    other = tmp_path / "other"
+    write_dataset(other, 30, (512, 640), 5)
+    with pytest.raises(RunError, match="lite0/seed0: its test data have changed"):
+        load_study(Path("runs"), [f"data.root={other}"])
+    with pytest.raises(ConfigError, match=r"`optimizer\.lr` is settled in a finished run"):
+        load_study(Path("runs"), ["optimizer.lr=1"])
+    (away / "twin").rmdir()
+    (tmp_path / "twin").symlink_to(synthetic)  # above the run, as in a tree that was moved
+    assert directory.at_hand(e).data.root == str(tmp_path / "twin")
+
+
+def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    second = RunDirectory(copy / WIDEN / "seed1")
+    e = second.experiment()
+    e.optimizer.lr, e.trainer.threads = 0.01, 2  # threads are the machine's
+    save_experiment(e, second.config_file)
+    assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in load_study(copy).warnings
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
+    with pytest.raises(RunError, match=rf"{WIDEN}/seed1: .* these differ: optimizer\.lr \(0\.01, now"):
+        check(jobs)
+    shutil.copytree(copy / "lite0" / "seed0", photographs := copy / WIDEN / "seed2")
+    config = RunDirectory(photographs).experiment()
+    config.name, config.trainer.seed = WIDEN, 2
+    save_experiment(config, photographs / "config.yaml")
+    results = json.loads((photographs / "results.json").read_text()) | {"experiment": WIDEN, "seed": 2}
+    (photographs / "results.json").write_text(json.dumps(results))
+    study = load_study(copy)
+    assert study.left_out == [f"{photographs}: was tested on other data than other seeds"]
+    assert seeds_of(study, WIDEN) == [0, 1]
+
+
+def seeds_of(study: Study, name: str) -> list[int]:
+    return [run.seed for e in study.experiments if e.name == name for run in e.runs]
+
+
+def write_weights(e: ExperimentConfig, file: Path) -> None:
+    """A checkpoint that knows its experiment and next to no weights."""
+    file.parent.mkdir(exist_ok=True)
+    torch.save({"epoch": 2, "experiment": asdict(e), "state_dict": {"detector.weight": torch.zeros(1)}}, file)
+
+
+def test_copied_and_renamed_runs_are_left_out_by_name(studied: Path, tmp_path: Path) -> None:
+    """By folder, config, results and checkpoint, whichever disagrees; `run` refuses to take one for its own."""
+    shutil.copytree(studied, copy := tmp_path / "study")
+    shutil.copytree(copy / WIDEN, copy / f"{WIDEN}_old")
+    for seed in (2, 3, 4):
+        shutil.copytree(copy / WIDEN / "seed0", copy / WIDEN / f"seed{seed}")
+    (copy / "04_fpn").rename(copy / "04_renamed")
+    third = RunDirectory(copy / WIDEN / "seed3")
+    e = third.experiment()
+    write_weights(e, RunDirectory(copy / WIDEN / "seed4").best)
+    for seed in (3, 4):  # somebody made the config fit
+        e.trainer.seed = seed
+        save_experiment(e, copy / WIDEN / f"seed{seed}" / "config.yaml")
+    (copy / WIDEN / "seed4" / "results.json").unlink()  # nothing but the checkpoint tells
+    strangers = [f"{WIDEN}/seed{seed}" for seed in (2, 3, 4)] + [f"{WIDEN}_old/seed{seed}" for seed in (0, 1)]
+    study = load_study(copy)
+    assert [sentence.split(": ")[0] for sentence in study.left_out] == [
+        str(copy / name) for name in [*strangers, "04_renamed/seed0"]
+    ]
+    assert f"{copy / '04_renamed' / 'seed0'}: holds 04_fpn seed 0" in study.left_out[-1]
+    assert seeds_of(study, WIDEN) == [0, 1] and study.experiment("04_fpn") is None
+    (_, left_out), (before, _) = runs_of(copy), runs_of(studied)
+    assert left_out == study.left_out and len(before) == 9
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
+    assert {f"left out: {sentence}" for sentence in left_out} <= set(check(jobs))
+    jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [2], [*SMALL, f"data.root={e.data.root}"], copy)
+    with pytest.raises(RunError, match=rf"{WIDEN}/seed2: holds {WIDEN} seed 0"):
+        check(jobs)
+
+
+def test_a_config_that_was_edited_after_the_training_is_named_and_not_believed(studied: Path, tmp_path: Path) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    directory = RunDirectory(copy / "04_fpn" / "seed0")
+    e = directory.experiment()
+    write_weights(e, directory.best)
+    assert load_study(copy).warnings == load_study(studied).warnings
+    rate = e.optimizer.lr
+    e.optimizer.lr, e.data.workers = 0.5, 7  # where it runs is the config's
+    save_experiment(e, directory.config_file)
+    study = load_study(copy)
+    (warning,) = [warning for warning in study.warnings if str(directory.config_file) in warning]
+    assert warning.endswith(f": optimizer.lr ({rate}, now 0.5)")
+    (run,) = study.experiment("04_fpn").runs  # type: ignore[union-attr]
+    assert (run.experiment.optimizer.lr, run.experiment.data.workers) == (rate, 7)
+
+
+def test_a_parent_with_a_name_of_its_own_and_a_runs_config_as_base_are_compared_with(
+    studied: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(studied, copy := tmp_path / "study")
+    settings = [*SMALL, f"data.root={RunDirectory(copy / WIDEN / 'seed0').experiment().data.root}"]
+    (tmp_path / "parent_file.yaml").write_text(f"base: {EXPERIMENTS / 'lite0.yaml'}\nname: called_otherwise\n")
+    (tmp_path / "child.yaml").write_text("base: parent_file.yaml\n")
+    (tmp_path / "on_a_run.yaml").write_text(f"base: study/{WIDEN}/seed0/config.yaml\n")
+    (tmp_path / "on_that.yaml").write_text("base: on_a_run.yaml\n")
+    files = [tmp_path / f"{name}.yaml" for name in ("parent_file", "child", "on_a_run", "on_that")]
+    jobs = plan(files, [0], settings, copy)
+    for job in jobs:
+        if job.experiment.name != "on_a_run":
+            finish(job.experiment, copy, 0.5)
+    remember(jobs, copy, "a command")
+    remember(plan([copy / "child" / "seed0" / "config.yaml"], [0], [], copy), copy, "the run once more")
+    study = load_study(copy)
+    parents = {difference.experiment.name: difference.parent.name for difference in study.differences}
+    assert (parents["child"], parents["on_that"]) == ("called_otherwise", WIDEN)
+    (lost,) = [e.ancestors for e in study.experiments if e.name == "on_that"]
+    assert lost == ["on_a_run", WIDEN, *load_experiment(EXPERIMENTS / f"{WIDEN}.yaml").ancestors]
+    (copy / "study.json").unlink()  # every run knows its own
+    assert load_study(copy).differences[0].experiment.name in parents
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "images", "verdict"),
+    [
+        ([0.50, 0.52, 0.54], [0.70, 0.72, 0.74], 0.02, "better"),
+        ([0.70, 0.72, 0.74], [0.50, 0.52, 0.54], 0.02, "worse"),
+        ([0.50, 0.52, 0.54], [0.54, 0.56, 0.58], 0.05, "cannot tell: other images could turn it round"),
+        ([0.40, 0.50, 0.60], [0.55, 0.65, 0.75], 0.02, "cannot tell: the seeds differ among themselves as much"),
+        (
+            [0.50, 0.52, 0.54],
+            [0.555, 0.575, 0.595],
+            0.04,
+            f"cannot tell: {TOGETHER}",
+        ),
+        ([0.50], [0.90], 0.02, "cannot tell: one seed each: another could turn it round"),
+        ([0.50], [0.80, 0.90, 1.00], 0.02, "cannot tell: the seeds differ among themselves as much"),
+        ([0.50], [0.86, 0.90, 0.94], 0.02, "better"),
+    ],
+)
+def test_a_verdict_needs_images_and_seeds(a: list[float], b: list[float], images: float, verdict: str) -> None:
+    def side(rates: list[float]) -> SimpleNamespace:
+        return SimpleNamespace(runs=[SimpleNamespace(figure=lambda _, rate=rate: 100 * rate) for rate in rates])
+
+    value = float(np.mean(a) - np.mean(b))
+    of_all = SimpleNamespace(difference=Interval(value, value - images, value + images))
+    difference = Difference(side(a), side(b), {"reasonable_all": of_all}, [])  # type: ignore[arg-type,dict-item]
+    assert ": ".join(filter(None, (difference.verdict, difference.doubt))) == verdict
+
+
+def test_without_validation_there_is_no_learning_curve(written: Path, study: Study) -> None:
+    photographs = study.experiment("lite0")
+    assert photographs is not None
+    assert learning_curves([photographs]) == "" and "<svg" in learning_curves(study.experiments)
+    assert "Seed 0: epoch 3 of 3 is tested: the last one, nothing was chosen" in card(written, "lite0")
+
+
+def test_latency_is_measured_once(written: Path, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert latency(study.experiments, tmp_path / "absent.json", measure=False).ms == {}
+    assert "Latency: median of" in words(written)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(latency_module, "_measure", fail)
+    again = latency(study.experiments, written.parent / "latency.json")
+    assert again.ms.keys() == {e.name for e in study.experiments} and all(ms > 0 for ms in again.ms.values())
+    monkeypatch.setattr(latency_module, "machine_line", lambda *_: "another machine")
+    with pytest.raises(AssertionError, match="measured again"):
+        latency(study.experiments, written.parent / "latency.json")
+
+
+def test_the_page_is_replaced_whole_or_not_at_all(
+    studied: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written.read_bytes()
+    files = []
+    monkeypatch.setattr(report, "write_whole", lambda path, text: files.append(path.name))
+    report.write(studied, measure_latency=False)
+    assert files == ["results.csv", "results.md", "index.html"]
+    assert written.read_bytes() == before and not list(written.parent.glob(".*.part"))
+
+
+def test_the_command_where_nothing_is_finished_and_where_nothing_is(studied: Path, tmp_path: Path) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "scripts/study.py", "report", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120, env=environment)
+
+    bad = command(str(tmp_path))
+    assert bad.returncode == 1 and "holds no runs" in bad.stderr and "Traceback" not in bad.stderr
+    shutil.copytree(studied / "07_repeated_fpn", tmp_path / "07_repeated_fpn")
+    done = command(str(tmp_path), "--no-latency")
+    assert done.stdout.strip() == str(tmp_path / "report" / "index.html") and done.returncode == 0, done.stderr
+    text = words(tmp_path / "report" / "index.html")
+    assert "No run is finished." in text and "no study.json" in text and "the loss is" in text
+
+
+# what is wrong is collected from the first line of the page on; the findings go to the page around it
+WATCH = """<script>
+const wrong = [];
+addEventListener("error", event => wrong.push(String(event.message || event.target.outerHTML.slice(0, 80))), true);
+console.error = (...words) => wrong.push(words.join(" "));
+</script>"""
+CHECK = """<script>
+addEventListener("load", () => {  // all at once: the browser writes its document down as soon as it has loaded
+  const pictures = [...document.images];
+  const table = document.querySelector("table.sortable");
+  const column = k => [...table.tBodies[0].rows].map(row => row.cells[k].textContent);
+  const heads = [...table.tHead.rows[0].cells];
+  const click = k => {
+    heads[k].querySelector("button").click();
+    return [column(k), heads[k].getAttribute("aria-sort")];
+  };
+  const pre = parent.document.createElement("pre");
+  pre.textContent = JSON.stringify({
+    pictures: pictures.length, alts: pictures.filter(p => p.alt).length,
+    empty: pictures.filter(p => !(p.naturalWidth > 0)).map(p => p.alt),
+    width: innerWidth, needed: document.documentElement.scrollWidth,
+    before: column(2), up: click(2), down: click(2), day: click(3), names: click(0), wrong,
+  });
+  parent.document.body.append(pre);
+});
+</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here to open the page in")
+def test_in_a_browser_as_narrow_as_a_phone(written: Path, tmp_path: Path) -> None:
+    text = written.read_text(encoding="utf-8").replace('loading="lazy"', "")
+    text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", CHECK + "</body>")
+    frame = f'<iframe srcdoc="{html.escape(text)}" style="width:390px;height:800px;border:0"></iframe>'
+    outer = tmp_path / "outer.html"
+    outer.write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}</body>', encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    dump = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", outer.as_uri()]
+    done = subprocess.run(dump, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["wrong"] == [] and seen["empty"] == []
+    assert seen["pictures"] == seen["alts"] > 3 + 1 + 2
+    assert seen["width"] == 390 and seen["needed"] <= 390  # tables scroll in their own boxes
+    numbers = sorted(map(float, seen["before"]))
+    assert [list(map(float, seen[way][0])) for way in ("up", "down")] == [numbers, numbers[::-1]]
+    assert (seen["up"][1], seen["down"][1]) == ("ascending", "descending")
+    assert seen["day"][0][-1] == "–" and seen["names"][0][-1] == "lite0"  # what has no number stays below

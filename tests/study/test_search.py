@@ -1,0 +1,510 @@
+"""Searching: what may be drawn, trials that are runs, and a search that survives what happens to it."""
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+from optuna.trial import TrialState
+from rich.console import Console
+
+from data_kaist.errors import DataError
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, load_base, load_experiment
+from ssd_effnet.study.search import work as working
+from ssd_effnet.study.search.found import best_trials, counts, failures, importances, trials_table, write_found
+from ssd_effnet.study.search.space import Choice, Range, read_space
+from ssd_effnet.study.search.work import Search, SearchError, open_study, plan, work
+from ssd_effnet.training.module import NonFiniteError
+from ssd_effnet.training.run_directory import Interrupted, RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "search.py"
+TINY = f"""
+base: {ROOT / "experiments" / "lite0.yaml"}
+description: Is it found? Hardly.
+data: {{kind: coco, train: train.json, val: val.json, test: never_there.json, workers: 0}}
+input: {{size: [64, 96]}}
+backbone: {{pretrained: none, norm: batch}}
+adapter: {{channels: 16}}
+extras: {{channels: 16}}
+augment: {{crop: none, flip: 0.0, jitter: 0.0}}
+schedule: {{name: constant, warmup_steps: 0}}
+trainer: {{batch_size: 2, epochs: 4, ema_decay: 0.0, accelerator: cpu, threads: 1, panel_images: 0,
+          monitor: val/loss_total}}
+"""
+SPACE = """
+optimizer.lr: {low: 1e-7, high: 1e-2, log: true}
+schedule.warmup_steps: [0, 1]
+"""
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def files(few_pairs: Path, tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("data: {", f"data: {{root: {few_pairs}, "))
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def planned(files: Path, *overrides: str, **options: Any) -> Search:
+    return plan(files / "tiny.yaml", files / "space.yaml", overrides, out=files / "search", **options)
+
+
+# what may be drawn
+
+
+def space_of(tmp_path: Path, text: str) -> dict[str, Any]:
+    (tmp_path / "space.yaml").write_text(text)
+    return read_space(tmp_path / "space.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "draw"),
+    [
+        ("optimizer.lr: {low: 1e-5, high: 1e-2, log: true}", "optimizer.lr", Range(1e-5, 1e-2, None, True, False)),
+        ("optimizer: {lr: {low: 1, high: 2}}", "optimizer.lr", Range(1.0, 2.0, None, False, False)),
+        ("optimizer.name: [sgd, adamw]", "optimizer.name", Choice(("sgd", "adamw"))),
+        ("optimizer.weight_decay: [1e-4, 0]", "optimizer.weight_decay", Choice((1e-4, 0.0))),
+        ("optimizer.decay_norms: [true, false]", "optimizer.decay_norms", Choice((True, False))),
+        ("neck.channels: [null, 64]", "neck.channels", Choice((None, 64))),
+        ("anchors.ratios: [[0.5, 1e-0], [0.4]]", "anchors.ratios", Choice(([0.5, 1.0], [0.4]))),
+        ("trainer.epochs: {low: 2, high: 10, step: 3}", "trainer.epochs", Range(2, 8, 3, False, True)),
+        ("neck.channels: {low: 16, high: 64, log: true}", "neck.channels", Range(16, 64, None, True, True)),
+        ("backbone.name: [no, 1.10, 010]", "backbone.name", Choice(("no", "1.10", "010"))),
+        ("trainer.epochs: {low: 010, high: 012}", "trainer.epochs", Range(10, 12, None, False, True)),
+        ("trainer.epochs: [010, 011]", "trainer.epochs", Choice((10, 11))),
+        ("augment.flip: {low: 0, high: 0.95, step: 0.1}", "augment.flip", Range(0.0, 0.9, 0.1, False, False)),
+    ],
+)
+def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str, draw: Choice | Range) -> None:
+    read = space_of(tmp_path, text)
+    assert read == {key: draw}
+    ends = [*draw.values] if isinstance(draw, Choice) else [draw.low, draw.high]
+    wanted = [type(value) for value in (draw.values if isinstance(draw, Choice) else ends)]
+    read_ends = [*read[key].values] if isinstance(draw, Choice) else [read[key].low, read[key].high]
+    assert [type(value) for value in read_ends] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("optimizer.lrr: [1, 2]", "key `optimizer.lrr` is unknown; did you mean `optimizer.lr`?"),
+        ("optimiser: {lr: [1, 2]}", "did you mean `optimizer`?"),
+        ("lr: [1, 2]", "did you mean `optimizer.lr`?"),
+        ("optimizer.name: [sgdd, adamw]", "key `optimizer.name`: 'sgdd' is not one of sgd, rmsprop, adamw"),
+        ("optimizer.lr: [fast, 1]", "key `optimizer.lr`: wants a number, not 'fast'"),
+        ("trainer.epochs: [2, 2.5]", "key `trainer.epochs`: wants a whole number, not 2.5"),
+        ("optimizer.lr: []", "two values or more"),
+        ("optimizer.lr: [1, 1.0]", "1.0 stands there twice"),
+        ("optimizer.lr: {low: 1e-2, high: 1e-4}", "low (0.01) is above high (0.0001)"),
+        ("optimizer.lr: {low: 1, high: 1}", "nothing to draw"),
+        ("optimizer.lr: {low: 0, high: 1, log: true}", "log needs low above 0"),
+        ("optimizer.lr: {low: a, high: 1}", "low must be a number, not 'a'"),
+        ("optimizer.lr: {low: .nan, high: 1}", "low must be a number"),
+        ("optimizer.lr: {low: 0.1}", "lacks high"),
+        ("optimizer.lr: {low: 0, high: 1, stepp: 1}", "did you mean `step`?"),
+        ("optimizer.lr: {low: 0, high: 1, step: 2}", "at most high - low"),
+        ("optimizer.lr: {low: 1, high: 2, step: 1, log: true}", "do not go together"),
+        ("optimizer.lr: {low: 1, high: 2, log: much}", "log must be true or false"),
+        ("trainer.epochs: {low: 1.5, high: 3}", "low must be a whole number, not 1.5"),
+        ("optimizer.decay_norms: {low: 0, high: 1}", "only numbers have a range"),
+        ("optimizer.lr: 0.1", "must be a list to choose from or {low: ..., high: ...}"),
+        ("optimizer: [1]", "is a group of settings"),
+        ("optimizer.lr: [1, 2]\noptimizer: {lr: [1, 2]}", "stands there twice"),
+        ("optimizer.lr: [1, 2]\noptimizer.lr: [3, 4]", "key `optimizer.lr` stands there twice, for the second time in"),
+        ("trainer.seed: [1, 2]", "luckiest seed"),
+        ("data: {test: [a, b]}", "must not choose anything"),
+        ("- a", "must hold `key: what to draw` lines"),
+        ("", "must hold `key: what to draw` lines"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_space_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space_of(tmp_path, text)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "space.yaml"))
+
+
+def test_a_missing_space_names_its_neighbour(files: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such space file; did you mean .*space\.yaml"):
+        read_space(files / "spce.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "spaces").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_spaces_beside_the_experiments_hold_the_experiment(path: Path) -> None:
+    """Its own values lie inside: a search starts around them."""
+    e = load_experiment(ROOT / "experiments" / path.name)
+    for key, draw in plan(ROOT / "experiments" / path.name, path).space.items():
+        group, _, name = key.partition(".")
+        value = getattr(getattr(e, group), name)
+        assert value in draw.values if isinstance(draw, Choice) else draw.low <= value <= draw.high, key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "space", "says"),
+    [
+        (["optimizer.lr=0.1"], SPACE, "key `optimizer.lr` is drawn there and also given as an override"),
+        (["data.val="], SPACE, "names no validation split"),
+        (["data.val=never_there.json", "trainer.test_checkpoint=last"], SPACE, "is the test split"),
+        ([], "loss.negative_ratio: [1, 2]", "changes what val/loss_total means"),
+    ],
+)
+def test_a_search_that_would_deceive_is_refused(files: Path, overrides: list[str], space: str, says: str) -> None:
+    (files / "space.yaml").write_text(space)
+    with pytest.raises(ConfigError) as caught:
+        planned(files, *overrides)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+# with real runs
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    code: int = runpy.run_path(str(SCRIPT))["main"]()
+    return code
+
+
+def test_a_search_from_the_command_to_the_new_experiment(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, result = files / "search", files / "deep" / "found.yaml"
+    command = [files / "tiny.yaml", "--space", files / "space.yaml", "--out", out, "--startup-trials", 1]
+    study = open_study(planned(files, "trainer.epochs=3"))
+    study.enqueue_trial({"optimizer.lr": 1e-3, "schedule.warmup_steps": 0})
+    study.enqueue_trial({"optimizer.lr": 1e-7, "schedule.warmup_steps": 1})  # learns nothing, so it is pruned
+    study.enqueue_trial({"optimizer.lr": 3e-3, "schedule.warmup_steps": 0})
+    assert script(monkeypatch, *command, "--trials", 2, "--result", result, "trainer.epochs=3") == 0
+    assert counts(study) == {"finished": 1, "pruned": 1, "failed": 0, "running": 0}
+
+    # trials are ordinary runs, and none has looked at the test split, which is not even there
+    runs = [out / f"tiny-trial{k}" / "seed0" for k in range(2)]
+    results = json.loads((runs[0] / "results.json").read_text())
+    assert "test" not in results and results["val"]["best"] == study.trials[0].value
+    rows = [list(csv.DictReader((run / "metrics.csv").open())) for run in runs]
+    assert len(rows[0]) == 3 and 1 <= len(rows[1]) <= 2
+    values = [float(row["val/loss_total"]) for row in rows[0]]
+    assert study.trials[0].value == pytest.approx(min(values))
+    assert list(study.trials[0].intermediate_values.values()) == pytest.approx(values)
+    assert all(any(run.glob("events.out.tfevents*")) for run in runs)
+
+    assert (runs[1] / "failure.txt").read_text().startswith("pruned after epoch")
+
+    # the same command goes on, and knows when it is done
+    assert script(monkeypatch, *command, "--trials", 3, "--result", result, "trainer.epochs=3") == 0
+    assert script(monkeypatch, *command, "--trials", 3, "--result", result, "trainer.epochs=3") == 0
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+    shown = capsys.readouterr()
+    assert (
+        f"trial 1: pruned after epoch {len(rows[1])} of 3" in shown.out and str(result) in shown.out and not shown.err
+    )
+
+    # the result is a diff of the experiment
+    found = load_experiment(result)
+    best = best_trials(planned(files, "trainer.epochs=3"), study)[0]
+    assert found.optimizer.lr == pytest.approx(best.params["optimizer.lr"], rel=1e-5)
+    assert (found.name, found.data.test, found.trainer.epochs) == ("found", "never_there.json", 3)
+    assert differences(found, load_base(result)) == sorted(found.changes) and "trainer.epochs" in found.changes
+    assert found.description.endswith((".", "?")) and "?" in found.description
+    assert result.read_text().startswith("base: ../tiny.yaml\n")
+
+    # another search has no place in the directory
+    for epochs, space, seed, says in (
+        (4, SPACE, 0, "was started with another experiment; these differ: trainer.epochs"),
+        (3, SPACE.replace("1e-2", "1e-1"), 0, "was started with another space; these differ: optimizer.lr"),
+        (3, SPACE, 1, "was started with other draws; these differ: seed"),
+    ):
+        (files / "space.yaml").write_text(space)
+        with pytest.raises(SearchError, match=says):
+            open_study(planned(files, f"trainer.epochs={epochs}", seed=seed))
+    (files / "space.yaml").write_text(SPACE)
+    search = planned(files, "trainer.epochs=3", "trainer.threads=2", "data.workers=1")  # where it runs is free
+    fewer = shutil.copytree(search.base.data.root, files / "fewer")
+    search.base.data.root = str(fewer)
+    open_study(search)
+    content = json.loads((fewer / "val.json").read_text())
+    content["annotations"].pop()
+    (fewer / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SearchError, match="was started with other data; these differ: val"):
+        open_study(search)
+    assert script(monkeypatch, *command, "--trials", 9) == 1
+    assert "these differ: trainer.epochs; choose another --out, or delete it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_search(files: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(files / "tiny.yaml"), "--space", str(files / "space.yaml")]
+    command += ["--trials", "4", "--jobs", "2", "--out", str(files / "search"), "trainer.epochs=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    study = open_study(planned(files, "trainer.epochs=1"))
+    assert counts(study) == {"finished": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert load_experiment(files / "search" / "tiny_found.yaml").changes
+
+
+# with runs that only pretend
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, loss_of: Callable[[ExperimentConfig, int], float]) -> list[str]:
+    """Replace training: epoch by epoch the callbacks see ``loss_of(experiment, epoch)``. Returns names as they run."""
+    begun: list[str] = []
+
+    def run(e: ExperimentConfig, out: Path, *, resume: bool, echo: Any, callbacks: list[Callback]) -> dict[str, Any]:
+        assert resume and e.data.test == ""
+        begun.append(e.name)
+        best = math.inf
+        trainer: Any = SimpleNamespace(max_epochs=e.trainer.epochs, logger=None)
+        for epoch in range(e.trainer.epochs):
+            trainer.current_epoch = epoch
+            callbacks[0].on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+            loss = loss_of(e, epoch)
+            best = min(best, loss)
+            trainer.callback_metrics = {"val/loss_total": loss}
+            callbacks[0].on_validation_end(trainer, None)  # type: ignore[arg-type]
+        return {"val": {"best": best}, "epoch": e.trainer.epochs}
+
+    monkeypatch.setattr(working, "run", run)
+    monkeypatch.setattr(working, "gc", SimpleNamespace(collect=lambda: 0))  # slow, and there is nothing to collect
+    return begun
+
+
+def by_rate(e: ExperimentConfig, epoch: int) -> float:
+    """Best at a rate of 1e-4."""
+    return abs(math.log10(e.optimizer.lr) + 4) + 1 / (1 + epoch)
+
+
+def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, lambda e, epoch: 100.0)
+    search = planned(files)
+    study = open_study(search)
+    work(search, study, 3, silent)
+    found = write_found(search, study, files / "found.yaml")
+    assert "trial 0, the best of 3" in found.description and "2 more have the same value" in found.description
+
+
+def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files, startup=4)
+    study = open_study(search)
+    work(search, study, 16, silent)
+    number = counts(study)
+    assert number["finished"] + number["pruned"] == 16 and number["pruned"] >= 3
+    assert all(trial.last_step in (1, 2) for trial in study.trials if trial.state == TrialState.PRUNED)
+    assert [trial.state for trial in study.trials[:4]] == [TrialState.COMPLETE] * 4
+    best = best_trials(search, study)[0]
+    assert best.value is not None and best.value < min(trial.value or 9 for trial in study.trials[:4])
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(trials_table(search, study))
+    rows = [line.split("│") for line in captured.get().splitlines() if line.startswith("│")]
+    assert rows[0][1].strip() == str(best.number) and len(rows) == number["finished"]
+
+    unbroken = [trial.params for trial in study.trials]
+    again = plan(files / "tiny.yaml", files / "space.yaml", out=files / "again", startup=4)
+    for trials in (3, 11, 16):  # stopped and resumed, it draws the same
+        work(again, open_study(again), trials, silent)
+    assert [trial.params for trial in open_study(again).trials] == unbroken
+
+
+def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:
+    search = planned(files)
+    study = open_study(search)
+    before = study.user_attrs["search"]
+    del before["experiment"]["loss.prior"]  # as if a later schema had gained it
+    study.set_user_attr("search", before)
+    open_study(search)
+    with pytest.raises(SearchError, match=r"these differ: loss\.prior"):
+        open_study(planned(files, "loss.prior=0.5"))
+
+
+def test_the_table_of_a_search_fits_its_terminal(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files, "trainer.epochs=1")
+    study = open_study(search)
+    work(search, study, 6, silent)
+    for width, wide in ((200, True), (100, True), (50, False), (40, False)):
+        table = trials_table(search, study, width=width)
+        text = io.StringIO()
+        Console(file=text, width=width).print(table)
+        lines = text.getvalue().splitlines()
+        assert max(map(len, lines)) <= width and "…" not in text.getvalue()
+        best = best_trials(search, study)[0]
+        assert [str(column.header) for column in table.columns][:2] == (
+            ["trial", search.monitor] if wide else ["trial", str(best.number)]
+        )
+        assert all(any(key in line for line in lines) for key in search.space)
+        assert f"{best.value:.4g}" in text.getvalue()
+
+
+def test_without_pruning_every_trial_comes_to_its_end(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files, startup=2, pruning=False)
+    study = open_study(search)
+    work(search, study, 9, silent)
+    assert importances(study) == {}  # of too few
+    work(search, study, 12, silent)
+    assert counts(study)["finished"] == 12
+    shares = importances(study)
+    assert shares["optimizer.lr"] > shares["schedule.warmup_steps"] and sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explodes(e: ExperimentConfig, epoch: int) -> float:
+        if e.optimizer.lr > 1e-3:
+            raise NonFiniteError("the loss is nan at step 3\nwith a second line")
+        if e.optimizer.lr < 1e-4:
+            raise RunError("the validation split holds nobody of the subset")
+        return by_rate(e, epoch)
+
+    pretend(monkeypatch, explodes)
+    (files / "space.yaml").write_text(
+        "optimizer.lr: [1e-5, 1e-4, 3e-4, 1e-3, 1e-2]\nschedule.name: [constant, cosine, plateau]\n"
+    )
+    search = planned(files, "schedule.warmup_steps=1", startup=99)  # plateau refuses a warm-up
+    study = open_study(search)
+    lines: list[str] = []
+    for rate, name in ((1e-2, "cosine"), (1e-5, "cosine"), (1e-4, "plateau"), (1e-4, "cosine"), (3e-4, "constant")):
+        study.enqueue_trial({"optimizer.lr": rate, "schedule.name": name})
+    work(search, study, 2, lines.append)
+    sentences = list(failures(study).values())
+    assert counts(study) == {"finished": 2, "pruned": 0, "failed": 3, "running": 0}
+    assert r"failed: the loss is nan at step 3\nwith a second line" in sentences
+    assert "failed: the validation split holds nobody of the subset" in sentences
+    assert any("key `schedule.warmup_steps`: must be 0 with plateau" in sentence for sentence in sentences)
+    assert any(line.endswith("with a second line") for line in lines)
+
+
+def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explodes(e: ExperimentConfig, epoch: int) -> float:
+        raise NonFiniteError("the loss is nan")
+
+    begun = pretend(monkeypatch, explodes)
+    search = planned(files)
+    with pytest.raises(SearchError, match="10 trials failed and 0 did not; the last one: failed: the loss is nan"):
+        work(search, open_study(search), 3, silent)
+    assert len(begun) == 10
+    with pytest.raises(SearchError, match="no trial has finished"):
+        write_found(search, open_study(search), files / "found.yaml")
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("a.jpg: is truncated"), Interrupted("stopped in epoch 2"), OSError("full")]
+)
+def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    troubles: list[Exception] = [error] * 5
+
+    def trouble(e: ExperimentConfig, epoch: int) -> float:
+        if epoch == 2 and troubles:
+            raise troubles.pop()
+        return by_rate(e, epoch)
+
+    begun = pretend(monkeypatch, trouble)
+    search = planned(files)
+    study = open_study(search)
+    while troubles:
+        with pytest.raises(type(error), match=str(error)):
+            work(search, study, 2, silent)
+    work(search, open_study(search), 2, silent)
+    assert begun == ["tiny-trial0"] * 6 + ["tiny-trial1"]
+    assert counts(study) == {"finished": 2, "pruned": 0, "failed": 0, "running": 0}
+
+
+def in_processes(count: int, task: Callable[[], None]) -> list[int | None]:
+    processes = [multiprocessing.get_context("fork").Process(target=task) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(e: ExperimentConfig, epoch: int) -> float:
+        if epoch == 1:
+            os._exit(9)
+        return by_rate(e, epoch)
+
+    search = planned(files)
+    pretend(monkeypatch, dies)
+    assert in_processes(1, lambda: work(search, open_study(search), 2, silent)) == [9]
+    study = open_study(search)
+    assert counts(study)["running"] == 1
+    params = study.trials[0].params
+
+    begun = pretend(monkeypatch, by_rate)
+    work(search, open_study(search), 2, silent)
+    assert begun == ["tiny-trial0", "tiny-trial1"] and study.trials[0].params == params
+    assert counts(study)["finished"] == 2 and len(study.trials[0].intermediate_values) == 4
+
+    pretend(monkeypatch, dies)
+    for _ in range(3):
+        assert in_processes(1, lambda: work(search, open_study(search), 3, silent)) == [9]
+    begun = pretend(monkeypatch, by_rate)
+    work(search, open_study(search), 3, silent)
+    assert failures(study) == {2: "its process died 3 times"} and begun == ["tiny-trial3"]
+
+
+def test_processes_at_the_same_time_make_no_trial_too_many(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files)
+    assert in_processes(3, lambda: work(search, open_study(search), 8, silent)) == [0, 0, 0]
+    study = open_study(search)
+    assert len(study.trials) == 8 and counts(study)["running"] == 0
+    rates = [trial.params["optimizer.lr"] for trial in study.trials]
+    assert len(set(rates)) == 8  # not the same draws three times
+
+
+def test_a_result_overwrites_nothing_else(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, by_rate)
+    search = planned(files)
+    study = open_study(search)
+    work(search, study, 1, silent)
+    with pytest.raises(SearchError, match=r"tiny\.yaml: holds something that no search has written"):
+        write_found(search, study, files / "tiny.yaml")
+    write_found(search, study, files / "found.yaml")
+    write_found(search, study, files / "found.yaml")
+
+
+def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
+    (files / "search").mkdir()
+    (files / "search" / "search.db").write_text("no database, but long enough to look like one " * 100)
+    with pytest.raises(SearchError, match=r"search\.db: is not the storage of a search") as caught:
+        open_study(planned(files))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        script(monkeypatch, "a.yaml", "--space", "b.yaml", "--trials", 1, "--seed", -1)
+    assert end.value.code == 2
+    assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "remedy"), [("optuna", "'.[search]'"), ("fcntl", "WSL")])
+def test_without_a_package_one_sentence_says_what_to_do(package: str, remedy: str) -> None:
+    block = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+    start = f"import sys; sys.argv = [{str(SCRIPT)!r}, 'a.yaml', '--space', 'b.yaml', '--trials', '1']; {block}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: a search needs {package}: ") and remedy in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,274 @@
+"""A study runs everything once, goes on past what fails and after what is killed, and mixes nothing."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from ssd_effnet.config.loading import ConfigError, save_experiment
+from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.study.plan import Job, check, plan, read_study, remember, runs_of
+from ssd_effnet.study.progress import Display, Pace, status_table
+from ssd_effnet.training.run_directory import RunDirectory, RunError, State
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+LITE0, WIDEN = EXPERIMENTS / "lite0.yaml", EXPERIMENTS / "02_widen_3x3.yaml"
+SMALL = [
+    *("input.size=[96,128]", "backbone.pretrained=none", "backbone.norm=batch", "adapter.channels=32"),
+    *("extras.channels=32", "trainer.batch_size=4", "trainer.epochs=1", "trainer.panel_images=0", "data.workers=0"),
+    *("trainer.accelerator=cpu", "backbone.name=efficientnet-lite0", "schedule.warmup_steps=0"),
+]
+
+
+def study(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -> None:
+    jobs = plan([WIDEN, LITE0], [0, 3], ["trainer.epochs=5", "lite*:optimizer.lr=0.5"], tmp_path)
+    assert [job.name for job in jobs] == [
+        *("02_widen_3x3 seed 0", "lite0 seed 0", "02_widen_3x3 seed 3", "lite0 seed 3"),
+    ]
+    assert {job.experiment.trainer.epochs for job in jobs} == {5}
+    assert [job.experiment.optimizer.lr for job in jobs[:2]] == [1e-4, 0.5]
+    assert jobs[3].directory.path == tmp_path / "lite0" / "seed3"
+    (job,) = plan([LITE0], [0], ["lite*:trainer.epochs=010", "lite0:data.root=2024_01", "l*:name=1.10"], tmp_path)
+    assert (job.experiment.trainer.epochs, job.experiment.data.root, job.experiment.name) == (10, "2024_01", "1.10")
+
+
+@pytest.mark.parametrize(
+    ("files", "override", "message"),
+    [
+        ([LITE0, LITE0], "trainer.epochs=1", "two experiments are called lite0"),
+        ([LITE0, WIDEN], "name=both", "two experiments are called both"),
+        ([LITE0], "trainer.seed=7", "the seeds of a study are those of --seeds"),
+        ([LITE0], "0*:trainer.epochs=1", "none of the experiments lite0 fits"),
+        ([LITE0], "lite*:trainer.epoch=1", r"did you mean `trainer\.epochs`"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(files: list[Path], override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(files, [0], [override], tmp_path)
+
+
+def test_the_study_remembers_what_its_experiments_are_differences_from(tmp_path: Path) -> None:
+    remember(plan([WIDEN], [0, 1], [], tmp_path), tmp_path, "first")
+    remember(plan([LITE0], [0], [], tmp_path), tmp_path, "second")
+    written = read_study(tmp_path)
+    assert written["experiments"]["02_widen_3x3"]["ancestors"] == ["01_effnet_b4", "00b_vgg16_rmsprop", "00_vgg16"]
+    assert list(written["experiments"]) == ["02_widen_3x3", "lite0"] and written["commands"] == ["first", "second"]
+    with pytest.raises(RunError, match="holds no runs"):
+        runs_of(tmp_path)
+
+
+def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
+    """The configs of two runs have one file name; a copy of a run is none; a study file that is cut short says so."""
+    for job in plan([WIDEN, LITE0], [0], [], tmp_path):
+        save_experiment(job.experiment, job.directory.config_file)
+    (tmp_path / "lite0" / "seed0").rename(tmp_path / "lite0" / "seed0.bak")
+    found, (left_out,) = runs_of(tmp_path)
+    assert [str(directory) for directory in found] == [str(tmp_path / "02_widen_3x3" / "seed0")]
+    assert left_out.startswith(f"{tmp_path / 'lite0' / 'seed0.bak'}: holds lite0 seed 0")
+    (tmp_path / "lite0" / "seed0.bak").rename(tmp_path / "lite0" / "seed0")
+    jobs = plan([run.config_file for run in runs_of(tmp_path)[0]], [1], ["lite*:optimizer.lr=0.5"], tmp_path)
+    assert [job.name for job in jobs] == ["02_widen_3x3 seed 1", "lite0 seed 1"]
+    assert jobs[1].experiment.optimizer.lr == 0.5
+    remember(jobs, tmp_path, "again")
+    assert list(read_study(tmp_path)["experiments"]) == ["02_widen_3x3", "lite0"]
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(RunError, match=r"study\.json: cannot be read"):
+        runs_of(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ran(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two experiments side by side, one of which cannot work."""
+    out = tmp_path_factory.mktemp("study")
+    wrong = "02*:optimizer.lr=1e30"
+    files = (str(WIDEN), str(LITE0))
+    return out, study(
+        "run", *files, "--seeds", "0", *SMALL, wrong, f"data.root={synthetic}", f"--out={out}", "--jobs=2"
+    )
+
+
+def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = ran
+    assert done.returncode == 1
+    assert "lite0 seed 0: finished" in done.stdout and "2 runs: 0 finished, 2 to do" in done.stdout
+    assert "not finished: 02_widen_3x3 seed 0: " in done.stdout and "the loss is" in done.stdout
+    (failed, finished), _ = runs_of(out)
+    assert (failed.state, finished.state) == (State.FAILED, State.FINISHED)
+    assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
+
+
+def test_tensorboard_lists_what_differs_between_the_experiments(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path
+) -> None:
+    out, _ = ran
+    jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={synthetic}", "02*:optimizer.lr=1e30"], out)
+    assert {"adapter.kind", "optimizer.lr", "optimizer.name"} <= set(jobs[0].varied) and "input.size" not in jobs[
+        0
+    ].varied
+    listed = [hparams_of(file) for file in (out / "lite0" / "seed0").glob("events.out.tfevents*")]
+    assert {"Experiment", "Seed", *jobs[0].varied} in [set(found) for found in listed]
+    assert not list((out / "lite0").glob("seed0/*/events.out.tfevents*"))  # no run beside the run
+
+
+def hparams_of(file: Path) -> dict[str, object]:
+    """What one event file tells the HParams tab."""
+    events = EventAccumulator(str(file)).Reload()
+    tag = "_hparams_/session_start_info"
+    if tag not in events.summary_metadata:
+        return {}
+    content = HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content)
+    return dict(content.session_start_info.hparams)
+
+
+def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path
+) -> None:
+    out, _ = ran
+    before = (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns
+    again = study("run", str(LITE0), *SMALL, f"data.root={synthetic}", f"--out={out}")
+    assert again.returncode == 0 and "1 runs: 1 finished, 0 to do" in again.stdout, again.stderr
+    assert (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns == before
+    status = study("status", str(out))
+    assert "the loss" in status.stdout and "finished" in status.stdout and status.returncode == 0
+
+
+def test_other_configs_and_other_data_are_refused(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path, tmp_path: Path
+) -> None:
+    out, _ = ran
+    with pytest.raises(
+        RunError,
+        match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)",
+    ):
+        check(plan([LITE0], [0], [*SMALL, f"data.root={synthetic}", "optimizer.lr=0.5"], out))
+    jobs = plan([LITE0], [0], [*SMALL, f"data.root={synthetic}"], out)
+    check(jobs)
+    environment_file = jobs[0].directory.environment_file
+    text = environment_file.read_text()
+    environment = jobs[0].directory.environment()
+    try:
+        environment["git"]["commit"] = "0" * 40
+        write_results(environment_file, environment)
+        (note,) = check(jobs)
+        assert note.endswith("lite0 seed 0") and "other code" in note
+        environment["data"]["train"]["fingerprint"] = "something else"
+        write_results(environment_file, environment)
+        with pytest.raises(RunError, match=r"its data have changed since it was started \(train\)"):
+            check(jobs)
+    finally:
+        environment_file.write_text(text)
+
+
+def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Path, tmp_path: Path) -> None:
+    out = tmp_path / "none"
+    done = study(
+        "run", str(WIDEN), "--seeds", "0", "1", *SMALL, f"data.root={synthetic}", "--out", str(out), "--dry-run"
+    )
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if "02_widen_3x3" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[1:3] == ["0 1", "96x128"] and cells[7].endswith("a run")
+    assert float(cells[3]) > 0.5 and cells[5] == "1,584"  # millions of parameters; 264 positions x 6 anchors
+    assert "hours" in done.stdout and not out.exists()
+
+
+def test_complaints_are_one_sentence(tmp_path: Path) -> None:
+    assert "unknown arguments: nonsense" in study("status", str(tmp_path), "nonsense").stderr
+    for option, number in (("--seeds", "one"), ("--seeds", "²"), ("--jobs", "0"), ("--jobs", "9" * 5000)):
+        done = study("run", str(LITE0), option, number)
+        assert done.returncode == 2 and f"argument {option}: " in done.stderr and done.stderr.count("\n") == 1
+    done = study("status", str(tmp_path))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_pace_speaks_of_the_epochs_that_were_seen_to_end(tmp_path: Path) -> None:
+    now = [0.0]
+    jobs = plan([LITE0], [0, 1], ["trainer.epochs=4"], tmp_path)
+    _write_epochs(jobs[0], 1)  # done before
+    pace = Pace(jobs, clock=lambda: now[0])
+    assert pace.left() == ""
+    _write_epochs(jobs[0], 3)
+    now[0] = 600.0  # two epochs in ten minutes, five are left
+    assert pace.left() == "about 25 min left"
+    pace.give_up(jobs[1])  # it failed at once: its four epochs will not come
+    assert pace.left() == "about 5 min left"
+
+
+def test_the_display_without_a_terminal_is_lines(tmp_path: Path) -> None:
+    text = io.StringIO()
+    jobs = plan([LITE0], [0], ["trainer.epochs=4"], tmp_path)
+    _write_epochs(jobs[0], 2)
+    with Display(jobs, Console(file=text)) as display:
+        display.on_start(jobs[0])
+        display.on_look(jobs)
+    assert text.getvalue() == "lite0 seed 0: begins from epoch 3\n"
+
+
+def test_status_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    (job,) = plan([LITE0], [0], ["trainer.epochs=4"], tmp_path)
+    _write_epochs(job, 2)
+    job.directory.config_file.write_text("name: lite0\ntrainer: {epochs: 4}\n")
+    table = status_table([job.directory], "a study")
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells[1:5] == ["0", "[yellow]interrupted[/]", "2/4", "60.00"]
+
+
+def _write_epochs(job: Job, epochs: int) -> None:
+    job.directory.path.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{epoch},{70 - 5 * epoch}\n" for epoch in range(1, epochs + 1))
+    job.directory.metrics_file.write_text(f"epoch,val/MR/reasonable_all\n{rows}")
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) -> None:
+    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=30")
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL) as process:
+        while len(directory.metrics()) < 2:
+            time.sleep(0.2)
+            assert process.poll() is None
+        other = study("run", str(LITE0), *settings, f"--out={tmp_path}")  # beside it: leaves the run alone
+        assert "in another process: lite0 seed 0" in other.stdout
+        os.killpg(process.pid, signal.SIGKILL)
+    time.sleep(1)
+    assert directory.state is State.INTERRUPTED
+    done = study("run", str(LITE0), *settings, f"--out={tmp_path}")
+    assert done.returncode == 0 and "begins from epoch" in done.stdout, done.stdout + done.stderr
+    assert len(directory.metrics()) == 30 and directory.environment()["resumed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, synthetic: Path, tmp_path: Path) -> None:
+    """Sent to the study alone, as ``kill`` does, or to its runs and their workers too, as ``timeout`` does."""
+    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while len(directory.metrics()) < 2:
+            time.sleep(0.2)
+            assert process.poll() is None
+        (os.killpg if all_of_them else os.kill)(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert directory.state is State.INTERRUPTED and "stopped in epoch" in directory.log_file.read_text()

@@ -1,0 +1,457 @@
+"""Runs that are killed, stopped, or run out of disk: what is there stays good, and --resume equals not stopping."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from untrained import LITE0, SMALL
+
+from data_kaist.dataset import DetectionDataset, EpochSampler, collate
+from data_kaist.files import write_whole
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.training.checkpoints import WholeCheckpoints
+from ssd_effnet.training.devices import LostBatch
+from ssd_effnet.training.interruption import StopAfterStep
+from ssd_effnet.training.run import run
+from ssd_effnet.training.run_directory import Interrupted, RunDirectory, RunError, State
+
+ROOT = Path(__file__).parents[2]
+# dropout, moving average, jitter and crops: whatever draws numbers or has a state
+OVERRIDES = (
+    *("data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=val.json", "trainer.epochs=3"),
+    *("trainer.ema_decay=0.9", "trainer.test_checkpoint=last", "trainer.panel_images=1", "augment.crop_probability=1"),
+    *("schedule.name=cosine", "backbone.drop_connect=0.5", "trainer.monitor=val/loss_total"),
+)
+
+
+def experiment(root: Path, *overrides: str) -> ExperimentConfig:
+    return load_experiment(LITE0, [*SMALL, *OVERRIDES, f"data.root={root}", *overrides])
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+# what a child process does before it runs: SEEN collects the frames of each step, STRIKE says when it dies
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from lightning.pytorch import Callback
+from ssd_effnet import files
+from ssd_effnet.config import load_experiment
+from ssd_effnet.run import run
+
+experiment, out, seen, moment, resume = sys.argv[1:6]
+
+def strike():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Seen(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        with open(seen, "a") as file:
+            print(trainer.current_epoch, batch_idx, *batch.names, batch.images.double().sum().item(), file=file)
+        if moment == "in an epoch" and (trainer.current_epoch, batch_idx) == (1, 1):
+            strike()
+    def on_train_epoch_start(self, trainer, module):
+        if moment == "between two epochs" and trainer.current_epoch == 1:
+            strike()
+    def on_validation_batch_start(self, trainer, *_):
+        if moment == "in a validation" and trainer.current_epoch == 1:
+            strike()
+    def on_test_batch_start(self, trainer, *_):
+        if moment == "in the test":
+            strike()
+
+written = 0
+real = files.os.fsync
+def half(number):
+    global written
+    written += 1
+    if moment == "in the writing of a checkpoint" and written == 4:  # best, last; best and now last again
+        os.ftruncate(number, os.fstat(number).st_size // 2)
+        strike()
+    real(number)
+files.os.fsync = half
+
+run(load_experiment(experiment), Path(out), resume=resume == "resume", echo=lambda line: None, callbacks=[Seen()])
+"""
+
+
+def child(e: ExperimentConfig, folder: Path, moment: str = "", *, resume: bool = False) -> tuple[int, list[str]]:
+    """Run in a process of its own; its exit code, and the frames and pixel sums of each step of its epochs."""
+    folder.mkdir(exist_ok=True)
+    save_experiment(e, folder / "e.yaml")
+    seen = folder / f"seen-{resume}.txt"
+    arguments = [str(folder / "e.yaml"), str(folder), str(seen), moment, "resume" if resume else "begin"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode, seen.read_text().splitlines() if seen.is_file() else []
+
+
+def comparable(checkpoint: Any) -> Any:
+    """A checkpoint without what measures time or names the folder that it lies in."""
+    clocks = ("Timer", "Waiting")
+    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if not name.startswith(clocks)}
+    for name in callbacks:
+        if name.startswith("ModelCheckpoint"):
+            callbacks[name] = {
+                k: v for k, v in callbacks[name].items() if not k.endswith(("path", "dirpath", "models"))
+            }
+    return checkpoint | {"callbacks": callbacks}
+
+
+def same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, wherever tensors lie in it."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), (where, a.keys() ^ b.keys())
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}/{i}")
+    else:
+        assert a == b or (a != a and b != b), (where, a, b)
+
+
+def same_runs(a: RunDirectory, b: RunDirectory) -> None:
+    assert a.metrics_file.read_text() == b.metrics_file.read_text()
+    assert a.detections_file.read_text() == b.detections_file.read_text()
+    clocked = {"minutes", "step_seconds", "data_share"}
+    first, second = ({k: v for k, v in d.results().items() if k not in clocked} for d in (a, b))
+    assert first == second
+    for file in ("last.ckpt", "best.ckpt"):
+        left, right = (torch.load(d.last.with_name(file), weights_only=True) for d in (a, b))
+        assert {"state_dict", "optimizer_states", "lr_schedulers", "current_model_state"} <= left.keys()
+        same(comparable(left), comparable(right), file)
+
+
+@pytest.fixture(scope="module")
+def unbroken(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, list[str]]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    e = experiment(few_pairs)
+    code, seen = child(e, folder)
+    assert code == 0
+    return RunDirectory.of(e, folder), seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "epochs"),
+    [
+        ("in an epoch", 1),
+        ("between two epochs", 1),
+        ("in a validation", 1),
+        ("in the writing of a checkpoint", 1),
+        ("in the test", 3),
+    ],
+)
+def test_a_killed_run_goes_on_and_equals_one_that_was_not(
+    moment: str, epochs: int, few_pairs: Path, unbroken: tuple[RunDirectory, list[str]], tmp_path: Path
+) -> None:
+    e, (whole, seen) = experiment(few_pairs), unbroken
+    directory = RunDirectory.of(e, tmp_path)
+    code, before = child(e, tmp_path, moment)
+    assert code == -signal.SIGKILL and directory.state is State.INTERRUPTED
+    done = torch.load(directory.last, weights_only=True)["epoch"] + 1
+    assert done == epochs  # at most the epoch that was under way is lost
+    code, after = child(e, tmp_path, resume=True)
+    assert code == 0 and directory.state is State.FINISHED
+    same_runs(whole, directory)
+    kept = [line for line in before if int(line.split()[0]) < epochs]
+    assert kept + after == seen and len(seen) == 6
+    assert not list(directory.path.rglob("*.part"))  # what was half written is swept away
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(few_pairs: Path, tmp_path: Path) -> None:
+    first: RunDirectory | None = None
+    for workers in (0, 2, 4):
+        e = experiment(few_pairs, f"data.workers={workers}")
+        run(e, tmp_path / str(workers), echo=quiet)
+        directory = RunDirectory.of(e, tmp_path / str(workers))
+        if first is not None:
+            assert directory.metrics_file.read_text() == first.metrics_file.read_text()
+            weights = [torch.load(d.last, weights_only=True)["state_dict"] for d in (first, directory)]
+            same(*weights)
+        first = directory
+
+
+def test_samples_do_not_depend_on_workers(few_pairs: Path) -> None:
+    dataset = build_dataset(experiment(few_pairs), "train")
+
+    def epoch(data: DetectionDataset, workers: int) -> list[torch.Tensor]:
+        sampler = EpochSampler(len(data), 1, train=True, seed=0)
+        sampler.set_epoch(3)
+        loader = torch.utils.data.DataLoader(data, 1, sampler=sampler, num_workers=workers, collate_fn=collate)
+        return [batch.images for batch in loader]
+
+    same(epoch(dataset, 0), epoch(dataset, 2))
+    same(epoch(dataset, 0), epoch(dataset, 4))
+
+
+# --- Ctrl+C ----------------------------------------------------------------------------------------------------------
+
+
+class Presses(Callback):
+    """Presses Ctrl+C in the middle of a step of an epoch, and counts the steps that are computed."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.steps += 1
+
+
+@pytest.fixture(scope="module")
+def stopped(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, Path, str, list[str]]:
+    """A run in whose second epoch Ctrl+C was pressed: experiment, folder, the sentence, and what was said before."""
+    out, lines = tmp_path_factory.mktemp("stopped"), list[str]()
+    e = experiment(few_pairs, "trainer.epochs=2", "trainer.panel_images=0")
+    before, presses = signal.getsignal(signal.SIGINT), Presses(epoch=1)
+    with pytest.raises(Interrupted) as caught:
+        run(e, out, echo=lines.append, callbacks=[presses])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert presses.steps == 3  # two of the first epoch, and the one in which it was pressed
+    return e, out, str(caught.value), lines
+
+
+def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(
+    stopped: tuple[ExperimentConfig, Path, str, list[str]],
+) -> None:
+    e, out, sentence, lines = stopped
+    directory = RunDirectory.of(e, out)
+    assert sentence == f"{directory}: stopped in epoch 2; with --resume it resumes from {directory.last}"
+    assert "stopping after this step (Ctrl+C once more: at once)" in lines
+    assert directory.state is State.INTERRUPTED and len(directory.metrics()) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_epoch_is_over(few_pairs: Path, tmp_path: Path) -> None:
+    e = experiment(few_pairs, "trainer.epochs=2", "trainer.panel_images=0")
+    with pytest.raises(Interrupted, match="stopped in epoch 1; with --resume it starts over: no epoch was finished"):
+        run(e, tmp_path, echo=quiet, callbacks=[Presses(epoch=0)])
+    run(e, tmp_path, resume=True, echo=quiet)
+    directory = RunDirectory.of(e, tmp_path)
+    assert directory.state is State.FINISHED and len(directory.metrics()) == 2
+
+
+def test_ctrl_c_twice_stops_at_once() -> None:
+    stop = StopAfterStep(quiet)
+    with stop.listening(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_of_a_terminal_and_sigterm_of_timeout(
+    workers: int, number: signal.Signals, few_pairs: Path, tmp_path: Path
+) -> None:
+    """They reach the whole process group, the loaders' workers too."""
+    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", f"data.workers={workers}", "trainer.epochs=1000"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
+    directory = RunDirectory(tmp_path / "lite0" / "seed0")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while directory.epochs_done() < 2:
+            time.sleep(0.1)
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "stopping after this step" in out, err
+    assert directory.state is State.INTERRUPTED
+    assert err.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in err
+
+
+# --- batches that never come -----------------------------------------------------------------------------------------
+
+
+class Unsendable:
+    """What cannot be pickled."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("cannot\nbe pickled")
+
+
+def die(samples: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("collated", "error", "says"),
+    [
+        (
+            lambda samples: Unsendable(),
+            LostBatch,
+            r"^a batch that was read ahead could not be handed over \(cannot be pickled\); data\.workers=0",
+        ),
+        (
+            die,
+            RunError,
+            r"has died.*DataLoader worker.* fewer data\.workers .*stopped in epoch 1; with --resume it starts over",
+        ),
+    ],
+    ids=["unsendable", "killed"],
+)
+def test_a_batch_that_is_lost_in_a_worker_ends_the_run_with_a_sentence(
+    collated: Any, error: type[Exception], says: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the loader waits for ever."""
+    monkeypatch.setattr("ssd_effnet.training.devices.collate", collated)
+    e = experiment(few_pairs, "data.workers=1", "trainer.epochs=1")
+    with pytest.raises(error, match=says) as caught:
+        run(e, tmp_path, echo=quiet)
+    directory = RunDirectory.of(e, tmp_path)
+    assert directory.failure() == str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_waits_for_a_batch_is_stopped_at_once(
+    number: signal.Signals, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is computed first: its batch may never come."""
+
+    def late(samples: Any) -> Any:
+        time.sleep(1)  # by now the run waits
+        os.kill(os.getppid(), number)
+        time.sleep(3)
+        return collate(samples)
+
+    monkeypatch.setattr("ssd_effnet.training.devices.collate", late)
+    lines, presses = list[str](), Presses(epoch=99)
+    with pytest.raises(Interrupted, match="stopped in epoch 1"):
+        run(experiment(few_pairs, "data.workers=1"), tmp_path, echo=lines.append, callbacks=[presses])
+    assert presses.steps == 0 and "stopping after this step (Ctrl+C once more: at once)" not in lines
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="mounts a small /dev/shm of its own")
+def test_a_small_dev_shm_is_named(few_pairs: Path, tmp_path: Path) -> None:
+    """As a container has it: 64 MiB there, one here, for batches of 1.5."""
+    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "data.workers=2", "input.size=[512,512]"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
+    small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; exec "$@"', "sh"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*small, *command], env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("nothing may be mounted here")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: a batch that was read ahead could not be handed over (")
+    assert all(words in done.stderr for words in ("/dev/shm holds 1 MiB", "--shm-size", "data.workers=0"))
+
+
+# --- disks that are full, files that are damaged ---------------------------------------------------------------------
+
+
+def full(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({"epoch": 1}, path)
+    monkeypatch.setattr("data_kaist.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device; the checkpoint before it stays whole: .*last\.ckpt"):
+        writer.save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_whole_files_name_themselves(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/below"):
+        write_whole(tmp_path / "file" / "below" / "a.txt", "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"folder'$"):
+        write_whole(tmp_path / "folder", "x")
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_is_begun(
+    stopped: tuple[ExperimentConfig, Path, str, list[str]], tmp_path: Path
+) -> None:
+    e, out = stopped[:2]
+    shutil.copytree(out, tmp_path / "copy")
+    directory = RunDirectory.of(e, tmp_path / "copy")
+    whole, best = directory.last.read_bytes(), directory.best.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"PK" + whole[9:], b"PK\3\4 of another kind"):
+        directory.last.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):
+            run(e, tmp_path / "copy", resume=True, echo=quiet)
+        assert (directory.best.read_bytes(), directory.last.read_bytes()) == (best, damaged)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that holds three checkpoints and little more; Linux lends one to root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_one_sentence(few_pairs: Path, small_disk: Path) -> None:
+    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "trainer.epochs=8"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={small_disk}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    directory = RunDirectory(small_disk / "lite0" / "seed0")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while directory.epochs_done() < 2:
+            time.sleep(0.05)
+            assert run.poll() is None, run.stderr.read()
+        filler = small_disk / "filler"
+        while run.poll() is None:  # what a checkpoint leaves free for a moment is filled too
+            try:
+                with filler.open("ab") as file:
+                    while True:
+                        file.write(b"x" * 65536)
+                        file.flush()
+            except OSError:
+                time.sleep(0.05)
+        _, err = run.communicate(timeout=300)
+    assert run.returncode == 1 and "Traceback" not in err, err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, err
+    assert "No space left on device" in err and str(small_disk) in err
+    epoch = torch.load(directory.last, weights_only=True)["epoch"]
+    assert 0 <= epoch < 7 and not list(directory.path.rglob("*.part"))
+    filler.unlink()
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = directory.metrics()
+    assert [row["epoch"] for row in rows] == list(range(8))
+    assert json.loads(directory.results_file.read_text())["epochs"] == 8

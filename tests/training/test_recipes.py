@@ -1,0 +1,385 @@
+"""Optimisers, schedules, and what a run does when the figures go wrong."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_schedule, parameter_groups
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
+from ssd_effnet.config.schema import ScheduleConfig, TrainerConfig
+from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.structures import RawOutputs
+from ssd_effnet.training import run as running
+from ssd_effnet.training.module import EMAWeightAveraging, NonFiniteError
+from ssd_effnet.training.run import run
+from ssd_effnet.training.run_directory import RunDirectory, RunError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SMALL = (
+    "backbone.name=efficientnet-lite0",
+    "adapter.channels=16",
+    "extras.channels=16",
+    "input.size=[64,96]",
+    "data.kind=coco",
+    "data.train=train.json",
+    "data.val=val.json",
+    "data.test=",
+    "trainer.panel_images=0",
+    "trainer.accelerator=cpu",
+)
+
+
+def small(root: Path, *overrides: str, name: str = "lite0") -> ExperimentConfig:
+    return load_experiment(EXPERIMENTS / f"{name}.yaml", [f"data.root={root}", *SMALL, *overrides], tiny=True)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def one_weight(e: ExperimentConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=e.optimizer.lr)
+
+
+def rates(e: ExperimentConfig, steps: int) -> list[float]:
+    """The rate of each optimiser step of a run."""
+    optimizer = one_weight(e)
+    schedule = build_schedule(e, optimizer, steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def default(*overrides: str) -> ExperimentConfig:
+    return load_experiment(EXPERIMENTS / "00_vgg16.yaml", overrides)
+
+
+def test_multistep_falls_at_half_and_nine_tenths() -> None:
+    assert rates(default(), 20) == pytest.approx([1e-4] * 10 + [1e-5] * 8 + [1e-6] * 2)
+
+
+def test_warm_up_is_a_straight_line_to_the_full_rate() -> None:
+    e = default("schedule.name=constant", "schedule.warmup_steps=3", "optimizer.lr=1.0")
+    assert rates(e, 6) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_cosine_runs_from_the_full_rate_to_the_final_one() -> None:
+    e = default("schedule.name=cosine", "schedule.warmup_steps=1", "schedule.final_lr_factor=0.2", "optimizer.lr=1.0")
+    # progress 0, 1/4, 2/4, 3/4 of the four steps after warm-up; 0.2 + 0.8 * (1 + cos(pi * progress)) / 2
+    half = math.sqrt(0.5)
+    assert rates(e, 5) == pytest.approx([0.5, 1, 0.2 + 0.4 * (1 + half), 0.6, 0.2 + 0.4 * (1 - half)])
+
+
+def test_plateau_cuts_after_its_patience() -> None:
+    e = default("schedule.name=plateau", "schedule.patience=1", "schedule.gamma=0.5", "optimizer.lr=1.0")
+    optimizer = one_weight(e)
+    schedule: Any = build_schedule(e, optimizer, 100)
+    found = []
+    for miss_rate in (50.0, 40.0, 45.0, 45.0, 45.0, 30.0):
+        schedule.step(miss_rate)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == [1, 1, 1, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop), ("adamw", torch.optim.AdamW)]
+)
+def test_the_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
+    e = default(f"optimizer.name={name}", "input.size=[64,64]")
+    optimizer = build_optimizer(e, nn.Conv2d(1, 1, 1))
+    assert type(optimizer) is kind
+    assert all(group.get("momentum", 0.9) == 0.9 for group in optimizer.param_groups)
+
+
+def test_the_baseline_gives_biases_twice_the_rate() -> None:
+    detector = nn.ModuleDict(
+        {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
+    )
+    groups = {str(g["name"]): g for g in parameter_groups(default(), detector)}
+    assert {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()} == {  # type: ignore[arg-type]
+        "backbone": (1e-4, 5e-4, 2),
+        "backbone_bias": (2e-4, 5e-4, 2),
+        "head": (1e-4, 5e-4, 1),
+        "head_bias": (2e-4, 5e-4, 1),
+    }
+
+
+def test_backbone_and_norms_have_their_own_rate_and_decay() -> None:
+    e = default("optimizer.backbone_lr_factor=0.1", "optimizer.bias_lr_factor=1", "optimizer.decay_norms=false")
+    detector = nn.ModuleDict(
+        {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
+    )
+    groups = {str(g["name"]): (g["lr"], g["weight_decay"]) for g in parameter_groups(e, detector)}
+    assert groups["backbone"] == (groups["backbone_norm"][0], 5e-4) == (pytest.approx(1e-5), 5e-4)
+    assert groups["backbone_norm"][1] == groups["backbone_bias"][1] == groups["head_bias"][1] == 0
+    assert groups["head"] == (1e-4, 5e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_every_trainable_parameter_is_in_exactly_one_group(norm: str) -> None:
+    e = load_experiment(EXPERIMENTS / "lite0.yaml", [f"backbone.norm={norm}", "input.modality=halfway"])
+    detector, _ = build_detector(e, pretrained=False)
+    grouped: list[Any] = [p for group in parameter_groups(e, detector) for p in group["params"]]  # type: ignore[attr-defined]
+    assert sorted(map(id, grouped)) == sorted(id(p) for p in detector.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["schedule.name=plateau", "data.val="], "plateau watches val/MR/reasonable_all, but data.val names no"),
+        (["schedule.name=plateau", "schedule.warmup_steps=5"], "must be 0 with plateau"),
+        (["trainer.validate_every=50"], "at most trainer.epochs"),
+        (["trainer.validate_every=0"], "at least 1"),
+        (["schedule.milestones=[16, 36]"], "shares of the run"),
+        (["schedule.gamma=1.0"], "must be below 1"),
+        (["backbone.norm=frozen", "backbone.pretrained=none"], "statistics to freeze"),
+        (["fusion.kernel_size=2"], "must be 1 or 3"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        default(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("schedule.monitor=val/MR/reasonable_all", "trainer.ema_decay=0"),
+        ("schedule.monitor=val/loss_total", "trainer.ema_decay=0"),
+        ("schedule.monitor=val/MR/reasonable_all", "trainer.validate_every=2"),
+    ],
+    ids=["MR", "loss", "MR, EMA, every second epoch"],
+)
+def test_plateau_follows_the_metric_that_it_watches(
+    few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    """The rates in the log are those that the logged metric calls for."""
+    recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "schedule.gamma=0.5")
+    e = small(few_pairs, *recipe, "optimizer.lr=0.02", "trainer.epochs=6", *overrides)
+    run(e, tmp_path, echo=silent)
+    rows = rows_of(RunDirectory.of(e, tmp_path).path)
+    expected, rate, best = [], 0.02, math.inf
+    for epoch, row in enumerate(rows, start=1):
+        expected.append(rate)
+        if epoch % e.trainer.validate_every == 0:
+            value = float(row[e.schedule.monitor])
+            rate *= 1 if value < best * (1 - 1e-4) else 0.5
+            best = min(best, value)
+    assert [float(row["lr/head"]) for row in rows] == pytest.approx(expected)
+    assert expected[-1] < 0.02  # else nothing was shown
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None:
+    recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "trainer.epochs=4")
+    e = small(few_pairs, *recipe)
+
+    def stop_in_the_third_epoch(line: str) -> None:
+        if line.startswith("epoch 3/"):
+            raise Stop
+
+    run(e, tmp_path / "whole", echo=silent)
+    with pytest.raises(Stop):
+        run(e, tmp_path / "resumed", echo=stop_in_the_third_epoch)
+    run(e, tmp_path / "resumed", resume=True, echo=silent)
+    resumed, whole = (rows_of(RunDirectory.of(e, tmp_path / name).path) for name in ("resumed", "whole"))
+    assert resumed == whole
+    assert float(whole[-1]["lr/head"]) < float(whole[0]["lr/head"])
+
+
+def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
+    """Every second epoch is validated; the other ones have no figure of a validation, resumed or not."""
+    recipe = ("schedule.name=plateau", "schedule.patience=0", "trainer.epochs=5", "trainer.validate_every=2")
+    # nothing is found, so MR stays at 100 %
+    e = small(few_pairs, *recipe, "postprocess.score_threshold=1", "input.modality=early", "trainer.panel_images=0")
+    lines: list[str] = []
+    results = run(e, tmp_path / "whole", echo=lines.append)
+    whole = RunDirectory.of(e, tmp_path / "whole")
+    assert [row["epoch"] for row in whole.metrics() if "val/loss_total" in row] == [1, 3]
+    assert [line[:9] for line in lines if "val MR" in line and line.startswith("epoch")] == ["epoch 2/5", "epoch 4/5"]
+    assert results["epoch"] == 4 and results["val"] == {"monitor": e.trainer.monitor, "best": 100, "first": 100}
+    stood = "val/MR/reasonable_all was never better than at the first validation, 100%; "
+    said = [line.removeprefix(stood) for line in lines if line.startswith(stood)]
+    assert [line.partition(",")[0] for line in said] == [
+        "best.ckpt is of epoch 4",
+        "plateau cut the learning rate for that",
+    ]
+
+    def stop_at(epoch: int) -> Any:
+        def echo(line: str) -> None:
+            if line.startswith(f"epoch {epoch}/"):
+                raise Stop
+
+        return echo
+
+    directory = RunDirectory.of(e, tmp_path / "resumed")
+    for epoch, resume in ((1, False), (4, False)):  # before the first checkpoint, so that the second one starts over
+        with pytest.raises(Stop):
+            run(e, tmp_path / "resumed", resume=resume, echo=stop_at(epoch))
+        assert len(list(directory.path.glob("events.out.tfevents.*"))) == 1
+    run(e, tmp_path / "resumed", resume=True, echo=silent)
+    assert directory.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
+    for path in (whole.path, directory.path):
+        seen = EventAccumulator(str(path)).Reload()
+        assert [event.step for event in seen.Scalars("val/loss_total")] == [3, 7]
+        steps = [event.step for event in seen.Scalars("train_epoch/loss_total")]
+        assert steps == sorted(set(steps)) and len(steps) == 5
+
+
+def test_each_monitor_has_a_direction() -> None:
+    monitors = {
+        *get_args(TrainerConfig.__annotations__["monitor"]),
+        *get_args(ScheduleConfig.__annotations__["monitor"]),
+    }
+    higher = {name for name in monitors if not metric_of(name).lower_is_better}
+    assert higher == {"val/AP", "val/AP50"} and monitors > higher
+    assert [metric_of(name).best(1, 2) for name in ("val/AP50", "val/loss_total")] == [2, 1]
+
+
+def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:
+    """150 steps at 0.9998: it kept 97 % of the first one's weights."""
+    model = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(model, **EMAWeightAveraging(decay=0.9998)._kwargs)
+    expected = 0.0
+    for step in range(150):
+        model.weight.data.fill_(step)
+        average.update_parameters(model)
+        decay = min(0.9998, (1 + step) / (10 + step)) if step else 0
+        expected = decay * expected + (1 - decay) * step
+    assert average.module.weight.item() == pytest.approx(expected) and expected > 130
+    long = EMAWeightAveraging(decay=0.9)._kwargs["avg_fn"]
+    assert float(long(torch.ones(1), torch.zeros(1), torch.tensor(1000))) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("size", "fits"), [("[32,32]", False), ("[64,96]", True)])
+def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
+    size: str, fits: bool, few_pairs: Path, tmp_path: Path
+) -> None:
+    e = small(few_pairs, "trainer.batch_size=1", f"input.size={size}")
+    detector = build_detector(e)[0]
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    running._refuse_single_values(detector, e, 2)
+    if fits:
+        running._refuse_single_values(detector, e, 1)
+        assert detector.training and all(torch.equal(before[n], t) for n, t in detector.state_dict().items())
+        return
+    with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
+        run(e, tmp_path, echo=silent)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Path) -> None:
+    e = small(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
+    with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
+        run(e, tmp_path, echo=silent)
+    e.schedule.warmup_steps = 3
+    running._refuse_to_end_warming_up(e, 2)
+    assert small(few_pairs).schedule.warmup_steps == 0  # --tiny, of an experiment with 50
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("input.modality=visible", "optimizer.accumulate=2", "optimizer.gradient_clip=0.1"),
+        ("input.modality=lwir", "trainer.precision=bf16-mixed", "backbone.norm=group"),
+        (
+            *("input.modality=halfway", "optimizer.name=rmsprop", "optimizer.backbone_lr_factor=0.1"),
+            "trainer.ema_decay=0",
+        ),
+    ],
+    ids=["accumulate, clip, EMA", "bf16, group norm", "rmsprop, slow backbone"],
+)
+def test_recipes_and_modalities_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    e = small(few_pairs, *overrides)
+    run(e, tmp_path, echo=silent)
+    (row,) = rows_of(RunDirectory.of(e, tmp_path).path)
+    assert math.isfinite(float(row["val/loss_total"]))
+    assert float(row["step"]) == 2 / e.optimizer.accumulate  # four frames, two a batch
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_log_and_the_checkpoint_tell_whether_the_input_is_normalised(
+    few_pairs: Path, tmp_path: Path, normalize: bool
+) -> None:
+    switches = (f"input.normalize={str(normalize).lower()}", "augment.jitter=0", "augment.crop=none")
+    e = small(
+        few_pairs, *switches, "input.modality=early", "input.mean=[0.2,0.2,0.2,0.2]", "input.std=[0.1,0.1,0.1,0.1]"
+    )
+    run(e, tmp_path, echo=silent)
+    directory = RunDirectory.of(e, tmp_path).path
+    (row,) = rows_of(directory)
+    for channel in ("red", "green", "blue", "lwir"):
+        mean, std = float(row[f"input/{channel}/mean"]), float(row[f"input/{channel}/std"])
+        if not normalize:  # noise of 0..79 of 255 and a bright person
+            assert 0.15 < mean < 0.4 and 0.05 < std < 0.3
+        else:
+            assert -0.5 < mean < 2 and 0.5 < std < 3
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(state["detector.normalize.mean"], torch.full((4,), 0.2 if normalize else 0.0))
+    torch.testing.assert_close(state["detector.normalize.std"], torch.full((4,), 0.1 if normalize else 1.0))
+
+
+class Spoilt(nn.Module):
+    """A criterion that goes wrong after some calls: in its value, or only in its gradient."""
+
+    def __init__(self, criterion: nn.Module, good: int, value: bool) -> None:
+        super().__init__()
+        self.criterion, self.good, self.value = criterion, good, value
+        self.calls = 0
+
+    def forward(self, outputs: RawOutputs, targets: Targets) -> Any:
+        losses = self.criterion(outputs, targets)
+        self.calls += torch.is_grad_enabled()
+        if self.calls > self.good and torch.is_grad_enabled():
+            # the square root of 0 is 0, but its slope is infinite, and times 0 not a number
+            nothing = (outputs.cls_logits.sum() * 0).sqrt()
+            losses.total = losses.total * math.nan if self.value else losses.total + nothing
+        return losses
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, good: int, value: bool) -> None:
+    monkeypatch.setattr(running, "build_criterion", lambda e: Spoilt(build_criterion(e), good, value))
+
+
+def test_a_non_finite_loss_names_its_frames_and_leaves_the_last_checkpoint(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = small(few_pairs, "trainer.epochs=3")
+    spoil(monkeypatch, 3, value=True)  # two steps an epoch: the second step of the second epoch
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 3 \(epoch 1\) on the frames \S+, \S+; ") as e3:
+        run(e, tmp_path, echo=silent)
+    assert sum(f"visible/{i}" in str(e3.value) for i in range(4)) == 2
+    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize(("val", "says"), [("", "the weights backbone"), ("val.json", "the loss is nan")])
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val: str, says: str
+) -> None:
+    """The last step of an epoch has a finite loss and a gradient that is not: no later loss would tell."""
+    e = small(few_pairs, f"data.val={val}", "trainer.ema_decay=0", "optimizer.gradient_clip=0", "trainer.epochs=2")
+    spoil(monkeypatch, 3, value=False)
+    with pytest.raises(NonFiniteError, match=says):
+        run(e, tmp_path, echo=silent)
+    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0

@@ -1,0 +1,473 @@
+"""End to end: a run directory tells all, a resumed run equals an uninterrupted one, a tiny set is learned."""
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import untrained
+from filelock import FileLock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data_kaist.dataset import collate
+from data_kaist.detections import read_coco_results
+from data_kaist.errors import DataError
+from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
+from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.training.module import as_table, in_image_order
+from ssd_effnet.training.run import run
+from ssd_effnet.training.run_directory import RunDirectory, RunError, State
+from ssd_effnet.visualize.gallery.frames import write_pictures
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+SMALL = (
+    "input.size=[96,128]",
+    "trainer.batch_size=4",
+    "schedule.warmup_steps=0",
+    "data.workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.threads=1",
+)
+
+
+def experiment(root: Path, *overrides: str) -> ExperimentConfig:
+    return load_experiment(EXPERIMENTS / "lite0.yaml", [f"data.root={root}", *SMALL, *overrides])
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, Path]:
+    out = tmp_path_factory.mktemp("runs")
+    e = experiment(synthetic, "trainer.epochs=2", "input.modality=early", "trainer.panel_images=2")
+    run(e, out, echo=silent)
+    return e, RunDirectory.of(e, out).path
+
+
+def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> None:
+    e, directory = finished
+    present = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+    wanted = {"config.yaml", "environment.json", "metrics.csv", "detections.json", "detections_kaist.txt"}
+    assert wanted | {"results.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= present
+    events = EventAccumulator(str(directory)).Reload()
+    pictures = [tag for tag in events.Tags()["images"] if tag.startswith("val/set02/V001/")]
+    assert len(pictures) == 2 and len(events.Images(pictures[0])) == 2  # two frames, after both epochs
+    assert events.Images(pictures[0])[0].encoded_image_string.startswith(b"\xff\xd8")  # JPEG
+
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["packages"]["torch"] and set(environment["data"]) == {"train", "val", "test"}
+    results = json.loads((directory / "results.json").read_text())
+    assert results["test"]["annotations"] == f"{e.data.root}/annotations-xml" and results["test"]["people"] >= 0
+    assert set(results["test"]["matlab"]) >= {"reasonable_all", "reasonable_day", "reasonable_night", "near"}
+    rows = list(csv.DictReader((directory / "metrics.csv").open()))
+    assert [float(row["epoch"]) for row in rows] == [0, 1]
+    assert {"val/MR/reasonable_all", "val/AP50", "train_epoch/loss_total", "input/lwir/std"} <= set(rows[0])
+
+
+def test_a_checkpoint_holds_plain_data_and_the_normalisation(finished: tuple[ExperimentConfig, Path]) -> None:
+    e, directory = finished
+    checkpoint = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["experiment"]["backbone"]["name"] == e.backbone.name
+    torch.testing.assert_close(checkpoint["state_dict"]["detector.normalize.mean"], torch.tensor(e.input.mean))
+
+
+def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[ExperimentConfig, Path]) -> None:
+    """With a moving average a checkpoint holds two sets of weights; the average was validated, so it is tested."""
+    e, directory = finished
+    assert e.trainer.ema_decay > 0
+    chosen = json.loads((directory / "results.json").read_text())["checkpoint"]
+    weights = torch.load(directory / "checkpoints" / chosen, weights_only=True)["state_dict"]
+    detector, _ = build_detector(e, pretrained=False)
+    detector.load_state_dict({name.removeprefix("detector."): tensor for name, tensor in weights.items()})
+    detector.eval()
+    dataset, postprocess = build_dataset(e, "test"), build_postprocess(e)
+    tables = []
+    for start in range(0, len(dataset), e.trainer.batch_size):
+        batch = collate([dataset[i] for i in range(start, min(start + e.trainer.batch_size, len(dataset)))])
+        found = postprocess(detector(batch.images), as_size(e.input.size), batch.original_sizes)
+        tables.append(as_table(found, batch.indices))
+    written = read_coco_results(directory / "detections.json", len(dataset))
+    np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
+
+
+def test_pictures_are_written(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+    written = write_pictures(finished[1], tmp_path, count=2, min_score=0.05)
+    assert [path.suffix for path in written] == [".png", ".png"] and all(p.stat().st_size > 10_000 for p in written)
+
+
+def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path]) -> None:
+    e, directory = finished
+    out = directory.parents[1]
+    before = (directory / "results.json").stat().st_mtime_ns
+    run(e, out, resume=True, echo=silent)
+    assert (directory / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(RunError, match="add --resume"):
+        run(e, out, echo=silent)
+    e.optimizer.lr *= 2
+    with pytest.raises(RunError, match=r"these differ: optimizer\.lr"):
+        run(e, out, resume=True, echo=silent)
+    e.optimizer.lr /= 2
+    e.trainer.threads, e.data.workers = 1, 1  # where and how comfortably: another machine may go on with it
+    assert run(e, out, resume=True, echo=silent)["seed"] == 0
+
+
+def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+    """What was trained stands in the checkpoint; a loss of another kind once ended in a traceback."""
+    e, directory = finished
+    shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
+    edited = load_experiment(copy / "config.yaml", ["loss.kind=focal", "optimizer.lr=0.5"])
+    save_experiment(edited, copy / "config.yaml")
+    says = rf"config\.yaml was edited since.*: loss\.kind \({e.loss.kind}, now focal\), optimizer\.lr \("
+    for _ in range(2):
+        with pytest.raises(RunError, match=says):
+            run(edited, tmp_path, resume=True, echo=silent)
+        (copy / "results.json").unlink(missing_ok=True)
+    shutil.copytree(directory, again := tmp_path / "again" / "lite0" / "seed0")
+    save_experiment(edited, again / "config.yaml")
+    lines: list[str] = []
+    run(e, tmp_path / "again", resume=True, echo=lines.append)
+    assert f"{again / 'config.yaml'} was edited" in lines[0] and "optimizer.lr (" in lines[0]
+    e.trainer.seed = 3
+    again.rename(tmp_path / "again" / "lite0" / "seed3")
+    with pytest.raises(RunError, match=r"seed3: holds lite0 seed 0"):  # "finished; nothing to do" it would be
+        run(e, tmp_path / "again", resume=True, echo=silent)
+    e.trainer.seed = 0
+
+
+def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic)
+    directory = RunDirectory.of(e, tmp_path)
+    code = (
+        f"from pathlib import Path; from ssd_effnet.training.run_directory import RunDirectory\n"
+        f"with RunDirectory(Path({str(directory)!r})).lock(): print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        assert directory.state is State.RUNNING
+        with pytest.raises(RunError, match="another process is at work on this run"):
+            run(e, tmp_path, echo=silent)
+        other.kill()
+    assert directory.state is State.ABSENT  # the lock of a killed process is gone, and nothing was begun
+
+
+def test_who_looks_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
+        at_work = pool.submit(lambda: directory.lock().__enter__())
+        time.sleep(0.1)  # it finds the directory locked, as while somebody asks for its state
+        assert not at_work.done()
+    at_work.result()
+
+
+def test_why_a_run_failed_is_written_down(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic, "data.test=train-night-9999999")
+    with pytest.raises(DataError) as caught:
+        run(e, tmp_path, echo=silent)
+    directory = RunDirectory.of(e, tmp_path)
+    assert (directory.state, directory.failure()) == (State.FAILED, str(caught.value))
+
+
+def test_results_that_somebody_has_broken_are_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for broken in ("{", "[]"):
+        directory.results_file.write_text(broken)
+        with pytest.raises(RunError, match=r"results\.json: (cannot be read|must hold a JSON object)"):
+            directory.results()
+
+
+def test_what_the_last_epoch_gives_is_said_beside_what_the_best_gives(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+) -> None:
+    e, directory = finished
+    shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
+    best = torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True)
+    best["epoch"] = 0  # as if the first epoch had been the better one
+    torch.save(best, copy / "checkpoints" / "best.ckpt")
+    (copy / "results.json").unlink()
+    results = run(e, tmp_path, resume=True, echo=silent)
+    assert (results["epoch"], results["test_last"]["epoch"]) == (1, 2)
+    assert set(results["test_last"]["matlab"]) == set(results["test"]["matlab"])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "who"),
+    [
+        ("val/MR/reasonable_all", "person counted by the subset reasonable_all"),
+        ("val/AP", "person without the ignore flag"),
+        ("val/AP50", "person without the ignore flag"),
+    ],
+)
+def test_a_validation_split_without_anybody_is_refused(monitor: str, who: str, synthetic: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic, tmp_path / "copy")
+    for path in (tmp_path / "copy" / "annotations-xml" / "set02" / "V001").glob("*.xml"):
+        path.write_text("<annotation></annotation>")
+    with pytest.raises(RunError, match=rf"contains no {who}, so {monitor} is undefined; set trainer\.monitor to"):
+        run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs", echo=silent)
+
+
+def test_who_is_no_person_and_what_is_doubtful_is_said_before_training(synthetic: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic / "images", tmp_path / "copy" / "images")
+    box = "<bndbox><x>{}</x><y>9</y><w>20</w><h>50</h></bndbox><occlusion>0</occlusion>"
+    objects = [("person", 20), (" Person", 635), ("person", 636), ("cyclist", 90)]  # two reach over the border
+    text = "".join(f"<object><name>{name}</name>{box.format(x)}</object>" for name, x in objects)
+    for path in (synthetic / "annotations-xml").rglob("*.xml"):
+        copied = tmp_path / "copy" / "annotations-xml" / path.relative_to(synthetic / "annotations-xml")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        in_val = path.parent.name == "V001" and path.parent.parent.name == "set02"
+        copied.write_text("<annotation/>" if in_val else f"<annotation>{text}</annotation>")
+    lines: list[str] = []
+    with pytest.raises(RunError, match="contains no person"):  # after what is tested here, before the first step
+        run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=lines.append)
+    frames = int(next(line for line in lines if line.startswith("train: not persons")).split()[-1])
+    assert frames > 3 and f"train: not persons, so ignore regions: cyclist {frames}" in lines
+    doubt = next(line for line in lines if line.startswith("warning: train: "))
+    assert f"of {3 * frames} boxes of persons {2 * frames} reach out of their image, 0 are under a pixel" in doubt
+
+
+def test_two_sets_of_annotations_that_may_be_meant_are_asked_for(synthetic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    for name in ("images", "annotations-xml"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).symlink_to(synthetic / name)
+    (root / "annotations-xml-new").mkdir()
+    build_dataset(experiment(root), "test")  # an empty folder is no other set
+    shutil.copytree(synthetic / "annotations-xml", root / "annotations-xml-new", dirs_exist_ok=True)
+    with pytest.raises(DataError, match=r"annotations-xml and .*annotations-xml-new may both be meant"):
+        build_dataset(experiment(root), "test")
+    assert len(build_dataset(experiment(root, "data.annotations_dir=annotations-xml-new"), "test"))
+
+
+def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(synthetic, root)
+    kinds = ("images/set00/V000/visible", "annotations-xml/set00/V000")
+    images, annotations = (sorted(root.glob(f"{kind}/I*")) for kind in kinds)
+    images[0].write_bytes(images[0].read_bytes()[:2000])
+    annotations[-1].write_text("<annotation><object>")
+    with pytest.raises(DataError) as caught:
+        run(experiment(root), tmp_path / "stop", echo=silent)
+    assert str(annotations[-1]) in str(caught.value) and "\n" not in str(caught.value)
+    good = annotations[0].read_text()
+    annotations[-1].write_text(good)
+    with pytest.raises(DataError) as caught:  # met by a worker of the loader
+        run(experiment(root, "data.workers=1", "data.train=train-day-02"), tmp_path / "stop", echo=silent)
+    assert str(caught.value).startswith(f"{images[0]}: ") and "\n" not in str(caught.value)
+    annotations[-1].write_text("<annotation><object>")
+    results = run(experiment(root, "trainer.epochs=1", "data.on_bad_frame=skip"), tmp_path / "skip", echo=silent)
+    reasons = [reason for _, reason in results["skipped_frames"]["train"]]
+    assert len(reasons) == 2 and str(annotations[-1]) in reasons[0] and str(images[0]) in reasons[1]
+
+
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert isinstance(state, dict)
+    return state
+
+
+def test_the_saved_config_gives_the_same_run(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+    _, directory = finished
+    again = load_experiment(directory / "config.yaml")
+    run(again, tmp_path, echo=silent)
+    other = RunDirectory.of(again, tmp_path).path
+    assert (other / "metrics.csv").read_text() == (directory / "metrics.csv").read_text()
+    assert (other / "detections.json").read_text() == (directory / "detections.json").read_text()
+
+
+def test_a_run_goes_on_only_with_the_data_it_was_started_with(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+) -> None:
+    e, directory = finished
+    shutil.copytree(directory, RunDirectory.of(e, tmp_path).path)
+    (RunDirectory.of(e, tmp_path).path / "results.json").unlink()
+    environment = RunDirectory.of(e, tmp_path).path / "environment.json"
+    content = json.loads(environment.read_text())
+    content["data"]["val"]["fingerprint"] = "of other boxes"
+    environment.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"its data have changed since it was started \(val\)"):
+        run(e, tmp_path, resume=True, echo=silent)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_resuming_equals_not_stopping(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+    e, whole = finished
+    e = replace(e, data=replace(e.data, workers=1))  # reads ahead, and must read the same
+
+    def stop_after_the_first_epoch(line: str) -> None:
+        if line.startswith("epoch 2/"):
+            raise Stop
+
+    # the line is printed when the second epoch is over but before its checkpoint is written
+    with pytest.raises(Stop):
+        run(e, tmp_path, echo=stop_after_the_first_epoch)
+    run(e, tmp_path, resume=True, echo=silent)
+    resumed = RunDirectory.of(e, tmp_path).path
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert len(json.loads((resumed / "environment.json").read_text())["resumed"]) == 1
+    left, right = weights_of(resumed), weights_of(whole)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def few(root: Path, *overrides: str) -> ExperimentConfig:
+    """A run of a second: four pairs of ``few_pairs``, constant rate."""
+    data = (f"data.root={root}", "data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=")
+    recipe = ("schedule.name=constant", "trainer.ema_decay=0.5", "optimizer.gradient_clip=1")
+    return load_experiment(EXPERIMENTS / "lite0.yaml", [*untrained.SMALL, *data, *recipe, *overrides])
+
+
+@pytest.fixture(scope="module")
+def begun(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch."""
+    e, out = few(few_pairs), tmp_path_factory.mktemp("begun")
+    run(e, out, echo=silent)
+    return RunDirectory.of(e, out).path
+
+
+def test_a_run_begins_with_the_weights_that_another_was_tested_with(
+    begun: Path, few_pairs: Path, tmp_path: Path
+) -> None:
+    """By name under its own normalisation; what has another shape is listed; resumed, it needs the file no more."""
+    shutil.copytree(begun, source := tmp_path / "source")
+    tested = source / "checkpoints" / json.loads((source / "results.json").read_text())["checkpoint"]
+    other = source / "checkpoints" / ("last.ckpt" if tested.name == "best.ckpt" else "best.ckpt")
+    other.write_bytes(b"not the one")
+    change = ("input.mean=[0.5,0.5,0.5,0.5]", "anchors.ratios=[0.5,1,2]", "backbone.pretrained=/nowhere.pth")
+    e = few(few_pairs, *change, f"init_from={source}", "trainer.epochs=2", "optimizer.lr=1e-12", "name=next")
+    lines: list[str] = []
+
+    def stop_after_the_first_epoch(line: str) -> None:
+        lines.append(line)
+        if line.startswith("epoch 2/"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(e, tmp_path, echo=stop_after_the_first_epoch)
+    (said,) = [line for line in lines if line.startswith("init_from: ")]
+    assert "of another shape: head." in said and "normalize" not in said and f"from {tested}" in said
+    digest = hashlib.sha256(tested.read_bytes()).hexdigest()
+    shutil.rmtree(source)
+    run(e, tmp_path, resume=True, echo=silent)
+    directory = RunDirectory.of(e, tmp_path)
+    assert directory.environment()["init_from"] == {"file": str(tested), "sha256": digest}
+    before = torch.load(begun / "checkpoints" / tested.name, weights_only=True)["state_dict"]
+    after = weights_of(directory.path)
+    torch.testing.assert_close(after["detector.normalize.mean"], torch.full((3,), 0.5))
+    names = [name for name in after if name.endswith(".weight") and not name.startswith("detector.head.")]
+    assert len(names) > 50
+    for name in names:  # with next to no rate they stay
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    assert {before[name].shape == after[name].shape for name in after if "head." in name} == {False}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no such checkpoint or run directory"), (b"x", "no file of PyTorch weights"), ({}, "not one of")],
+)
+def test_weights_that_cannot_be_begun_with_are_named(
+    content: object, says: str, few_pairs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save({"normalize.mean": torch.zeros(3), "elsewhere.weight": torch.zeros(3)}, file)
+    with pytest.raises(WeightsError, match=rf"key `init_from`: .*{says}") as caught:
+        run(few(few_pairs, f"init_from={file}"), tmp_path / "runs", echo=silent)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(begun: Path, few_pairs: Path, tmp_path: Path) -> None:
+    whole, longer = tmp_path / "whole", few(few_pairs, "trainer.epochs=2")
+    run(longer, whole, echo=silent)
+    shutil.copytree(begun, directory := RunDirectory.of(longer, tmp_path).path)
+    lines: list[str] = []
+    results = run(longer, tmp_path, resume=True, echo=lines.append)
+    assert any(line == f"{directory}: goes on after 1 epochs to 2, at the rate that it has" for line in lines)
+    assert (results["epochs"], json.loads((directory / "results_1_epochs.json").read_text())["epochs"]) == (2, 1)
+    unbroken = RunDirectory.of(longer, whole).path
+    left, right = weights_of(directory), weights_of(unbroken)
+    assert all(torch.equal(left[name], right[name]) for name in right)
+    assert (directory / "metrics.csv").read_text() == (unbroken / "metrics.csv").read_text()
+    assert run(longer, tmp_path, resume=True, echo=silent) == results  # finished again
+    with pytest.raises(RunError, match=r"these differ: trainer\.epochs \(2, now 1\)"):
+        run(few(few_pairs), tmp_path, resume=True, echo=silent)
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine"])
+def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_all(
+    schedule: str, few_pairs: Path, tmp_path: Path
+) -> None:
+    e = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=3")
+    directory = RunDirectory.of(e, tmp_path)
+    save_experiment(e, directory.config_file)
+    directory.results_file.write_text("{}")
+    more = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=4")
+    with pytest.raises(RunError, match=rf"from 3 to 4 epochs: the schedule {schedule} .* init_from={directory}"):
+        run(more, tmp_path, resume=True, echo=silent)
+
+
+@pytest.mark.slow
+def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
+    """The proof that nothing between JPEG and miss rate is shifted, flipped or scaled: about five minutes."""
+    overrides = [
+        "data.train=test-all-20",
+        "data.val=",
+        "input.modality=early",
+        "input.size=[320,400]",
+        "augment.crop=none",
+        "augment.jitter=0",
+        "trainer.batch_size=7",
+        "trainer.epochs=100",
+        "trainer.ema_decay=0.9",
+        "trainer.test_checkpoint=last",
+    ]
+    e = experiment(shared / "data" / "kaist-mini", *overrides, "trainer.threads=2")
+    results = run(e, tmp_path, echo=silent)
+    print(results["test"])
+    assert results["test"]["images"] == 7
+    assert results["test"]["matlab"]["reasonable_all"] < 5
+    shutil.rmtree(tmp_path)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_not_in_the_way(synthetic: Path, tmp_path: Path) -> None:
+    e = experiment(synthetic)
+    directory = RunDirectory.of(e, tmp_path)
+    directory.path.mkdir(parents=True)
+    save_experiment(experiment(synthetic, "optimizer.lr=0.5"), directory.config_file)
+    directory.refuse_to_mix(e, resume=False)
+    directory.last.parent.mkdir()
+    begun = asdict(experiment(synthetic, "optimizer.lr=0.5"))
+    torch.save({"experiment": begun, "state_dict": {"detector.weight": torch.zeros(1)}}, directory.last)
+    with pytest.raises(RunError, match="holds a run already"):
+        directory.refuse_to_mix(e, resume=False)
+    with pytest.raises(RunError, match=r"these differ: optimizer\.lr \(0\.5, now 0\.001\); choose another --out"):
+        directory.refuse_to_mix(e, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(synthetic: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/below/lite0/seed0: cannot be made \(.*\); choose another --out"):
+        run(experiment(synthetic), tmp_path / "file" / "below", echo=lambda line: None)
+
+
+def test_a_folder_without_a_run_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nobody: is no run directory, it has no config\.yaml"):
+        RunDirectory(tmp_path / "nobody").experiment()

@@ -1,0 +1,144 @@
+"""What the network gets, made visible: pixels as they were transformed, and statistics that tell a mistake."""
+
+import runpy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from untrained import LITE0, SMALL
+
+from data_kaist.dataset import collate
+from data_kaist.errors import DataError
+from ssd_effnet.build import build_dataset, build_normalize
+from ssd_effnet.config.loading import ExperimentConfig, load_experiment
+from ssd_effnet.models.detector import Normalize
+from ssd_effnet.visualize import data as data_view
+from ssd_effnet.visualize.data import configured, denormalised, write_data_view
+
+SCRIPT = LITE0.parents[1] / "scripts" / "visualize.py"
+
+
+def experiment(root: Path, *settings: str) -> ExperimentConfig:
+    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=", "data.test=val.json")
+    return load_experiment(LITE0, [*SMALL, *data, *settings])
+
+
+@pytest.mark.parametrize("modality", ["visible", "lwir", "early"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_pixels_are_those_that_were_transformed(few_pairs: Path, modality: str, normalize: bool) -> None:
+    e = experiment(few_pairs, f"input.modality={modality}", f"input.normalize={normalize}")
+    dataset = build_dataset(e, "train")
+    samples = [dataset[(epoch, 1)] for epoch in range(3)]
+    entering = build_normalize(e)(collate(samples).images)
+    pixels = denormalised(entering, *configured(e))
+    assert pixels.dtype == np.uint8
+    for sample, image in zip(samples, pixels, strict=True):
+        if sample.visible is not None:
+            np.testing.assert_array_equal(image[..., :3], sample.visible)
+        if sample.lwir is not None:
+            np.testing.assert_array_equal(image[..., -1], sample.lwir)
+
+
+def test_statistics_are_those_of_the_tensor(few_pairs: Path, tmp_path: Path) -> None:
+    e = experiment(few_pairs, "input.modality=early")
+    view = write_data_view(e, tmp_path, count=3, draws=2, epoch=5)
+    assert view.images == 6 and [path.name for path in view.pictures] == ["train_1.png"]
+    dataset = build_dataset(e, "train")
+    chosen = [0, 2, 3]  # 3 spread over 4: 0, 1.5 (to even), 3
+    images = collate([dataset[(5 + k, place)] for place in chosen for k in range(2)]).images
+    entering = build_normalize(e)(images).double()
+    assert [c.name for c in view.channels] == ["red", "green", "blue", "lwir"]
+    for i, c in enumerate(view.channels):
+        x, pixels = entering[:, i], images[:, i].double() / 255
+        assert (c.mean, c.std) == pytest.approx((float(x.mean()), float(x.std(correction=0))), abs=1e-6)
+        wanted = float(pixels.mean()), float(pixels.std(correction=0))
+        assert (c.pixel_mean, c.pixel_std) == pytest.approx(wanted, abs=1e-6)
+        assert (c.configured_mean, c.configured_std) == (e.input.mean[i], e.input.std[i])
+
+
+def test_a_normalisation_that_is_not_the_configured_one_is_seen(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The undoing takes the experiment's numbers: a detector that normalises by others does not cancel out."""
+    e = experiment(few_pairs)
+    right = write_data_view(e, tmp_path, count=2)
+    assert right.verdict.startswith("No channel is far")
+    with monkeypatch.context() as patch:
+        patch.setattr(data_view, "build_normalize", lambda e: Normalize([0.0] * 3, [1.0] * 3))
+        wrong = write_data_view(e, tmp_path / "wrong", count=2)
+    for a, b in zip(right.channels, wrong.channels, strict=True):
+        assert abs(a.pixel_mean - b.pixel_mean) > 0.05
+    off = write_data_view(experiment(few_pairs, "input.normalize=false"), tmp_path / "off", count=2)
+    assert off.verdict == "Far from mean 0 and standard deviation 1: red, green, blue; input.normalize is off."
+    strange = write_data_view(experiment(few_pairs, "input.std=[2,0.5,0.5,0.5]"), tmp_path / "std", count=2)
+    assert "Far from mean 0 and standard deviation 1: red; input.mean and input.std do not" in strange.verdict
+
+
+def test_the_picture_shows_the_frame_as_read_and_its_draws(few_pairs: Path, tmp_path: Path) -> None:
+    """A red world stays red: channels are shown in their order; the boxes of a flipped image lie on its people."""
+    e = experiment(few_pairs, "augment.flip=1", "augment.crop=none", "augment.jitter=0")
+    (path,) = write_data_view(e, tmp_path, count=1, draws=1).pictures
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    sheets = picture[-214:, :]  # the cells' pixels: 240 of the frame as it is read, 213 of the input
+    green = (sheets == (0, 158, 115)).all(axis=2)
+    read, entering = green[:, :320], green[:, 328:648]
+    left, right = (np.flatnonzero(cell.any(axis=0)) for cell in (read, entering))
+    assert len(left) and len(right)
+    # 10..37 of 128 as it is read; flipped, the box ends where it began, seen from the right
+    assert left[0] == pytest.approx(25, abs=3) and left[-1] == pytest.approx(92, abs=3)
+    assert 319 - right[-1] == pytest.approx(25, abs=3) and 319 - right[0] == pytest.approx(92, abs=3)
+
+
+def test_stages_draws_and_pages(few_pairs: Path, tmp_path: Path) -> None:
+    e = experiment(few_pairs)
+    test = write_data_view(e, tmp_path, stage="test", count=50)
+    assert test.images == 2  # there are no more frames, and nothing is drawn there
+    assert [path.name for path in test.pictures] == ["test_1.png"]
+    assert write_data_view(e, tmp_path, count=4).images == 16
+    one, again, later = (write_data_view(e, tmp_path / str(i), count=1, epoch=i // 2 * 7) for i in range(3))
+    assert one.channels == again.channels != later.channels  # an epoch's draws are the same each time
+
+
+def test_many_frames_take_several_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_view, "_ROWS", 3)
+    view = write_data_view(experiment(few_pairs), tmp_path, count=4, draws=1)
+    assert [path.name for path in view.pictures] == ["train_1.png", "train_2.png"]
+    first, second = (cv2.imread(str(path)) for path in view.pictures)
+    assert first.shape[0] > second.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage": "training"}, "stage 'training' is unknown; it should be one of train, val, test"),
+        ({"stage": "val"}, "has no split for the stage val; key `data.val` is empty"),
+        ({"count": 0}, "count 0, draws 4, epoch 0: the first two start at 1"),
+        ({"draws": 0}, "draws 0"),
+        ({"epoch": -1}, "epoch -1"),
+    ],
+)
+def test_wrong_arguments(few_pairs: Path, tmp_path: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        write_data_view(experiment(few_pairs), tmp_path, **arguments)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(
+    few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(SCRIPT))["main"]
+    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
+    assert main(["data", str(LITE0), *SMALL, *data, "--count", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "mean (wanted 0)" in said and "channels over 8 images" in said
+    assert (tmp_path / "data_lite0" / "train_1.png").is_file()
+    assert main(["data", str(LITE0), "input.colour=3"]) == 1
+    assert "`input.colour` is unknown" in capsys.readouterr().err
+
+
+def test_what_leaves_the_range_of_pixels_is_clipped() -> None:
+    entering = torch.tensor([[[[-9.0, 0.0, 9.0]]]])
+    np.testing.assert_array_equal(denormalised(entering, np.array([0.5]), np.array([0.25]))[0, 0, :, 0], (0, 128, 255))

@@ -1,0 +1,369 @@
+"""What a detector sees: maps by hooks that leave no trace, evidence of a detection, the loss's own matches."""
+
+import base64
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from untrained import LITE0, SMALL, write_checkpoint
+
+from data_kaist.dataset import collate
+from data_kaist.errors import DataError, ImageError
+from data_kaist.structures import Targets
+from ssd_effnet.build import build_criterion, build_detector, build_postprocess
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.detection.losses import Matches, MultiBoxLoss, match
+from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.inference.predictor import Predictor, load_detector
+from ssd_effnet.models.anchors import AnchorGenerator
+from ssd_effnet.models.detector import Detector, Normalize
+from ssd_effnet.models.heads import SSDHead
+from ssd_effnet.models.necks import GraphNeck
+from ssd_effnet.structures import Level, RawOutputs
+from ssd_effnet.visualize.feature_page import default_folder, find_sample, write_feature_page
+from ssd_effnet.visualize.feature_pictures import fusion_picture
+from ssd_effnet.visualize.features import evidence, found, matched_anchors, recording, score_logit, see
+
+SCRIPT = LITE0.parents[1] / "scripts" / "visualize.py"
+RANDOM = np.random.default_rng(0)
+IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
+MODALITIES = ("visible", "lwir", "early", "halfway")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
+    return {m: write_checkpoint(folder / f"{m}.ckpt", f"input.modality={m}", *data) for m in MODALITIES}
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoints: dict[str, Path]) -> Predictor:
+    return load_detector(checkpoints["visible"], device="cpu")
+
+
+class Pool(nn.Module):
+    """Two channels: the brightness of each 16x16 block, and its contrary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = [Level("blocks", 2, 16)]
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        bright = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 16)
+        return [torch.cat((bright, 1 - bright), dim=1)]
+
+
+@pytest.fixture
+def by_hand() -> Detector:
+    """A person is a bright block: the head looks at the first channel of an anchor's own block and nowhere else."""
+    backbone = Pool()
+    head = SSDHead(backbone.levels, 1, 2)
+    for convolution in (*head.classification, *head.regression):
+        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+        nn.init.zeros_(convolution.weight)
+        nn.init.zeros_(convolution.bias)
+    classification = head.classification[0]
+    assert isinstance(classification, nn.Conv2d) and classification.bias is not None
+    with torch.no_grad():
+        classification.weight[1, 0, 1, 1] = 9
+        classification.bias[1] = -4
+    anchors = AnchorGenerator(backbone.levels, [16.0], [1.0], [1.0], (64, 96))
+    return Detector(Normalize([0.0] * 3, [1.0] * 3), {"backbone": backbone}, head, anchors).eval()
+
+
+def bright_at(row: int, column: int, also: tuple[int, int] | None = None) -> torch.Tensor:
+    image = torch.zeros((1, 3, 64, 96), dtype=torch.uint8)
+    for r, c in filter(None, ((row, column), also)):
+        image[:, :, 16 * r : 16 * r + 16, 16 * c : 16 * c + 16] = 255
+    return image
+
+
+def test_evidence_lies_where_the_only_information_is(by_hand: Detector) -> None:
+    seen = see(by_hand, bright_at(2, 4))
+    postprocess = PostProcess()
+    (best, *others) = found(seen, postprocess)
+    assert best.anchor == 2 * 6 + 4 and best.level == 0
+    assert best.score == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-6) and all(d.score < 0.02 for d in others)
+    np.testing.assert_allclose(best.box_xyxy, (64, 32, 80, 48), atol=1e-4)
+    np.testing.assert_allclose(best.anchor_cxcywh, (72, 40, 16, 16))
+    (of_map,) = evidence(seen, best, postprocess.activation)
+    assert of_map.map.part == "backbone"
+    for values in (of_map.grad_cam, of_map.at_place):
+        assert np.unravel_index(values.argmax(), values.shape) == (2, 4)
+        assert np.count_nonzero(values) == 1
+    # the head is linear: what its maps add to the logit is gradient times value; -4 is the bias
+    assert of_map.at_place[2, 4] == pytest.approx(9, rel=1e-6)
+    assert of_map.grad_cam[2, 4] == pytest.approx(9 / (4 * 6), rel=1e-6)
+
+
+def test_grad_cam_sees_the_other_person_too_and_the_place_does_not(by_hand: Detector) -> None:
+    seen = see(by_hand, bright_at(2, 4, also=(1, 1)))
+    first = found(seen, PostProcess())[0]
+    (of_map,) = evidence(seen, first, "softmax")
+    place = divmod(first.anchor, 6)
+    assert place in ((2, 4), (1, 1))
+    assert set(zip(*np.nonzero(of_map.grad_cam), strict=True)) == {(1, 1), (2, 4)}
+    assert set(zip(*np.nonzero(of_map.at_place), strict=True)) == {place}
+
+
+def test_the_logit_is_that_of_the_score() -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0])
+    for label in (1, 2):
+        assert score_logit(logits, label, "softmax").sigmoid() == pytest.approx(float(logits.softmax(0)[label]))
+    assert score_logit(logits, 1, "sigmoid") == logits[0]
+
+
+def test_hooks_leave_no_trace(predictor: Predictor) -> None:
+    detector = predictor.detector
+    with torch.no_grad():
+        before = detector(IMAGE)
+        plain = detector.features(IMAGE)
+    seen = see(detector, IMAGE)
+    torch.testing.assert_close(seen.outputs.cls_logits, before.cls_logits, rtol=0, atol=0)
+    torch.testing.assert_close(seen.outputs.bbox_regression, before.bbox_regression, rtol=0, atol=0)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in detector.modules())
+    assert seen.parts == list(plain)
+    for part, maps in plain.items():
+        for m, x in zip(seen.of_part(part), maps, strict=True):
+            np.testing.assert_array_equal(m.values, x[0].numpy())
+            assert m.level.channels == x.shape[1] and m.size == tuple(x.shape[-2:])
+    # lite0 widens its levels, and extras hand those on
+    assert {m.handed_on_from for m in seen.of_part("adapter")} == {None}
+    assert [m.handed_on_from for m in seen.of_part("extras")] == ["adapter"] * 3 + [None] * 3
+    with pytest.raises(ZeroDivisionError), recording(detector):
+        raise ZeroDivisionError
+    assert not any(module._forward_hooks for module in detector.modules())
+    assert all(p.grad is None for p in detector.parameters())
+
+
+def test_what_cannot_be_looked_at(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="one image is looked at at a time, not 2"):
+        see(predictor.detector, IMAGE.expand(2, -1, -1, -1))
+    detector = build_detector(load_experiment(LITE0, SMALL), pretrained=False)[0]
+    with pytest.raises(ValueError, match="must be in evaluation"):
+        see(detector.train(), IMAGE)
+
+
+@pytest.mark.parametrize("settings", [(), ("loss.kind=focal",), ("head.kind=efficientdet", "loss.kind=focal")])
+def test_detections_are_found_again_among_the_anchors(settings: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    e = load_experiment(LITE0, [*SMALL, *settings, "head.classes=[person,cyclist]"])
+    detector = build_detector(e, pretrained=False)[0].eval()
+    seen = see(detector, IMAGE)
+    postprocess = build_postprocess(e)
+    detections = found(seen, postprocess)
+    boxes, scores, labels = postprocess(seen.outputs, (64, 96)).image(0)
+    assert len(detections) == len(boxes) > 5
+    alone = PostProcess(0, 1000, 1.0, 1, activation=postprocess.activation)
+    level = seen.level_of_anchors()
+    for d, box, score, label in zip(detections, boxes, scores, labels, strict=True):
+        assert (d.score, d.label, d.level) == (float(score), int(label), level[d.anchor])
+        # the anchor on its own gives this very box and score
+        one = type(seen.outputs)(
+            seen.outputs.cls_logits[:, d.anchor : d.anchor + 1],
+            seen.outputs.bbox_regression[:, d.anchor : d.anchor + 1],
+            seen.outputs.anchors_cxcywh[d.anchor : d.anchor + 1],
+        )
+        alone.top_k = len(e.head.classes)
+        again = alone(one, (64, 96))
+        torch.testing.assert_close(again.boxes_xyxy[0, 0], box)
+        assert float(score) == pytest.approx(float(again.scores[0][again.labels[0] == label][0]), rel=1e-6)
+    used = evidence(seen, detections[0], postprocess.activation)
+    of_level = seen.head_maps[detections[0].level]
+    assert any(u.map.tensor is of_level.tensor for u in used)
+    assert all(np.isfinite(u.at_place).all() and u.at_place.min() >= 0 for u in used)
+
+
+def test_the_matches_are_those_of_the_loss(predictor: Predictor) -> None:
+    seen = see(predictor.detector, IMAGE)
+    criterion = build_criterion(predictor.experiment)
+    boxes = torch.tensor([[[8, 8, 20, 40], [0, 0, 60, 60], [50, 20, 62, 50], [0, 0, 0, 0]]], dtype=torch.float32)
+    ignore = torch.tensor([[False, True, False, False]])
+    targets = Targets(boxes, torch.tensor([[1, 1, 1, 0]]), ignore)
+    anchors = seen.outputs.anchors_cxcywh
+    wanted = match(anchors, targets, criterion.iou_threshold, criterion.negative_iou)
+    matches = matched_anchors(seen, targets, criterion)
+    np.testing.assert_array_equal(matches.boxes_xyxy, boxes[0, [0, 2]].numpy())
+    for row, number in ((0, 0), (2, 1)):
+        places = (wanted.object_index[0] == row).nonzero()[:, 0].numpy()
+        assert len(places)
+        np.testing.assert_array_equal(matches.of_object(number), places)
+        of_level = np.bincount(matches.level_of_anchor[places], minlength=6)
+        np.testing.assert_array_equal(matches.counts[number], of_level)
+    np.testing.assert_array_equal(matches.ignored, wanted.ignored[0].numpy())
+    assert matches.ignored_counts.sum() == wanted.ignored.sum() > 0
+    # levels: the anchors of one have the heights of its size alone
+    sizes = predictor.experiment.anchors.sizes
+    assert len(seen.head_maps) == len(sizes)
+    for level in range(len(sizes)):
+        own = anchors[matches.level_of_anchor == level]
+        h, w = seen.head_maps[level].size
+        assert len(own) == h * w * 6
+        assert len(torch.unique(own[:, 2:], dim=0)) <= 6
+
+    nobody = matched_anchors(seen, Targets(boxes, torch.zeros_like(targets.labels), ignore & False), criterion)
+    assert nobody.counts.shape == (0, 6) and (nobody.object_of_anchor == -1).all()
+
+
+class LastAnchors(MultiBoxLoss):
+    """Each object's first eight anchors from the end, and the first three ignored."""
+
+    def match(self, outputs: RawOutputs, targets: Targets) -> Matches:
+        object_index = torch.full((1, len(outputs.anchors_cxcywh)), -1)
+        object_index[:, -8:] = 0
+        return Matches(object_index, torch.arange(object_index.shape[1])[None] < 3)
+
+
+def test_matching_is_what_the_loss_says(predictor: Predictor) -> None:
+    seen = see(predictor.detector, IMAGE)
+    targets = Targets(torch.tensor([[[10.0, 5, 30, 50]]]), torch.tensor([[1]]), torch.tensor([[False]]))
+    criterion = LastAnchors()
+    matches = matched_anchors(seen, targets, criterion)
+    count = len(seen.outputs.anchors_cxcywh)
+    assert matches.of_object(0).tolist() == list(range(count - 8, count))
+    assert matches.ignored.nonzero()[0].tolist() == [0, 1, 2] and matches.iou_threshold is None
+    assert int(criterion(seen.outputs, targets).positives) == 8
+
+
+def test_both_streams_of_halfway_fusion(checkpoints: dict[str, Path]) -> None:
+    pair = torch.cat((IMAGE, IMAGE[:, :1]), dim=1)
+    two = load_detector(checkpoints["halfway"], device="cpu").detector
+    seen = see(two, pair)
+    assert seen.parts[:3] == ["visible stream", "lwir stream", "backbone"]
+
+    torch.manual_seed(0)
+    e = load_experiment(LITE0, [*SMALL, "input.modality=halfway", "fusion.shared=true", "fusion.up_to=1"])
+    shared = build_detector(e, pretrained=False)[0].eval()
+    seen = see(shared, pair)
+    visible, lwir, joined = (seen.of_part(name) for name in ("visible stream", "lwir stream", "backbone"))
+    assert (len(visible), len(lwir), len(joined)) == (2, 2, 3)
+    stream = shared.get_submodule("backbone.streams.0")
+    with torch.no_grad():
+        entering = shared.normalize(pair)
+        alone = stream(entering[:, 3:].expand(-1, 3, -1, -1))
+    np.testing.assert_allclose(lwir[1].values, alone[1][0].numpy(), rtol=1e-4, atol=1e-5)
+    assert np.abs(visible[1].values - lwir[1].values).max() > 0
+    detection = found(seen, build_postprocess(e))[0]
+    used = [u.map.part for u in evidence(seen, detection, "softmax")]
+    assert {"visible stream", "lwir stream"} <= set(used)
+
+
+def test_a_frame_of_the_split_a_file_and_a_pair(
+    checkpoints: dict[str, Path], few_pairs: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    by_name, known = find_sample(predictor, "visible/4")
+    assert known and len(by_name.boxes_xyxy) == 1 and by_name.size == (64, 96)
+    by_file, known = find_sample(predictor, str(few_pairs / "visible" / "4.png"))
+    assert known and by_file.name == by_name.name
+    np.testing.assert_array_equal(by_file.visible, by_name.visible)
+    shutil.copy(few_pairs / "visible" / "4.png", tmp_path / "a.png")
+    shutil.copy(few_pairs / "lwir" / "4.png", tmp_path / "b.png")
+    elsewhere, known = find_sample(predictor, str(tmp_path / "a.png"))
+    assert not known
+    np.testing.assert_array_equal(elsewhere.visible, by_name.visible)
+
+    early = load_detector(checkpoints["early"], device="cpu")
+    of_split, known = find_sample(early, "visible/4")
+    given, unknown = find_sample(early, str(tmp_path / "a.png"), tmp_path / "b.png")
+    assert known and not unknown
+    assert torch.equal(collate([of_split]).images, collate([given]).images)
+    lwir = load_detector(checkpoints["lwir"], device="cpu")
+    alone, _ = find_sample(lwir, str(tmp_path / "b.png"))
+    np.testing.assert_array_equal(alone.lwir, of_split.lwir)
+
+    with pytest.raises(ImageError, match=r"a\.png: this detector needs a lwir image as well; add --lwir FILE"):
+        find_sample(early, str(tmp_path / "a.png"))
+    with pytest.raises(ImageError, match=r"b\.png: this detector reads visible images alone"):
+        find_sample(predictor, str(tmp_path / "a.png"), tmp_path / "b.png")
+    with pytest.raises(ImageError, match=r"visible/44: is neither a file nor a frame of the test split 'val\.json'"):
+        find_sample(predictor, "visible/44")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_page_shows_every_picture_in_order(checkpoints: dict[str, Path], tmp_path: Path, modality: str) -> None:
+    predictor = load_detector(checkpoints[modality], device="cpu")
+    sample, truth = find_sample(predictor, "visible/5")
+    out = tmp_path / "a folder, größer"
+    page = write_feature_page(predictor, sample, out, truth=truth, detection=2)
+    text = page.index.read_text(encoding="utf-8")
+    shown = [
+        cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
+        for jpeg in re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', text)
+    ]
+    assert [picture.shape for picture in shown] == [cv2.imread(str(path)).shape for path in page.pictures]
+    assert page.pictures == sorted(out.glob("*.png"))
+    streams = ["channels_visible_stream", "channels_lwir_stream"] if modality == "halfway" else []
+    parts = [*streams, "channels_backbone", "channels_adapter", "channels_extras"]
+    assert [path.stem[3:] for path in page.pictures] == ["image", "levels", *parts, "anchors", "detection"]
+    assert "Why detection 2 scores" in text
+    assert '<tr class="chosen"><td>2</td><td>person</td>' in text
+
+    out = tmp_path / "unknown"
+    page = write_feature_page(predictor, sample, out, truth=False)
+    assert not list(out.glob("*anchors*")) and "No ground truth is known" in page.index.read_text(encoding="utf-8")
+
+
+def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path) -> None:
+    sample, _ = find_sample(predictor, "visible/5")
+    with pytest.raises(DataError, match="detections are counted from 1"):
+        write_feature_page(predictor, sample, tmp_path, truth=True, detection=0)
+    with pytest.raises(DataError, match=r"visible/5: has \d+ detections, so there is no number 500"):
+        write_feature_page(predictor, sample, tmp_path, truth=True, detection=500)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(DataError, match="file: is a file, and pictures are written into a folder"):
+        write_feature_page(predictor, sample, file, truth=True)
+    assert not list(tmp_path.glob("*.png"))
+    keep = predictor.experiment.postprocess.score_threshold
+    try:
+        predictor.experiment.postprocess.score_threshold = 0.999
+        page = write_feature_page(predictor, sample, tmp_path, truth=True)
+        assert "Nothing is found, not even with a score of 0.999" in page.index.read_text(encoding="utf-8")
+        assert not list(tmp_path.glob("*detection*"))
+        with pytest.raises(DataError, match="finds nothing there, so there is no detection 2"):
+            write_feature_page(predictor, sample, tmp_path, truth=True, detection=2)
+    finally:
+        predictor.experiment.postprocess.score_threshold = keep
+
+
+def test_fusion_weights_are_drawn_for_a_neck_that_has_them() -> None:
+    settings = ("neck.topology=bifpn", "neck.channels=16", "neck.fusion=unbounded", "neck.repeats=2")
+    detector = build_detector(load_experiment(LITE0, [*SMALL, *settings]), pretrained=False)[0]
+    neck = detector.part("neck")
+    assert isinstance(neck, GraphNeck)
+    bars = sum(len(inputs) for inputs in neck.fusion_weights().values())
+    picture = fusion_picture(neck)
+    assert picture.dtype == np.uint8 and picture.shape[0] > 26 * bars
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            if name.endswith("scalars"):
+                parameter.neg_()  # unbounded weights may be negative
+    assert (fusion_picture(neck) != 255).any()
+
+
+def test_where_pictures_go(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.ckpt").write_text("")
+    wanted = run / "pictures" / "features_set06_V000_I00019"
+    assert default_folder(run, "set06/V000/I00019") == wanted
+    assert default_folder(run / "checkpoints" / "best.ckpt", "set06/V000/I00019") == wanted
+    (tmp_path / "a.ckpt").write_text("")
+    (tmp_path / "b.png").write_text("")
+    assert default_folder(tmp_path / "a.ckpt", str(tmp_path / "b.png")) == tmp_path / "pictures" / "features_b"
+
+
+def test_the_command(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    assert main(["features", str(checkpoints["visible"]), "--image", "visible/4", "--out", str(tmp_path / "out")]) == 0
+    assert "pictures of visible/4" in capsys.readouterr().out and (tmp_path / "out" / "index.html").is_file()
+    assert main(["features", str(tmp_path / "nothing"), "--image", "visible/4"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "there is no such checkpoint" in said and said.count("\n") == 1

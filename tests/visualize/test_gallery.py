@@ -1,0 +1,477 @@
+"""Galleries: what is drawn of a run, what the page says, and the page in a browser, with 2,000 pictures too."""
+
+import html
+import http.server
+import importlib.util
+import json
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.errors import Doubt
+from data_kaist.layouts import image_ids
+from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.synthetic import write_dataset
+from ssd_effnet import drawing as drawing
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config.loading import load_experiment, save_experiment
+from ssd_effnet.drawing import Marking, jpeg_address, with_caption
+from ssd_effnet.evaluation.error_analysis import Errors, Kind
+from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.training.run_directory import describe_data
+from ssd_effnet.visualize.gallery import album
+from ssd_effnet.visualize.gallery.album import Item, View, below, fewest
+from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
+from ssd_effnet.visualize.gallery.drawing import FinishedRun, crop, markings, rings, whole, window
+from ssd_effnet.visualize.gallery.errors import all_items, write_errors
+from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+def made_up(truth: Sequence[Annotations], seed: int, share: float) -> DetectionTable:
+    """Of each image: a share of its people, half of them twice, one beside a person and one on the sky."""
+    random = np.random.default_rng(seed)
+    rows: list[tuple[int, np.ndarray, float]] = []
+    for i, annotations in enumerate(truth):
+        for box in annotations.boxes_xyxy.astype(float):
+            width = box[2] - box[0]
+            if random.random() < share:
+                rows.append((i, box, 0.3 + 0.7 * random.random()))
+                if random.random() < 0.5:
+                    rows.append((i, box + 0.1 * width * np.array([1, 0, 1, 0]), 0.25))
+            elif random.random() < 0.5:
+                rows.append((i, box + 0.5 * width * np.array([1, 0, 1, 0]), 0.3 + 0.7 * random.random()))
+        rows.append((i, np.array([300.0, 10, 320, 60]), float(random.random())))
+    boxes = np.array([row[1] for row in rows], float)
+    return DetectionTable(np.array([row[0] for row in rows]), boxes, np.array([row[2] for row in rows]))
+
+
+def run_of(out: Path, seed: int, share: float, *settings: str) -> Path:
+    """A run directory as far as galleries need it."""
+    e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*settings, f"trainer.seed={seed}", "data.workers=0"])
+    dataset = build_dataset(e, "test")
+    frames = dataset.frames
+    directory = out / f"seed{seed}"
+    save_experiment(e, directory / "config.yaml")
+    table = made_up([frame.annotations for frame in frames], seed, share)
+    write_coco_results(directory / "detections.json", table, image_ids=image_ids(frames))
+    write_kaist(directory / "detections_kaist.txt", table)
+    write_results(directory / "environment.json", {"data": describe_data({"test": dataset})})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, 40, (512, 640), 0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def visible(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return run_of(tmp_path_factory.mktemp("visible"), 0, 0.5, f"data.root={data}")
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return run_of(tmp_path_factory.mktemp("halfway"), 1, 0.8, f"data.root={data}", "input.modality=halfway")
+
+
+def command(*arguments: object) -> int:
+    spec = importlib.util.spec_from_file_location("visualize_script", ROOT / "scripts" / "visualize.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main([str(argument) for argument in arguments]))
+
+
+# --------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_thumbnail_is_around_its_object_and_inside_the_picture() -> None:
+    box = np.array([[100.0, 100, 140, 200]])
+    assert window(box, (512, 640)) == (10, 40, 230, 260)
+    assert window(np.array([[0.0, 0, 10, 20]]), (512, 640)) == (0, 0, 72, 72)  # small ones with some context
+    assert window(np.array([[600.0, 400, 640, 512]]), (512, 640)) == (394, 266, 640, 512)
+    assert window(np.array([[0.0, 0, 90, 96]]), (96, 128)) == (0, 0, 128, 96)  # not more than there is
+    picture = np.zeros((512, 640, 3), np.uint8)
+    marked = [Marking("missed", box, ["missed"]), Marking("truth", box + 400, [""])]
+    small = crop([picture, picture[:, :, 0]], marked, window(box, (512, 640)), 110)
+    assert (
+        small.shape == (110, 224, 3)
+        and (small == (230, 159, 0)).all(2).any()
+        and not (small == (0, 158, 115)).all(2).any()
+    )
+    drawn = whole([picture, picture], marked, 0.5)
+    (x, y, w, h), (x2, *_) = rings(box[0], (512, 640), 2, 0.5)
+    assert drawn.shape == (256, 644, 3)
+    assert np.allclose([x * 644, y * 256, w * 644, h * 256], [50, 50, 20, 50], atol=0.1) and abs(x2 * 644 - 374) < 0.1
+
+
+def test_rare_kinds_stay_whole() -> None:
+    items = [Item(kind, i, np.zeros((1, 4)), "") for i, kind in enumerate("aaaaabbc")]
+    assert [(item.kind, item.place) for item in fewest(items, 5)] == [("a", 0), ("a", 1), ("b", 5), ("b", 6), ("c", 7)]
+    assert fewest(items, 99) == items
+    assert below(0.499) == "0.49" and below(0.5) == "0.50"
+
+
+def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:
+    run = FinishedRun.load(visible)
+    errors = Errors(run.truth, run.detections, min_score=0.0)
+    marked = [m for place in range(len(run.frames)) for m in markings(errors, place)]
+    texts = [text for m in marked if m.kind == "false_alarm" for text in m.texts]
+    for word, kind in (
+        ("background", Kind.BACKGROUND),
+        ("duplicate", Kind.DUPLICATE),
+        ("badly placed", Kind.MISPLACED),
+    ):
+        assert sum(word in text for text in texts) == errors.kinds[kind].sum() > 0
+    assert sum(len(m.boxes_xyxy) for m in marked if m.kind == "missed") == errors.missed.sum() > 0
+    assert sum(len(m.boxes_xyxy) for m in marked) == len(run.detections) + len(run.truth.box_image)
+
+
+# --------------------------------------------------------------------------------------------- pages of runs
+
+
+def test_the_errors_of_a_run(visible: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("errors", visible, "--out", tmp_path, "--fppi", "0.5") == 0
+    said = capsys.readouterr().out
+    run = FinishedRun.load(visible)
+    errors = Errors(run.truth, run.detections, fppi=0.5)
+    numbers = {kind: len(errors.at_point(kind)) for kind in Kind}
+    assert sum(numbers.values()) > 5 and f"{sum(numbers.values())} pictures" in said
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for kind, number in numbers.items():
+        assert text.count(f'data-kind="{kind}"') == number
+    assert f"{errors.point.fppi:.3f} false alarms per image" in html.unescape(text)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//", text) and "@import" not in text
+    assert f"{100 * errors.miss_rate_if_put_right():.1f} %" in text
+
+
+def test_missed_people_come_with_what_is_known_of_them(visible: Path) -> None:
+    run = FinishedRun.load(visible)
+    view = View(run, Errors(run.truth, run.detections))
+    people = [item for item in all_items(view) if item.kind == Kind.MISSED_UNSURE]
+    assert people and all("right box at score" in item.caption and item.score is not None for item in people)
+    heights = [item.height for item in people]
+    assert heights == sorted(heights, reverse=True)
+    assert {item.occlusion for item in people} <= {"none", "partial"}  # the subset's
+
+
+def test_pairs_lie_side_by_side(halfway: Path, tmp_path: Path) -> None:
+    page = write_errors(halfway, tmp_path, min_score=0.5)
+    entry = next(entry for entry in page.entries if entry.larger)
+    assert entry.width > 1.9 * entry.height_shown and len(entry.larger[0].rings) == 2
+
+
+def test_coco_data(few_pairs: Path, tmp_path: Path) -> None:
+    where = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=''", "data.test=val.json")
+    page = write_errors(run_of(tmp_path, 3, 0.0, *where), tmp_path / "page", subset="all_h20")
+    assert page.entries and all(entry.thumbnail for entry in page.entries)
+    assert (tmp_path / "page" / "index.html").is_file()
+
+
+def test_a_page_keeps_within_its_size(visible: Path, tmp_path: Path) -> None:
+    large = write_errors(visible, tmp_path / "large")
+    small = write_errors(visible, tmp_path / "small", most_bytes=250e3)
+    sizes = [(tmp_path / name / "index.html").stat().st_size for name in ("large", "small")]
+    assert sizes[1] < 0.5 * sizes[0] and len(small.entries) == len(large.entries)
+    assert all(key in small.pictures for entry in small.entries for key in [shown.key for shown in entry.larger])
+    few = write_errors(visible, tmp_path / "few", count=4)
+    assert len(few.entries) == 4 and any("4 of" in line for line in few.lead)
+
+
+def test_a_frame_that_cannot_be_read_says_so(visible: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_kaist.errors import ImageError
+
+    def broken(self: FinishedRun, place: int) -> list[np.ndarray]:
+        raise ImageError(f"frame {place} is truncated")
+
+    monkeypatch.setattr(album.FinishedRun, "images", broken)
+    page = write_errors(visible, tmp_path)
+    assert page.entries and all("is truncated" in entry.caption and not entry.thumbnail for entry in page.entries)
+
+
+def test_two_runs_of_different_modality(
+    visible: Path, halfway: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("compare", visible, halfway, "--out", tmp_path, "--fppi", "0.3") == 0
+    assert "A finds, B misses:" in capsys.readouterr().out
+    page = write_comparison(visible, halfway, tmp_path, fppi=0.3)
+    a, b = (FinishedRun.load(path) for path in (visible, halfway))
+    mine, other = (Errors(run.truth, run.detections, fppi=0.3) for run in (a, b))
+    counts = {kind: sum(entry.kind == kind for entry in page.entries) for kind in KINDS}
+    assert counts["only_a"] == (mine.counted & mine.point.found & ~other.point.found).sum()
+    assert counts["only_b"] == (mine.counted & ~mine.point.found & other.point.found).sum() > 0
+    assert {len(shown.rings) for shown in page.entries[0].larger} == {1, 2}  # one image for A, two for B
+    row = page.charts[0].rows[0]
+    assert sum(int(cell.words) for cell in row if isinstance(cell, Bar)) == int(str(row[1])) == mine.counted.sum()
+
+
+def test_what_cannot_be_compared(
+    visible: Path, few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=''", "data.test=val.json")
+    other = run_of(tmp_path, 3, 0.5, *where)
+    assert command("compare", visible, other, "--out", tmp_path / "out") == 1
+    assert "not tested on the same frames" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert command("curves", visible, other, "--out", tmp_path / "out.png") == 1
+    assert "not tested on the same frames" in capsys.readouterr().err
+    best = other / "checkpoints" / "best.ckpt"
+    best.parent.mkdir()
+    best.touch()
+    (other / "results.json").write_text('{"checkpoint": "last.ckpt"}')
+    assert command("errors", best) == 1
+    assert f"the detections of {other} are those of last.ckpt, not of this checkpoint" in capsys.readouterr().err
+    (other / "results.json").write_text('{"checkpoint": "best.ckpt"}')
+    assert command("errors", best) == 0 and (other / "errors" / "index.html").is_file()
+    (other / "detections.json").unlink()
+    assert command("errors", other) == 1
+    assert "the run is not finished" in capsys.readouterr().err
+
+
+def test_a_miss_rate_that_is_its_floor_comes_with_a_caution(data: Path, tmp_path: Path) -> None:
+    run = run_of(tmp_path, 4, 1.0, f"data.root={data}")  # everybody is found, if not at once
+    page = write_errors(run, tmp_path / "page")
+    assert any("nobody is missed at" in line for line in page.lead)
+    silent = write_errors(run, tmp_path / "page", min_score=2.0)
+    assert any("no detection at all" in line for line in silent.lead) and {e.kind for e in silent.entries} == {
+        Kind.MISSED_UNSURE
+    }
+
+
+@pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x"])
+def test_options_that_mean_nothing(visible: Path, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("errors", visible, wrong)
+    assert "invalid positive number value" in capsys.readouterr().err
+
+
+def test_curves_of_runs_and_files(
+    visible: Path, halfway: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("curves", visible, halfway / "detections_kaist.txt", "--out", tmp_path / "one.png") == 0
+    from_run = capsys.readouterr().out
+    files = (visible / "detections.json", halfway)
+    assert command("curves", *files, "--annotations", data, "--out", tmp_path / "two.svg") == 0
+    numbers = [re.findall(r"\d+\.\d\d", text) for text in (from_run, capsys.readouterr().out)]
+    assert numbers[0] == numbers[1] and len(numbers[0]) >= 8  # a run is its file
+    assert (tmp_path / "one.png").stat().st_size > 10_000 and "<svg" in (tmp_path / "two.svg").read_text()
+    assert command("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png") == 1
+    assert "--annotations" in capsys.readouterr().err
+    assert command("curves", visible, "--out", tmp_path / "three.xyz") == 1
+    assert "should end in .png" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------- the page
+
+
+ODD = "<script>alert(1)</script> & \"quoted\" \\ 'x' </script>"
+
+
+def picture_of(i: int, size: tuple[int, int]) -> str:
+    """Noise, which a JPEG cannot make small: as heavy as a photograph."""
+    random = np.random.default_rng(i)
+    noise = random.integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return jpeg_address(noise.repeat(8, 0).repeat(8, 1)[3:, 3:], 25)
+
+
+def made_page(entries: int, pictures: int) -> GalleryPage:
+    """Many entries whose values are known: the score is the place, the height falls, day and night in turns."""
+    small = [picture_of(i, (216, 216)) for i in range(20)]
+    large = [picture_of(i, (520, 648)) for i in range(10)]
+    kinds = {"missed": "missed", "odd": ODD, "none": "of which there are none"}
+    return GalleryPage(
+        ODD,
+        [ODD],
+        [
+            GalleryEntry(
+                "odd" if i % 10 == 0 else "missed",
+                f"{ODD} {i:05d}",
+                ODD,
+                small[i % 20],
+                208,
+                208,
+                [] if i % 7 == 3 else [Large(f"{i % pictures}", "A", [(0.1, 0.2, 0.3, 0.4)])],
+                daytime="night" if i % 2 else "day",
+                occlusion=("none", "partial", "heavy", "")[i % 4],
+                height=None if i % 100 == 99 else float(entries - i),
+                score=None if i % 100 == 98 else i / entries,
+            )
+            for i in range(entries)
+        ],
+        kinds,
+        {str(i): large[i % 10] for i in range(pictures)},
+        [Chart(ODD, (ODD, "number", "share"), [(ODD, "3", Bar("50 %", 0.5)), (ODD, "–", Bar("-1", 0.1, minus=True))])],
+    )
+
+
+def test_names_stand_for_themselves() -> None:
+    text = render(made_page(3, 1))
+    assert "<script>alert" not in text and "alert(1)&lt;/script&gt;" in text
+    blocks = re.findall(r"<script[^>]*>.*?</script>", text, re.DOTALL)
+    assert len(blocks) == 3 and json.loads(re.sub(r"</?script[^>]*>", "", blocks[0])) == [
+        [["0", "A", [[0.1, 0.2, 0.3, 0.4]]]],
+        [["0", "A", [[0.1, 0.2, 0.3, 0.4]]]],
+        [["0", "A", [[0.1, 0.2, 0.3, 0.4]]]],
+    ]
+
+
+def test_an_empty_page_is_a_page() -> None:
+    text = render(GalleryPage("nothing"))
+    assert "<h1>nothing</h1>" in text and 'class="card"' not in text and "height from" not in text
+
+
+# what is wrong is collected from the first line of the page on
+WATCH = """<script>
+const wrong = [];
+addEventListener("error", event => wrong.push(String(event.message || event.target.outerHTML.slice(0, 80))), true);
+addEventListener("unhandledrejection", event => wrong.push(String(event.reason)));
+console.error = (...words) => wrong.push(words.join(" "));
+</script>"""
+CHECK = """<script>
+addEventListener("load", async () => {
+  const began = performance.now(), found = {}, wait = ms => new Promise(done => setTimeout(done, ms));
+  const tool = name => document.querySelector(`#tools [name=${name}]`);
+  const set = (name, value) => {
+    tool(name).value = value;
+    tool(name).dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  const visible = () => [...document.querySelectorAll(".card")].filter(card => card.offsetParent !== null);
+  const counts = () => [...document.querySelectorAll("#kinds b")].map(b => +b.textContent);
+  const state = () => ({shown: visible().length, counts: counts(), said: document.querySelector("#count").textContent});
+  const press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+  const said = () => document.querySelector("#said").textContent;
+  const dialog = document.querySelector("dialog");
+  try {
+    for (let tries = 0; tries < 100 && !document.querySelector(".card img[src]"); tries++) await wait(50);
+    found.load = performance.now();
+    found.all = state();
+    found.loaded = document.querySelectorAll(".card img[src]").length;
+    found.empty = [...document.querySelectorAll(".card img[src]")].filter(i => i.complete && !i.naturalWidth).length;
+    set("daytime", "night"); found.night = state();
+    set("low", "11"); set("high", "20"); found.tall = state();
+    set("occlusion", "partial"); found.partial = state();
+    document.querySelector("#tools button[type=reset]").click(); await wait(50); found.reset = state();
+    const box = document.querySelector("#kinds input"); box.click(); found.kind = state(); box.click();
+    const column = field => visible().map(card => card.dataset[field]);
+    for (const order of ["-score", "score", "height", "-height", "name", ""]) {
+      set("order", order);
+      found["by " + order] = column(order.replace("-", "") || "name");
+    }
+    set("daytime", "day"); set("order", "height");
+    const button = visible()[1].querySelector("button"); button.click(); await wait(200);
+    found.zoomed = [dialog.open, said(), stage.querySelectorAll("img").length, stage.querySelectorAll(".ring").length];
+    found.large = stage.querySelector("img").naturalWidth;
+    const before = stage.querySelector(".framed").offsetWidth;
+    stage.querySelector(".framed").click(); await wait(50);
+    found.nearer = stage.querySelector(".framed").offsetWidth / before;
+    press("ArrowRight"); found.right = said();
+    press("ArrowLeft"); press("ArrowLeft"); press("ArrowLeft"); found.left = said();
+    found.key = getComputedStyle(dialog.querySelector(".key")).display;
+    press("Escape"); await wait(50); found.closed = [dialog.open, stage.children.length];
+    found.focus = document.activeElement === visible()[0].querySelector("button");
+    set("order", "-height"); visible().at(-1).scrollIntoView();
+    const last = visible().at(-1).querySelector("img");
+    for (let tries = 0; tries < 100 && !last.naturalWidth; tries++) await wait(100);
+    found.last = last.naturalWidth;
+    document.querySelector("#tools button[type=reset]").click(); await wait(50);
+    visible()[3].querySelector("button").click(); await wait(200);
+    found.small = [stage.querySelector("img").naturalWidth, stage.querySelectorAll(".ring").length];
+    found.took = performance.now() - began;
+  } catch (error) { wrong.push(String(error && error.stack || error)); }
+  fetch("http://127.0.0.1:PORT/", {method: "POST", mode: "no-cors", body: JSON.stringify({...found, wrong})});
+});
+</script>"""
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    """Takes what the page has found. Only in real time do pictures come as one scrolls; --dump-dom has its own."""
+
+    heard: "queue.Queue[dict]"
+
+    def do_POST(self) -> None:
+        self.heard.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def in_browser(folder: Path, page: GalleryPage) -> dict:
+    """Open the page and do what CHECK does."""
+    path = folder / "page.html"
+    write_page(path, page)
+    listener = type("OfThisTest", (Listener,), {"heard": queue.Queue()})
+    with http.server.HTTPServer(("127.0.0.1", 0), listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        check = CHECK.replace("PORT", str(server.server_port))
+        text = path.read_text(encoding="utf-8").replace("<head>", "<head>" + WATCH, 1)
+        path.write_text(text.replace("</body>", check + "</body>"), encoding="utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", "--remote-debugging-port=0"]
+        line = [CHROMIUM, *options, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
+        browser = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            return dict(listener.heard.get(timeout=120))
+        finally:
+            browser.terminate()
+            browser.wait(timeout=30)
+            server.shutdown()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here to open the page in")
+@pytest.mark.parametrize("n", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_in_a_browser(n: int, tmp_path: Path) -> None:
+    page = made_page(n, 3 * n // 20)
+    seen = in_browser(tmp_path, page)
+    assert seen["wrong"] == [] and seen["empty"] == 0
+    assert seen["all"] == {"shown": n, "counts": [9 * n // 10, n // 10, 0], "said": f"{n} of {n} pictures"}
+    assert 10 < seen["loaded"] < 100  # the others wait until they come near the screen
+    heights = [entry.height for entry in page.entries]
+    assert seen["night"] == {"shown": n // 2, "counts": [n // 2, 0, 0], "said": f"{n // 2} of {n} pictures"}
+    tall = [i for i in range(n) if i % 2 and heights[i] is not None and 11 <= heights[i] <= 20]
+    assert seen["tall"]["shown"] == len(tall) == 5
+    assert seen["partial"]["shown"] == sum(i % 4 == 1 for i in tall) > 0
+    assert seen["reset"] == seen["all"]
+    assert seen["kind"] == {"shown": n // 10, "counts": seen["all"]["counts"], "said": f"{n // 10} of {n} pictures"}
+    for field in ("score", "height"):
+        for order in ("", "-"):
+            values = seen[f"by {order}{field}"]
+            known = [float(value) for value in values if value]
+            assert known == sorted(known, reverse=order == "-") and len(known) == n - n // 100
+            assert values[-(n // 100) :] == [""] * (n // 100)  # what has no number stays below
+    assert seen["by name"] == seen["by "] == [entry.name for entry in page.entries]
+    by_height = [i for i in range(n - 1, -1, -1) if i % 2 == 0 and heights[i] is not None]
+    assert seen["zoomed"][:1] == [True] and seen["zoomed"][1].endswith(f" {by_height[1]:05d}")
+    assert seen["zoomed"][2:] == [1, 1] and seen["large"] == 645 and 1.9 < seen["nearer"] < 2.1
+    assert seen["right"].startswith(f"3 of {n // 2}: ") and seen["right"].endswith(f" {by_height[2]:05d}")
+    assert seen["left"].startswith(f"1 of {n // 2}: ")  # and no further
+    assert seen["closed"] == [False, 0] and seen["focus"] and seen["key"] == "flex" and seen["last"] == 213
+    assert seen["small"] == [213, 0]  # no large picture: its thumbnail
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]), made_page(2000, 300))
+
+
+def test_a_name_that_a_picture_cannot_show_is_said_once() -> None:
+    drawing._say_what_is_not_drawn.cache_clear()
+    blank = np.zeros((40, 200, 3), np.uint8)
+    with pytest.warns(Doubt, match="other letters show as") as caught:
+        for name in ("\u591c", "plain", "\u663c"):
+            with_caption(blank, name)
+    assert len(caught) == 1

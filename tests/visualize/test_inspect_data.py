@@ -1,0 +1,222 @@
+"""What a data set holds: the numbers, the command that prints them, and what it says of bad data."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from data_kaist.dataset import Frame
+from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
+from data_kaist.structures import Annotations
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_data.py"
+SIZE = (64, 80)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sheet's default place is the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def main() -> Any:
+    return runpy.run_path(str(SCRIPT))["main"]
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imencode(path.suffix, image)[1].tofile(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four test frames of one person each, and none for training."""
+    root = tmp_path / "kaist"
+    rng = np.random.default_rng(0)
+    for name in ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019", "set09/V000/I00039"):
+        video, _, number = name.rpartition("/")
+        write_image(root / "images" / video / "visible" / f"{number}.jpg", rng.integers(0, 255, (*SIZE, 3), np.uint8))
+        write_image(root / "images" / video / "lwir" / f"{number}.jpg", rng.integers(0, 255, SIZE, np.uint8))
+        path = root / "annotations-xml" / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "<annotation><size><width>80</width><height>64</height></size><object><name>person</name>"
+            "<bndbox><x>9</x><y>4</y><w>20</w><h>50</h></bndbox><occlusion>1</occlusion></object></annotation>"
+        )
+    return root
+
+
+def row_of(output: str, group: str, table: int = 0) -> list[str]:
+    """The words of the n-th line that begins with a group's name."""
+    lines = [line for line in output.splitlines() if line.startswith(f"{group} ")]
+    return lines[table][len(group) :].split()
+
+
+def test_tables(main: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(root)]) == 0
+    output = capsys.readouterr().out
+    assert "train-all-02: no frames here" in output
+    assert row_of(output, "all") == ["4", "4", "4", "4", "0"]
+    assert row_of(output, "day") == ["2", "2", "2", "2", "0"]
+    assert row_of(output, "occl. partial") == ["4", "4", "4", "4", "0"]
+    assert "test-all-20: heights in pixels: 5 % below 50, 25 % below 50, 50 % below 50" in output
+    assert Path("sheet.png").is_file()
+    assert row_of(output, "night", table=1) == ["0", "0", "2", "0", "0", "0", "0", "█"]
+
+
+def test_annotations_alone(main: Any, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.rmtree(root / "images")
+    assert main([str(root), "--split", "test-night-20"]) == 0
+    assert row_of(capsys.readouterr().out, "all")[0] == "2"
+    assert main([str(root), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    assert "annotations only, and --stats and --sheet need images" in capsys.readouterr().err
+
+
+def test_sheet_and_channels(main: Any, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "sheet.png"
+    assert main([str(root), "--sheet", str(path), "--stats", "--pictures", "3"]) == 0
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture.shape[1] > 4 * SIZE[1]  # two columns of pairs
+    green = (picture.astype(int) == (0, 158, 115)).all(axis=2)
+    assert green.sum() > 6 * 100  # a box on each of three pairs
+    output = capsys.readouterr().out
+    assert "LWIR" in output
+    assert len(row_of(output, "mean")) == 4
+
+
+def test_coco_file(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png", np.zeros((*SIZE, 3), np.uint8))
+    document: dict[str, Any] = {
+        "images": [{"id": 0, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 2, 10, 11]}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    for arguments in ([str(tmp_path / "train.json")], [str(tmp_path)], [str(tmp_path), "--kind", "coco"]):
+        assert main([*arguments, "--stats"]) == 0
+        output = capsys.readouterr().out
+        assert row_of(output, "all") == ["1", "1", "1", "1", "1"]  # 11 pixels are too low to train on
+        assert row_of(output, "mean") == ["0.0000"] * 3
+        assert f"train.json: annotations: {tmp_path / 'train.json'}\n" in output
+        assert (
+            "of 1 boxes of persons 0 reach out of their image, 0 are under a pixel wide or high and 1 become" in output
+        )
+    document["categories"] = [{"id": 1, "name": "Person "}, {"id": 2, "name": "car"}]
+    document["annotations"] += [{"id": i, "image_id": 0, "category_id": 2, "bbox": [1, 2, 10, 20]} for i in (1, 2)]
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    assert main([str(tmp_path)]) == 0
+    assert "train.json: not persons: car 2\n" in capsys.readouterr().out
+
+
+def _truncate(root: Path) -> None:
+    path = root / "images/set06/V000/visible/I00039.jpg"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _break_xml(root: Path) -> None:
+    path = root / "annotations-xml/set06/V000/I00039.xml"
+    path.write_text(path.read_text()[:-20])
+
+
+def _remove_image(root: Path) -> None:
+    (root / "images/set06/V000/visible/I00039.jpg").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncate, "I00039.jpg: the image is truncated"),
+        (_break_xml, "I00039.xml: not readable as XML"),
+        (_remove_image, "I00039.jpg: missing, the visible image of set06/V000/I00039"),
+    ],
+)
+def test_a_bad_frame_stops_or_is_skipped(
+    main: Any, root: Path, capsys: pytest.CaptureFixture[str], damage: Any, message: str, tmp_path: Path
+) -> None:
+    damage(root)
+    arguments = [str(root), "--stats", "--modality", "visible", "--sheet", str(tmp_path / "sheet.png")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert main([*arguments, "--on-bad-frame", "skip"]) == 0
+    output = capsys.readouterr().out
+    assert message in output
+    assert "bad frames skipped: 1" in output
+    assert "channels over 3 frames" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["empty"], "empty: no data set there; looked for images/, annotations-xml/, *.json and */*.json"),
+        (["empty", "--kind", "coco"], "empty: no COCO file there"),
+        (["kaist", "--split", "test-al-20"], "unknown split 'test-al-20'; did you mean 'test-all-20'?"),
+        (["kaist", "--split", "train-all-02"], "split 'train-all-02' is empty; 4 frames were found there"),
+        (["kaist", "--annotations", "paired"], "no KAIST annotations there; looked for the folder annotations-paired"),
+        (["what is empty", "--annotations", "paired"], "no KAIST annotations there; looked for the folder"),
+        (["kaist", "--sheet", "sheet.xyz"], "sheet.xyz: a sheet's name ends in .png or .jpg"),
+    ],
+)
+def test_bad_requests(
+    main: Any,
+    root: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(root.parent)
+    Path("empty").mkdir()
+    Path("what is empty").symlink_to("kaist")
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_channel_statistics_by_hand(tmp_path: Path) -> None:
+    """Channels of two levels, half and half over two images: mean in the middle, deviation half the distance."""
+    nothing = Annotations.from_rows([], size=(2, 4))
+    frames = []
+    for i, bgr in enumerate([(0, 51, 102), (255, 51, 204)]):
+        visible = write_image(tmp_path / f"v{i}.png", np.full((2, 4, 3), bgr, np.uint8))
+        lwir = write_image(tmp_path / f"l{i}.png", np.full((2, 4), 102 * i, np.uint8))
+        frames.append(Frame(str(i), visible, lwir, nothing))
+    result = channel_statistics(frames, "early")
+    assert result.channels == ("R", "G", "B", "LWIR")
+    np.testing.assert_allclose(result.mean, [0.6, 0.2, 0.5, 0.2], atol=1e-9)
+    np.testing.assert_allclose(result.std, [0.2, 0, 0.5, 0.2], atol=1e-7)
+    assert channel_statistics(frames, "lwir").channels == ("LWIR",)
+    assert channel_statistics(frames, "visible").mean == result.mean[:3]
+    with pytest.raises(ValueError, match="no frames"):
+        channel_statistics([], "visible")
+
+
+def test_object_statistics_by_hand() -> None:
+    boxes = [[0, 0, 10, 11.5], [0, 0, 10, 12], [0, 0, 10, 170], [0, 0, 10, 60]]
+    first = Annotations.from_rows(
+        boxes, ["person", "person", "person", "people"], occlusion=[0, 0, 2, 0], size=(200, 200), daytime="day"
+    )
+    frames = [Frame("a", None, None, first), Frame("b", None, None, Annotations.from_rows([], size=(200, 200)))]
+    rows = {row.group: row for row in object_statistics(frames)}
+    assert list(rows) == ["all", "day", "unknown", "occl. none", "occl. partial", "occl. heavy"]
+    everything = rows["all"]
+    assert (everything.frames, everything.frames_with_objects, everything.objects) == (2, 1, 4)
+    assert (everything.person, everything.ignored) == (3, 2)
+    assert everything.heights == (1, 1, 0, 0, 0, 0, 1)
+    assert len(height_bins()) == len(everything.heights)
+    assert (rows["occl. heavy"].frames, rows["occl. heavy"].person) == (1, 1)
+    assert rows["unknown"].objects == 0
+    assert [row.objects for row in object_statistics([])] == [0, 0, 0, 0]
+    assert height_quantiles(frames, (25, 50, 100)) == {25: 11.75, 50: 12, 100: 170}  # the group of 60 is no person
+    assert height_quantiles(frames[1:]) == {}

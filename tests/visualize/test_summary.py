@@ -1,0 +1,90 @@
+"""What a detector is said to cost, against what is published."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from ssd_effnet.build import build_skeleton
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.models.backbones import EfficientNet
+from ssd_effnet.models.cost import cost, multiply_adds
+from ssd_effnet.visualize.summary import summarize, summary_table
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+
+
+def test_a_convolutions_multiply_adds() -> None:
+    convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False)
+    count, _ = multiply_adds(convolution, torch.zeros(1, 4, 5, 7))
+    assert count == 5 * 7 * 6 * (4 // 2) * 9
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "published"),
+    # EfficientNet, table 2, in 10^9; at the sizes of the released models
+    [
+        ("efficientnet-b0", 224, 0.39),
+        ("efficientnet-b1", 240, 0.70),
+        ("efficientnet-b4", 380, 4.2),
+        ("efficientnet-b7", 600, 37),
+    ],
+)
+def test_efficientnets_have_the_published_multiply_adds(name: str, size: int, published: float) -> None:
+    with torch.device("meta"):
+        backbone = EfficientNet(name, range(7), "published").eval()
+        count, maps = multiply_adds(backbone, torch.empty(1, 3, size, size))
+    channels, rows, columns = maps[-1].shape[1:]
+    head = 4 * channels  # the last 1x1 convolution has four times the channels of the last stage; then 1000 classes
+    total = count + rows * columns * channels * head + head * 1000
+    assert total / 1e9 == pytest.approx(published, rel=0.06)
+
+
+def test_a_summary_adds_up() -> None:
+    e = load_experiment(EXPERIMENTS / "02_widen_3x3.yaml")
+    summary = summarize(e)
+    whole = cost(build_skeleton(e), (512, 640))
+    assert [part.name for part in summary.parts] == ["backbone", "adapter", "extras", "head"]
+    assert (summary.parameters, summary.multiply_adds, sum(summary.anchors)) == (
+        whole.parameters,
+        whole.multiply_adds,
+        whole.anchors,
+    )
+    assert summary.anchors == (30_720, 7_680, 1_920, 480, 480, 480)
+    adapter = summary.parts[1]
+    assert [str(m) for m in adapter.maps_in] == [
+        "stage3: 56 @ 64x80, stride 8",
+        "stage4: 112 @ 32x40, stride 16",
+        "stage5: 160 @ 16x20, stride 32",
+    ]
+    assert [m.level.channels for m in adapter.maps_out] == [512, 512, 512]
+    # convolution with bias and batch norm: 9 * inputs * 512 + 512 + 2 * 512
+    assert adapter.parameters == 9 * (56 + 112 + 160) * 512 + 3 * (512 + 1024)
+    assert adapter.multiply_adds == 9 * 512 * (56 * 64 * 80 + 112 * 32 * 40 + 160 * 16 * 20)
+
+
+def test_the_table_shows_it() -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(summary_table(summarize(load_experiment(EXPERIMENTS / "00_vgg16.yaml"))))
+    text = console.export_text()
+    for shown in ("conv4_3: 512 @ 64x80, stride 8", "30,720 anchors", "41,760 anchors", "multiply-adds", "23,591,704"):
+        assert shown in text
+
+
+def test_the_command() -> None:
+    def summarize_py(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "scripts" / "summarize.py"), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+
+    good = summarize_py("experiments/01_effnet_b4.yaml", "input.modality=halfway")
+    assert good.returncode == 0 and "one image of 4 x 512 x 640" in good.stdout
+    bad = summarize_py("experiments/01_effnet_b4.yaml", "backbone.name=efficientnet-b44")
+    assert bad.returncode == 1 and "did you mean `efficientnet-b4`?" in bad.stderr and "Traceback" not in bad.stderr
