@@ -264,8 +264,9 @@ def results_values(values: st.DataObject, folder: Path) -> None:
 
 
 def experiment_values(values: st.DataObject, folder: Path) -> None:
-    group, key = values.draw(st.sampled_from(list(settings_of(ExperimentConfig())))).split(".")
-    document = {group: {key: values.draw(anything)}}
+    *group, key = values.draw(st.sampled_from(list(settings_of(ExperimentConfig())))).split(".")
+    document = {key: values.draw(anything)}
+    document = {group[0]: document} if group else document
     experiment = try_document(document, "e.yaml", load_experiment, ConfigError, folder)
     if experiment is not None:
         possible_experiment(experiment)
