@@ -23,8 +23,9 @@ from data_kaist.transforms import (
     SSDCrop,
     Transform,
 )
+from ssd_effnet.config.loading import refuse_unknown_backbone
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import ConfigError, nearest
+from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.detection.boxes import Variances
 from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
@@ -184,11 +185,7 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
 def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
     """The experiment's backbone with random weights."""
     b = e.backbone
-    if b.name not in BACKBONES:
-        raise ConfigError(
-            f"{e.name}: key `backbone.name`: {b.name!r} is not one of {', '.join(BACKBONES)}"
-            f"{nearest(b.name, list(BACKBONES))}"
-        )
+    refuse_unknown_backbone(b.name, e.name)
     if not b.name.startswith("efficientnet"):
         if b.levels is not None:
             raise ConfigError(

@@ -85,6 +85,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     for key in Normalisation._fields:
         if getattr(experiment.input, key) is None:
             if (own := own_normalisation(experiment.backbone.name)) is None:
+                refuse_unknown_backbone(experiment.backbone.name, str(path))
                 raise ConfigError(
                     f"{path}: key `input.{key}`: null means that of published weights, and none are known for "
                     f"{experiment.backbone.name}; state four numbers (R, G, B, LWIR)"
@@ -124,6 +125,21 @@ def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
                 for key, channels in published._asdict().items()
             }
     return None
+
+
+def refuse_unknown_backbone(name: str, where: str) -> None:
+    """A backbone must be one of :data:`ssd_effnet.models.backbones.BACKBONES`.
+
+    Raises:
+        ConfigError: it is not; begins with ``where``.
+    """
+    from ssd_effnet.models.backbones import BACKBONES  # with torch, for which reading a config need not wait
+
+    if name not in BACKBONES:
+        raise ConfigError(
+            f"{where}: key `backbone.name`: {name!r} is not one of {', '.join(BACKBONES)}"
+            f"{nearest(name, list(BACKBONES))}"
+        )
 
 
 def find_experiment(path: str | Path, base_of: Path | None = None) -> Path:

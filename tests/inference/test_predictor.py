@@ -72,7 +72,7 @@ def test_the_detections_are_those_of_the_run(few_pairs: Path, finished: tuple[Ex
         of_image = written.of_image(i)
         # the file keeps a corner and a size to ten digits
         np.testing.assert_allclose(detections.boxes_xyxy, of_image.boxes_xyxy, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(detections.scores, of_image.scores, rtol=1e-6)
+        np.testing.assert_allclose(detections.scores, of_image.scores, rtol=1e-5)  # norms are folded
 
 
 @pytest.mark.parametrize(("part", "where"), [("cls_logits", 0), ("bbox_regression", 1)])

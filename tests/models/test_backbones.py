@@ -275,6 +275,7 @@ def test_every_listed_backbone_builds(name: str) -> None:
     ("overrides", "message"),
     [
         (["backbone.name=resnet50"], r"'resnet50' is not one of .*"),
+        (["backbone.name=vgg16bn", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]"], r"did you mean `vgg16-bn`"),
         (
             ["backbone.name=vgg16-bn"],
             r"`backbone\.levels`: vgg16-bn has levels of its own; leave them out",
@@ -282,6 +283,5 @@ def test_every_listed_backbone_builds(name: str) -> None:
     ],
 )
 def test_a_backbone_that_cannot_be_built_is_named(overrides: list[str], message: str) -> None:
-    e = load_experiment(Path(__file__).parents[2] / "experiments" / "lite0.yaml", overrides)
     with pytest.raises(ConfigError, match=message):
-        build_backbone(e, 3)
+        build_backbone(load_experiment(Path(__file__).parents[2] / "experiments" / "lite0.yaml", overrides), 3)

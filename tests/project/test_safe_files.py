@@ -27,7 +27,7 @@ from data_kaist.convert import convert
 from data_kaist.errors import AnnotationError, DataError, ImageError, one_line
 from data_kaist.images import MAX_PIXELS, MAX_PIXELS_VARIABLE, read_image
 from data_kaist.layouts import load_coco
-from ssd_effnet.config.loading import ConfigError, load_experiment
+from ssd_effnet.config.loading import ConfigError, load_experiment, save_experiment
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.training.run import run
@@ -74,8 +74,9 @@ def test_code_in_the_checkpoint_of_a_run_is_not_run(few_pairs: Path, tmp_path: P
     e = load_experiment(LITE0, [*SMALL, *settings])
     directory = RunDirectory.of(e, tmp_path)
     directory.last.parent.mkdir(parents=True)
+    save_experiment(e, directory.config_file)
     torch.save({"epoch": 0, "state_dict": Bomb(tmp_path / "trace")}, directory.last)
-    with pytest.raises(WeightsError, match=r"last\.ckpt is not read"):
+    with pytest.raises(WeightsError, match=r"last\.ckpt.*could run code"):
         run(e, tmp_path, resume=True, echo=lambda line: None)
     assert not (tmp_path / "trace").exists()
 

@@ -162,6 +162,8 @@ def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) 
     shutil.copytree(together.path, alone.path)
     alone.results_file.unlink()
     save_experiment(one, alone.config_file)
+    for checkpoint in (alone.last, alone.best):
+        torch.save(read_plain(checkpoint) | {"experiment": dataclasses.asdict(one)}, checkpoint)
     run(one, tmp_path / "one", resume=True, echo=lambda line: None)
     assert alone.results()["test"] == together.results()["test"]
     assert alone.detections_file.read_bytes() == together.detections_file.read_bytes()
