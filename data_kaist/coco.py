@@ -60,11 +60,13 @@ class CocoDataset:
         images: one per image.
         annotations: one per image, in the same order.
         person_categories: ids of the categories that count as ``person``.
+        listed: places of the images in the order in which the file lists them.
     """
 
     images: list[CocoImage]
     annotations: list[Annotations]
     person_categories: frozenset[int]
+    listed: list[int]
 
     @property
     def image_ids(self) -> list[int]:
@@ -83,8 +85,8 @@ def read_coco(
     Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
     one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is
     the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do in KAIST's file). A
-    :class:`~data_kaist.errors.Doubt` is warned of where annotation ids repeat, ids are written as ``"3"`` or ``1.0``,
-    or names with a backslash.
+    :class:`~data_kaist.errors.Doubt` is warned of where annotation ids or file names repeat, ids are written as ``"3"``
+    or ``1.0``, or names with a backslash.
 
     Args:
         path: the file.
@@ -131,10 +133,15 @@ def read_coco(
         _doubt(
             f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
         )
+    times = Counter(image.file_name for image in images)
+    if len(times) < len(images):
+        name, most = times.most_common(1)[0]
+        _doubt(f"{path}: {len(images) - len(times):,} images are listed more than once ({name}: {most} times)")
     return CocoDataset(
         images=images,
         annotations=[_annotations(image, of_image, labels) for image, of_image in zip(images, rows, strict=True)],
         person_categories=frozenset(id_ for id_, label in labels.items() if label == PERSON),
+        listed=[place[row["id"]] for row in document["images"]],
     )
 
 

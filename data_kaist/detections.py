@@ -59,7 +59,8 @@ def read_detections(
 ) -> DetectionTable:
     """Read detections in whichever form they are.
 
-    Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them.
+    Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
+    entry is of a person.
 
     Args:
         path: a text file, a ``.json`` file or a folder.
@@ -120,7 +121,10 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(_COLUMNS):
         yolo = len(cells) == 1 and len(line.split()) in (5, 6)
-        hint = " (class, centre, width and height in shares of the image, as YOLO writes them, name no image)" * yolo
+        hint = (
+            " (commas separate them; YOLO's class, centre, width and height in shares of the image name no image)"
+            * yolo
+        )
         raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}{hint}")
     values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, _COLUMNS, strict=True)]
     number = values[0]
@@ -160,7 +164,7 @@ def read_coco_results(
             f"{n:,} are of category {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True)
         )
         ids = ", ".join(map(str, sorted(person_categories)))
-        raise DetectionFileError(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
+        _doubt(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
     return table.rows(np.isin(category, list(person_categories)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,8 @@ _FORMS: Mapping[str, Callable[..., Columns]] = {
     "centre x, centre y, width, height": lambda a, b, c, d: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
     "y, x, height, width": lambda a, b, c, d: (b, a, b + d, a + c),
     "corners y1, x1, y2, x2": lambda a, b, c, d: (b, a, d, c),
+    "x, y, height, width": lambda a, b, c, d: (a, b, a + d, b + c),
+    "corners x1, x2, y1, y2": lambda a, b, c, d: (a, c, b, d),
 }
 """What the four numbers of a box may be, read as x, y, width, height: to xyxy."""
 
@@ -44,7 +47,9 @@ _UNITS: Mapping[str, Callable[..., tuple[np.ndarray | float, np.ndarray | float]
 
 
 def doubt(
-    truth: MissRateEvaluator, table: DetectionTable, others: Callable[[], Mapping[int, DetectionTable]] = dict
+    truth: MissRateEvaluator,
+    table: DetectionTable,
+    others: Callable[[], Iterable[tuple[str, DetectionTable]]] = tuple,
 ) -> str:
     """A sentence where detections look as if they were written another way than they are read.
 
@@ -55,31 +60,32 @@ def doubt(
     Args:
         truth: of the images.
         table: detections as they were read.
-        others: makes the tables of other categories by id.
+        others: more repairs: what would have to be so, and the table that it makes.
 
     Returns:
         Empty where there is no doubt.
     """
     images = truth.n_images
-    if not len(table):
-        return f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
     person = _persons(truth)
-    if early := _ends_early(truth, person, table):
-        return early
+    silent = f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
+    if len(table):
+        if early := _ends_early(truth, person, table):
+            return early
+        silent = ""
     peopled = np.unique(truth.box_image[person])
     sample = np.isin(np.arange(images), peopled[:: -(-len(peopled) // _MOST_IMAGES) or 1])
     person &= sample[truth.box_image]
     n = int(person.sum())
     now = _found(truth, person, sample, table)
     if n == 0 or now / n > 1 - LIFT:
-        return ""
+        return silent
     best, words = now, ""
-    for how, repaired in _repairs(truth, table, others):
+    for how, repaired in itertools.chain(_repairs(truth, table) if len(table) else (), others()):
         found = _found(truth, person, sample, repaired)
         if found - now >= LIFT * n and found > best and not _by_chance(truth, person, sample, repaired, found):
             best, words = found, how
     if not words:
-        return ""
+        return silent
     return f"{now / n:.0%} of the persons are found as the file is read, and {best / n:.0%} if {words}"
 
 
@@ -116,9 +122,7 @@ def _by_chance(
     return sum(map(math.exp, log)) > _CHANCE * (1 + 1e-9)
 
 
-def _repairs(
-    truth: MissRateEvaluator, table: DetectionTable, others: Callable[[], Mapping[int, DetectionTable]]
-) -> Iterator[tuple[str, DetectionTable]]:
+def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[str, DetectionTable]]:
     """What would have to be so, and the table that it makes; the likeliest first."""
     images = truth.n_images
     height, width = np.array([truth.annotations[i].size for i in table.image_index], np.float64).T
@@ -135,6 +139,11 @@ def _repairs(
                 kept = (sides > 0).all(1)
                 words = " in ".join(filter(None, (form, unit))) if form else unit
                 yield f"its boxes are read as {words}", replace(table, boxes_xyxy=boxes).rows(kept)
+    for words, boxes in (
+        ("they are mirrored from left to right", np.stack([width - x2, y1, width - x1, y2], 1)),
+        ("y is counted from the lower edge", np.stack([x1, height - y2, x2, height - y1], 1)),
+    ):
+        yield words, replace(table, boxes_xyxy=boxes)
     for step, words in (
         (1, "every image number is one higher: are they counted from 0 in place of 1, shifted by one image?"),
         (-1, "every image number is one lower: are they counted from 1 in place of 0, shifted by one image?"),
@@ -142,8 +151,6 @@ def _repairs(
         index = table.image_index + step
         yield words, replace(table, image_index=index).rows((index >= 0) & (index < images))
     yield "its images are counted from the other end", replace(table, image_index=images - 1 - table.image_index)
-    for category, of_category in others().items():
-        yield f"its category {category} is the person", of_category
 
 
 def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTable) -> str:

@@ -51,6 +51,7 @@ class GroundTruth:
         image_ids: ids of the images if the ground truth is a COCO file, else None (ids are places).
         person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
         source: the COCO file, or the folder of annotations and the split.
+        listed: places of the images in the order in which the COCO file lists them.
     """
 
     annotations: list[Annotations]
@@ -58,6 +59,7 @@ class GroundTruth:
     image_ids: list[int] | None = None
     person_categories: frozenset[int] | None = None
     source: str = ""
+    listed: Sequence[int] = ()
 
     def __str__(self) -> str:
         persons = sum(int((of_image.labels == PERSON).sum()) for of_image in self.annotations)
@@ -114,12 +116,20 @@ class GroundTruth:
             evaluator: of these annotations.
         """
 
-        def others() -> dict[int, DetectionTable]:
-            if form_of(path) != "coco" or self.person_categories is None or _listing(path) is not None:
-                return {}
-            everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
-            wanted = [c for c in np.unique(category).tolist() if c not in self.person_categories]
-            return {c: everything.rows(category == c) for c in wanted}
+        def others() -> Iterator[tuple[str, DetectionTable]]:
+            if _listing(path) is not None:
+                return
+            by_name = sorted(range(len(self.names)), key=self.names.__getitem__)
+            for how, order in (("their names", by_name), ("the annotation file's list", self.listed)):
+                if len(order):
+                    index = np.asarray(order)[table.image_index]
+                    yield f"its images are numbered in the order of {how}", replace(table, image_index=index)
+            if form_of(path) == "coco" and self.person_categories is not None:
+                with warnings.catch_warnings():  # what is odd in the file was said when it was read first
+                    warnings.simplefilter("ignore", Doubt)
+                    everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
+                for c in sorted(set(category.tolist()) - self.person_categories):
+                    yield f"its category {c} is the person", everything.rows(category == c)
 
         return mistakes.doubt(evaluator, table, others)
 
@@ -184,7 +194,9 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
         truth = _load_folder(path, split, without_area)
     else:
         coco = read_coco(path, without_area=without_area)
-        truth = GroundTruth(coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path))
+        truth = GroundTruth(
+            coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path), coco.listed
+        )
     if without_area:
         sentence = (
             f"{truth.source}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})"

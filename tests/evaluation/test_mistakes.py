@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_kaist.errors import Doubt
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.mistakes import doubt
@@ -72,6 +73,10 @@ def centred(boxes: np.ndarray) -> np.ndarray:
         (lambda b: xywh(b) * 2, "twice the size"),
         (lambda b: 300 * xywh(b) / SIZE, "300x300"),
         (lambda b: xywh(b)[:, [1, 0, 3, 2]], "y, x, height, width"),
+        (lambda b: xywh(b)[:, [0, 1, 3, 2]], "x, y, height, width"),
+        (lambda b: xywh(np.stack([WIDTH - b[:, 2], b[:, 1], WIDTH - b[:, 0], b[:, 3]], 1)), "mirrored"),
+        (lambda b: xywh(np.stack([b[:, 0], HEIGHT - b[:, 3], b[:, 2], HEIGHT - b[:, 1]], 1)), "y is counted from"),
+        (lambda b: b[:, [0, 2, 1, 3]], "corners x1, x2, y1, y2"),
     ],
 )
 def test_numbers_that_mean_something_else(
@@ -85,7 +90,7 @@ def test_numbers_that_mean_something_else(
     read = written(table.boxes_xyxy)  # as x, y, w, h
     read = np.concatenate([read[:, :2], read[:, :2] + read[:, 2:]], 1)
     said = doubt(evaluator, DetectionTable(table.image_index, read, table.scores))
-    assert words in said and "0% of the persons are found as the file is read" in said
+    assert words in said and "% of the persons are found as the file is read" in said
 
 
 @pytest.mark.parametrize(
@@ -123,6 +128,49 @@ def test_categories_that_are_swapped(truth: list[Annotations], evaluator: MissRa
         entries = [{"image_id": i, "category_id": person, "bbox": box, "score": 0.9} for i, box in rows]
         entries += [{"image_id": i, "category_id": car, "bbox": [20, 300, 300, 100], "score": 0.9} for i in range(40)]
         path.write_text(json.dumps(entries))
+        said = ground_truth.doubt(path, ground_truth.read_detections(path), evaluator)
+        assert words in said and bool(words) == bool(said)
+
+
+def test_no_entry_of_a_person_is_a_doubt_and_no_error(tmp_path: Path) -> None:
+    boxes = [[20 + 30 * i, 100, 40, 100] for i in range(12)]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(12)]
+    rows = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([row | {"category_id": 0, "score": 0.9} for row in rows]))
+    truth = load_ground_truth(tmp_path / "truth.json")
+    with pytest.warns(Doubt, match=r"results\.json: no entry is of .* person category 1, but 12 are of category 0"):
+        table = truth.read_detections(path)
+    assert len(table) == 0
+    assert "100% if its category 0 is the person" in truth.doubt(path, table, MissRateEvaluator(truth.annotations))
+
+
+def test_images_numbered_in_another_order(truth: list[Annotations], tmp_path: Path) -> None:
+    """By the list of a file that is not sorted by its ids, and by names."""
+    random = np.random.default_rng(2)
+    listed, by_name = random.permutation(40), random.permutation(40).tolist()
+    images = [
+        {"id": i, "file_name": f"{by_name.index(i):03d}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(40)
+    ]
+    rows = [(i, box) for i, a in enumerate(truth) for box in xywh(a.boxes_xyxy).tolist()]
+    annotations = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in rows]
+    content = {
+        "images": [images[i] for i in listed],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    ground_truth = load_ground_truth(tmp_path / "truth.json")
+    evaluator, path = MissRateEvaluator(ground_truth.annotations), tmp_path / "results.txt"
+    for order, words in (
+        (list(range(40)), ""),
+        (listed.tolist(), "the annotation file's list"),
+        (by_name, "their names"),
+    ):
+        lines = [",".join(map(str, (order.index(i) + 1, *box, 0.9))) for i, box in rows]
+        path.write_text("\n".join(lines))
         said = ground_truth.doubt(path, ground_truth.read_detections(path), evaluator)
         assert words in said and bool(words) == bool(said)
 
