@@ -1,4 +1,4 @@
-"""From an experiment to its parts. Below this floor nobody knows the config: modules take plain arguments."""
+"""Builds an experiment's parts. Only this module reads the whole config; modules take plain arguments."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
 
     Raises:
         ConfigError: naming the key, where the parts do not fit together.
-        WeightsError: where pretrained weights cannot be had.
+        WeightsError: pretrained weights are not available.
     """
     backbone, report = (
         build_fusion(e, pretrained)
@@ -85,13 +85,13 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
 
 
 def build_skeleton(e: ExperimentConfig) -> Detector:
-    """The experiment's detector on torch's meta device, for evaluation: all shapes, no numbers, no memory."""
+    """The experiment's detector on torch's meta device: shapes without memory."""
     with torch.device("meta"):
         return build_detector(e, pretrained=False)[0].eval()
 
 
 def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Module | None:
-    """The part of that name for the levels before it, None where the experiment has none."""
+    """One part of the detector for the given levels; None if the experiment has none."""
     if name == "adapter":
         a = e.adapter
         return Adapter(levels, KERNELS[a.kind], a.channels, a.activation, a.l2_norm)
@@ -258,7 +258,7 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
 
 
 def annotations_dir(e: ExperimentConfig) -> Path | None:
-    """Where KAIST's annotations are, if that is said."""
+    """Folder of KAIST's annotations, if configured."""
     return Path(e.data.root) / e.data.annotations_dir if e.data.annotations_dir else None
 
 
@@ -269,7 +269,7 @@ def build_reading(e: ExperimentConfig) -> Reading:
 
 
 def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
-    """The experiment, ``data.lwir_range`` filled in where it states quantiles of the training split.
+    """The experiment with ``data.lwir_range`` computed from quantiles of the training split.
 
     Raises:
         DataError: the split cannot be read, or its LWIR images have no more than 8 bits.

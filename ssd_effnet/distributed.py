@@ -1,7 +1,7 @@
-"""What the processes of one run tell each other. A process that is alone gets back what it gave.
+"""Collectives of the processes of one run; no-ops with one process.
 
-Lightning starts the processes and averages their gradients (DDP). What stands here makes that exact: a step of several
-processes with a share of the batch each is the step of one process with the whole batch.
+Lightning starts the processes and averages their gradients (DDP). With these functions a step of several processes
+equals the step of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes, which all must ask for it; without a gradient."""
+    """Mean over the processes, without a gradient; all must call it."""
     if world_size() == 1:
         return tensor
     total = tensor.detach() * 1.0
@@ -34,7 +34,7 @@ def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_from_processes(thing: T) -> list[T]:
-    """What each process holds, by rank; any plain data."""
+    """Data of each process, by rank; any plain data."""
     if world_size() == 1:
         return [thing]
     things: list[Any] = [None] * world_size()
@@ -51,7 +51,7 @@ def rand_of_batch(rows: int, device: torch.device) -> torch.Tensor:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batch of all processes on a CPU, for which torch's own ``SyncBatchNorm`` is not made."""
+    """Batch norm over all processes on a CPU, which torch's ``SyncBatchNorm`` does not support."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, C, H, W)`` to the same; each process must bring as many images."""

@@ -1,7 +1,7 @@
-"""Drawing: boxes with a meaning on a picture, legends and sheets. Everything that shows a picture uses this file.
+"""Draws boxes, legends and contact sheets; all pictures use it.
 
-Pictures are uint8 ``(H, W, 3)`` RGB. Colours are those of Okabe and Ito, which colour-blind readers tell
-apart; besides, ground truth is solid and detections are dashed.
+Pictures are uint8 ``(H, W, 3)`` RGB. Box colours are in :data:`KINDS`, from Okabe and Ito's palette for colour-blind
+readers; ground truth is solid, detections are dashed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_kaist.errors import Doubt
 
 @dataclass(frozen=True)
 class MarkingKind:
-    """What a box means and how it looks."""
+    """Meaning, colour and line style of a kind of box."""
 
     legend: str
     colour: tuple[int, int, int]
@@ -69,7 +69,7 @@ def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0)
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, with the values that the network gets; RGB as it is."""
+    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, values unchanged; RGB as it is."""
     return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
 
 
@@ -142,7 +142,7 @@ def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> byt
 
 
 def jpeg_address(picture: np.ndarray, quality: int = 78) -> str:
-    """An RGB picture as the address that an ``<img>`` of a page shows it by, without any file."""
+    """An RGB picture as a data URL for ``<img>``."""
     return f"data:image/jpeg;base64,{base64.b64encode(encoded(picture, quality=quality)).decode('ascii')}"
 
 
@@ -192,6 +192,6 @@ def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int,
 
 @cache
 def _say_what_is_not_drawn(whole: bool) -> None:
-    """Once: OpenCV writes ``??`` for a letter that is not ASCII."""
+    """Warn once that OpenCV draws non-ASCII letters as ``??``."""
     if not whole:
         warnings.warn("names on pictures are written in ASCII; other letters show as ?", Doubt, stacklevel=4)

@@ -1,1 +1,1 @@
-"""How fast each stage is on the machine at hand: against the plain way of doing it, and against the machine's limit."""
+"""Speed of each stage against a plain reference and the machine's limit."""

@@ -1,4 +1,4 @@
-"""From files to samples: training pair, test pair, kept frames; against Pillow + numpy and against pure decoding."""
+"""Speed of reading training, test and cached pairs, against Pillow + numpy and decoding alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forward passes against the machine's multiply rate, against efficientnet-pytorch, and from a JPEG to detections."""
+"""Speed of forward passes, and from a JPEG to detections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNTRAINED = ["backbone.pretrained=none", "backbone.norm=batch"]
 
 
 def faster(module: nn.Module, image: torch.Tensor) -> nn.Module:
-    """A copy as it is fastest at inference: norms folded (compared on a corner of the image), channels_last."""
+    """A copy for inference: norms folded (compared on a corner of the image), channels_last."""
     folded: nn.Module = fold(module, image[..., :64, :96]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded
 
@@ -52,7 +52,7 @@ def benchmark_forward(
 
 
 def _detector(experiments: Path, name: str, size: tuple[int, int] | None) -> tuple[Detector, tuple[int, int], float]:
-    """The experiment's detector, random but with norms that do something, its input's size and its GFLOP."""
+    """The experiment's detector with random weights and norms, its input size and its GFLOP."""
     torch.manual_seed(0)
     experiment = load_experiment(experiments / f"{name}.yaml", _UNTRAINED)
     detector = build_detector(experiment, pretrained=False)[0].eval()

@@ -1,4 +1,4 @@
-"""How time and memory of the stages grow when there is more to do: nothing may grow faster than its work."""
+"""How time and memory of the stages grow with the work."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class GrowthPoint:
     """One amount of work.
 
     Attributes:
-        what: the stage and what there is more of.
-        factor: how many times the least.
+        what: the stage and the quantity that grows.
+        factor: multiple of the smallest amount.
         amount: images, anchors, boxes ...
         ms: fastest pass.
         mib: most memory that torch and numpy held at once beyond what they were given.
@@ -52,7 +52,7 @@ def measure_growth(factors: Sequence[int], *, runs: int = 3) -> Iterator[GrowthP
 
 
 def exponents(points: Sequence[GrowthPoint]) -> dict[str, tuple[float, float]]:
-    """By curve, the power of the work with which time and memory grow over its last doubling (1: as the work does)."""
+    """Per curve, the exponents of time and memory over the last doubling of the work (1: linear)."""
     result = {}
     for what in dict.fromkeys(p.what for p in points):
         curve = [p for p in points if p.what == what]
@@ -64,7 +64,7 @@ def exponents(points: Sequence[GrowthPoint]) -> dict[str, tuple[float, float]]:
 
 
 def growth_table(points: Sequence[GrowthPoint], machine: str) -> Table:
-    """For people."""
+    """The points as a table."""
     table = Table(title="time and memory as the work grows", caption=machine)
     for name in ("stage, more of what", "amount", "ms", "MiB", "grows as work to the power of (time, memory)"):
         table.add_column(name, justify="left" if name.startswith("stage") else "right")
@@ -77,7 +77,7 @@ def growth_table(points: Sequence[GrowthPoint], machine: str) -> Table:
 
 
 def draw_growth(points: Sequence[GrowthPoint], path: Path) -> None:
-    """Both axes logarithmic, relative to the least amount; the dashed line grows as the work does."""
+    """Draw time and memory over work, log-log, relative to the smallest amount; dashed: linear."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -114,7 +114,7 @@ def _most_memory(call: Callable[[], object]) -> float:
 
 
 def _most_of_torch(call: Callable[[], object]) -> int:
-    """As its allocator counted them."""
+    """Peak bytes counted by torch's allocator."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured on the spot."""
+"""Measures the machine's peak multiply rate."""
 
 from __future__ import annotations
 

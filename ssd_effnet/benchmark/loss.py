@@ -1,4 +1,4 @@
-"""The MultiBox loss, forward and backward, against a loop over images with full sorts."""
+"""Speed of the MultiBox loss, against a loop over images with full sorts."""
 
 from __future__ import annotations
 

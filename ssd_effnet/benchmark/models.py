@@ -1,4 +1,4 @@
-"""How large and how fast the experiments' detectors are on the machine at hand."""
+"""Size, speed and memory of the experiments' detectors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def benchmark_models(
     overrides: Sequence[str] = (),
     training: bool = False,
 ) -> Iterator[ModelFigures]:
-    """Measure one experiment after another, each in a process of its own: memory of one never hides another's.
+    """Measure each experiment in its own process, so that memory figures do not mix.
 
     Batch 1, channels_last, float32; one pass to warm up.
 
@@ -138,14 +138,14 @@ def _peak(device: str) -> int:
 
 
 def how(training: bool) -> str:
-    """What a pass was, in words."""
+    """Describes a timed pass."""
     return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last, fp32"
 
 
 def models_table(figures: Sequence[ModelFigures], machine: str, reference: str = "00_vgg16") -> Table:
-    """For people; fastest times as ratios to ``reference`` of the same run too, where it is among them.
+    """A table; with ratios of the fastest times to ``reference`` where it is among the rows.
 
-    The fastest, because what else runs on a machine only ever adds.
+    The fastest, because other processes only add time.
     """
     base = next((f for f in figures if f.name == reference), None)
     table = Table(title="one image through each experiment's detector", caption=machine)

@@ -1,4 +1,4 @@
-"""An exported file in onnxruntime against the detector it was made from, NMS included."""
+"""Speed of an exported file in onnxruntime, against torch, NMS included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw outputs to detections, against sorting and a loop over an n x n matrix."""
+"""Speed of decoding and NMS, against a loop over an n x n matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOALS = {674: 10.0, 4690: 50.0}
 def benchmark_postprocess(
     *, runs: int = 5, candidates: Sequence[int] = tuple(GOALS), size: tuple[int, int] = scene.SIZE
 ) -> Iterator[Row]:
-    """A row for each number of candidates, around people and spread over the frame; nothing is cut before NMS."""
+    """One row per number of candidates, around people and spread over the frame, without a limit before NMS."""
     anchors = scene.anchors(size)
     for spread in (False, True):
         for number in dict.fromkeys(min(number, len(anchors)) for number in candidates):

@@ -1,4 +1,4 @@
-"""A training step shared by several processes of this machine's CPU, against the same step in one process."""
+"""Speed of a training step in several CPU processes, against one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Shared:
     """Seconds of a step of the whole batch.
 
     Attributes:
-        processes: that shared it, with one thread each.
-        wall: by the clock.
-        processor: of all processes together; what other work the machine has does not count.
+        processes: their number, one thread each.
+        wall: wall time.
+        processor: processor time of all processes together.
     """
 
     processes: int
@@ -36,7 +36,7 @@ class Shared:
 
 
 def measure_processes(experiment: ExperimentConfig, counts: Sequence[int], steps: int = 5) -> Iterator[Shared]:
-    """One figure for each number of processes; medians over steps after one that is not counted."""
+    """One figure per number of processes: medians over steps after one warm-up step."""
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figures.pt"

@@ -1,4 +1,4 @@
-"""What was measured, as rows: a stage against its reference and against the machine."""
+"""Benchmark results as rows: a stage against its reference and limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFERENCE, OWN = "reference", "own"
 
 
 class DisagreementError(Failure, RuntimeError):
-    """A stage does not compute what its reference computes: no ratio of such two is worth anything."""
+    """A stage and its reference give different results, so their ratio means nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Row:
 
     Attributes:
         stage: ``data``, ``loss`` ...
-        case: what was done.
-        reference_ms: median of the plain way, milliseconds; None where there is none.
-        own_ms: median of the project's way.
-        own_fastest_ms: on a busy machine nearer to what it can do.
+        case: the measured case.
+        reference_ms: median of the reference, milliseconds; None without one.
+        own_ms: median of the project's code.
+        own_fastest_ms: less affected by other processes.
         ratio: reference : own, the median of the ratios round by round; None without a reference.
         ratio_fastest: of the fastest rounds.
         goal: that the ratio should reach.
-        limit: the machine's own, in words; ``of_limit`` is the share of it that was reached, by fastest rounds.
+        limit: the machine's, described; ``of_limit``: share of it reached, by fastest rounds.
         limit_goal: that ``of_limit`` should reach.
         agreement: what was found equal before anything was timed.
     """
@@ -74,7 +74,7 @@ def compared(
     per: int = 1,
     **more: Any,
 ) -> Row:
-    """A row out of rounds measured in turns.
+    """A row from rounds measured alternately.
 
     Args:
         times: of :func:`ssd_effnet.training.runtime.in_turns`.
@@ -96,7 +96,7 @@ def compared(
 
 
 def agree(what: str, own: torch.Tensor, reference: torch.Tensor, tolerance: float) -> str:
-    """State how far two results are apart.
+    """Describe the difference of two results.
 
     Raises:
         DisagreementError: further than ``tolerance``, or of different shapes.
@@ -110,7 +110,7 @@ def agree(what: str, own: torch.Tensor, reference: torch.Tensor, tolerance: floa
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that do the work."""
+    """Versions of the measured packages."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     return found | {name: version(name) for name in ("numpy", "pillow")} | {"opencv": _opencv()}
 
@@ -122,7 +122,7 @@ def _opencv() -> str:
 
 
 def rows_table(rows: Sequence[Row], machine: str) -> Table:
-    """For people."""
+    """The rows as a table."""
     table = Table(title="each stage against the plain way of doing it, and against the machine", caption=machine)
     for name in ("stage", "case"):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""Made-up inputs of the stages behind the network: anchors, people, raw outputs, detections of a whole test split."""
+"""Synthetic benchmark inputs: anchors, people, raw outputs, detections of a test split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def people(images: int, count: int, size: tuple[int, int] = SIZE, seed: int = 0)
 
 
 def targets(images: int, count: int, size: tuple[int, int] = SIZE) -> Targets:
-    """So many people per image."""
+    """Targets with ``count`` people per image."""
     labels = torch.ones(images, count, dtype=torch.int64)
     return Targets(people(images, count, size), labels, torch.zeros(images, count, dtype=torch.bool))
 

@@ -1,4 +1,4 @@
-"""How long a step must be so that the loader keeps up: a model that only sleeps, fed with an experiment's own data."""
+"""How long training waits for data, with a model that only sleeps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FIRST = 3  # batches that are not counted: the workers start
 
 @dataclass(frozen=True)
 class Wait:
-    """What was seen at one length of a step.
+    """Waiting measured at one step length.
 
     Attributes:
         step_ms: how long the model slept.
-        share: of the time in which it waited for data, in 0..1.
-        images_per_second: that came through.
+        share: share of the time spent waiting for data, 0..1.
+        images_per_second: throughput.
     """
 
     step_ms: float

@@ -1,1 +1,1 @@
-"""What all commands share."""
+"""Code shared by all commands."""

@@ -1,7 +1,7 @@
-"""What all commands share: the form of help and of complaints, exit codes, tables, tab completion.
+"""Help, error messages, exit codes, tables and tab completion of all commands.
 
 Exit codes: 0, done; 1, a sentence on stderr says why not; 2, the command line is wrong; 130, stopped by Ctrl+C or
-SIGTERM; 141, nobody reads the output any more. Colours are rich's: none where the output is no terminal, none with
+SIGTERM; 141, the output was closed. Colours are rich's: none where the output is no terminal, none with
 ``NO_COLOR``.
 """
 
@@ -32,7 +32,7 @@ _IDLE = 0.7  # processes that want a core, the last minute's mean
 
 
 class Parser(argparse.ArgumentParser):
-    """Help is a script's docstring as it stands, examples and all; a complaint is one sentence.
+    """Argument parser whose help is the script's docstring; errors are one sentence.
 
     Args:
         doc: the docstring.
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         overrides.completer = complete_setting  # type: ignore[attr-defined]
 
     def completed(self) -> Parser:
-        """Itself; where a shell asks for completions (see ``docs/shell.md``), answers it and ends."""
+        """Return the parser; if a shell asks for completions (``docs/shell.md``), answer and exit."""
         if "_ARGCOMPLETE" in os.environ:
             import argcomplete
 
@@ -90,7 +90,7 @@ def command(main: Main) -> Callable[..., int]:
 
 
 def _share_cores() -> None:
-    """Where others are at work here, let torch's threads sleep while they wait for each other, and not spin.
+    """On a busy machine, let waiting torch threads sleep instead of spin.
 
     The libraries read this once, when torch is imported, which a command does later. With two trainings beside it on
     two cores, a training step of two threads takes 1.5 s and not 9.7; on idle cores it would take a fifth longer.
@@ -101,7 +101,7 @@ def _share_cores() -> None:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """In it SIGTERM raises KeyboardInterrupt, whose argument tells that the processes below may not have heard it."""
+    """Context in which SIGTERM raises KeyboardInterrupt, marked so that child processes are told."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(signal.SIGTERM)
@@ -118,7 +118,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _doubts_in_a_line() -> Iterator[None]:
-    """In it a :class:`~data_kaist.errors.Doubt` is a line ``warning: ...``; of a run's processes the first speaks."""
+    """Context that prints each :class:`~data_kaist.errors.Doubt` as ``warning: ...``, in the first process only."""
     usual = warnings.showwarning
     first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
@@ -141,7 +141,7 @@ def print_table(table: Table) -> None:
 
 
 def width() -> int:
-    """Columns of the terminal; a pipe has none of its own, and a table cut at 80 columns can be read by nobody."""
+    """Columns of the terminal; 200 in a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
@@ -177,7 +177,7 @@ def _whole(text: str, least: int) -> int:
 
 
 def complete_setting(prefix: str, **_: object) -> list[str]:
-    """What ``key=value`` may begin with: keys, and the values of those that have only a few.
+    """Completions of ``key=value``: keys, and values of keys with few choices.
 
     >>> complete_setting("optimizer.l")
     ['optimizer.lr=']

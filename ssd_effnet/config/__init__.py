@@ -1,1 +1,1 @@
-"""Experiments: every key with its type and default, and how a file becomes one."""
+"""Experiment files: schema, loading, checks."""

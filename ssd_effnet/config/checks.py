@@ -1,4 +1,4 @@
-"""What can be wrong with an experiment whose keys have the right types: values, and keys that do not go together."""
+"""Checks of an experiment's values and of keys that depend on each other."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ Complaints = Iterator[tuple[str, str]]
 
 
 def check_experiment(e: ExperimentConfig, source: str) -> None:
-    """What types alone cannot say.
+    """Check values beyond their types.
 
     Raises:
-        ConfigError: one sentence naming the source, the key and what would be right.
+        ConfigError: one sentence naming the source, the key and valid values.
     """
     values = settings(e)
     for key, why in chain(_storable(e.name, values), _lists(values), _numbers(values), _combinations(e)):
@@ -106,7 +106,7 @@ def check_experiment(e: ExperimentConfig, source: str) -> None:
 
 
 def _storable(name: str, values: dict[str, Any]) -> Complaints:
-    """What no key can hold, and no folder be called."""
+    """Refuse characters that cannot be stored or used as a folder name."""
     for key, value in values.items():
         for number in _each(value):
             if isinstance(number, float) and not math.isfinite(number):

@@ -1,4 +1,4 @@
-"""The keys of the schema: their types, in words too, and their values."""
+"""The keys of the schema with their types and values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(experiment: ExperimentConfig) -> dict[str, Any]:
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The few values that a key may have, as written; nothing where they are many."""
+    """The allowed values of a key with few choices; otherwise empty."""
     kind = key_types().get(key)
     return ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
 
@@ -49,7 +49,7 @@ def options(kind: Any) -> tuple[Any, ...]:
 
 
 def in_words(kind: Any) -> str:
-    """A type of the schema, for people.
+    """A schema type in words.
 
     >>> in_words(list[float] | None)
     'list of numbers, or `null`'

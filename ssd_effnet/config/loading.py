@@ -1,7 +1,7 @@
-"""An experiment: a YAML file that names its ``base`` and what it changes, turned into a checked config.
+"""Loads an experiment file with its bases and overrides into a checked config.
 
 :func:`load_experiment` follows the chain of bases, applies ``key=value`` overrides and checks everything against the
-schema; whatever is wrong is a :class:`ConfigError` that names the file, the key and the nearest right name.
+schema; an error is a :class:`ConfigError` that names the file, the key and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
 
 
 def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """A copy of the experiment with overrides that say where it runs, not what it is.
+    """A copy with overrides of keys that only say where it runs.
 
     Raises:
         ConfigError: one of a key that is none of :data:`WHERE`, or that :func:`load_experiment` would refuse.
@@ -113,7 +113,7 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> Experim
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
-    """What ``null`` means: R, G, B of a backbone's published weights, their average for LWIR, to four decimals.
+    """Normalisation of a backbone's published weights (``null``): R, G, B, and their average for LWIR.
 
     Returns:
         ``{"mean": ..., "std": ...}``; None for a backbone without published weights.
@@ -163,7 +163,7 @@ def find_experiment(path: str | Path, base_of: Path | None = None) -> Path:
 
 
 def normalisation_in_doubt(e: ExperimentConfig) -> str:
-    """A sentence where the images are normalised as for weights that the backbone does not have; else nothing."""
+    """A warning if the normalisation belongs to weights that the backbone does not have; else empty."""
     own, stated = own_normalisation(e.backbone.name), {"mean": e.input.mean, "std": e.input.std}
     if not e.input.normalize or own is None or stated not in [own_normalisation(name) for name in _PUBLISHED]:
         return ""
@@ -176,13 +176,13 @@ def normalisation_in_doubt(e: ExperimentConfig) -> str:
 
 
 def load_base(path: str | Path) -> ExperimentConfig:
-    """What an experiment file starts from: its base, or the defaults where it names none."""
+    """An experiment file's base; the defaults if it names none."""
     chain = _chain(find_experiment(path))
     return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
-    """Write the resolved experiment; :func:`load_experiment` reads it back as it is."""
+    """Write the resolved experiment; :func:`load_experiment` reads it back unchanged."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))
 
 
@@ -243,14 +243,14 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig:
-    """Merge key by key, so that a complaint can name the very key."""
+    """Merge key by key, so that an error can name the key."""
     for key, value in _leaves(layer, ExperimentConfig, source, ()):
         put(config, key, value, source)
     return config
 
 
 def put(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key; OmegaConf makes of a text what the schema wants there, numbers in decimal.
+    """Set a dotted key; OmegaConf converts the text to the schema's type, numbers in decimal.
 
     Args:
         config: an experiment, ``OmegaConf.structured(ExperimentConfig)``; it is changed.
@@ -275,7 +275,7 @@ def put(config: DictConfig, key: str, value: Any, source: str) -> None:
 
 
 def _example(key: str) -> str:
-    """The default where it is a list, as it stands in a command."""
+    """A list's default, written as in a command."""
     default = settings(ExperimentConfig())[key]
     return f", for example [{','.join(map(str, default))}]" if isinstance(default, list) else ""
 

@@ -1,6 +1,6 @@
-"""The schema of an experiment: every key, its type and what it is when nobody says otherwise.
+"""All config keys with types and defaults.
 
-How a file becomes an :class:`ExperimentConfig` stands in :mod:`ssd_effnet.config.loading`.
+Loading: :mod:`ssd_effnet.config.loading`.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ def _list(*values: Any) -> Any:
 
 @dataclass
 class InputConfig:
-    """What enters the detector."""
+    """Size, modality and normalisation of the images."""
 
     size: list[int] = _list(512, 640)  # (height, width)
     # early: both as four channels; halfway: two streams that join, see fusion
@@ -28,18 +28,18 @@ class InputConfig:
 
 @dataclass
 class DataConfig:
-    kind: Literal["kaist", "coco"] = "kaist"  # kaist: its folders; coco: images and a JSON file a split
+    kind: Literal["kaist", "coco"] = "kaist"  # kaist: its folders; coco: images and a JSON file per split
     root: str = "data/kaist"  # the folder of the data set
     # folder of the images, below the JSON file's own or below the root; empty: looked for as docs/your-data.md says
     images: str = ""
-    # which of KAIST's: the original XML, bbGt text, or a box for each image of a pair
+    # which of KAIST's: the original XML, bbGt text, or one box per image of a pair
     annotations: Literal["xml", "bbgt", "paired"] = "xml"
     annotations_dir: str = ""  # of KAIST, below the root, where it has several that may be meant; empty: looked for
     # kaist: train-all-02, test-day-20 ..., or a stretch of one video; coco: a JSON file below the root
     train: str = "train-all-02"
     val: str = "set02/V001/I00121-I00189"  # cut out of train
-    test: str = "test-all-20"  # the split that the final figures are of
-    workers: int = 2  # processes that read ahead; 0: none
+    test: str = "test-all-20"  # split of the final scores
+    workers: int = 2  # loader processes; 0: none
     cache: Literal["none", "memory", "disk"] = "none"  # decoded frames of training and validation, once read
     cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
     on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
@@ -70,7 +70,7 @@ class BackboneConfig:
     levels: list[int] | None = None  # None: those of the study
     # of EfficientNet's stages: 2, 4, 8 ... 128 as the study has them, or 2, 4, 8, 16, 16, 32, 32
     strides: Literal["halving", "published"] = "halving"
-    norm: Literal["batch", "frozen", "group"] = "batch"  # frozen: batch norm that keeps the statistics it came with
+    norm: Literal["batch", "frozen", "group"] = "batch"  # frozen: batch norm with fixed statistics
     drop_connect: float | None = None  # None: as published
 
 
@@ -79,17 +79,17 @@ class FusionConfig:
     """Halfway fusion of the two modalities; read only with ``input.modality: halfway``."""
 
     kernel_size: int = 1  # of the convolutions that join the streams, 1 or 3
-    shared: bool = False  # one set of stream weights, or one a modality
+    shared: bool = False  # one set of stream weights, or one per modality
     up_to: int | None = None  # place of the last level to which the streams stay apart; None: all of them
 
 
 @dataclass
 class AdapterConfig:
     kind: Literal["none", "conv1x1", "conv3x3"] = "none"  # convolution that widens each level
-    channels: int = 512  # of each level that goes out
+    channels: int = 512  # of each output level
     activation: Literal["none", "relu", "silu"] = "none"  # after the convolution and its batch norm
     l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
-    after_neck: bool = False  # the study's necks work on the backbone's own widths; what leaves them is widened
+    after_neck: bool = False  # widen the neck's outputs instead of its inputs
 
 
 @dataclass
@@ -109,7 +109,7 @@ class NeckConfig:
     activation: Literal["none", "relu", "silu"] = "none"  # of a node
     activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
     repeats: int = 1  # of the graph, each with weights of its own
-    project: Literal["edge", "level"] = "edge"  # where a given map takes the width of the neck
+    project: Literal["edge", "level"] = "edge"  # where an input map takes the neck's width
     extra_levels: int = 0  # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
     outputs: int | None = None  # how many of the finest levels leave; None: as the topology says
     norm_eps: float = 1e-5  # of its batch norms
@@ -121,12 +121,12 @@ class ExtrasConfig:
     """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides; none for no strides."""
 
     channels: int = 512  # of each extra level
-    strides: list[int] = _list(2, 1, 1)  # of the 3x3 convolutions, one a level
+    strides: list[int] = _list(2, 1, 1)  # of the 3x3 convolutions, one per level
 
 
 @dataclass
 class AnchorsConfig:
-    sizes: list[float] = _list(40.0, 80.0, 160.0, 200.0, 280.0, 360.0)  # side of the square of equal area, a level
+    sizes: list[float] = _list(40.0, 80.0, 160.0, 200.0, 280.0, 360.0)  # side of the square of equal area, per level
     ratios: list[float] = _list(0.5, 1.0)  # width / height
     scales: list[float] = _list(1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # times the size; each with every ratio
     # the (height, width) in whose pixels the sizes are stated; None: those of the input, whatever its size
@@ -136,7 +136,7 @@ class AnchorsConfig:
 
 @dataclass
 class HeadConfig:
-    # ssd: one 3x3 convolution a level; efficientdet: deep nets that the levels share
+    # ssd: one 3x3 convolution per level; efficientdet: deep nets that the levels share
     kind: Literal["ssd", "efficientdet"] = "ssd"
     classes: list[str] = _list("person")  # background is added, index 0
     layers: int = 3  # efficientdet: separable convolutions of the class and box nets before their last one
@@ -145,29 +145,29 @@ class HeadConfig:
 @dataclass
 class LossConfig:
     kind: Literal["multibox", "focal"] = "multibox"  # multibox: cross-entropy with mined negatives
-    iou_threshold: float = 0.5  # from which an anchor learns an object
+    iou_threshold: float = 0.5  # from which an anchor is matched to an object
     negative_iou: float | None = None  # anchors without object from this IoU on are ignored; None: they are negative
     negative_ratio: float = 3.0  # multibox
-    min_negatives: int = 16  # multibox: an image, so that one without people teaches something
+    min_negatives: int = 16  # multibox: per image, so that images without people train too
     alpha: float = 0.25  # focal
     gamma: float = 1.5  # focal
     prior: float = 0.01  # focal: the score of every anchor before training
     localization: Literal["smooth_l1", "l1", "huber"] = "smooth_l1"  # loss of the box code
-    localization_delta: float = 1.0  # where smooth_l1 and huber turn from square to straight
-    localization_weight: float = 1.0  # beside the classification loss
+    localization_delta: float = 1.0  # where smooth_l1 and huber turn from quadratic to linear
+    localization_weight: float = 1.0  # relative to the classification loss
 
 
 @dataclass
 class PostprocessConfig:
     score_threshold: float = 0.01  # lower scores are dropped
     pre_nms_top_k: int = 1000  # boxes per image that enter NMS
-    nms_iou: float = 0.45  # overlap above which the worse of two boxes goes
+    nms_iou: float = 0.45  # IoU above which the lower-scoring box is dropped
     top_k: int = 200  # boxes per image that remain
 
 
 @dataclass
 class OptimizerConfig:
-    name: Literal["sgd", "rmsprop", "adamw"] = "sgd"  # torch's; what has no key here is torch's default
+    name: Literal["sgd", "rmsprop", "adamw"] = "sgd"  # torch's, with torch's defaults for other arguments
     lr: float = 1e-4  # learning rate
     momentum: float = 0.9  # sgd and rmsprop
     weight_decay: float = 5e-4  # see decay_norms
@@ -175,26 +175,26 @@ class OptimizerConfig:
     backbone_lr_factor: float = 1.0  # times lr
     decay_norms: bool = True  # weight decay on biases and norm factors too, as the study has it
     gradient_clip: float = 0.0  # largest gradient norm; 0: none
-    accumulate: int = 1  # batches a step
+    accumulate: int = 1  # batches per step
 
 
 @dataclass
 class ScheduleConfig:
-    # of the learning rate; plateau: cut when the monitor gets no better
+    # of the learning rate; plateau: reduced when the monitor stops improving
     name: Literal["multistep", "cosine", "plateau", "constant"] = "multistep"
     milestones: list[float] = _list(0.5, 0.9)  # shares of the epochs
     gamma: float = 0.1  # what multistep and plateau multiply the rate by
-    patience: int = 3  # validations without progress before plateau cuts the rate
+    patience: int = 3  # validations without improvement before plateau reduces the rate
     monitor: Literal["val/MR/reasonable_all", "val/loss_total"] = "val/MR/reasonable_all"  # what plateau watches
-    warmup_steps: int = 0  # over which the rate rises from 0; fewer than the run has
+    warmup_steps: int = 0  # steps over which the rate rises from 0; fewer than the run has
     final_lr_factor: float = 0.01  # where cosine ends
 
 
 @dataclass
 class TrainerConfig:
     epochs: int = 40  # passes over the training split
-    batch_size: int = 16  # images a batch, over all processes
-    seed: int = 0  # of everything that is drawn
+    batch_size: int = 16  # images per batch, over all processes
+    seed: int = 0  # of all random numbers
     ema_decay: float = 0.0  # 0: no moving average; step t has at most (1 + t) / (10 + t)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
     devices: int = 1  # processes on this machine, each with a GPU or a share of the cores
@@ -216,7 +216,7 @@ class TrainerConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One experiment, whole.
+    """A complete experiment.
 
     ``name`` is the file's stem where the file has none, ``changes`` the keys in which it differs from its base, and
     ``ancestors`` the names of its base, that one's base and so on, which a file need not state.

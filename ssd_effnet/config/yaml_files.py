@@ -1,4 +1,4 @@
-"""YAML files, read so that nothing but their own content can be wrong: file and reason in one sentence."""
+"""Reads YAML files; errors name file and reason in one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MERGE = "tag:yaml.org,2002:merge"  # of the key <<, whose values the other keys
 
 
 class ConfigError(Failure, ValueError):
-    """A sentence about what is wrong with an experiment: file, key, and what would be right."""
+    """An invalid experiment: one sentence with file, key and valid values."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """PyYAML would keep the last value of a key that stands there twice, and say nothing."""
+        """Refuse duplicate keys, of which PyYAML silently keeps the last."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, kind: str) -> Any:
-    """What a YAML file holds.
+    """Content of a YAML file.
 
     Args:
         path: the file.
@@ -72,7 +72,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What a YAML text holds: lists and mappings whose values are texts, for the schema to read.
+    """Content of a YAML text: lists and mappings whose values are texts, for the schema to read.
 
     Raises:
         ConfigError: one sentence that begins with ``where``.
@@ -86,7 +86,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def as_written(value: Any) -> str:
-    """A value for a sentence: a number or a list as it stood in the file, any other text in quotes."""
+    """A value for a message: numbers and lists as written, other text in quotes."""
     if isinstance(value, list):
         return f"[{', '.join(map(str, value))}]"
     return value if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.][\d.e+-]*", value) else repr(value)

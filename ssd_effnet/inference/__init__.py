@@ -1,1 +1,1 @@
-"""A trained detector at work: prediction, images and videos, export."""
+"""Prediction, detection on images and videos, export (ONNX, pt2)."""

@@ -1,4 +1,4 @@
-"""A detector at work on pictures, pairs and videos: what it finds as files, and drawn."""
+"""Runs a detector on images, pairs and videos; writes files and annotated pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ssd_effnet.inference.video import CODECS, Film, find_codec
 
 @dataclass(frozen=True)
 class Options:
-    """What to do.
+    """Options of :func:`detect`.
 
     Attributes:
         score: detections below are neither drawn nor written.
@@ -58,10 +58,10 @@ class Options:
 
 @dataclass
 class DetectionSummary:
-    """What was done.
+    """Counts and times of :func:`detect`.
 
     Attributes:
-        images: stills and video frames that were looked at.
+        images: images and video frames processed.
         detections: in all of them.
         lost: frames of videos that are damaged.
         bad: sentences about files that were left out.
@@ -88,7 +88,7 @@ class DetectionSummary:
 
 @dataclass(frozen=True, eq=False)
 class _Shot:
-    """One image on its way: its number from 0, that in its film, its pictures to draw on, what the detector gets."""
+    """One image: its number from 0, its frame in the video, pictures to draw on, detector input."""
 
     number: int
     place: int
@@ -108,16 +108,16 @@ def detect(
     echo: Callable[[str], None] = print,
     on_image: Callable[[], None] = lambda: None,
 ) -> DetectionSummary:
-    """Look at all sources and write what was found below ``out``, one batch in memory at a time.
+    """Detect in all sources and write results below ``out``, batch by batch.
 
     - annotated images under the names of the sources, an annotated video for each video (``NAME.webm``, or a folder of
       frames where OpenCV can write no video);
     - ``detections.json``, COCO results; ``images.json`` says what their image ids mean and is a COCO file without
       annotations (``COCO("images.json").loadRes("detections.json")``);
-    - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` a line for persons; image 1 is the one of id 0.
+    - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons; image 1 is the one of id 0.
 
-    Numbers count every image, those that were left out too, also the damaged frames of a video; in its film the
-    picture before stands for each.
+    Numbers count every image, those that were left out too, also the damaged frames of a video; in its annotated
+    video the previous picture replaces each.
 
     Args:
         predictor: the detector.
@@ -215,7 +215,7 @@ def _shots(predictor: Predictor, source: Source, number: int, options: Options) 
 def _say_what_is_missing(
     video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None], *, whole: bool
 ) -> None:
-    """Damaged frames, so many of those seen, and an end before its time.
+    """Report damaged frames and a premature end.
 
     Some kinds of file only estimate their length; a tenth is more than an estimate is wrong by.
     """
@@ -248,7 +248,7 @@ def _picture_name(name: str) -> str:
 
 
 def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
-    """No annotated picture may take the place of what it was made from."""
+    """Refuse to overwrite an input with its annotated picture."""
     read: set[Path] = set()
     for source in sources:
         paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
@@ -266,7 +266,7 @@ def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
 
 
 class _Growing:
-    """A text file that grows piece by piece beside its place and takes it when it is closed, whole.
+    """A text file written to a temporary name and renamed when closed.
 
     A killed process leaves all pieces but the tail in ``.NAME.part``.
     """
@@ -296,7 +296,7 @@ class _Growing:
 class Results:
     """``detections.json``, ``images.json`` and ``detections_kaist.txt``, written as detections come in.
 
-    So a long video needs no more memory than a short one. Use it as a context: whatever ends it, the files are whole.
+    Memory does not grow with a video's length. Use it as a context: the files are complete however it ends.
 
     Args:
         out: their folder.

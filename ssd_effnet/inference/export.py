@@ -1,4 +1,4 @@
-"""A trained detector as one file for other programs: ONNX, or torch's own exported program (``.pt2``)."""
+"""Exports a trained detector as one ONNX or torch (``.pt2``) file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Exported:
         path: the file.
         input_shape: of ``images``, uint8, without the batch: (channels, height, width).
         rows: boxes that come out for an image, padding counted.
-        metadata: what the file says of itself, see :func:`describe`.
+        metadata: see :func:`describe`.
     """
 
     path: Path
@@ -59,10 +59,9 @@ class Exported:
 
 
 class ExportedDetector(nn.Module):
-    """What a file holds: normalisation, detector, decoding, and NMS where that is wanted.
+    """The exported module: normalisation, detector, decoding and, optionally, NMS.
 
-    It finds what :class:`.postprocess.PostProcess` finds, in steps that a graph can hold: shapes depend on
-    shapes alone, never on scores.
+    Same results as :class:`.postprocess.PostProcess`, in operations that export: shapes never depend on scores.
 
     Args:
         detector: in evaluation mode.
@@ -95,7 +94,7 @@ class ExportedDetector(nn.Module):
 
 
 def nms_of_a_graph(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """:func:`ssd_effnet.detection.boxes.nms` without a step that only Python can take; arguments and result as there.
+    """:func:`ssd_effnet.detection.boxes.nms` in exportable operations; same arguments and result.
 
     "Kept = valid and no kept better box overlaps me" has one fixed point, the greedy answer: after round k the best k
     boxes are decided for good, so the loop ends after at most as many rounds as there are boxes, in practice after a
@@ -172,7 +171,7 @@ def export_detector(
 
 
 def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
-    """What a file says of itself; lists, numbers and objects as JSON.
+    """The file's metadata; lists, numbers and objects as JSON.
 
     Args:
         file: the checkpoint.
@@ -207,7 +206,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
 
 
 def _trained_commit(file: Path) -> str:
-    """Of the run in whose directory the checkpoint lies; empty anywhere else."""
+    """Commit of the run whose directory holds the checkpoint; else empty."""
     directory = RunDirectory.holding(file)
     if not directory.environment_file.is_file():
         return ""
@@ -251,7 +250,7 @@ def _require_packages() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words: packages that nobody needs, and the whole graph where it cannot be exported."""
+    """Suppress the exporter's output about optional packages and whole graphs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -263,6 +262,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says first, or its kind where it says nothing."""
+    """An error's first line, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A trained detector as a library: a checkpoint in, images in, boxes out."""
+"""Loads a checkpoint and predicts boxes in images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NO_BOXES = np.zeros((0, 4), np.float32)
 
 @dataclass(frozen=True, eq=False)
 class ImageDetections:
-    """What was found in one image, best first.
+    """Detections of one image, best first.
 
     Attributes:
         boxes_xyxy: float32 ``(n, 4)``, pixels of the image as it was given.
@@ -62,7 +62,7 @@ class ImageDetections:
 
 
 def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) -> Predictor:
-    """The trained detector of a checkpoint; nothing else is needed, a checkpoint knows its whole experiment.
+    """Load a trained detector from a checkpoint, which contains its experiment.
 
     Args:
         path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
@@ -72,7 +72,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
             people who are smaller in their images than those that it was trained on; time grows with the square.
 
     Raises:
-        WeightsError: not there, or not a checkpoint of this project; says what it lacks.
+        WeightsError: missing, or not a checkpoint of this project.
         ConfigError: the experiment in it cannot be built.
         RequestError: no such device, or a zoom out of range.
         FoldError: see :class:`Predictor`.
@@ -93,12 +93,11 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
 
 
 class Predictor:
-    """A detector with everything around it: reading, resizing, normalising, decoding, NMS.
+    """A detector with reading, resizing, normalisation, decoding and NMS.
 
-    The way of an image is the one that it takes when a run is tested: same transforms, same thresholds. The same
-    images in the same batches give the same detections but for rounding, since norms are folded into convolutions,
-    which saves up to a third of the time. (In float32; a run with ``trainer.precision: bf16-mixed`` was tested in
-    that.)
+    Transforms and thresholds are those of a run's test. The same images in the same batches give the same detections
+    up to rounding: norms are folded into convolutions, which saves up to a third of the time.
+    Computes in float32; a run with ``trainer.precision: bf16-mixed`` was tested in that.
 
     Args:
         experiment: resolved.
@@ -114,7 +113,7 @@ class Predictor:
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized.
         reading: how files become pixels: upright, and by the range of LWIR values that the detector was trained with.
-        detector: as it was trained, for whoever looks inside; detections come from a folded copy.
+        detector: as trained; detections come from a folded copy.
     """
 
     def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
@@ -189,7 +188,7 @@ class Predictor:
         return found
 
     def doubts(self, notes: Iterable[tuple[str, np.ndarray]]) -> list[str]:
-        """What there is to say of prepared images, given their names and :data:`~data_kaist.images.NOTE` rows."""
+        """Warnings about prepared images, given their names and :data:`~data_kaist.images.NOTE` rows."""
         return [sentence for kind, sentence in doubts(notes, self.reading).items() if kind != "orientation"]
 
     def prepare(
@@ -271,7 +270,7 @@ def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:
 
 
 def _name_of(given: Sequence[Any], name: str) -> str:
-    """The file where there is one: it says more than a number."""
+    """The image's file name, or its number."""
     files = [str(x) for x in given if isinstance(x, str | Path)]
     return files[0] if files else name
 

@@ -1,4 +1,4 @@
-"""Pictures, pairs and videos wherever people keep them: files, folders, patterns, KAIST's layout, two folders."""
+"""Finds images, pairs and videos in files, folders, patterns and KAIST's layout."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Video:
-    """One film; its frames are of one modality.
+    """One video; its frames are of one modality.
 
     Attributes:
         name: its path below what was given, with ``/``.
@@ -92,7 +92,7 @@ def find_sources(
     leave_out: Path | None = None,
     others: Counter[str] | None = None,
 ) -> list[Source]:
-    """What is to be looked at, in the order of the inputs and by name within a folder.
+    """Find images, pairs and videos, in the inputs' order, by name within folders.
 
     A file below a folder ``visible`` that has a partner of the same name below ``lwir`` beside it is one of a pair, as
     in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once.

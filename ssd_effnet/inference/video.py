@@ -1,4 +1,4 @@
-"""Writing videos: with a codec that this build of OpenCV has, and read back before anybody relies on them."""
+"""Writes videos with an available OpenCV codec and verifies them by reading."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Film:
     Args:
         path: of the file or folder.
         codec: four letters; None: a folder.
-        fps: frames a second.
+        fps: frames per second.
         size: (height, width) of the frames; another size is fitted into it.
     """
 
@@ -51,7 +51,7 @@ class Film:
         self.writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Put the file in its place.
+        """Verify the file and rename it.
 
         Raises:
             OSError: it cannot be read back.
@@ -82,7 +82,7 @@ def find_codec(size: tuple[int, int], fps: float) -> tuple[str, str] | None:
 
 
 def _frames_in(path: Path) -> int:
-    """As the file says; 0 where not even the first can be read."""
+    """Frame count stated by the file; 0 if the first frame cannot be read."""
     film = Video(path.name, path)
     try:
         next(read_video(film))
@@ -99,7 +99,7 @@ def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.Vi
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what OpenCV prints past its own log: that the file names its codec VP8 in another way."""
+    """Suppress OpenCV's message about the VP8 tag, which bypasses its log."""
     try:
         kept = os.dup(2)
     except OSError:  # there is nowhere to print

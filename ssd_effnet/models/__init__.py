@@ -1,1 +1,1 @@
-"""Part by part: each file is one part of the detector and imports none of the others."""
+"""The detector's parts: backbones, adapters, necks, extra levels, heads, anchors."""

@@ -1,4 +1,4 @@
-"""Adapters: between the backbone's channel counts and those the head is to see."""
+"""Adapters: convolutions that bring each level to the wanted width."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Adapter(nn.Module):
     """Widen (or narrow) each level by a convolution with bias and batch norm, as step 2 of the study has it.
 
     Args:
-        levels: what comes in.
-        kernel_size: 1 or 3; 0 hands the maps on as they are (step 1).
-        channels: width of every level that goes out.
+        levels: of the input maps.
+        kernel_size: 1 or 3; 0 passes the maps unchanged (step 1).
+        channels: width of every output level.
         activation: after the batch norm; the study has none.
         l2_norm: L2-normalise the first (shallowest) level and rescale it, as SSD does with conv4_3.
     """
@@ -44,7 +44,7 @@ class Adapter(nn.Module):
         initialise(self)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One ``(N, C, h, w)`` map a level in, one out, sizes unchanged."""
+        """One ``(N, C, h, w)`` map per level in, one out, sizes unchanged."""
         maps = [convolution(x) for convolution, x in zip(self.convolutions, maps, strict=True)]
         if self.l2_norm is not None:
             maps[0] = self.l2_norm(maps[0])

@@ -1,4 +1,4 @@
-"""Anchors (default boxes): where the heads' offsets start from."""
+"""Anchor boxes (default boxes) of all levels."""
 
 from __future__ import annotations
 

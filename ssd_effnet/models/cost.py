@@ -1,4 +1,4 @@
-"""What a detector costs before anyone runs it: parameters, multiply-adds, anchors."""
+"""Counts a detector's parameters, multiply-adds and anchors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ssd_effnet.models.detector import Detector
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image of one size.
+    """Cost of one image of one size.
 
     Attributes:
-        parameters: numbers that are learned; statistics of batch norms are not among them.
+        parameters: trainable ones, without batch norm statistics.
         multiply_adds: of convolutions and matrix products, one for a product and its addition, as papers count;
             norms, activations, pooling, interpolation and the fusion of maps are left out, as there.
         anchors: A.

@@ -1,4 +1,4 @@
-"""The detector: parts put together, from images to raw outputs."""
+"""The detector: from images to raw outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssd_effnet.structures import Level, RawOutputs
 
 
 class Normalize(nn.Module):
-    """Pixels 0..255 to ``(x / 255 - mean) / std`` a channel; mean and std are buffers, so a checkpoint states them."""
+    """Pixels 0..255 to ``(x / 255 - mean) / std`` per channel; mean and std are buffers."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -37,7 +37,7 @@ class Detector(nn.Module):
     Args:
         normalize: pixels to the backbone's input.
         parts: ``backbone`` first, then any of ``adapter``, ``neck`` and ``extras`` in the order an image meets them.
-            Each states the ``levels`` it hands out and was built for those of the part before it. They are attributes
+            Each has the ``levels`` it returns and was built for those of the part before it. They are attributes
             of the detector under their names; :meth:`part` is None for one that is not there.
         head: maps to class logits and box offsets.
         anchors: map sizes to anchors.
@@ -56,7 +56,7 @@ class Detector(nn.Module):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The parts that are there, in the order an image meets them; each has ``levels``."""
+        """The existing parts, in order; each has ``levels``."""
         return {name: self.get_submodule(name) for name in self._order}
 
     def part(self, name: str) -> nn.Module | None:
@@ -70,7 +70,7 @@ class Detector(nn.Module):
         return levels
 
     def features(self, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        """The maps that each part hands out, by part."""
+        """The maps that each part returns, by part."""
         maps = self.normalize(images)
         handed: dict[str, list[torch.Tensor]] = {}
         for name, part in self.parts.items():

@@ -15,7 +15,7 @@ class ExtraLevels(nn.Module):
     """Each extra level is 1x1 to half the channels, then 3x3 (SSD, figure 2), both with batch norm and ReLU.
 
     Args:
-        levels: what comes in; all are handed on.
+        levels: of the input maps, which are all passed on.
         channels: of each extra level; the study has 256 (1x1), then 512 (3x3).
         strides: of each extra level's 3x3 convolution; the study has 2, 1, 1.
     """
@@ -39,7 +39,7 @@ class ExtraLevels(nn.Module):
         initialise(self)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The maps that came in and one more for each extra level."""
+        """The input maps and one more per extra level."""
         maps = list(maps)
         for block in self.blocks:
             maps.append(block(maps[-1]))

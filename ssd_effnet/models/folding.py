@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: at inference it is only a factor and a shift."""
+"""Folds batch norms into the convolutions before them, for inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROUNDING = 1e-3  # of a tensor's largest value; float32 leaves a hundredth of i
 
 
 class FoldError(Failure):
-    """A module that gives other outputs when what it declares is folded."""
+    """Folding changed a module's outputs."""
 
 
 def fold(module: M, images: torch.Tensor | None = None) -> M:
@@ -100,7 +100,7 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
     """Run ``plain`` and give each part's input to the same part of ``folded``, too, and the whole input to the whole.
 
     Raises:
-        FoldError: naming the first part that answers otherwise.
+        FoldError: naming the first part whose output differs.
     """
     if not parts:
         return

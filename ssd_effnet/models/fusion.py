@@ -1,4 +1,4 @@
-"""Modalities: which channels of a pair enter the backbone, and how two streams become one."""
+"""Modalities: input channels of a pair, and halfway fusion of two streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANNEL_NAMES = ("red", "green", "blue", "lwir")
 
 
 class HalfwayFusion(nn.Module):
-    """Two streams, visible and LWIR, whose maps are joined level by level; stands in the backbone's place.
+    """Backbone of two streams, visible and LWIR, joined level by level.
 
     At each level up to which the streams stay apart, their maps are concatenated and reduced to the channels of one
     by a convolution, batch norm and ReLU (Liu et al., "Multispectral deep neural networks for pedestrian detection",
@@ -54,7 +54,7 @@ class HalfwayFusion(nn.Module):
         self.trunk = trunk
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, 4, H, W)`` in the order R, G, B, LWIR, already normalised -> one map a level."""
+        """float ``(N, 4, H, W)`` in the order R, G, B, LWIR, already normalised -> one map per level."""
         visible, lwir = images[:, :3], images[:, 3:]
         if len(self.streams) == 1:
             # as one batch, so that batch norm sees in training the mixture whose statistics it keeps for testing

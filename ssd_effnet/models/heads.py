@@ -1,7 +1,7 @@
 """Heads: from maps to class logits and box offsets.
 
-Every head is called with levels, anchors a position and K, the number of class logits of an anchor (whether background
-is among them is the loss's affair), and returns ``cls_logits (N, A, K)`` and ``bbox_regression (N, A, 4)``, anchors
+Every head is called with levels, anchors per position and K, the number of class logits of an anchor (the loss decides
+whether background is among them), and returns ``cls_logits (N, A, K)`` and ``bbox_regression (N, A, 4)``, anchors
 ordered by level, row, column, shape.
 """
 
@@ -18,10 +18,10 @@ from ssd_effnet.structures import Level
 
 
 class SSDHead(nn.Module):
-    """One 3x3 convolution a level for classes and one for boxes (SSD, section 2.1).
+    """One 3x3 convolution per level for classes and one for boxes (SSD, section 2.1).
 
     Args:
-        levels: the maps that come in.
+        levels: of the input maps.
         anchors_per_position: the same for every level.
         num_classes: K, logits of an anchor.
         prior: see :func:`prior_bias`.
@@ -52,7 +52,7 @@ class EfficientDetHead(nn.Module):
     """One class net and one box net for all levels (EfficientDet, section 4.1; RetinaNet, section 4).
 
     Args:
-        levels: the maps that come in, all of one width, which is the nets' width too.
+        levels: of the input maps, all of the nets' width.
         anchors_per_position: the same for every level.
         num_classes: K, logits of an anchor.
         layers: separable convolutions before the last one of each net.
@@ -137,9 +137,9 @@ class SharedNet(nn.Module):
 
 
 def prior_bias(prior: float | None) -> float:
-    """The logit at which a sigmoid says ``prior`` (RetinaNet, section 3.3), 0 for None.
+    """The logit whose sigmoid is ``prior`` (RetinaNet, section 3.3), 0 for None.
 
-    Where every anchor counts, most are background: at first each must say so, or their sum drowns the objects.
+    Without mining nearly all anchors are background, whose initial loss would otherwise dominate.
     """
     return 0.0 if prior is None else -math.log((1 - prior) / prior)
 

@@ -1,4 +1,4 @@
-"""Small blocks that several parts share."""
+"""Layers shared by several parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def activation(name: str) -> nn.Module:
 
 
 def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], Any] | None:
-    """What a module declares for others to do to it: ``folds`` or ``initialise``.
+    """A module's method ``folds`` or ``initialise``, if its class declares it.
 
     Args:
         module: any.
@@ -56,9 +56,9 @@ def initialise(part: nn.Module) -> None:
 
 
 def xavier(convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Xavier's weights and a bias of 0, as SSD starts the convolutions that no pretrained weights reach.
+    """Xavier's weights and a bias of 0, as SSD initialises convolutions without pretrained weights.
 
-    Depthwise ones keep torch's start: Xavier's fan-out counts filters that a channel never meets.
+    Depthwise ones keep torch's default: Xavier's fan-out counts filters that do not apply.
     """
     if convolution.groups == 1:
         nn.init.xavier_uniform_(convolution.weight)
@@ -128,7 +128,7 @@ class SeparableConv(nn.Sequential):
 
 
 class L2Norm(nn.Module):
-    """Unit length over the channels at each position, then a learned factor a channel (ParseNet, section 3.3).
+    """Unit length over the channels at each position, then a learned factor per channel (ParseNet, section 3.3).
 
     ``(N, C, H, W) -> (N, C, H, W)``. The factor starts at 20, as in SSD.
     """

@@ -1,5 +1,6 @@
-"""Compound scaling: the tables that EfficientNet and EfficientDet published, the formulas they state, and the places
-where the two differ. Where they do, the table holds.
+"""Compound scaling of EfficientNet and EfficientDet: published tables and formulas.
+
+Where the two differ, the table is used.
 
 Sources: EfficientNet (Tan and Le 2019), section 3.3, table 1 and, for the coefficients, the authors' code
 (``efficientnet_builder.py``); EfficientDet (Tan et al. 2020), section 4.2, tables 1 and 2, and the authors' code
@@ -101,7 +102,7 @@ def efficientnet_factors(phi: float) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class EfficientDetScale:
-    """What phi scales together in a detector, and what the authors' code changes beside it.
+    """The settings of a detector that phi scales, as in the authors' code.
 
     Attributes:
         backbone: ``b0`` ... ``b7``.
@@ -124,7 +125,7 @@ class EfficientDetScale:
 
 @dataclass(frozen=True)
 class PublishedDetector:
-    """What the paper states of a model: its size on COCO's 90 classes."""
+    """A model's published size on COCO's 90 classes."""
 
     scale: EfficientDetScale
     parameters_m: float

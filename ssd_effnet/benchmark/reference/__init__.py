@@ -1,1 +1,1 @@
-"""The plain way of doing each stage's work, written from the papers and the protocol: what is compared with."""
+"""Plain reference implementations, written from the papers and the protocol."""

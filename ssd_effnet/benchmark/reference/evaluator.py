@@ -1,4 +1,4 @@
-"""Miss rates the way pedestrian devkits compute them: pycocotools' flow, an image and a subset at a time.
+"""Miss rates as pedestrian devkits compute them: per image and subset, as pycocotools does.
 
 Dictionaries go through ``prepare``, an overlap matrix per image, ``evaluate an image`` with small numpy arrays by IoU
 threshold, and ``accumulate``; the whole flow runs again for each subset. Written afresh from the protocol.
@@ -33,7 +33,7 @@ class DictionaryEvaluator:
         self.thresholds = [0.5]
 
     def miss_rate(self, images: list[int]) -> float:
-        """Log-average miss rate of the subset "reasonable" of these images, 0..1; NaN where nobody counts."""
+        """Log-average miss rate of the subset "reasonable" of these images, 0..1; NaN without counted people."""
         truth, found = self._prepare(images)
         overlaps = {image: self._overlaps(found[image], truth[image]) for image in images}
         evaluated = [self._evaluate(truth[image], found[image], overlaps[image]) for image in images]

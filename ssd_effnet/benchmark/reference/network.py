@@ -1,4 +1,4 @@
-"""EfficientNet in a detector as efficientnet-pytorch gives it: its own blocks, paddings and swish, unfolded."""
+"""EfficientNet from efficientnet-pytorch as a backbone: its blocks, paddings and swish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PackageBackbone(nn.Module):
     """The package's network up to the last level of one of the project's own, with that one's weights and strides.
 
     Args:
-        own: whose ``levels`` and weights it takes.
+        own: backbone whose ``levels`` and weights it takes.
         name: of the network in the package.
     """
 

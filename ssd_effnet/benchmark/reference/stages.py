@@ -1,7 +1,7 @@
-"""Each stage the straightforward way of the field's code: what the project's own stages are compared with.
+"""Each stage written plainly, as reference for benchmark and tests.
 
-Nothing here is clever and nothing here is imported by the library's own work: only the benchmark and tests read it. It
-follows the papers and the protocol, not the project's code, so that agreement means something.
+It follows the papers and the protocol, not the project's code, so that agreement is evidence. Only the benchmark and
+tests import it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523,
 class Chain:
     """PIL reads and resizes, numpy does the rest in float32: jitter, crop or expand, resize, flip, normalise.
 
-    Drawn from the generator in the order in which the project's transforms draw, so that both do the same thing.
+    Draws random numbers in the same order as the project's transforms, so that both give the same result.
 
     Args:
         size: (height, width) of the result.
@@ -170,14 +170,14 @@ def multibox_loss(
     negative_ratio: float = 3.0,
     min_negatives: int = 16,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """SSD's class and box loss, an image at a time, negatives ranked by two full sorts.
+    """SSD's class and box loss, image by image, negatives ranked by two full sorts.
 
     Args:
         cls_logits: ``(N, A, K)``, background first.
         bbox_regression: ``(N, A, 4)``.
         anchors_cxcywh: ``(A, 4)``.
-        boxes: xyxy ``(n, 4)`` an image.
-        labels: ``(n,)`` an image.
+        boxes: xyxy ``(n, 4)`` per image.
+        labels: ``(n,)`` per image.
     """
     corner_anchors = corners(anchors_cxcywh)
     wanted_classes, wanted_offsets = [], []
@@ -241,7 +241,7 @@ def postprocess(
     nms_iou: float = 0.45,
     top_k: int = 200,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Boxes xyxy and scores of each image, of the one class there is beside background; no limit before NMS."""
+    """Boxes xyxy and scores of each image, of the only foreground class; no limit before NMS."""
     found = []
     for logits, offsets in zip(cls_logits, bbox_regression, strict=True):
         scores = logits.softmax(-1)[:, 1]
@@ -262,7 +262,7 @@ def postprocess(
 def miss_rate(
     truth: list[list[dict[str, Any]]], found: list[dict[str, Any]], images: list[int], size: tuple[int, int]
 ) -> float:
-    """Log-average miss rate of the subset "reasonable" under the rules of the KAIST devkit, an image at a time.
+    """Log-average miss rate of the subset "reasonable" under the rules of the KAIST devkit, image by image.
 
     Args:
         truth: a list per image of ``{"label", "bbox" (xywh), "height", "occlusion", "ignore"}``.

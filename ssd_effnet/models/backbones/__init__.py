@@ -1,6 +1,6 @@
-"""Backbones: normalised images in, one feature map a level out (see :class:`.contract.Backbone`).
+"""Backbones: normalised images in, one feature map per level out (:class:`.contract.Backbone`).
 
-``BACKBONES`` is the whole list. What is left to say when one is built:
+``BACKBONES`` lists all. Arguments when one is built:
 
 * ``vgg16``, ``vgg16-bn``: ``in_channels``;
 * ``efficientnet-*``: ``levels``, ``strides``, ``in_channels``, ``drop_connect_rate``.

@@ -1,4 +1,4 @@
-"""Does a backbone keep its promises? For people who bring their own: ``docs/your-backbone.md``."""
+"""Checks that a backbone keeps the contract (``docs/your-backbone.md``)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SIZES = ((64, 96), (75, 101))
 
 
 class ContractError(Failure, ValueError):
-    """A sentence about the first promise that a backbone breaks."""
+    """The first broken contract, in one sentence."""
 
 
 def check_backbone(build: Callable[..., Backbone]) -> Backbone:
-    """Try everything that the detector, training and export rely on.
+    """Check what the detector, training and export rely on.
 
     Args:
         build: makes the backbone, called as the project calls it: ``build(in_channels=3)``.
@@ -30,7 +30,7 @@ def check_backbone(build: Callable[..., Backbone]) -> Backbone:
         The backbone, with random weights.
 
     Raises:
-        ContractError: the first promise that is broken, and what would keep it.
+        ContractError: the first broken contract, and how to fix it.
     """
     for in_channels in (1, 3, 4):  # LWIR, visible, both
         backbone = build(in_channels=in_channels)
@@ -103,7 +103,7 @@ def _check_images_are_apart(backbone: Backbone) -> None:
 
 @torch.no_grad()
 def _check_cuts(backbone: Backbone) -> None:
-    """Half-way fusion runs two streams up to a level and one trunk from there: forward must be the segments' chain."""
+    """Check that ``forward`` equals the chain of segments, which halfway fusion cuts."""
     if type(backbone).forward is not Backbone.forward:
         raise ContractError(
             f"{type(backbone).__name__} has a forward of its own; Backbone's follows `segments`, and cuts rely on that"
@@ -118,7 +118,7 @@ def _check_cuts(backbone: Backbone) -> None:
 
 @torch.no_grad()
 def _check_folds(backbone: Backbone) -> None:
-    """With norms that do something, as after training: what `folds` declares gives the same maps when folded."""
+    """Check that folding what ``folds`` declares keeps the maps, with norms as after training."""
     for norm in backbone.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.uniform_(-0.5, 0.5)

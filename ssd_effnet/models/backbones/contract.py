@@ -1,4 +1,4 @@
-"""What a backbone promises."""
+"""The contract of a backbone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ssd_effnet.structures import Level
 
 
 class Backbone(nn.Module):
-    """A network that turns normalised images into one feature map a level.
+    """A network that turns normalised images into one feature map per level.
 
-    It is a chain of modules that is cut at the levels, and says so as data: :meth:`forward` is written once, here.
+    It is a chain of modules, cut at the levels; :meth:`forward` is written once, here.
 
     Attributes:
-        levels: the maps :meth:`forward` hands out, in that order, shallow to deep. The next parts learn the
-            channels and strides from here and nowhere else.
+        levels: the maps that :meth:`forward` returns, shallow to deep. The next parts take channels and strides
+            only from here.
         segments: for each level the names of the submodules that lead to it from the level before (to the first one
             from the images), in that order.
 
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """float ``(N, in_channels, H, W)``, already normalised -> one ``(N, channels, ceil(H / stride), ceil(W /
-        stride))`` a level.
+        stride))`` per level.
 
         Any size is taken: the maps are rounded up, never cropped.
         """
@@ -43,10 +43,10 @@ class Backbone(nn.Module):
         return maps
 
     def cut(self, start: int = 0, stop: int | None = None) -> Self:
-        """A copy that goes only from level to level: two streams that join half-way need the two ends apart.
+        """A copy of the part between two levels, for halfway fusion.
 
         Args:
-            start: place of the first level that it hands out; beyond 0, the copy takes the map of the level before
+            start: place of the first level that it returns; beyond 0, the copy takes the map of the level before
                 instead of images.
             stop: place after its last level; None: to the end.
 

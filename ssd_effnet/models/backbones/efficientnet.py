@@ -82,7 +82,7 @@ def stages(name: str, strides: Strides = "published") -> list[Stage]:
 
 
 class EfficientNet(Backbone):
-    """An EfficientNet up to the deepest level that is asked for.
+    """An EfficientNet up to the deepest requested level.
 
     Levels are counted 0 ... 6 as in the study's table, and named ``stage1`` ... ``stage7`` as in the paper. With B4,
     ``halving`` and 512x640: 24 @ 256x320, 32 @ 128x160, 56 @ 64x80, 112 @ 32x40, 160 @ 16x20, 272 @ 8x10, 448 @ 4x5.
@@ -167,7 +167,7 @@ class EfficientNet(Backbone):
 
 
 class MBConvBlock(nn.Module):
-    """Widen (1x1), filter each channel (depthwise), weigh the channels (squeeze-and-excitation), narrow (1x1), skip."""
+    """MBConv: expand 1x1, depthwise, squeeze-and-excitation, project 1x1, skip."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""ImageNet weights for the backbones: where they lie and which input they were trained on (``input.mean: null``).
+"""ImageNet weights of the backbones: sources, hashes and input normalisation.
 
 efficientnet-pytorch's and torchvision's weights were trained on images in 0..1 minus the ImageNet mean, over the
 ImageNet deviation. The Lite ones come from TensorFlow Lite's, trained on ``(x - 127) / 128`` of 0..255, although the
-package's README shows the ImageNet figures. The weights themselves tell: 140 photos (Penn-Fudan, centre squares at
+package's README shows the ImageNet figures. Evidence: 140 photos (Penn-Fudan, centre squares at
 224x224) through the stem of lite0, its output against the statistics stored in ``_bn0``, over the 28 channels that
 are alive:
 
@@ -86,7 +86,7 @@ PRETRAINED: dict[str, Pretrained] = {
 
 
 def pretrained_weights(name: str, pretrained: str) -> Path | None:
-    """The file of weights for a backbone, fetched if need be.
+    """The weights file of a backbone, downloaded if missing.
 
     Args:
         name: one of ``BACKBONES``.

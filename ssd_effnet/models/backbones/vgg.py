@@ -103,7 +103,7 @@ class VGG16(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He's initialisation (arXiv:1502.01852): without batch norm nothing else keeps 17 layers' signal alive."""
+        """He's initialisation (arXiv:1502.01852); without batch norm the signal would vanish over 17 layers."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Necks: maps of several levels listen to each other. Topologies are tables, one executor runs them."""
+"""Necks: graphs between levels. Topologies are tables, run by one executor."""
 
 from ssd_effnet.models.necks.graph import Fusion, GraphNeck
 from ssd_effnet.models.necks.resampling import PooledLevels

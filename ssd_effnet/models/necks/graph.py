@@ -1,4 +1,4 @@
-"""The executor of necks: one module runs every topology."""
+"""The module that runs any neck topology."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Convolution = Literal["none", "conv1x1", "conv3x3", "separable"]
 
 
 class Fusion(nn.Module):
-    """A weighted sum of maps of one shape (EfficientDet, section 3.3), one learned scalar an input, all 1 at first.
+    """A weighted sum of maps of one shape (EfficientDet, section 3.3), one learned scalar per input, initially 1.
 
     Args:
         kind: ``sum``: nothing is learned. ``unbounded``: the scalars as they are. ``softmax``: their softmax. ``fast``:
@@ -60,7 +60,7 @@ class Fusion(nn.Module):
 
 
 class GlobalPoolFusion(nn.Module):
-    """NAS-FPN's global-pooling cell: the first map says which channels of the second to add to it.
+    """NAS-FPN's global-pooling cell: the first map weights the second's channels.
 
     ``a, b, rest -> a + sigmoid(max over positions of a) * b + rest`` (Ghiasi et al. 2019, section 3.1; the maximum as
     in the authors' code).
@@ -107,7 +107,7 @@ class GraphNeck(nn.Module):
         activation: after the convolution, or after the fusion where there is none.
         activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
             published code of EfficientDet and NAS-FPN.
-        repeats: turns; each feeds the next, and each has its own weights.
+        repeats: repetitions of the graph, each with its own weights.
         project: where the width of a given map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
@@ -198,7 +198,7 @@ class GraphNeck(nn.Module):
         initialise(self)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One ``(N, C, H, W)`` a given level to one ``(N, channels, H, W)`` a level of :attr:`levels`, sizes kept."""
+        """One ``(N, C, H, W)`` per input level to ``(N, channels, H, W)`` per level of :attr:`levels`, same sizes."""
         given = self.levels_in[: self.given]
         if [x.shape[1] for x in maps] != [level.channels for level in given]:
             wanted = ", ".join(f"{level.name} {level.channels}" for level in given)
@@ -225,7 +225,7 @@ class GraphNeck(nn.Module):
         return [f"{k}.{n.name}" if several else n.name for k, nodes in enumerate(self.nodes_of_turns) for n in nodes]
 
     def fusion_weights(self) -> dict[str, dict[str, float]]:
-        """What each node multiplies its inputs by: ``{node: {input: weight}}``, empty where nothing is learned."""
+        """Fusion weights ``{node: {input: weight}}``, empty where nothing is learned."""
         table: dict[str, dict[str, float]] = {}
         names = iter(self.node_names)
         for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
@@ -239,7 +239,7 @@ class GraphNeck(nn.Module):
 
     @property
     def nodes_of_turns(self) -> list[list[Node]]:
-        """The rows of the table that each turn runs: what nothing asks for is left out of the last ones."""
+        """The table's rows that each repetition runs, without nodes that no output needs."""
         return [[node for node in self.topology.nodes if node.name in turn] for turn in self.turns]  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""How a map of one level takes the size and width of another.
+"""Resampling between levels: interpolation, pooling, strided and transposed convolutions.
 
 Every module here maps ``(N, C_source, H, W)`` and a size to ``(N, C_target, *size)``. The size that is asked for is the
 target's actual one: levels of 300x300, 513x641 or 480x600 do not double exactly, and what a fixed factor leaves over
@@ -156,7 +156,7 @@ class PooledLevels(nn.Module):
         self.levels = [Level(f"extra{i + 1}", width, last.stride * 2 ** (i + 1)) for i in range(count)]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """``(N, C, H, W)`` of the last level to one map a new level, each half the one before, rounded up."""
+        """``(N, C, H, W)`` of the last level to one map per new level, each half the one before, rounded up."""
         maps: list[torch.Tensor] = [self.adapt(x)]
         for _ in self.levels:
             height, width = maps[-1].shape[-2:]

@@ -1,4 +1,4 @@
-"""Which map listens to which: the topologies of necks, written as tables.
+"""Neck topologies as tables: FPN, PANet, BiFPN, NAS-FPN ...
 
 A topology names maps and says nothing of widths, convolutions or how a map changes its size: that is the executor's
 part (:class:`ssd_effnet.models.necks.graph.GraphNeck`). Levels are counted from the finest, 0, to the coarsest; the
@@ -125,7 +125,7 @@ def fpn(num_levels: int, outputs: int | None = None) -> Topology:
 
 
 def study_fpn(num_levels: int = 5, outputs: int = 3) -> Topology:
-    """The study's pyramid (its steps 4 and 5): from the deepest level back down, of which only the finest leave.
+    """The study's top-down pyramid (steps 4 and 5), of which the finest levels leave.
 
     The study goes up to level 6, returns to level 2 and takes 2, 3, 4: five levels enter, three leave.
     """
