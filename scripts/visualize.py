@@ -197,8 +197,9 @@ def features(arguments: argparse.Namespace) -> str:
     from ssd_effnet.visualize.feature_page import default_folder, find_sample, write_feature_page
 
     predictor = load_detector(arguments.run)
-    predictor.experiment = RunDirectory.holding(arguments.run).at_hand(predictor.experiment, arguments.overrides)
-    sample, truth = find_sample(predictor, arguments.image, arguments.lwir)
+    directory = RunDirectory.holding(arguments.run)
+    predictor.experiment = directory.at_hand(predictor.experiment, arguments.overrides)
+    sample, truth = find_sample(predictor, arguments.image, arguments.lwir, directory)
     out = arguments.out or default_folder(arguments.run, arguments.image)
     return write_feature_page(predictor, sample, out, truth=truth, detection=arguments.detection).summary
 

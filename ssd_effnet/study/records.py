@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_kaist.dataset import Frame
-from data_kaist.detections import read_coco_results
 from data_kaist.errors import Failure
-from data_kaist.layouts import image_ids
 from data_kaist.structures import DetectionTable
-from ssd_effnet.build import as_size, build_dataset, build_skeleton
+from ssd_effnet.build import as_size, build_skeleton
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -191,7 +189,7 @@ class Study:
     experiments: list[Experiment]
     unfinished: list[RunDirectory]
     left_out: list[str]
-    frames: dict[str, list[Frame]]
+    frames: dict[str, Sequence[Frame]]
     warnings: list[str] = field(default_factory=list)
 
     def experiment(self, name: str) -> Experiment | None:
@@ -227,7 +225,7 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     """
     elsewhere(ExperimentConfig("any"), overrides)  # a wrong one is wrong for every run
     ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
-    frames: dict[str, list[Frame]] = {}
+    frames: dict[str, Sequence[Frame]] = {}
     evaluators: dict[str, MissRateEvaluator] = {}
     by_name: dict[str, list[Run]] = {}
     unfinished = []
@@ -255,17 +253,16 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
 
 def _read(
     directory: RunDirectory,
-    frames: dict[str, list[Frame]],
+    frames: dict[str, Sequence[Frame]],
     evaluators: dict[str, MissRateEvaluator],
     overrides: Sequence[str],
 ) -> Run:
     """A finished run; the frames of its test data and what matches with them are kept by fingerprint."""
-    experiment, environment = directory.at_hand(directory.trained(), overrides), directory.environment()
+    experiment, found, table = directory.tested(overrides, frames)
+    environment = directory.environment()
     data = environment["data"]["test"]["fingerprint"]
-    if data not in frames:
-        directory.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
-        frames[data], evaluators[data] = found, MissRateEvaluator([frame.annotations for frame in found])
-    table = read_coco_results(directory.detections_file, len(frames[data]), image_ids=image_ids(frames[data]))
+    if data not in evaluators:
+        evaluators[data] = MissRateEvaluator([frame.annotations for frame in found])
     matcher = evaluators[data].match(table)
     return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher)
 

@@ -229,7 +229,18 @@ def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
-    """Lightning's, but that of equal epochs the later one is kept: the first has learned the least."""
+    """Lightning's, but that of equal epochs the later one is kept: the first has learned the least.
+
+    A run that was moved goes on with the best score that it had: its files lie in the present folder.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": models, "dirpath": self.dirpath})
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
         better = super().check_monitor_top_k(trainer, current)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,12 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, Frame, fingerprint
-from data_kaist.errors import Failure
+from data_kaist.detections import read_coco_results
+from data_kaist.errors import Doubt, Failure
 from data_kaist.files import write_whole
+from data_kaist.layouts import image_ids
+from data_kaist.structures import DetectionTable
+from ssd_effnet.build import build_dataset
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -198,19 +203,26 @@ class RunDirectory:
     def trained(self) -> ExperimentConfig:
         """What is trained here: the experiment in the checkpoint, which nobody edits; without one the config.
 
-        Keys that say where it runs (:data:`ssd_effnet.config.loading.WHERE`) are the config's.
+        Keys that say where it runs (:data:`ssd_effnet.config.loading.WHERE`) are the config's. A finished run's results
+        are whole without a checkpoint, so one that is damaged is a warning there.
 
         Raises:
             RunError, ConfigError, WeightsError: there is no run, or its config or checkpoint is not readable.
         """
         config = self.experiment()
-        file = next((file for file in (self.last, self.best) if file.is_file()), None)
-        if file is None:
-            return config
-        experiment = experiment_in(read_checkpoint(file, mapped=True), file)
-        for group, _, key in (key.partition(".") for key in WHERE):
-            setattr(getattr(experiment, group), key, getattr(getattr(config, group), key))
-        return experiment
+        for file in filter(Path.is_file, (self.last, self.best)):
+            try:
+                content = read_checkpoint(file, mapped=True)
+            except WeightsError as error:
+                if not self.results_file.is_file():
+                    raise
+                warnings.warn(str(error), Doubt, stacklevel=2)
+                continue
+            experiment = experiment_in(content, file)
+            for group, _, key in (key.partition(".") for key in WHERE):
+                setattr(getattr(experiment, group), key, getattr(getattr(config, group), key))
+            return experiment
+        return config
 
     def edited(self, trained: ExperimentConfig) -> str:
         """What the config says otherwise than was trained, ``key (value, now another one)``, or nothing."""
@@ -417,6 +429,28 @@ class RunDirectory:
                 f"{self}: its test data have changed since it was tested; bring them back, say data.root=... where "
                 "they are, or run it again under another --out"
             )
+
+    def tested(
+        self, overrides: Sequence[str] = (), known: dict[str, Sequence[Frame]] | None = None
+    ) -> tuple[ExperimentConfig, Sequence[Frame], DetectionTable]:
+        """A finished run: what was trained, the frames of its test split, and what it found on them.
+
+        Args:
+            overrides: where the data are, as for :meth:`at_hand`.
+            known: frames by fingerprint, of runs that were read before; those of this one are added.
+
+        Raises:
+            RunError, DataError, ConfigError: one sentence, where a file is missing or the data are others now.
+        """
+        experiment = self.at_hand(self.trained(), overrides)
+        known = {} if known is None else known
+        _refuse_lack(self.environment_file, environment := self.environment(), ["data.test.fingerprint"])
+        data = environment["data"]["test"]["fingerprint"]
+        if data not in known:
+            self.refuse_other_test_data(frames := build_dataset(experiment, "test").frames)
+            known[data] = frames
+        ids = image_ids(known[data])
+        return experiment, known[data], read_coco_results(self.detections_file, len(known[data]), image_ids=ids)
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
         """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it."""

@@ -53,22 +53,28 @@ def default_folder(run: Path, image: str) -> Path:
     return RunDirectory.holding(run).path / "pictures" / f"features_{name}"
 
 
-def find_sample(predictor: Predictor, image: str, lwir: Path | None = None) -> tuple[Sample, bool]:
+def find_sample(
+    predictor: Predictor, image: str, lwir: Path | None = None, run: RunDirectory | None = None
+) -> tuple[Sample, bool]:
     """The image, ready for the detector, and whether its objects are known.
 
     Args:
         predictor: the detector with its experiment.
         image: a file, or a frame of the experiment's test split; for a detector of LWIR alone a file is LWIR.
         lwir: the LWIR file of a pair; None: the partner in KAIST's layout.
+        run: that the detector is of; a frame that is named is of the data that it was begun with.
 
     Raises:
         DataError: it is neither, it cannot be read, or it is not what the modality reads.
+        RunError: the test split is another one now.
     """
     if lwir is not None and len(predictor.sides) == 1:
         raise ImageError(f"{lwir}: this detector reads {predictor.sides[0]} images alone; give its image as --image")
     split = predictor.experiment.data.test
     if not Path(image).is_file():
         dataset = build_dataset(predictor.experiment, "test")
+        if run is not None and run.environment_file.is_file():
+            run.refuse_other_test_data(dataset.frames)
         places = {frame.name: i for i, frame in enumerate(dataset.frames)}
         if lwir is not None or image not in places:
             raise ImageError(

@@ -49,9 +49,9 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from lightning.pytorch import Callback
-from ssd_effnet import files
-from ssd_effnet.config import load_experiment
-from ssd_effnet.run import run
+from data_kaist import files
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.training.run import run
 
 experiment, out, seen, moment, resume = sys.argv[1:6]
 

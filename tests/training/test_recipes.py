@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -18,7 +19,7 @@ from ssd_effnet.config.schema import ScheduleConfig, TrainerConfig
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.structures import RawOutputs
 from ssd_effnet.training import run as running
-from ssd_effnet.training.module import EMAWeightAveraging, NonFiniteError
+from ssd_effnet.training.module import EMAWeightAveraging, ModelCheckpoint, NonFiniteError
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError
 
@@ -243,6 +244,19 @@ def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs
         assert [event.step for event in seen.Scalars("val/loss_total")] == [3, 7]
         steps = [event.step for event in seen.Scalars("train_epoch/loss_total")]
         assert steps == sorted(set(steps)) and len(steps) == 5
+
+
+def test_a_run_that_was_moved_keeps_its_best_epoch(tmp_path: Path) -> None:
+    """Lightning forgets the best score where the folder is another one, and keeps any next epoch as the best."""
+    before, after = (ModelCheckpoint(tmp_path / name, "best", monitor="loss", mode="min") for name in ("old", "new"))
+    before.best_model_path = before.kth_best_model_path = str(tmp_path / "old" / "best.ckpt")
+    before.best_model_score = before.kth_value = torch.tensor(1.0)
+    before.best_k_models = {before.best_model_path: before.best_model_score}
+    after.load_state_dict(before.state_dict())
+    assert after.best_k_models == {str(tmp_path / "new" / "best.ckpt"): 1.0} and after.best_model_score == 1
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    assert [after.check_monitor_top_k(trainer, torch.tensor(loss)) for loss in (2.0, 1.0, 0.5)] == [False, True, True]
+    assert after.best_model_path == after.kth_best_model_path == str(tmp_path / "new" / "best.ckpt")
 
 
 def test_each_monitor_has_a_direction() -> None:

@@ -20,13 +20,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_kaist.dataset import collate
 from data_kaist.detections import read_coco_results
-from data_kaist.errors import DataError
+from data_kaist.errors import DataError, Doubt
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.study.records import load_study
 from ssd_effnet.training.module import as_table, in_image_order
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
+from ssd_effnet.visualize.gallery.drawing import FinishedRun
 from ssd_effnet.visualize.gallery.frames import write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,24 @@ def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path
     with pytest.raises(RunError, match=r"seed3: holds lite0 seed 0"):  # "finished; nothing to do" it would be
         run(e, tmp_path / "again", resume=True, echo=silent)
     e.trainer.seed = 0
+
+
+def test_a_gallery_and_the_report_read_what_was_trained(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+) -> None:
+    """An edited config is named; a damaged checkpoint leaves the results whole."""
+    e, directory = finished
+    shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
+    (copy / "checkpoints" / "last.ckpt").write_bytes(b"PK of another kind")
+    with pytest.warns(Doubt, match=r"last\.ckpt .*damaged"):
+        study = load_study(tmp_path)
+    assert [run.directory.path for run in study.runs] == [copy] and not study.left_out
+    save_experiment(load_experiment(copy / "config.yaml", ["input.modality=visible"]), copy / "config.yaml")
+    with pytest.warns(Doubt, match=r"config\.yaml was edited.*: input\.modality \(early, now visible\)"):
+        assert FinishedRun.load(copy).modality == "early"
+    (copy / "results.json").unlink()
+    with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):  # this one is to go on from it
+        RunDirectory(copy).trained()
 
 
 def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path) -> None:

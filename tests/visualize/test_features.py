@@ -364,6 +364,10 @@ def test_the_command(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytes
     main = runpy.run_path(str(SCRIPT))["main"]
     assert main(["features", str(checkpoints["visible"]), "--image", "visible/4", "--out", str(tmp_path / "out")]) == 0
     assert "pictures of visible/4" in capsys.readouterr().out and (tmp_path / "out" / "index.html").is_file()
+    shutil.copy(checkpoints["visible"], run := tmp_path / "run.ckpt")
+    (tmp_path / "environment.json").write_text('{"data": {"test": {"fingerprint": "of other data"}}}')
+    assert main(["features", str(run), "--image", "visible/4", "--out", str(tmp_path / "other")]) == 1
+    assert "its test data have changed" in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert main(["features", str(tmp_path / "nothing"), "--image", "visible/4"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "there is no such checkpoint" in said and said.count("\n") == 1

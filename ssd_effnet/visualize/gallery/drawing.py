@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from data_kaist.dataset import Frame, Modality, fingerprint, read_pair
-from data_kaist.detections import read_coco_results
-from data_kaist.errors import DataError
-from data_kaist.layouts import image_ids
+from data_kaist.errors import DataError, Doubt
 from data_kaist.structures import PERSON, DetectionTable
-from ssd_effnet.build import build_dataset
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator, Outcome
@@ -55,16 +53,16 @@ class FinishedRun:
             DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
         """
         directory = RunDirectory.holding(path)
-        experiment = directory.at_hand(directory.experiment(), overrides)
         if not directory.detections_file.is_file():
             raise DataError(
                 f"{directory}: holds no detections.json; the run is not finished (scripts/train.py --resume)"
             )
         if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
             raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
-        frames = build_dataset(experiment, "test").frames
-        directory.refuse_other_test_data(frames)
-        table = read_coco_results(directory.detections_file, len(frames), image_ids=image_ids(frames))
+        experiment, frames, table = directory.tested(overrides)
+        if edited := directory.edited(experiment):
+            doubt = f"{directory.config_file} was edited after the training, and is not believed: {edited}"
+            warnings.warn(doubt, Doubt, stacklevel=2)
         name = f"{experiment.name} seed {experiment.trainer.seed}"
         return cls(name, experiment.input.modality, frames, table)
 
