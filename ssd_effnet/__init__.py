@@ -1,4 +1,4 @@
-"""SSD pedestrian detectors as experiments: backbone, adapter, neck and recipe, each a small difference.
+"""SSD pedestrian detectors: backbones, necks and recipes compared as experiments.
 
 As a library::
 
@@ -18,7 +18,7 @@ __all__ = ["load_detector"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the detector when somebody asks for it: the evaluator starts without torch."""
+    """Import the detector on first access, so that the evaluator starts without torch."""
     if name == "load_detector":
         from ssd_effnet.inference.predictor import load_detector
 

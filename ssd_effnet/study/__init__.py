@@ -1,1 +1,1 @@
-"""Experiments compared: planned, run, and told how sure."""
+"""Studies: experiments planned, run, compared and reported."""

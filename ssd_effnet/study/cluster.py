@@ -1,4 +1,4 @@
-"""Runs the jobs of a study on a Ray cluster, which decides where and when and tries again where a worker dies.
+"""Runs the jobs of a study on a Ray cluster.
 
 The nodes share the study's directory, the data and this code under the same paths.
 """
@@ -33,14 +33,14 @@ def execute_on_ray(
     on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
 ) -> list[RunOutcome]:
-    """Run jobs, as many at a time as the cluster holds; each is a task in a process of its own.
+    """Run jobs as Ray tasks, as many at once as the cluster has room for.
 
     Args:
         todo: in this order.
         address: of the cluster, or ``auto`` for the one that this machine belongs to; None: that one where there is
             one, or else one of this machine alone.
-        on_start, on_end: told of each job.
-        on_look: told every second which jobs are running.
+        on_start, on_end: called for each job.
+        on_look: called every second with the running jobs.
 
     Raises:
         RunError: no Ray, no cluster, or no node that is large enough.
@@ -108,13 +108,13 @@ def _ray() -> Any:
 
 
 def _task(job: Job, folder: str, threads: int) -> None:
-    """Body of a job's process on whatever node it is."""
+    """Body of a job's process on its node."""
     os.chdir(folder)  # paths in configs are relative to where the command was given
     work(job, threads)
 
 
 def _needs(job: Job, gpus: bool) -> dict[str, int]:
-    """What a job asks Ray for: GPUs, each with its loader's processes, or the cores that it computes with."""
+    """A job's Ray resources: GPUs with loader processes, or cores."""
     t, workers = job.experiment.trainer, job.experiment.data.workers
     if t.accelerator == "gpu" or (t.accelerator == "auto" and gpus):
         return {"num_gpus": t.devices, "num_cpus": t.devices * (1 + workers)}
@@ -124,7 +124,7 @@ def _needs(job: Job, gpus: bool) -> dict[str, int]:
 def _refuse_what_fits_no_node(
     todo: Sequence[Job], needs: Sequence[dict[str, int]], nodes: Sequence[dict[str, float]]
 ) -> None:
-    """Ray would let it wait for a larger node to come."""
+    """Refuse jobs larger than any node, for which Ray would wait forever."""
     for job, need in zip(todo, needs, strict=True):
         gpus, cpus = need["num_gpus"], need["num_cpus"]
         if not any(node.get("GPU", 0) >= gpus and node.get("CPU", 0) >= cpus for node in nodes):
@@ -136,5 +136,5 @@ def _refuse_what_fits_no_node(
 
 
 def _said(job: Job) -> int:
-    """Bytes of the job's log, whose first line is written when it begins."""
+    """Size of the job's log, whose first line is written at the start."""
     return job.directory.log_file.stat().st_size if job.directory.log_file.is_file() else 0

@@ -1,4 +1,4 @@
-"""Pictures of the people that an experiment finds and its parent misses, or the other way round."""
+"""Pictures of people found by only one of an experiment and its parent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
 class Side:
-    """One run at its operating point: what it says down to 0.1 false positives per image, on its whole test split.
+    """One run at its operating point of 0.1 false positives per image.
 
     Attributes:
-        run: which.
+        run: the run.
         shown: bool ``(d,)``, detections at the operating point.
         min_score: the least score among them; NaN for none.
         fppi: false positives per image at the operating point; a test split too small for 0.1 allows one.
@@ -45,7 +45,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A JPEG with its words; without ``src`` it could not be drawn, and the caption says why."""
+    """A JPEG with its caption; without ``src`` the caption says why it is missing."""
 
     src: str
     alt: str
@@ -56,7 +56,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Where two runs part.
+    """People found by only one of two runs.
 
     Attributes:
         experiment, parent: the runs at their operating points.
@@ -74,7 +74,7 @@ class Disagreement:
 
 
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
-    """Compare the first seeds of an experiment and its parent, and draw the frames on which they part most."""
+    """Compare the first seeds of an experiment and its parent; draw the frames that differ most."""
     here, there = Side(_first_seed(difference.experiment)), Side(_first_seed(difference.parent))
     counted = ~here.matches.box_ignored
     only_here, only_there = (counted & a.found & ~b.found for a, b in ((here, there), (there, here)))
@@ -89,7 +89,7 @@ def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreemen
 def most_disputed(
     image: np.ndarray, boxes_xyxy: np.ndarray, only_here: np.ndarray, only_there: np.ndarray, count: int = PICTURES
 ) -> list[int]:
-    """Images where one alone finds the most people, then the tallest; gains and losses in turns as long as both last.
+    """Images with most, then tallest, people found by only one; gains and losses alternate.
 
     Args:
         image, boxes_xyxy, only_here, only_there: of each ground-truth box ``(g,)``.
@@ -107,7 +107,7 @@ def most_disputed(
 
 
 def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
-    """One frame as one run sees it; people whom it alone finds or misses are told in words."""
+    """One frame with one run's detections; the caption names people it alone finds or misses."""
     matches, detections = side.matches, side.run.detections
     on_it = (detections.image_index == place) & side.shown
     here = matches.box_image == place

@@ -1,4 +1,4 @@
-"""What a report says of each experiment, and in which words and numbers."""
+"""The report's text and numbers of each experiment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "–"  # stands where there is no number
 
 
 class ReportEntry:
-    """An experiment with what is said of it.
+    """An experiment with its difference to its parent.
 
     Attributes:
         experiment: its runs.
@@ -37,7 +37,7 @@ class ReportEntry:
 
     @cached_property
     def miss_rates(self) -> dict[str, Interval]:
-        """By reasonable subset, in 0..1, with the interval over images."""
+        """Miss rates by reasonable subset, 0..1, with intervals over images."""
         return {subset: self.experiment.miss_rate(subset) for subset in REASONABLE}
 
     def confounds(self, intended: bool) -> list[Confound]:
@@ -45,7 +45,7 @@ class ReportEntry:
 
     @property
     def alone(self) -> str:
-        """Why it is compared with nothing; empty where it is."""
+        """Why there is no comparison; else empty."""
         if self.difference:
             return ""
         if not self.experiment.ancestors:
@@ -55,7 +55,7 @@ class ReportEntry:
 
     @property
     def distance(self) -> str:
-        """What to keep in mind where the parent is not the direct one."""
+        """A note if the compared parent is not the direct one."""
         between = self.experiment.ancestors[: self.experiment.ancestors.index(self.parent)] if self.parent else []
         if not between:
             return ""
@@ -66,7 +66,7 @@ class ReportEntry:
 
     @property
     def costs(self) -> list[tuple[str, str, str, str]]:
-        """What the experiment costs, as (what, in the parent, here, how many times as much)."""
+        """Costs as (name, of the parent, of the experiment, ratio)."""
         rows: list[tuple[str, Callable[[Experiment], float], Callable[[float], str]]] = [
             ("parameters, M", lambda e: e.cost.parameters, lambda v: f"{v / 1e6:.2f}"),
             ("multiply-adds, 10⁹", lambda e: e.cost.multiply_adds, lambda v: f"{v / 1e9:.2f}"),
@@ -89,7 +89,7 @@ class ReportEntry:
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """For people; a dash where there is no number."""
+    """A formatted number, or a dash for none."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
 
 
@@ -102,7 +102,7 @@ def percent(interval: Interval, sign: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """A config's value, short."""
+    """A config value in short form."""
     if isinstance(value, list):
         return f"[{', '.join(map(setting, value))}]"
     if value is None or isinstance(value, bool):
@@ -115,7 +115,7 @@ def change(confound: Confound) -> str:
 
 
 def verdict(entry: ReportEntry) -> str:
-    """The verdict with its doubt, in words; a dash without a parent."""
+    """The verdict with its reason, in words; a dash without a parent."""
     if not entry.difference:
         return NOTHING
     doubt = f" ({entry.difference.doubt})" if entry.difference.doubt else ""
@@ -127,7 +127,7 @@ def size_of(experiment: Experiment) -> str:
 
 
 def chosen(run: Run) -> str:
-    """How a run's tested epoch was found, and what the last one gives."""
+    """How a run's tested epoch was chosen, and the last epoch's result."""
     results = run.results
     epoch, epochs = results.get("epoch"), results.get("epochs")
     if str(results.get("checkpoint", "best")).startswith("last"):
@@ -146,7 +146,7 @@ def chosen(run: Run) -> str:
 
 
 def best_validation(run: Run) -> tuple[int, str] | None:
-    """The epoch, from 1, that ``best.ckpt`` would have been of, with metric and value; None without validation."""
+    """The best validation epoch, from 1, with metric and value; None without validation."""
     monitor = run.experiment.trainer.monitor
     rows = [row for row in run.metrics if math.isfinite(row.get(monitor, math.nan))]
     if not rows:
@@ -160,7 +160,7 @@ def tested(run: Run) -> str:
 
 
 def last_miss_rate(run: Run) -> float:
-    """Of the last epoch in percent; NaN where it was not tested."""
+    """Miss rate of the last epoch in percent; NaN if not tested."""
     of_last = run.results.get("test_last")
     if of_last is None:
         return run.figure(f"MR/{REASONABLE[0]}") if run.results.get("epoch") == run.results.get("epochs") else math.nan
@@ -177,7 +177,7 @@ def hours(study: Study) -> float:
 
 
 def data_of(study: Study) -> list[str]:
-    """Split, images and fingerprint of what the runs were trained, chosen and tested on."""
+    """Split, images and fingerprint of training, validation and test data."""
     said: dict[str, None] = {}
     for run in study.runs:
         data = run.experiment.data

@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: counted and, from a few steps, measured."""
+"""Estimates a run's size and time from counts and a few timed steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run of an experiment will take.
+    """Size and time of one run of an experiment.
 
     Attributes:
         cost: parameters, multiply-adds and anchors at the experiment's own input size.
@@ -39,7 +39,7 @@ class Estimate:
 
 
 def estimate(e: ExperimentConfig, jobs: int = 1) -> Estimate:
-    """Time a few training steps on the experiment's own data; random weights take as long as trained ones.
+    """Time a few training steps on the experiment's data, with random weights.
 
     Args:
         e: resolved.
@@ -94,6 +94,6 @@ def _timed(e: ExperimentConfig) -> Estimate:
 
 
 def _autocast(precision: str, device: str) -> torch.autocast:
-    """What the run computes in: like Lightning, bfloat16 on a CPU for either kind of mixed precision."""
+    """Autocast as Lightning sets it: bfloat16 on a CPU for either mixed precision."""
     half = torch.float16 if precision == "16-mixed" and device == "cuda" else torch.bfloat16
     return torch.autocast(device, half, enabled=precision != "32-true")

@@ -1,4 +1,4 @@
-"""Runs the jobs of a study on this machine, several at a time, past those that fail."""
+"""Runs the jobs of a study on this machine, in parallel; failed jobs do not stop it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a job ended.
+    """Final state of a job.
 
     Attributes:
-        job: which.
+        job: the job.
         state: of its directory at the end.
         reason: one sentence where it is not finished.
     """
@@ -52,15 +52,15 @@ def execute(
     on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
 ) -> list[RunOutcome]:
-    """Run jobs, so many at a time, each in a process of its own whose words go to the run's ``train.log``.
+    """Run ``jobs`` jobs at once, each in its own process with its output in ``train.log``.
 
-    On a machine with GPUs each process sees one of them, in turn; on a CPU the cores are divided.
+    Each process sees its share of the GPUs; on a CPU the cores are divided.
 
     Args:
         todo: in this order.
         jobs: how many at a time.
-        on_start, on_end: told of each job.
-        on_look: told every second which jobs are running.
+        on_start, on_end: called for each job.
+        on_look: called every second with the running jobs.
 
     Raises:
         KeyboardInterrupt: after all running jobs have stopped, resumable.
@@ -100,7 +100,7 @@ def execute(
 
 
 def outcome(job: Job) -> RunOutcome:
-    """What the directory of a job that has ended says."""
+    """The outcome of an ended job, from its directory."""
     state = job.directory.state
     reasons = {State.FAILED: job.directory.failure(), State.RUNNING: "another process is at work on it"}
     return RunOutcome(job, state, reasons.get(state, "" if state is State.FINISHED else "was stopped"))
@@ -114,12 +114,12 @@ def _work(job: Job, slot: int, threads: int, gpus_each: int) -> None:
 
 
 def work(job: Job, threads: int) -> None:
-    """Train a job, from its last checkpoint where it has one, in a process that does nothing else.
+    """Train a job, resuming from its last checkpoint, in this process.
 
-    What the run says goes to its ``train.log``, and why it failed to its ``failure.txt``.
+    Output goes to ``train.log``, the reason of a failure to ``failure.txt``.
 
     Args:
-        job: which.
+        job: the job.
         threads: of torch.
     """
     job.directory.path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The report's drawings, as SVG. A line or mark is told by its style or shape too, never by its colour alone."""
+"""The report's SVG figures; lines and marks differ by style as well as colour."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
 
 
 def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
-    """The curve's miss rate where it has come to so many false positives per image; 1 before its first point."""
+    """The curve's miss rate at ``fppi``; 1 before its first point."""
     steps = np.concatenate(([1.0], result.miss_rate))
     return steps[np.searchsorted(result.fppi, fppi, side="right")]
 
 
 def learning_curves(experiments: Sequence[Experiment]) -> str:
-    """Validation miss rate after each epoch: mean over the seeds in a band of all seeds; empty for none."""
+    """Validation miss rate per epoch: mean and range over the seeds; empty for none."""
     figure, axes = _panel(len(experiments), 3.4, 4.8)
     handles, last, short = [], 0, shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):
@@ -87,7 +87,7 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """One experiment in the Pareto picture: its cost, and its miss rate with the 95 % interval in percent."""
+    """One experiment of the Pareto figure: cost, and miss rate with 95 % interval in percent."""
 
     x: float
     mr: float
@@ -96,7 +96,7 @@ class ParetoPoint:
 
 
 def pareto(points: Mapping[str, ParetoPoint], x_label: str, places: Mapping[str, int]) -> str:
-    """Miss rate against a cost, with the experiments that no other beats in both; empty where there is no point.
+    """Miss rate over cost with the Pareto front; empty without points.
 
     Args:
         points: by experiment.
@@ -140,7 +140,7 @@ def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 
 
 def _panel(lines: int, height: float, width: float = _WIDTH) -> tuple[Figure, Any]:
-    """Room for the axes and below them for a legend of so many lines."""
+    """A figure with axes and room for a legend of ``lines`` lines."""
     figure = Figure(figsize=(width, height + 0.35 + 0.19 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

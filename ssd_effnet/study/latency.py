@@ -1,4 +1,4 @@
-"""How long the experiments' detectors take for one image on this machine, measured once and then remembered."""
+"""Latency of the experiments' detectors, measured once and cached."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Latency:
 def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = True) -> Latency:
     """Median milliseconds of a forward pass at the experiment's own size, batch 1.
 
-    All are measured together in turns, so that what else the machine does hits all alike; as long as every detector was
-    measured in the same way before, nothing is measured again.
+    All are measured in alternating rounds, so that other load affects all alike. If every detector was already
+    measured in the same way, the cached values are used.
 
     Args:
-        cache: file that remembers.
-        measure: if not, only what is remembered is given.
+        cache: file of earlier measurements.
+        measure: if false, only cached values are returned.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = machine_line(device, 0, _HOW)
@@ -69,7 +69,7 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
 
 
 def _measure(detectors: dict[str, ExperimentConfig], device: str) -> dict[str, list[float]]:
-    """Milliseconds of each pass, every detector's in turns."""
+    """Milliseconds of each pass, detectors alternating."""
     calls = {}
     for key, config in detectors.items():
         detector = build_detector(config, pretrained=False)[0].eval().to(device)
@@ -89,7 +89,7 @@ def _measure(detectors: dict[str, ExperimentConfig], device: str) -> dict[str, l
 
 
 def _key(config: ExperimentConfig) -> str:
-    """Equal for detectors that compute the same."""
+    """Cache key: equal for detectors with the same computation."""
     values = settings(config)
     kept = {k: v for k, v in values.items() if k.split(".")[0] in _PARTS and k not in _WITHOUT_WEIGHT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What a study consists of, and whether its directory may take it.
+"""The jobs of a study, and checks of its directory.
 
-What is to be done is read from the run directories themselves (:class:`.run_directory.State`), so that the
-same command goes on after a power cut, and a second one beside it finds what the first has not begun.
+The state of each job is read from its run directory (:class:`.run_directory.State`), so that the same command resumes
+after an interruption, and a second one in parallel takes jobs that the first has not begun.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Job:
 
 
 def study_file(out: Path) -> Path:
-    """Which experiments belong to the study and what they are differences from."""
+    """The file of a study's experiments and their ancestors."""
     return out / "study.json"
 
 
 def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
-    """Every experiment with every seed; the first seed of all experiments before the second of any.
+    """All jobs: every experiment with every seed, ordered by seed.
 
-    So a study that is stopped early has one seed of everything rather than all seeds of something.
+    A study that is stopped early then has one seed of every experiment.
 
     Args:
         files: experiments.
@@ -99,10 +99,10 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def check(jobs: Sequence[Job]) -> list[str]:
-    """Refuse to mix, before anything is started; and say what a reader of the results should know.
+    """Refuse runs of other config or data, before anything is started.
 
     Returns:
-        Sentences about runs that are left out, and about those that were made by another state of the code.
+        Sentences about runs that are left out or were made by another state of the code.
 
     Raises:
         RunError: runs in the directory have another config or other data; one sentence names each and how it differs.

@@ -1,4 +1,4 @@
-"""What a person sees of a study while it runs, and of its state at any time."""
+"""Progress display and status table of a study."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", S
 
 
 class Pace:
-    """How long the rest will take, from the epochs that were seen to end.
+    """Estimates the remaining time from finished epochs.
 
     Args:
-        jobs: all that are to be done.
+        jobs: all jobs to run.
     """
 
     def __init__(self, jobs: Sequence[Job], clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,11 +33,11 @@ class Pace:
         self.before = self.done()
 
     def done(self) -> int:
-        """Epochs that have ended."""
+        """Number of finished epochs."""
         return sum(job.epochs_done for job in self.jobs)
 
     def give_up(self, job: Job) -> None:
-        """The job has ended, wherever it has come to."""
+        """Mark a job as ended."""
         self.given_up += job.experiment.trainer.epochs - job.epochs_done
 
     def left(self) -> str:
@@ -50,7 +50,7 @@ class Pace:
 
 
 class Display:
-    """Bars on a terminal, one for the study and one for each running job; elsewhere one line a job that begins or ends.
+    """Progress bars on a terminal, else one line per job that begins or ends.
 
     Use it as a context; its methods are :func:`ssd_effnet.study.execute.execute`'s callbacks.
     """
@@ -113,7 +113,7 @@ def test_figures(directory: RunDirectory) -> dict[str, float | None]:
 
 
 def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
-    """One row a run: how far it is, what it found, and why not."""
+    """One row per run: state, epochs, results or reason of failure."""
     table = Table(title=title, title_justify="left")
     table.add_column("experiment")
     for name in ("seed", "state", "epochs", "best val", "MR all", "MR day", "MR night", "AP", "minutes"):

@@ -1,4 +1,4 @@
-"""The finished runs of a study, each experiment beside the one that it is a difference from."""
+"""Loads a study's finished runs and compares experiments with parents."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Of the run's code, and of what went on with it; ``+`` and a hash where it was changed."""
+        """Commits of the run and its resumptions; ``+`` and a hash if modified."""
         parts = [self.environment, *self.environment.get("resumed", [])]
         return ", then ".join(dict.fromkeys(code_name(part["git"]) for part in parts))
 
@@ -87,7 +87,7 @@ class Experiment:
 
     @cached_property
     def cost(self) -> Cost:
-        """At the experiment's own input size."""
+        """Cost at the experiment's input size."""
         return cost(build_skeleton(self.config), as_size(self.config.input.size))
 
     @property
@@ -95,11 +95,11 @@ class Experiment:
         return [run.matcher for run in self.runs]
 
     def miss_rate(self, subset: str) -> Interval:
-        """Mean over the seeds in 0..1, with the interval that other images would give."""
+        """Mean over the seeds, 0..1, with the bootstrap interval over images."""
         return interval(self.matchers, subset)
 
     def mean(self, figure: str) -> float:
-        """Of a figure of :meth:`Run.figure` over the seeds."""
+        """Mean of a :meth:`Run.figure` over the seeds."""
         return statistics.fmean(run.figure(figure) for run in self.runs)
 
     def deviation(self, figure: str) -> float:
@@ -141,9 +141,9 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the difference is more than other images and other seeds together may give by chance, 95 %.
+        """Verdict: whether the difference exceeds chance over images and seeds (95 %).
 
-        The two chances are independent, so their margins add like the sides of a right angle.
+        The two margins are independent, so their squares add.
         """
         if self.doubt:
             return "cannot tell"
@@ -151,7 +151,7 @@ class Difference:
 
     @property
     def doubt(self) -> str:
-        """Why one cannot tell; empty where one can."""
+        """Why the verdict is "cannot tell"; else empty."""
         value, low, high = self._difference.value, self._difference.low, self._difference.high
         if math.isnan(value):
             return "there is nobody to miss"
@@ -174,15 +174,15 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a study's directory holds.
+    """Contents of a study's directory.
 
     Attributes:
         out: the directory.
         experiments: those with at least one finished run, in the study's order.
         unfinished: runs that are not finished.
-        left_out: why finished runs stand nowhere, a sentence each.
+        left_out: why finished runs are left out, one sentence each.
         frames: of the test split, by the fingerprint of the data.
-        warnings: what keeps the runs from being comparable, a sentence each.
+        warnings: why runs are not comparable, one sentence each.
     """
 
     out: Path
@@ -201,7 +201,7 @@ class Study:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """One for each experiment with an ancestor in the study, in the study's order."""
+        """The differences of all experiments with an ancestor in the study, in order."""
         found = []
         for experiment in self.experiments:
             relatives = (self.experiment(name) for name in experiment.ancestors)
@@ -257,7 +257,7 @@ def _read(
     evaluators: dict[str, MissRateEvaluator],
     overrides: Sequence[str],
 ) -> Run:
-    """A finished run; the frames of its test data and what matches with them are kept by fingerprint."""
+    """Read a finished run; test frames and matchers are cached by fingerprint."""
     experiment, found, table = directory.tested(overrides, frames)
     environment = directory.environment()
     data = environment["data"]["test"]["fingerprint"]
@@ -268,7 +268,7 @@ def _read(
 
 
 def tested_on(run: Run) -> str:
-    """Fingerprint of what the run was tested on."""
+    """Fingerprint of the run's test data."""
     return str(run.environment["data"]["test"]["fingerprint"])
 
 
@@ -286,12 +286,12 @@ def difference(experiment: Experiment, parent: Experiment) -> Difference:
 
 
 def subset_table(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
-    """Mean miss rate of each experiment in each of the ten subsets in percent; NaN where nobody is of that kind."""
+    """Mean miss rates by experiment and subset in percent; NaN without people in the subset."""
     return {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in experiments}
 
 
 def _warnings(experiments: Sequence[Experiment]) -> list[str]:
-    """Runs that were not made alike."""
+    """Sentences about runs that differ in config, code, data or device."""
     runs = [run for experiment in experiments for run in experiment.runs]
     warnings = [
         f"the seeds of {experiment.name} do not have the same config: {', '.join(keys)}"

@@ -1,4 +1,4 @@
-"""The report of a study: ``report/index.html`` to read, beside the files of :mod:`ssd_effnet.study.tables`."""
+"""Writes a study's report, ``report/index.html``, beside the tables."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def write(
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing with its words."""
+    """A figure with its caption."""
 
     src: str
     alt: str
@@ -85,7 +85,7 @@ class Picture:
 
 
 def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
-    """The whole page, everything in it."""
+    """The whole page as one HTML text."""
     environment = templates(__file__)
     environment.filters |= {"number": number, "percent": percent, "setting": setting}
     table = subset_table(study.experiments)
@@ -129,7 +129,7 @@ def svg(text: str) -> str:
 
 
 def somebody(study: Study, subset: str) -> bool:
-    """Whether anybody of the subset is in the test data of any experiment."""
+    """Whether any test data have people of the subset."""
     return any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
 
 
@@ -169,7 +169,7 @@ def pareto(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
-    """A background colour for each value between the least, white, and the greatest."""
+    """Background colours of values, from white at the smallest."""
     known = [value for value in values if math.isfinite(value)]
     least, span = min(known, default=0), max(known, default=0) - min(known, default=0)
 
@@ -183,7 +183,7 @@ def shades(values: Sequence[float]) -> Callable[[float], str]:
 
 
 def fusion_weights(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """``[node][input]`` after the tested epoch, mean over the seeds; empty where nothing is weighed."""
+    """Fusion weights ``[node][input]`` of the tested epoch, mean over seeds; empty without."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in experiment.runs:
         rows = {int(row["epoch"]) + 1: row for row in run.metrics}

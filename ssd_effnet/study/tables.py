@@ -1,4 +1,4 @@
-"""A study's results as files: ``results.md`` to paste, ``results.csv`` to compute with."""
+"""Writes a study's ``results.md`` and ``results.csv``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ssd_effnet.study.records import Study, tested_on
 
 
 def results_csv(entries: Sequence[ReportEntry]) -> str:
-    """One row a run; miss rates under the matlab rules and AP in percent, empty where there is no number."""
+    """One row per run; miss rates (matlab rules) and AP in percent, empty for none."""
     rows = []
     for entry in entries:
         for run in entry.experiment.runs:
@@ -52,7 +52,7 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 
 
 def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
-    """The table for a README, and below it where its numbers come from."""
+    """The table for a README, with the origin of its numbers."""
     times = ("all", "day", "night")
     head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]
     head += ["AP", "AP50", "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
@@ -98,6 +98,6 @@ def _with_deviation(mean: float, deviation: float) -> str:
 
 
 def _md(text: str) -> str:
-    """Words that stand for themselves in a cell of a GitHub table."""
+    """Text escaped for a cell of a GitHub table."""
     text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split()))
     return html.escape(re.sub(r"(?<=\w)\\_(?=\w)", "_", text), quote=False)

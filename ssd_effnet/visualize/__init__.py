@@ -1,1 +1,1 @@
-"""Pictures and pages: galleries of errors, features, data, graphs."""
+"""Galleries of errors, feature pages, training data, graphs."""

@@ -1,4 +1,4 @@
-"""What the network really gets: draws of the training data, made visible from the tensor that enters the backbone."""
+"""Draws the augmented, normalised images that enter the backbone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a
 
 @dataclass(frozen=True)
 class ChannelRow:
-    """One channel over all pixels that are shown.
+    """Statistics of one channel over all shown pixels.
 
     Attributes:
         name: ``red``, ``green``, ``blue`` or ``lwir``.
@@ -55,13 +55,13 @@ class ChannelRow:
 
     @property
     def far(self) -> bool:
-        """Whether normalisation has plainly not done its work."""
+        """Whether the entering statistics are far from 0 and 1."""
         return abs(self.mean) > _FAR_MEAN or not 1 / _FAR_STD <= self.std <= _FAR_STD
 
 
 @dataclass(frozen=True)
 class DataView:
-    """What was shown.
+    """Result of :func:`write_data_view`.
 
     Attributes:
         pictures: files, in order.
@@ -79,7 +79,7 @@ class DataView:
 def write_data_view(
     e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6, draws: int | None = None, epoch: int = 0
 ) -> DataView:
-    """Draw frames as the network gets them: read, transformed, collated, normalised, and turned back into pixels.
+    """Draw frames as the network receives them, turned back into pixels.
 
     Normalisation is undone with the experiment's own numbers, not with the detector's buffers: where the two differ,
     where channels change places or a box stays behind its person, the pictures look wrong.
@@ -168,7 +168,7 @@ def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> n
 
 
 def channel_table(view: DataView) -> Table:
-    """For people: what enters against what is wanted, what the pixels are against what is configured."""
+    """A table of entering and configured statistics per channel."""
     table = Table(title=f"channels over {view.images} images", caption=view.verdict)
     table.add_column("channel")
     for name in ("mean (wanted 0)", "std (wanted 1)", "pixel mean", "configured", "pixel std", "configured"):
@@ -230,7 +230,7 @@ def _row(
     *,
     epoch: int | None,
 ) -> list[np.ndarray | None]:
-    """A frame as it is read, then its draws; where there are two images, LWIR stands below visible."""
+    """One row: a frame as read, then augmented; LWIR below visible."""
     frame = dataset.frames[place]
     annotations = frame.annotations
     ignore = training_ignore(annotations, dataset.min_height)

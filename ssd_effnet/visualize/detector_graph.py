@@ -1,4 +1,4 @@
-"""A detector as a picture: its maps and what each is made from, drawn from the tables that are run."""
+"""Draws a detector's maps and their inputs as a graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd_effnet.visualize.graph import PictureNode, graph_svg
 
 
 class _Drawing:
-    """Boxes and arrows so far, a row a stride."""
+    """Boxes and arrows so far, one row per stride."""
 
     def __init__(self, strides: Sequence[int]) -> None:
         self.row_of = {stride: row for row, stride in enumerate(strides)}
@@ -28,7 +28,7 @@ class _Drawing:
 
 
 def detector_svg(title: str, detector: Detector) -> str:
-    """Every map from the backbone's levels to those that the head sees, as an SVG document.
+    """All maps from the backbone to the head as an SVG document.
 
     A row is a stride, the finest lowest. Blue maps enter from the backbone, orange ones fuse by global pooling, green
     ones go to the head. A part that hands its maps on as they are is not drawn.
@@ -56,7 +56,7 @@ def detector_svg(title: str, detector: Detector) -> str:
 
 
 def _draw_neck(drawing: _Drawing, neck: GraphNeck, entering: Sequence[str]) -> list[str]:
-    """The neck's turns; returns the names of the maps that leave."""
+    """Draw the neck's repetitions; returns the names of its output maps."""
     maps = list(entering)
     for level in neck.levels_in[len(maps) :]:
         maps.append(drawing.add(f"neck.{level.name}", level, level.name, maps[-1:]))

@@ -1,4 +1,4 @@
-"""What a detector sees in one image, as a folder of pictures and a page that shows them in order."""
+"""Writes a page of a detector's features and evidence for one image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ssd_effnet.visualize.features import Found, Seen, evidence, found, matched_
 
 @dataclass(frozen=True)
 class FeaturePage:
-    """What was written.
+    """Result of :func:`write_feature_page`.
 
     Attributes:
         index: the page to open.
@@ -56,7 +56,7 @@ def default_folder(run: Path, image: str) -> Path:
 def find_sample(
     predictor: Predictor, image: str, lwir: Path | None = None, run: RunDirectory | None = None
 ) -> tuple[Sample, bool]:
-    """The image, ready for the detector, and whether its objects are known.
+    """Load the image for the detector; also whether its objects are known.
 
     Args:
         predictor: the detector with its experiment.
@@ -115,14 +115,14 @@ def _sample_of_split(predictor: Predictor, file: Path) -> Sample | None:
 def write_feature_page(
     predictor: Predictor, sample: Sample, out: Path, *, truth: bool, detection: int = 1
 ) -> FeaturePage:
-    """Draw everything that the detector makes of one image: a folder of pictures, and one page that holds them all.
+    """Draw a detector's maps, anchors and evidence for one image, as one page.
 
     Args:
         predictor: the detector.
         sample: as :func:`find_sample` gives it.
         out: folder for the pictures and ``index.html``.
         truth: whether the sample's objects are known.
-        detection: whose evidence is drawn: 1 is the surest.
+        detection: whose evidence is drawn; 1 has the highest score.
 
     Raises:
         DataError: there are not so many detections, or ``out`` is a file.

@@ -1,4 +1,4 @@
-"""The pictures of what a detector sees in one image; :mod:`ssd_effnet.visualize.feature_page` puts them in order."""
+"""Draws the pictures of the feature page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEVEL_COLOURS = (
 
 
 def background_of(sample: Sample, part: str = "") -> np.ndarray:
-    """The image below the heat: visible where there is one, but LWIR for the stream that reads LWIR."""
+    """Background of a heat map: the visible image, or LWIR for the LWIR stream."""
     picture = sample.lwir if sample.visible is None or part.startswith("lwir") else sample.visible
     assert picture is not None
     return as_rgb(picture)
@@ -42,7 +42,7 @@ def _truth(sample: Sample) -> list[Marking]:
 
 
 def image_picture(sample: Sample, detections: Sequence[Found], truth: bool) -> np.ndarray:
-    """What enters the network with its objects, where they are known, and the surer detections, numbered."""
+    """The input with its known objects and the numbered, higher-scoring detections."""
     shown = [(i, d) for i, d in enumerate(detections[:LISTED], start=1) if d.score >= _SHOWN_SCORE or i == 1]
     shown.reverse()  # the surest is drawn last, on top
     boxes = np.array([d.box_xyxy for _, d in shown]).reshape(-1, 4)
@@ -69,7 +69,7 @@ def _energy_cell(m: FeatureMap, background: np.ndarray) -> np.ndarray:
 
 
 def levels_picture(seen: Seen, sample: Sample) -> np.ndarray:
-    """Rows are levels, columns are parts; what only adds levels (extras) stands in rows of its own below."""
+    """Mean energy of each map: rows are levels, columns parts, extra levels below."""
     small = {part: fitted(background_of(sample, part), _CELL) for part in seen.parts}
     made = {part: [m for m in seen.of_part(part) if m.handed_on_from is None] for part in seen.parts}
     known: set[str] = set()
@@ -109,7 +109,7 @@ def levels_picture(seen: Seen, sample: Sample) -> np.ndarray:
 
 
 def channels_picture(maps: Sequence[FeatureMap], sample: Sample) -> np.ndarray:
-    """A row for each map of one part: its energy and its liveliest channels."""
+    """One row per map of a part: its energy and its most varying channels."""
     small = fitted(background_of(sample, maps[0].part), _CELL)
     rows: list[list[np.ndarray | None]] = []
     for m in maps:
@@ -130,7 +130,7 @@ def channels_picture(maps: Sequence[FeatureMap], sample: Sample) -> np.ndarray:
 
 
 def fusion_picture(neck: GraphNeck) -> np.ndarray:
-    """A bar for each input of each node that has learned weights; the neck must have some."""
+    """Bars of the learned fusion weights of each node."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -198,7 +198,7 @@ def anchors_picture(seen: Seen, matches: AnchorMatches, sample: Sample) -> np.nd
 
 
 def _object_cell(background: np.ndarray, box: np.ndarray, anchors: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The object's neighbourhood, enlarged, with its anchors as thin lines in the colour of their level."""
+    """An object enlarged, with its anchors in the colour of their level."""
     around = np.concatenate((box[None], anchors))
     x1, y1 = np.floor(around[:, :2].min(axis=0)).astype(int) - 4
     x2, y2 = np.ceil(around[:, 2:].max(axis=0)).astype(int) + 4
@@ -255,7 +255,7 @@ def _counts_picture(seen: Seen, matches: AnchorMatches) -> np.ndarray:
 
 
 def detection_picture(seen: Seen, chosen: Found, used: Sequence[Evidence], sample: Sample, truth: bool) -> np.ndarray:
-    """The detection with its anchor, Grad-CAM at its level, then what it used of each map."""
+    """The detection with its anchor, Grad-CAM, then its evidence in each map."""
     background = background_of(sample)
     level = seen.head_maps[chosen.level]
     width = 2 * _CELL

@@ -1,6 +1,6 @@
-"""What a detector sees in one image: the maps of its parts, why a detection scores, which anchors learn what.
+"""Feature maps, evidence of a detection and matched anchors of one image.
 
-Nothing here changes the detector: maps are taken by forward hooks that are gone afterwards.
+Maps are taken by forward hooks, which are removed afterwards.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class FeatureMap:
     """One map of one image.
 
     Attributes:
-        part: who handed it out: ``backbone``, ``adapter``, ``neck``, ``extras``; with halfway fusion also ``visible
+        part: that returned it: ``backbone``, ``adapter``, ``neck``, ``extras``; with halfway fusion also ``visible
             stream`` and ``lwir stream``, whose joined maps the ``backbone`` hands out.
         level: its name, channels and stride.
         tensor: ``(N, C, h, w)``, part of the graph of the outputs.
         row: the image in the tensor.
-        handed_on_from: the earlier part that made this very map; None where ``part`` made it.
+        handed_on_from: the earlier part that made this map; None where ``part`` made it.
     """
 
     part: str
@@ -56,9 +56,9 @@ class FeatureMap:
         return np.asarray(np.abs(self.values).mean(axis=0))
 
     def liveliest(self, count: int) -> list[int]:
-        """The channels that vary most over the image (standard deviation), first the one that does most.
+        """The channels with the largest standard deviation over the image, descending.
 
-        Not those of the largest values: a channel that says the same everywhere says nothing about the image.
+        Not the largest values: a constant channel has no information about the image.
         """
         spread = self.values.std(axis=(1, 2))
         return [int(c) for c in np.argsort(-spread, kind="stable")[:count]]
@@ -66,10 +66,10 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A detector's way through one image.
+    """Maps and outputs of a detector for one image.
 
     Attributes:
-        maps: in the order in which they were handed out.
+        maps: in the order in which they were returned.
         outputs: of the detector, with their graph.
         input_size: (height, width) of the image.
     """
@@ -80,7 +80,7 @@ class Seen:
 
     @property
     def parts(self) -> list[str]:
-        """Who handed out maps, in order."""
+        """The parts that returned maps, in order."""
         return list(dict.fromkeys(m.part for m in self.maps))
 
     def of_part(self, part: str) -> list[FeatureMap]:
@@ -88,7 +88,7 @@ class Seen:
 
     @property
     def head_maps(self) -> list[FeatureMap]:
-        """What the head reads, a map a level."""
+        """The head's input maps, one per level."""
         return self.of_part(self.maps[-1].part)
 
     def level_of_anchors(self) -> np.ndarray:
@@ -100,7 +100,7 @@ class Seen:
 
 @contextmanager
 def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
-    """Collect what the detector's parts hand out for a batch's first image, as long as the block runs."""
+    """Context that records the maps of a batch's first image."""
     maps: list[FeatureMap] = []
 
     def record(part: str, levels: Sequence[Level]) -> Callable[..., None]:
@@ -217,7 +217,7 @@ class Evidence:
 
 
 def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
-    """What the score is the sigmoid of, a scalar.
+    """The logit whose sigmoid is the score, a scalar.
 
     With softmax that is the log odds of the class against all others, not its logit alone: background's logit says as
     much about a person as a person's.
@@ -234,7 +234,7 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
 
 
 def evidence(seen: Seen, detection: Found, activation: ScoreActivation) -> list[Evidence]:
-    """The maps on which a detection's score depends, each once, in the order in which they were made."""
+    """The maps on which a detection's score depends, each once, in order."""
     made = [m for m in seen.maps if m.handed_on_from is None]
     score = score_logit(seen.outputs.cls_logits[0, detection.anchor].float(), detection.label, activation)
     gradients = torch.autograd.grad(score, [m.tensor for m in made], retain_graph=True, allow_unused=True)
@@ -250,7 +250,7 @@ def evidence(seen: Seen, detection: Found, activation: ScoreActivation) -> list[
 
 @dataclass(frozen=True, eq=False)
 class AnchorMatches:
-    """What the anchors of one image are to learn.
+    """Matching of one image's anchors.
 
     Attributes:
         boxes_xyxy: float32 ``(M, 4)``, the objects to be found, pixels of the network's input.

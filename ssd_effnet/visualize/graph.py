@@ -1,6 +1,6 @@
-"""A directed graph of feature maps as an SVG picture: one row a level, one column a step.
+"""Draws a graph of feature maps as SVG: one row per level, one column per step.
 
-Knows nothing of necks: whoever draws gives rows, nodes and arrows, so that a neck and a whole detector look alike.
+Callers give rows, nodes and arrows, so that a neck and a whole detector look alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Maps of numbers as colours: heat maps over pictures, with their scale in words. Builds on the drawing module.
+"""Heat maps over pictures, with a labelled colour scale.
 
 The colours are matplotlib's viridis: equal steps of the number look like equal steps, also to colour-blind readers and
 in grey.
@@ -21,13 +21,13 @@ _LINE = 17
 def heat(
     values: np.ndarray, size: tuple[int, int], *, low: float | None = None, high: float | None = None
 ) -> np.ndarray:
-    """A map as colours, each of its positions a rectangle of one colour: nothing is made up between them.
+    """A map as colours, without interpolation between its positions.
 
     Args:
         values: ``(h, w)`` numbers.
         size: (height, width) of the picture in pixels.
-        low: what is darkest; None: the least value.
-        high: what is brightest; None: the largest value.
+        low: value of the darkest colour; None: the smallest value.
+        high: value of the brightest colour; None: the largest value.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB.
@@ -71,7 +71,7 @@ def labelled(picture: np.ndarray, lines: Sequence[str], *, below: bool = False) 
 
 
 def scale_bar(width: int, low: str = "least of the map", high: str = "largest of the map") -> np.ndarray:
-    """A strip that says what the colours of :func:`heat` mean."""
+    """The colour scale of :func:`heat`."""
     strip = np.full((_LINE + 10, width, 3), 255, np.uint8)
     _write(strip, low, (3, 18))
     bar = heat(np.linspace(0, 1, 160)[None], (_LINE - 3, 160))
@@ -111,7 +111,7 @@ def grid(rows: Sequence[Sequence[np.ndarray | None]], gap: int = 8) -> np.ndarra
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Rows of whole words that are no wider than ``width`` pixels, unless a single word is."""
+    """Lines of whole words, at most ``width`` pixels wide unless one word is wider."""
     rows = [""]
     for word in text.split():
         longer = f"{rows[-1]} {word}".lstrip()

@@ -1,4 +1,4 @@
-"""What a data set holds, for people: objects by split, daytime and occlusion, heights, and a sheet of pictures."""
+"""Prints a data set's objects by split, daytime and occlusion; writes a contact sheet."""
 
 from __future__ import annotations
 

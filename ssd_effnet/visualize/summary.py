@@ -1,4 +1,4 @@
-"""A detector as a table: what each part takes and hands out, what it weighs and what it costs."""
+"""Table of a detector's parts: levels, parameters, multiply-adds."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class PartSummary:
 
     Attributes:
         name: ``backbone``, ``adapter`` ...
-        maps_in: what it takes; empty for the backbone, which takes the images.
-        maps_out: what it hands out; empty for the head, which predicts.
+        maps_in: its inputs; empty for the backbone, which takes the images.
+        maps_out: its outputs; empty for the head, which predicts.
         parameters: trainable ones; frozen norms have none.
         multiply_adds: of one image, see :class:`ssd_effnet.models.cost.Cost`.
     """
@@ -73,7 +73,7 @@ class DetectorSummary:
 
 
 def summarize(e: ExperimentConfig) -> DetectorSummary:
-    """The experiment's detector for one image of its input size, without weights or a computation.
+    """Summarise the experiment's detector at its input size, on the meta device.
 
     Raises:
         ConfigError: the experiment's parts do not fit together.
@@ -99,7 +99,7 @@ def summarize(e: ExperimentConfig) -> DetectorSummary:
 
 
 def summary_table(summary: DetectorSummary) -> Table:
-    """For people; multiply-adds in units of 10^9."""
+    """The summary as a table; multiply-adds in 10^9."""
     channels, height, width = summary.input_shape
     table = Table(
         title=f"{summary.experiment}, one image of {channels} x {height} x {width}",

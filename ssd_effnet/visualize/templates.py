@@ -1,4 +1,4 @@
-"""HTML from templates, in which everything is escaped and a name that is not there is an error."""
+"""HTML templates with escaping; undefined names are errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def templates(beside: str) -> Environment:
-    """The templates in the folder ``templates`` beside a module, whose ``__file__`` is given."""
+    """Load the templates in the folder ``templates`` beside a module's ``__file__``."""
     return Environment(
         loader=FileSystemLoader(Path(beside).parent / "templates"),
         autoescape=True,

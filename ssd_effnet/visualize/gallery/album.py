@@ -1,4 +1,4 @@
-"""Entries of a gallery drawn: a thumbnail each, and every frame once, as large as the page can hold."""
+"""Draws a gallery's thumbnails and enlarged frames within a byte limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAMPLE = 12
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A run's look at the frames.
+    """A run with its errors on the frames.
 
     Attributes:
         run: which.
@@ -47,7 +47,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What an entry is about.
+    """The object of a gallery entry.
 
     Attributes:
         kind, caption, score, height, occlusion: as in :class:`ssd_effnet.visualize.gallery.page.Entry`.
@@ -94,12 +94,12 @@ def alarm(kind: str, view: View, row: int) -> Item:
 
 
 def below(iou: float) -> str:
-    """Two digits, cut and not rounded: what is less than a half does not look like one."""
+    """Two digits, truncated, so that values below a half stay below it."""
     return f"{int(100 * iou) / 100:.2f}"
 
 
 def fewest(items: Sequence[Item], count: int) -> list[Item]:
-    """At most so many, the first of each kind in turns, in the order given: rare kinds stay whole."""
+    """At most ``count`` items, taken from the kinds in turn, so that rare kinds stay complete."""
     queues: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         queues.setdefault(item.kind, []).append(i)

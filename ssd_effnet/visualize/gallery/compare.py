@@ -1,4 +1,4 @@
-"""The gallery of what one run finds and another misses, each at its own score for the same FPPI."""
+"""Gallery of people found by only one of two runs, at the same FPPI."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def write_comparison(
 
 
 def all_items(a: View, b: View) -> list[Item]:
-    """People found by one alone from the tallest on, then false alarms of one alone from the surest on."""
+    """People found by one run only, tallest first; then its own false alarms by score."""
     height = heights_of(a)
     items = []
     for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):

@@ -1,4 +1,4 @@
-"""Miss rate against false positives per image of any detectors in one picture: of runs and of result files."""
+"""Plots miss rate over FPPI of runs and result files."""
 
 from __future__ import annotations
 

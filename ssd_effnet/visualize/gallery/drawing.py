@@ -1,4 +1,4 @@
-"""A run's frames and what is on them, drawn whole and as thumbnails of single objects."""
+"""Draws a run's frames and detections, whole or as thumbnails."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FinishedRun:
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
-        """Of a run directory, or of the checkpoint in it that its results are of.
+        """Load a finished run from its directory or tested checkpoint.
 
         Args:
             path: of it.
@@ -72,7 +72,7 @@ class FinishedRun:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the frames' names and annotations."""
+        """Fingerprint of the frames' names and annotations."""
         return fingerprint(self.frames)
 
     def images(self, place: int) -> list[np.ndarray]:
@@ -86,7 +86,7 @@ class FinishedRun:
 
 
 def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
-    """All boxes of a frame with their meaning at the operating point.
+    """All boxes of a frame with their kind at the operating point.
 
     Args:
         errors: of the run.
@@ -120,7 +120,7 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
 
 
 def labels(frames: Sequence[Frame]) -> dict[int, str]:
-    """What is written at boxes that are not a ``person``, by place among all boxes."""
+    """Labels of boxes that are not a ``person``, by place among all boxes."""
     every = [label for frame in frames for label in frame.annotations.labels]
     return {g: str(label) for g, label in enumerate(every) if label != PERSON}
 

@@ -1,4 +1,4 @@
-"""The gallery of one run's errors, kind by kind, with what each kind costs."""
+"""Gallery of one run's errors by kind, with each kind's cost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def write_errors(
 
 
 def all_items(view: View) -> list[Item]:
-    """Every error at the operating point: missed people from the tallest on, false alarms from the surest on."""
+    """All errors at the operating point: missed people by height, false alarms by score."""
     errors = view.errors
     height = heights_of(view)
     items = []
@@ -111,7 +111,7 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
 
 
 def at_point(errors: Errors) -> str:
-    """The operating point and what is missed there, in words."""
+    """Describes the operating point and its misses."""
     point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
     scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
     return (
@@ -121,7 +121,7 @@ def at_point(errors: Errors) -> str:
 
 
 def floor_note(errors: Errors) -> list[str]:
-    """A caution where the log-average miss rate is mostly its floor, as on small test sets; else nothing."""
+    """A warning if the miss rate is near its lower bound, as on small test sets; else empty."""
     read = errors.truth.match(errors.detections).result(errors.subset).reference_miss_rate
     nobody = int((read <= 0).sum())
     if not nobody:
@@ -134,7 +134,7 @@ def floor_note(errors: Errors) -> list[str]:
 
 
 def charts(view: View) -> list[Chart]:
-    """The kinds with their prices, and the missed people by group."""
+    """Charts of the kinds with their costs, and of missed people by group."""
     errors, base = view.errors, view.errors.miss_rate()
     at_point = {kind: len(errors.at_point(kind)) for kind in Kind}
     rows: list[Sequence[str | Bar]] = []
@@ -171,7 +171,7 @@ def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
 
 
 def price(before: float, after: float) -> tuple[str, str | Bar]:
-    """The miss rate if something were otherwise, and what that gains in percentage points."""
+    """The miss rate without one kind of error, and the gain in percentage points."""
     if np.isnan(before) or np.isnan(after):
         return "–", "–"
     gain = before - after

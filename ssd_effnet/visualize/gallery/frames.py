@@ -1,4 +1,4 @@
-"""Whole test frames of a finished run, a file each: what was found, what was missed, what was a false alarm."""
+"""Draws whole test frames with hits, misses and false alarms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
 def write_pictures(
     run: Path, out: Path, *, count: int = 16, min_score: float = 0.3, overrides: Sequence[str] = ()
 ) -> list[Path]:
-    """Draw the test frames on which most went wrong, those with the most misses and false alarms first.
+    """Draw the test frames with the most misses and false alarms.
 
     Misses, hits and false alarms are the evaluator's own for the reasonable subset, at one operating point.
 

@@ -1,4 +1,4 @@
-"""A gallery: one HTML file that holds its pictures and needs no network, with filters, sorting and zoom.
+"""Writes a gallery: one HTML file with pictures, filters, sorting and zoom.
 
 A page is made of plain values, so that anything can be shown on one::
 
@@ -39,12 +39,12 @@ class Large:
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """One thing to look at. What is None or empty is not known, and no filter but "all" shows it.
+    """One picture of a gallery; None or empty is unknown, shown by filter "all" only.
 
     Attributes:
         kind: key in :attr:`Page.kinds`, or the words themselves.
         name: of the frame.
-        caption: what is to be said of it.
+        caption: its description.
         thumbnail: address of a small picture; empty where it could not be drawn, and the caption says why.
         width, height_shown: of the thumbnail in pixels.
         larger: pictures to enlarge to; the thumbnail where there are none.
@@ -88,7 +88,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """What a gallery says and shows.
+    """Content of a gallery.
 
     Attributes:
         title: of the page.
@@ -119,7 +119,7 @@ def write_page(path: Path, page: GalleryPage) -> None:
 
 
 def render(page: GalleryPage) -> str:
-    """The page as text; names and captions stand for themselves, whatever characters they hold."""
+    """The page as HTML text; names and captions are escaped."""
     keys = [*page.kinds, *(entry.kind for entry in page.entries)]
     heights = [entry.height for entry in page.entries if entry.height is not None]
     return (
@@ -140,6 +140,6 @@ def render(page: GalleryPage) -> str:
 
 
 def _in_order(found: set[str], order: Sequence[str]) -> list[str]:
-    """What can be chosen among: nothing where all entries are alike; the empty string, "not known", stands last."""
+    """The choices of a filter: none if all entries are equal; "" (unknown) last."""
     known = [word for word in order if word in found] + sorted(found - {*order, ""})
     return [*known, *([""] if "" in found else [])] if len(found) > 1 else []
