@@ -69,17 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.monitor:
         arguments.overrides.append(f"trainer.monitor={arguments.monitor}")
 
-    for package, remedy in (("optuna", "pip install '.[search]'"), ("fcntl", "Linux, macOS or, on Windows, WSL")):
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError:
-            print(f"error: a search needs {package}: {remedy}", file=sys.stderr)
-            return 1
+    try:
+        importlib.import_module("optuna")
+    except ModuleNotFoundError:
+        print("error: a search needs optuna: pip install '.[search]'", file=sys.stderr)
+        return 1
 
     from data_kaist.errors import DataError
     from ssd_effnet.config.yaml_files import ConfigError
-    from ssd_effnet.study.search.found import counts, refuse_to_overwrite
-    from ssd_effnet.study.search.work import SearchError, open_study, plan, work
+    from ssd_effnet.study.search.found import refuse_to_overwrite
+    from ssd_effnet.study.search.work import SearchError, counts, open_study, plan, work
     from ssd_effnet.training.run_directory import Interrupted, RunError
 
     again = "run the same command again to continue"
@@ -139,8 +138,8 @@ def work_in_processes(search: Search, jobs: int) -> int:
 
 def show(search: Search, result: Path) -> None:
     """The best trials, what decided, what failed, and the new experiment."""
-    from ssd_effnet.study.search.found import counts, failures, importances, trials_table, write_found
-    from ssd_effnet.study.search.work import open_study
+    from ssd_effnet.study.search.found import importances, trials_table, write_found
+    from ssd_effnet.study.search.work import counts, failures, open_study
 
     study = open_study(search)
     shell.print_table(trials_table(search, study, width=shell.width()))

@@ -23,9 +23,9 @@ from rich.console import Console
 from data_kaist.errors import DataError
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, load_base, load_experiment
 from ssd_effnet.study.search import work as working
-from ssd_effnet.study.search.found import best_trials, counts, failures, importances, trials_table, write_found
+from ssd_effnet.study.search.found import best_trials, importances, trials_table, write_found
 from ssd_effnet.study.search.space import Choice, Range, read_space
-from ssd_effnet.study.search.work import Search, SearchError, open_study, plan, work
+from ssd_effnet.study.search.work import Search, SearchError, counts, failures, open_study, plan, work
 from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run_directory import Interrupted, RunError
 
@@ -281,7 +281,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, loss_of: Callable[[ExperimentConfig
         return {"val": {"best": best}, "epoch": e.trainer.epochs}
 
     monkeypatch.setattr(working, "run", run)
-    monkeypatch.setattr(working, "gc", SimpleNamespace(collect=lambda: 0))  # slow, and there is nothing to collect
+    monkeypatch.setattr("optuna.study._optimize.gc", SimpleNamespace(collect=lambda: 0))  # slow, nothing to collect
     return begun
 
 
@@ -320,7 +320,7 @@ def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypat
 
     unbroken = [trial.params for trial in study.trials]
     again = plan(files / "tiny.yaml", files / "space.yaml", out=files / "again", startup=4)
-    for trials in (3, 11, 16):  # stopped and resumed, it draws the same
+    for trials in (3, 16):  # stopped and resumed, it draws the same
         work(again, open_study(again), trials, silent)
     assert [trial.params for trial in open_study(again).trials] == unbroken
 
@@ -410,7 +410,7 @@ def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytes
     "error", [DataError("a.jpg: is truncated"), Interrupted("stopped in epoch 2"), OSError("full")]
 )
 def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    troubles: list[Exception] = [error] * 5
+    troubles: list[Exception] = [error] * 3
 
     def trouble(e: ExperimentConfig, epoch: int) -> float:
         if epoch == 2 and troubles:
@@ -424,7 +424,7 @@ def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.M
         with pytest.raises(type(error), match=str(error)):
             work(search, study, 2, silent)
     work(search, open_study(search), 2, silent)
-    assert begun == ["tiny-trial0"] * 6 + ["tiny-trial1"]
+    assert begun == ["tiny-trial0"] * 4 + ["tiny-trial1"]
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 0, "running": 0}
 
 
@@ -438,39 +438,44 @@ def in_processes(count: int, task: Callable[[], None]) -> list[int | None]:
 
 
 def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "_HEARTBEAT", 1)
+    monkeypatch.setattr(working, "_GRACE", 1)
+
     def dies(e: ExperimentConfig, epoch: int) -> float:
         if epoch == 1:
             os._exit(9)
         return by_rate(e, epoch)
 
     search = planned(files)
-    pretend(monkeypatch, dies)
-    assert in_processes(1, lambda: work(search, open_study(search), 2, silent)) == [9]
     study = open_study(search)
+    pretend(monkeypatch, dies)
+    for _ in range(2):
+        assert in_processes(1, lambda: work(search, open_study(search), 1, silent)) == [9]
     assert counts(study)["running"] == 1
-    params = study.trials[0].params
-
-    begun = pretend(monkeypatch, by_rate)
-    work(search, open_study(search), 2, silent)
-    assert begun == ["tiny-trial0", "tiny-trial1"] and study.trials[0].params == params
-    assert counts(study)["finished"] == 2 and len(study.trials[0].intermediate_values) == 4
+    begun, lines = pretend(monkeypatch, by_rate), []
+    work(search, open_study(search), 1, lines.append)  # type: ignore[arg-type]
+    assert begun == ["tiny-trial0"] and counts(study) == {"finished": 1, "pruned": 0, "failed": 0, "running": 0}
+    first, last = study.trials[0], study.trials[-1]
+    assert first.state == TrialState.FAIL and last.params == first.params and len(last.intermediate_values) == 4
+    assert lines[0].startswith("waiting for 1 ") and lines[1].startswith("trial 0: goes on: ")
+    assert "trial 0, the best of 1" in write_found(search, study, files / "found.yaml").description
 
     pretend(monkeypatch, dies)
     for _ in range(3):
-        assert in_processes(1, lambda: work(search, open_study(search), 3, silent)) == [9]
+        assert in_processes(1, lambda: work(search, open_study(search), 2, silent)) == [9]
     begun = pretend(monkeypatch, by_rate)
-    work(search, open_study(search), 3, silent)
-    assert failures(study) == {2: "its process died 3 times"} and begun == ["tiny-trial3"]
+    work(search, open_study(search), 2, silent)
+    assert failures(study) == {1: "its process died 3 times"} and begun == ["tiny-trial2"]
 
 
-def test_processes_at_the_same_time_make_no_trial_too_many(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_at_the_same_time_share_the_trials(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, by_rate)
     search = planned(files)
-    assert in_processes(3, lambda: work(search, open_study(search), 8, silent)) == [0, 0, 0]
     study = open_study(search)
-    assert len(study.trials) == 8 and counts(study)["running"] == 0
+    assert in_processes(3, lambda: work(search, open_study(search), 8, silent)) == [0, 0, 0]
+    assert 8 <= len(study.trials) <= 10 and counts(study)["running"] == 0  # two may draw the last one at once
     rates = [trial.params["optimizer.lr"] for trial in study.trials]
-    assert len(set(rates)) == 8  # not the same draws three times
+    assert len(set(rates)) == len(rates)  # not the same draws three times
 
 
 def test_a_result_overwrites_nothing_else(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,12 +504,10 @@ def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "argument --seed: '-1' should be a whole number from 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("package", "remedy"), [("optuna", "'.[search]'"), ("fcntl", "WSL")])
-def test_without_a_package_one_sentence_says_what_to_do(package: str, remedy: str) -> None:
-    block = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+def test_without_optuna_one_sentence_says_what_to_do() -> None:
+    block = "import runpy, sys; sys.modules['optuna'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
     start = f"import sys; sys.argv = [{str(SCRIPT)!r}, 'a.yaml', '--space', 'b.yaml', '--trials', '1']; {block}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: a search needs {package}: ") and remedy in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "optuna" in done.stderr and "'.[search]'" in done.stderr and done.stderr.count("\n") == 1

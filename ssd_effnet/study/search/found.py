@@ -19,7 +19,16 @@ from data_kaist.files import write_whole
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import differences, load_base, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.study.search.work import Search, SearchError, as_overrides, drawn, shown, snapshot
+from ssd_effnet.study.search.work import (
+    Search,
+    SearchError,
+    as_overrides,
+    counts,
+    drawn,
+    number_of,
+    shown,
+    snapshot,
+)
 
 _FOUND_BY = "Found by scripts/search.py"
 
@@ -31,13 +40,6 @@ def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
     return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
-def counts(study: optuna.Study) -> dict[str, int]:
-    """How many trials are finished, pruned, failed and running; those left by dead processes count as running."""
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    names = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
-    return {name: states.count(TrialState[state]) for name, state in names.items()}
-
-
 def trials_table(search: Search, study: optuna.Study, count: int = 10, width: int = 200) -> Table:
     """The best trials, for people: a row each, or a column each and as many as fit, where rows are too wide."""
     number = counts(study)
@@ -46,7 +48,7 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10, width: in
     trials = []
     for trial in best_trials(search, study)[:count]:
         values = (shown(value) for value in drawn(search, trial).values())
-        trials.append([str(trial.number), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
+        trials.append([str(number_of(study, trial)), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
     lines = [names, *trials]
 
     def widths(columns: Iterable[Sequence[str]]) -> list[int]:
@@ -67,12 +69,6 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10, width: in
     for cells in list(zip(*fitting, strict=True))[1:]:
         table.add_row(*cells)
     return table
-
-
-def failures(study: optuna.Study) -> dict[int, str]:
-    """What the failed trials said, by their number."""
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return {trial.number: trial.user_attrs.get("failure", "failed") for trial in failed}
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -111,7 +107,7 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
     found.trainer.threads = parent.trainer.threads
     changes = differences(found, parent)
     description = (
-        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {best.number}, the best of "
+        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {number_of(study, best)}, the best of "
         f"{number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more failed), "
         f"with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It was "
         "chosen for this value, which is therefore better than what another seed or the test split will show."

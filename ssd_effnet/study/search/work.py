@@ -1,30 +1,28 @@
 """A search with Optuna: each trial is an ordinary run, chosen by its validation split.
 
-A search lives in one directory: ``search.db`` (Optuna's storage), a run directory a trial, and in the end the
-experiment that was found. Several processes, started together or one after the other, work on it: whoever holds the
-search's lock may read and write the storage, and whoever works on a trial holds the trial's lock. The system drops the
-locks of a process that dies; its trial is then known to be left, and resumes from its last checkpoint. (Optuna's
-heartbeat does not work with ``ask`` and ``tell``, and would let minutes pass.)
+A search lives in one directory: ``search.db`` (Optuna's storage), one run directory per trial, and in the end the
+experiment that was found. Several processes, started together or one after the other, work on it. Each sends a
+heartbeat while it works on a trial; when the heartbeat stops, Optuna queues the trial again, and the process that takes
+it resumes the run from its last checkpoint. In the storage each attempt is a trial of its own; elsewhere it is one.
 """
 
 from __future__ import annotations
 
-import fcntl
-import gc
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError, Failure
@@ -36,9 +34,11 @@ from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
 from ssd_effnet.study.search.space import Choice, Range, Space, read_space
 from ssd_effnet.training.run import run
-from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, State, describe_data
+from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, describe_data
 
-_STARTS = 3  # of one trial, each ended by the death of its process, before it counts as failed
+_STARTS = 3  # of one trial whose processes died, before it counts as failed
+_HEARTBEAT = 5  # seconds between two
+_GRACE = 30  # seconds without a heartbeat after which a process counts as dead
 
 
 class SearchError(Failure, RuntimeError):
@@ -127,31 +127,38 @@ def open_study(search: Search) -> optuna.Study:
         SearchError: the directory holds another search, or a file that is none.
         DataError: the data cannot be read.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     search.out.mkdir(parents=True, exist_ok=True)
     database = search.out / "search.db"
-    epochs = search.base.trainer.epochs
-    pruner = optuna.pruners.MedianPruner(search.startup, n_warmup_steps=epochs // 4)
-    with _alone(search):
-        try:
+    pruner = optuna.pruners.MedianPruner(search.startup, n_warmup_steps=search.base.trainer.epochs // 4)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's heartbeat
+            retry = RetryHeartbeatStaleTrialCallback(max_retry=_STARTS - 1, inherit_intermediate_values=True)
+            storage = RDBStorage(
+                f"sqlite:///{database}",
+                engine_kwargs={"connect_args": {"timeout": 60}},  # SQLite's own lock
+                heartbeat_interval=_HEARTBEAT,
+                grace_period=_GRACE,
+                heartbeat_stale_trial_callback=retry,
+            )
             study = optuna.create_study(
-                # our own processes wait at the lock; the time is for others who look at the file
-                storage=optuna.storages.RDBStorage(
-                    f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
-                ),
+                storage=storage,
                 study_name="search",
                 direction="minimize" if search.metric.lower_is_better else "maximize",
                 pruner=pruner if search.pruning else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-        except Exception as error:
-            raise SearchError(f"{database}: is not the storage of a search ({str(error).splitlines()[0]})") from error
-        described = json.loads(json.dumps(_describe(search)))
-        if "search" not in study.user_attrs:
-            study.set_user_attr("search", described)
-        _refuse_another(study.user_attrs["search"], described, search)
-        if not snapshot(search).is_file():
-            save_experiment(search.base, snapshot(search))
+    except Exception as error:
+        raise SearchError(f"{database}: is not the storage of a search ({str(error).splitlines()[0]})") from error
+    described = json.loads(json.dumps(_describe(search)))
+    if "search" not in study.user_attrs:
+        study.set_user_attr("search", described)
+    _refuse_another(study.user_attrs["search"], described, search)
+    if not snapshot(search).is_file():
+        save_experiment(search.base, snapshot(search))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        storage.record_heartbeat(trial._trial_id)  # a process that died before its first one would never be missed
     return study
 
 
@@ -188,70 +195,82 @@ def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search
 
 
 def work(search: Search, study: optuna.Study, trials: int, echo: Callable[[str], None] = print) -> None:
-    """Run trials, one after the other, until ``trials`` are finished or pruned or on their way elsewhere.
+    """Run trials, one after the other, until ``trials`` are finished or pruned.
 
-    A trial that fails is written down with its sentence, and another one takes its place.
+    A trial that fails is written down with its sentence, and another one takes its place. When the last ones are with
+    other processes, wait for them: one that dies leaves its trial to this process.
 
     Args:
-        echo: told one line a step of the way.
+        echo: told one line per step.
 
     Raises:
-        Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: whoever
-            works on the search next goes on with it.
-        SearchError: so much fails that something else must be wrong.
+        Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: it is
+            queued again.
+        SearchError: so much fails that something else must be wrong, or the storage cannot be written.
     """
-    failed = 0
-    while (taken := _take(search, study, trials)) is not None:
-        trial, lock = taken
-        with lock:
-            state, value, note = _run_trial(search, trial, partial(_echo_trial, echo, trial.number))
-            with _alone(search):
-                if state == TrialState.FAIL:
-                    trial.set_user_attr("failure", note)
-                study.tell(trial, value, state)
-                ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        _echo_trial(echo, trial.number, note)
-        gc.collect()  # a trainer and its module refer to each other, and hold the memory that the next trial needs
-        failed += state == TrialState.FAIL
-        if failed >= 10 + 2 * len(ended):
-            raise SearchError(f"{search.out}: {failed} trials failed and {len(ended)} did not; the last one: {note}")
+    failed_before = counts(study)["failed"]
+    try:
+        while _one_more(study, trials, echo):
+            study.optimize(lambda trial: _run_trial(search, trial, echo), n_trials=1, gc_after_trial=True)
+            number = counts(study)
+            failed, ended = number["failed"] - failed_before, number["finished"] + number["pruned"]
+            if failed >= 10 + 2 * ended:
+                last = list(failures(study).values())[-1]
+                raise SearchError(f"{search.out}: {failed} trials failed and {ended} did not; the last one: {last}")
+    except UpdateFinishedTrialError as error:
+        raise SearchError(f"{search.out}: no sign of this process for {_GRACE} s, so its trial is another's") from error
+    except StorageInternalError as error:
+        raise SearchError(f"{search.out / 'search.db'}: cannot be written ({error.__cause__ or error})") from error
 
 
-def _echo_trial(echo: Callable[[str], None], number: int, line: str) -> None:
-    echo(f"trial {number}: {line}")
+def _one_more(study: optuna.Study, trials: int, echo: Callable[[str], None]) -> bool:
+    """Whether another trial is to be run; asked again as long as that depends on other processes."""
+    told = False
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+        number = counts(study)
+        ended = number["finished"] + number["pruned"]
+        if ended >= trials or ended + number["running"] < trials:
+            return ended < trials
+        if not told:
+            echo(f"waiting for {number['running']} that other processes run, or left less than {_GRACE} s ago")
+            told = True
+        time.sleep(1)
 
 
-def _take(search: Search, study: optuna.Study, trials: int) -> tuple[optuna.Trial, IO[str]] | None:
-    """A trial that a dead process left, else a new one, with its lock; None when there are enough."""
-    with _alone(search):
-        seen = study.get_trials(deepcopy=False)
-        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in seen)
-        running = [trial for trial in seen if trial.state == TrialState.RUNNING]
-        left = [trial for trial in running if not _is_held(search, trial.number)]
-        if ended + len(running) - len(left) >= trials:
-            return None
-        for frozen in left:
-            trial = optuna.Trial(study, frozen._trial_id)
-            if frozen.user_attrs.get("starts", 0) < _STARTS:
-                break
-            trial.set_user_attr("failure", f"its process died {_STARTS} times")
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            trial = study.ask()
-        lock = _lock_file(search, trial.number).open("w")
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
-        if "threads" not in trial.user_attrs:  # a trial that goes on keeps its own: a run's config is its own
-            trial.set_user_attr("threads", search.base.trainer.threads)
-        _suggest(search, study, trial)
-    return trial, lock
+def last_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """Every trial in the state of its last attempt, by its number, for which further attempts do not count."""
+    last: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        last[trial.system_attrs.get("failed_trial", trial.number)] = trial  # as retried_trial_number() reads it
+    return dict(enumerate(last.values()))
 
 
-def _suggest(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Draw the trial's settings; a trial that goes on has them already."""
-    # a seed a trial: parallel workers must not draw the same, and a resumed search draws what an unbroken one does
-    seed = int(np.random.SeedSequence((search.seed, trial.number)).generate_state(1)[0])
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed)
+def number_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
+    """The number of a trial that is in its last attempt."""
+    return next(k for k, last in last_attempts(study).items() if last.number == trial.number)
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """How many trials are finished, pruned, failed and running; those left by dead processes count as running."""
+    states = [trial.state for trial in last_attempts(study).values()]
+    names = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
+    return {name: states.count(TrialState[state]) for name, state in names.items()}
+
+
+def failures(study: optuna.Study) -> dict[int, str]:
+    """What the failed trials said, by their number."""
+    failed = {k: trial for k, trial in last_attempts(study).items() if trial.state == TrialState.FAIL}
+    return {k: trial.user_attrs.get("failure", f"its process died {_STARTS} times") for k, trial in failed.items()}
+
+
+def _suggest(search: Search, trial: optuna.Trial, number: int) -> None:
+    """Draw the trial's settings; a trial that is tried again has them already."""
+    # one seed per trial: parallel workers must not draw the same, and a resumed search draws what an unbroken one does
+    seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
+    trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed)
     for key, draw in search.space.items():
         if isinstance(draw, Choice):
             trial.suggest_categorical(key, [label(value) for value in draw.values])
@@ -285,49 +304,63 @@ def label(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _run_trial(
-    search: Search, trial: optuna.Trial, echo: Callable[[str], None]
-) -> tuple[TrialState, float | None, str]:
-    """The trial's run: how it ended, its value, and a line about it."""
-    values = drawn(search, trial)
-    reported = dict(trial.study.trials[trial.number].intermediate_values)
-    echo(("goes on: " if reported else "") + ", ".join(f"{key} {shown(value)}" for key, value in values.items()))
-    name = f"{search.base.name}-trial{trial.number}"
+def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None]) -> float:
+    """The trial's run and its value; NaN, which Optuna counts as failed, where it failed by itself."""
+    number = number_of(trial.study, trial)
+
+    def say(line: str) -> None:
+        echo(f"trial {number}: {line}")
+
+    _suggest(search, trial, number)
+    values, judge = drawn(search, trial), Judge(search, trial)
+    say(("goes on: " if judge.reported else "") + ", ".join(f"{key} {shown(value)}" for key, value in values.items()))
+    name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{search.base.trainer.seed}")
     overrides = [
         *as_overrides(values),
         f"name={name}",
-        f"trainer.threads={trial.user_attrs['threads']}",
+        f"trainer.threads={search.base.trainer.threads}",
         "data.test=",  # the test split chooses nothing, so it is not even looked at
     ]
     try:
         experiment = load_experiment(snapshot(search), overrides)
-        _wait_for_loaders(directory)
-        results = run(experiment, search.out, resume=True, echo=echo, callbacks=[Judge(search, trial, reported)])
-        value = results["val"]["best"]
+        results = run(experiment, search.out, resume=True, echo=say, callbacks=[judge])
+        value = float(results["val"]["best"])
         if math.isfinite(value):
-            return TrialState.COMPLETE, value, f"{search.monitor} {value:.4g} in epoch {results['epoch']}"
-        state, note = TrialState.FAIL, f"failed: {search.monitor} was never a finite number"
+            say(f"{search.monitor} {value:.4g} in epoch {results['epoch']}")
+            return value
+        note = f"failed: {search.monitor} was never a finite number"
     except optuna.TrialPruned as pruned:
-        state, note = TrialState.PRUNED, str(pruned)
-    except BaseException as error:
+        directory.fail(str(pruned))
+        say(str(pruned))
+        raise
+    except UpdateFinishedTrialError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
         # refused settings, a loss that is not finite and too little memory are the trial's own; all else is not
         if isinstance(error, Busy | Interrupted | DataError) or not isinstance(error, ValueError | RuntimeError):
-            with _alone(search):  # the start does not count: the process lives, and says itself why it stops
-                trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
+            _queue_again(trial)
             raise
-        state, note = TrialState.FAIL, f"failed: {' '.join(str(error).split())[:500]}"
+        note = f"failed: {' '.join(str(error).split())[:500]}"
     if directory.path.is_dir():
         directory.fail(note)
-    return state, None, note
+    trial.set_user_attr("failure", note)
+    say(note)
+    return math.nan
 
 
-def _wait_for_loaders(directory: RunDirectory) -> None:
-    """The loader's workers of a killed run notice within seconds, and only then is its directory free."""
-    for _ in range(30):
-        if directory.state is not State.RUNNING:
-            return
-        time.sleep(1)
+def _queue_again(trial: optuna.Trial) -> None:
+    """Queue a trial that was stopped from outside; unlike the death of a process, it counts for nothing."""
+    stopped = trial.study.trials[trial.number]
+    again = optuna.create_trial(
+        state=TrialState.WAITING,
+        params=stopped.params,
+        distributions=stopped.distributions,
+        user_attrs=stopped.user_attrs,
+        system_attrs={"failed_trial": trial.number, **stopped.system_attrs},
+        intermediate_values=stopped.intermediate_values,
+    )
+    trial.study.add_trial(again)
 
 
 class Judge(Callback):
@@ -336,10 +369,10 @@ class Judge(Callback):
     The run is stopped when the next epoch begins: by then everything about the last one is written.
     """
 
-    def __init__(self, search: Search, trial: optuna.Trial, reported: dict[int, float]) -> None:
+    def __init__(self, search: Search, trial: optuna.Trial) -> None:
         self.search = search
         self.trial = trial
-        self.reported = reported
+        self.reported = dict(trial.study.trials[trial.number].intermediate_values)  # of earlier attempts
         self.hopeless = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -347,11 +380,10 @@ class Judge(Callback):
         if self.search.monitor not in trainer.callback_metrics:
             return
         value = float(trainer.callback_metrics[self.search.monitor])
-        with _alone(self.search):
-            if epoch not in self.reported:  # a resumed run may repeat the epoch in which it was stopped
-                self.trial.report(value, epoch)
-            self.reported[epoch] = value
-            self.hopeless = self.trial.should_prune()
+        if epoch not in self.reported:  # a resumed run may repeat the epoch in which it was stopped
+            self.trial.report(value, epoch)
+        self.reported[epoch] = value
+        self.hopeless = self.trial.should_prune()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.hopeless:
@@ -375,27 +407,3 @@ class Judge(Callback):
 def shown(value: Any) -> str:
     """A value for a table or a line."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@contextmanager
-def _alone(search: Search) -> Iterator[None]:
-    """One process at a time reads and writes the storage."""
-    with (search.out / "search.lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(search: Search, number: int) -> Path:
-    folder = search.out / ".locks"
-    folder.mkdir(exist_ok=True)
-    return folder / f"trial{number}"
-
-
-def _is_held(search: Search, number: int) -> bool:
-    """Whether another process works on the trial; lockf, unlike flock, leaves no lock with the loader's workers."""
-    with _lock_file(search, number).open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
