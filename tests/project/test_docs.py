@@ -297,6 +297,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
 
 
+def test_the_first_pages_tree_is_there() -> None:
+    (tree,) = blocks(ROOT / "README.md", "text")
+    folder = ""
+    for line in tree.text.splitlines():
+        head, words = line[:24].split(), line[24:]
+        folder = head[0].split("/")[0] if not line.startswith(" ") else folder
+        inside = [ROOT / folder / name if line.startswith(" ") else ROOT / name for name in head]
+        assert inside and all(path.is_dir() for path in inside), line
+        for name in re.findall(r"\w+\.py", words):
+            beside = "beside it" in words and (inside[0].parent / name).is_file()
+            assert beside or (inside[0] / name).is_file(), name
+
+
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="pip install '.[docs]'")
     done = subprocess.run(
