@@ -10,14 +10,12 @@ import http.client
 import logging
 import os
 import pickle
-import tempfile
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import socket
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +24,6 @@ from data_kaist.errors import Failure
 
 CACHE_VARIABLE = "SSD_EFFNET_CACHE"
 TIMEOUT_SECONDS = 30
-_CHUNK = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -226,86 +223,43 @@ def cache_directory() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ssd_effnet"
 
 
-def _open(url: str) -> AbstractContextManager[IO[bytes]]:
-    answer: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
-    return answer
-
-
-def download(
-    url: str,
-    sha256_prefix: str,
-    cache_dir: str | Path | None = None,
-    *,
-    opener: Callable[[str], AbstractContextManager[IO[bytes]]] = _open,
-    schemes: Sequence[str] = ("https",),
-    alternatives: str = "",
-) -> Path:
-    """The file of an address, from the cache or fetched into it.
-
-    It appears in the cache whole and checked or not at all, also when several processes fetch it at once.
+def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, *, alternatives: str = "") -> Path:
+    """The file of an address, from the cache or fetched into it; its hash is checked either way.
 
     Args:
         url: ends in the file's name.
         sha256_prefix: how the file's SHA-256 begins, in hexadecimal; eight digits stand in PyTorch's file names. They
             guard against the wrong or a broken file, not against a forger.
         cache_dir: None for :func:`cache_directory`.
-        opener: opens a URL as a file.
-        schemes: kinds of address that are taken.
         alternatives: a sentence for the message of failure: what to do instead.
 
     Raises:
-        WeightsError: another scheme, no connection, the wrong hash, a cache that cannot be written.
+        WeightsError: no connection, the wrong hash, a cache that cannot be written.
     """
-    parts = urlsplit(url)
-    name = Path(parts.path).name
-    if parts.scheme not in schemes or not name:
-        raise WeightsError(f"weights are fetched over {' or '.join(schemes)} from an address of a file, not from {url}")
-    directory = cache_directory() if cache_dir is None else Path(cache_dir)
-    target = directory / name
+    target = Path(cache_dir or cache_directory()) / url.rpartition("/")[2]
     if target.is_file():
-        if not has_hash(target, sha256_prefix):
-            raise WeightsError(
-                f"{target} is not the file that {url} stands for: its SHA-256 does not begin with {sha256_prefix}; "
-                "delete it to have it fetched again"
-            )
-        return target
-    _log.info("fetching %s into %s", url, directory)
-    temporary: Path | None = None
+        if has_hash(target, sha256_prefix):
+            return target
+        raise WeightsError(
+            f"{target} is not the file that {url} stands for: its SHA-256 does not begin with {sha256_prefix}; "
+            "delete it to have it fetched again"
+        )
+    _log.info("fetching %s into %s", url, target.parent)
+    before = socket.getdefaulttimeout()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=f"{name}.", suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            with opener(url) as response:
-                received = response.geturl() if hasattr(response, "geturl") else url
-                if urlsplit(received).scheme not in schemes:
-                    raise WeightsError(f"{url} leads on to {received}, which is not {' or '.join(schemes)}")
-                _copy(response, file)
-        if not has_hash(temporary, sha256_prefix):
-            raise WeightsError(
-                f"what {url} sent is not the file meant: its SHA-256 does not begin with {sha256_prefix} "
-                "(cut short, or another page in its place); nothing was kept"
-            )
-        temporary.replace(target)
-    except (OSError, EOFError, http.client.HTTPException) as error:
+        socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torch sets none
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(target), sha256_prefix.lower(), progress=sys.stderr.isatty())
+    except RuntimeError as error:
+        raise WeightsError(f"what {url} sent is cut short or another file: {error}; nothing was kept") from error
+    except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"could not fetch {url} ({error}); fetch it elsewhere and put it at {target}"
             + (f", or {alternatives}" if alternatives else "")
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        socket.setdefaulttimeout(before)
     return target
-
-
-def _copy(response: IO[bytes], file: Any) -> None:
-    """All bytes; a connection that ends early is an error of its own, which ``http.client`` leaves to the reader."""
-    expected = getattr(response, "length", None)
-    received = 0
-    while chunk := response.read(_CHUNK):
-        received += len(chunk)
-        file.write(chunk)
-    if expected is not None and received != expected:
-        raise EOFError(f"the connection ended after {received} of {expected} bytes")
 
 
 def has_hash(path: Path, sha256_prefix: str) -> bool:

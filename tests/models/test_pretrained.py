@@ -194,7 +194,7 @@ def no_network(url: str) -> object:
 
 def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSD_EFFNET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: no_network(args[0]))
+    monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: no_network(args[0]))
     with pytest.raises(WeightsError) as caught:
         pretrained_weights("vgg16-bn", "imagenet")
     assert str(caught.value) == (

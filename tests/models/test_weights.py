@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import http.server
 import os
 import pickle
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import torch
@@ -185,94 +181,42 @@ CONTENT = b"weights" * 1000
 PREFIX = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    requests = 0
-
-    def do_GET(self) -> None:
-        type(self).requests += 1
-        if self.path == "/missing.pth":
-            self.send_error(404)
-            return
-        if self.path == "/moved.pth":
-            self.send_response(302)
-            self.send_header("Location", "/w.pth")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT[: 100 if self.path == "/cut.pth" else None])
-
-    def log_message(self, *args: object) -> None:
-        pass
+@pytest.fixture
+def site(tmp_path: Path) -> str:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "w.pth").write_bytes(CONTENT)
+    (tmp_path / "site" / "cut.pth").write_bytes(CONTENT[:100])
+    return (tmp_path / "site").as_uri()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-def test_fetches_once_then_takes_the_cache(server: str, tmp_path: Path) -> None:
+def test_fetches_once_then_takes_the_cache(site: str, tmp_path: Path) -> None:
     cache = tmp_path / "deep" / "cache"
-    path = download(f"{server}/w.pth", PREFIX, cache, schemes=("http",))
+    path = download(f"{site}/w.pth", PREFIX, cache)
     assert path == cache / "w.pth" and path.read_bytes() == CONTENT
-    seen = Handler.requests
-    assert download(f"{server}/w.pth", PREFIX.upper(), cache, schemes=("http",)) == path
-    assert Handler.requests == seen
-    assert [p.name for p in cache.iterdir()] == ["w.pth"]
-    assert download(f"{server}/moved.pth", PREFIX, cache, schemes=("http",)).read_bytes() == CONTENT
+    (tmp_path / "site" / "w.pth").unlink()
+    assert download(f"{site}/w.pth", PREFIX.upper(), cache) == path
+    assert list(cache.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     ("name", "prefix", "says"),
     [
-        ("w.pth", "00000000", "is not the file meant"),
-        ("cut.pth", PREFIX, "the connection ended after 100 of 7000 bytes"),
-        ("missing.pth", PREFIX, "404"),
+        ("w.pth", "00000000", "cut short or another file"),
+        ("cut.pth", PREFIX, "cut short or another file"),
+        ("missing.pth", PREFIX, "could not fetch"),
     ],
 )
-def test_a_bad_answer_leaves_nothing_behind(server: str, tmp_path: Path, name: str, prefix: str, says: str) -> None:
+def test_a_bad_answer_leaves_nothing_behind(site: str, tmp_path: Path, name: str, prefix: str, says: str) -> None:
     with pytest.raises(WeightsError, match=says) as caught:
-        download(f"{server}/{name}", prefix, tmp_path, schemes=("http",))
-    assert f"{server}/{name}" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+        download(f"{site}/{name}", prefix, tmp_path / "cache")
+    assert f"{site}/{name}" in str(caught.value)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_wrong_file_in_the_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"other")
     with pytest.raises(WeightsError, match=r"w\.pth is not the file that https://example\.org/w\.pth stands for"):
         download("https://example.org/w.pth", PREFIX, tmp_path)
-
-
-@pytest.mark.parametrize("url", ["http://example.org/w.pth", "file:///etc/passwd", "https://example.org/"])
-def test_only_https_addresses_of_files(url: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="fetched over https"):
-        download(url, PREFIX, tmp_path)
-
-
-def test_a_redirect_may_not_leave_https(server: str, tmp_path: Path) -> None:
-    import urllib.request
-
-    with pytest.raises(WeightsError, match="leads on to"):
-        download(
-            "https://example.org/w.pth", PREFIX, tmp_path, opener=lambda _: urllib.request.urlopen(f"{server}/w.pth")
-        )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_offline_names_the_address_and_where_to_put_the_file(tmp_path: Path) -> None:
-    def no_network(url: str) -> NoReturn:
-        raise OSError("Name or service not known")
-
-    with pytest.raises(WeightsError) as caught:
-        download("https://example.org/w.pth", PREFIX, tmp_path, opener=no_network)
-    assert str(caught.value) == (
-        "could not fetch https://example.org/w.pth (Name or service not known); fetch it elsewhere and put it at "
-        f"{tmp_path / 'w.pth'}"
-    )
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
