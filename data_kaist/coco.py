@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 import re
 import warnings
 from collections import Counter
@@ -133,7 +134,7 @@ def read_coco(
         _doubt(
             f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
         )
-    times = Counter(image.file_name for image in images)
+    times = Counter(posixpath.normpath(image.file_name) for image in images)
     if len(times) < len(images):
         name, most = times.most_common(1)[0]
         _doubt(f"{path}: {len(images) - len(times):,} images are listed more than once ({name}: {most} times)")

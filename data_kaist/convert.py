@@ -484,6 +484,16 @@ def _yolo(source: Path) -> dict[str, list[AnnotatedImage]]:
     if not any(picture.objects for pictures in splits.values() for picture in pictures):
         first = next(iter(listed.values()))[0]
         raise DataError(f"{source}: none of the images has a box; looked for {_yolo_label(first)} and its like")
+    pairs = [(image, _yolo_label(image)) for images in listed.values() for image in images]
+    bare, texts = [image for image, text in pairs if not text.is_file()], {text for _, text in pairs}
+    places = {text.parent for text in texts if "labels" in text.parts}
+    lost = {text for place in places for text in place.glob("*.txt") if text.name != "classes.txt"} - texts
+    for files, what in (
+        (bare, "images have no text and count as without objects"),
+        (sorted(lost), "texts of boxes have no image that is listed, and are left out"),
+    ):
+        if files:
+            warnings.warn(f"{source}: {len(files):,} {what} (the first: {files[0]})", Doubt, stacklevel=2)
     return _with_persons(folder, splits)
 
 

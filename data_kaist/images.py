@@ -145,7 +145,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
     """LWIR values of any type as uint8 ``(H, W)``.
 
     Raises:
-        ImageError: values that have no high byte, and no range is given.
+        ImageError: no finite value, or values that have no high byte, and no range is given.
     """
     if note is not None:
         note["read"] = 1
@@ -153,7 +153,10 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
         if note is not None:
             note["shallow"] = reading.lwir_range is not None
         return image
-    low, high = float(np.nanmin(image)), float(np.nanmax(image))
+    numbers = image[np.isfinite(image)] if image.dtype.kind == "f" else image
+    if not numbers.size:
+        raise ImageError(f"{name}: holds no finite value")
+    low, high = float(numbers.min()), float(numbers.max())
     if note is not None:
         note["deep_lwir"], note["low"], note["high"] = 1, low, high
     if reading.lwir_range is None:
@@ -165,7 +168,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
         return (image >> 8).astype(np.uint8)
     black, white = reading.lwir_range
     if note is not None:
-        note["below"], note["above"] = np.mean(image < black), np.mean(image > white)
+        note["below"], note["above"] = np.mean(~(image >= black)), np.mean(image > white)  # what is NaN becomes 0, too
     scaled = (image.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
     return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)), np.uint8)
 

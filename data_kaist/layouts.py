@@ -429,7 +429,8 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
 
     It is the first of {the file's own folder, ``root``} x {., images, S, images/S} that holds an image of the file, S
     being the file's name without ``instances_`` and ``.json``; or x {``given``}. Exports of Roboflow, COCO and CVAT
-    are found so. A file outside ``root`` looks there only where its own folder has nothing.
+    are found so. A file outside ``root`` looks there only where its own folder, and the one above ``annotations``, have
+    nothing.
 
     Raises:
         SplitError: two folders hold the first image, and none is ``given``.
@@ -437,7 +438,8 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
     json = root / file
     stem = json.stem.removeprefix("instances_")
     names = [given] if given else [".", "images", stem, f"images/{stem}"]
-    own, general = ([base / name for name in names] for base in (json.parent, root))
+    beside = [json.parent, *([json.parent.parent] if json.parent.name == "annotations" else [])]
+    own, general = ([base / name for base in bases for name in names] for bases in (beside, [root]))
     is_apart = bool(given) or not _real(json.parent).is_relative_to(_real(root))
     for image in data.images:
         for folders in (own, general) if is_apart else ([*own, *general],):

@@ -216,7 +216,7 @@ def test_what_is_odd_is_read_and_said(tmp_path: Path) -> None:
     assert [word in str(one.message) for one, word in zip(said, words, strict=True)] == [True] * 3
     assert (coco.image_ids, coco.names[1]) == ([3, 7, 12], "set06/V000/I00019")
     assert coco.annotations[1].labels.tolist() == ["person", "cyclist"] and coco.annotations[1].daytime == "day"
-    content["images"][1]["file_name"] = content["images"][0]["im_name"]
+    content["images"][1]["file_name"] = "./set06/V000/visible/I00019.jpg"
     content["images"][1].pop("im_name", None)
     with pytest.warns(Doubt, match=r"1 images are listed more than once \(set06/V000/visible/I00019\.jpg: 2 times\)"):
         read_coco(written(tmp_path, content))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data_kaist.coco import read_coco
 from data_kaist.convert import Box, convert
-from data_kaist.errors import DataError
+from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import load_coco
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
@@ -272,7 +272,13 @@ def yolo(tmp_path: Path) -> Path:
 
 def test_yolo(yolo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = {split.file.name: split for split in convert("yolo", yolo, out)}
+    write(yolo / "labels" / "val" / "lost.txt", YOLO)
+    with pytest.warns(Doubt) as said:
+        done = {split.file.name: split for split in convert("yolo", yolo, out)}
+    assert [str(one.message).removeprefix(f"{yolo}: ") for one in said] == [
+        f"1 images have no text and count as without objects (the first: {yolo / 'images/train/train2.jpg'})",
+        f"1 texts of boxes have no image that is listed, and are left out (the first: {yolo / 'labels/val/lost.txt'})",
+    ]
     assert {name: split.images for name, split in done.items()} == {"train.json": 3, "val.json": 1, "test.json": 1}
     train = rows(out / "train.json")
     assert [row["bbox"] for row in train] == [[30, 25, 20, 50], [100, 40, 40, 20], [20, 10, 20, 40]]

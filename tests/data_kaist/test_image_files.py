@@ -105,6 +105,14 @@ def test_equal_names_in_three_folders_are_different_images(tmp_path: Path) -> No
     assert len(set.union(*files.values())) == 12
 
 
+def test_the_root_may_be_the_folder_of_the_training_images(tmp_path: Path) -> None:
+    """The names are equal in both folders, and each JSON file means its own."""
+    root = export(tmp_path, *COCO) / "train2017"
+    for part in ("train2017", "val2017"):
+        frames = load_frames("coco", root, f"../annotations/instances_{part}.json")
+        assert [frame.visible and frame.visible.resolve().parent for frame in frames] == [tmp_path / part] * 2
+
+
 def test_two_folders_that_fit_are_refused_and_a_key_decides(tmp_path: Path) -> None:
     export(tmp_path, ("train.json", "."), ("train.json", "images"))
     with pytest.raises(

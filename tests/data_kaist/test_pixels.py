@@ -200,6 +200,19 @@ def test_without_a_range_the_high_byte_is_used_and_said(tmp_path: Path) -> None:
         read_image(tmp_path / "c.tif", colour=False)
 
 
+def test_values_that_are_no_numbers_count_as_clipped(tmp_path: Path) -> None:
+    values = np.full((10, 10), 20, np.float32)
+    values[:3] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    note = np.zeros(1, NOTE)
+    image = read_image(tmp_path / "a.tif", colour=False, reading=Reading((10, 30)), note=note)
+    assert (image[:3] == 0).all() and (image[3:] == 128).all()
+    assert (note["low"].item(), note["high"].item(), note["below"].item()) == (20, 20, pytest.approx(0.3))
+    Image.fromarray(np.full((10, 10), np.nan, np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match=r"b\.tif: holds no finite value"):
+        read_image(tmp_path / "b.tif", colour=False, reading=Reading((10, 30)))
+
+
 def test_clipped_shares_and_8_bits_beside_a_range_are_said(tmp_path: Path) -> None:
     (tmp_path / "lwir").mkdir()
     (tmp_path / "visible").mkdir()
