@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure on the machine at hand.
+"""Measure speed and memory on this machine.
 
 examples:
   scripts/benchmark.py models                                            the study's experiments and EfficientDet-D0
@@ -12,7 +12,7 @@ examples:
   scripts/benchmark.py export --threads 2                                onnxruntime against torch
   scripts/benchmark.py train --device cuda --batch 16 --compile
   scripts/benchmark.py wait --root data/kaist --workers 16 --step-ms 100 200   does the loader keep up with such steps?
-  scripts/benchmark.py processes                                         a step shared by processes of the CPU
+  scripts/benchmark.py processes                                         a training step shared by CPU processes
   scripts/benchmark.py growth --picture growth.png                       time and memory for 1, 2, 4, 8 times the work
 """
 
@@ -73,7 +73,7 @@ def parser() -> shell.Parser:
     growth.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     growth.add_argument("--picture", type=Path, metavar="OUT", help="draw them, for example growth.png")
     growth.set_defaults(run=run_growth)
-    wait = what.add_parser("wait", help="share of the time that a model which only sleeps waits for its data")
+    wait = what.add_parser("wait", help="share of time that training waits for data, with a model that only sleeps")
     wait.add_argument("--experiment", type=Path, default=EXPERIMENTS / "01_effnet_b4.yaml", metavar="FILE")
     wait.add_argument("--root", help="its data (default: 200 synthetic pairs)")
     wait.add_argument("--batch", type=int, default=16, help="images of a step (default: 16)")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Write another data set's annotations as COCO files that `data.kind: coco` reads; images are linked, not copied.
+"""Convert another data set's annotations to COCO files for `data.kind: coco`; images are linked, not copied.
 
-SRC is the folder that the authors' archives unpack to, or that an annotation tool exports:
+SRC is the unpacked archive, or an annotation tool's export:
   citypersons   gtBboxCityPersons/{train,val}/CITY/*.json and leftImg8bit/{train,val}/CITY/*.png
   crowdhuman    annotation_{train,val}.odgt and Images/*.jpg
   llvip         Annotations/*.xml, visible/{train,test}/*.jpg and infrared/{train,test}/*.jpg: pairs for all modalities

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""From nothing to a miss rate: synthetic pairs, one training on the CPU, the test split, pictures.
+"""Run the whole pipeline: synthetic pairs, one training on the CPU, test split, pictures.
 
-What is done already is not done again; `make demo` calls this.
+Finished steps are skipped; `make demo` calls this.
 
 examples:
   scripts/demo.py

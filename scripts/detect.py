@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Find people in images, folders, pairs and videos with a trained detector; the checkpoint knows everything else.
+"""Find people in images, folders, pairs and videos with a trained detector.
 
-Writes annotated images under the names of the inputs and an annotated video for each video, and what was found:
-detections.json (COCO results), images.json (what its image ids mean) and detections_kaist.txt.
+Writes annotated images and videos under the inputs' names, and the detections: detections.json (COCO results),
+images.json (names of its image ids) and detections_kaist.txt.
 
 examples:
   scripts/detect.py runs/lite0/seed0 street.jpg film.mp4 --out found

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
-"""Score detection files against KAIST ground truth (miss rates under both rule sets, recall, AP), or ask whether one
-is better than another: a paired bootstrap over the images.
+"""Score detection files against KAIST ground truth: miss rates under both rule sets, recall, AP.
+
+--compare tests whether one is better than another, by a paired bootstrap over the images.
 
 examples:
   scripts/evaluate.py --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png

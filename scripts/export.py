@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Write a trained detector as one file for other programs: ONNX, or torch's exported program (pt2).
+"""Export a trained detector as one file: ONNX, or torch's exported program (pt2).
 
 Input: `images`, uint8 (batch, channels, height, width), not normalised; channels are red, green, blue, LWIR as far as
 the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy in pixels of the input; `scores` float32
-(batch, D); `labels` int64 (batch, D), class index from 1, 0 on padding. The file knows its classes, modality, size,
+(batch, D); `labels` int64 (batch, D), class index from 1, 0 on padding. Metadata hold classes, modality, size,
 experiment, commit and NMS settings.
 
 examples:

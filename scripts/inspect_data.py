@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Show what a data set holds: objects by split, daytime and occlusion, heights, and a sheet of pictures.
+"""Count a data set's objects by split, daytime and occlusion, with heights and a contact sheet.
 
-A root with annotations and no images is counted too.
+Images are not needed for counting.
 
 examples:
   scripts/inspect_data.py data/kaist                                    the study's three splits, and sheet.png

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write what every locked dependency is licensed under, as its installed package says; `make licences` runs it.
+"""Write docs/licences.md: the licences of all locked dependencies (`make licences`).
 
 examples:
   scripts/licences.py                      to docs/licences.md

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the settings of EfficientDet's compound scaling, to stand behind any command that takes key=value.
+"""Print the settings of EfficientDet's compound scaling as key=value arguments.
 
 examples:
   scripts/scale.py --phi 3                                    all parts of D3

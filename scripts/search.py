@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Search a space of settings with Optuna: what makes an experiment better on its validation split?
+"""Search an experiment's settings with Optuna, by its validation split.
 
-Every trial is an ordinary run in OUT/<experiment>-trial<k>/, so TensorBoard shows them side by side; the test split is
-not looked at. The same command again goes on until there are N trials, and the same command in another terminal, or
---jobs, helps. In the end the best trial stands as a new experiment file.
+Every trial is an ordinary run in OUT/<experiment>-trial<k>/, visible in TensorBoard; the test split is not used. The
+same command again continues up to N trials; the same command in another terminal, or --jobs, runs trials in parallel.
+The best trial is written as a new experiment file.
 
 examples:
   scripts/search.py experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30

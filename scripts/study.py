@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run experiments x seeds, see how far they are, and compare them.
+"""Run experiments x seeds, show their state, and compare them.
 
 examples:
   scripts/study.py run experiments/0[1-8]*.yaml --seeds 0 1 2 data.root=data/kaist --out runs/chain
@@ -10,7 +10,7 @@ examples:
   scripts/study.py report runs/chain
   scripts/study.py report /mnt/other/chain data.root=data/kaist --out reports/chain
 
-`run` skips what is finished, resumes what was interrupted and goes on past a run that fails; run it again to continue.
+`run` skips what is finished, resumes what was interrupted and continues past failed runs; run it again to continue.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Train one experiment, evaluate it on its test split, and write everything into a run directory.
+"""Train one experiment, score its test split, and write a run directory.
 
 examples:
   scripts/train.py experiments/lite0.yaml
   scripts/train.py experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
   scripts/train.py experiments/lite0.yaml trainer.seed=1   (another seed: runs/lite0/seed1)
   scripts/train.py experiments/lite0.yaml --resume
-  scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (does it run at all?)
+  scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (smoke test)
   scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
   scripts/train.py experiments/lite0.yaml init_from=runs/lite0/seed0 data.root=data/mine --out runs/tuned
   scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
 
 --tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
-pretrained weights, no loader processes. It shows whether an experiment runs; its figures mean nothing. All keys that
+pretrained weights, no loader processes. Its figures mean nothing. All keys that
 key=value may set: docs/keys.md.
 """
 
@@ -31,7 +31,7 @@ def parser() -> shell.Parser:
     parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
     parser.add_overrides()
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
     parser.add_argument("--tiny", action="store_true", help="shrink it for a try on a CPU; the run is NAME-tiny")
     parser.add_argument("--on-bad-frame", choices=("stop", "skip"), help="skip: leave bad frames out and list them")
     return parser

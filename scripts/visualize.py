@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look at what a detector gets and what it makes of it. `scripts/visualize.py COMMAND --help` says more.
+"""Draw a detector's errors, curves, features and training data; see `scripts/visualize.py COMMAND --help`.
 
 examples:
   scripts/visualize.py errors runs/lite0/seed0
@@ -11,7 +11,7 @@ examples:
   scripts/visualize.py features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
   scripts/visualize.py data experiments/lite0.yaml augment.flip=1 --count 4
 
-A run of another machine: data.root=... says where its test data are here; their fingerprint must be the run's.
+For a run of another machine, data.root=... gives its test data here; the fingerprint must be equal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ssd_effnet.evaluation.subsets import RULES, SUBSETS
 
 Commands: TypeAlias = "argparse._SubParsersAction[shell.Parser]"
 Call = Callable[[argparse.Namespace], str]
-"""Does the work and returns what is to be said about it. Imports what it needs itself, since torch is slow to start."""
+"""Runs the subcommand and returns its message. Imports are local, since torch starts slowly."""
 
 
 def add_command(commands: Commands, name: str, call: Call) -> shell.Parser:

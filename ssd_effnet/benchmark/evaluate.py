@@ -49,7 +49,7 @@ def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) 
     yield compared("evaluate", f"{case}, against the devkits' flow", times, goal=30.0, agreement=agreement)
     yield compared("evaluate", f"{case}, against one lean loop", times, reference="lean", agreement=agreement)
     packed = in_turns({"own": lambda: MissRateEvaluator(annotations)}, runs)
-    yield compared("evaluate", f"ground truth of {images:,} images packed, once a run", packed, reference=None)
+    yield compared("evaluate", f"ground truth of {images:,} images packed, once per run", packed, reference=None)
 
 
 def dictionaries(

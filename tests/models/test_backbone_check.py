@@ -65,7 +65,7 @@ def test_a_small_one_passes() -> None:
         (lambda in_channels: nn.Conv2d(in_channels, 4, 3), "Conv2d should be a subclass of Backbone"),
         (changed(levels=[]), r"Small\.levels is empty"),
         (changed(levels=[Level("b", 6, 4), Level("a", 4, 2)]), r"from shallow to deep, not by strides \[4, 2\]"),
-        (changed(segments=[["a", "b"]]), "should be 2 lists, one a level, not 1"),
+        (changed(segments=[["a", "b"]]), "should be 2 lists, one per level, not 1"),
         (changed(segments=[["a"], ["c"]]), "segments names 'c', which is no module of it"),
         (
             changed(levels=[Level("a", 4, 2), Level("b", 8, 4)]),

@@ -56,7 +56,7 @@ def _check_levels(backbone: Backbone) -> None:
         raise ContractError(f"{name}.levels should go from shallow to deep, not by strides {strides}")
     segments = getattr(backbone, "segments", [])
     if len(segments) != len(levels):
-        raise ContractError(f"{name}.segments should be {len(levels)} lists, one a level, not {len(segments)}")
+        raise ContractError(f"{name}.segments should be {len(levels)} lists, one per level, not {len(segments)}")
     modules = {path for path, _ in backbone.named_modules()}
     for part in (part for segment in segments for part in segment):
         if part not in modules:
