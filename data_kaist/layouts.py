@@ -42,8 +42,8 @@ ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
 }
 """Where annotations are looked for below the root; several that hold some are refused."""
 
-IMAGE_SUFFIXES = (".jpg", ".png")
-"""Of KAIST's images; where a frame has both, the first is read."""
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
+"""Of KAIST's images, in any case; where a frame has several, the first is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,8 +393,8 @@ def _files(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:
     for prefix, place in [*inside, ("", flat)]:
         for entry in place.iterdir() if place.is_dir() else ():
             name = prefix + (entry.stem if prefix else entry.stem.replace("_", "/"))
-            if entry.suffix in suffixes and is_frame_name(name):
-                files[name] = entry if name not in files or entry.suffix == suffixes[0] else files[name]
+            if entry.suffix.lower() in suffixes and is_frame_name(name):
+                files[name] = min(files.get(name, entry), entry, key=lambda path: suffixes.index(path.suffix.lower()))
     return files
 
 

@@ -165,19 +165,20 @@ def test_frames_without_annotation_are_counted_and_may_be_left_out(
     assert [frame.name for frame in frames] == NAMES[:2] and [name for name, _ in skipped] == NAMES[2:4]
 
 
-@pytest.mark.parametrize("where", ["images", "."])
-def test_kaist_images_may_be_png_and_lie_in_the_root(where: str, root: Path) -> None:
+@pytest.mark.parametrize(("where", "suffix"), [("images", ".png"), (".", ".png"), ("images", ".JPG"), (".", ".jpeg")])
+def test_kaist_images_may_have_other_endings_and_lie_in_the_root(where: str, suffix: str, root: Path) -> None:
     before = [read_pair(frame, "early") for frame in load_frames("kaist", root, "train-all-02", modality="early")]
     for file in list((root / "images").glob("set*/V*/*/*.jpg")):
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-        cv2.imencode(".png", image)[1].tofile(file.with_suffix(".png"))
-        file.unlink()
+        if suffix == ".png":
+            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+            cv2.imencode(".png", image)[1].tofile(file)
+        file.rename(file.with_suffix(suffix))
     if where == ".":
         for folder in list((root / "images").iterdir()):
             folder.rename(root / folder.name)
         (root / "images").rmdir()
     frames = load_frames("kaist", root, "train-all-02", modality="early")
-    assert frames[0].visible == root / where / "set00/V000/visible/I00001.png"
+    assert frames[0].visible == root / where / f"set00/V000/visible/I00001{suffix}"
     for frame, then in zip(frames, before, strict=True):
         now = read_pair(frame, "early")
         assert all(np.array_equal(a, b) for a, b in zip(now, then, strict=True) if a is not None and b is not None)
