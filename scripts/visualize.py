@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from data_kaist.errors import Doubt
 from ssd_effnet.cli import shell
 from ssd_effnet.evaluation.subsets import RULES, SUBSETS
 
@@ -227,6 +229,10 @@ def data(arguments: argparse.Namespace) -> str:
     if arguments.experiment.is_dir():
         directory = RunDirectory(arguments.experiment)
         experiment = load_experiment(directory.config_file, arguments.overrides)
+        if edited := directory.edited(directory.trained()):
+            warnings.warn(
+                f"{directory.config_file} was edited, and the run had otherwise: {edited}", Doubt, stacklevel=1
+            )
         if experiment.data.root == directory.experiment().data.root:
             experiment = directory.at_hand(experiment)
     else:

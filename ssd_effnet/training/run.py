@@ -52,7 +52,8 @@ from ssd_effnet.evaluation.scores import Scores, miss_rate_figure, write_results
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.models.layers import FrozenBatchNorm2d
+from ssd_effnet.models.weights import LoadReport, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
     DEAD_WORKER,
@@ -189,6 +190,7 @@ def _run(
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
+        _refuse_empty_statistics(detector, report)
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     elif not resumed and (doubt := normalisation_in_doubt(experiment)):
@@ -396,11 +398,24 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     except WeightsError as error:
         raise WeightsError(f"key `init_from`: {error}") from error
     report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
+    _refuse_empty_statistics(detector, report)
     if given.is_dir() and not RunDirectory(given).results_file.is_file():
         echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
     echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
     with file.open("rb") as content:
         return {"init_from": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
+
+
+def _refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
+    """A frozen norm whose statistics no weights have brought would normalise by nothing for ever."""
+    norms = [name for name, part in detector.named_modules() if isinstance(part, FrozenBatchNorm2d)]
+    lacking = (*report.missing, *(name for name, *_ in report.misshapen))
+    empty = [norm for norm in norms if f"{norm}.running_var".endswith(tuple(n for n in lacking if "running_var" in n))]
+    if empty:
+        raise RunError(
+            f"key `backbone.norm`: frozen, but {len(empty)} of {len(norms)} norms find no statistics in "
+            f"{report.source} ({empty[0]} first); set it to batch or group"
+        )
 
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:

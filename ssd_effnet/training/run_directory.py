@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -361,7 +362,8 @@ class RunDirectory:
             raise RunError(
                 f"{self}: cannot go on from {epochs} to {more} epochs: the schedule {s.name} is laid out over all "
                 f"epochs of a run, and over {more} those that are done would have had other rates (constant and "
-                f"plateau go on); begin another run from its weights, init_from={self} under another name or --out"
+                f"plateau go on); begin another run from its weights, {shlex.quote(f'init_from={self}')} under another "
+                "name or --out"
             )
         if more > epochs and not self.last.is_file():
             raise RunError(f"{self}: cannot go on to {more} epochs: {self.last} is not there")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -150,7 +151,7 @@ def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path
 
 
 def test_a_gallery_and_the_report_read_what_was_trained(
-    finished: tuple[ExperimentConfig, Path], tmp_path: Path
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An edited config is named; a damaged checkpoint leaves the results whole."""
     e, directory = finished
@@ -162,6 +163,9 @@ def test_a_gallery_and_the_report_read_what_was_trained(
     save_experiment(load_experiment(copy / "config.yaml", ["input.modality=visible"]), copy / "config.yaml")
     with pytest.warns(Doubt, match=r"config\.yaml was edited.*: input\.modality \(early, now visible\)"):
         assert FinishedRun.load(copy).modality == "early"
+    main = runpy.run_path(str(EXPERIMENTS.parent / "scripts" / "visualize.py"))["main"]
+    assert main(["data", str(copy), "--count", "1", "--draws", "1", "--out", str(tmp_path / "data")]) == 0
+    assert "config.yaml was edited" in capsys.readouterr().err
     (copy / "results.json").unlink()
     with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):  # this one is to go on from it
         RunDirectory(copy).trained()
@@ -414,6 +418,13 @@ def test_weights_that_cannot_be_begun_with_are_named(
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_norms_are_not_frozen_without_statistics(begun: Path, few_pairs: Path, tmp_path: Path) -> None:
+    """Weights of one stream do not fill two, and a frozen norm stays as it begins."""
+    change = (f"init_from={begun}", "backbone.norm=frozen", "input.modality=halfway")
+    with pytest.raises(RunError, match=r"`backbone\.norm`: frozen, but 96 of 96 norms find no statistics in .*\.ckpt"):
+        run(few(few_pairs, *change), tmp_path, echo=silent)
+
+
 def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(begun: Path, few_pairs: Path, tmp_path: Path) -> None:
     whole, longer = tmp_path / "whole", few(few_pairs, "trainer.epochs=2")
     run(longer, whole, echo=silent)
@@ -436,12 +447,12 @@ def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_all(
     schedule: str, few_pairs: Path, tmp_path: Path
 ) -> None:
     e = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=3")
-    directory = RunDirectory.of(e, tmp_path)
+    directory = RunDirectory.of(e, out := tmp_path / "my runs")  # quoted for the shell
     save_experiment(e, directory.config_file)
     directory.results_file.write_text("{}")
     more = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=4")
-    with pytest.raises(RunError, match=rf"from 3 to 4 epochs: the schedule {schedule} .* init_from={directory}"):
-        run(more, tmp_path, resume=True, echo=silent)
+    with pytest.raises(RunError, match=rf"from 3 to 4 epochs: the schedule {schedule} .* 'init_from={directory}'"):
+        run(more, out, resume=True, echo=silent)
 
 
 @pytest.mark.slow
