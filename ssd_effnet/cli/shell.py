@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Main = Callable[[Sequence[str] | None], int]
 
 _MOST_DIGITS = 15  # Python refuses to read thousands of them
-_IDLE = 0.7  # processes that want a core, the last minute's mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +68,6 @@ def command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
-        _share_cores()
         os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
             with _sigterm_as_ctrl_c(), _doubts_in_a_line():
@@ -87,16 +85,6 @@ def command(main: Main) -> Callable[..., int]:
             return error.exit_code if isinstance(error, Failure) else 1
 
     return guarded
-
-
-def _share_cores() -> None:
-    """On a busy machine, let waiting torch threads sleep instead of spin.
-
-    The libraries read this once, when torch is imported, which a command does later. With two trainings beside it on
-    two cores, a training step of two threads takes 1.5 s and not 9.7; on idle cores it would take a fifth longer.
-    """
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > _IDLE:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager

@@ -222,18 +222,6 @@ def test_numbers_are_whole_and_in_decimal_digits(text: str) -> None:
     assert (shell.from_zero("0"), shell.positive("1"), shell.size("32x64")) == (0, 1, (32, 64))
 
 
-@pytest.mark.parametrize(("load", "policy"), [(0.2, None), (3.0, "passive")])
-def test_threads_sleep_while_they_wait_where_others_are_at_work(
-    load: float, policy: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # so that it is put back afterwards
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    command = shell.command(lambda argv: 0)
-    assert command([]) == 0 and os.environ["OMP_WAIT_POLICY"] == "active"  # who says it is obeyed
-    del os.environ["OMP_WAIT_POLICY"]
-    assert command([]) == 0 and os.environ.get("OMP_WAIT_POLICY") == policy
-
-
 def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv: object) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
