@@ -40,7 +40,13 @@ lock:  ## write requirements.lock anew, after pyproject.toml or a pin in require
 	  --constraint requirements.txt --output-file requirements.lock --extra dev pyproject.toml .venv/lock/headless.txt
 
 licences: setup  ## write docs/licences.md anew: what every dependency is licensed under
-	$(PY) scripts/licences.py
+	$(PYTHON) -m venv .venv/licences
+	.venv/licences/bin/python -m pip install --quiet --disable-pip-version-check pip-licenses==5.5.5
+	.venv/licences/bin/pip-licenses --python $(PY) --with-system --ignore-packages pip ssd-effnet --from mixed \
+	  --format markdown --output-file .venv/licences/table.md
+	{ sed '/^| *Name/,$$d' docs/licences.md; \
+	  sed -E 's/ +\|/ |/g; s/-{3,}/---/g; s/\+cpu//' .venv/licences/table.md; } > .venv/licences/page.md
+	cp .venv/licences/page.md docs/licences.md
 
 audit:  ## known weaknesses of the locked versions, asked of PyPI's database (needs the network)
 	$(PYTHON) -m venv .venv/audit

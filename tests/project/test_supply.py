@@ -71,8 +71,9 @@ def test_a_checkout_keeps_the_line_ends_of_scripts(tmp_path: Path) -> None:
 
 
 def test_the_licence_list_is_that_of_the_lock() -> None:
-    listed = dict(re.findall(r"^\| ([\w.-]+) \| (\d\S*) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
-    locked = {**dict(PIN.findall(LOCK)), "torch": listed["torch"]}
+    rows = re.findall(r"^\| ([\w.-]+) \| (\d\S*) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE)
+    listed = {canonicalize_name(name): version for name, version in rows}
+    locked = {**pins(LOCK), "torch": listed["torch"]}
     either = {"opencv-python", "opencv-python-headless"}  # the list says what is installed where it was made
     assert len(either & listed.keys()) == 1
     assert {n: v for n, v in listed.items() if n not in either} == {n: v for n, v in locked.items() if n not in either}
