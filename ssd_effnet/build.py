@@ -27,7 +27,8 @@ from ssd_effnet.config.loading import refuse_unknown_backbone
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.detection.boxes import Variances
-from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
+from ssd_effnet.detection.losses import BOX_LOSSES, CLASS_LOSSES, DetectionLoss
+from ssd_effnet.detection.matching import MATCHERS
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.models.adapters import Adapter
@@ -44,7 +45,6 @@ from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.structures import Level
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
-LOSSES: dict[str, type[DetectionLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}
 
 
 def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Detector, LoadReport | None]:
@@ -139,7 +139,7 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
     Raises:
         ConfigError: for levels that the head cannot share.
     """
-    softmax = LOSSES[e.loss.kind].activation == "softmax"
+    softmax = CLASS_LOSSES[e.loss.kind].activation == "softmax"
     num_classes = len(e.head.classes) + (1 if softmax else 0)
     prior = None if softmax else e.loss.prior
     if e.head.kind == "ssd":
@@ -216,14 +216,12 @@ def build_criterion(e: ExperimentConfig) -> DetectionLoss:
         if loss.kind == "focal"
         else {"negative_ratio": loss.negative_ratio, "min_negatives": loss.min_negatives}
     )
-    return LOSSES[loss.kind](
-        **own,
-        iou_threshold=loss.iou_threshold,
-        negative_iou=loss.negative_iou,
-        localization=loss.localization,
-        localization_delta=loss.localization_delta,
-        localization_weight=loss.localization_weight,
-        variances=_variances(e),
+    of_box = {} if loss.localization == "l1" else {"delta": loss.localization_delta}
+    return DetectionLoss(
+        CLASS_LOSSES[loss.kind](**own),
+        BOX_LOSSES[loss.localization](variances=_variances(e), **of_box),
+        MATCHERS["max_iou"](loss.iou_threshold, loss.negative_iou),
+        box_weight=loss.localization_weight,
     )
 
 
@@ -234,7 +232,7 @@ def build_postprocess(e: ExperimentConfig) -> PostProcess:
         p.pre_nms_top_k,
         p.nms_iou,
         p.top_k,
-        activation=LOSSES[e.loss.kind].activation,
+        activation=CLASS_LOSSES[e.loss.kind].activation,
         variances=_variances(e),
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # What class logits mean: all classes with background at index 0 (softmax), or foreground classes only (sigmoid).
-# The loss decides it (DetectionLoss.activation); head and postprocess are built to agree.
+# The class loss decides it (ClassLoss.activation); head and postprocess are built to agree.
 ScoreActivation = Literal["softmax", "sigmoid"]
 
 
@@ -46,11 +46,16 @@ class RawOutputs:
             :data:`ScoreActivation`.
         bbox_regression: ``(N, A, 4)``, offsets from the anchors (see :func:`ssd_effnet.detection.boxes.encode`).
         anchors_cxcywh: ``(A, 4)``, pixels of the network's input.
+        anchors_per_level: anchors of each level that the head sees, in the order of ``A``; empty: one level.
     """
 
     cls_logits: torch.Tensor
     bbox_regression: torch.Tensor
     anchors_cxcywh: torch.Tensor
+    anchors_per_level: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.anchors_per_level = self.anchors_per_level or (len(self.anchors_cxcywh),)
 
     def refuse_non_finite(self, names: Sequence[str]) -> None:
         """Raise where anything is infinite or not a number: it would count as nothing found.
@@ -79,11 +84,13 @@ class Detections:
         boxes_xyxy: float32 ``(N, D, 4)``.
         scores: float32 ``(N, D)``, 0 on padding.
         labels: int64 ``(N, D)``, 0 on padding.
+        anchor_index: int64 ``(N, D)``, the anchor that each came from; any on padding.
     """
 
     boxes_xyxy: torch.Tensor
     scores: torch.Tensor
     labels: torch.Tensor
+    anchor_index: torch.Tensor
 
     def image(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Boxes ``(d, 4)``, scores ``(d,)`` and labels ``(d,)`` of image ``i`` without the padding."""

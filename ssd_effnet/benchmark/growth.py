@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 
 from ssd_effnet.benchmark import scene
-from ssd_effnet.detection.losses import MultiBoxLoss
+from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import save_figure
@@ -130,7 +130,7 @@ def _most_of_torch(call: Callable[[], object]) -> int:
 def _loss(images: int, people: int, size: tuple[int, int]) -> tuple[torch.Tensor, Callable[[], object]]:
     anchors, targets = scene.anchors(size), scene.targets(images, people, size)
     logits, offsets = (x.requires_grad_() for x in scene.raw(images, len(anchors)))
-    criterion = MultiBoxLoss()
+    criterion = DetectionLoss(MultiBoxLoss())
 
     def step() -> None:
         logits.grad = offsets.grad = None

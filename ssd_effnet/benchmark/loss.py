@@ -9,7 +9,7 @@ import torch
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import Row, agree, compared
-from ssd_effnet.detection.losses import MultiBoxLoss
+from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.structures import RawOutputs
 from ssd_effnet.training.runtime import in_turns
 
@@ -20,7 +20,7 @@ def benchmark_loss(
     """One row; on the CPU."""
     anchors, targets = scene.anchors(size), scene.targets(batch, people, size)
     logits, offsets = (x.requires_grad_() for x in scene.raw(batch, len(anchors)))
-    criterion = MultiBoxLoss()
+    criterion = DetectionLoss(MultiBoxLoss())
 
     def own() -> torch.Tensor:
         logits.grad = offsets.grad = None

@@ -51,14 +51,6 @@ def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
 
 
-def touching(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ``(n, 4)`` and of ``(m, 4)`` that share some area, ``(p,)`` each, in the order of the first."""
-    ax1, ay1, ax2, ay2 = a_xyxy[:, :, None].unbind(1)
-    bx1, by1, bx2, by2 = b_xyxy.unbind(1)
-    rows, columns = ((ax1 < bx2) & (ax2 > bx1) & (ay1 < by2) & (ay2 > by1)).nonzero(as_tuple=True)
-    return rows, columns
-
-
 def encode(
     boxes_cxcywh: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES
 ) -> torch.Tensor:

@@ -1,35 +1,26 @@
-"""From raw outputs and targets to losses. No loop over images or anchors."""
+"""From raw outputs and targets to losses; all images and anchors at once, without a wait for the device."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from data_kaist.structures import Targets
-from ssd_effnet.detection.boxes import (
-    SSD_VARIANCES,
-    Variances,
-    area,
-    cxcywh_to_xyxy,
-    encode,
-    intersection,
-    iou,
-    touching,
-    xyxy_to_cxcywh,
-)
+from ssd_effnet.detection.boxes import SSD_VARIANCES, Variances, encode, xyxy_to_cxcywh
+from ssd_effnet.detection.matching import Assignment, Matcher, MaxIoUMatcher
 from ssd_effnet.distributed import mean_over_processes
 from ssd_effnet.structures import RawOutputs, ScoreActivation
-
-BoxLoss = Literal["smooth_l1", "l1", "huber"]
 
 
 @dataclass
 class Losses:
-    """Scalars: ``total`` to follow downhill; ``cls`` and ``loc`` are its summands; ``positives`` counts anchors."""
+    """Scalars: ``total`` is the loss to minimise, the sum of ``cls`` and ``loc``; ``positives`` counts anchors."""
 
     total: torch.Tensor
     cls: torch.Tensor
@@ -37,246 +28,158 @@ class Losses:
     positives: torch.Tensor
 
 
-@dataclass
-class Matches:
-    """What each anchor is to learn.
+class ClassLoss(ABC):
+    """Loss of the class logits, summed over a batch."""
 
-    Attributes:
-        object_index: int64 ``(N, A)``, row of the targets, -1 where the anchor has no object.
-        ignored: bool ``(N, A)``, neither positive nor negative.
-    """
+    activation: ClassVar[ScoreActivation]
+    """What the logits mean: see :data:`ScoreActivation`."""
 
-    object_index: torch.Tensor
-    ignored: torch.Tensor
+    @abstractmethod
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor: ...
 
 
-def match(
-    anchors_cxcywh: torch.Tensor, targets: Targets, iou_threshold: float = 0.5, negative_iou: float | None = None
-) -> Matches:
-    """Each object takes its best anchor; then each anchor its best object with IoU >= ``iou_threshold`` (SSD, 2.2).
-
-    Where two objects have the same best anchor, the later one takes it. An anchor without object that lies by half or
-    more of its own area in one ignore region is ignored.
-
-    Args:
-        anchors_cxcywh: ``(A, 4)``.
-        targets: objects in the same pixels.
-        iou_threshold: from which on an anchor belongs to an object.
-        negative_iou: an anchor without object, but with an IoU from here on, is ignored (RetinaNet, section 4: 0.4);
-            None: it is negative.
-    """
-    # where pairs can be counted without waiting for the device, those that touch are enough
-    if anchors_cxcywh.device.type == "cpu":
-        return _match_near(anchors_cxcywh, targets, iou_threshold, negative_iou)
-    return _match_all(anchors_cxcywh, targets, iou_threshold, negative_iou)
-
-
-def _match_all(
-    anchors_cxcywh: torch.Tensor, targets: Targets, iou_threshold: float, negative_iou: float | None
-) -> Matches:
-    """:func:`match` over every pair of a box and an anchor."""
-    anchors_xyxy = cxcywh_to_xyxy(anchors_cxcywh)
-    is_object = targets.is_object
-    overlaps = iou(targets.boxes_xyxy, anchors_xyxy)  # (N, M, A)
-    overlaps.masked_fill_(~is_object[:, :, None], -1)
-
-    best_overlap, best_object = overlaps.max(dim=1)  # (N, A)
-    object_index = torch.where(best_overlap >= iou_threshold, best_object, -1)
-
-    best_anchor = overlaps.argmax(dim=2)  # (N, M)
-    rows = torch.arange(best_anchor.shape[1], device=best_anchor.device).expand_as(best_anchor)
-    claims = torch.full_like(object_index, -1)
-    # amax settles two objects that claim one anchor, in the same way on every device
-    claims.scatter_reduce_(1, best_anchor, torch.where(is_object, rows, -1), "amax")
-    object_index = torch.where(claims >= 0, claims, object_index)
-
-    inside = intersection(targets.boxes_xyxy, anchors_xyxy) * targets.ignore[:, :, None]
-    ignored = inside.amax(dim=1) >= 0.5 * area(anchors_xyxy)
-    if negative_iou is not None:
-        ignored |= best_overlap >= negative_iou
-    return Matches(object_index, ignored & (object_index < 0))
-
-
-def _match_near(
-    anchors_cxcywh: torch.Tensor, targets: Targets, iou_threshold: float, negative_iou: float | None
-) -> Matches:
-    """:func:`match` over the pairs that touch, a few in a hundred: with 3 boxes per image 2 to 3 times as fast."""
-    anchors_xyxy = cxcywh_to_xyxy(anchors_cxcywh)
-    images, count = len(targets.labels), len(anchors_cxcywh)
-    image, row = (targets.is_object | targets.ignore).nonzero(as_tuple=True)  # (B,): boxes without padding
-    boxes, ignore = targets.boxes_xyxy[image, row], targets.ignore[image, row]
-    box, anchor = touching(boxes, anchors_xyxy)  # (P,)
-    place = image[box] * count + anchor  # in (N, A) laid out flat
-    a, b = boxes[box], anchors_xyxy[anchor]
-    size = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
-    shared = size[:, 0] * size[:, 1]
-    area_b = area(b)
-    overlap = shared / (area(a) + area_b - shared).clamp(min=torch.finfo(shared.dtype).tiny)
-    of_region = ignore[box]
-
-    enough = (~of_region & (overlap >= iou_threshold)).nonzero()[:, 0]
-    at, of, by = place[enough], row[box[enough]], overlap[enough]
-    tops = by == torch.zeros(images * count, dtype=by.dtype).scatter_reduce_(0, at, by, "amax")[at]
-    none = targets.labels.shape[1]  # of equals the first object, as a maximum over rows would have it
-    first = torch.full((images * count,), none).scatter_reduce_(0, at[tops], of[tops], "amin")
-    object_index = torch.where(first < none, first, -1)
-
-    highest = torch.zeros(len(boxes), dtype=overlap.dtype).scatter_reduce_(0, box, overlap, "amax")
-    tops = overlap == highest[box]
-    best_anchor = torch.full((len(boxes),), count).scatter_reduce_(0, box[tops], anchor[tops], "amin") % count
-    mine = image * count + best_anchor
-    claims = torch.full_like(object_index, -1).scatter_reduce_(0, mine[~ignore], row[~ignore], "amax")
-    object_index = torch.where(claims >= 0, claims, object_index)
-
-    ignored = torch.zeros(images * count, dtype=torch.bool)
-    ignored[place[of_region & (shared >= 0.5 * area_b)]] = True
-    if negative_iou is not None:
-        ignored[place[~of_region & (overlap >= negative_iou)]] = True
-    return Matches(object_index.view(images, count), (ignored & (object_index < 0)).view(images, count))
+BoxLoss = Callable[[RawOutputs, Assignment], torch.Tensor]
+"""Loss of the boxes, summed over the positive anchors of a batch."""
 
 
 class DetectionLoss(nn.Module):
-    """What the losses share: who learns which object, the box loss, and the division by the number of positives.
+    """Matching, class loss and box loss, divided by the number of positives.
 
-    A subclass says how class logits are judged (:meth:`classification`) and what they mean (:attr:`activation`).
     Both sums are divided by the number of positives in the batch, an image without any counting as one. Where several
     processes train, each has a share of the batch and the mean of their losses is that of the whole batch.
 
     Args:
-        iou_threshold: from which on an anchor belongs to an object.
-        negative_iou: see :func:`match`.
-        localization: ``smooth_l1``, ``l1`` or ``huber``.
-        localization_delta: where ``smooth_l1`` and ``huber`` turn from square to straight; huber is ``delta`` times
-            smooth_l1, so that its square part is the same for every delta.
-        localization_weight: factor on the box loss.
-        variances: of the box code, see :func:`ssd_effnet.detection.boxes.encode`.
+        class_loss: of all anchors.
+        box_loss: of the positive ones; None: :class:`SmoothL1`.
+        matcher: None: :class:`.matching.MaxIoUMatcher`.
+        box_weight: factor on the box loss.
     """
-
-    activation: ClassVar[ScoreActivation]
 
     def __init__(
         self,
+        class_loss: ClassLoss,
+        box_loss: BoxLoss | None = None,
+        matcher: Matcher | None = None,
         *,
-        iou_threshold: float = 0.5,
-        negative_iou: float | None = None,
-        localization: BoxLoss = "smooth_l1",
-        localization_delta: float = 1.0,
-        localization_weight: float = 1.0,
-        variances: Variances = SSD_VARIANCES,
+        box_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.iou_threshold = iou_threshold
-        self.negative_iou = negative_iou
-        self.localization = localization
-        self.localization_delta = localization_delta
-        self.localization_weight = localization_weight
-        self.variances = variances
+        self.class_loss = class_loss
+        self.box_loss = box_loss or SmoothL1()
+        self.matcher = matcher or MaxIoUMatcher()
+        self.box_weight = box_weight
 
     def forward(self, outputs: RawOutputs, targets: Targets) -> Losses:
         """Losses of a batch; finite also where no image has an object."""
-        with torch.no_grad():
-            matches = self.match(outputs, targets)
-            positive = matches.object_index >= 0
-            rows = matches.object_index.clamp(min=0)
-            classes = torch.where(positive, targets.labels.gather(1, rows), 0)
-        cls = self.classification(outputs.cls_logits.float(), classes, matches.ignored)
-
-        image, anchor = positive.nonzero(as_tuple=True)
-        boxes = xyxy_to_cxcywh(targets.boxes_xyxy[image, rows[image, anchor]])
-        offsets = encode(boxes, outputs.anchors_cxcywh[anchor], self.variances)
-        loc = self.box_loss(outputs.bbox_regression[image, anchor].float(), offsets)
-
+        assignment = self.matcher(outputs, targets)
+        positives = assignment.positive.sum(1)  # (N,)
         # an image without positives counts as one: a batch with hardly any would else divide many negatives by nothing
-        divisor = positive.sum(1).clamp(min=1).sum()
+        divisor = positives.clamp(min=1).sum()
         if self.training:  # in evaluation the processes do not go in step
             divisor = mean_over_processes(divisor)
-        cls, loc = cls / divisor, self.localization_weight * loc / divisor
-        return Losses(cls + loc, cls, loc, positive.sum())
-
-    def match(self, outputs: RawOutputs, targets: Targets) -> Matches:
-        """Who learns what: :func:`match`; a subclass may choose otherwise."""
-        return match(outputs.anchors_cxcywh, targets, self.iou_threshold, self.negative_iou)
-
-    def classification(self, logits: torch.Tensor, classes: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        """The class loss, summed.
-
-        Args:
-            logits: float32 ``(N, A, K)``.
-            classes: int64 ``(N, A)``, 0 where the anchor has no object.
-            ignored: bool ``(N, A)``, neither positive nor negative.
-        """
-        raise NotImplementedError
-
-    def box_loss(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Summed over ``(P, 4)`` offsets."""
-        if self.localization == "l1":
-            return F.l1_loss(predicted, wanted, reduction="sum")
-        if self.localization == "huber":
-            return F.huber_loss(predicted, wanted, reduction="sum", delta=self.localization_delta)
-        return F.smooth_l1_loss(predicted, wanted, reduction="sum", beta=self.localization_delta)
+        cls = self.class_loss(outputs, assignment) / divisor
+        loc = self.box_weight * self.box_loss(outputs, assignment) / divisor
+        return Losses(cls + loc, cls, loc, positives.sum())
 
 
-class MultiBoxLoss(DetectionLoss):
-    """SSD's loss: cross-entropy over positives and the hardest negatives, plus L1 over positives (SSD, 2.2).
+class MultiBoxLoss(ClassLoss):
+    """Cross-entropy over positives and the hardest negatives of each image (SSD, 2.2).
 
     Logits are those of all classes with background at index 0.
 
     Args:
-        negative_ratio: negatives to one positive, an image.
+        negative_ratio: negatives per positive, of an image.
         min_negatives: at least so many negatives per image, so that an image without objects teaches something.
-        shared: see :class:`DetectionLoss`.
     """
 
     activation = "softmax"
 
-    def __init__(self, negative_ratio: float = 3.0, min_negatives: int = 16, **shared: Any) -> None:
-        super().__init__(**shared)
+    def __init__(self, negative_ratio: float = 3.0, min_negatives: int = 16) -> None:
         self.negative_ratio = negative_ratio
         self.min_negatives = min_negatives
 
-    def classification(self, logits: torch.Tensor, classes: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        positive = classes > 0
-        with torch.no_grad():  # entropy of a negative is softplus(margin), and so in the order of margins
-            others = logits[..., 1] if logits.shape[-1] == 2 else logits[..., 1:].logsumexp(-1)
-            negative = self._hardest_negatives(others - logits[..., 0], ~positive & ~ignored, positive.sum(1))
-        taken = positive | negative
-        return F.cross_entropy(logits[taken], classes[taken], reduction="sum")
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        logits = outputs.cls_logits.float()
+        taken = assignment.positive | self.hardest_negatives(logits.detach(), assignment)
+        classes = torch.where(taken, assignment.classes, -1)
+        return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="sum")
 
-    def _hardest_negatives(
-        self, margin: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor
-    ) -> torch.Tensor:
-        """bool ``(N, A)``: the candidates with the largest margin, a number of its own for each image."""
-        wanted = (positives * self.negative_ratio).long().clamp(min=self.min_negatives)
-        wanted = torch.minimum(wanted, candidates.sum(1))  # (N,)
-        most = int(wanted.max())
-        hardest = margin.masked_fill(~candidates, -torch.inf).topk(most, dim=1).indices
-        taken = torch.arange(most, device=margin.device) < wanted[:, None]
-        return torch.zeros_like(candidates).scatter_(1, hardest, taken) & candidates
+    def hardest_negatives(self, logits: torch.Tensor, assignment: Assignment) -> torch.Tensor:
+        """bool ``(N, A)``: the negatives of the largest cross-entropy, a number of its own for each image."""
+        candidates = ~assignment.positive & ~assignment.ignored
+        wanted = (assignment.positive.sum(1) * self.negative_ratio).long().clamp(min=self.min_negatives)
+        # cross-entropy of a negative is softplus(margin), and so in the order of margins
+        others = logits[..., 1] if logits.shape[-1] == 2 else logits[..., 1:].logsumexp(-1)
+        margin = (others - logits[..., 0]).masked_fill(~candidates, -torch.inf)
+        order = margin.argsort(dim=1, descending=True)
+        rank = torch.arange(margin.shape[1], device=margin.device)
+        first = torch.zeros_like(candidates).scatter_(1, order, rank < wanted[:, None])
+        return first & candidates
 
 
-class FocalLoss(DetectionLoss):
-    """EfficientDet's loss: focal loss over all anchors that are not ignored, plus a box loss over positives.
+class FocalLoss(ClassLoss):
+    """Focal loss over all anchors that are not ignored (Lin et al. 2017, RetinaNet, equation 5).
 
-    ``-alpha_t (1 - p_t)^gamma log(p_t)`` (Lin et al. 2017, RetinaNet, equation 5), each class a yes-or-no question of
-    its own: logits are those of the foreground classes only.
+    ``-alpha_t (1 - p_t)^gamma log(p_t)``, each class a yes-or-no question of its own: logits are those of the
+    foreground classes only.
 
     Args:
         alpha: weight of the positive answer; the negative one has ``1 - alpha``.
         gamma: how little well-classified anchors count; 1.5 in EfficientDet, 2 in RetinaNet, 0 is cross-entropy.
-        shared: see :class:`DetectionLoss`.
     """
 
     activation = "sigmoid"
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 1.5, **shared: Any) -> None:
-        super().__init__(**shared)
+    def __init__(self, alpha: float = 0.25, gamma: float = 1.5) -> None:
         self.alpha = alpha
         self.gamma = gamma
 
-    def classification(self, logits: torch.Tensor, classes: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        yes = F.one_hot(classes, logits.shape[-1] + 1)[..., 1:] > 0  # (N, A, K)
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        logits = outputs.cls_logits.float()
+        labels = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
+        yes = assignment.classes[..., None] == labels  # (N, A, K)
         z = torch.where(yes, logits, -logits)  # p_t = sigmoid(z)
         # 1 - p_t = exp(-softplus(z)): as a power of a difference it would lose its gradient for sure answers
         focal = F.softplus(-z) * torch.exp(-self.gamma * F.softplus(z))
         weighted = torch.where(yes, self.alpha, 1 - self.alpha) * focal
-        return (weighted * ~ignored[..., None]).sum()
+        return (weighted * ~assignment.ignored[..., None]).sum()
+
+
+class SmoothL1:
+    """Smooth L1 loss of the box code, square up to ``delta`` and straight beyond (SSD, equation 2).
+
+    Args:
+        delta: where it turns from square to straight.
+        variances: of the box code, see :func:`.boxes.encode`.
+    """
+
+    def __init__(self, delta: float = 1.0, variances: Variances = SSD_VARIANCES) -> None:
+        self.delta = delta
+        self.variances = variances
+
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        wanted = encode(xyxy_to_cxcywh(assignment.boxes_xyxy), outputs.anchors_cxcywh, self.variances)
+        losses = self.of_offsets(outputs.bbox_regression.float(), wanted)
+        return torch.where(assignment.positive[..., None], losses, 0).sum()
+
+    def of_offsets(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """``(N, A, 4)`` each, and so the losses."""
+        return F.smooth_l1_loss(predicted, wanted, reduction="none", beta=self.delta)
+
+
+class Huber(SmoothL1):
+    """``delta`` times smooth L1, so that the square part is the same for every ``delta``."""
+
+    def of_offsets(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return F.huber_loss(predicted, wanted, reduction="none", delta=self.delta)
+
+
+class L1(SmoothL1):
+    """Absolute differences of the box code: smooth L1 without a square part."""
+
+    def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
+        super().__init__(0.0, variances)
+
+
+CLASS_LOSSES: dict[str, type[ClassLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}
+BOX_LOSSES: dict[str, Callable[..., BoxLoss]] = {"smooth_l1": SmoothL1, "l1": L1, "huber": Huber}

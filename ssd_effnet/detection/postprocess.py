@@ -62,7 +62,7 @@ class PostProcess(nn.Module):
         """
         scores, anchor, labels = self._candidates(outputs.cls_logits.float())
         boxes = self.boxes(outputs, anchor, input_size)
-        found = self.suppress(boxes, scores, labels, input_size, partial(nms, most=self.top_k))
+        found = self.suppress(boxes, scores, labels, anchor, input_size, partial(nms, most=self.top_k))
         if original_sizes is None:
             return found
         height, width = input_size
@@ -81,7 +81,13 @@ class PostProcess(nn.Module):
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)[..., 1:]
 
     def suppress(
-        self, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, input_size: tuple[int, int], nms: Nms
+        self,
+        boxes: torch.Tensor,
+        scores: torch.Tensor,
+        labels: torch.Tensor,
+        anchor: torch.Tensor,
+        input_size: tuple[int, int],
+        nms: Nms,
     ) -> Detections:
         """The best ``top_k`` of ``(N, n)`` candidates, best first, by an ``nms`` that takes what :func:`nms` takes."""
         sized = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
@@ -91,7 +97,7 @@ class PostProcess(nn.Module):
         scores, rank = torch.where(kept, scores, 0).topk(min(self.top_k, scores.shape[1]), dim=1)
         labels = torch.where(scores > 0, labels.gather(1, rank), 0)
         boxes = boxes.gather(1, rank[..., None].expand(-1, -1, 4)) * (labels > 0)[..., None]
-        return Detections(boxes, scores, labels)
+        return Detections(boxes, scores, labels, anchor.gather(1, rank))
 
     def scored(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores of the best ``pre_nms_top_k`` in falling order with anchor and label, ``(N, n)`` each.

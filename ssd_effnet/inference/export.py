@@ -89,7 +89,7 @@ class ExportedDetector(nn.Module):
         boxes = self.postprocess.boxes(outputs, anchor, self.size)
         if self.nms == "outside":
             return boxes, scores, labels
-        found = self.postprocess.suppress(boxes, scores, labels, self.size, nms_of_a_graph)
+        found = self.postprocess.suppress(boxes, scores, labels, anchor, self.size, nms_of_a_graph)
         return found.boxes_xyxy, found.scores, found.labels
 
 

@@ -84,4 +84,5 @@ class Detector(nn.Module):
         cls_logits, bbox_regression = self.head(maps)
         map_sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(map_sizes, (images.shape[-2], images.shape[-1]), cls_logits)
-        return RawOutputs(cls_logits, bbox_regression, anchors)
+        per_position = len(anchors) // sum(h * w for h, w in map_sizes)  # the same on every level
+        return RawOutputs(cls_logits, bbox_regression, anchors, tuple(h * w * per_position for h, w in map_sizes))

@@ -93,9 +93,8 @@ class Seen:
 
     def level_of_anchors(self) -> np.ndarray:
         """int64 ``(A,)``: place in :attr:`head_maps` of the level of each anchor."""
-        positions = np.array([h * w for h, w in (m.size for m in self.head_maps)])
-        per_position = len(self.outputs.anchors_cxcywh) // int(positions.sum())  # the same on every level
-        return np.repeat(np.arange(len(positions)), positions * per_position)
+        per_level = self.outputs.anchors_per_level
+        return np.repeat(np.arange(len(per_level)), per_level)
 
 
 @contextmanager
@@ -174,29 +173,15 @@ class Found:
 
 @torch.no_grad()
 def found(seen: Seen, postprocess: PostProcess) -> list[Found]:
-    """The detections, best first, each with its anchor: the one whose score and decoded box they are."""
-    outputs = seen.outputs
-    boxes, scores, labels = postprocess(outputs, seen.input_size).image(0)
-    of_anchors = postprocess.scores(outputs.cls_logits[0].float())
-    every = torch.arange(len(outputs.anchors_cxcywh), device=outputs.anchors_cxcywh.device)
-    decoded = postprocess.boxes(outputs, every[None], seen.input_size)[0]
-    level = seen.level_of_anchors()
-    result = []
-    for box, score, label in zip(boxes, scores, labels.tolist(), strict=True):
-        # the same operations on the same numbers: one anchor agrees to the last bit, a tie of scores is settled by box
-        apart = (of_anchors[:, label - 1] - score).abs() * 1e6 + (decoded - box).abs().sum(1)
-        anchor = int(apart.argmin())
-        result.append(
-            Found(
-                box_xyxy=box.cpu().numpy(),
-                score=float(score),
-                label=label,
-                anchor=anchor,
-                anchor_cxcywh=outputs.anchors_cxcywh[anchor].cpu().numpy(),
-                level=int(level[anchor]),
-            )
-        )
-    return result
+    """The detections, best first, each with its anchor."""
+    detections = postprocess(seen.outputs, seen.input_size)
+    boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(0))
+    anchors = detections.anchor_index[0, detections.labels[0] > 0].cpu().numpy()
+    places, level = seen.outputs.anchors_cxcywh.cpu().numpy(), seen.level_of_anchors()
+    return [
+        Found(box, float(score), int(label), int(anchor), places[anchor], int(level[anchor]))
+        for box, score, label, anchor in zip(boxes, scores, labels, anchors, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +246,7 @@ class AnchorMatches:
         anchors_xyxy: float32 ``(A, 4)``.
         counts: int64 ``(M, levels)``, positive anchors of each object.
         ignored_counts: int64 ``(levels,)``.
-        iou_threshold: from which on an anchor belongs to an object; None where the loss has a matching of its own.
+        iou_threshold: from which on an anchor belongs to an object; None where the matcher has none.
     """
 
     boxes_xyxy: np.ndarray
@@ -281,8 +266,8 @@ class AnchorMatches:
 
 @torch.no_grad()
 def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> AnchorMatches:
-    """The loss's own matching (:meth:`.losses.DetectionLoss.match`) of one image's anchors and objects."""
-    matches = criterion.match(seen.outputs, targets)
+    """What the loss's own matcher says of one image's anchors and objects."""
+    matches = criterion.matcher(seen.outputs, targets)
     rows = targets.is_object[0].nonzero()[:, 0]
     boxes = targets.boxes_xyxy[0, rows]
     anchors_xyxy = cxcywh_to_xyxy(seen.outputs.anchors_cxcywh)
@@ -304,5 +289,5 @@ def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> A
         anchors_xyxy=anchors_xyxy.cpu().numpy(),
         counts=counts,
         ignored_counts=np.bincount(level[ignored], minlength=len(seen.head_maps)),
-        iou_threshold=criterion.iou_threshold if type(criterion).match is DetectionLoss.match else None,
+        iou_threshold=getattr(criterion.matcher, "iou_threshold", None),
     )

@@ -16,8 +16,8 @@ from ssd_effnet.benchmark.reference.evaluator import DictionaryEvaluator
 from ssd_effnet.benchmark.reference.network import PackageBackbone
 from ssd_effnet.build import build_transforms
 from ssd_effnet.config.loading import ExperimentConfig
-from ssd_effnet.detection.boxes import area, cxcywh_to_xyxy, iou, nms, touching
-from ssd_effnet.detection.losses import MultiBoxLoss, _match_all, _match_near
+from ssd_effnet.detection.boxes import cxcywh_to_xyxy, nms
+from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.models.backbones import EfficientNet
@@ -56,7 +56,7 @@ def test_loss_and_gradients_are_those_of_the_loop(people: int, classes: int) -> 
         logits = torch.randn(4, 700, classes, generator=generator(4)).requires_grad_()
         offsets = torch.randn(4, 700, 4, generator=generator(5)).requires_grad_()
         if own:
-            losses = MultiBoxLoss()(RawOutputs(logits, offsets, anchors), targets)
+            losses = DetectionLoss(MultiBoxLoss())(RawOutputs(logits, offsets, anchors), targets)
             cls, loc = losses.cls, losses.loc
         else:
             cls, loc = reference.multibox_loss(logits, offsets, anchors, list(boxes), list(labels))
@@ -64,28 +64,6 @@ def test_loss_and_gradients_are_those_of_the_loop(people: int, classes: int) -> 
         values.append((cls, loc, logits.grad, offsets.grad))
     for own_value, plain in zip(*values, strict=True):
         torch.testing.assert_close(own_value, plain, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("negative_iou", [None, 0.4])
-def test_pairs_that_touch_are_enough_to_match(seed: int, negative_iou: float | None) -> None:
-    anchors = anchors_of(seed, 500)
-    boxes = boxes_of(seed + 10, 3, 7)
-    boxes[0, 1] = boxes[0, 0]  # two objects in one place
-    boxes[1, 0] += 10_000  # an object that no anchor touches
-    labels = (torch.rand(3, 7, generator=generator(seed)) < 0.8).long()
-    ignore = (torch.rand(3, 7, generator=generator(seed + 1)) < 0.3) & (labels > 0)
-    targets = Targets(boxes, labels, ignore)
-    everywhere, near = (match(anchors, targets, 0.5, negative_iou) for match in (_match_all, _match_near))
-    assert torch.equal(everywhere.object_index, near.object_index)
-    assert torch.equal(everywhere.ignored, near.ignored)
-
-
-def test_boxes_touch_where_they_share_area() -> None:
-    a, b = boxes_of(0, 30), boxes_of(1, 40)
-    rows, columns = touching(a, b)
-    assert torch.equal(torch.stack([rows, columns], 1), (iou(a, b) > 0).nonzero())
-    assert (area(a) > 0).all()
 
 
 # --- detections ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,17 @@
 """Matching and losses by hand."""
 
+from dataclasses import fields
+from typing import Any
+
+import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_kaist.structures import Targets
-from ssd_effnet.detection.boxes import encode, xyxy_to_cxcywh
-from ssd_effnet.detection.losses import MultiBoxLoss, match
+from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
+from ssd_effnet.detection.losses import BOX_LOSSES, CLASS_LOSSES, DetectionLoss, MultiBoxLoss
+from ssd_effnet.detection.matching import Assignment, MaxIoUMatcher
 from ssd_effnet.structures import RawOutputs
 
 # four anchors of 10x10 in a row, and one of 10x20 over the first
@@ -27,11 +33,19 @@ def targets(*images: list[tuple[list[float], bool]]) -> Targets:
     return result
 
 
+def match(anchors: torch.Tensor, truth: Targets, *thresholds: float) -> Assignment:
+    nothing = torch.zeros(len(truth.labels), len(anchors), 1)
+    return MaxIoUMatcher(*thresholds)(RawOutputs(nothing, nothing.expand(-1, -1, 4), anchors), truth)
+
+
 def test_every_object_gets_its_best_anchor_and_all_above_the_threshold() -> None:
     # the first object equals anchor 0 and covers half of anchor 4; the second touches anchor 2 by IoU 1/3 only
     found = match(ANCHORS, targets([([0, 0, 10, 10], False), ([25, 0, 35, 10], False)]))
     # IoU of the second object with anchors 2 and 3 is 1/3 each: the first of them is its best
     assert found.object_index.tolist() == [[0, -1, 1, -1, 0]]
+    assert found.classes.tolist() == [[1, 0, 1, 0, 1]]
+    torch.testing.assert_close(found.quality, torch.tensor([[1, 0, 1 / 3, 0, 0.5]]))
+    assert found.boxes_xyxy[0, 2:4].tolist() == [[25, 0, 35, 10], [30, 0, 40, 10]]  # an object, the anchor itself
     assert not found.ignored.any()
 
 
@@ -63,7 +77,7 @@ def outputs(images: int) -> RawOutputs:
 def test_loss_equals_a_written_out_computation() -> None:
     truth = targets([([0, 0, 10, 10], False)], [], [([0, 0, 40, 20], True)])
     raw = outputs(3)
-    losses = MultiBoxLoss(negative_ratio=1.0, min_negatives=1)(raw, truth)
+    losses = DetectionLoss(MultiBoxLoss(negative_ratio=1.0, min_negatives=1))(raw, truth)
 
     positives = {0: [0, 4], 1: [], 2: []}
     candidates = {0: [1, 2, 3], 1: [0, 1, 2, 3, 4], 2: []}  # the region of image 2 covers every anchor
@@ -85,7 +99,7 @@ def test_loss_equals_a_written_out_computation() -> None:
 
 def test_a_batch_without_any_object_still_teaches() -> None:
     raw = outputs(2)
-    losses = MultiBoxLoss(min_negatives=2)(raw, targets([], []))
+    losses = DetectionLoss(MultiBoxLoss(min_negatives=2))(raw, targets([], []))
     losses.total.backward()
     assert losses.positives.item() == 0
     assert torch.isfinite(losses.total) and losses.total > 0
@@ -94,5 +108,53 @@ def test_a_batch_without_any_object_still_teaches() -> None:
 
 
 def test_a_batch_of_ignore_regions_only_is_zero_and_finite() -> None:
-    losses = MultiBoxLoss()(outputs(1), targets([([0, 0, 40, 20], True)]))
+    losses = DetectionLoss(MultiBoxLoss())(outputs(1), targets([([0, 0, 40, 20], True)]))
     assert losses.total.item() == 0
+
+
+class NoWaits(TorchDispatchMode):
+    """Forbids every operation at which the host would wait for a GPU, or whose shape depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masks = [x for x in args[1] if x is not None and x.dtype == torch.bool] if name.startswith("index") else []
+        assert name not in {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim"} and not masks, (
+            name
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("class_loss", CLASS_LOSSES)
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+def test_nothing_waits_for_the_device_from_forward_to_backward(class_loss: str, box_loss: str) -> None:
+    raw, truth = outputs(2), targets([([0, 0, 10, 10], False), ([0, 0, 40, 20], True)], [])
+    criterion = DetectionLoss(CLASS_LOSSES[class_loss](), BOX_LOSSES[box_loss](), MaxIoUMatcher(0.5, 0.4))
+    with NoWaits():
+        criterion(raw, truth).total.backward()
+    assert raw.cls_logits.grad is not None and raw.cls_logits.grad.abs().sum() > 0
+    with pytest.raises(AssertionError), NoWaits():
+        raw.cls_logits[raw.cls_logits > 0].sum().item()
+
+
+def test_matching_in_pieces_is_matching_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    anchors = torch.rand(300, 4, generator=random) * 60 + 4
+    first = torch.rand(3, 7, 2, generator=random) * 60
+    boxes = torch.cat([first, first + 3 + 40 * torch.rand(3, 7, 2, generator=random)], 2)
+    boxes[0, 5] = boxes[0, 0]  # two objects in one place
+    boxes[1, 0] += 10_000  # an object that no anchor touches
+    truth = Targets(boxes, torch.ones(3, 7).long(), torch.rand(3, 7, generator=random) < 0.3)
+    whole = match(anchors, truth, 0.5, 0.4)
+    for pairs in (1, 2 * 3 * 300):
+        monkeypatch.setattr("ssd_effnet.detection.matching._PAIRS", pairs)
+        pieces = match(anchors, truth, 0.5, 0.4)
+        for field in fields(Assignment):
+            assert torch.equal(getattr(pieces, field.name), getattr(whole, field.name)), field.name
+    # by the plain rule
+    for image in range(3):
+        overlaps = iou(boxes[image], cxcywh_to_xyxy(anchors)) * truth.is_object[image][:, None]
+        for anchor in range(300):
+            claims = [o for o in range(7) if truth.is_object[image, o] and overlaps[o].argmax() == anchor]
+            best = int(overlaps[:, anchor].argmax())
+            expected = claims[-1] if claims else best if overlaps[best, anchor] >= 0.5 else -1
+            assert whole.object_index[image, anchor] == expected

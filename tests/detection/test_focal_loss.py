@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import encode, xyxy_to_cxcywh
-from ssd_effnet.detection.losses import FocalLoss, MultiBoxLoss, match
+from ssd_effnet.detection.losses import L1, BoxLoss, ClassLoss, DetectionLoss, FocalLoss, Huber, MultiBoxLoss, SmoothL1
+from ssd_effnet.detection.matching import Assignment, MaxIoUMatcher
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.structures import RawOutputs
 
@@ -25,7 +26,7 @@ def outputs(logits: torch.Tensor) -> RawOutputs:
 
 def test_one_answer_by_hand() -> None:
     """At logit 0, p = 1/2: alpha 2^-gamma ln 2 for a yes, (1 - alpha) 2^-gamma ln 2 for a no."""
-    losses = FocalLoss()(outputs(torch.zeros(1, 4, 2)), TARGETS)
+    losses = DetectionLoss(FocalLoss())(outputs(torch.zeros(1, 4, 2)), TARGETS)
     # anchors 0, 1, 2 count, two classes each; anchor 0 is a yes in class 2 only
     one = 2**-1.5 * math.log(2)
     assert losses.cls.item() == pytest.approx(one * (0.25 + 5 * 0.75), rel=1e-6)
@@ -43,7 +44,7 @@ def test_equality_with_the_formula() -> None:
                 expected -= alpha * (1 - p) ** gamma * math.log(p)
             else:
                 expected -= (1 - alpha) * p**gamma * math.log(1 - p)
-    losses = FocalLoss(alpha, gamma)(outputs(logits), TARGETS)
+    losses = DetectionLoss(FocalLoss(alpha, gamma))(outputs(logits), TARGETS)
     assert losses.cls.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -52,7 +53,7 @@ def test_gamma_0_is_cross_entropy() -> None:
     wanted = torch.zeros(1, 4, 2)
     wanted[0, 0, 1] = 1
     expected = 0.5 * F.binary_cross_entropy_with_logits(logits[:, :3], wanted[:, :3], reduction="sum")
-    torch.testing.assert_close(FocalLoss(0.5, 0.0)(outputs(logits), TARGETS).cls, expected)
+    torch.testing.assert_close(DetectionLoss(FocalLoss(0.5, 0.0))(outputs(logits), TARGETS).cls, expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0])
@@ -60,7 +61,7 @@ def test_gamma_0_is_cross_entropy() -> None:
 def test_extreme_logits_have_finite_losses_and_gradients(gamma: float, size: float) -> None:
     for sign in (-1, 1):
         logits = torch.full((1, 4, 2), sign * size, requires_grad=True)
-        losses = FocalLoss(gamma=gamma)(outputs(logits), TARGETS)
+        losses = DetectionLoss(FocalLoss(gamma=gamma))(outputs(logits), TARGETS)
         losses.total.backward()
         assert torch.isfinite(losses.total) and torch.isfinite(logits.grad).all()
         # a wrong answer, however sure, is pulled back
@@ -69,8 +70,13 @@ def test_extreme_logits_have_finite_losses_and_gradients(gamma: float, size: flo
 
 def test_images_without_objects_are_divided_by_one() -> None:
     nothing = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool))
-    losses = FocalLoss()(outputs(torch.zeros(1, 4, 1)), nothing)
+    losses = DetectionLoss(FocalLoss())(outputs(torch.zeros(1, 4, 1)), nothing)
     assert losses.cls.item() == pytest.approx(4 * 0.75 * 2**-1.5 * math.log(2)) and losses.loc.item() == 0
+
+
+def match(anchors: torch.Tensor, truth: Targets, *thresholds: float) -> Assignment:
+    nothing = torch.zeros(len(truth.labels), len(anchors), 1)
+    return MaxIoUMatcher(*thresholds)(RawOutputs(nothing, nothing.expand(-1, -1, 4), anchors), truth)
 
 
 def test_the_ignore_band() -> None:
@@ -83,18 +89,18 @@ def test_the_ignore_band() -> None:
 
 
 @pytest.mark.parametrize("kind", [FocalLoss, MultiBoxLoss])
-def test_box_losses_of_both_kinds(kind: type[FocalLoss] | type[MultiBoxLoss]) -> None:
+def test_box_losses_of_both_kinds(kind: type[ClassLoss]) -> None:
     raw = RawOutputs(torch.zeros(1, 1, 3), torch.tensor([[[0.05, 1.0, 0.0, 0.0]]]), ANCHORS[:1])
 
-    def loc(**settings: float | str) -> float:
-        return kind(**settings)(raw, TARGETS).loc.item()
+    def loc(box_loss: BoxLoss | None = None, weight: float = 1.0) -> float:
+        return DetectionLoss(kind(), box_loss, box_weight=weight)(raw, TARGETS).loc.item()
 
     # the anchor equals the object: offsets 0 are wanted
     assert loc() == pytest.approx(0.05**2 / 2 + 0.5)
-    assert loc(localization="l1") == pytest.approx(1.05)
-    assert loc(localization="huber", localization_delta=0.1) == pytest.approx(0.05**2 / 2 + 0.1 * (1 - 0.05))
-    assert loc(localization="smooth_l1", localization_delta=0.1) == pytest.approx(0.05**2 / 0.2 + 0.95)
-    assert loc(localization_weight=50.0) == pytest.approx(50 * (0.05**2 / 2 + 0.5))
+    assert loc(L1()) == pytest.approx(1.05)
+    assert loc(Huber(0.1)) == pytest.approx(0.05**2 / 2 + 0.1 * (1 - 0.05))
+    assert loc(SmoothL1(0.1)) == pytest.approx(0.05**2 / 0.2 + 0.95)
+    assert loc(weight=50.0) == pytest.approx(50 * (0.05**2 / 2 + 0.5))
 
 
 @pytest.mark.parametrize("variances", [(0.1, 0.2), (1.0, 1.0)])
@@ -104,7 +110,9 @@ def test_offsets_that_the_loss_wants_are_boxes_that_postprocess_returns(variance
     wanted = encode(xyxy_to_cxcywh(box), anchors, variances)
     raw = RawOutputs(torch.tensor([[[5.0]]]), wanted[None], anchors)
     targets = Targets(box[None], torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool))
-    assert FocalLoss(variances=variances)(raw, targets).loc.item() == pytest.approx(0, abs=1e-6)
+    assert DetectionLoss(FocalLoss(), SmoothL1(variances=variances))(raw, targets).loc.item() == pytest.approx(
+        0, abs=1e-6
+    )
     found = PostProcess(activation="sigmoid", variances=variances)(raw, (64, 80))
     torch.testing.assert_close(found.boxes_xyxy[0, :1], box)
     torch.testing.assert_close(found.scores[0, 0], torch.tensor(5.0).sigmoid())

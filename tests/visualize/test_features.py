@@ -18,7 +18,8 @@ from data_kaist.errors import DataError, ImageError
 from data_kaist.structures import Targets
 from ssd_effnet.build import build_criterion, build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
-from ssd_effnet.detection.losses import Matches, MultiBoxLoss, match
+from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
+from ssd_effnet.detection.matching import Assignment
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.inference.predictor import Predictor, load_detector
 from ssd_effnet.models.anchors import AnchorGenerator
@@ -188,7 +189,7 @@ def test_the_matches_are_those_of_the_loss(predictor: Predictor) -> None:
     ignore = torch.tensor([[False, True, False, False]])
     targets = Targets(boxes, torch.tensor([[1, 1, 1, 0]]), ignore)
     anchors = seen.outputs.anchors_cxcywh
-    wanted = match(anchors, targets, criterion.iou_threshold, criterion.negative_iou)
+    wanted = criterion.matcher(seen.outputs, targets)
     matches = matched_anchors(seen, targets, criterion)
     np.testing.assert_array_equal(matches.boxes_xyxy, boxes[0, [0, 2]].numpy())
     for row, number in ((0, 0), (2, 1)):
@@ -212,19 +213,18 @@ def test_the_matches_are_those_of_the_loss(predictor: Predictor) -> None:
     assert nobody.counts.shape == (0, 6) and (nobody.object_of_anchor == -1).all()
 
 
-class LastAnchors(MultiBoxLoss):
-    """Each object's first eight anchors from the end, and the first three ignored."""
-
-    def match(self, outputs: RawOutputs, targets: Targets) -> Matches:
-        object_index = torch.full((1, len(outputs.anchors_cxcywh)), -1)
-        object_index[:, -8:] = 0
-        return Matches(object_index, torch.arange(object_index.shape[1])[None] < 3)
+def last_anchors(outputs: RawOutputs, targets: Targets) -> Assignment:
+    """The object's are the last eight anchors, and the first three are ignored."""
+    object_index = torch.full((1, len(outputs.anchors_cxcywh)), -1)
+    object_index[:, -8:] = 0
+    ignored = torch.arange(object_index.shape[1])[None] < 3
+    return Assignment.of_objects(outputs, targets, object_index, ignored, torch.ones_like(ignored, dtype=torch.float32))
 
 
 def test_matching_is_what_the_loss_says(predictor: Predictor) -> None:
     seen = see(predictor.detector, IMAGE)
     targets = Targets(torch.tensor([[[10.0, 5, 30, 50]]]), torch.tensor([[1]]), torch.tensor([[False]]))
-    criterion = LastAnchors()
+    criterion = DetectionLoss(MultiBoxLoss(), matcher=last_anchors)
     matches = matched_anchors(seen, targets, criterion)
     count = len(seen.outputs.anchors_cxcywh)
     assert matches.of_object(0).tolist() == list(range(count - 8, count))
