@@ -197,11 +197,14 @@ def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: no_network(args[0]))
     with pytest.raises(WeightsError) as caught:
         pretrained_weights("vgg16-bn", "imagenet")
-    assert str(caught.value) == (
-        "could not fetch https://download.pytorch.org/models/vgg16_bn-6c64b313.pth (Name or service not known); fetch "
-        f"it elsewhere and put it at {tmp_path / 'cache' / 'vgg16_bn-6c64b313.pth'}, or set `backbone.pretrained` to "
-        "the path of a file you have or to none, or take efficientnet-lite0, whose weights come with the requirements"
-    )
+    file = "vgg16_bn-6c64b313.pth"
+    for part in (
+        f"pytorch.org/models/{file}",
+        "service not known",
+        str(tmp_path / "cache" / file),
+        "`backbone.pretrained`",
+    ):
+        assert part in str(caught.value)
 
 
 def test_vgg_gives_torchvisions_maps(shared: Path) -> None:
