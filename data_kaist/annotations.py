@@ -19,7 +19,7 @@ from defusedxml.ElementTree import fromstring
 
 from data_kaist.errors import AnnotationError
 from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible, label_of
-from data_kaist.frames import daytime_of
+from data_kaist.splits import daytime_of
 from data_kaist.structures import PERSON, Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]

@@ -26,7 +26,7 @@ from data_kaist.files import (
     label_of,
     text_of,
 )
-from data_kaist.frames import daytime_of
+from data_kaist.splits import daytime_of
 from data_kaist.structures import PERSON, Annotations, Daytime
 
 

@@ -18,7 +18,7 @@ from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
 from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
-from data_kaist.structures import Batch, Targets
+from data_kaist.structures import Annotations, Batch, Targets
 from data_kaist.transforms import Sample, Transform
 
 __all__ = [
@@ -134,6 +134,11 @@ class DetectionDataset(Dataset[Sample]):
             self.cache = FrameCache(self.frames, modality, processes)
         elif cache == "disk":
             self.cache = DiskCache(self.frames, modality, cache_folder)
+
+    @property
+    def annotations(self) -> list[Annotations]:
+        """Those of each frame, in order."""
+        return [frame.annotations for frame in self.frames]
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -16,8 +16,8 @@ from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.files import is_inside
-from data_kaist.frames import is_frame_name, parse_split, select
 from data_kaist.images import AS_STORED, NOTE, Reading, image_size
+from data_kaist.splits import is_frame_name, parse_split, select
 from data_kaist.structures import Annotations
 
 Side = Literal["visible", "lwir"]
@@ -181,7 +181,7 @@ def load_kaist(
     ``setXX_VYYY_IZZZZZ.txt``. A frame belongs to the data set when it has an image or an annotation; one without the
     other is an error, so that half a download is not mistaken for the whole. Of flat annotations, which are published
     for a selection of the frames, these alone belong to it. Arguments and errors as in :func:`load_frames`; ``split``
-    and ``exclude`` as in :func:`data_kaist.frames.parse_split`, ``without_area`` as in
+    and ``exclude`` as in :func:`data_kaist.splits.parse_split`, ``without_area`` as in
     :func:`data_kaist.coco.read_coco`.
     """
     root = Path(root)

@@ -183,7 +183,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
     Args:
         path: a ``.json`` file, whose images are all taken, or a folder.
-        split: frames to take from a folder (:mod:`data_kaist.frames`).
+        split: frames to take from a folder (:mod:`data_kaist.splits`).
 
     Raises:
         data_kaist.errors.DataError: one sentence that names the file.

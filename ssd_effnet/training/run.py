@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,16 +22,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
-from data_kaist.dataset import DetectionDataset, load_frames
+from data_kaist.annotations import doubt_of_boxes, other_labels
+from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Failure
-from data_kaist.layouts import Frame, annotations_of, file_and_step, image_ids, shared
-from data_kaist.structures import PERSON, Annotations, DetectionTable
+from data_kaist.layouts import annotations_of, image_ids
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
     annotations_dir,
-    as_size,
     build_criterion,
     build_dataset,
     build_detector,
@@ -45,15 +43,20 @@ from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import normalisation_in_doubt, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
-from ssd_effnet.evaluation.average_precision import average_precision
 from ssd_effnet.evaluation.metrics import metric_of
-from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import Scores, miss_rate_figure, write_results
-from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.layers import FrozenBatchNorm2d
 from ssd_effnet.models.weights import LoadReport, WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.training.callbacks import (
+    Doubts,
+    EMAWeightAveraging,
+    FusionWeights,
+    MetricsCsv,
+    ModelCheckpoint,
+    Pictures,
+)
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
     DEAD_WORKER,
@@ -66,15 +69,15 @@ from ssd_effnet.training.devices import (
 )
 from ssd_effnet.training.interruption import StopAfterStep
 from ssd_effnet.training.memory import enough_for_batches
-from ssd_effnet.training.module import (
-    LOG_EVERY,
-    Doubts,
-    EMAWeightAveraging,
-    FusionWeights,
-    MetricsCsv,
-    ModelCheckpoint,
-    Pictures,
-    TrainingModule,
+from ssd_effnet.training.module import LOG_EVERY, TrainingModule
+from ssd_effnet.training.preflight import (
+    blank,
+    refuse_shared_images,
+    refuse_single_values,
+    refuse_the_impossible,
+    refuse_to_end_warming_up,
+    refuse_to_train_on_nobody,
+    refuse_to_watch_nobody,
 )
 from ssd_effnet.training.progress import EpochLines, Waiting
 from ssd_effnet.training.run_directory import (
@@ -123,7 +126,7 @@ def run(
     for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
         logging.getLogger(chatter).setLevel(logging.WARNING)
     directory = RunDirectory.of(experiment, out)
-    _refuse_the_impossible(experiment)
+    refuse_the_impossible(experiment)
     processes = Processes.of(experiment)
     if processes.first:
         directory.refuse_to_mix(experiment, resume=resume)
@@ -174,18 +177,18 @@ def _run(
     for stage, dataset in datasets.items():
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
-        if others := other_labels(_annotations(dataset)):
+        if others := other_labels(dataset.annotations):
             echo(f"{stage}: not persons, so ignore regions: {others}")
-        if doubt := doubt_of_boxes(_annotations(dataset), experiment.data.min_height):
+        if doubt := doubt_of_boxes(dataset.annotations, experiment.data.min_height):
             echo(f"warning: {stage}: {doubt}")
         if dataset.cache is not None:
             echo(f"{stage}: decoded frames are kept and {dataset.cache}")
-    _refuse_to_train_on_nobody(experiment, datasets["train"])
-    _refuse_to_watch_nobody(experiment, datasets)
+    refuse_to_train_on_nobody(experiment, datasets["train"])
+    refuse_to_watch_nobody(experiment, datasets)
     if resumed:
         directory.refuse_other_data(describe_data(datasets))
     elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
-        _refuse_shared_images(experiment, datasets)
+        refuse_shared_images(experiment, datasets)
     begun_from: dict[str, Any] = {}
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
@@ -195,7 +198,7 @@ def _run(
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     elif not resumed and (doubt := normalisation_in_doubt(experiment)):
         echo(doubt)
-    _refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
+    refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:
@@ -221,7 +224,7 @@ def _run(
         build_criterion(experiment),
         build_postprocess(experiment),
         lambda model, steps: _optimizers(experiment, model, steps),
-        {stage: _annotations(dataset) for stage, dataset in datasets.items()},
+        {stage: dataset.annotations for stage, dataset in datasets.items()},
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
     )
@@ -230,7 +233,7 @@ def _run(
     waiting = Waiting()
     loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
     if not resumed:
-        _refuse_to_end_warming_up(experiment, len(loaders["train"]))
+        refuse_to_end_warming_up(experiment, len(loaders["train"]))
     rows = MetricsCsv(directory.metrics_file)
     begin = read_plain(directory.last)["global_step"] if resumed else None
     trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks], rows, begin)
@@ -426,39 +429,9 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
 
 
-def _blank(experiment: ExperimentConfig) -> torch.Tensor:
-    """An image as it enters the detector, black."""
-    channels = len(CHANNELS[experiment.input.modality])
-    return torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
-
-
-def _refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
-    """A norm of one value has nothing to normalise by; in batches of one image, torch stops at it in the first step."""
-    if images > 1:
-        return
-
-    def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        batch, channels, *size = inputs[0].shape
-        if inputs[0].numel() == batch * (norm.num_groups if isinstance(norm, nn.GroupNorm) else channels):
-            raise RunError(
-                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and a batch has "
-                "one image; set trainer.batch_size to 2 or more (with as many images to train on), input.size higher, "
-                "or extras.strides shorter"
-            )
-
-    norms = {name: part for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)}
-    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
-    detector.eval()
-    with torch.no_grad():
-        detector(_blank(experiment))
-    detector.train()
-    for hook in hooks:
-        hook.remove()
-
-
 def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> RuntimeChoice:
     """The fastest way to train this detector on the CPU, applied; weights and statistics stay as they are."""
-    image = _blank(experiment)
+    image = blank(experiment)
 
     def step() -> None:
         outputs = detector(image)
@@ -476,93 +449,10 @@ def _epoch_of(checkpoint: Path) -> int:
     return int(read_plain(checkpoint)["epoch"]) + 1
 
 
-def _refuse_the_impossible(experiment: ExperimentConfig) -> None:
-    """What the schema allows and this machine or this code cannot do."""
-    t = experiment.trainer
-    if t.accelerator == "gpu" and not torch.cuda.is_available():
-        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-    if len(experiment.head.classes) > 1:
-        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
-
-
-def _refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
-    """A split whose objects are all ignore regions teaches nothing."""
-    split, least = experiment.data.train, experiment.data.min_height
-    annotations = _annotations(dataset)
-    if all(training_ignore(of_frame, least).all() for of_frame in annotations):
-        persons = sum(int((of_frame.labels == PERSON).sum()) for of_frame in annotations)
-        raise RunError(
-            f"the training split {split!r} contains nobody to be found: of its {sum(map(len, annotations)):,} objects "
-            f"{persons:,} are persons, and each of them is flagged, lower than data.min_height ({least:g} pixels) or "
-            "over the border"
-        )
-
-
-def _refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """No image of one COCO file is to be trained on and to be validated or tested on as well."""
-    e, t = experiment.data, experiment.trainer
-    splits = {"train": e.train, "val": e.val, "test": e.test}
-    frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
-    chooses = t.test_checkpoint == "best" or experiment.schedule.name == "plateau"
-    said = []
-    for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
-        if stage not in frames or other not in frames:
-            continue
-        others = frames[other]
-        files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
-        if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
-            others = load_frames("coco", e.root, e.train, images=e.images, modality=None, skipped=[])
-        if both := shared(frames[stage], others):
-            of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
-            said.append(
-                f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"
-            )
-    if said:
-        raise RunError(f"{'; '.join(said)}; take them out of one of the two, or set data.allow_overlap: true")
-
-
-def _refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """Miss rate and AP need somebody to find: noticed before hours are spent."""
-    if "val" not in datasets:
-        return
-    watched = {"trainer.monitor": experiment.trainer.monitor}
-    if experiment.schedule.name == "plateau":
-        watched["schedule.monitor"] = experiment.schedule.monitor
-    annotations = _annotations(datasets["val"])
-    evaluator = MissRateEvaluator(annotations)
-    for key, monitor in watched.items():
-        subset = monitor.removeprefix("val/MR/")
-        if subset in SUBSETS:
-            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"person counted by the subset {subset}"
-        else:
-            ap = average_precision(annotations, DetectionTable.empty()).get(monitor.removeprefix("val/"), 0.0)
-            lacks, who = math.isnan(ap), "person without the ignore flag"
-        if lacks:
-            raise RunError(
-                f"the validation split {experiment.data.val!r} contains no {who}, so {monitor} is undefined; set {key} "
-                "to another metric (val/loss_total is always defined) or choose another data.val"
-            )
-
-
-def _refuse_to_end_warming_up(experiment: ExperimentConfig, batches: int) -> None:
-    """Of ``batches`` an epoch: the learning rate should be reached before the run is over."""
-    epochs, warmup = experiment.trainer.epochs, experiment.schedule.warmup_steps
-    steps = epochs * math.ceil(batches / experiment.optimizer.accumulate)
-    if warmup >= steps:
-        raise RunError(
-            f"schedule.warmup_steps is {warmup}, but the run has {steps} steps (trainer.epochs {epochs}, {batches} "
-            "batches each), so that it would end before optimizer.lr is reached; set it lower, or 0 for none"
-        )
-
-
 def _without_traceback(error: DataError) -> DataError:
     """The error's own sentence: a loader's worker puts its traceback before it."""
     kind = type(error)
     return kind(str(error.args[0]).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
-
-
-def _annotations(dataset: DetectionDataset) -> list[Annotations]:
-    return [frame.annotations for frame in dataset.frames]
 
 
 def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> dict[str, Any]:

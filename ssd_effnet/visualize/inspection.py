@@ -14,9 +14,9 @@ from rich.text import Text
 from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
 from data_kaist.dataset import Frame, doubts_of, load_frames, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
-from data_kaist.frames import STUDY_VALIDATION
 from data_kaist.images import Reading
 from data_kaist.layouts import Modality, Skipped, annotations_of, spread
+from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import (
     ChannelStatistics,
     ObjectStatistics,

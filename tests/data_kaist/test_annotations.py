@@ -9,7 +9,7 @@ import pytest
 
 from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml, read_annotation, training_ignore
 from data_kaist.errors import AnnotationError
-from data_kaist.frames import FrameName, parse_split
+from data_kaist.splits import FrameName, parse_split
 from data_kaist.structures import PERSON, Annotations
 
 OBJECT = (

@@ -16,7 +16,7 @@ MODULES = [
 
 
 def test_there_are_examples() -> None:
-    assert {"ssd_effnet.detection.boxes", "ssd_effnet.evaluation.miss_rate", "data_kaist.frames"} <= set(MODULES)
+    assert {"ssd_effnet.detection.boxes", "ssd_effnet.evaluation.miss_rate", "data_kaist.splits"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -21,8 +21,8 @@ from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml
 from data_kaist.coco import CocoDataset, read_coco
 from data_kaist.detections import read_detections
 from data_kaist.errors import AnnotationError, DataError, DetectionFileError, ImageError
-from data_kaist.frames import parse_split
 from data_kaist.images import MAX_PIXELS_VARIABLE, read_image
+from data_kaist.splits import parse_split
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.config.keys import settings as settings_of
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment

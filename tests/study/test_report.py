@@ -39,7 +39,7 @@ from ssd_effnet.study.figures import ParetoPoint, front, learning_curves, miss_r
 from ssd_effnet.study.latency import latency
 from ssd_effnet.study.plan import check, plan, remember, runs_of
 from ssd_effnet.study.records import Difference, Study, load_study
-from ssd_effnet.training.module import MetricsCsv
+from ssd_effnet.training.callbacks import MetricsCsv
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_environment
 from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.drawing import FinishedRun

@@ -18,8 +18,10 @@ from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experi
 from ssd_effnet.config.schema import ScheduleConfig, TrainerConfig
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.structures import RawOutputs
+from ssd_effnet.training import preflight
 from ssd_effnet.training import run as running
-from ssd_effnet.training.module import EMAWeightAveraging, ModelCheckpoint, NonFiniteError
+from ssd_effnet.training.callbacks import EMAWeightAveraging, ModelCheckpoint
+from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError
 
@@ -291,9 +293,9 @@ def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
     e = small(few_pairs, "trainer.batch_size=1", f"input.size={size}")
     detector = build_detector(e)[0]
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    running._refuse_single_values(detector, e, 2)
+    preflight.refuse_single_values(detector, e, 2)
     if fits:
-        running._refuse_single_values(detector, e, 1)
+        preflight.refuse_single_values(detector, e, 1)
         assert detector.training and all(torch.equal(before[n], t) for n, t in detector.state_dict().items())
         return
     with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
@@ -305,7 +307,7 @@ def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Pat
     with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
         run(e, tmp_path, echo=silent)
     e.schedule.warmup_steps = 3
-    running._refuse_to_end_warming_up(e, 2)
+    preflight.refuse_to_end_warming_up(e, 2)
     assert small(few_pairs).schedule.warmup_steps == 0  # --tiny, of an experiment with 50
 
 

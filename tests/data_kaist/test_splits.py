@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_kaist.errors import SplitError
-from data_kaist.frames import STUDY_VALIDATION, FrameName, daytime_of, is_frame_name, parse_split, select
+from data_kaist.splits import STUDY_VALIDATION, FrameName, daytime_of, is_frame_name, parse_split, select
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,195 @@
+"""What a run does beside its steps: best epoch, moving average (EMA), metrics.csv, fusion weights, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
+from data_kaist.errors import ImageError
+from data_kaist.files import write_whole
+from data_kaist.layouts import spread
+from ssd_effnet.drawing import Marking, beside, draw, encoded
+from ssd_effnet.evaluation.scores import miss_rate_figure
+from ssd_effnet.models.necks import GraphNeck
+from ssd_effnet.training.module import TrainingModule
+
+
+class ModelCheckpoint(callbacks.ModelCheckpoint):
+    """Lightning's, but that of equal epochs the later one is kept: the first has learned the least.
+
+    A run that was moved goes on with the best score that it had: its files lie in the present folder.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": models, "dirpath": self.dirpath})
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        better = super().check_monitor_top_k(trainer, current)
+        return better or (current is not None and bool(current == self.best_model_score))
+
+
+class EMAWeightAveraging(callbacks.WeightAveraging):
+    """Exponential moving average of weights and statistics, also of a short run.
+
+    Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
+    ``num_updates``), so that the first steps are soon forgotten. t travels in the checkpoint.
+
+    Args:
+        decay: of a long run, in 0..1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def follow(average: torch.Tensor, now: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return average + (now - average) * torch.clamp(9 / (10 + t), min=1 - decay)
+
+        super().__init__(avg_fn=follow)
+
+
+class MetricsCsv(Callback):
+    """``metrics.csv``: one row an epoch. The rows travel in the checkpoint, so a resumed run rewrites the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            row[name] = float(value)
+        self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
+        if trainer.is_global_zero:
+            self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue())
+
+
+class FusionWeights(Callback):
+    """``fusion/<node>/<input>`` each epoch: what each node of a weighted neck multiplies its inputs by.
+
+    Of the weights that are validated and tested: the averaged ones where there are such. So one sees which level a node
+    listens to. Silent where nothing is learned.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        neck = pl_module.detector.part("neck") if isinstance(pl_module, TrainingModule) else None
+        if not isinstance(neck, GraphNeck):
+            return
+        averages = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, callbacks.WeightAveraging)]
+        for average in averages:
+            average.on_validation_epoch_start(trainer, pl_module)  # exchanges the weights, and the end does it again
+        weights = {
+            f"fusion/{node}/{name}": weight
+            for node, inputs in neck.fusion_weights().items()
+            for name, weight in inputs.items()
+        }
+        for average in averages:
+            average.on_validation_epoch_end(trainer, pl_module)
+        if weights:
+            pl_module.log_dict(weights)
+
+
+class Doubts(Callback):
+    """Says once what is doubtful in the image files that were read: values of more than 8 bits, orientation tags.
+
+    Args:
+        datasets: by stage.
+        echo: told one line about each.
+    """
+
+    def __init__(self, datasets: Mapping[str, DetectionDataset], echo: Callable[[str], None]) -> None:
+        self.datasets = datasets
+        self.echo = echo
+        self.said: dict[tuple[str, str], str] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at a few frames before hours are spent."""
+        dataset = self.datasets["train"]
+        for place in spread(dataset.frames, 8):
+            with suppress(ImageError):  # whoever comes to read it stops there
+                read_pair(dataset.frames[place], dataset.modality)
+        self._say(["train"], ("depth", "visible depth", "range"))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say([stage for stage in self.datasets if stage != "test"])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say(["test"])
+
+    def _say(self, stages: Sequence[str], kinds: Sequence[str] | None = None) -> None:
+        for stage in stages:
+            for kind, sentence in doubts_of(self.datasets[stage].frames).items():
+                before = self.said.get((stage, kind))
+                # shares over a few frames are said again over all of them
+                new = before is None or (kind == "range" and before != sentence)
+                if new and (kinds is None or kind in kinds):
+                    self.echo(f"{stage}: {sentence}")
+                    self.said[stage, kind] = sentence
+
+
+class Pictures(Callback):
+    """TensorBoard: the same validation frames each epoch with truth and detections, and the MR-FPPI curve.
+
+    Args:
+        dataset: validation frames.
+        count: how many of them, spread over the split.
+        min_score: detections below are not drawn.
+    """
+
+    def __init__(self, dataset: DetectionDataset, count: int = 8, min_score: float = 0.3) -> None:
+        self.dataset = dataset
+        self.min_score = min_score
+        self.chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, count)}) if count else []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        board = getattr(trainer.logger, "experiment", None) if trainer.is_global_zero else None
+        if board is None or not isinstance(pl_module, TrainingModule):
+            return
+        table, scores = pl_module.results["val"]
+        for place in self.chosen:
+            frame = self.dataset.frames[place]
+            found = table.of_image(place)
+            shown = found.scores >= self.min_score
+            truth = frame.annotations
+            person = ~training_ignore(truth, self.dataset.min_height)
+            markings = [
+                Marking("ignored", truth.boxes_xyxy[~person]),
+                Marking("truth", truth.boxes_xyxy[person]),
+                Marking("detection", found.boxes_xyxy[shown], [f"{s:.2f}" for s in found.scores[shown]]),
+            ]
+            pair = [image for image in read_pair(frame, self.dataset.modality) if image is not None]
+            picture = beside([draw(image, markings) for image in pair])
+            # as JPEG: add_image writes PNG, ten times the bytes, and TensorBoard reads them all before it shows a curve
+            image = Summary.Image(
+                height=picture.shape[0], width=picture.shape[1], colorspace=3, encoded_image_string=encoded(picture)
+            )
+            summary = Summary(value=[Summary.Value(tag=f"val/{frame.name}", image=image)])
+            board.file_writer.add_summary(summary, trainer.global_step)
+        board.add_figure("val/miss_rate_over_fppi", miss_rate_figure({"val": scores}), trainer.global_step)

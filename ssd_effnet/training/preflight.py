@@ -1,0 +1,137 @@
+"""Checks before the first step: what would end in a wrong result or a traceback is one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data_kaist.annotations import training_ignore
+from data_kaist.dataset import DetectionDataset, load_frames
+from data_kaist.layouts import Frame, file_and_step, shared
+from data_kaist.structures import PERSON, DetectionTable
+from ssd_effnet.build import (
+    as_size,
+)
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.subsets import SUBSETS
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.fusion import CHANNELS
+from ssd_effnet.training.run_directory import (
+    RunError,
+)
+
+
+def blank(experiment: ExperimentConfig) -> torch.Tensor:
+    """An image as it enters the detector, black."""
+    channels = len(CHANNELS[experiment.input.modality])
+    return torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
+
+
+def refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
+    """A norm of one value has nothing to normalise by; in batches of one image, torch stops at it in the first step."""
+    if images > 1:
+        return
+
+    def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        batch, channels, *size = inputs[0].shape
+        if inputs[0].numel() == batch * (norm.num_groups if isinstance(norm, nn.GroupNorm) else channels):
+            raise RunError(
+                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and a batch has "
+                "one image; set trainer.batch_size to 2 or more (with as many images to train on), input.size higher, "
+                "or extras.strides shorter"
+            )
+
+    norms = {name: part for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)}
+    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
+    detector.eval()
+    with torch.no_grad():
+        detector(blank(experiment))
+    detector.train()
+    for hook in hooks:
+        hook.remove()
+
+
+def refuse_the_impossible(experiment: ExperimentConfig) -> None:
+    """What the schema allows and this machine or this code cannot do."""
+    t = experiment.trainer
+    if t.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
+    if len(experiment.head.classes) > 1:
+        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
+
+
+def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
+    """A split whose objects are all ignore regions teaches nothing."""
+    split, least = experiment.data.train, experiment.data.min_height
+    annotations = dataset.annotations
+    if all(training_ignore(of_frame, least).all() for of_frame in annotations):
+        persons = sum(int((of_frame.labels == PERSON).sum()) for of_frame in annotations)
+        raise RunError(
+            f"the training split {split!r} contains nobody to be found: of its {sum(map(len, annotations)):,} objects "
+            f"{persons:,} are persons, and each of them is flagged, lower than data.min_height ({least:g} pixels) or "
+            "over the border"
+        )
+
+
+def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """No image of one COCO file is to be trained on and to be validated or tested on as well."""
+    e, t = experiment.data, experiment.trainer
+    splits = {"train": e.train, "val": e.val, "test": e.test}
+    frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
+    chooses = t.test_checkpoint == "best" or experiment.schedule.name == "plateau"
+    said = []
+    for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
+        if stage not in frames or other not in frames:
+            continue
+        others = frames[other]
+        files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
+        if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
+            others = load_frames("coco", e.root, e.train, images=e.images, modality=None, skipped=[])
+        if both := shared(frames[stage], others):
+            of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
+            said.append(
+                f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"
+            )
+    if said:
+        raise RunError(f"{'; '.join(said)}; take them out of one of the two, or set data.allow_overlap: true")
+
+
+def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
+    """Miss rate and AP need somebody to find: noticed before hours are spent."""
+    if "val" not in datasets:
+        return
+    watched = {"trainer.monitor": experiment.trainer.monitor}
+    if experiment.schedule.name == "plateau":
+        watched["schedule.monitor"] = experiment.schedule.monitor
+    annotations = datasets["val"].annotations
+    evaluator = MissRateEvaluator(annotations)
+    for key, monitor in watched.items():
+        subset = monitor.removeprefix("val/MR/")
+        if subset in SUBSETS:
+            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"person counted by the subset {subset}"
+        else:
+            ap = average_precision(annotations, DetectionTable.empty()).get(monitor.removeprefix("val/"), 0.0)
+            lacks, who = math.isnan(ap), "person without the ignore flag"
+        if lacks:
+            raise RunError(
+                f"the validation split {experiment.data.val!r} contains no {who}, so {monitor} is undefined; set {key} "
+                "to another metric (val/loss_total is always defined) or choose another data.val"
+            )
+
+
+def refuse_to_end_warming_up(experiment: ExperimentConfig, batches: int) -> None:
+    """Of ``batches`` an epoch: the learning rate should be reached before the run is over."""
+    epochs, warmup = experiment.trainer.epochs, experiment.schedule.warmup_steps
+    steps = epochs * math.ceil(batches / experiment.optimizer.accumulate)
+    if warmup >= steps:
+        raise RunError(
+            f"schedule.warmup_steps is {warmup}, but the run has {steps} steps (trainer.epochs {epochs}, {batches} "
+            "batches each), so that it would end before optimizer.lr is reached; set it lower, or 0 for none"
+        )
