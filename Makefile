@@ -79,4 +79,4 @@ docs: setup  ## the pages of docs/ as a site in site/; a link that leads nowhere
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 clean:  ## remove the environment and the caches; runs and data stay
-	rm -rf .venv site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

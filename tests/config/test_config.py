@@ -15,6 +15,7 @@ from ssd_effnet.config.loading import (
     normalisation_in_doubt,
     save_experiment,
 )
+from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.study.plan import plan
 
 ROOT = Path(__file__).parents[2]
@@ -246,7 +247,7 @@ def test_the_chain_is_in_the_order_of_its_questions() -> None:
     assert pretrained == {"imagenet"}
 
 
-def test_null_is_the_normalisation_of_the_weights(files: Path) -> None:
+def test_null_is_the_normalisation_of_the_weights(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LWIR has their average; what is written down are numbers."""
     own = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.mean=null", "input.std=null"]).input
     assert (own.mean, own.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
@@ -260,6 +261,7 @@ def test_null_is_the_normalisation_of_the_weights(files: Path) -> None:
         assert says in normalisation_in_doubt(doubted)
     half = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.std=null"]).input
     assert half.mean == ExperimentConfig().input.mean and half.std == own.std
+    monkeypatch.setitem(BACKBONES, "resnet18", BACKBONES["vgg16"])  # somebody's own, without published weights
     with pytest.raises(ConfigError, match=r"lite0\.yaml: key `input\.mean`: null .* resnet18"):
         load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.name=resnet18"])
 

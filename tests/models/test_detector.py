@@ -157,7 +157,7 @@ def test_parts_start_themselves_with_xavier_as_the_sweep_over_them_did(
 ) -> None:
     torch.manual_seed(0)
     part = build()
-    for module in ("adapters", "extras", "modality", "necks.graph"):
+    for module in ("adapters", "extras", "fusion", "necks.graph"):
         monkeypatch.setattr(f"ssd_effnet.models.{module}.initialise", lambda part: None)
     torch.manual_seed(0)
     swept = build()

@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(machine, "__file__", str(root / "ssd_effnet" / "machine.py"))
+    monkeypatch.setattr(machine, "__file__", str(root / "ssd_effnet" / "training" / "machine.py"))
     return root
 
 
