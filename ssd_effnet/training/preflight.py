@@ -14,18 +14,14 @@ from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, load_frames
 from data_kaist.layouts import Frame, file_and_step, shared
 from data_kaist.structures import PERSON, DetectionTable
-from ssd_effnet.build import (
-    as_size,
-)
+from ssd_effnet.build import as_size
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.average_precision import average_precision
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNELS
-from ssd_effnet.training.run_directory import (
-    RunError,
-)
+from ssd_effnet.training.run_directory import RunError
 
 
 def blank(experiment: ExperimentConfig) -> torch.Tensor:
