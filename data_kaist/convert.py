@@ -56,7 +56,7 @@ from data_kaist.files import (
     text_of,
     write_whole,
 )
-from data_kaist.images import Reading, image_size, read_image
+from data_kaist.images import Reading, endings_of, image_size, read_image
 from data_kaist.structures import PERSON
 
 Box = Literal["full", "visible"]
@@ -401,7 +401,7 @@ def _voc_splits(source: Path, xml: dict[Path, Path]) -> dict[str, list[Path]]:
 
 
 _SPLITS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_PICTURES = endings_of("image")
 
 
 def _by_top_folder(files: dict[Path, Path]) -> dict[str, list[Path]]:

@@ -1,11 +1,10 @@
-"""Reading image files, and refusing those that decoders silently repair."""
+"""Reads image files: depth, orientation and size are checked."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,6 @@ MAX_PIXELS = 100_000_000
 """Without the variable: 100 megapixels, 300 MB decoded."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
-
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = 0xD9
-# those that say something: FF 00 is a pixel's byte FF, and 01, D0 ... D8 mark a place and have no length
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-
 
 Orientation = Literal["never", "ignore", "follow"]
 
@@ -75,9 +67,8 @@ def read_image(
 ) -> np.ndarray:
     """Decode an image file.
 
-    A truncated JPEG decodes without complaint, with grey where data is missing: so its end marker is looked for. What
-    stands behind the end, as the film behind a telephone's "motion photo", is not read. A few bytes may claim
-    any size: the header is read first, and no more pixels are decoded than :func:`max_pixels` allows.
+    The header is read first, and no more pixels are decoded than :func:`max_pixels` allows: a few bytes may claim any
+    size. What follows the image's end, as the film of a "motion photo", is not read.
 
     Args:
         path: any name the file system allows, also outside ASCII; what the file is, its content says.
@@ -116,11 +107,9 @@ def _decoded(path: Path, colour: bool) -> tuple[np.ndarray, _Header]:
         raise ImageError(f"{path}: cannot read the image ({getattr(error, 'strerror', None) or error})") from error
     if not len(data):
         raise ImageError(f"{path}: the file is empty")
-    if not _is_whole(data):
-        raise ImageError(f"{path}: the image is truncated (no end marker after {len(data):,} bytes)")
     header = _header(data)
     if header is None:
-        raise ImageError(f"{path}: not an image that can be decoded{_instead(data)}")
+        raise _undecodable(path, data)
     height, width = header.size
     if height * width > (most := max_pixels()):
         raise ImageError(
@@ -137,8 +126,15 @@ def _decoded(path: Path, colour: bool) -> tuple[np.ndarray, _Header]:
     except cv2.error:
         image = None
     if image is None or image.shape[:2] != header.size:
-        raise ImageError(f"{path}: not an image that can be decoded")
+        raise _undecodable(path, data)
     return np.asarray(image), header
+
+
+def _undecodable(path: Path, data: np.ndarray) -> ImageError:
+    kind = kind_of(data[:200].tobytes())
+    if kind and kind.use == "image":
+        return ImageError(f"{path}: the image is truncated or damaged ({kind.name}, {len(data):,} bytes)")
+    return ImageError(f"{path}: not an image that can be decoded{f': it is {kind.name}' if kind else ''}")
 
 
 def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: np.ndarray | None = None) -> np.ndarray:
@@ -235,33 +231,6 @@ def max_pixels() -> int:
     return int(text)
 
 
-def _is_whole(data: np.ndarray) -> bool:
-    """Whether a JPEG has its end marker, and a PNG all of its chunks; other kinds are left to their decoders."""
-    head = data[:8].tobytes()
-    if head.startswith(_JPEG_START):
-        return _reaches_its_end(data.data)
-    if head != _PNG_START:
-        return True
-    at = len(_PNG_START)
-    while at + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8].tobytes())
-        at += 12 + length  # OpenCV takes memory for as much as a chunk says that it holds, up to 4 GiB
-        if kind == b"IEND":
-            return bool(at <= len(data))
-    return False
-
-
-def _reaches_its_end(jpeg: memoryview) -> bool:
-    """Whether the end marker comes, segment by segment: one that holds a small picture has the end of that inside."""
-    at = len(_JPEG_START)
-    while found := _JPEG_MARKER.search(jpeg, at):
-        at = found.end()
-        if found[1][0] == _JPEG_END:
-            return True
-        at += int.from_bytes(jpeg[at : at + 2], "big")  # it counts its own two bytes
-    return False
-
-
 class _Header(NamedTuple):
     """(height, width) and bits per value of an image file, its orientation tag, and whether decoding follows that."""
 
@@ -287,6 +256,8 @@ def _header(data: np.ndarray) -> _Header | None:
             if tiff is None and "exif" in image.info:
                 tag = image.getexif().get(_ORIENTATION_TAG, 1)
             tag = tag if tag in range(2, 9) else 1
+            if image.format == "PNG":
+                image.verify()  # OpenCV takes as much memory as a chunk states, up to 4 GiB
     except Exception:  # a broken header can send its readers anywhere
         return None
     return _Header((height, width), bits, tag, tiff is not None)
@@ -314,58 +285,51 @@ def _turned(image: np.ndarray, tag: int) -> np.ndarray:
     return image[:, ::-1] if tag in (2, 3, 6, 7) else image
 
 
-FileKind = Literal["image", "video", "other"]
+class FileKind(NamedTuple):
+    """A kind of file: what it is for, how its content begins, and the endings by which its files are recognised."""
 
-_KINDS: tuple[tuple[FileKind, dict[str, bytes]], ...] = (
-    (
-        "image",
-        {
-            "JPEG": rb"\xff\xd8\xff",
-            "PNG": rb"\x89PNG\r\n\x1a\n",
-            "WebP": rb"RIFF....WEBP",
-            "BMP": rb"BM.{4}\0{4}",
-            "TIFF": rb"II\*\0|MM\0\*",
-            "PNM": rb"P[1-6]\s+[#\d]",
-            "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-        },
-    ),
-    (
-        "other",
-        {
-            "GIF": rb"GIF8",
-            "HEIC": rb"\0...ftyp(hei|hev|mif1|msf1)",
-            "AVIF": rb"\0...ftypavi[fs]",
-            "a raw photograph": rb"\0...ftypcrx",
-            "sound": rb"\0...ftypM4[AB]",
-            "PDF": rb"%PDF",
-            "ZIP": rb"PK\x03\x04",
-            "text": rb"[\t\n\r\x20-\x7e]+\Z",
-        },
-    ),
-    (
-        "video",
-        {
-            "AVI": rb"RIFF....AVI ",
-            "MP4": rb"[\0-\x08]...(ftyp|moov|mdat|wide|free|skip)",
-            "Matroska": rb"\x1a\x45\xdf\xa3",
-            "MPEG": rb"\0\0\x01[\xba\xb3]",
-            "Flash": rb"FLV\x01",
-            "Windows Media": rb"\x30\x26\xb2\x75",
-            "MPEG-TS": rb"(....)?\x47.{187}(....)?\x47",
-        },
-    ),
+    name: str
+    use: Literal["image", "video", "other"]
+    start: bytes
+    endings: tuple[str, ...] = ()
+
+
+_RAW = (".dng", ".nef", ".nrw", ".cr2", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq")
+
+FILE_KINDS = (
+    FileKind("JPEG", "image", rb"\xff\xd8\xff", (".jpg", ".jpeg")),
+    FileKind("PNG", "image", rb"\x89PNG\r\n\x1a\n", (".png",)),
+    FileKind("WebP", "image", rb"RIFF....WEBP", (".webp",)),
+    FileKind("BMP", "image", rb"BM.{4}\0{4}", (".bmp",)),
+    FileKind("TIFF", "image", rb"II\*\0|MM\0\*", (".tif", ".tiff")),
+    FileKind("PNM", "image", rb"P[1-6]\s+[#\d]"),
+    FileKind("JPEG 2000", "image", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    FileKind("GIF", "other", rb"GIF8"),
+    FileKind("HEIC", "other", rb"\0...ftyp(hei|hev|mif1|msf1)"),
+    FileKind("AVIF", "other", rb"\0...ftypavi[fs]"),
+    FileKind("a raw photograph", "other", rb"\0...ftypcrx", _RAW),  # the others begin as a TIFF with a small picture
+    FileKind("sound", "other", rb"\0...ftypM4[AB]"),
+    FileKind("PDF", "other", rb"%PDF"),
+    FileKind("ZIP", "other", rb"PK\x03\x04"),
+    FileKind("text", "other", rb"[\t\n\r\x20-\x7e]+\Z"),
+    FileKind("AVI", "video", rb"RIFF....AVI ", (".avi",)),
+    FileKind("MP4", "video", rb"[\0-\x08]...(ftyp|moov|mdat|wide|free|skip)", (".mp4", ".mov", ".m4v")),
+    FileKind("Matroska", "video", rb"\x1a\x45\xdf\xa3", (".mkv", ".webm")),
+    FileKind("MPEG", "video", rb"\0\0\x01[\xba\xb3]", (".mpg", ".mpeg")),
+    FileKind("Flash", "video", rb"FLV\x01"),
+    FileKind("Windows Media", "video", rb"\x30\x26\xb2\x75", (".wmv",)),
+    FileKind("MPEG-TS", "video", rb"(....)?\x47.{187}(....)?\x47", (".ts",)),
 )
 
 
-def kind_of(head: bytes) -> tuple[str, FileKind] | None:
-    """What a file is by its first 200 bytes, and what it is for; None where they say nothing known."""
-    starts = ((name, kind, start) for kind, of_kind in _KINDS for name, start in of_kind.items())
-    return next(((name, kind) for name, kind, start in starts if re.match(start, head[:200], re.DOTALL)), None)
+def endings_of(use: str) -> frozenset[str]:
+    """The endings by which files of a use are recognised; of any other file its content decides."""
+    return frozenset(ending for kind in FILE_KINDS if kind.use == use for ending in kind.endings)
 
 
-def _instead(data: np.ndarray) -> str:
-    kind = kind_of(data[:200].tobytes())
-    return f": it is {kind[0]}" if kind and kind[1] != "image" else ""
+def kind_of(head: bytes) -> FileKind | None:
+    """The kind of a file by its first 200 bytes; None where they say nothing known."""
+    return next((kind for kind in FILE_KINDS if re.match(kind.start, head[:200], re.DOTALL)), None)
 
 
 def image_size(path: Path) -> tuple[int, int]:

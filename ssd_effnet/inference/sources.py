@@ -15,17 +15,11 @@ import cv2
 import numpy as np
 
 from data_kaist.errors import DataError, ImageError
-from data_kaist.images import Reading, kind_of, read_image
+from data_kaist.images import Reading, endings_of, kind_of, read_image
 from data_kaist.layouts import Side
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-"""Endings of what is an image, or should be one; of any other file its content decides."""
-
-VIDEOS = frozenset({".avi", ".mp4", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"})
-"""Likewise of videos."""
-
-_RAW = frozenset({".dng", ".nef", ".nrw", ".cr2", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq"})
-"""Photographs as the sensor has them: in form a TIFF, which holds a small picture only."""
+IMAGES, VIDEOS = endings_of("image"), endings_of("video")
+_RAW = endings_of("other")  # in form a TIFF, which holds a small picture only
 
 _USUAL_FPS = 25.0
 _ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
@@ -193,7 +187,7 @@ def states_its_length(video: Video) -> bool:
     """Whether the kind of file says how many frames it holds; others say it from their duration."""
     with video.path.open("rb") as file:
         kind = kind_of(file.read(200))
-    return kind is not None and kind[0] in ("AVI", "MP4")
+    return kind is not None and kind.name in ("AVI", "MP4")
 
 
 def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray | None]:
@@ -299,7 +293,7 @@ def _content(path: Path) -> str | None:
             kind = kind_of(file.read(200))
     except OSError:
         return None
-    return kind and kind[1]
+    return kind and kind.use
 
 
 def _is_film(path: Path) -> bool:

@@ -504,9 +504,8 @@ def test_content_decides_what_a_file_is(visible: Predictor, tmp_path: Path) -> N
 
 def test_kinds_of_files() -> None:
     transport = (b"\x47" + bytes(187)) * 2
-    assert [kind_of(head) for head in (transport, bytes(4) + transport, b"Get free stuff", b"\0" * 50, b"")] == [
-        *[("MPEG-TS", "video")] * 2, ("text", "other"), None, None,
-    ]  # fmt: skip
+    kinds = [kind_of(head) for head in (transport, bytes(4) + transport, b"Get free stuff", b"\0" * 50, b"")]
+    assert [kind and kind.name for kind in kinds] == ["MPEG-TS", "MPEG-TS", "text", None, None]
 
 
 def test_linked_folders_are_followed_without_end(tmp_path: Path) -> None:
