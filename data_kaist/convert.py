@@ -171,7 +171,7 @@ def convert(
 
 
 def settings(done: Sequence[Converted]) -> list[str]:
-    """``key=value`` of the splits, for ``scripts/train.py``: the test split is never the one that chooses.
+    """``key=value`` of the splits, for ``ssd-effnet train``: the test split is never the one that chooses.
 
     A test split is tested on; without one val is, and the last epoch stands. Without val a tenth of train chooses.
     Empty without a training split.

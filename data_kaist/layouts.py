@@ -192,7 +192,7 @@ def load_kaist(
     if modality not in (None, "any") and not folder_of_images.is_dir():
         raise SplitError(
             f"{root}: no KAIST images there; looked for {folder_of_images}/setXX/VYYY/visible/IZZZZZ.jpg and "
-            "lwir (docs/kaist.md says where KAIST lives, scripts/make_synthetic.py writes a twin of it)"
+            "lwir (docs/kaist.md says where KAIST lives, ssd-effnet synthesize writes a twin of it)"
         )
     folder = _annotation_folder(root, annotation_format, annotations_dir)
     pictured = {side: _files(folder_of_images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}

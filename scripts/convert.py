@@ -1,60 +1,7 @@
 #!/usr/bin/env python
-"""Convert another data set's annotations to COCO files for `data.kind: coco`; images are linked, not copied.
+"""Another name of `ssd-effnet convert`."""
 
-SRC is the unpacked archive, or an annotation tool's export:
-  citypersons   gtBboxCityPersons/{train,val}/CITY/*.json and leftImg8bit/{train,val}/CITY/*.png
-  crowdhuman    annotation_{train,val}.odgt and Images/*.jpg
-  llvip         Annotations/*.xml, visible/{train,test}/*.jpg and infrared/{train,test}/*.jpg: pairs for all modalities
-  pennfudan     Annotation/*.txt and PNGImages/*.png; every fifth image goes to val.json
-  yolo          data.yaml (or SRC is that file), images/ and labels/; or classes.txt and texts beside the images
-  voc           Annotations/*.xml, JPEGImages and ImageSets/Main/{train,val,test}.txt; or XML beside the images
-Of yolo and voc without splits, every fifth image goes to val.json; classes other than person become ignore regions.
-
-examples:
-  scripts/convert.py citypersons ~/cityscapes data/citypersons
-  scripts/convert.py crowdhuman ~/CrowdHuman data/crowdhuman --box visible
-  scripts/convert.py llvip ~/LLVIP data/llvip
-  scripts/convert.py pennfudan ~/PennFudanPed data/pennfudan --copy
-  scripts/convert.py yolo ~/export/data.yaml data/mine
-"""
-
-from __future__ import annotations
-
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from ssd_effnet.cli import shell
-
-
-def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__)
-    add = parser.add_argument
-    add("format", choices=("citypersons", "crowdhuman", "llvip", "pennfudan", "yolo", "voc"))
-    add("source", type=Path, metavar="SRC")
-    add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
-    add("--box", choices=("full", "visible"), default="full", help="whole persons, or what is visible (default: full)")
-    add("--copy", action="store_true", help="copy images instead of linking their folders")
-    add("--val-step", type=int, default=5, metavar="N", help="without splits: every Nth image is held out (default: 5)")
-    return parser
-
-
-@shell.command
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_args(argv)
-
-    from data_kaist.convert import convert, settings
-
-    a = arguments
-    done = convert(a.format, a.source, a.out, box=a.box, copy=a.copy, val_step=a.val_step)
-    for split in done:
-        print(split)
-    if splits := settings(done):
-        words = ["data.kind=coco", f"data.root={a.out}", *splits]
-        print(f"to train: scripts/train.py experiments/lite0.yaml {shlex.join(words)}")
-    return 0
-
+from _door import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("convert")

@@ -1,73 +1,7 @@
 #!/usr/bin/env python
-"""Run the whole pipeline: synthetic pairs, one training on the CPU, test split, pictures.
+"""Another name of `ssd-effnet demo`."""
 
-Finished steps are skipped; `make demo` calls this.
-
-examples:
-  scripts/demo.py
-  scripts/demo.py --frames 1000 trainer.epochs=20
-"""
-
-from __future__ import annotations
-
-import os
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from ssd_effnet.cli import shell
-
-ROOT = Path(__file__).resolve().parents[1]
-SIZE = (512, 640)
-
-
-def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__)
-    parser.add_overrides("settings that differ from the demo's")
-    parser.add_argument("--frames", type=int, default=500, help="synthetic pairs (default: 500)")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    return parser
-
-
-@shell.command
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_intermixed_args(argv)
-
-    from rich.table import Table
-
-    from data_kaist.synthetic import write_dataset
-    from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.training.run import run
-    from ssd_effnet.training.run_directory import RunDirectory
-    from ssd_effnet.visualize.gallery.frames import write_pictures
-
-    os.chdir(ROOT)  # so that the run's config states paths that hold wherever the checkout lies
-    experiment = load_experiment("experiments/demo.yaml", arguments.overrides)
-    print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
-    write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
-    directory = RunDirectory.of(experiment, arguments.out).path
-    print(f"2. training {experiment.name} in {directory}")
-    results = run(experiment, arguments.out, resume=True)
-    pictures = directory / "pictures"
-    print(f"3. pictures in {pictures}")
-    written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
-
-    test = results["test"]
-    mr, ap = test["matlab"], test["ap"]
-    table = Table(title=f"{experiment.name} on {test['images']} synthetic test pairs, percent", title_justify="left")
-    cells = {f"MR {time}": mr[f"reasonable_{time}"] for time in ("all", "day", "night")}
-    cells |= {"AP": ap["AP"], "AP50": ap["AP50"], "minutes": results["minutes"]}
-    for name in cells:
-        table.add_column(name, justify="right")
-    table.add_row(*("-" if value is None else f"{value:.2f}" for value in cells.values()))
-    shell.print_table(table)
-    print(f"run directory  {directory}")
-    print(f"pictures       {written[0]} and {len(written) - 1} more")
-    tensorboard = str(Path(sys.executable).parent / "tensorboard")
-    print(f"TensorBoard    {shlex.join([tensorboard, '--logdir', str(arguments.out)])}")
-    return 0
-
+from _door import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("demo")

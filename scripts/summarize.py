@@ -1,45 +1,7 @@
 #!/usr/bin/env python
-"""Print an experiment's detector: parts, levels, parameters, multiply-adds and anchors.
+"""Another name of `ssd-effnet summarize`."""
 
-examples:
-  scripts/summarize.py experiments/01_effnet_b4.yaml
-  scripts/summarize.py experiments/02_widen_3x3.yaml adapter.channels=256 input.modality=halfway
-  scripts/summarize.py experiments/08_bifpn.yaml --graph bifpn.svg
-"""
-
-from __future__ import annotations
-
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from ssd_effnet.cli import shell
-
-
-def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__)
-    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
-    parser.add_overrides()
-    parser.add_argument("--graph", type=Path, metavar="OUT.svg", help="draw the levels and what each is made from")
-    return parser
-
-
-@shell.command
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_intermixed_args(argv)
-
-    from ssd_effnet.build import build_skeleton
-    from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.visualize.detector_graph import detector_svg
-    from ssd_effnet.visualize.summary import summarize, summary_table
-
-    experiment = load_experiment(arguments.experiment, arguments.overrides)
-    table = summary_table(summarize(experiment))
-    if arguments.graph:
-        arguments.graph.write_text(detector_svg(experiment.name, build_skeleton(experiment)), encoding="utf-8")
-    shell.print_table(table)
-    return 0
-
+from _door import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("summarize")

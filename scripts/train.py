@@ -1,71 +1,7 @@
 #!/usr/bin/env python
-"""Train one experiment, score its test split, and write a run directory.
+"""Another name of `ssd-effnet train`."""
 
-examples:
-  scripts/train.py experiments/lite0.yaml
-  scripts/train.py experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
-  scripts/train.py experiments/lite0.yaml trainer.seed=1   (another seed: runs/lite0/seed1)
-  scripts/train.py experiments/lite0.yaml --resume
-  scripts/train.py experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (smoke test)
-  scripts/train.py runs/lite0/seed0/config.yaml --out runs/again
-  scripts/train.py experiments/lite0.yaml init_from=runs/lite0/seed0 data.root=data/mine --out runs/tuned
-  scripts/train.py experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
-
---tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
-pretrained weights, no loader processes. Its figures mean nothing. All keys that
-key=value may set: docs/keys.md.
-"""
-
-from __future__ import annotations
-
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from ssd_effnet.cli import shell
-
-
-def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__)
-    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
-    parser.add_overrides()
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
-    parser.add_argument("--tiny", action="store_true", help="shrink it for a try on a CPU; the run is NAME-tiny")
-    parser.add_argument("--on-bad-frame", choices=("stop", "skip"), help="skip: leave bad frames out and list them")
-    return parser
-
-
-@shell.command
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_intermixed_args(argv)
-    if arguments.on_bad_frame:
-        arguments.overrides.append(f"data.on_bad_frame={arguments.on_bad_frame}")
-
-    from ssd_effnet.config.loading import load_experiment
-
-    experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)
-
-    from ssd_effnet.distributed import rank
-    from ssd_effnet.training.run import run  # torch takes seconds: a mistake in the file is said before
-    from ssd_effnet.training.run_directory import RunDirectory
-
-    results = run(experiment, arguments.out, resume=arguments.resume)
-    if rank() > 0:  # of several processes the first one speaks
-        return 0
-    directory = RunDirectory.of(experiment, arguments.out).path
-    test = results.get("test", {})
-    mr, ap = test.get("matlab", {}), test.get("ap", {})
-    shown = {"MR all": mr.get("reasonable_all"), "day": mr.get("reasonable_day"), "night": mr.get("reasonable_night")}
-    shown |= {"AP": ap.get("AP"), "AP50": ap.get("AP50"), "minutes": results["minutes"]}
-    print("  ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None))
-    print(f"run directory: {directory}")
-    if test:
-        print(f"next: scripts/visualize.py errors {shlex.quote(str(directory))}")
-    print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
-    return 0
-
+from _door import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("train")

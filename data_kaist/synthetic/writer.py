@@ -110,7 +110,7 @@ def write_dataset(
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Write ``frames`` pairs and their annotations below ``out``; see ``scripts/make_synthetic.py``.
+    """Write ``frames`` pairs and their annotations below ``out``; see ``ssd-effnet synthesize``.
 
     The files depend on ``size`` and ``seed`` only, byte for byte: not on ``jobs``, and a smaller ``frames`` yields a
     part of the same files. ``README.txt`` is written last; without it the data set is not whole and is begun anew.

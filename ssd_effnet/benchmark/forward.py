@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -32,7 +31,6 @@ def faster(module: nn.Module, image: torch.Tensor) -> nn.Module:
 
 
 def benchmark_forward(
-    experiments: Path,
     *,
     runs: int = 5,
     device: str = "cpu",
@@ -42,26 +40,25 @@ def benchmark_forward(
     """Rows of VGG16-BN, EfficientNet-B4 and lite0.
 
     Args:
-        experiments: folder of ``00_vgg16.yaml`` and ``lite0.yaml``.
         size, b4_size: (height, width) of the inputs; None: each experiment's own, and 512x640.
     """
-    yield from _vgg(experiments, runs, device, size)
+    yield from _vgg(runs, device, size)
     yield _b4(runs, device, b4_size or size or (512, 640))
     for name in ("00_vgg16", "lite0"):
-        yield from _end_to_end(experiments, name, runs, device, size)
+        yield from _end_to_end(name, runs, device, size)
 
 
-def _detector(experiments: Path, name: str, size: tuple[int, int] | None) -> tuple[Detector, tuple[int, int], float]:
+def _detector(name: str, size: tuple[int, int] | None) -> tuple[Detector, tuple[int, int], float]:
     """The experiment's detector with random weights and norms, its input size and its GFLOP."""
     torch.manual_seed(0)
-    experiment = load_experiment(experiments / f"{name}.yaml", _UNTRAINED)
+    experiment = load_experiment(name, _UNTRAINED)
     detector = build_detector(experiment, pretrained=False)[0].eval()
     size = size or as_size(experiment.input.size)
     return detector, size, 2e-9 * cost(build_skeleton(experiment), size).multiply_adds
 
 
-def _vgg(experiments: Path, runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
-    detector, size, gflop = _detector(experiments, "00_vgg16", size)
+def _vgg(runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
+    detector, size, gflop = _detector("00_vgg16", size)
     detector = detector.to(device)
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, device=device)
     last = image.to(memory_format=torch.channels_last)
@@ -128,10 +125,10 @@ def _b4(runs: int, device: str, size: tuple[int, int]) -> Row:
     return compared("forward", case, times, goal=1.7, agreement=agreement)
 
 
-def _end_to_end(experiments: Path, name: str, runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
+def _end_to_end(name: str, runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
     """From the bytes of a JPEG to detections; the reference is the same network as it is trained, in NCHW."""
-    detector, size, _ = _detector(experiments, name, size)
-    experiment = load_experiment(experiments / f"{name}.yaml", _UNTRAINED)
+    detector, size, _ = _detector(name, size)
+    experiment = load_experiment(name, _UNTRAINED)
     post = build_postprocess(experiment)
     detector = detector.to(device)
     picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8), size[::-1])

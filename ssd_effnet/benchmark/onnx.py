@@ -18,7 +18,7 @@ from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.training.runtime import in_turns
 
 
-def write_untrained(experiment: Path, path: Path) -> None:
+def write_untrained(experiment: str, path: Path) -> None:
     """A checkpoint of an experiment with random weights, for measuring."""
     torch.manual_seed(0)
     e = load_experiment(experiment, ["backbone.pretrained=none", "backbone.norm=batch"])

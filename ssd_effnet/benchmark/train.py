@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,7 +24,6 @@ TRAINED, VALIDATED = 25_086, 2_252  # pairs of KAIST's train-all-02 and of its t
 
 
 def benchmark_train(
-    experiments: Path,
     *,
     runs: int = 3,
     device: str = "cpu",
@@ -37,13 +35,12 @@ def benchmark_train(
     """Rows of one experiment's step: forward, loss, backward, optimiser.
 
     Args:
-        experiments: folder of the experiment.
         size: (height, width) of the input; None: the experiment's own.
         batch: images.
         compiled: measure ``torch.compile`` too; compiling takes a minute or more and needs a compiler.
     """
     overrides = ["backbone.pretrained=none", "backbone.norm=batch", "loss.kind=multibox"]
-    experiment = load_experiment(experiments / f"{name}.yaml", overrides)
+    experiment = load_experiment(name, overrides)
     size = size or as_size(experiment.input.size)
     image = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8).to(device)
     targets = scene.targets(batch, 3, size).to(device)

@@ -31,7 +31,7 @@ _MOST_DIGITS = 15  # Python refuses to read thousands of them
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose help is the script's docstring; errors are one sentence.
+    """Argument parser whose help is the module's docstring; errors are one sentence.
 
     Args:
         doc: the docstring.
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Main) -> Callable[..., int]:
-    """A script's ``main``, whose failures become a sentence on stderr and an exit code.
+    """A command's ``main``, whose failures become a sentence on stderr and an exit code.
 
     What is neither a :class:`~data_kaist.errors.Failure` nor an ``OSError`` is a defect of the program and keeps its
     traceback.
@@ -80,6 +80,15 @@ def command(main: Main) -> Callable[..., int]:
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its exit
             return 141
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ("ssd_effnet", "data_kaist"):
+                raise
+            print(
+                f"error: {error.name} is not installed for {sys.executable}; run `make setup`, then "
+                "`source .venv/bin/activate`, or `pip install .`",
+                file=sys.stderr,
+            )
+            return 1
         except (Failure, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code if isinstance(error, Failure) else 1

@@ -25,7 +25,9 @@ WHERE = (
     *("trainer.accelerator", "trainer.panel_images", "trainer.process_timeout", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
-_EXPERIMENTS = (Path(__file__).parents[2] / "experiments", Path("experiments"))  # of the checkout, or where one stands
+_SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top
+EXPERIMENTS = _SHIPPED if _SHIPPED.is_dir() else Path(__file__).parents[2] / "experiments"
+"""Folder of the project's own experiments, which are found by name from anywhere."""
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 
@@ -142,22 +144,24 @@ def refuse_unknown_backbone(name: str, where: str) -> None:
         )
 
 
-def find_experiment(path: str | Path, base_of: Path | None = None) -> Path:
+def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: str = "") -> Path:
     """The experiment file that is meant, with or without ``.yaml``.
 
     Args:
-        path: of a file, or the bare name of one of the project's experiments.
+        path: of a file, or the bare name of one of the project's experiments (:data:`EXPERIMENTS`).
         base_of: the file that names it as its base: it is looked for beside that one first.
+        folder: below the project's experiments: ``spaces`` of searches.
 
     Raises:
         ConfigError: there is none; names the most similar one.
     """
     path, beside = Path(path), base_of.parent if base_of else Path()
-    folders = [beside / path.parent, *(_EXPERIMENTS if len(path.parts) == 1 else ())]
-    files = [Path(folder, name) for folder in folders for name in (path.name, f"{path.name}.yaml")]
+    named = (EXPERIMENTS / folder, Path("experiments", folder))
+    folders = [beside / path.parent, *(named if len(path.parts) == 1 else ())]
+    files = [Path(place, name) for place in folders for name in (path.name, f"{path.name}.yaml")]
     if there := [file for file in files if file.is_file()]:
         return there[0]
-    others = [file.name for folder in folders for file in sorted(folder.glob("*.yaml")) if file != base_of]
+    others = [file.name for place in (*folders, named[0]) for file in sorted(place.glob("*.yaml")) if file != base_of]
     where = f"{base_of}: key `base`: {path}" if base_of else path
     raise ConfigError(f"{where}: there is no such experiment file{nearest(f'{path.stem}.yaml', others)}")
 
@@ -170,7 +174,7 @@ def normalisation_in_doubt(e: ExperimentConfig) -> str:
     if e.backbone.pretrained == "none":
         return (
             f"input.mean, input.std: those of published weights, but {e.backbone.name} begins at random; "
-            "scripts/inspect_data.py --stats counts the data's own"
+            "ssd-effnet inspect --stats counts the data's own"
         )
     return "" if stated == own else f"input.mean, input.std: not those of {e.backbone.name}'s weights, which null means"
 

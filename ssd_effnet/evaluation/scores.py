@@ -70,7 +70,7 @@ class GroundTruth:
     def read_detections(self, path: Path | str) -> DetectionTable:
         """Detections of these images from a file or folder of any form (:mod:`data_kaist.detections`).
 
-        Beside what ``scripts/detect.py`` wrote lies ``images.json``: then images are known by their names.
+        Beside what ``ssd-effnet detect`` wrote lies ``images.json``: then images are known by their names.
         """
         if (listing := _listing(path)) is not None:
             return self._by_names(Path(path), listing)
@@ -135,7 +135,7 @@ class GroundTruth:
 
 
 def _listing(path: Path | str) -> Path | None:
-    """What ``scripts/detect.py`` wrote beside its detections: the images that their numbers mean."""
+    """What ``ssd-effnet detect`` wrote beside its detections: the images that their numbers mean."""
     listing = Path(path).with_name("images.json")
     return listing if Path(path).name in ("detections.json", "detections_kaist.txt") and listing.is_file() else None
 

@@ -26,7 +26,7 @@ from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, State
 
 POLL = 1.0  # seconds between two looks at the runs
-TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
+MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def work(job: Job, threads: int) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {platform.node()}, process {os.getpid()}")
     # where a run has several processes, Lightning starts the others by the command of the first
     out = job.directory.path.parents[1]
-    sys.argv = [str(TRAIN), str(job.directory.config_file), "--out", str(out), "--resume"]
+    sys.argv = [str(MAIN), "train", str(job.directory.config_file), "--out", str(out), "--resume"]
     torch.set_num_threads(threads)
     try:
         run(job.experiment, out, resume=True, shown=job.varied)

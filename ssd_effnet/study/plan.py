@@ -184,7 +184,7 @@ def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:
     order = list(read_study(out)["experiments"])
     found, left_out = survey(out)
     if not found:
-        none = f"{out}: holds no runs; scripts/study.py run EXPERIMENT... --out {shlex.quote(str(out))} makes some"
+        none = f"{out}: holds no runs; ssd-effnet study run EXPERIMENT... --out {shlex.quote(str(out))} makes some"
         raise RunError("; ".join(left_out) or none)
 
     def place(directory: RunDirectory) -> tuple[int, str, int]:

@@ -197,7 +197,7 @@ def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
             f"No channel is far from mean 0 and standard deviation 1 (beyond {_FAR_MEAN:g}, a factor of {_FAR_STD:g})."
         )
     why = (
-        "input.mean and input.std do not describe these images (scripts/inspect_data.py --stats counts theirs)"
+        "input.mean and input.std do not describe these images (ssd-effnet inspect --stats counts theirs)"
         if e.input.normalize
         else "input.normalize is off"
     )

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from ssd_effnet.benchmark.growth import CURVES, GrowthPoint, draw_growth, exponents, growth_table, measure_growth
 from ssd_effnet.benchmark.models import ModelFigures, models_table
 from ssd_effnet.benchmark.rows import DisagreementError, agree, compared
+from ssd_effnet.cli.benchmark import main
 from ssd_effnet.models.cost import Cost
 from ssd_effnet.training.runtime import timed
 
@@ -137,6 +137,5 @@ def test_a_gpu_that_is_not_there_is_named(
     what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
     assert main([what, "--device", "cuda"]) == 1
     assert capsys.readouterr().err == "error: device 'cuda': torch finds 0 CUDA devices here\n"

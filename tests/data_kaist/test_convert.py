@@ -1,7 +1,6 @@
 """Small samples in each data set's own form become COCO files that load; bad input is one sentence."""
 
 import json
-import runpy
 import shlex
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from data_kaist.convert import Box, convert
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import load_coco
 from ssd_effnet.build import build_dataset
+from ssd_effnet.cli.convert import main
 from ssd_effnet.config.loading import load_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -406,11 +406,11 @@ def test_the_command_that_is_printed_runs(
     """Its settings are accepted, every split has images, and those of the test split are those of test.json."""
     out = tmp_path / "my data"
     source = request.getfixturevalue(form)
-    assert runpy.run_path(str(ROOT / "scripts" / "convert.py"))["main"]([form, str(source), str(out)]) == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "scripts/train.py" in line]
-    script, name, *overrides = shlex.split(command.partition("to train: ")[2])
-    experiment = load_experiment(ROOT / name, overrides)
-    assert script == "scripts/train.py" and experiment.data.root == str(out)
+    assert main([form, str(source), str(out)]) == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "ssd-effnet train" in line]
+    script, train, name, *overrides = shlex.split(command.partition("to train: ")[2])
+    experiment = load_experiment(name, overrides)
+    assert (script, train) == ("ssd-effnet", "train") and experiment.data.root == str(out)
     datasets = {stage: build_dataset(experiment, stage) for stage in ("train", "val", "test")}
     assert all(map(len, datasets.values()))
     test = "val.json" if form in ("citypersons", "pennfudan") else "test.json"

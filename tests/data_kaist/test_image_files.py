@@ -12,9 +12,9 @@ import pytest
 from data_kaist.dataset import fingerprint, load_frames
 from data_kaist.errors import AnnotationError, ImageError, SplitError
 from data_kaist.layouts import shared as shared_frames
-from scripts.inspect_data import main as inspect
-from scripts.train import main as train
 from ssd_effnet.build import build_dataset
+from ssd_effnet.cli.inspect import main as inspect
+from ssd_effnet.cli.train import main as train
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.training.run import run

@@ -3,9 +3,7 @@
 import contextlib
 import io
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -18,13 +16,13 @@ from data_kaist.coco import read_coco
 from data_kaist.detections import read_coco_results, read_kaist
 from data_kaist.errors import DataError
 from ssd_effnet import load_detector
+from ssd_effnet.cli.detect import main
 from ssd_effnet.inference import video as film_module
 from ssd_effnet.inference.detect import Options, detect
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, pair_folders, read_video
 from ssd_effnet.inference.video import Film
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "detect.py"
 RANDOM = np.random.default_rng(0)
 FRAMES = 7
 
@@ -75,14 +73,12 @@ def files_below(folder: Path) -> set[str]:
 def command(*arguments: object) -> tuple[int, str, str]:
     """Exit code, what it printed, and what it complained of; in this process, which has torch already."""
     out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = [str(SCRIPT), *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-    finally:
-        sys.argv = before
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
 
 
 # what there is to look at

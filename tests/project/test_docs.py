@@ -10,7 +10,6 @@ import ast
 import functools
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -29,6 +28,8 @@ import yaml
 from untrained import write_checkpoint
 
 from ssd_effnet.build import build_detector
+from ssd_effnet.cli.main import COMMANDS as COMMAND_NAMES
+from ssd_effnet.cli.main import module
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
@@ -57,26 +58,21 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each line ``scripts/NAME.py ...``, patterns not yet expanded; comments and heredocs left out."""
+    """The words behind ``ssd-effnet`` in each line, patterns not yet expanded; comments and heredocs left out."""
     text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
     for line in text.splitlines():
-        if line.strip().startswith("scripts/") and "$(" not in line:
-            yield shlex.split(re.sub(r"\s{2,}(#|[^-\s]).*$", "", line.strip()), comments=True)
-
-
-@functools.cache
-def script(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / name))
+        if line.strip().startswith("ssd-effnet ") and "$(" not in line:
+            yield shlex.split(re.sub(r"\s{2,}(#|[^-\s]).*$", "", line.strip()), comments=True)[1:]
 
 
 def parsed(words: list[str]) -> Any:
-    """The arguments as the script would take them; patterns are expanded as the shell does."""
+    """The arguments as the command would take them; patterns are expanded as the shell does."""
     name, *rest = words
     found = {word: sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) for word in rest if "*" in word}
     expanded = [match for word in rest for match in (found.get(word) or [word])]
-    if "parse" in script(name):
-        return script(name)["parse"](expanded)
-    parser = script(name)["parser"]()
+    if hasattr(module(name), "parse"):
+        return module(name).parse(expanded)
+    parser = module(name).parser()
     try:
         return parser.parse_intermixed_args(expanded)
     except TypeError:  # argparse's answer where there are subcommands
@@ -87,37 +83,37 @@ loaded = functools.cache(load_experiment)  # a study's sixteen are read once
 
 
 def in_help(name: str) -> str:
-    return str(script(name)["parser"]().description).partition("examples:\n")[2].partition("\n\n")[0]
+    return str(module(name).parser().description).partition("examples:\n")[2].partition("\n\n")[0]
 
 
 EVERYWHERE = [
     *((str(p.relative_to(ROOT)), block.text) for p in [*PAGES, *OTHERS] for block in blocks(p, "bash")),
-    *((f"scripts/{p.name}", in_help(f"scripts/{p.name}")) for p in sorted((ROOT / "scripts").glob("*.py"))),
+    *((f"{name} --help", in_help(name)) for name in COMMAND_NAMES),
 ]
 
 
-def printed(script_of: Path) -> Iterator[list[str]]:
-    """Commands in what a script prints; what is filled in when it runs may stand for a path or a setting here."""
-    for node in ast.walk(ast.parse(script_of.read_text("utf-8"))):
+def printed(name: str) -> Iterator[list[str]]:
+    """Commands in what a command prints; what is filled in when it runs may stand for a path or a setting here."""
+    for node in ast.walk(ast.parse((ROOT / "ssd_effnet" / "cli" / f"{name}.py").read_text("utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("print"):
             for text in (argument for argument in node.args if isinstance(argument, ast.JoinedStr | ast.Constant)):
                 parts = text.values if isinstance(text, ast.JoinedStr) else [text]
                 said = "".join(str(p.value) if isinstance(p, ast.Constant) else "data.root=x" for p in parts)
-                yield from (shlex.split(line) for line in re.findall(r"scripts/\w+\.py .*", said))
+                yield from (shlex.split(line) for line in re.findall(r"ssd-effnet (\w+ .*)", said))
 
 
 COMMANDS = [(origin, words) for origin, text in EVERYWHERE for words in commands(text)]
 
 
-PRINTED = [(f"{p.name} prints", words) for p in sorted((ROOT / "scripts").glob("*.py")) for words in printed(p)]
+PRINTED = [(f"{name} prints", words) for name in COMMAND_NAMES for words in printed(name)]
 
 
 def test_there_are_commands_to_look_at() -> None:
     assert {origin.split()[0] for origin, _ in PRINTED} == {
-        "convert.py", "make_synthetic.py", "search.py", "study.py", "train.py"
+        "convert", "synthesize", "search", "study", "train"
     }  # fmt: skip
     origins = {origin for origin, _ in COMMANDS}
-    assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "scripts/train.py"} <= origins
+    assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "train --help"} <= origins
 
 
 @pytest.mark.parametrize(
@@ -127,7 +123,7 @@ def test_every_command_anywhere_parses(
     origin: str, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Options exist, experiments are there, and their settings are keys of the schema."""
-    if "--help" in words:
+    if "--help" in words or words == ["--version"]:
         return
     try:
         arguments = parsed(words)
@@ -142,7 +138,11 @@ def test_every_command_anywhere_parses(
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Path:
-    """A folder that looks like a checkout, with the environment's programs first in the path."""
+    """A folder that looks like a checkout, with the project's command and the environment's programs in the path."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "ssd-effnet"
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom ssd_effnet.cli.main import main\nsys.exit(main())\n")
+    command.chmod(0o755)
     for name in ("scripts", "docs", "ssd_effnet"):
         (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
@@ -173,7 +173,7 @@ def with_added_lines(text: str, diff: str) -> str:
 
 
 def run(block: Block, sandbox: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join((str(sandbox / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         cwd=sandbox,
@@ -216,7 +216,7 @@ def test_quick_blocks_run_as_they_stand(page: Path, sandbox: Path) -> None:
 @pytest.mark.parametrize("page", pages_with("slow"))
 def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
     if page.stem == "kaist":  # nobody may put KAIST here: its twin stands in
-        words = "scripts/make_synthetic.py data/kaist --frames 160 --seed 0"
+        words = "ssd-effnet synthesize data/kaist --frames 160 --seed 0"
         run(Block(page, "bash", words, ""), sandbox)
     if page.stem == "your-backbone":
         follow_the_backbones_page(page, sandbox)
@@ -272,9 +272,9 @@ def test_the_backbone_of_the_page_keeps_its_promises(
 
 
 def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
-    assert script("scripts/keys.py")["main"](["--out", str(tmp_path / "keys.md")]) == 0
+    assert module("keys").main(["--out", str(tmp_path / "keys.md")]) == 0
     written = (tmp_path / "keys.md").read_text("utf-8")
-    assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run scripts/keys.py"
+    assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run `ssd-effnet keys`"
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
     assert rows.keys() == settings(ExperimentConfig()).keys()
     assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"

@@ -5,11 +5,11 @@ import ast
 import os
 import pty
 import re
-import runpy
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import pytest
 
 from data_kaist.errors import Doubt, Failure
 from ssd_effnet.cli import shell
+from ssd_effnet.cli.main import COMMANDS, main
 from ssd_effnet.training.run_directory import Interrupted
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("[!_]*.py"))
+OTHER_NAMES = {"inspect_data": "inspect", "make_synthetic": "synthesize"}  # of commands, in scripts/
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,36 +31,68 @@ def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_help_shows_examples(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = runpy.run_path(str(script))
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        names["main"](["--help"])
+        main([name, "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
     examples = said.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
-    assert sum(line.strip().startswith(f"scripts/{script.name}") for line in examples) >= 2
-    assert os.access(script, os.X_OK) and script.read_text().startswith("#!/usr/bin/env python\n")
+    assert (
+        sum(line.strip().startswith(f"ssd-effnet {name} ") or line.strip() == f"ssd-effnet {name}" for line in examples)
+        >= 2
+    )
+    assert said.startswith(f"usage: ssd-effnet {name} ")
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_a_wrong_option_is_one_sentence_that_names_help(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(script))["main"]
+@pytest.mark.parametrize(
+    "words", [[], ["no-such-command"], *([name, "--no-such-option"] for name in COMMANDS)], ids=str
+)
+def test_a_wrong_word_is_one_sentence_that_names_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["--no-such-option"])
+        main(words)
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert said.startswith("error: ") and said.endswith(" --help says more\n") and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_scripts_start_without_torch_and_without_bent_paths(script: Path) -> None:
+def test_one_page_lists_the_commands_without_torch() -> None:
     """Help and completion come at once; torch alone takes seconds."""
-    text = script.read_text()
-    assert "sys.path" not in text
-    code = f"import runpy, sys; runpy.run_path({str(script)!r}); print(*sys.modules)"
-    loaded = set(run("-c", code).stdout.split())
-    assert "argparse" in loaded and not loaded & {"torch", "lightning", "matplotlib", "optuna", "onnx"}
+    code = "from ssd_effnet.cli.main import parser; print(parser().format_help()); import sys; print(*sys.modules)"
+    *page, loaded = run("-c", code).stdout.splitlines()
+    for name in COMMANDS:
+        (line,) = [line for line in page if line.startswith(f"  {name} ")]
+        assert 30 < len(line) <= 100 and line.endswith(".")
+    assert "argparse" in loaded and not set(loaded.split()) & {"torch", "lightning", "matplotlib", "optuna", "onnx"}
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and re.fullmatch(r"ssd-effnet \S+\n", capsys.readouterr().out)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"ssd-effnet": f"{main.__module__}:{main.__name__}"}
+
+
+def test_every_script_is_another_name_of_a_command() -> None:
+    assert {OTHER_NAMES.get(script.stem, script.stem) for script in SCRIPTS} == set(COMMANDS)
+    for script in SCRIPTS:
+        text = script.read_text()
+        assert os.access(script, os.X_OK) and text.startswith("#!/usr/bin/env python\n") and text.count("\n") <= 7
+        assert text.endswith(f'    run("{OTHER_NAMES.get(script.stem, script.stem)}")\n')
+    done = run("scripts/scale.py", "--phi", "9")
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr == run(
+        "-m", "ssd_effnet", "scale", "--phi", "9"
+    ).stderr
+
+
+@pytest.mark.parametrize("missing", ["ssd_effnet", "omegaconf", "torch"])
+def test_without_what_the_project_needs_a_sentence_says_how_to_install_it(missing: str) -> None:
+    block = f"import sys; sys.modules[{missing!r}] = None; sys.path.insert(0, 'scripts'); sys.argv[1:] = ['lite0']"
+    done = run("-c", f"{block}; from _door import run; run('summarize')")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"error: {missing} ")
+    assert "`make setup`" in done.stderr and "`pip install .`" in done.stderr
 
 
 def test_every_error_of_the_project_is_a_failure() -> None:
@@ -116,7 +150,7 @@ def test_a_defect_keeps_its_traceback() -> None:
         ("evaluate", "ssd_effnet.evaluation.scores.short_names", ["--annotations", "a", "--detections", "b"]),
     ],
 )
-def test_a_defect_below_a_script_does_too(
+def test_a_defect_below_a_command_does_too(
     script: str, part: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -124,7 +158,7 @@ def test_a_defect_below_a_script_does_too(
 
     monkeypatch.setattr(part, fails)
     with pytest.raises(ValueError, match=r"^a defect$"):
-        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))["main"](words)
+        main([script, *words])
 
 
 def test_a_pipe_that_is_closed_is_no_error() -> None:
@@ -181,7 +215,8 @@ def completions(line: str, folder: Path) -> list[str]:
     """What a shell is offered behind ``line``: asked as argcomplete's shell code asks."""
     answer = folder / "answer"
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
-    done = run(line.split()[0], **asked, _ARGCOMPLETE_STDOUT_FILENAME=str(answer))
+    program = line.split()[0].replace("ssd-effnet", "ssd_effnet/__main__.py")
+    done = run(program, **asked, _ARGCOMPLETE_STDOUT_FILENAME=str(answer))
     assert done.returncode == 0, done.stderr
     return [word.strip() for word in answer.read_text().split("\n")]
 
@@ -191,8 +226,11 @@ def completions(line: str, folder: Path) -> list[str]:
     [
         ("scripts/train.py --res", ["--resume"]),
         ("scripts/train.py experiments/lite0.yaml optimizer.l", ["optimizer.lr="]),
-        ("scripts/visualize.py com", ["compare"]),
         ("scripts/study.py re", ["report"]),
+        ("ssd-effnet tr", ["train"]),
+        ("ssd-effnet train", ["train"]),
+        ("ssd-effnet visualize com", ["compare"]),
+        ("ssd-effnet train lite0 optimizer.l", ["optimizer.lr="]),
     ],
 )
 def test_tab_completes(line: str, offered: list[str], tmp_path: Path) -> None:

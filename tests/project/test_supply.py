@@ -1,7 +1,10 @@
 """What an installation brings: extras declared once, every version pinned, every file's hash known, licences listed."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -77,3 +80,23 @@ def test_the_licence_list_is_that_of_the_lock() -> None:
     either = {"opencv-python", "opencv-python-headless"}  # the list says what is installed where it was made
     assert len(either & listed.keys()) == 1
     assert {n: v for n, v in listed.items() if n not in either} == {n: v for n, v in locked.items() if n not in either}
+
+
+def test_a_wheel_holds_the_experiments(tmp_path: Path) -> None:
+    """An installed ``ssd-effnet`` finds them by name."""
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    for package in ("ssd_effnet", "data_kaist"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    code = "from ssd_effnet.config.loading import EXPERIMENTS, load_experiment as load; print(EXPERIMENTS, load('lite0').name)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "built")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "built", capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split() == [str(tmp_path / "built" / "ssd_effnet" / "experiments"), "lite0"], done.stderr
+    shipped = {path.name for path in (tmp_path / "built" / "ssd_effnet" / "experiments").rglob("*") if path.is_file()}
+    assert shipped == {path.name for path in (ROOT / "experiments").rglob("*.yaml")}

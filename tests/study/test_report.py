@@ -2,7 +2,6 @@
 
 import csv
 import html
-import importlib.util
 import io
 import json
 import math
@@ -27,6 +26,7 @@ from data_kaist.layouts import image_ids
 from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
+from ssd_effnet.cli.study import main
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import score, write_results
@@ -298,11 +298,7 @@ def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Pat
 
 
 def command(*arguments: object) -> int:
-    spec = importlib.util.spec_from_file_location("study_script", ROOT / "scripts" / "study.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return int(module.main([str(argument) for argument in arguments]))
+    return main([str(argument) for argument in arguments])
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:

@@ -70,4 +70,4 @@ def test_the_first_page_shows_only_what_a_report_could_tell() -> None:
         assert there["parent"].startswith(parent) and numbers(row["result"]) == pytest.approx(rates, abs=0.051), name
         assert row["result"].split(": ")[-1] == there["verdict"] and there["verdict"] in ("better", "worse"), name
     (photographs,) = [row for row in first_page if row not in twin]
-    assert photographs["result"].removeprefix("AP ") in README.split("`scripts/train.py experiments/pennfudan.yaml")[1]
+    assert photographs["result"].removeprefix("AP ") in README.split("`ssd-effnet train experiments/pennfudan.yaml")[1]

@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from data_kaist.errors import DataError
+from ssd_effnet.cli.search import main
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, load_base, load_experiment
 from ssd_effnet.study.search import work as working
 from ssd_effnet.study.search.found import best_trials, importances, trials_table, write_found
@@ -150,7 +150,7 @@ def test_a_missing_space_names_its_neighbour(files: Path) -> None:
 def test_the_spaces_beside_the_experiments_hold_the_experiment(path: Path) -> None:
     """Its own values lie inside: a search starts around them."""
     e = load_experiment(ROOT / "experiments" / path.name)
-    for key, draw in plan(ROOT / "experiments" / path.name, path).space.items():
+    for key, draw in plan(Path(path.stem), Path(path.stem)).space.items():  # both by name
         group, _, name = key.partition(".")
         value = getattr(getattr(e, group), name)
         assert value in draw.values if isinstance(draw, Choice) else draw.low <= value <= draw.high, key
@@ -177,8 +177,7 @@ def test_a_search_that_would_deceive_is_refused(files: Path, overrides: list[str
 
 def script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-    code: int = runpy.run_path(str(SCRIPT))["main"]()
-    return code
+    return main()
 
 
 def test_a_search_from_the_command_to_the_new_experiment(
@@ -505,8 +504,9 @@ def test_a_seed_below_0_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_without_optuna_one_sentence_says_what_to_do() -> None:
-    block = "import runpy, sys; sys.modules['optuna'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
-    start = f"import sys; sys.argv = [{str(SCRIPT)!r}, 'a.yaml', '--space', 'b.yaml', '--trials', '1']; {block}"
+    words = ["search", "a.yaml", "--space", "b.yaml", "--trials", "1"]
+    start = "import sys; from ssd_effnet.cli.main import main; sys.modules['optuna'] = None; "
+    start += f"sys.exit(main({words}))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1

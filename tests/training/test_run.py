@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from data_kaist.dataset import collate
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import DataError, Doubt
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
+from ssd_effnet.cli.visualize import main as visualize
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.study.records import load_study
@@ -163,8 +163,7 @@ def test_a_gallery_and_the_report_read_what_was_trained(
     save_experiment(load_experiment(copy / "config.yaml", ["input.modality=visible"]), copy / "config.yaml")
     with pytest.warns(Doubt, match=r"config\.yaml was edited.*: input\.modality \(early, now visible\)"):
         assert FinishedRun.load(copy).modality == "early"
-    main = runpy.run_path(str(EXPERIMENTS.parent / "scripts" / "visualize.py"))["main"]
-    assert main(["data", str(copy), "--count", "1", "--draws", "1", "--out", str(tmp_path / "data")]) == 0
+    assert visualize(["data", str(copy), "--count", "1", "--draws", "1", "--out", str(tmp_path / "data")]) == 0
     assert "config.yaml was edited" in capsys.readouterr().err
     (copy / "results.json").unlink()
     with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):  # this one is to go on from it

@@ -1,6 +1,5 @@
 """What the network gets, made visible: pixels as they were transformed, and statistics that tell a mistake."""
 
-import runpy
 from pathlib import Path
 
 import cv2
@@ -12,12 +11,11 @@ from untrained import LITE0, SMALL
 from data_kaist.dataset import collate
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset, build_normalize
+from ssd_effnet.cli.visualize import main
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.models.detector import Normalize
 from ssd_effnet.visualize import data as data_view
 from ssd_effnet.visualize.data import configured, denormalised, write_data_view
-
-SCRIPT = LITE0.parents[1] / "scripts" / "visualize.py"
 
 
 def experiment(root: Path, *settings: str) -> ExperimentConfig:
@@ -129,7 +127,6 @@ def test_the_command(
     few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(SCRIPT))["main"]
     data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
     assert main(["data", str(LITE0), *SMALL, *data, "--count", "2"]) == 0
     said = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import runpy
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from data_kaist.dataset import collate
 from data_kaist.errors import DataError, ImageError
 from data_kaist.structures import Targets
 from ssd_effnet.build import build_criterion, build_detector, build_postprocess
+from ssd_effnet.cli.visualize import main
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.matching import Assignment
@@ -31,7 +31,6 @@ from ssd_effnet.visualize.feature_page import default_folder, find_sample, write
 from ssd_effnet.visualize.feature_pictures import fusion_picture
 from ssd_effnet.visualize.features import evidence, found, matched_anchors, recording, score_logit, see
 
-SCRIPT = LITE0.parents[1] / "scripts" / "visualize.py"
 RANDOM = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
 MODALITIES = ("visible", "lwir", "early", "halfway")
@@ -361,7 +360,6 @@ def test_where_pictures_go(tmp_path: Path) -> None:
 
 
 def test_the_command(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(SCRIPT))["main"]
     assert main(["features", str(checkpoints["visible"]), "--image", "visible/4", "--out", str(tmp_path / "out")]) == 0
     assert "pictures of visible/4" in capsys.readouterr().out and (tmp_path / "out" / "index.html").is_file()
     shutil.copy(checkpoints["visible"], run := tmp_path / "run.ckpt")

@@ -2,7 +2,6 @@
 
 import html
 import http.server
-import importlib.util
 import json
 import queue
 import re
@@ -23,6 +22,7 @@ from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
 from ssd_effnet import drawing as drawing
 from ssd_effnet.build import build_dataset
+from ssd_effnet.cli import visualize
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.drawing import Marking, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
@@ -91,11 +91,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 def command(*arguments: object) -> int:
-    spec = importlib.util.spec_from_file_location("visualize_script", ROOT / "scripts" / "visualize.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return int(module.main([str(argument) for argument in arguments]))
+    return visualize.main([str(argument) for argument in arguments])
 
 
 # --------------------------------------------------------------------------------------------- pictures

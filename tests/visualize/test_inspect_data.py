@@ -1,7 +1,6 @@
 """What a data set holds: the numbers, the command that prints them, and what it says of bad data."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 from data_kaist.dataset import Frame
 from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
 from data_kaist.structures import Annotations
+from ssd_effnet.cli.inspect import main
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_data.py"
 SIZE = (64, 80)
 
 
@@ -22,11 +21,6 @@ SIZE = (64, 80)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sheet's default place is the current folder."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def main() -> Any:
-    return runpy.run_path(str(SCRIPT))["main"]
 
 
 def write_image(path: Path, image: np.ndarray) -> Path:
@@ -59,7 +53,7 @@ def row_of(output: str, group: str, table: int = 0) -> list[str]:
     return lines[table][len(group) :].split()
 
 
-def test_tables(main: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(root)]) == 0
     output = capsys.readouterr().out
     assert "train-all-02: no frames here" in output
@@ -71,7 +65,7 @@ def test_tables(main: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert row_of(output, "night", table=1) == ["0", "0", "2", "0", "0", "0", "0", "█"]
 
 
-def test_annotations_alone(main: Any, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_annotations_alone(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.rmtree(root / "images")
     assert main([str(root), "--split", "test-night-20"]) == 0
     assert row_of(capsys.readouterr().out, "all")[0] == "2"
@@ -79,7 +73,7 @@ def test_annotations_alone(main: Any, root: Path, capsys: pytest.CaptureFixture[
     assert "annotations only, and --stats and --sheet need images" in capsys.readouterr().err
 
 
-def test_sheet_and_channels(main: Any, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_sheet_and_channels(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "new" / "sheet.png"
     assert main([str(root), "--sheet", str(path), "--stats", "--pictures", "3"]) == 0
     picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -91,7 +85,7 @@ def test_sheet_and_channels(main: Any, root: Path, capsys: pytest.CaptureFixture
     assert len(row_of(output, "mean")) == 4
 
 
-def test_coco_file(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "a.png", np.zeros((*SIZE, 3), np.uint8))
     document: dict[str, Any] = {
         "images": [{"id": 0, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
@@ -138,7 +132,7 @@ def _remove_image(root: Path) -> None:
     ],
 )
 def test_a_bad_frame_stops_or_is_skipped(
-    main: Any, root: Path, capsys: pytest.CaptureFixture[str], damage: Any, message: str, tmp_path: Path
+    root: Path, capsys: pytest.CaptureFixture[str], damage: Any, message: str, tmp_path: Path
 ) -> None:
     damage(root)
     arguments = [str(root), "--stats", "--modality", "visible", "--sheet", str(tmp_path / "sheet.png")]
@@ -168,7 +162,6 @@ def test_a_bad_frame_stops_or_is_skipped(
     ],
 )
 def test_bad_requests(
-    main: Any,
     root: Path,
     arguments: list[str],
     message: str,

@@ -30,7 +30,7 @@ from ssd_effnet.study.search.work import (
     snapshot,
 )
 
-_FOUND_BY = "Found by scripts/search.py"
+_FOUND_BY = "Found by ssd-effnet search"
 
 
 def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
@@ -85,8 +85,14 @@ def refuse_to_overwrite(path: Path) -> None:
     Raises:
         SearchError: the file holds something else.
     """
-    if path.exists() and not (path.is_file() and _FOUND_BY in " ".join(path.read_text(encoding="utf-8").split())):
+    if path.exists() and not (path.is_file() and _found(path.read_text(encoding="utf-8"))):
         raise SearchError(f"{path}: holds something that no search has written; choose another --result")
+
+
+def _found(text: str) -> bool:
+    """Whether a search wrote it, also one under its earlier name."""
+    words = " ".join(text.split())
+    return _FOUND_BY in words or "Found by scripts/search.py" in words
 
 
 def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentConfig:

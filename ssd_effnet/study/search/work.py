@@ -96,6 +96,7 @@ def plan(
     """
     file = find_experiment(file)
     base = load_experiment(file, overrides)
+    space_file = find_experiment(space_file, folder="spaces")
     space = read_space(space_file)
     given = {override.partition("=")[0].strip() for override in overrides}
     if both := sorted(given & space.keys()):

@@ -73,7 +73,7 @@ def write_comparison(
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
     lines.append(
-        "Whether one is better than the other, other images considered, says scripts/evaluate.py --compare; this page "
+        "Whether one is better than the other, other images considered, says ssd-effnet evaluate --compare; this page "
         "shows where they part."
     )
     if len(shown) < len(items):

@@ -55,7 +55,7 @@ class FinishedRun:
         directory = RunDirectory.holding(path)
         if not directory.detections_file.is_file():
             raise DataError(
-                f"{directory}: holds no detections.json; the run is not finished (scripts/train.py --resume)"
+                f"{directory}: holds no detections.json; the run is not finished (ssd-effnet train --resume)"
             )
         if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
             raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")

@@ -1,0 +1,15 @@
+"""What the scripts here do: they run a command of the package."""
+
+import sys
+
+
+def run(command: str) -> None:
+    """Run ``ssd-effnet COMMAND`` with the script's arguments; exit with its code, or with 1 where it is missing."""
+    try:
+        from ssd_effnet.cli.main import main
+    except ModuleNotFoundError:
+        sys.exit(
+            f"error: ssd_effnet is not installed for {sys.executable}; run `make setup`, then "
+            "`source .venv/bin/activate`, or `pip install .`"
+        )
+    sys.exit(main([command, *sys.argv[1:]]))

@@ -1,0 +1,115 @@
+"""Find people in images, folders, pairs and videos with a trained detector.
+
+Writes annotated images and videos under the inputs' names, and the detections: detections.json (COCO results),
+images.json (names of its image ids) and detections_kaist.txt.
+
+examples:
+  ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
+  ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs 'more/**/*.png' --out found --score 0.5
+  ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found          (pairs are found by KAIST's layout)
+  ssd-effnet detect runs/lite0/seed0 --visible LLVIP/visible --lwir LLVIP/infrared --out found
+  ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssd_effnet.cli import shell
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet detect")
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a .ckpt, or a run directory")
+    add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them, patterns")
+    add("--visible", type=Path, metavar="DIR", help="with --lwir: two folders whose equal names are pairs")
+    add("--lwir", type=Path, metavar="DIR")
+    add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
+    add("--score", type=share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
+    yes_or_no = argparse.BooleanOptionalAction
+    add("--json", action=yes_or_no, default=True, help="write the files of detections (default: yes)")
+    add("--pictures", action=yes_or_no, default=True, help="write annotated images (default: yes)")
+    add("--video", action=yes_or_no, default=True, help="write annotated videos (default: yes)")
+    add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
+    add("--max-frames", type=shell.positive, metavar="N", help="only the first N frames of each video")
+    add("--batch", type=shell.positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the GPU where there is one)")
+    add("--on-bad-frame", choices=("stop", "skip"), default="stop", help="skip: leave bad files out and name them")
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
+    if (arguments.visible is None) != (arguments.lwir is None):
+        parser().error("--visible and --lwir go together")
+    if not arguments.inputs and arguments.visible is None:
+        parser().error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
+
+    # a file that cannot be read is one sentence of ours, not several of the libraries below
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        return detect(arguments)
+    except KeyboardInterrupt:
+        print(f"what was found until then stands in {arguments.out}", file=sys.stderr)
+        raise
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from data_kaist.layouts import Side
+    from ssd_effnet import load_detector
+    from ssd_effnet.inference import detect as detecting
+    from ssd_effnet.inference.sources import find_sources, frame_count, listed, pair_folders
+
+    predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
+    others: Counter[str] = Counter()
+    sources = pair_folders(arguments.visible, arguments.lwir, others) if arguments.visible else []
+    if arguments.inputs:
+        side: Side = "lwir" if predictor.modality == "lwir" else "visible"
+        sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
+    options = detecting.Options(
+        score=arguments.score,
+        batch_size=arguments.batch,
+        pictures=arguments.pictures,
+        video=arguments.video,
+        json=arguments.json,
+        max_frames=arguments.max_frames,
+        on_bad_frame=arguments.on_bad_frame,
+    )
+    total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if others:
+        console.print(f"left out, as neither images nor videos that are read here: {listed(others)}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("images", total=total or None)
+        summary = detecting.detect(
+            predictor,
+            sources,
+            arguments.out,
+            options,
+            echo=console.print,
+            on_image=lambda: progress.advance(bar),
+        )
+    print(f"{summary}\nwritten to {arguments.out}")
+    return 0
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should lie in 0..1")
+    return value

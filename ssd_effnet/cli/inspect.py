@@ -1,0 +1,55 @@
+"""Count a data set's objects by split, daytime and occlusion; draw a contact sheet.
+
+Images are not needed for counting.
+
+examples:
+  ssd-effnet inspect data/kaist                                    the study's three splits, and sheet.png
+  ssd-effnet inspect data/kaist --split train-all-01 --stats       every training frame, read and counted
+  ssd-effnet inspect data/pennfudan/train.json --sheet penn.png
+  ssd-effnet inspect data/exported                                 as Roboflow, COCO or CVAT lay it out
+  ssd-effnet inspect data/kaist --annotations paired --on-bad-frame skip
+  ssd-effnet inspect data/mine --modality lwir --lwir-range 7000 9000     16-bit or float LWIR images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssd_effnet.cli import shell
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet inspect")
+    parser.add_argument("root", type=Path, help="the data set's folder, or a COCO file")
+    parser.add_argument(
+        "--kind", choices=("kaist", "coco"), help="default: coco if the root is a JSON file or holds some"
+    )
+    parser.add_argument(
+        "--split", dest="splits", action="append", metavar="SPLIT", help="may be repeated; default: the study's three"
+    )
+    parser.add_argument("--annotations", choices=("xml", "bbgt", "paired"), default="xml")
+    parser.add_argument("--annotations-dir", type=Path, help="default: annotations-* below the root")
+    parser.add_argument("--images", default="", metavar="FOLDER", help="of a COCO file's images, if it is not found")
+    parser.add_argument("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
+    parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
+    parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
+    parser.add_argument("--stats", action="store_true", help="mean and std of each channel; reads every image")
+    text = "LWIR values that become 0 and 255, as data.lwir_range"
+    parser.add_argument("--lwir-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    parser.add_argument("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
+    parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = vars(parser().completed().parse_args(argv))
+
+    from data_kaist.images import Reading
+    from ssd_effnet.visualize.inspection import inspect
+
+    limits = arguments.pop("lwir_range")
+    reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))
+    inspect(arguments.pop("root"), reading=reading, **arguments)
+    return 0

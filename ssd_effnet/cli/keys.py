@@ -1,0 +1,112 @@
+"""Write the page of all config keys, docs/keys.md: types, defaults, meanings.
+
+The meanings are the comments in the schema. Without a checkout and without --out, the page is printed.
+
+examples:
+  ssd-effnet keys
+  ssd-effnet keys --out keys.md
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_kaist.files import write_whole
+from ssd_effnet.cli import shell
+from ssd_effnet.config import schema
+from ssd_effnet.config.keys import in_words, key_types
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"  # in a checkout
+HEAD = """# All keys
+
+What an experiment may set, by section: in its file, or as `section.key=value` in a command, for example
+`ssd-effnet train experiments/lite0.yaml trainer.seed=1 'input.size=[256,320]'`. `null` stands for nothing; text is
+taken as written, whole numbers are decimal. A key that does not exist is refused with the nearest right one, a value
+of another type with the type. The defaults are those of the schema; most experiments start from a base that sets
+others. `config.yaml` of a run says which values it had.
+
+<!-- written by ssd-effnet keys from ssd_effnet/config/schema.py; a test holds it to that -->
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    source = Path(schema.__file__).read_text(encoding="utf-8")
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    parts = [HEAD]
+    experiment = schema.ExperimentConfig()
+    for section in _fields(classes["ExperimentConfig"]):
+        name = ast.unparse(section.target)
+        if node := classes.get(ast.unparse(section.annotation)):
+            whole, prefix, fields = getattr(experiment, name), f"{name}.", list(_fields(node))
+        elif name in key_types():  # stands in no section
+            whole, prefix, fields = experiment, "", [section]
+        else:  # name, description, changes, ancestors
+            continue
+        parts += [
+            f"## {name}\n",
+            *(_words(node) if node else []),
+            "| key | type | default | what it means |\n|---|---|---|---|",
+            *(_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
+    return (field for field in node.body if isinstance(field, ast.AnnAssign))
+
+
+def _words(node: ast.ClassDef) -> list[str]:
+    """A section's docstring, its roles as code."""
+    words = ast.get_docstring(node)
+    return [re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words) + "\n"] if words else []
+
+
+def _row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
+    """Key, type, default, and the comments in the field's own lines and in those right above it."""
+    key, first = ast.unparse(field.target), field.lineno
+    while lines[first - 2].lstrip().startswith("#"):
+        first -= 1
+    said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
+    meaning = " ".join(said).replace("None:", "null:")
+    return f"| `{prefix}{key}` | {in_words(key_types()[prefix + key])} | {_value(getattr(section, key))} | {meaning} |"
+
+
+def _value(value: Any) -> str:
+    """As YAML has it."""
+    if isinstance(value, list):
+        return f"`[{', '.join(_value(item).strip('`') for item in value)}]`"
+    if isinstance(value, bool) or value is None:
+        return {True: "`true`", False: "`false`", None: "`null`"}[value]
+    if isinstance(value, float):
+        return f"`{value:.6g}`"
+    return f"`{value}`" if value != "" else "empty"
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet keys")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: docs/keys.md of the checkout")
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    out: Path | None = parser().completed().parse_args(argv).out or (PAGE if PAGE.is_file() else None)
+    if out is None:
+        print(page())
+    else:
+        write_whole(out, page())
+        print(out)
+    return 0

@@ -1,0 +1,155 @@
+"""Search an experiment's settings with Optuna, by its validation split.
+
+Every trial is an ordinary run in OUT/<experiment>-trial<k>/, visible in TensorBoard; the test split is not used. The
+same command again continues up to N trials; the same command in another terminal, or --jobs, runs trials in parallel.
+The best trial is written as a new experiment file.
+
+examples:
+  ssd-effnet search experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30
+  ssd-effnet search experiments/demo.yaml --space experiments/spaces/lite0.yaml --trials 20 --jobs 2 trainer.epochs=5
+  ssd-effnet search experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30 --monitor val/AP \\
+      --out runs/lite0-ap --result experiments/lite0_found.yaml
+  tensorboard --logdir runs/lite0-search
+
+a space file:
+  optimizer.lr: {low: 1e-4, high: 1e-2, log: true}
+  optimizer.name: [sgd, rmsprop, adamw]
+  schedule.warmup_steps: {low: 0, high: 200, step: 50}
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ssd_effnet.cli import shell
+from ssd_effnet.config.schema import TrainerConfig
+
+if TYPE_CHECKING:
+    from ssd_effnet.study.search.work import Search
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet search")
+    monitors = get_args(TrainerConfig.__annotations__["monitor"])
+    parser.add_argument("experiment", type=Path, help="NAME or experiments/NAME.yaml, the one to search around")
+    parser.add_overrides("settings of all trials")
+    parser.add_argument(
+        "--space", type=Path, required=True, metavar="FILE", help="NAME, or a YAML file: what to draw, see above"
+    )
+    parser.add_argument(
+        "--trials", type=shell.positive, required=True, metavar="N", help="finished or pruned ones in the end"
+    )
+    parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
+    parser.add_argument("--monitor", choices=monitors, help="what to get better at: short for trainer.monitor=...")
+    parser.add_argument(
+        "--seed", type=shell.from_zero, default=0, metavar="K", help="of the draws; trials have trainer.seed"
+    )
+    parser.add_argument(
+        "--jobs", type=shell.positive, default=1, metavar="N", help="processes that share the CPU's threads"
+    )
+    parser.add_argument(
+        "--startup-trials", type=shell.positive, default=8, metavar="N", help="random and never pruned (default: 8)"
+    )
+    parser.add_argument("--no-pruning", action="store_true", help="run every trial to its end")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
+    if arguments.monitor:
+        arguments.overrides.append(f"trainer.monitor={arguments.monitor}")
+
+    try:
+        importlib.import_module("optuna")
+    except ModuleNotFoundError:
+        print("error: a search needs optuna: pip install '.[search]'", file=sys.stderr)
+        return 1
+
+    from data_kaist.errors import DataError
+    from ssd_effnet.config.yaml_files import ConfigError
+    from ssd_effnet.study.search.found import refuse_to_overwrite
+    from ssd_effnet.study.search.work import SearchError, counts, open_study, plan, work
+    from ssd_effnet.training.run_directory import Interrupted, RunError
+
+    again = "run the same command again to continue"
+    try:
+        search = plan(
+            arguments.experiment,
+            arguments.space,
+            arguments.overrides,
+            out=arguments.out,
+            seed=arguments.seed,
+            startup=arguments.startup_trials,
+            pruning=not arguments.no_pruning,
+        )
+        result = arguments.result or search.out / f"{search.base.name}_found.yaml"
+        refuse_to_overwrite(result)
+        study = open_study(search)
+        if arguments.jobs > 1:
+            stopped = work_in_processes(search, arguments.jobs)
+            number = counts(study)
+            if stopped and number["finished"] + number["pruned"] < arguments.trials:  # else the others made up for it
+                print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
+                return 1
+        else:
+            work(search, study, arguments.trials, echo=lambda line: print(line, flush=True))
+        if not arguments.worker:
+            show(search, result)
+    except (ConfigError, SearchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Interrupted):
+        print(f"error: stopped; {again}", file=sys.stderr)
+        return 130
+    except (DataError, RunError, OSError) as error:
+        print(f"error: {error}; {again}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def work_in_processes(search: Search, jobs: int) -> int:
+    """The same command ``jobs`` times, each with its share of the threads; the number of those that stopped early."""
+    threads = search.base.trainer.threads or os.cpu_count() or 1
+    command = [sys.executable, *sys.argv, f"trainer.threads={max(1, threads // jobs)}", "--jobs", "1", "--worker"]
+    # one pipe for all: no progress bars, and whole lines
+    reading, writing = os.pipe()
+    workers = [subprocess.Popen(command, stdout=writing, stderr=writing) for _ in range(jobs)]
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+        while True:
+            try:
+                for line in lines:
+                    print(line, end="", flush=True)
+                break
+            except KeyboardInterrupt:  # the workers have got it too, and say so
+                continue
+    return sum(worker.wait() != 0 for worker in workers)
+
+
+def show(search: Search, result: Path) -> None:
+    """The best trials, what decided, what failed, and the new experiment."""
+    from ssd_effnet.study.search.found import importances, trials_table, write_found
+    from ssd_effnet.study.search.work import counts, failures, open_study
+
+    study = open_study(search)
+    shell.print_table(trials_table(search, study, width=shell.width()))
+    if shares := importances(study):
+        print("what decides: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
+    for number, sentence in failures(study).items():
+        print(f"trial {number} {sentence}")
+    if running := counts(study)["running"]:
+        print(f"{running} more on their way elsewhere; whoever ends last writes the last result")
+    write_found(search, study, result)
+    found, out = (shlex.quote(str(path)) for path in (result, search.out))
+    print(f"found: {result}\nnow:   ssd-effnet train {found}\ntensorboard --logdir {out}")

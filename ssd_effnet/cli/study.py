@@ -1,0 +1,184 @@
+"""Run experiments x seeds, show their state, and compare them.
+
+examples:
+  ssd-effnet study run experiments/0[1-8]*.yaml --seeds 0 1 2 data.root=data/kaist --out runs/chain
+  ssd-effnet study run experiments/04_fpn.yaml experiments/05_deconv.yaml --seeds 0 1 --jobs 2 --dry-run
+  ssd-effnet study run experiments/0*.yaml '0[1-8]*:backbone.name=efficientnet-lite0' trainer.epochs=14 --out runs/small
+  ssd-effnet study run experiments/0*.yaml --seeds 0 1 2 --executor ray --address auto --out /shared/runs/chain
+  ssd-effnet study status runs/chain
+  ssd-effnet study report runs/chain
+  ssd-effnet study report /mnt/other/chain data.root=data/kaist --out reports/chain
+
+`run` skips what is finished, resumes what was interrupted and continues past failed runs; run it again to continue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd_effnet.cli import shell
+
+if TYPE_CHECKING:
+    from ssd_effnet.study.plan import Job
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet study")
+    what = parser.add_subparsers(required=True, metavar="run | status | report", dest="what")
+    run = what.add_parser("run", help="train and evaluate every experiment with every seed")
+    run.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="YAML files, and key=value for all of them")
+    run.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="K", help="default: 0")
+    run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
+    jobs = "runs side by side: one a GPU, or a share of the cores"
+    run.add_argument("--jobs", type=shell.positive, default=1, help=jobs)
+    run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
+    run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")
+    run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
+    for name, help_text in (("status", "how far each run is"), ("report", "compare the finished runs")):
+        command = what.add_parser(name, help=help_text)
+        command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
+        if name == "report":
+            command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
+            command.add_argument("--out", dest="to", type=Path, metavar="FOLDER", help="default: DIRECTORY/report")
+            command.add_overrides("where the runs' data are here: data.root=...")
+    return parser
+
+
+def seed(word: str) -> int | str:
+    """A seed; ``key=value``, which may stand behind them, stays as it is."""
+    return word if "=" in word else shell.from_zero(word)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments with ``overrides``: ``key=value`` may stand anywhere, behind ``--seeds`` too."""
+    arguments, rest = parser().completed().parse_known_args(argv)
+    if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
+        parser().error(f"unknown arguments: {' '.join(unknown)}")
+    if arguments.what == "run":
+        seeds = [word for word in arguments.seeds if isinstance(word, int)]
+        settings = [word for word in arguments.seeds if isinstance(word, str)]
+        arguments.overrides = [word for word in (*arguments.experiments, *settings, *rest) if "=" in word]
+        arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
+        if arguments.executor == "ray" and arguments.jobs > 1:
+            parser().error("--jobs is for the local executor; a Ray cluster takes as many runs as it holds")
+        if arguments.executor == "local" and arguments.address:
+            parser().error("--address needs --executor ray")
+        arguments.seeds = seeds
+    elif arguments.what == "report":
+        arguments.overrides += rest
+    elif rest:
+        parser().error(f"unknown arguments: {' '.join(rest)}")
+    return arguments
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    return {"run": run_study, "status": show_status, "report": write_report}[arguments.what](arguments)
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ssd_effnet.study.cluster import execute_on_ray
+    from ssd_effnet.study.execute import RunOutcome, execute
+    from ssd_effnet.study.plan import check, plan, remember
+    from ssd_effnet.study.progress import Display
+    from ssd_effnet.training.run_directory import State
+
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
+    for note in check(jobs):
+        console.print(f"note: {note}")
+    damaged = {job: damage for job in jobs if (damage := job.directory.damage())}
+    jobs = [job for job in jobs if job not in damaged]
+    todo = [job for job in jobs if job.directory.state not in (State.FINISHED, State.RUNNING)]
+    elsewhere = [job for job in jobs if job.directory.state is State.RUNNING]
+    console.print(f"{len(jobs)} runs: {len(jobs) - len(todo) - len(elsewhere)} finished, {len(todo)} to do")
+    if elsewhere:
+        console.print(f"in another process: {', '.join(job.name for job in elsewhere)}")
+    if arguments.dry_run:
+        return show_estimates(todo, arguments.jobs)
+    remember(jobs, arguments.out, shlex.join(sys.argv))
+    with Display(todo, console) as display:
+        execute_all: Callable[..., list[RunOutcome]]
+        if arguments.executor == "ray":
+            execute_all = partial(execute_on_ray, address=arguments.address)
+        else:
+            execute_all = partial(execute, jobs=arguments.jobs)
+        outcomes = execute_all(todo, on_start=display.on_start, on_look=display.on_look, on_end=display.on_end)
+    unfinished = [outcome for outcome in outcomes if outcome.state is not State.FINISHED]
+    for outcome in unfinished:
+        console.print(f"not finished: {outcome.job.name}: {outcome.reason}")
+    for job, damage in damaged.items():
+        console.print(f"not finished: {job.name}: {damage}")
+    out = shlex.quote(str(arguments.out))
+    console.print(f"ssd-effnet study report {out}\ntensorboard --logdir {out}")
+    # running: in another process
+    return 1 if damaged or any(outcome.state is not State.RUNNING for outcome in unfinished) else 0
+
+
+def show_estimates(todo: list[Job], side_by_side: int) -> int:
+    from rich.table import Table
+
+    from ssd_effnet.study.estimate import estimate
+
+    table = Table(title="what would run", title_justify="left")
+    for name in (
+        "experiment",
+        "seeds",
+        "input",
+        "parameters, M",
+        "multiply-adds, 10^9",
+        "anchors",
+        "epochs",
+        "minutes",
+    ):
+        table.add_column(name, justify="left" if name in ("experiment", "seeds") else "right")
+    total = 0.0
+    experiments = {job.experiment.name: job.experiment for job in todo}
+    for name, experiment in experiments.items():
+        expected = estimate(experiment, side_by_side)
+        seeds = [job for job in todo if job.experiment.name == name]
+        total += sum(
+            expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds
+        )
+        table.add_row(
+            name,
+            " ".join(str(job.experiment.trainer.seed) for job in seeds),
+            "x".join(map(str, experiment.input.size)),
+            f"{expected.cost.parameters / 1e6:.2f}",
+            f"{expected.cost.multiply_adds / 1e9:.2f}",
+            f"{expected.cost.anchors:,}",
+            str(experiment.trainer.epochs),
+            f"{expected.minutes:.1f} a run",
+        )
+    shell.print_table(table)
+    rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
+    print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")
+    return 0
+
+
+def show_status(arguments: argparse.Namespace) -> int:
+    from ssd_effnet.study.plan import runs_of
+    from ssd_effnet.study.progress import status_table
+
+    directories, left_out = runs_of(arguments.out)
+    shell.print_table(status_table(directories, str(arguments.out)))
+    for sentence in left_out:
+        print(f"left out: {sentence}")
+    return 0
+
+
+def write_report(arguments: argparse.Namespace) -> int:
+    from ssd_effnet.study.report import write
+
+    page = write(arguments.out, arguments.to, measure_latency=not arguments.no_latency, overrides=arguments.overrides)
+    print(page)
+    return 0

@@ -1,0 +1,39 @@
+"""Print an experiment's detector: parts, levels, parameters, multiply-adds and anchors.
+
+examples:
+  ssd-effnet summarize experiments/01_effnet_b4.yaml
+  ssd-effnet summarize experiments/02_widen_3x3.yaml adapter.channels=256 input.modality=halfway
+  ssd-effnet summarize experiments/08_bifpn.yaml --graph bifpn.svg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssd_effnet.cli import shell
+
+
+def parser() -> shell.Parser:
+    parser = shell.Parser(__doc__, prog="ssd-effnet summarize")
+    parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
+    parser.add_overrides()
+    parser.add_argument("--graph", type=Path, metavar="OUT.svg", help="draw the levels and what each is made from")
+    return parser
+
+
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().completed().parse_intermixed_args(argv)
+
+    from ssd_effnet.build import build_skeleton
+    from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.visualize.detector_graph import detector_svg
+    from ssd_effnet.visualize.summary import summarize, summary_table
+
+    experiment = load_experiment(arguments.experiment, arguments.overrides)
+    table = summary_table(summarize(experiment))
+    if arguments.graph:
+        arguments.graph.write_text(detector_svg(experiment.name, build_skeleton(experiment)), encoding="utf-8")
+    shell.print_table(table)
+    return 0
