@@ -1,16 +1,15 @@
-"""Readers of KAIST's own annotation files: XML, and the Caltech toolbox's ``bbGt`` text, single or paired.
+"""Reads KAIST's annotation files: XML, and the Caltech toolbox's ``bbGt`` text.
 
-All give :class:`~data_kaist.structures.Annotations`. A box may reach over the border (39 do in the official files)
-and is kept as it is written; a box without area, or with no part inside the frame, is an error.
+A box may reach over the border (39 do in the official files) and is kept so; one without area, or with no part inside
+the frame, is an error.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -32,94 +31,64 @@ _BBGT_COLUMNS = 12  # label x y w h occ vx vy vw vh ignore angle
 _CORNER_COLUMNS = 5  # label x1 y1 x2 y2
 
 
-@dataclass
-class _Rows:
-    """The objects of one file while it is read."""
+class ObjectRow(NamedTuple):
+    """One object of a ground-truth file; see :class:`~data_kaist.structures.Annotations`."""
 
-    where: str
-    size: tuple[int, int]
-    without_area: list[str] | None = None
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    ignore: list[bool] = field(default_factory=list)
-    occlusion: list[int] = field(default_factory=list)
-    height: list[float] = field(default_factory=list)
+    label: str
+    xywh: tuple[float, float, float, float]
+    occlusion: Any = 0
+    ignore: bool = False
+    height: float | None = None
 
-    @property
-    def next_object(self) -> str:
-        return f"{self.where}: object {len(self.boxes) + 1}"
-
-    def add(self, label: str, xywh: tuple[float, float, float, float], occlusion: float, ignore: bool) -> None:
-        """Append an object, or say why it cannot be one."""
-        x, y, w, h = xywh
+    def checked(self, size: tuple[int, int], at: str) -> ObjectRow:
+        """The row itself; an AnnotationError where its box or occlusion cannot be. ``at`` names file and object."""
+        x, y, w, h = self.xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
-        if self.without_area is not None and has_no_area(xywh):
-            self.without_area.append(f"{self.next_object} ({label})")
-            return
         if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
-            raise AnnotationError(f"{self.next_object} ({label}) has a box without area ({box})")
-        height, width = self.size
+            raise AnnotationError(f"{at} has a box without area ({box})")
+        height, width = size
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            raise AnnotationError(f"{self.next_object} ({label}) lies outside the {width}x{height} frame ({box})")
-        if occlusion not in (0, 1, 2):
-            raise AnnotationError(
-                f"{self.next_object} ({label}) has occlusion {occlusion:g}, which should be 0, 1 or 2"
-            )
-        self.boxes.append((x, y, x + w, y + h))
-        self.labels.append(label_of(label))
-        self.ignore.append(ignore)
-        self.occlusion.append(int(occlusion))
-        self.height.append(h)
-
-    def finish(self, daytime: Daytime | None) -> Annotations:
-        return Annotations.from_rows(
-            self.boxes,
-            self.labels,
-            ignore=self.ignore,
-            occlusion=self.occlusion,
-            height=self.height,
-            size=self.size,
-            daytime=daytime,
-        )
+            raise AnnotationError(f"{at} lies outside its {width}x{height} image ({box})")
+        if self.occlusion not in (0, 1, 2):
+            raise AnnotationError(f"{at} has occlusion {self.occlusion!r}, which should be 0, 1 or 2")
+        return self
 
 
-def annotation_path(folder: Path, name: str, annotation_format: AnnotationFormat, modality: str = "visible") -> Path:
-    """Where a frame's annotation file lies below the annotation folder.
-
-    Args:
-        folder: the annotation folder.
-        name: the frame's name, ``setXX/VYYY/IZZZZZ``.
-        annotation_format: ``xml``, ``bbgt`` (one text file a frame) or ``paired`` (one text file a modality, below
-            ``visible/`` and ``lwir/``, either at the top of the folder or inside each video).
-        modality: which of the paired files; both modalities together use the visible one, to which the boxes of
-            the single-file formats were drawn too.
-    """
-    if annotation_format != "paired":
-        return folder / f"{name}.{'xml' if annotation_format == 'xml' else 'txt'}"
-    side = "lwir" if modality == "lwir" else "visible"
-    video, _, number = name.rpartition("/")
-    top = folder / side
-    return top / f"{name}.txt" if top.is_dir() else folder / video / side / f"{number}.txt"
+def annotations_from(rows: Sequence[ObjectRow], size: tuple[int, int], daytime: Daytime | None) -> Annotations:
+    """The rows as arrays; a missing height is the box's."""
+    return Annotations.from_rows(
+        [(x, y, x + w, y + h) for x, y, w, h in (row.xywh for row in rows)],
+        [label_of(row.label) for row in rows],
+        ignore=[row.ignore for row in rows],
+        occlusion=[int(row.occlusion) for row in rows],
+        height=[row.xywh[3] if row.height is None else row.height for row in rows],
+        size=size,
+        daytime=daytime,
+    )
 
 
 def read_annotation(
-    folder: Path,
-    name: str,
-    annotation_format: AnnotationFormat,
-    *,
-    modality: str = "visible",
-    size: tuple[int, int] = KAIST_SIZE,
-    without_area: list[str] | None = None,
-    file: Path | None = None,
+    file: Path, name: str, *, size: tuple[int, int] = KAIST_SIZE, without_area: list[str] | None = None
 ) -> Annotations:
-    """Read the annotation of one frame in any of the three forms.
+    """Read the annotation of one frame: XML where the file ends so, else text.
 
-    Arguments as in :func:`annotation_path` and, of ``without_area``, in :func:`data_kaist.coco.read_coco`; ``file`` is
-    where it was found, None: where it should be.
+    Args:
+        file: path of the annotation.
+        name: of the frame, which says whether it is day or night.
+        size: (height, width) in pixels of the image, for files that state none.
+        without_area: see :func:`data_kaist.coco.read_coco`.
+
+    Raises:
+        AnnotationError: one sentence that names the file and the object: not XML or text, a missing tag or column,
+            not a finite number, no area, outside the frame.
     """
-    path = file or annotation_path(folder, name, annotation_format, modality)
-    parse = parse_xml if annotation_format == "xml" else parse_bbgt
-    return parse(_read(path), str(path), size=size, daytime=daytime_of(name), without_area=without_area)
+    parse = parse_xml if file.suffix.lower() == ".xml" else parse_bbgt
+    try:
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
+        reason = getattr(error, "strerror", None) or error
+        raise AnnotationError(f"{file}: cannot read the annotation ({reason})") from error
+    return parse(data, str(file), size=size, daytime=daytime_of(name), without_area=without_area)
 
 
 def parse_xml(
@@ -130,54 +99,26 @@ def parse_xml(
     daytime: Daytime | None = None,
     without_area: list[str] | None = None,
 ) -> Annotations:
-    """The objects in the bytes of an XML file.
-
-    Args:
-        data: the file's bytes.
-        where: the file's name, for messages.
-        size: (height, width) in pixels of the image, for files without ``<size>``.
-        daytime: copied into the result.
-        without_area: see :func:`data_kaist.coco.read_coco`.
-
-    Raises:
-        AnnotationError: broken XML, a missing tag, not a finite number, no area, outside the frame. One sentence
-            that names the file and the object.
-    """
-    try:
-        root = fromstring(data)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise AnnotationError(f"{where}: not readable as XML ({error})") from error
+    """The objects in the bytes of an XML file named ``where``; the rest as for :func:`read_annotation`."""
+    root = xml_of(data, where)
     stated = root.find("size")
     if stated is not None:
         size = size_of(stated, f"{where}: <size>")
-    rows = _Rows(where, size, without_area)
-    for element in root.iter("object"):
+    rows: list[ObjectRow] = []
+    for number, element in enumerate(root.iter("object"), 1):
         label = (element.findtext("name") or "").strip()
+        at = f"{where}: object {number} ({label})"
         if not label:
-            raise AnnotationError(f"{rows.next_object} has no <name>")
-        box = element.find("bndbox")
-        if box is None:
-            raise AnnotationError(f"{rows.next_object} ({label}) has no <bndbox>")
-        at = f"{rows.next_object} ({label})"
-        x, y, w, h = (_number(box, tag, at) for tag in ("x", "y", "w", "h"))
-        rows.add(label, (x, y, w, h), _number(element, "occlusion", at), ignore=False)
-    return rows.finish(daytime)
-
-
-def size_of(element: Any, at: str) -> tuple[int, int]:
-    """(height, width) in pixels that an XML element states in tags of these names.
-
-    Args:
-        element: the image's ``<size>``.
-        at: file and element, for messages.
-
-    Raises:
-        AnnotationError: a tag is missing, or is no whole number from 1.
-    """
-    height, width = (_number(element, tag, at) for tag in ("height", "width"))
-    if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
-        raise AnnotationError(f"{at} says {width:g}x{height:g} pixels, which should be whole and above 0")
-    return int(height), int(width)
+            raise AnnotationError(f"{where}: object {number} has no <name>")
+        if (box := element.find("bndbox")) is None:
+            raise AnnotationError(f"{at} has no <bndbox>")
+        x, y, w, h = (number_of(box, tag, at) for tag in "xywh")
+        row = ObjectRow(label, (x, y, w, h), number_of(element, "occlusion", at))
+        if without_area is not None and has_no_area(row.xywh):
+            without_area.append(at)
+        else:
+            rows.append(row.checked(size, at))
+    return annotations_from(rows, size, daytime)
 
 
 def parse_bbgt(
@@ -191,7 +132,7 @@ def parse_bbgt(
     """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
 
     The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
-    Arguments and errors as in :func:`parse_xml`; the text has no size of its own.
+    Arguments and errors as for :func:`parse_xml`; the text states no size.
     """
     try:
         lines = data.decode("utf-8-sig").splitlines()
@@ -200,25 +141,50 @@ def parse_bbgt(
     corners = bool(lines) and len(lines[0].split()) == _CORNER_COLUMNS and not lines[0].startswith("%")
     if not corners and not (lines and lines[0].replace(" ", "").startswith("%bbGtversion=")):
         raise AnnotationError(f"{where}: the first line should be '{BBGT_HEADER}'")
-    rows = _Rows(where, size, without_area)
-    for line in lines if corners else lines[1:]:
-        columns = line.split()
-        if not columns:
-            continue
-        if corners and len(columns) == _CORNER_COLUMNS:
-            at = f"{rows.next_object} ({columns[0]})"
-            x1, y1, x2, y2 = (finite(text, "corner", at, AnnotationError) for text in columns[1:])
-            rows.add(columns[0], (x1, y1, x2 - x1, y2 - y1), 0, ignore=False)
-            continue
-        if len(columns) != _BBGT_COLUMNS:
-            raise AnnotationError(f"{rows.next_object} has {len(columns)} columns, which should be {_BBGT_COLUMNS}")
-        at = f"{rows.next_object} ({columns[0]})"
-        x, y, w, h, occlusion = (
-            finite(text, name, at, AnnotationError)
-            for text, name in zip(columns[1:6], ("x", "y", "w", "h", "occlusion"), strict=True)
+    rows: list[ObjectRow] = []
+    for number, columns in enumerate(filter(None, map(str.split, lines if corners else lines[1:])), 1):
+        at = f"{where}: object {number} ({columns[0]})"
+        has_corners = corners and len(columns) == _CORNER_COLUMNS
+        if not has_corners and len(columns) != _BBGT_COLUMNS:
+            raise AnnotationError(f"{where}: object {number} has {len(columns)} columns, which should be 12")
+        names = ("x", "y", "x2", "y2") if has_corners else ("x", "y", "w", "h", "occlusion")
+        x, y, w, h, *occlusion = (
+            finite(text, k, at, AnnotationError) for text, k in zip(columns[1:], names, strict=False)
         )
-        rows.add(columns[0], (x, y, w, h), occlusion, ignore=finite(columns[10], "ignore", at, AnnotationError) != 0)
-    return rows.finish(daytime)
+        if has_corners:
+            row = ObjectRow(columns[0], (x, y, w - x, h - y))
+        else:
+            ignore = finite(columns[10], "ignore", at, AnnotationError) != 0
+            row = ObjectRow(columns[0], (x, y, w, h), occlusion[0], ignore)
+        if without_area is not None and has_no_area(row.xywh):
+            without_area.append(at)
+        else:
+            rows.append(row.checked(size, at))
+    return annotations_from(rows, size, daytime)
+
+
+def xml_of(data: bytes | str, where: str) -> Any:
+    """The root element of an XML text; AnnotationError where it is none, or refers to entities."""
+    try:
+        return fromstring(data)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise AnnotationError(f"{where}: not readable as XML ({error})") from error
+
+
+def size_of(element: Any, at: str) -> tuple[int, int]:
+    """(height, width) in pixels of an XML element ``<size>``; AnnotationError unless both are whole and above 0."""
+    height, width = (number_of(element, tag, at) for tag in ("height", "width"))
+    if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
+        raise AnnotationError(f"{at} says {width:g}x{height:g} pixels, which should be whole and above 0")
+    return int(height), int(width)
+
+
+def number_of(parent: Any, tag: str, at: str) -> float:
+    """The finite number in an XML element's tag; AnnotationError where there is none."""
+    text = parent.findtext(tag)
+    if text is None:
+        raise AnnotationError(f"{at} has no <{tag}>")
+    return finite(text, tag, at, AnnotationError)
 
 
 def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndarray:
@@ -275,19 +241,3 @@ def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12) -
         f"{ignored:,} become ignore regions in training; are they x, y, width, height in pixels of the image"
         f"{', or corners' if corners == n else ''}?"
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
-        raise AnnotationError(
-            f"{path}: cannot read the annotation ({getattr(error, 'strerror', None) or error})"
-        ) from error
-
-
-def _number(parent: Any, tag: str, at: str) -> float:
-    text = parent.findtext(tag)
-    if text is None:
-        raise AnnotationError(f"{at} has no <{tag}>")
-    return finite(text, tag, at, AnnotationError)

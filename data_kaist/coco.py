@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from data_kaist.annotations import ObjectRow, annotations_from
 from data_kaist.errors import AnnotationError, Doubt
 from data_kaist.files import (
     MOST_PIXELS,
     as_whole,
     has_no_area,
     is_finite,
-    is_possible,
     is_whole,
     json_of,
     label_of,
@@ -107,7 +105,7 @@ def read_coco(
     place = {image.id: i for i, image in enumerate(images)}
     if len(place) < len(images):
         raise AnnotationError(f"{path}: image id {_first_repeated([image.id for image in images])} occurs twice")
-    rows: list[list[dict[str, Any]]] = [[] for _ in images]
+    rows: list[list[ObjectRow]] = [[] for _ in images]
     seen: Counter[Hashable] = Counter()
     for i, row in enumerate(document["annotations"]):
         where = _where(path, i, row)
@@ -125,7 +123,7 @@ def read_coco(
             continue
         at = place[row["image_id"]]
         try:
-            rows[at].append(_checked(row, images[at].size, where))
+            rows[at].append(_object(row, labels[row["category_id"]], images[at].size, where))
         except AnnotationError as error:
             if bad is None:
                 raise
@@ -140,7 +138,9 @@ def read_coco(
         _doubt(f"{path}: {len(images) - len(times):,} images are listed more than once ({name}: {most} times)")
     return CocoDataset(
         images=images,
-        annotations=[_annotations(image, of_image, labels) for image, of_image in zip(images, rows, strict=True)],
+        annotations=[
+            annotations_from(of_image, image.size, image.daytime) for image, of_image in zip(images, rows, strict=True)
+        ],
         person_categories=frozenset(id_ for id_, label in labels.items() if label == PERSON),
         listed=[place[row["id"]] for row in document["images"]],
     )
@@ -221,39 +221,20 @@ def _image(path: Path, index: int, row: Any) -> CocoImage:
     return image if daytime else CocoImage(row["id"], name, size, daytime_of(image.name))
 
 
-def _checked(row: dict[str, Any], size: tuple[int, int], where: str) -> dict[str, Any]:
+def _object(row: dict[str, Any], label: str, size: tuple[int, int], where: str) -> ObjectRow:
     """The annotation, if its numbers can be true."""
     box = row["bbox"]
     if not (isinstance(box, list) and len(box) == 4 and all(is_finite(n) for n in box)):
         raise AnnotationError(f"{where} has bbox {box!r}, which should be four finite numbers x, y, w, h")
     x, y, w, h = box
-    if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
-        raise AnnotationError(f"{where} has a box without area (bbox {box})")
-    height, width = size
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise AnnotationError(f"{where} lies outside its {width}x{height} image (bbox {box})")
-    stated = row.get("height", h)
-    if not is_finite(stated) or not 0 < stated <= MOST_PIXELS:
-        raise AnnotationError(f"{where} has height {row['height']!r}, which should be a finite number above 0")
-    if row.get("occlusion", 0) not in (0, 1, 2):
-        raise AnnotationError(f"{where} has occlusion {row['occlusion']!r}, which should be 0, 1 or 2")
+    ignore = row.get("ignore", 0) == 1 or row.get("iscrowd", 0) == 1
+    checked = ObjectRow(label, (x, y, w, h), row.get("occlusion", 0), ignore, row.get("height")).checked(size, where)
+    if not is_finite(stated := row.get("height", h)) or not 0 < stated <= MOST_PIXELS:
+        raise AnnotationError(f"{where} has height {stated!r}, which should be a finite number above 0")
     for flag in ("ignore", "iscrowd"):
         if row.get(flag, 0) not in (0, 1):
             raise AnnotationError(f"{where} has {flag} {row[flag]!r}, which should be 0 or 1")
-    return row
-
-
-def _annotations(image: CocoImage, rows: list[dict[str, Any]], labels: dict[int, str]) -> Annotations:
-    boxes = [row["bbox"] for row in rows]
-    return Annotations.from_rows(
-        [(x, y, x + w, y + h) for x, y, w, h in boxes],
-        [labels[row["category_id"]] for row in rows],
-        ignore=[bool(row.get("ignore", 0)) or bool(row.get("iscrowd", 0)) for row in rows],
-        occlusion=[row.get("occlusion", 0) for row in rows],
-        height=[row.get("height", row["bbox"][3]) for row in rows],
-        size=image.size,
-        daytime=image.daytime,
-    )
+    return checked
 
 
 def _where(path: Path, index: int, row: Any) -> str:

@@ -17,23 +17,9 @@ from data_kaist.annotations import training_ignore
 from data_kaist.cache import DiskCache, FrameCache
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
-from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped, load_coco, load_frames, load_kaist
+from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped
 from data_kaist.structures import Annotations, Batch, Targets
 from data_kaist.transforms import Sample, Transform
-
-__all__ = [
-    "DetectionDataset",
-    "EpochSampler",
-    "Frame",
-    "Modality",
-    "collate",
-    "doubts_of",
-    "fingerprint",
-    "load_coco",
-    "load_frames",
-    "load_kaist",
-    "read_pair",
-]
 
 
 def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -109,7 +95,7 @@ class DetectionDataset(Dataset[Sample]):
         """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
 
         Args:
-            frames: as loaded by :func:`load_frames`.
+            frames: of :meth:`data_kaist.layouts.DataSource.frames`.
             modality: images to read.
             transform: must end with a resize to one size, if samples are to be collated.
             seed: of the random transforms.

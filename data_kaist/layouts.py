@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -106,171 +107,168 @@ def _content(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def load_frames(
-    kind: Literal["kaist", "coco"],
-    root: str | Path,
-    split: str,
-    *,
-    annotation_format: AnnotationFormat = "xml",
-    annotations_dir: str | Path | None = None,
-    images: str = "",
-    exclude: str | None = None,
-    modality: Wanted = "visible",
-    skipped: Skipped | None = None,
-    reading: Reading = AS_STORED,
-) -> list[Frame]:
-    """The frames of a split, of a data set in either form.
+@dataclass(frozen=True)
+class DataSource:
+    """Where a data set lies, and in which form.
 
-    Args:
-        kind: ``kaist`` (:func:`load_kaist`) or ``coco`` (:func:`load_coco`, where ``split`` is ``file.json`` below
-            ``root`` and the two arguments about annotations have no meaning).
+    Attributes:
+        kind: ``kaist``: ``root/images/setXX/VYYY/{visible,lwir}/IZZZZZ.jpg`` (``.png``; the sets may lie in the root
+            itself), annotations in the same folders or, flat, as ``setXX_VYYY_IZZZZZ.txt``. ``coco``: JSON files.
         root: the data set's folder.
-        split: which frames.
-        annotation_format: ``xml``, ``bbgt`` or ``paired``.
-        annotations_dir: where the annotations are, if not at one of :data:`ANNOTATION_FOLDERS`.
+        form: of KAIST's annotations: ``xml``, ``bbgt`` or ``paired``.
+        annotations: folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
         images: folder of the images, if not where they are looked for.
-        exclude: another split, to be cut out of this one: the validation frames out of the training frames.
-        modality: images that must be there, see :data:`Wanted`.
-        skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
         reading: how image files become pixels; KAIST has no orientation tags, and none is looked at.
-
-    Raises:
-        SplitError: wrong root or split, or nothing in it.
-        ImageError: an image is missing.
-        AnnotationError: an annotation is missing or broken.
     """
-    if kind == "coco":
-        frames = load_coco(root, split, images=images, exclude=exclude, modality=modality, skipped=skipped)
-        return _to_be_read(frames, reading)
-    if kind != "kaist":
-        raise SplitError(f"unknown kind of data set {kind!r}; it should be 'kaist' or 'coco'")
-    frames = load_kaist(
-        root,
-        split,
-        annotation_format=annotation_format,
-        annotations_dir=annotations_dir,
-        images=images,
-        exclude=exclude,
-        modality=modality,
-        skipped=skipped,
-    )
-    return _to_be_read(frames, replace(reading, orientation="never"))
+
+    kind: Literal["kaist", "coco"]
+    root: Path
+    form: AnnotationFormat = "xml"
+    annotations: Path | None = None
+    images: str = ""
+    reading: Reading = AS_STORED
+
+    def frames(
+        self,
+        split: str,
+        *,
+        exclude: str | None = None,
+        modality: Wanted = "visible",
+        skipped: Skipped | None = None,
+        without_area: list[str] | None = None,
+    ) -> list[Frame]:
+        """The frames of a split: of KAIST sorted by name, of a COCO file in the order of its ids.
+
+        A KAIST frame is one with an image or an annotation; one without the other is an error, so that half a download
+        is not mistaken for the whole. Of flat annotations, published for a selection of frames, these alone count.
+
+        Args:
+            split: of KAIST as in :func:`data_kaist.splits.parse_split`; ``train.json`` below the root, or
+                ``train.json%10`` for every tenth image (place modulo 10 is 9).
+            exclude: another split, to be cut out of this one; of COCO files its image files.
+            modality: images that must be there, see :data:`Wanted`; the LWIR image of a COCO file is the file of the
+                same name below ``lwir/`` where the visible one is below ``visible/``.
+            skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
+            without_area: see :func:`data_kaist.coco.read_coco`.
+
+        Raises:
+            SplitError: wrong root or split, or nothing in it.
+            ImageError: an image is missing.
+            AnnotationError: an annotation is missing or broken.
+        """
+        if self.kind not in ("kaist", "coco"):
+            raise SplitError(f"unknown kind of data set {self.kind!r}; it should be 'kaist' or 'coco'")
+        find = _coco_frames if self.kind == "coco" else _kaist_frames
+        frames = []
+        for name, frame in find(self, split, exclude, modality, skipped is not None, without_area):
+            try:
+                frames.append(frame())
+            except DataError as error:
+                if skipped is None:
+                    raise
+                skipped.append((name, str(error)))
+        if not frames and skipped:
+            raise SplitError(f"every frame of split {split!r} is bad; the first: {skipped[0][1]}")
+        # notes are in memory that forked workers share
+        notes = np.frombuffer(mmap.mmap(-1, max(len(frames), 1) * NOTE.itemsize), NOTE)
+        reading = self.reading if self.kind == "coco" else replace(self.reading, orientation="never")
+        return [replace(frame, reading=reading, note=notes[i : i + 1]) for i, frame in enumerate(frames)]
+
+    def annotations_of(self, split: str, modality: str = "visible") -> str:
+        """What :meth:`frames` reads the objects from: the COCO file or the folder; of paired ones the side, too."""
+        if self.kind == "coco":
+            return str(self.root / file_and_step(split)[0])
+        folder = self._annotation_folder()
+        return f"{folder}, {'lwir' if modality == 'lwir' else 'visible'}" if self.form == "paired" else str(folder)
+
+    def _annotation_folder(self) -> Path:
+        if self.form not in ANNOTATION_FOLDERS:
+            raise AnnotationError(
+                f"unknown annotation format {self.form!r}; it should be one of {', '.join(ANNOTATION_FOLDERS)}"
+            )
+        if self.annotations is not None:
+            if not self.annotations.is_dir():
+                raise SplitError(f"{self.annotations}: no such folder of annotations")
+            return self.annotations
+        found = [path for form, path in annotation_sets(self.root) if form == self.form]
+        if len(found) > 1:
+            both = " and ".join(map(str, found))
+            raise SplitError(f"{self.root}: {both} may both be meant; set data.annotations_dir to one of them")
+        if not found:
+            names = " or ".join(ANNOTATION_FOLDERS[self.form])
+            raise SplitError(f"{self.root}: no KAIST annotations there; looked for the folder {names}")
+        return found[0]
 
 
-def _to_be_read(frames: Sequence[Frame], reading: Reading) -> list[Frame]:
-    """The frames with their reading, and with notes in memory that workers share that are forked."""
-    notes = np.frombuffer(mmap.mmap(-1, max(len(frames), 1) * NOTE.itemsize), NOTE)
-    return [replace(frame, reading=reading, note=notes[i : i + 1]) for i, frame in enumerate(frames)]
+Candidates = Iterator[tuple[str, Callable[[], Frame]]]
+"""Names of frames, each with what reads its annotation and raises a DataError where the frame is bad."""
 
 
-def load_kaist(
-    root: str | Path,
+def _kaist_frames(
+    source: DataSource,
     split: str,
-    *,
-    annotation_format: AnnotationFormat = "xml",
-    annotations_dir: str | Path | None = None,
-    images: str = "",
-    exclude: str | None = None,
-    modality: Wanted = "visible",
-    skipped: Skipped | None = None,
-    without_area: list[str] | None = None,
-) -> list[Frame]:
-    """Frames of ``root/images/setXX/VYYY/{visible,lwir}/IZZZZZ.jpg`` (or ``.png``), sorted by name.
-
-    Without a folder ``images`` the sets may lie in the root itself. Annotations lie in the same folders or, flat, as
-    ``setXX_VYYY_IZZZZZ.txt``. A frame belongs to the data set when it has an image or an annotation; one without the
-    other is an error, so that half a download is not mistaken for the whole. Of flat annotations, which are published
-    for a selection of the frames, these alone belong to it. Arguments and errors as in :func:`load_frames`; ``split``
-    and ``exclude`` as in :func:`data_kaist.splits.parse_split`, ``without_area`` as in
-    :func:`data_kaist.coco.read_coco`.
-    """
-    root = Path(root)
+    exclude: str | None,
+    modality: Wanted,
+    may_skip: bool,
+    without_area: list[str] | None,
+) -> Candidates:
+    root = source.root
     parse_split(split)
-    folder_of_images = root / (images or "images")
-    if not images and not folder_of_images.is_dir() and any(root.glob("set[0-9][0-9]/V[0-9][0-9][0-9]")):
-        folder_of_images = root
-    if modality not in (None, "any") and not folder_of_images.is_dir():
+    images = root / (source.images or "images")
+    if not source.images and not images.is_dir() and any(root.glob("set[0-9][0-9]/V[0-9][0-9][0-9]")):
+        images = root
+    if modality not in (None, "any") and not images.is_dir():
         raise SplitError(
-            f"{root}: no KAIST images there; looked for {folder_of_images}/setXX/VYYY/visible/IZZZZZ.jpg and "
+            f"{root}: no KAIST images there; looked for {images}/setXX/VYYY/visible/IZZZZZ.jpg and "
             "lwir (docs/kaist.md says where KAIST lives, ssd-effnet synthesize writes a twin of it)"
         )
-    folder = _annotation_folder(root, annotation_format, annotations_dir)
-    pictured = {side: _files(folder_of_images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
-    if annotation_format == "paired":
-        side = "lwir" if modality == "lwir" else "visible"
-        written = _files(folder, side, ".txt") | _files(folder / side, "", ".txt")
-    else:
-        written = _files(folder, "", ".xml" if annotation_format == "xml" else ".txt")
+    folder = source._annotation_folder()
+    pictured = {side: _files(images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
+    inner, suffix = "", ".xml" if source.form == "xml" else ".txt"
+    if source.form == "paired":
+        inner = "lwir" if modality == "lwir" else "visible"
+    written = _files(folder, inner, suffix) | (_files(folder / inner, "", suffix) if inner else {})
     names = set(written)
     if not any(file.parent == folder for file in written.values()):  # flat ones are a selection of frames
         names |= {name for of in pictured.values() for name in of}
     chosen = _cut(select(names, split), select(names, exclude) if exclude else [], split, exclude, len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
-    size = _usual_size([path for of in files.values() for path in of.values()][:20])
+    size = _usual_size([path for of in files.values() for path in of.values()][:20]) or KAIST_SIZE
     sides = _sides(modality, files.values())
-    frames = []
-    for place, name in enumerate(chosen):
-        try:
-            for side in sides:
-                if side not in files[name]:
-                    video, _, number = name.rpartition("/")
-                    path = folder_of_images / video / side / f"{number}.jpg"
-                    raise ImageError(f"{path}: missing, the {side} image of {name}")
-            annotations = read_annotation(
-                folder,
-                name,
-                annotation_format,
-                modality=str(modality),
-                size=size or KAIST_SIZE,
-                file=written.get(name),
-                without_area=without_area,
-            )
-        except DataError as error:
-            if skipped is None:
-                lacking = sum(name not in written for name in chosen)
-                if name in written or lacking == 1:
-                    raise
-                raise AnnotationError(
-                    f"{error}; {lacking:,} of the {len(chosen):,} frames have none, and data.on_bad_frame: skip leaves "
-                    "them out"
-                ) from error
-            skipped.append((name, str(error)))
-            continue
-        frames.append(Frame(name, files[name].get("visible"), files[name].get("lwir"), annotations, place=place))
-    return _not_all_skipped(frames, split, skipped)
+    lacking = sum(name not in written for name in chosen)
+    hint = f"; {lacking:,} of the {len(chosen):,} frames have none, and data.on_bad_frame: skip leaves them out"
+
+    def frame(place: int, name: str) -> Frame:
+        video, _, number = name.rpartition("/")
+        for side in sides:
+            if side not in files[name]:
+                raise ImageError(f"{images / video / side / number}.jpg: missing, the {side} image of {name}")
+        if name not in written:
+            path = folder / video / inner / f"{number}{suffix}"
+            raise AnnotationError(f"{path}: missing, the annotation of {name}{'' if may_skip else hint}")
+        objects = read_annotation(written[name], name, size=size, without_area=without_area)
+        return Frame(name, files[name].get("visible"), files[name].get("lwir"), objects, place=place)
+
+    return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
 
 
-def load_coco(
-    root: str | Path,
+def _coco_frames(
+    source: DataSource,
     split: str,
-    *,
-    images: str = "",
-    exclude: str | None = None,
-    modality: Wanted = "visible",
-    skipped: Skipped | None = None,
-) -> list[Frame]:
-    """Frames of a COCO file, in order of their ids.
-
-    Args:
-        root: folder that ``split`` is relative to.
-        split: ``train.json``, or ``train.json%10`` for every tenth image (place modulo 10 is 9).
-        images: folder that the file names in the JSON file are relative to, see :func:`_image_folder`. A file name
-            may also be a KAIST frame name, whose images are looked for below ``images/`` as :func:`load_kaist` does.
-        exclude: another such split whose image files are cut out: with ``train.json`` and ``train.json%10``, no file
-            need be split.
-        modality: images that must be there; the LWIR image is the file of the same name below ``lwir/`` where the
-            visible one is below ``visible/``.
-        skipped: as in :func:`load_frames`.
-    """
-    root, file = Path(root), file_and_step(split)[0]
-    bad: dict[int, str] | None = None if skipped is None else {}
-    chosen, data = _coco_images(root, split, bad)
-    folder, not_found = _image_folder(root, file, data, images)
+    exclude: str | None,
+    modality: Wanted,
+    may_skip: bool,
+    without_area: list[str] | None,
+) -> Candidates:
+    root, file = source.root, file_and_step(split)[0]
+    bad: dict[int, str] | None = {} if may_skip else None
+    chosen, data = _coco_images(root, split, bad, without_area)
+    folder, not_found = _image_folder(root, file, data, source.images)
     files = [_coco_files(folder, image.file_name) for image, _ in chosen]
     keys, excluded = [str(image.id) for image, _ in chosen], []
     if exclude:
         others, its_data = _coco_images(root, exclude, {})
-        its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, images)
+        its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, source.images)
         excluded = [str(_real(_coco_files(its_folder, image.file_name)[0])) for image, _ in others]
         keys = [str(_real(visible)) for visible, _ in files]
     left = set(_cut(keys, excluded, split, exclude, len(data.images), root))
@@ -278,38 +276,30 @@ def load_coco(
         {side: path for side, path in zip(SIDES["early"], of, strict=True) if path and _is_file(path)} for of in files
     ]
     sides = _sides(modality, there)
-    frames = []
-    for place, (image, objects) in enumerate(chosen):
+
+    def frame(place: int, image: CocoImage, objects: Annotations) -> Frame:
         name = image.file_name
-        if keys[place] not in left:
-            continue
-        try:
-            if bad and image.id in bad:
-                raise AnnotationError(bad[image.id])
-            if "://" in name:
-                raise AnnotationError(
-                    f"{root / file}: image {image.id} has the file name {name!r}, a URL; images are read from files, "
-                    "so fetch it first"
-                )
-            if not is_inside(name):
-                raise AnnotationError(
-                    f"{root / file}: image {image.id} has the file name {name!r}, which leads out of {folder}"
-                )
-            for side in sides:
-                path = files[place][SIDES["early"].index(side)]
-                if path is None and modality != "any":
-                    raise ImageError(f"{name}: has no {side} image, since it is not below a folder 'visible'")
-                if path is not None and side not in there[place]:
-                    raise ImageError(f"{path}: missing, the {side} image of {name}{not_found}")
-        except DataError as error:
-            if skipped is None:
-                raise
-            skipped.append((image.name, str(error)))
-            continue
-        here = there[place]
-        category = min(data.person_categories)
-        frames.append(Frame(image.name, here.get("visible"), here.get("lwir"), objects, image.id, place, category))
-    return _not_all_skipped(frames, split, skipped)
+        named = f"{root / file}: image {image.id} has the file name {name!r}"
+        if bad and image.id in bad:
+            raise AnnotationError(bad[image.id])
+        if "://" in name:
+            raise AnnotationError(f"{named}, a URL; images are read from files, so fetch it first")
+        if not is_inside(name):
+            raise AnnotationError(f"{named}, which leads out of {folder}")
+        for side in sides:
+            path = files[place][SIDES["early"].index(side)]
+            if path is None and modality != "any":
+                raise ImageError(f"{name}: has no {side} image, since it is not below a folder 'visible'")
+            if path is not None and side not in there[place]:
+                raise ImageError(f"{path}: missing, the {side} image of {name}{not_found}")
+        here, category = there[place], min(data.person_categories)
+        return Frame(image.name, here.get("visible"), here.get("lwir"), objects, image.id, place, category)
+
+    return (
+        (image.name, partial(frame, place, image, objects))
+        for place, (image, objects) in enumerate(chosen)
+        if keys[place] in left
+    )
 
 
 def _cut(chosen: list[str], excluded: list[str], split: str, exclude: str | None, total: int, root: Path) -> list[str]:
@@ -331,12 +321,6 @@ def _sides(modality: Wanted, there: Iterable[Mapping[Side, Path]]) -> Sequence[S
     return SIDES[modality] if modality else ()
 
 
-def _not_all_skipped(frames: list[Frame], split: str, skipped: Skipped | None) -> list[Frame]:
-    if not frames and skipped:
-        raise SplitError(f"every frame of split {split!r} is bad; the first: {skipped[0][1]}")
-    return frames
-
-
 def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
     """Folders at one of :data:`ANNOTATION_FOLDERS` that hold anything, with their format."""
     forms: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
@@ -346,43 +330,6 @@ def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
         for form, path in found
         if path.is_dir() and any(path.iterdir())
     ]
-
-
-def _annotation_folder(root: Path, annotation_format: AnnotationFormat, given: str | Path | None) -> Path:
-    if annotation_format not in ANNOTATION_FOLDERS:
-        raise AnnotationError(
-            f"unknown annotation format {annotation_format!r}; it should be one of {', '.join(ANNOTATION_FOLDERS)}"
-        )
-    if given is not None:
-        if not Path(given).is_dir():
-            raise SplitError(f"{given}: no such folder of annotations")
-        return Path(given)
-    found = [path for form, path in annotation_sets(root) if form == annotation_format]
-    if len(found) > 1:
-        raise SplitError(
-            f"{root}: {' and '.join(map(str, found))} may both be meant; set data.annotations_dir to one of them"
-        )
-    if found:
-        return found[0]
-    names = " or ".join(ANNOTATION_FOLDERS[annotation_format])
-    raise SplitError(f"{root}: no KAIST annotations there; looked for the folder {names}")
-
-
-def annotations_of(
-    kind: str,
-    root: str | Path,
-    split: str,
-    *,
-    annotation_format: AnnotationFormat = "xml",
-    annotations_dir: str | Path | None = None,
-    modality: str = "visible",
-) -> str:
-    """What :func:`load_frames` reads the objects from: the COCO file or the folder; of paired ones the side, too."""
-    if kind == "coco":
-        return str(Path(root) / file_and_step(split)[0])
-    folder = _annotation_folder(Path(root), annotation_format, annotations_dir)
-    side = "lwir" if modality == "lwir" else "visible"
-    return f"{folder}, {side}" if annotation_format == "paired" else str(folder)
 
 
 def _files(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:
@@ -409,7 +356,7 @@ def _usual_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 
 
 def _coco_images(
-    root: Path, spec: str, bad: dict[int, str] | None = None
+    root: Path, spec: str, bad: dict[int, str] | None = None, without_area: list[str] | None = None
 ) -> tuple[list[tuple[CocoImage, Annotations]], CocoDataset]:
     """The images that ``file.json`` or ``file.json%step`` selects, and all that the file holds."""
     file, step = file_and_step(spec)
@@ -419,7 +366,7 @@ def _coco_images(
     if not _is_file(root / file):
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
-    data = read_coco(root / file, bad)
+    data = read_coco(root / file, bad, without_area=without_area)
     pairs = list(zip(data.images, data.annotations, strict=True))
     return pairs[step - 1 :: step], data
 

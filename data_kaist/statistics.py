@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from data_kaist.annotations import training_ignore
-from data_kaist.dataset import Frame, Modality, read_pair
+from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
-from data_kaist.layouts import spread
+from data_kaist.layouts import Frame, Modality, spread
 from data_kaist.structures import PERSON
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)

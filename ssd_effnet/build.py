@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_kaist.dataset import DetectionDataset, Frame, load_frames
+from data_kaist.dataset import DetectionDataset
 from data_kaist.images import Reading
-from data_kaist.layouts import SIDES, Skipped, file_and_step
+from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step
 from data_kaist.statistics import lwir_quantiles
 from data_kaist.transforms import (
     Compose,
@@ -255,15 +255,17 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     return Compose((*chain, resize, HorizontalFlip(a.flip)))
 
 
-def annotations_dir(e: ExperimentConfig) -> Path | None:
-    """Folder of KAIST's annotations, if configured."""
-    return Path(e.data.root) / e.data.annotations_dir if e.data.annotations_dir else None
-
-
 def build_reading(e: ExperimentConfig) -> Reading:
     """How the experiment's image files become pixels."""
     limits = e.data.lwir_range
     return Reading((limits[0], limits[1]) if limits else None, e.data.orientation)
+
+
+def build_source(e: ExperimentConfig) -> DataSource:
+    """Where the experiment's data set lies, and in which form."""
+    d, root = e.data, Path(e.data.root)
+    folder = root / d.annotations_dir if d.annotations_dir else None
+    return DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e))
 
 
 def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
@@ -283,18 +285,8 @@ def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Fr
     cut = e.data.val if stage == "train" else ""  # the validation split is cut out of training
     if e.data.allow_overlap and e.data.kind == "coco" and file_and_step(cut)[1] == 1:
         cut = ""
-    return load_frames(
-        e.data.kind,
-        Path(e.data.root),
-        {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage],
-        annotation_format=e.data.annotations,
-        annotations_dir=annotations_dir(e),
-        images=e.data.images,
-        exclude=cut or None,
-        modality=e.input.modality,
-        skipped=skipped,
-        reading=build_reading(e),
-    )
+    split = {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]
+    return build_source(e).frames(split, exclude=cut or None, modality=e.input.modality, skipped=skipped)
 
 
 def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_kaist.dataset import DetectionDataset, load_frames
-from data_kaist.layouts import Frame
+from data_kaist.dataset import DetectionDataset
+from data_kaist.layouts import DataSource, Frame
 from data_kaist.synthetic import write_dataset
 from data_kaist.transforms import Sample
 from ssd_effnet.benchmark.reference import stages as reference
@@ -35,8 +35,9 @@ def benchmark_data(
     """
     if not (root / "images").is_dir():
         write_dataset(root, frames, size, seed=0)
-    found = load_frames("kaist", root, "train-all-01", modality="early") if _has_training(root) else None
-    chosen = found or load_frames("kaist", root, "test-all-01", modality="early")
+    source = DataSource("kaist", root)
+    found = source.frames("train-all-01", modality="early") if _has_training(root) else None
+    chosen = found or source.frames("test-all-01", modality="early")
     experiment = ExperimentConfig()
     experiment.input.size, experiment.input.modality = list(size), "early"
     keys = [(i // len(chosen), i % len(chosen)) for i in range(pairs)]

@@ -209,7 +209,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
 def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
     """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
-    from data_kaist.layouts import annotation_sets, load_kaist
+    from data_kaist.layouts import DataSource, annotation_sets
 
     found = annotation_sets(folder)
     if len(found) > 1:
@@ -224,14 +224,8 @@ def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTru
         if any(any(folder.glob(f"{pattern}.{ending}")) for pattern in patterns.get(form, patterns["xml"])):
             found = [*found, (form, folder)]
     form, annotations_dir = found[0] if found else ("xml", None)
-    frames = load_kaist(
-        folder,
-        split,
-        annotation_format=form,
-        annotations_dir=annotations_dir,
-        modality=None,
-        without_area=without_area,
-    )
+    data = DataSource("kaist", folder, form, annotations_dir)
+    frames = data.frames(split, modality=None, without_area=without_area)
     source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"
     return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_kaist.dataset import Frame, read_pair
+from data_kaist.dataset import read_pair
 from data_kaist.errors import DataError
+from data_kaist.layouts import Frame
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw, jpeg_address
 from ssd_effnet.evaluation.error_analysis import FPPI, operating_point
 from ssd_effnet.evaluation.miss_rate import Matches, Outcome

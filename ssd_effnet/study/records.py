@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from data_kaist.dataset import Frame
 from data_kaist.errors import Failure
+from data_kaist.layouts import Frame
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import as_size, build_skeleton
 from ssd_effnet.config.keys import settings

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from data_kaist.annotations import training_ignore
-from data_kaist.dataset import DetectionDataset, load_frames
-from data_kaist.layouts import Frame, file_and_step, shared
+from data_kaist.dataset import DetectionDataset
+from data_kaist.layouts import DataSource, Frame, file_and_step, shared
 from data_kaist.structures import PERSON, DetectionTable
 from ssd_effnet.build import as_size
 from ssd_effnet.config.schema import ExperimentConfig
@@ -89,7 +89,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
         others = frames[other]
         files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
         if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
-            others = load_frames("coco", e.root, e.train, images=e.images, modality=None, skipped=[])
+            others = DataSource("coco", Path(e.root), images=e.images).frames(e.train, modality=None, skipped=[])
         if both := shared(frames[stage], others):
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
             said.append(

@@ -26,17 +26,17 @@ from data_kaist.annotations import doubt_of_boxes, other_labels
 from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Failure
-from data_kaist.layouts import annotations_of, image_ids
+from data_kaist.layouts import image_ids
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
-    annotations_dir,
     build_criterion,
     build_dataset,
     build_detector,
     build_optimizer,
     build_postprocess,
     build_schedule,
+    build_source,
     with_lwir_range,
 )
 from ssd_effnet.config.keys import settings
@@ -361,14 +361,7 @@ class _Session:
             if writes:
                 _write_detections(directory, datasets["test"], table)
             e = self.experiment
-            read_from = annotations_of(
-                e.data.kind,
-                e.data.root,
-                e.data.test,
-                annotation_format=e.data.annotations,
-                annotations_dir=annotations_dir(e),
-                modality=e.input.modality,
-            )
+            read_from = build_source(e).annotations_of(e.data.test, e.input.modality)
             counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
             results["test"] = {**counted, **scores.as_dict()}
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen

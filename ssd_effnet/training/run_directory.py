@@ -16,11 +16,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from data_kaist.dataset import DetectionDataset, Frame, fingerprint
+from data_kaist.dataset import DetectionDataset, fingerprint
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import Doubt, Failure
 from data_kaist.files import write_whole
-from data_kaist.layouts import image_ids
+from data_kaist.layouts import Frame, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.keys import settings

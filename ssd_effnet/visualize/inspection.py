@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
-from data_kaist.dataset import Frame, doubts_of, load_frames, read_pair
+from data_kaist.dataset import doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
-from data_kaist.layouts import Modality, Skipped, annotations_of, spread
+from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import (
     ChannelStatistics,
@@ -68,6 +68,7 @@ def inspect(
         DataError: one sentence on what is wrong with root, split or frames.
     """
     root, kind, named = _what(root, kind, splits)
+    source = DataSource(kind, root, annotations, annotations_dir, images, reading)
     skip = on_bad_frame == "skip"
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
@@ -76,17 +77,7 @@ def inspect(
     for split in named:
         skipped: Skipped | None = [] if skip else None
         try:
-            frames = load_frames(
-                kind,
-                root,
-                split,
-                annotation_format=annotations,
-                annotations_dir=annotations_dir,
-                images=images,
-                modality=modality or "any",
-                skipped=skipped,
-                reading=reading,
-            )
+            frames = source.frames(split, modality=modality or "any", skipped=skipped)
         except EmptySplitError:
             # A part of KAIST is worth a look as well: of the three default splits some may be empty.
             if splits:
@@ -97,7 +88,7 @@ def inspect(
         _report_skipped(console, split, skipped)
         if kind == "coco" and not any(frame.visible or frame.lwir for frame in frames):
             try:
-                load_frames("coco", root, split, images=images)
+                source.frames(split)
             except DataError as error:  # counted without its images, which are named
                 console.print(Text(str(error), style="yellow"), soft_wrap=True)
     if not by_split:
@@ -106,9 +97,7 @@ def inspect(
         statistics = object_statistics(frames)
         _print(console, split, _object_table(statistics))
         of_frames = [frame.annotations for frame in frames]
-        read_from = annotations_of(
-            kind, root, split, annotation_format=annotations, annotations_dir=annotations_dir, modality=str(modality)
-        )
+        read_from = source.annotations_of(split, str(modality))
         console.print(Text(f"{split}: annotations: {read_from}"), soft_wrap=True)
         if others := other_labels(of_frames):
             console.print(Text(f"{split}: not persons: {others}"), soft_wrap=True)

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from data_kaist import cache as cache_module
 from data_kaist.cache import DiskCache
-from data_kaist.dataset import DetectionDataset, Modality, collate, load_frames
+from data_kaist.dataset import DetectionDataset, collate
 from data_kaist.errors import ImageError
+from data_kaist.layouts import DataSource, Modality
 from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
 
 CHAIN = Compose((PhotometricJitter(p=1), RandomResizedCrop(), Resize((40, 50)), HorizontalFlip()))
@@ -22,7 +23,7 @@ CHAIN = Compose((PhotometricJitter(p=1), RandomResizedCrop(), Resize((40, 50)), 
 def dataset(
     root: Path, modality: Modality = "early", *, cached: bool = True, folder: Path | None = None
 ) -> DetectionDataset:
-    frames = load_frames("coco", root, "train.json", modality=modality)
+    frames = DataSource("coco", root).frames("train.json", modality=modality)
     cache: Literal["none", "memory", "disk"] = "disk" if folder else "memory" if cached else "none"
     return DetectionDataset(frames, modality, CHAIN, cache=cache, cache_folder=folder)
 
@@ -76,7 +77,7 @@ def test_free_memory_is_known_or_not() -> None:
 
 
 def test_the_processes_of_a_run_each_take_memory(few_pairs: Path) -> None:
-    frames = load_frames("coco", few_pairs, "train.json", modality="early")
+    frames = DataSource("coco", few_pairs).frames("train.json", modality="early")
     cached = DetectionDataset(frames, "early", CHAIN, cache="memory", processes=8)
     assert cached.cache is not None and cached.cache.bytes == 8 * 4 * 96 * 128 * 4
 

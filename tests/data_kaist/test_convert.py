@@ -15,7 +15,7 @@ from PIL import Image
 from data_kaist.coco import read_coco
 from data_kaist.convert import Box, convert
 from data_kaist.errors import DataError, Doubt
-from data_kaist.layouts import load_coco
+from data_kaist.layouts import DataSource
 from ssd_effnet.build import build_dataset
 from ssd_effnet.cli.convert import main
 from ssd_effnet.config.loading import load_experiment
@@ -71,7 +71,7 @@ def test_citypersons(citypersons: Path, tmp_path: Path) -> None:
     # cut at the border; its own height stays; 15 x 24 of 20 x 80 are seen
     assert second["bbox"] == [0, 40, 15, 60] and second["height"] == 80 and second["occlusion"] == 2
     assert (rider["ignore"], rider["occlusion"], region["ignore"], region["iscrowd"]) == (1, 1, 1, 1)
-    (frame,) = load_coco(out, "train.json")
+    (frame,) = DataSource("coco", out).frames("train.json")
     assert frame.annotations.ignore.tolist() == [False, False, True, True]
     assert frame.visible is not None and not frame.visible.is_symlink() and (out / "leftImg8bit").is_symlink()
 
@@ -133,7 +133,7 @@ def test_crowdhuman(tmp_path: Path) -> None:
     assert rows(out / "train.json")[0]["occlusion"] == 1
     data = read_coco(out / "val.json")
     assert data.images[0].size == (100, 200) and data.images[0].file_name == "Images/273271,val.jpg"
-    assert not (out / "Images").is_symlink() and len(load_coco(out, "val.json")) == 1
+    assert not (out / "Images").is_symlink() and len(DataSource("coco", out).frames("val.json")) == 1
 
     with (root / "annotation_train.odgt").open("a") as file:
         file.write('{"ID": "x", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3], "vbox": [1, 2, 3, 4]}]}\n')
@@ -172,10 +172,10 @@ def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
     done = {c.file.stem: c for c in convert("llvip", root, out)}
     assert set(done) == {"train", "test"} and (done["train"].persons, done["train"].ignored) == (2, 2)
     assert rows(out / "test.json")[0]["bbox"] == [10, 20, 20, 50]
-    pair = load_coco(out, "train.json", modality="early")[0]
+    pair = DataSource("coco", out).frames("train.json", modality="early")[0]
     assert pair.lwir is not None and pair.lwir.resolve() == root / "infrared" / "train" / "010001.jpg"
     convert("llvip", root, tmp_path / "copies", copy=True)
-    (pair,) = load_coco(tmp_path / "copies", "test.json", modality="halfway")
+    (pair,) = DataSource("coco", tmp_path / "copies").frames("test.json", modality="halfway")
     assert pair.lwir == tmp_path / "copies" / "lwir" / "test" / "190001.jpg"
 
     with pytest.raises(DataError, match="llvip has one box a person only"):
@@ -237,7 +237,7 @@ def test_pennfudan(pennfudan: Path, tmp_path: Path) -> None:
     train, val = convert("pennfudan", pennfudan, out)
     assert (train.images, val.images, val.persons) == (4, 1, 1)
     assert rows(out / "val.json")[0]["bbox"] == [10, 20, 20, 50]  # from (1, 1) to (0, 0), both corners inside
-    (frame,) = load_coco(out, "val.json")
+    (frame,) = DataSource("coco", out).frames("val.json")
     assert frame.name == "PNGImages/FudanPed00005" and frame.annotations.size == (100, 200)
 
     file = pennfudan / "Annotation" / "FudanPed00002.txt"
@@ -287,8 +287,10 @@ def test_yolo(yolo: Path, tmp_path: Path) -> None:
     )
     data = read_coco(out / "train.json")
     assert data.annotations[0].labels.tolist() == ["person", "car"] and data.person_categories == {1}
-    assert [frame.name for frame in load_coco(out, "train.json")] == [f"images/train/train{i}" for i in range(3)]
-    assert (out / "images").is_symlink() and len(load_coco(out, "test.json")) == 1
+    assert [frame.name for frame in DataSource("coco", out).frames("train.json")] == [
+        f"images/train/train{i}" for i in range(3)
+    ]
+    assert (out / "images").is_symlink() and len(DataSource("coco", out).frames("test.json")) == 1
 
 
 @pytest.mark.parametrize("layout", ["roboflow", "lists", "classes", "beside"])
@@ -310,7 +312,7 @@ def test_other_layouts_of_yolo(layout: str, tmp_path: Path) -> None:
     train, val = convert("yolo", source, out)
     assert (train.images, val.images) == ((4, 1) if layout == "beside" else (3, 2))
     assert {tuple(row["bbox"]) for row in rows(train.file) + rows(val.file)} == {(30, 25, 20, 50)}
-    assert len(load_coco(out, "train.json")) == train.images
+    assert len(DataSource("coco", out).frames("train.json")) == train.images
 
 
 def test_yolos_shares_are_of_the_upright_picture(yolo: Path, tmp_path: Path) -> None:
@@ -380,7 +382,7 @@ def test_voc(tmp_path: Path) -> None:
         ([1, 2, 29, 38], 1),
         ([60, 25, 20, 50], 1),
     ]
-    assert [frame.name for frame in load_coco(out, "test.json")] == ["JPEGImages/000005"]
+    assert [frame.name for frame in DataSource("coco", out).frames("test.json")] == ["JPEGImages/000005"]
     write(root / "ImageSets" / "Main" / "val.txt", "000009\n")
     with pytest.raises(DataError, match=r"val\.txt: line 1 names 000009, of which there is no XML file"):
         convert("voc", root, out)
@@ -393,7 +395,7 @@ def test_voc_beside_the_images(tmp_path: Path) -> None:
         write(root / split / f"{i}.xml", PLAIN_VOC.format(name=i))
     train, val = convert("voc", root, out)
     assert (train.images, val.images, val.persons) == (2, 1, 1)
-    assert [frame.visible for frame in load_coco(out, "val.json")] == [out / "valid" / "0.jpg"]
+    assert [frame.visible for frame in DataSource("coco", out).frames("val.json")] == [out / "valid" / "0.jpg"]
     (root / "train" / "1.jpg").unlink()
     with pytest.raises(DataError, match=r"1\.xml: its image, .* is missing"):
         convert("voc", root, out)
@@ -434,7 +436,7 @@ def test_refusals(citypersons: Path, pennfudan: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"leftImg8bit: is there already and is not .*choose another OUT"):
         convert("citypersons", citypersons, out)
     convert("citypersons", citypersons, citypersons)  # into the data set's own folder: nothing to link
-    assert len(load_coco(citypersons, "train.json")) == 1
+    assert len(DataSource("coco", citypersons).frames("train.json")) == 1
 
 
 def test_the_script(citypersons: Path, tmp_path: Path) -> None:

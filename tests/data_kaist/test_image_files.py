@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data_kaist.dataset import fingerprint, load_frames
+from data_kaist.dataset import fingerprint
 from data_kaist.errors import AnnotationError, ImageError, SplitError
+from data_kaist.layouts import DataSource
 from data_kaist.layouts import shared as shared_frames
 from ssd_effnet.build import build_dataset
 from ssd_effnet.cli.inspect import main as inspect
@@ -76,7 +77,7 @@ FLAT = [("train.json", "images/train"), ("instances_val.json", "val")]
 def test_exports_are_read_as_they_come(places: list[tuple[str, str]], tmp_path: Path) -> None:
     root = export(tmp_path / "data", *places)
     for file, folder in places:
-        frames = load_frames("coco", root, file)
+        frames = DataSource("coco", root).frames(file)
         assert [frame.visible for frame in frames] == [root / folder / f"frame_00000{i}.png" for i in range(2)]
         assert [frame.name for frame in frames] == ["frame_000000", "frame_000001"]
 
@@ -109,7 +110,7 @@ def test_the_root_may_be_the_folder_of_the_training_images(tmp_path: Path) -> No
     """The names are equal in both folders, and each JSON file means its own."""
     root = export(tmp_path, *COCO) / "train2017"
     for part in ("train2017", "val2017"):
-        frames = load_frames("coco", root, f"../annotations/instances_{part}.json")
+        frames = DataSource("coco", root).frames(f"../annotations/instances_{part}.json")
         assert [frame.visible and frame.visible.resolve().parent for frame in frames] == [tmp_path / part] * 2
 
 
@@ -118,9 +119,9 @@ def test_two_folders_that_fit_are_refused_and_a_key_decides(tmp_path: Path) -> N
     with pytest.raises(
         SplitError, match=r"train\.json: its image frame_000000\.png is in .*, .*/images; set data\.images"
     ):
-        load_frames("coco", tmp_path, "train.json")
+        DataSource("coco", tmp_path).frames("train.json")
     for images in ("images", ".", str(tmp_path / "images")):
-        frames = load_frames("coco", tmp_path, "train.json", images=images)
+        frames = DataSource("coco", tmp_path, images=images).frames("train.json")
         assert frames[0].visible == tmp_path / images / "frame_000000.png"
     assert build_dataset(experiment(tmp_path, "train.json", "", "", images="images"), "train").frames
     (tmp_path / "second").mkdir()
@@ -128,14 +129,14 @@ def test_two_folders_that_fit_are_refused_and_a_key_decides(tmp_path: Path) -> N
     shutil.copy(tmp_path / "train.json", tmp_path / "second/train.json")
     for name in ("frame_000000.png", "frame_000001.png"):
         (tmp_path / name).unlink()
-    assert load_frames("coco", tmp_path, "second/train.json")
+    assert DataSource("coco", tmp_path).frames("second/train.json")
 
 
 def test_names_below_the_root_stay_valid(tmp_path: Path) -> None:
     export(tmp_path, ("train.json", "images"))
     truth(tmp_path / "lists/train.json", ["images/frame_000000.png", "images/frame_000001.png"])
     truth(tmp_path / "train.json", ["images/frame_000000.png", "images/frame_000001.png"])
-    old, new = (load_frames("coco", tmp_path, file) for file in ("train.json", "lists/train.json"))
+    old, new = (DataSource("coco", tmp_path).frames(file) for file in ("train.json", "lists/train.json"))
     assert [frame.visible for frame in old] == [frame.visible for frame in new]
     # as it was before the JSON file's folder counted
     assert fingerprint(old) == fingerprint(new) == OLD_FINGERPRINT
@@ -144,7 +145,7 @@ def test_names_below_the_root_stay_valid(tmp_path: Path) -> None:
 def test_where_it_was_looked_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth(tmp_path / "annotations/instances_a.json", ["1.jpg", "2.jpg"])
     with pytest.raises(ImageError) as caught:
-        load_frames("coco", tmp_path, "annotations/instances_a.json")
+        DataSource("coco", tmp_path).frames("annotations/instances_a.json")
     said = str(caught.value)
     assert "none of the 2 images" in said and "1.jpg: missing" in said
     for base in (tmp_path / "annotations", tmp_path):
@@ -158,7 +159,7 @@ def test_a_url_is_no_file(tmp_path: Path) -> None:
     export(tmp_path, ("train.json", "images"))
     truth(tmp_path / "train.json", ["frame_000000.png", "https://example.org/frame_000001.png"])
     with pytest.raises(AnnotationError, match=r"train\.json: image 1 has the file name 'https://.*', a URL"):
-        load_frames("coco", tmp_path, "train.json")
+        DataSource("coco", tmp_path).frames("train.json")
 
 
 def test_a_missing_image_is_named_without_a_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,8 +199,8 @@ def test_shared_images_are_found_by_file_then_by_content(tmp_path: Path) -> None
     raw = (tmp_path / "a/frame_000002.png").read_bytes()
     (tmp_path / "b/equal_size.png").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     truth(tmp_path / "val.json", [f"b/{name}.png" for name in ("other", "copy", "equal_size", "link")])
-    train_frames = load_frames("coco", tmp_path, "train.json", images="a")
-    val = load_frames("coco", tmp_path, "val.json")
+    train_frames = DataSource("coco", tmp_path, images="a").frames("train.json")
+    val = DataSource("coco", tmp_path).frames("val.json")
     assert [frame.name for frame in shared_frames(val, train_frames)] == ["b/copy", "b/link"]
 
 

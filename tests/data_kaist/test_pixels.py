@@ -15,9 +15,10 @@ import torch
 from PIL import Image, ImageOps
 from untrained import write_checkpoint
 
-from data_kaist.dataset import DetectionDataset, doubts_of, load_frames, read_pair
+from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, ImageError
 from data_kaist.images import NOTE, Reading, kind_of, read_image
+from data_kaist.layouts import DataSource
 from data_kaist.transforms import Resize
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_dataset
@@ -128,18 +129,18 @@ def test_annotated_images_stay_as_stored_unless_their_size_fits_one_form(tmp_pat
         ("ignore", 1, [(True, True), (True, False), (True, True), (True, True)]),
         ("follow", 3, [(True, True), (True, False), (True, False), (False, False)]),
     ):
-        frames = load_frames("coco", root, "train.json", reading=Reading(orientation=orientation))
+        frames = DataSource("coco", root, reading=Reading(orientation=orientation)).frames("train.json")
         assert corners(frames) == wanted
         (sentence,) = doubts_of(frames).values()
         assert "3 of 4 images" in sentence and "sideways.png" in sentence and "plain" not in sentence
         assert f"{turned} are turned" in sentence and f"{3 - turned} stay" in sentence and orientation in sentence
-    never = load_frames("coco", root, "train.json")
+    never = DataSource("coco", root).frames("train.json")
     with pytest.raises(ImageError, match=r"sideways\.png: 100x80 pixels, but its annotation is for 80x100"):
         read_pair(never[1], "visible")
 
 
 def test_kaist_is_never_turned(synthetic: Path) -> None:
-    frames = load_frames("kaist", synthetic, "test-all-20", reading=UPRIGHT)
+    frames = DataSource("kaist", synthetic, reading=UPRIGHT).frames("test-all-20")
     assert {frame.reading.orientation for frame in frames} == {"never"}
 
 
@@ -190,7 +191,7 @@ def test_without_a_range_the_high_byte_is_used_and_said(tmp_path: Path) -> None:
         ("a", range(27, 35), "7000 to 8899 become 27 to 34"),
         ("b", [0], "0 to 255 become 0 to 0"),
     ):
-        frames = load_frames("coco", tmp_path, f"{name}.json", modality="early")
+        frames = DataSource("coco", tmp_path).frames(f"{name}.json", modality="early")
         assert set(np.unique(read_pair(frames[0], "early")[1])) <= set(levels)
         (sentence,) = doubts_of(frames).values()
         assert f"lwir/{name}.png" in sentence and "high byte" in sentence and words in sentence
@@ -223,7 +224,7 @@ def test_clipped_shares_and_8_bits_beside_a_range_are_said(tmp_path: Path) -> No
     for name in "ab":
         Image.fromarray(np.zeros((100, 100, 3), np.uint16).astype(np.uint8)).save(tmp_path / "visible" / f"{name}.png")
     root = coco(tmp_path, [(f"visible/{name}.png", (100, 100)) for name in "ab"])
-    frames = load_frames("coco", root, "train.json", modality="lwir", reading=Reading((4000, 9000)))
+    frames = DataSource("coco", root, reading=Reading((4000, 9000))).frames("train.json", modality="lwir")
     images = [read_pair(frame, "lwir")[1] for frame in frames]
     assert images[0] is not None and images[1] is not None
     assert set(np.unique(images[0])) == {0, 51, 255} and set(np.unique(images[1])) == {77}
@@ -246,7 +247,7 @@ def test_the_cache_keeps_ranges_and_orientations_apart(tmp_path: Path) -> None:
     root = coco(tmp_path, [("visible/a.png", (96, 116))])
     seen = []
     for reading in (Reading(), Reading((7000, 8899)), Reading((0, 65535)), Reading(orientation="follow")):
-        frames = load_frames("coco", root, "train.json", modality="lwir", reading=reading)
+        frames = DataSource("coco", root, reading=reading).frames("train.json", modality="lwir")
         data = DetectionDataset(frames, "lwir", Resize((96, 116)), cache="disk", cache_folder=tmp_path / "cache")
         first, kept = data[0].lwir, data[0].lwir
         assert first is not None and kept is not None

@@ -14,7 +14,7 @@ import torch
 from untrained import SMALL
 
 from data_kaist.dataset import collate
-from data_kaist.layouts import load_coco, load_kaist
+from data_kaist.layouts import DataSource
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
@@ -40,7 +40,8 @@ def pictures(root: Path, modality: str, size: tuple[int, int]) -> torch.Tensor:
     e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*SMALL, f"input.modality={modality}"])
     e.input.size = list(size)
     predictor = Predictor(e, build_detector(e, pretrained=False)[0], torch.device("cpu"))
-    frames = [*load_coco(root, "train.json", modality="early"), *load_coco(root, "val.json", modality="early")]
+    data = DataSource("coco", root)
+    frames = [*data.frames("train.json", modality="early"), *data.frames("val.json", modality="early")]
     given = [tuple(path for side in predictor.sides if (path := getattr(f, side))) for f in frames]
     return collate([predictor.prepare(image) for image in given]).images.contiguous()
 
@@ -147,7 +148,7 @@ def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) 
     root = shared / "data" / "kaist-mini"
     if not root.is_dir():
         pytest.skip("kaist-mini is absent")
-    frames = load_kaist(root, "test-all-20", annotation_format="xml")[:6]
+    frames = DataSource("kaist", root).frames("test-all-20")[:6]
     predictor = load_detector(checkpoint, device="cpu")
     photographs = collate([predictor.prepare(f.visible) for f in frames if f.visible]).images.contiguous()
     for start, batch in ((0, 1), (1, 3)):
@@ -234,7 +235,7 @@ def test_both_are_as_near_to_exact_arithmetic(shared: Path, tmp_path: Path) -> N
     e = load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.norm=batch"])
     detector = build_detector(e)[0]
     predictor = Predictor(e, detector, torch.device("cpu"))
-    frames = [f.visible for f in load_kaist(root, "test-all-01", annotation_format="xml")[:4] if f.visible]
+    frames = [f.visible for f in DataSource("kaist", root).frames("test-all-01")[:4] if f.visible]
     photographs = collate([predictor.prepare(frame) for frame in frames]).images.contiguous()
     know(detector, photographs)
     checkpoint = save(tmp_path / "best.ckpt", e, detector)

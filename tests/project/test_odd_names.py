@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from untrained import LITE0, SMALL, write_checkpoint
 
-from data_kaist.dataset import load_frames
 from data_kaist.images import read_image
+from data_kaist.layouts import DataSource
 from ssd_effnet import load_detector
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.inference import detect as detecting
@@ -39,7 +39,7 @@ def odd(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_frames_of_odd_names_are_read(odd: Path) -> None:
-    frames = load_frames("coco", odd, f"train{ODD}.json", modality="early")
+    frames = DataSource("coco", odd).frames(f"train{ODD}.json", modality="early")
     assert len(frames) == 4 and all(ODD in frame.name for frame in frames)
     for frame in frames:
         assert frame.visible is not None and frame.lwir is not None

@@ -26,7 +26,7 @@ from data_kaist.coco import read_coco
 from data_kaist.convert import convert
 from data_kaist.errors import AnnotationError, DataError, ImageError, one_line
 from data_kaist.images import MAX_PIXELS, MAX_PIXELS_VARIABLE, read_image
-from data_kaist.layouts import load_coco
+from data_kaist.layouts import DataSource
 from ssd_effnet.config.loading import ConfigError, load_experiment, save_experiment
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError
@@ -227,10 +227,10 @@ def test_a_coco_file_names_no_image_outside_its_root(name: str, few_pairs: Path,
     content["images"][0]["file_name"] = name
     (root / "train.json").write_text(json.dumps(content))
     with pytest.raises(AnnotationError, match=r"train\.json: image 0 has the file name .* which leads out of"):
-        load_coco(root, "train.json")
+        DataSource("coco", root).frames("train.json")
     skipped: list[tuple[str, str]] = []
     with pytest.raises(DataError, match="leads out of"):  # nothing else is in the split
-        load_coco(root, "train.json", skipped=skipped)
+        DataSource("coco", root).frames("train.json", skipped=skipped)
     assert len(skipped) == 1
 
 
@@ -240,7 +240,7 @@ def test_names_that_no_file_has_are_missing_files(name: str, few_pairs: Path, tm
     content["images"][0]["file_name"] = name
     (tmp_path / "train.json").write_text(json.dumps(content))
     with pytest.raises(ImageError, match="missing, the visible image") as caught:
-        load_coco(tmp_path, "train.json")
+        DataSource("coco", tmp_path).frames("train.json")
     assert str(caught.value).isprintable()
 
 

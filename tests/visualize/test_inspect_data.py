@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_kaist.dataset import Frame
+from data_kaist.layouts import Frame
 from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
 from data_kaist.structures import Annotations
 from ssd_effnet.cli.inspect import main

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_kaist.dataset import Frame, Modality, fingerprint, read_pair
+from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt
+from data_kaist.layouts import Frame, Modality
 from data_kaist.structures import PERSON, DetectionTable
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
