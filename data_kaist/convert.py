@@ -1,26 +1,6 @@
-"""Other pedestrian data sets as COCO files that ``data.kind: coco`` reads.
+"""Converts other pedestrian data sets to COCO files that ``data.kind: coco`` reads.
 
-The formats, as their authors have them:
-
-- CityPersons (Zhang et al., CVPR 2017; README of its archive at Cityscapes): a JSON file per image,
-  ``gtBboxCityPersons/<split>/<city>/<name>_gtBboxCityPersons.json``, objects with ``label``, ``bbox`` and ``bboxVis``
-  as x, y, w, h; images ``leftImg8bit/<split>/<city>/<name>_leftImg8bit.png``. Only ``pedestrian`` is to be found;
-  riders, sitting and other persons, groups and ``ignore`` are ignored, as the authors' evaluation has it.
-- CrowdHuman (Shao et al., arXiv:1805.00123; ``annotation_train.odgt`` of its site): a JSON object a line with ``ID``
-  and ``gtboxes``: ``tag``, ``fbox`` (full), ``vbox`` (visible), ``hbox`` (head) as x, y, w, h, and ``extra.ignore``;
-  ``mask`` is an ignore region. Images ``Images/<ID>.jpg``.
-- LLVIP (Jia et al., arXiv:2108.10831): Pascal VOC XML ``Annotations/<name>.xml`` for both images of a pair,
-  ``visible/<split>/<name>.jpg`` and ``infrared/<split>/<name>.jpg``.
-- Penn-Fudan (Wang et al., ACCV 2007; ``PennFudanPed.zip``): PASCAL Annotation Version 1.00, ``Annotation/<name>.txt``,
-  corners counted from (1, 1) and both inside the box; images ``PNGImages/<name>.png``. Its authors name no split, and
-  leave people who are small or much occluded unmarked.
-- YOLO (ultralytics' form, and Roboflow's): a text file per image, each line ``class cx cy w h`` in shares of the image,
-  or ``class x1 y1 x2 y2 x3 y3 ...`` for an outline; ``images/`` in an image's path becomes ``labels/``, or the text
-  lies beside the image. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without
-  it ``classes.txt`` has the names, and folders train, val or valid, and test the splits.
-- Pascal VOC (Everingham et al., IJCV 2010): ``Annotations/<name>.xml``, ``JPEGImages/`` or images beside the XML;
-  splits in ``ImageSets/Main/<split>.txt`` or by folder. Corners are taken as they stand, as annotation tools write
-  them.
+One function per format yields its images; :data:`FORMATS` names them.
 """
 
 from __future__ import annotations
@@ -32,17 +12,15 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import yaml
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
-from data_kaist.annotations import size_of
+from data_kaist.annotations import number_of, size_of, xml_of
 from data_kaist.errors import AnnotationError, DataError, Doubt
 from data_kaist.files import (
     MOST_PIXELS,
@@ -54,6 +32,7 @@ from data_kaist.files import (
     json_of,
     label_of,
     text_of,
+    walk,
     write_whole,
 )
 from data_kaist.images import Reading, endings_of, image_size, read_image
@@ -85,8 +64,9 @@ class Object:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image: its name below the folder that is written, its file (and the LWIR file's), and its objects."""
+    """One image: its split ("" where the data set has none), its name below the written folder, files and objects."""
 
+    split: str
     name: str
     file: Path
     size: tuple[int, int]
@@ -100,7 +80,7 @@ class Converted:
 
     Attributes:
         file: the COCO file.
-        images: how many.
+        images: number of images.
         persons: boxes to be found.
         ignored: ignore regions.
         others: boxes by label that are not persons; ignore regions.
@@ -116,9 +96,8 @@ class Converted:
 
     def __str__(self) -> str:
         line = f"{self.file}: {self.images:,} images, {self.persons:,} persons, {self.ignored:,} ignore regions"
-        line += (
-            f", of them {', '.join(f'{n:,} {name}' for name, n in self.others.most_common())}" if self.others else ""
-        )
+        if self.others:
+            line += f", of them {', '.join(f'{n:,} {name}' for name, n in self.others.most_common())}"
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
@@ -132,7 +111,7 @@ def convert(
     ``occlusion`` says how much of the person is hidden: 0 up to 1 %, 1 up to 35 %, 2 beyond.
 
     Args:
-        data_set: one of :data:`DATA_SETS`.
+        data_set: one of :data:`FORMATS`.
         source: the folder that the authors' archives unpack to.
         out: folder; files of the same names are replaced, links kept.
         box: ``full`` persons as annotated, hidden parts guessed, or what is ``visible`` of them.
@@ -144,30 +123,30 @@ def convert(
         OSError: something cannot be written.
     """
     source, out = Path(source), Path(out)
-    if data_set not in DATA_SETS:
-        raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(DATA_SETS)}")
+    if data_set not in FORMATS:
+        raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(FORMATS)}")
     if box == "visible" and data_set not in WITH_VISIBLE_BOXES:
-        raise DataError(
-            f"{data_set} has one box a person only; --box visible is for {' and '.join(WITH_VISIBLE_BOXES)}"
-        )
+        names = " and ".join(WITH_VISIBLE_BOXES)
+        raise DataError(f"{data_set} has one box per person only; --box visible is for {names}")
     if val_step < 2:
         raise DataError(f"every {val_step}th image cannot be held out; the step should be at least 2")
     if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
         raise DataError(f"{source}: no such folder")
-    splits = DATA_SETS[data_set](source)
-    if set(splits) == {"all"}:
-        pictures = splits["all"]
-        splits = {"train": [p for i, p in enumerate(pictures) if i % val_step != val_step - 1]}
-        splits["val"] = pictures[val_step - 1 :: val_step]
-    for split, pictures in splits.items():
-        if not pictures:
-            raise DataError(f"{source}: too few images for a split {split!r}")
+    pictures = list(FORMATS[data_set](source))
+    if not pictures:
+        raise DataError(f"{source}: no images there")
+    splits: dict[str, list[AnnotatedImage]] = {}
+    for i, picture in enumerate(pictures):
+        held_out = "val" if i % val_step == val_step - 1 else "train"
+        splits.setdefault(picture.split or held_out, []).append(picture)
+    if not pictures[0].split and "val" not in splits:
+        raise DataError(f"{source}: too few images for a split 'val'")
     out.mkdir(parents=True, exist_ok=True)
-    for picture in (p for pictures in splits.values() for p in pictures):
+    for picture in pictures:
         _place(picture.file, out, picture.name, copy)
         if picture.lwir is not None:
             _place(picture.lwir, out, "lwir" + picture.name.removeprefix("visible"), copy)
-    return [_write(pictures, out / f"{split}.json", box) for split, pictures in splits.items()]
+    return [_write(of_split, out / f"{split}.json", box) for split, of_split in splits.items()]
 
 
 def settings(done: Sequence[Converted]) -> list[str]:
@@ -203,15 +182,14 @@ def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
             row = {"id": len(rows) + 1, "image_id": i, "category_id": category, "bbox": [x, y, w, h], "area": w * h}
             # pycocotools knows iscrowd only, the miss rate knows both
             ignore = int(obj.ignore or obj.label != PERSON)
-            row |= {"iscrowd": ignore, "ignore": ignore}
-            done.others.update([obj.label] if obj.label != PERSON else [])
             stated = obj.full[3] if obj.full[3] > 0 else chosen[3]
-            rows.append(row | {"occlusion": _occlusion(obj), "height": stated})
+            row |= {"iscrowd": ignore, "ignore": ignore, "occlusion": _occlusion(obj), "height": stated}
+            rows.append(row)
+            done.others.update([obj.label] if obj.label != PERSON else [])
     done.ignored = sum(row["ignore"] for row in rows)
     done.persons = len(rows) - done.ignored
     categories = [{"id": id_, "name": label} for label, id_ in ids.items()]
-    content = {"images": images, "annotations": rows, "categories": categories}
-    write_whole(file, json.dumps(content))
+    write_whole(file, json.dumps({"images": images, "annotations": rows, "categories": categories}))
     return done
 
 
@@ -251,74 +229,71 @@ def _place(file: Path, out: Path, name: str, copy: bool) -> None:
         raise DataError(f"{out / top}: cannot be made a link ({error.strerror or error}); try --copy") from error
 
 
-def _citypersons(source: Path) -> dict[str, list[AnnotatedImage]]:
-    splits: dict[str, list[AnnotatedImage]] = {}
+def _citypersons(source: Path) -> Iterator[AnnotatedImage]:
+    """CityPersons (Zhang et al., CVPR 2017; the README of its archive at Cityscapes): one JSON file per image.
+
+    Only ``pedestrian`` is to be found; riders, sitting and other persons, groups and ``ignore`` are ignored, as in the
+    authors' evaluation.
+    """
     ending = "_gtBboxCityPersons.json"
-    for folder in _folders(source / "gtBboxCityPersons", "CityPersons' boxes"):
-        splits[folder.name] = []
-        for file in _files(folder, f"*/*{ending}"):
-            content = _json(text_of(file, AnnotationError), str(file))
-            size = tuple(_whole(content, key, str(file)) for key in ("imgHeight", "imgWidth"))
-            objects = []
-            for i, row in enumerate(_list(content, "objects", str(file)), 1):
-                at = f"{file}: object {i}"
-                label = _key(row, "label", at)
-                full, visible = _xywh(row, "bbox", at), _xywh(row, "bboxVis", at)
-                objects.append(Object(full, visible, label != "pedestrian"))
-            name = f"leftImg8bit/{folder.name}/{file.parent.name}/{file.name.removesuffix(ending)}_leftImg8bit.png"
-            splits[folder.name].append(AnnotatedImage(name, _image(source / name, file), (size[0], size[1]), objects))
-    return splits
+    for file in _files(source / "gtBboxCityPersons", f"*/*/*{ending}"):
+        split, city = file.parts[-3:-1]
+        content = json_of(text_of(file, AnnotationError), str(file), AnnotationError)
+        objects = []
+        with _reading(str(file)):
+            size = _pixels(content["imgHeight"]), _pixels(content["imgWidth"])
+            rows = list(content["objects"])
+        for i, row in enumerate(rows, 1):
+            with _reading(f"{file}: object {i}"):
+                objects.append(Object(_xywh(row["bbox"]), _xywh(row["bboxVis"]), row["label"] != "pedestrian"))
+        name = f"leftImg8bit/{split}/{city}/{file.name.removesuffix(ending)}_leftImg8bit.png"
+        yield AnnotatedImage(split, name, _image(source / name, file), size, objects)
 
 
-def _crowdhuman(source: Path) -> dict[str, list[AnnotatedImage]]:
-    splits: dict[str, list[AnnotatedImage]] = {}
+def _crowdhuman(source: Path) -> Iterator[AnnotatedImage]:
+    """CrowdHuman (Shao et al., arXiv:1805.00123): one JSON object per line, with full, visible and head boxes.
+
+    Tags other than ``person`` (``mask``), and persons with ``extra.ignore``, are ignore regions.
+    """
     for file in _files(source, "annotation_*.odgt"):
-        pictures = splits[file.stem.removeprefix("annotation_")] = []
         for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
             at = f"{file}: line {number}"
             if not line.strip():
                 continue
-            content = _json(line, at)
-            objects = []
-            for i, row in enumerate(_list(content, "gtboxes", at), 1):
-                where = f"{at}: box {i}"
-                tag, extra = _key(row, "tag", where), row.get("extra", {})
-                ignore = tag != "person" or (isinstance(extra, dict) and bool(extra.get("ignore", 0)))
-                objects.append(Object(_xywh(row, "fbox", where), _xywh(row, "vbox", where), ignore))
-            name = f"Images/{_key(content, 'ID', at)}.jpg"
+            content, objects = json_of(line, at, AnnotationError), []
+            with _reading(at):
+                name = f"Images/{content['ID']}.jpg"
+                rows = list(content["gtboxes"])
+            for i, row in enumerate(rows, 1):
+                with _reading(f"{at}: box {i}"):
+                    ignore = row["tag"] != "person" or bool(row.get("extra", {}).get("ignore", 0))
+                    objects.append(Object(_xywh(row["fbox"]), _xywh(row["vbox"]), ignore))
             if not is_inside(name):
                 raise AnnotationError(f"{at}: the ID {content['ID']!r} leads out of {source}")
             image = _image(source / name, at)
-            pictures.append(AnnotatedImage(name, image, image_size(image), objects))
-    return splits
+            yield AnnotatedImage(file.stem.removeprefix("annotation_"), name, image, image_size(image), objects)
 
 
-def _llvip(source: Path) -> dict[str, list[AnnotatedImage]]:
-    splits: dict[str, list[AnnotatedImage]] = {}
-    for folder in _folders(source / "visible", "LLVIP's visible images"):
-        splits[folder.name] = []
-        for visible in _files(folder, "*.jpg"):
-            file = source / "Annotations" / f"{visible.stem}.xml"
-            size, objects = _voc(file)
-            lwir = _image(source / "infrared" / folder.name / visible.name, visible)
-            name = f"visible/{folder.name}/{visible.name}"
-            splits[folder.name].append(AnnotatedImage(name, visible, size, objects, lwir))
-    return splits
+def _llvip(source: Path) -> Iterator[AnnotatedImage]:
+    """LLVIP (Jia et al., arXiv:2108.10831): one Pascal VOC file for both images of a pair."""
+    for visible in _files(source / "visible", "*/*.jpg"):
+        split = visible.parent.name
+        size, objects = _voc_objects(source / "Annotations" / f"{visible.stem}.xml")
+        lwir = _image(source / "infrared" / split / visible.name, visible)
+        yield AnnotatedImage(split, f"visible/{split}/{visible.name}", visible, size, objects, lwir)
 
 
-def _voc(file: Path) -> tuple[tuple[int, int], list[Object]]:
-    try:
-        root = fromstring(text_of(file, AnnotationError))
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise AnnotationError(f"{file}: not readable as XML ({error})") from error
+def _voc_objects(file: Path) -> tuple[tuple[int, int], list[Object]]:
+    """Size and objects of a Pascal VOC file; corners are taken as they stand, as annotation tools write them."""
+    root = xml_of(text_of(file, AnnotationError), str(file))
     if (stated := root.find("size")) is None:
         raise AnnotationError(f"{file} has no <size>")
-    size = size_of(stated, f"{file}: <size>")
-    objects = []
+    size, objects = size_of(stated, f"{file}: <size>"), []
     for i, element in enumerate(root.iter("object"), 1):
         at = f"{file}: object {i}"
-        tags = ("xmin", "ymin", "xmax", "ymax")
-        x1, y1, x2, y2 = corners = [_number(element.findtext(f"bndbox/{tag}"), tag, at) for tag in tags]
+        if (box := element.find("bndbox")) is None:
+            raise AnnotationError(f"{at} has no <bndbox>")
+        x1, y1, x2, y2 = corners = [number_of(box, tag, at) for tag in ("xmin", "ymin", "xmax", "ymax")]
         if max(map(abs, corners)) > MOST_PIXELS:
             raise AnnotationError(f"{at} has the corners {corners}, which lie beyond any image")
         difficult = element.findtext("difficult", "0").strip() == "1"
@@ -334,8 +309,11 @@ _PASCAL_BOX = re.compile(
 )
 
 
-def _pennfudan(source: Path) -> dict[str, list[AnnotatedImage]]:
-    pictures = []
+def _pennfudan(source: Path) -> Iterator[AnnotatedImage]:
+    """Penn-Fudan (Wang et al., ACCV 2007): PASCAL Annotation Version 1.00, corners from (1, 1), both inside the box.
+
+    Its authors name no split, and leave people who are small or much occluded unmarked.
+    """
     for file in _files(source / "Annotation", "*.txt"):
         size: tuple[int, int] | None = None
         stated: int | None = None
@@ -345,9 +323,8 @@ def _pennfudan(source: Path) -> dict[str, list[AnnotatedImage]]:
                 if not (match := _PASCAL_SIZE.fullmatch(line)):
                     raise AnnotationError(f"{file}: line {number} is not 'Image size (X x Y x C) : W x H x C'")
                 size = int(match[2]), int(match[1])
-            elif line.startswith("Objects with ground truth"):
-                count = re.match(r"Objects with ground truth : (\d{1,9}) ", line)
-                stated = int(count[1]) if count else None
+            elif count := re.match(r"Objects with ground truth : (\d{1,9}) ", line):
+                stated = int(count[1])
             elif line.startswith("Bounding box"):
                 if not (match := _PASCAL_BOX.fullmatch(line)):
                     raise AnnotationError(f"{file}: line {number} is no box '... : (Xmin, Ymin) - (Xmax, Ymax)'")
@@ -358,160 +335,154 @@ def _pennfudan(source: Path) -> dict[str, list[AnnotatedImage]]:
         if stated != len(objects):
             raise AnnotationError(f"{file}: states {stated} objects, but has {len(objects)} boxes")
         name = f"PNGImages/{file.stem}.png"
-        pictures.append(AnnotatedImage(name, _image(source / name, file), size, objects))
-    return {"all": pictures}
+        yield AnnotatedImage("", name, _image(source / name, file), size, objects)
 
 
-def _pascal_voc(source: Path) -> dict[str, list[AnnotatedImage]]:
-    xml = {path.relative_to(source): path for path in _walk(source, (".xml",))}
+def _voc(source: Path) -> Iterator[AnnotatedImage]:
+    """Pascal VOC (Everingham et al., IJCV 2010): splits as ``ImageSets/Main`` lists them, or by folder."""
+    xml = _walk(source, (".xml",))
     if not xml:
         raise DataError(f"{source}: no file *.xml there")
     images: dict[str, list[Path]] = {}
-    for path in _walk(source, _PICTURES):
+    for path in _walk(source, endings_of("image")):
         images.setdefault(path.stem, []).append(path)
-    splits: dict[str, list[AnnotatedImage]] = {}
-    for split, files in _voc_splits(source, xml).items():
-        splits[split] = []
-        for file in files:
-            size, objects = _voc(file)
-            near = [image for image in images.get(file.stem, []) if image.parent == file.parent]
-            if len(found := near or images.get(file.stem, [])) != 1:
-                what = "missing" if not found else f"could be {found[0]} or {found[1]}"
-                raise DataError(f"{file}: its image, {file.stem} with .jpg, .png or the like below {source}, is {what}")
-            splits[split].append(AnnotatedImage("", found[0], size, objects))
-    return _with_persons(source, splits)
+    pictures = []
+    for file, split in _voc_lists(source, xml) or _by_top_folder(source, xml):
+        size, objects = _voc_objects(file)
+        near = [image for image in images.get(file.stem, []) if image.parent == file.parent]
+        if len(found := near or images.get(file.stem, [])) != 1:
+            what = "missing" if not found else f"could be {found[0]} or {found[1]}"
+            raise DataError(f"{file}: its image, {file.stem} with .jpg, .png or the like below {source}, is {what}")
+        pictures.append(AnnotatedImage(split, "", found[0], size, objects))
+    return _with_persons(source, pictures)
 
 
-def _voc_splits(source: Path, xml: dict[Path, Path]) -> dict[str, list[Path]]:
-    """XML files by split: as ``ImageSets/Main`` has them, or by the folder at the top."""
+def _voc_lists(source: Path, xml: list[Path]) -> list[tuple[Path, str]]:
+    """XML files and their splits, where ``ImageSets/Main`` has lists."""
     lists = {name: source / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "trainval", "val", "test")}
     lists = {name: path for name, path in lists.items() if path.is_file()}
     if lists.keys() >= {"train", "trainval"}:
         del lists["trainval"]
-    by_stem = {path.stem: path for path in xml.values()}
-    splits: dict[str, list[Path]] = {}
+    by_stem = {path.stem: path for path in xml}
+    found = []
     for name, path in lists.items():
-        splits[_SPLITS.get(name, name)] = files = []
         for number, line in enumerate(text_of(path, AnnotationError).splitlines(), 1):
             if words := line.split():
                 if words[0] not in by_stem:
                     raise AnnotationError(f"{path}: line {number} names {words[0]}, of which there is no XML file")
-                files.append(by_stem[words[0]])
-    return splits or _by_top_folder(xml)
+                found.append((by_stem[words[0]], _SPLITS[name]))
+    return found
 
 
 _SPLITS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_PICTURES = endings_of("image")
 
 
-def _by_top_folder(files: dict[Path, Path]) -> dict[str, list[Path]]:
-    """Files, keyed by their path below the source, by the first folder that is named after a split."""
-    splits: dict[str, list[Path]] = {}
-    for below, file in files.items():
-        split = next((_SPLITS[part.lower()] for part in below.parts[:-1] if part.lower() in _SPLITS), "all")
-        splits.setdefault(split, []).append(file)
-    if len(splits) > 1 and "all" in splits:
-        raise DataError(f"{splits['all'][0]}: is in no folder train, val or test, as others are")
-    return splits
+def _by_top_folder(source: Path, files: list[Path]) -> list[tuple[Path, str]]:
+    """Files and their splits by the first folder below the source that is named after one."""
+    found = []
+    for file in files:
+        folders = (part.lower() for part in file.relative_to(source).parts[:-1])
+        found.append((file, next((_SPLITS[folder] for folder in folders if folder in _SPLITS), "")))
+    without = [file for file, split in found if not split]
+    if without and len(without) < len(found):
+        raise DataError(f"{without[0]}: is in no folder train, val or test, as others are")
+    return found
 
 
 def _walk(source: Path, endings: Collection[str]) -> list[Path]:
-    """Files below a folder, by name; links are followed, each folder once, and what is hidden left out."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for inside, folders, names in os.walk(source, followlinks=True):
-        new = {name: os.path.realpath(Path(inside, name)) for name in sorted(folders) if not name.startswith(".")}
-        folders[:] = [name for name, real in new.items() if real not in seen]
-        seen.update(new.values())
-        found += [Path(inside, name) for name in sorted(names) if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in endings)
+    """Files with these endings below a folder, sorted; hidden ones are left out."""
+    return sorted(p for p in walk(source, Counter()) if p.suffix.lower() in endings and not p.name.startswith("."))
 
 
-def _with_persons(source: Path, splits: dict[str, list[AnnotatedImage]]) -> dict[str, list[AnnotatedImage]]:
+def _with_persons(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
     """The pictures under names below the folder that they share; the only label that there is becomes ``person``."""
-    pictures = [picture for of_split in splits.values() for picture in of_split]
+    if not pictures:
+        return
     labels = sorted({obj.label for picture in pictures for obj in picture.objects})
     if labels and PERSON not in labels and len(labels) > 1:
         raise DataError(f"{source}: none of its classes ({', '.join(labels)}) is 'person'")
     if labels and PERSON not in labels:
         warnings.warn(f"{source}: its only class, {labels[0]!r}, is read as person", Doubt, stacklevel=2)
     shared = Path(os.path.commonpath([picture.file.absolute().parent for picture in pictures]))
-
-    def named(picture: AnnotatedImage) -> AnnotatedImage:
+    one_split = len({picture.split for picture in pictures}) == 1
+    for picture in pictures:
         name = picture.file.absolute().relative_to(shared)
-        whole = len(name.parts) > 1 and shared == source.absolute()
+        if len(name.parts) < 2 or shared != source.absolute():
+            name = shared.name / name
         objects = [replace(obj, label=PERSON if len(labels) == 1 else obj.label) for obj in picture.objects]
-        return replace(picture, name=(name if whole else shared.name / name).as_posix(), objects=objects)
-
-    named_splits = {split: [named(picture) for picture in of_split] for split, of_split in splits.items()}
-    return named_splits if len(splits) > 1 else {"all": next(iter(named_splits.values()))}
+        split = "" if one_split else picture.split
+        yield replace(picture, split=split, name=name.as_posix(), objects=objects)
 
 
-def _yolo(source: Path) -> dict[str, list[AnnotatedImage]]:
+def _yolo(source: Path) -> Iterator[AnnotatedImage]:
+    """YOLO (ultralytics' form, and Roboflow's): one text file per image, one box or outline per line.
+
+    The numbers are shares of the image; ``images/`` in an image's path becomes ``labels/``, or the text lies beside
+    it. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without it
+    ``classes.txt`` has the names, and folders are the splits.
+    """
     found = [source] if source.is_file() else sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
     if len(found) > 1:
         found = [path for path in found if path.stem == "data"]
     folder = source.parent if source.is_file() else source
-    listed: dict[str, list[Path]] = {}
-    if found:
-        try:
-            content = yaml.safe_load(text_of(found[0], DataError))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date like 2001-99-99 is a ValueError
-            raise DataError(f"{found[0]}: is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
-            raise DataError(f"{found[0]}: has no list 'names' of classes")
-        classes = {
-            int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))
-        }
-        base = folder / str(content.get("path") or "")
-        for key in ("train", "val", "test"):
-            value = content.get(key)
-            entries = value if isinstance(value, list) else [value] if value else []
-            if images := [image for entry in entries for image in _yolo_images(str(entry), base, folder, found[0])]:
-                listed[key] = images
-    else:
-        text = next(
-            (path for path in (folder / "classes.txt", folder / "labels" / "classes.txt") if path.is_file()), None
-        )
-        if text is None:
-            raise DataError(f"{source}: neither data.yaml nor classes.txt there says what the classes are")
-        classes = dict(enumerate(text_of(text, AnnotationError).split("\n")))
-    if not listed:
-        listed = _by_top_folder({path.relative_to(folder): path for path in _walk(folder, _PICTURES)})
+    classes, listed = _yolo_yaml(found[0], folder) if found else (_yolo_classes(folder), [])
+    listed = listed or _by_top_folder(folder, _walk(folder, endings_of("image")))
     if not listed:
         raise DataError(f"{source}: no images there")
-    splits = {split: [_yolo_image(file, classes) for file in images] for split, images in listed.items()}
-    if not any(picture.objects for pictures in splits.values() for picture in pictures):
-        first = next(iter(listed.values()))[0]
-        raise DataError(f"{source}: none of the images has a box; looked for {_yolo_label(first)} and its like")
-    pairs = [(image, _yolo_label(image)) for images in listed.values() for image in images]
-    bare, texts = [image for image, text in pairs if not text.is_file()], {text for _, text in pairs}
-    places = {text.parent for text in texts if "labels" in text.parts}
-    lost = {text for place in places for text in place.glob("*.txt") if text.name != "classes.txt"} - texts
+    pictures = [_yolo_image(file, split, classes) for file, split in listed]
+    if not any(picture.objects for picture in pictures):
+        raise DataError(f"{source}: none of the images has a box; looked for {_yolo_label(listed[0][0])} and its like")
+    texts = {image: _yolo_label(image) for image, _ in listed}
+    bare = [image for image, text in texts.items() if not text.is_file()]
+    places = {text.parent for text in texts.values() if "labels" in text.parts}
+    lost = {text for place in places for text in place.glob("*.txt") if text.name != "classes.txt"}
     for files, what in (
         (bare, "images have no text and count as without objects"),
-        (sorted(lost), "texts of boxes have no image that is listed, and are left out"),
+        (sorted(lost - set(texts.values())), "texts of boxes have no image that is listed, and are left out"),
     ):
         if files:
             warnings.warn(f"{source}: {len(files):,} {what} (the first: {files[0]})", Doubt, stacklevel=2)
-    return _with_persons(folder, splits)
+    return _with_persons(folder, pictures)
+
+
+def _yolo_yaml(file: Path, folder: Path) -> tuple[dict[int, str], list[tuple[Path, str]]]:
+    """Names of the classes by number, and the images with their splits."""
+    try:
+        content = yaml.safe_load(text_of(file, DataError))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date like 2001-99-99 is a ValueError
+        raise DataError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
+        raise DataError(f"{file}: has no list 'names' of classes")
+    with _reading(f"{file}: names"):
+        numbered = names.items() if isinstance(names, dict) else enumerate(names)
+        classes = {int(key): str(name) for key, name in numbered}
+    base, listed = folder / str(content.get("path") or ""), []
+    for split in ("train", "val", "test"):
+        value = content.get(split)
+        for entry in value if isinstance(value, list) else [value] if value else []:
+            listed += [(image, split) for image in _yolo_images(str(entry), base, folder, file)]
+    return classes, listed
+
+
+def _yolo_classes(folder: Path) -> dict[int, str]:
+    for file in (folder / "classes.txt", folder / "labels" / "classes.txt"):
+        if file.is_file():
+            return dict(enumerate(text_of(file, AnnotationError).split("\n")))
+    raise DataError(f"{folder}: neither data.yaml nor classes.txt there says what the classes are")
 
 
 def _yolo_images(entry: str, base: Path, folder: Path, named_by: Path) -> list[Path]:
     """Images of a folder or of a list of images; Roboflow's paths go up from a folder that is not there."""
-    short = entry
-    while short.startswith("../"):
-        short = short.removeprefix("../")
+    short = re.sub(r"^(\.\./)+", "", entry)
     place = next((p for p in (base / entry, folder / entry, folder / short) if p.exists()), None)
     if place is None:
         raise DataError(f"{named_by}: names {entry!r}, but {base / entry} is not there")
     if place.is_dir():
-        return _walk(place, _PICTURES)
-    lines = [line.strip() for line in text_of(place, AnnotationError).splitlines() if line.strip()]
-    found = [
-        next((p for p in (place.parent / line, base / line) if p.is_file()), place.parent / line) for line in lines
+        return _walk(place, endings_of("image"))
+    lines = filter(None, map(str.strip, text_of(place, AnnotationError).splitlines()))
+    return [
+        _image(next((p for p in (place.parent / i, base / i) if p.is_file()), place.parent / i), place) for i in lines
     ]
-    return [_image(path, place) for path in found]
 
 
 def _yolo_label(image: Path) -> Path:
@@ -522,7 +493,7 @@ def _yolo_label(image: Path) -> Path:
     return Path(*parts) if Path(*parts).is_file() else image.with_suffix(".txt")
 
 
-def _yolo_image(image: Path, classes: dict[int, str]) -> AnnotatedImage:
+def _yolo_image(image: Path, split: str, classes: dict[int, str]) -> AnnotatedImage:
     # YOLO's programs turn a picture by its tag: the shares are of the upright one, whose size the reader goes by
     height, width = read_image(image, colour=True, reading=Reading(orientation="follow")).shape[:2]
     file, objects = _yolo_label(image), []
@@ -535,9 +506,7 @@ def _yolo_image(image: Path, classes: dict[int, str]) -> AnnotatedImage:
             raise AnnotationError(f"{at} has {len(words)} columns, which should be the five of 'class cx cy w h'")
         label, *shares = [finite(word, "number", at, AnnotationError) for word in words]
         if not all(-0.01 <= share <= 1.01 for share in shares):
-            raise AnnotationError(
-                f"{at} has numbers beyond 0..1, but they should be shares of the image ({line.strip()})"
-            )
+            raise AnnotationError(f"{at} has numbers beyond 0..1, but they should be shares of the image")
         if label not in classes:
             raise AnnotationError(f"{at} is of class {words[0]}, which has no name")
         if outline:
@@ -548,34 +517,25 @@ def _yolo_image(image: Path, classes: dict[int, str]) -> AnnotatedImage:
             box = cx - w / 2, cy - h / 2, w, h
         x1, y1, w, h = (round(value * side, 3) for value, side in zip(box, (width, height) * 2, strict=True))
         objects.append(Object((x1, y1, w, h), None, False, label_of(classes[int(label)].strip())))
-    return AnnotatedImage("", image, (height, width), objects)
+    return AnnotatedImage(split, "", image, (height, width), objects)
 
 
-DATA_SETS: dict[str, Callable[[Path], dict[str, list[AnnotatedImage]]]] = {
+FORMATS: dict[str, Callable[[Path], Iterator[AnnotatedImage]]] = {
     "citypersons": _citypersons,
     "crowdhuman": _crowdhuman,
     "llvip": _llvip,
     "pennfudan": _pennfudan,
     "yolo": _yolo,
-    "voc": _pascal_voc,
+    "voc": _voc,
 }
 WITH_VISIBLE_BOXES = ("citypersons", "crowdhuman")
 
 
-def _folders(folder: Path, what: str) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; looked there for {what}")
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise DataError(f"{folder}: empty; looked there for {what}")
-    return found
-
-
-def _files(folder: Path, pattern: str) -> Iterator[Path]:
-    found = sorted(folder.glob(pattern))
+def _files(folder: Path, pattern: str) -> list[Path]:
+    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if not found:
         raise DataError(f"{folder}: no file {pattern} there")
-    yield from found
+    return found
 
 
 def _image(path: Path, named_by: Path | str) -> Path:
@@ -584,43 +544,27 @@ def _image(path: Path, named_by: Path | str) -> Path:
     return path
 
 
-def _json(text: str, at: str) -> dict[str, Any]:
-    content = json_of(text, at, AnnotationError)
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{at}: should hold a JSON object, not a {type(content).__name__}")
-    return content
+@contextmanager
+def _reading(at: str) -> Iterator[None]:
+    """Name the file and entry in which a key is missing or a value is of another type."""
+    try:
+        yield
+    except DataError:
+        raise
+    except KeyError as error:
+        raise AnnotationError(f"{at} has no {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise AnnotationError(f"{at} is not as the format has it ({error})") from error
 
 
-def _key(row: Any, key: str, at: str) -> Any:
-    if not isinstance(row, dict) or key not in row:
-        raise AnnotationError(f"{at} has no {key!r}")
-    return row[key]
-
-
-def _list(row: dict[str, Any], key: str, at: str) -> list[Any]:
-    rows = _key(row, key, at)
-    if not isinstance(rows, list):
-        raise AnnotationError(f"{at}: {key!r} should be a list, not {rows!r}")
-    return rows
-
-
-def _whole(row: dict[str, Any], key: str, at: str) -> int:
-    number = _key(row, key, at)
+def _pixels(number: Any) -> int:
     if not is_whole(number) or not 1 <= number <= MOST_PIXELS:
-        raise AnnotationError(f"{at} has {key} {number!r}, which should be whole pixels")
+        raise ValueError(f"{number!r} should be whole pixels")
     return number
 
 
-def _xywh(row: Any, key: str, at: str) -> Xywh:
-    box = _key(row, key, at)
-    right = isinstance(box, list) and len(box) == 4
-    if not right or not all(is_finite(n) and abs(n) <= MOST_PIXELS for n in box):
-        raise AnnotationError(f"{at} has {key} {box!r}, which should be four finite numbers x, y, w, h")
+def _xywh(box: Any) -> Xywh:
+    if not (isinstance(box, list) and len(box) == 4 and all(is_finite(n) and abs(n) <= MOST_PIXELS for n in box)):
+        raise ValueError(f"{box!r} should be four finite numbers x, y, w, h")
     x, y, w, h = box
     return x, y, w, h
-
-
-def _number(text: str | None, tag: str, at: str) -> float:
-    if text is None:
-        raise AnnotationError(f"{at} has no <{tag}>")
-    return finite(text, tag, at, AnnotationError)

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, TypeGuard
 
@@ -154,3 +156,26 @@ def is_inside(name: str) -> bool:
     """Whether a file name stays below the folder that it is relative to: not absolute, and without ``..``."""
     path = PurePath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Files below a folder, by name, hidden folders left out; where several links lead, once.
+
+    Args:
+        folder: links are followed.
+        left_out: counts hidden folders and those that cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(_: OSError) -> None:
+        left_out["folders that cannot be read"] += 1
+
+    for inside, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        status = Path(inside).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        left_out.update("hidden folders" for name in folders if name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(inside, name) for name in sorted(names))

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from data_kaist.errors import DataError, ImageError
+from data_kaist.files import walk
 from data_kaist.images import Reading, endings_of, kind_of, read_image
 from data_kaist.layouts import Side
 
@@ -153,7 +154,7 @@ def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) 
     for folder in (visible, lwir):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        found = list(_walk(folder, others))
+        found = list(_known(walk(folder, others), others))
         films = {path for path in found if _is_film(path)}
         others.update(path.suffix.lower() for path in films)
         files = [path for path in found if path not in films]
@@ -236,7 +237,7 @@ def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
     """The folder below which names begin, and the files that an input stands for."""
     path, text = Path(given), str(given)
     if path.is_dir():
-        return path, list(_walk(path, others))
+        return path, list(_known(walk(path, others), others))
     if path.is_char_device() or (text.isdecimal() and not path.exists()):
         raise DataError(f"{given}: would be a camera, and only files are read; record a film and give that")
     if path.exists():
@@ -250,29 +251,11 @@ def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
     files: list[Path] = []
     matches = glob.glob(text, recursive=True) or glob.glob(any_case, recursive=True)  # noqa: PTH207 - takes absolute ones
     for match in map(Path, sorted(matches)):
-        files += _walk(match, others) if match.is_dir() else _known([match], others)
+        files += _known(walk(match, others), others) if match.is_dir() else _known([match], others)
     return Path(*fixed), list(dict.fromkeys(files))
 
 
-def _walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """Images and videos below a folder, by name, hidden ones left out; where several links lead, once."""
-    seen: set[tuple[int, int]] = set()
-
-    def unreadable(_: OSError) -> None:
-        others["folders that cannot be read"] += 1
-
-    for inside, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        status = Path(inside).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        others.update("hidden folders" for name in folders if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from _known([Path(inside, name) for name in sorted(names)], others)
-
-
-def _known(files: Sequence[Path], others: Counter[str]) -> Iterator[Path]:
+def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:
     """Those of the files that are images or videos, or should be by their ending; the others are counted."""
     for path in files:
         ending = path.suffix.lower()

@@ -137,7 +137,7 @@ def test_crowdhuman(tmp_path: Path) -> None:
 
     with (root / "annotation_train.odgt").open("a") as file:
         file.write('{"ID": "x", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3], "vbox": [1, 2, 3, 4]}]}\n')
-    with pytest.raises(DataError, match=r"annotation_train\.odgt: line 3: box 1 has fbox \[1, 2, 3\], which should be"):
+    with pytest.raises(DataError, match=r"annotation_train\.odgt: line 3: box 1 .*\[1, 2, 3\] should be"):
         convert("crowdhuman", root, out)
     write(root / "annotation_train.odgt", '{"ID": "x"\n')
     with pytest.raises(DataError, match=r"annotation_train\.odgt: line 1: is not valid JSON"):
@@ -178,7 +178,7 @@ def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
     (pair,) = DataSource("coco", tmp_path / "copies").frames("test.json", modality="halfway")
     assert pair.lwir == tmp_path / "copies" / "lwir" / "test" / "190001.jpg"
 
-    with pytest.raises(DataError, match="llvip has one box a person only"):
+    with pytest.raises(DataError, match="llvip has one box per person only"):
         convert("llvip", root, out, box="visible")
     xml = root / "Annotations" / "010001.xml"
     write(xml, VOC.replace("<xmax>30<", "<xmax>wide<"))
@@ -426,7 +426,7 @@ def test_refusals(citypersons: Path, pennfudan: Path, tmp_path: Path) -> None:
         convert("coco", citypersons, out)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         convert("citypersons", tmp_path / "nowhere", out)
-    with pytest.raises(DataError, match="gtBboxCityPersons: no such folder; looked there for CityPersons' boxes"):
+    with pytest.raises(DataError, match="gtBboxCityPersons: no file "):
         convert("citypersons", pennfudan, out)
     with pytest.raises(DataError, match=r"no file annotation_\*\.odgt there"):
         convert("crowdhuman", pennfudan, out)
