@@ -92,7 +92,7 @@ def test_a_wheel_holds_the_experiments(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    code = "from ssd_effnet.config.loading import EXPERIMENTS, load_experiment as load; print(EXPERIMENTS, load('lite0').name)"
+    code = "from ssd_effnet.config import loading as l; print(l.EXPERIMENTS, l.load_experiment('lite0').name)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "built")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "built", capture_output=True, text=True, env=environment
