@@ -1,4 +1,4 @@
-"""Speed of reading training, test and cached pairs, against Pillow + numpy and decoding alone."""
+"""Speed of reading training, test and cached pairs, against Pillow + numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from data_kaist.dataset import DetectionDataset
-from data_kaist.layouts import DataSource, Frame
+from data_kaist.layouts import DataSource
 from data_kaist.synthetic import write_dataset
 from data_kaist.transforms import Sample
 from ssd_effnet.benchmark.reference import stages as reference
@@ -42,7 +42,7 @@ def benchmark_data(
     experiment.input.size, experiment.input.modality = list(size), "early"
     keys = [(i // len(chosen), i % len(chosen)) for i in range(pairs)]
     cv2.setNumThreads(0)
-    calls: dict[str, Callable[[], object]] = {"decode": partial(_decode, [chosen[i] for _, i in keys])}
+    calls: dict[str, Callable[[], object]] = {}
     agreement = {}
     for stage in ("train", "test"):
         chain = reference.Chain(size, experiment.input.mean or [], experiment.input.std or [], train=stage == "train")
@@ -55,19 +55,14 @@ def benchmark_data(
         _read(kept, keys)
         calls[f"{stage} kept"] = partial(_read, kept, keys)
     times = in_turns(calls, runs)
-    decode = min(times["decode"])
-    yield compared("data", "pure decoding of a pair", times, own="decode", reference=None, per=pairs)
     names = {"train": "training pair: read, jitter, crop, resize, flip", "test": "test pair: read, resize"}
-    for stage, (goal, share) in {"train": (2.5, 0.45), "test": (2.0, 0.8)}.items():
+    for stage, goal in {"train": 2.5, "test": 2.0}.items():
         plain = f"{stage} reference"
         yield compared(
             *("data", names[stage], times),
             own=f"{stage} own",
             reference=plain,
             goal=goal,
-            limit="decoding",
-            limit_ms=decode,
-            limit_goal=share,
             per=pairs,
             agreement=agreement[stage],
         )
@@ -83,13 +78,6 @@ def benchmark_data(
 
 def _has_training(root: Path) -> bool:
     return any((root / "images" / f"set{number:02}").is_dir() for number in range(6))
-
-
-def _decode(frames: list[Frame]) -> None:
-    for frame in frames:
-        for path, flag in ((frame.visible, cv2.IMREAD_COLOR_RGB), (frame.lwir, cv2.IMREAD_GRAYSCALE)):
-            assert path is not None
-            cv2.imdecode(np.fromfile(path, np.uint8), flag)
 
 
 def _read(dataset: DetectionDataset, keys: list[tuple[int, int]]) -> None:

@@ -14,26 +14,19 @@ from ssd_effnet.benchmark.forward import faster
 from ssd_effnet.benchmark.rows import OWN, REFERENCE, Row, agree, compared
 from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.inference.export import export_detector
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.training.runtime import in_turns
 
 
-def write_untrained(experiment: str, path: Path) -> None:
-    """A checkpoint of an experiment with random weights, for measuring."""
-    torch.manual_seed(0)
-    e = load_experiment(experiment, ["backbone.pretrained=none", "backbone.norm=batch"])
-    detector, _ = build_detector(e, pretrained=False)
-    weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
-    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, path)
+def benchmark_onnx(folder: Path, size: tuple[int, int] | None, *, runs: int = 5) -> Iterator[Row]:
+    """Rows of lite0's file against the detector as it was trained, and as it is fastest in torch; on the CPU.
 
-
-def benchmark_onnx(checkpoint: Path, file: Path, size: tuple[int, int], *, runs: int = 5) -> Iterator[Row]:
-    """Rows of the file against the detector as it was trained, and as it is fastest in torch; on the CPU.
+    The weights are random: they do not change the time.
 
     Args:
-        checkpoint: what the file was exported from.
-        file: ONNX, with NMS inside.
-        size: (height, width) that it was exported for.
+        folder: for the checkpoint and the file.
+        size: (height, width); None: the experiment's own.
 
     Raises:
         Failure: onnxruntime is not installed.
@@ -43,12 +36,19 @@ def benchmark_onnx(checkpoint: Path, file: Path, size: tuple[int, int], *, runs:
         import onnxruntime
     except ModuleNotFoundError:
         raise Failure("onnxruntime is not installed: pip install '.[export]'") from None
+    torch.manual_seed(0)
+    e = load_experiment("lite0", ["backbone.pretrained=none", "backbone.norm=batch"])
+    weights = {f"detector.{name}": value for name, value in build_detector(e, pretrained=False)[0].state_dict().items()}
+    checkpoint = folder / "lite0.ckpt"
+    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, checkpoint)
+    file = export_detector(checkpoint, size=size).path
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     predictor = load_detector(checkpoint, device="cpu")
     post = build_postprocess(predictor.experiment)
-    channels = session.get_inputs()[0].shape[1]
+    _, channels, *sides = session.get_inputs()[0].shape
+    size = (sides[0], sides[1])
     image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8)
     last = image.to(memory_format=torch.channels_last)
 

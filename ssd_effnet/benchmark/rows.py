@@ -1,4 +1,4 @@
-"""Benchmark results as rows: a stage against its reference and limit."""
+"""Benchmark results as rows: a stage against its reference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+import cv2
 import torch
 from rich.table import Table
 
@@ -34,8 +35,6 @@ class Row:
         ratio: reference : own, the median of the ratios round by round; None without a reference.
         ratio_fastest: of the fastest rounds.
         goal: that the ratio should reach.
-        limit: the machine's, described; ``of_limit``: share of it reached, by fastest rounds.
-        limit_goal: that ``of_limit`` should reach.
         agreement: what was found equal before anything was timed.
     """
 
@@ -47,20 +46,12 @@ class Row:
     ratio: float | None = None
     ratio_fastest: float | None = None
     goal: float | None = None
-    limit: str = ""
-    of_limit: float | None = None
-    limit_goal: float | None = None
     agreement: str = ""
 
     @property
     def reached(self) -> bool | None:
-        """Whether every goal is met, ratios by their median; None without a goal."""
-        met = []
-        if self.goal is not None and self.ratio is not None:
-            met.append(self.ratio >= self.goal)
-        if self.limit_goal is not None and self.of_limit is not None:
-            met.append(self.of_limit >= self.limit_goal)
-        return all(met) if met else None
+        """Whether the goal is met by the median ratio; None without a goal."""
+        return None if self.goal is None or self.ratio is None else self.ratio >= self.goal
 
 
 def compared(
@@ -70,7 +61,6 @@ def compared(
     *,
     own: str = OWN,
     reference: str | None = REFERENCE,
-    limit_ms: float | None = None,
     per: int = 1,
     **more: Any,
 ) -> Row:
@@ -79,7 +69,6 @@ def compared(
     Args:
         times: of :func:`ssd_effnet.training.runtime.in_turns`.
         own, reference: which of them are compared; no reference: only times are stated.
-        limit_ms: how long the machine needs at least for the same work.
         per: images (or other things) that a call handles: milliseconds are stated for one.
         more: further fields of the row.
     """
@@ -90,8 +79,6 @@ def compared(
         row["reference_ms"] = statistics.median(plain) / per
         row["ratio"] = statistics.median(b / a for a, b in zip(mine, plain, strict=True))
         row["ratio_fastest"] = min(plain) / min(mine)
-    if limit_ms is not None:
-        row["of_limit"] = limit_ms / min(mine)
     return Row(stage, case, **row, **more)
 
 
@@ -111,29 +98,21 @@ def agree(what: str, own: torch.Tensor, reference: torch.Tensor, tolerance: floa
 
 def versions() -> dict[str, str]:
     """Versions of the measured packages."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    return found | {name: version(name) for name in ("numpy", "pillow")} | {"opencv": _opencv()}
-
-
-def _opencv() -> str:
-    import cv2
-
-    return str(cv2.__version__)
+    found = {"python": platform.python_version(), "torch": torch.__version__, "opencv": cv2.__version__}
+    return found | {name: version(name) for name in ("numpy", "pillow")}
 
 
 def rows_table(rows: Sequence[Row], machine: str) -> Table:
     """The rows as a table."""
-    table = Table(title="each stage against the plain way of doing it, and against the machine", caption=machine)
+    table = Table(title="each stage against the plain way of doing it", caption=machine)
     for name in ("stage", "case"):
         table.add_column(name)
-    for name in ("reference ms", "own ms", "fastest ms", "ratio", "of fastest", "goal", "of the limit", "goal", ""):
+    for name in ("reference ms", "own ms", "fastest ms", "ratio", "of fastest", "goal", ""):
         table.add_column(name, justify="right")
     for r in rows:
-        share = "" if r.of_limit is None else f"{r.of_limit:.2f} of {r.limit}"
         table.add_row(
             *(r.stage, r.case, _ms(r.reference_ms), _ms(r.own_ms), _ms(r.own_fastest_ms)),
             *(_factor(r.ratio), _factor(r.ratio_fastest), _factor(r.goal)),
-            *(share, "" if r.limit_goal is None else f"{r.limit_goal:.2f}"),
             {None: "", True: "yes", False: "no"}[r.reached],
         )
     return table

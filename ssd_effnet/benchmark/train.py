@@ -11,16 +11,11 @@ from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.reference.network import PackageBackbone
 from ssd_effnet.benchmark.rows import Row, agree, compared
-from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer, build_postprocess
+from ssd_effnet.build import as_size, build_criterion, build_detector, build_optimizer
 from ssd_effnet.config.loading import load_experiment
-from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import score
 from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.training.runtime import in_turns, keep_freed_memory
-
-TRAINED, VALIDATED = 25_086, 2_252  # pairs of KAIST's train-all-02 and of its test-all-20
 
 
 def benchmark_train(
@@ -94,34 +89,5 @@ def benchmark_train(
     case = f"training step, {name} {size[0]}x{size[1]}, batch {batch}"
     yield compared("train", f"{case}: channels_last, memory kept", times, goal=1.3, agreement=agreement, per=batch)
     yield compared("train", f"{case}: and bf16 (its ratio to fp32)", times, own="bf16", reference="own", per=batch)
-    yield _validation(experiment, own_detector, last, min(times["own"]) / batch, runs, device)
     if compiled:
         yield compared("train", f"{case}: and torch.compile", times, own="compiled", reference="own", per=batch)
-
-
-def _validation(
-    experiment: ExperimentConfig, detector: Detector, images: torch.Tensor, step_ms: float, runs: int, device: str
-) -> Row:
-    """Validating KAIST's test split after an epoch of its training split, computed from single batches.
-
-    Args:
-        step_ms: a training step's time for one image.
-    """
-    post = build_postprocess(experiment)
-    annotations, table = scene.test_split(VALIDATED, 6000)
-
-    def validate() -> object:
-        with torch.inference_mode():
-            return post(detector(images), (images.shape[-2], images.shape[-1]))
-
-    detector.eval()
-    of_batch = in_turns({"own": validate}, runs, device)["own"]
-    of_metric = in_turns({"own": lambda: score(MissRateEvaluator(annotations), table)}, runs)["own"]
-    whole = [VALIDATED * ms / len(images) + metric for ms, metric in zip(of_batch, of_metric, strict=True)]
-    return compared(
-        *("train", f"validation and metrics of {VALIDATED:,} images after {TRAINED:,} pairs", {"own": whole}),
-        reference=None,
-        limit="5 % of the epoch",
-        limit_ms=0.05 * TRAINED * step_ms,
-        limit_goal=1.0,
-    )

@@ -1,18 +1,11 @@
 """Time between steps is the loader's, time in steps the device's."""
 
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from data_kaist import dataset
-from ssd_effnet.benchmark.wait import measure_waits
-from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.training.progress import EpochLines, Waiting
-
-LITE0 = Path(__file__).parents[2] / "experiments" / "lite0.yaml"
 
 
 def _epoch(waiting: Waiting, clock: list[float], waits: list[float], steps: list[float]) -> None:
@@ -55,19 +48,3 @@ def test_waiting_is_what_lies_between_two_steps() -> None:
     resumed.load_state_dict(waiting.state_dict())
     _epoch(resumed, clock, [0.0], [100.0])
     assert resumed.of_run == pytest.approx(4 / 120) and "data.workers" not in str(resumed)
-
-
-def test_a_loader_that_keeps_up_lets_a_sleeping_model_wait_less(few_pairs: Path, monkeypatch: Any) -> None:
-    """Images that take 20 ms each to read: steps of 1 ms wait for nearly all their time, of 200 ms for hardly any."""
-    read = dataset.read_pair
-
-    def slowly(*a: Any) -> Any:
-        time.sleep(0.02)
-        return read(*a)
-
-    monkeypatch.setattr(dataset, "read_pair", slowly)
-    settings = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=val.json")
-    e = load_experiment(LITE0, [*settings, "input.size=[64,96]", "trainer.batch_size=1", "data.workers=1"])
-    fast, slow = measure_waits(e, [1, 200], batches=4)
-    assert fast.share > 0.5 > 0.3 > slow.share
-    assert slow.images_per_second < 5.1
