@@ -20,6 +20,11 @@ Bgr = tuple[float, float, float]
 SUBPIXEL_BITS = 4
 
 
+def palette(colours: str) -> tuple[Bgr, ...]:
+    """Colours written as ``rrggbb`` with blanks between."""
+    return tuple((b, g, r) for r, g, b in map(bytes.fromhex, colours.split()))
+
+
 def shaded(bgr: Bgr, factor: float) -> Bgr:
     """The colour times ``factor``, kept in 0..255."""
     return (min(bgr[0] * factor, 255.0), min(bgr[1] * factor, 255.0), min(bgr[2] * factor, 255.0))
@@ -27,19 +32,12 @@ def shaded(bgr: Bgr, factor: float) -> Bgr:
 
 @dataclass(frozen=True)
 class Camera:
-    """A level pinhole camera.
+    """A level pinhole camera."""
 
-    Attributes:
-        focal: focal length in pixels.
-        height: of the camera over the ground, metres.
-        centre_x: column of the vanishing point, pixels.
-        horizon: row of the horizon, pixels.
-    """
-
-    focal: float
-    height: float
-    centre_x: float
-    horizon: float
+    focal: float  # focal length in pixels
+    height: float  # of the camera over the ground, metres
+    centre_x: float  # column of the vanishing point, pixels
+    horizon: float  # row of the horizon, pixels
 
     def project(self, xyz: np.ndarray) -> np.ndarray:
         """Pixels ``(n, 2)`` (column, row), float64, of points ``(n, 3)`` in metres with Z > 0."""

@@ -8,24 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_kaist.synthetic.canvas import Bgr, Canvas, shaded
+from data_kaist.synthetic.canvas import Bgr, Canvas, palette, shaded
 from data_kaist.synthetic.street import SIGN_COLOURS
 
 if TYPE_CHECKING:
     from data_kaist.synthetic.look import Look
 
-CAR_COLOURS: tuple[Bgr, ...] = (
-    (225, 225, 225),
-    (200, 205, 205),
-    (35, 32, 30),
-    (60, 58, 58),
-    (120, 120, 118),
-    (40, 40, 150),
-    (130, 60, 30),
-    (150, 190, 200),
-)
+CAR_COLOURS = palette("e1e1e1 cdcdc8 1e2023 3a3a3c 767878 962828 1e3c82 c8be96")
 
-BIN_COLOURS: tuple[Bgr, ...] = ((60, 90, 50), (90, 90, 90), (110, 70, 40), (150, 155, 160))
+BIN_COLOURS = palette("325a3c 5a5a5a 28466e a09b96")
 
 
 @dataclass(frozen=True)

@@ -11,79 +11,44 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, shaded
+from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, palette, shaded
 
-SKIN: tuple[Bgr, ...] = ((135, 165, 205), (120, 150, 195), (95, 125, 170), (150, 180, 220))
-HAIR: tuple[Bgr, ...] = ((20, 20, 22), (28, 30, 38), (40, 55, 75), (120, 120, 122))
-TOPS: tuple[Bgr, ...] = (
-    (30, 28, 28),
-    (60, 45, 40),
-    (45, 42, 44),
-    (100, 98, 96),
-    (205, 208, 210),
-    (40, 35, 150),
-    (120, 70, 40),
-    (110, 130, 150),
-    (60, 90, 60),
-    (160, 130, 190),
-    (60, 150, 190),
-    (75, 70, 68),
-)
-BOTTOMS: tuple[Bgr, ...] = ((32, 30, 30), (90, 62, 45), (60, 45, 38), (80, 80, 82), (120, 140, 160), (190, 195, 200))
+SKIN = palette("cda587 c39678 aa7d5f dcb496")
+HAIR = palette("161414 261e1c 4b3728 7a7878")
+TOPS = palette("1c1c1e 282d3c 2c2a2d 606264 d2d0cd 962328 284678 96826e 3c5a3c be82a0 be963c 44464b")
+BOTTOMS = palette("1e1e20 2d3e5a 262d3c 525050 a08c78 c8c3be")
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A painted figure.
+    """A painted figure."""
 
-    Attributes:
-        bgr: float32 ``(h, w, 3)``, colour in white light times ``alpha``.
-        warmth: float32 ``(h, w)``, 0 the air, 1 bare skin, times ``alpha``.
-        alpha: float32 ``(h, w)`` in 0..1.
-        body: bool ``(h, w)``, what an annotator's box goes round: the figure without its umbrella.
-        anchor: (column, row) of the ground point under the figure's middle, pixels in the sprite.
-    """
-
-    bgr: np.ndarray
-    warmth: np.ndarray
-    alpha: np.ndarray
-    body: np.ndarray
-    anchor: tuple[int, int]
+    bgr: np.ndarray  # float32 ``(h, w, 3)``, colour in white light times ``alpha``
+    warmth: np.ndarray  # float32 ``(h, w)``, 0 the air, 1 bare skin, times ``alpha``
+    alpha: np.ndarray  # float32 ``(h, w)`` in 0..1
+    body: np.ndarray  # bool ``(h, w)``, what an annotator's box goes round: the figure without its umbrella
+    anchor: tuple[int, int]  # (column, row) of the ground point under the figure's middle, pixels in the sprite
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who walks there and how; see :meth:`sample`.
+    """Who walks there and how; see :meth:`sample`."""
 
-    Attributes:
-        stature: metres.
-        build: width relative to the average.
-        view: walking direction, radians; 0 away from the camera, pi towards it, pi / 2 to the right.
-        phase: of the gait, radians.
-        stride: swing of the thigh, radians; near 0 stands.
-        top, bottom, hair, skin, shoes: B, G, R.
-        hem: height over the ground at which the upper garment ends, in statures.
-        skirt: bare legs under the hem.
-        insulation: 0..1, how much of the body's heat the coat keeps in.
-        extra: ``""``, ``"backpack"``, ``"bag"``, ``"umbrella"``, ``"hat"`` or ``"hood"``.
-        stripe: B, G, R of a band over the chest, or None.
-    """
-
-    stature: float
-    build: float
-    view: float
-    phase: float
-    stride: float
-    top: Bgr
+    stature: float  # metres
+    build: float  # width relative to the average
+    view: float  # walking direction, radians; 0 away from the camera, pi towards it, pi / 2 to the right
+    phase: float  # of the gait, radians
+    stride: float  # swing of the thigh, radians; near 0 stands
+    top: Bgr  # B, G, R
     bottom: Bgr
     hair: Bgr
     skin: Bgr
     shoes: Bgr
-    hem: float
-    skirt: bool
-    insulation: float
-    extra: str
-    stripe: Bgr | None
+    hem: float  # height over the ground at which the upper garment ends, in statures
+    skirt: bool  # bare legs under the hem
+    insulation: float  # 0..1, how much of the body's heat the coat keeps in
+    extra: str  # ``""``, ``"backpack"``, ``"bag"``, ``"umbrella"``, ``"hat"`` or ``"hood"``
+    stripe: Bgr | None  # B, G, R of a band over the chest, or None
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Person:

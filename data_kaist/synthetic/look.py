@@ -1,52 +1,35 @@
-"""What a stretch of video looks like as a whole: hour, light, temperatures, the shape of the street."""
+"""Hour, light, temperatures and street shape of a stretch of video."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Look:
-    """Choices that hold for one background.
+    """Choices that hold for one background."""
 
-    Attributes:
-        day: False at night.
-        ambient: light that reaches everything, 1 is broad daylight.
-        tint: B, G, R of that light.
-        lit_city: at night, shop fronts and signs light the street.
-        headlight: strength of the camera car's own beam.
-        sun_side: -1 left or 1 right is where the sun stands; 0 is an overcast sky without shadows.
-        sky: B, G, R at the horizon.
-        noise: standard deviation of the visible camera's noise, grey levels.
-        lwir_level: grey level of a surface as warm as the air.
-        body_heat: how much warmer than the air bare skin looks, heat units (the air is 100).
-        ground_heat, wall_heat, sky_heat, leaf_heat: heat of the large surfaces.
-        road_half: half the carriageway, metres.
-        walls: distance of the building lines left and right of the middle, metres.
-        end: how far the street runs before something closes it, metres.
-        misalignment: (dx, dy) by which the LWIR picture is off, pixels.
-    """
-
-    day: bool
-    ambient: float
-    tint: tuple[float, float, float]
-    lit_city: bool
-    headlight: float
-    sun_side: int
-    sky: tuple[float, float, float]
-    noise: float
-    lwir_level: float
-    body_heat: float
-    ground_heat: float
+    day: bool  # False at night
+    ambient: float  # light that reaches everything, 1 is broad daylight
+    tint: tuple[float, float, float]  # B, G, R of that light
+    lit_city: bool  # at night, shop fronts and signs light the street
+    headlight: float  # strength of the camera car's own beam
+    sun_side: int  # -1 left or 1 right is where the sun stands; 0 is an overcast sky without shadows
+    sky: tuple[float, float, float]  # B, G, R at the horizon
+    noise: float  # standard deviation of the visible camera's noise, grey levels
+    lwir_level: float  # grey level of a surface as warm as the air
+    body_heat: float  # how much warmer than the air bare skin looks, heat units (the air is 100)
+    ground_heat: float  # heat of the large surfaces
     wall_heat: float
     sky_heat: float
     leaf_heat: float
-    road_half: float
-    walls: tuple[float, float]
-    end: float
-    misalignment: tuple[int, int]
+    road_half: float  # half the carriageway, metres
+    walls: tuple[float, float]  # distance of the building lines left and right of the middle, metres
+    end: float  # how far the street runs before something closes it, metres
+    misalignment: tuple[int, int]  # (dx, dy) by which the LWIR picture is off, pixels
 
     @classmethod
     def sample(cls, rng: np.random.Generator, day: bool) -> Look:
@@ -59,6 +42,7 @@ class Look:
             walls = (open_side, walls[1]) if rng.random() < 0.5 else (walls[0], open_side)
         end = float(rng.uniform(32.0, 60.0) if rng.random() < 0.35 else rng.uniform(60.0, 140.0))
         shift = (int(rng.integers(-2, 3)), int(rng.integers(-1, 2)))
+        street: dict[str, Any] = {"road_half": road_half, "walls": walls, "end": end, "misalignment": shift}
         if day:
             hot = rng.random() < 0.3
             overcast = rng.random() < 0.45
@@ -79,10 +63,7 @@ class Look:
                 wall_heat=float(rng.uniform(100.0, 135.0) if hot else rng.uniform(86.0, 126.0)),
                 sky_heat=float(rng.uniform(2.0, 45.0) if overcast else rng.uniform(0.0, 8.0)),
                 leaf_heat=float(rng.uniform(80.0, 100.0)),
-                road_half=road_half,
-                walls=walls,
-                end=end,
-                misalignment=shift,
+                **street,
             )
         lit_city = rng.random() < 0.5
         sodium = float(rng.uniform(0.0, 1.0))
@@ -101,8 +82,5 @@ class Look:
             wall_heat=float(rng.uniform(84.0, 114.0)),
             sky_heat=float(rng.uniform(0.0, 25.0)),
             leaf_heat=float(rng.uniform(75.0, 98.0)),
-            road_half=road_half,
-            walls=walls,
-            end=end,
-            misalignment=shift,
+            **street,
         )

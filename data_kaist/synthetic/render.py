@@ -1,8 +1,8 @@
-"""From a background and a plan to the two pictures of a frame and its true annotations."""
+"""Renders both pictures of a frame from a background and a plan, and measures its boxes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -38,34 +38,19 @@ class Box:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A street without people, somewhat larger than a frame so that the camera can pan.
+    """A street without people, somewhat larger than a frame so that the camera can pan."""
 
-    Attributes:
-        look: hour, light and temperatures.
-        camera: of the whole backdrop.
-        visible: uint8 ``(H, W, 3)`` BGR, lit.
-        heat: uint8 ``(H, W)``, 100 is the air.
-        depth: float32 ``(H, W)`` metres.
-        lamps: ``(n, 3)`` X, Z, strength.
-        obstacles: footprints.
-    """
-
-    look: Look
-    camera: Camera
-    visible: np.ndarray
-    heat: np.ndarray
-    depth: np.ndarray
-    lamps: np.ndarray
-    obstacles: list[Obstacle]
+    look: Look  # hour, light and temperatures
+    camera: Camera  # of the whole backdrop
+    visible: np.ndarray  # uint8 ``(H, W, 3)`` BGR, lit
+    heat: np.ndarray  # uint8 ``(H, W)``, 100 is the air
+    depth: np.ndarray  # float32 ``(H, W)`` metres
+    lamps: np.ndarray  # ``(n, 3)`` X, Z, strength
+    obstacles: list[Obstacle]  # footprints
 
 
 class Noise:
-    """Sensor noise drawn once and read at random places: fresh noise for each frame would cost more than the frame.
-
-    Args:
-        rng: what it is drawn from.
-        size: (height, width) of the frames.
-    """
+    """Sensor noise drawn once and read at random places: fresh noise for each frame would cost more than the frame."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         height, width = size[0] + NOISE_MARGIN, size[1] + NOISE_MARGIN
@@ -127,35 +112,22 @@ def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
     return texture + 1.0
 
 
-@dataclass(frozen=True)
-class SceneView:
-    """A frame's window on a backdrop: own copies of its layers, ``PAD`` pixels larger on every side than the frame."""
-
-    look: Look
-    camera: Camera
-    visible: np.ndarray
-    heat: np.ndarray
-    depth: np.ndarray
-    lamps: np.ndarray
-
-
-def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> SceneView:
-    """Cut a window for frames of ``size`` out of the backdrop at a random pan and tilt."""
+def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> Backdrop:
+    """Copy a random window, ``PAD`` pixels larger on every side than frames of ``size``, out of a backdrop."""
     rows, columns = size[0] + 2 * PAD, size[1] + 2 * PAD
     top = int(rng.integers(backdrop.depth.shape[0] - rows + 1))
     left = int(rng.integers(backdrop.depth.shape[1] - columns + 1))
     window = np.s_[top : top + rows, left : left + columns]
-    return SceneView(
-        backdrop.look,
-        backdrop.camera.moved(left, top),
-        backdrop.visible[window].copy(),
-        backdrop.heat[window].copy(),
-        backdrop.depth[window],
-        backdrop.lamps,
+    return replace(
+        backdrop,
+        camera=backdrop.camera.moved(left, top),
+        visible=backdrop.visible[window].copy(),
+        heat=backdrop.heat[window].copy(),
+        depth=backdrop.depth[window],
     )
 
 
-def paint_figures(view: SceneView, plan: FramePlan, rng: np.random.Generator) -> list[Box]:
+def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> list[Box]:
     """Paint the plan's figures into the view, far ones first, and measure what is seen of each object.
 
     Returns:
@@ -216,7 +188,7 @@ def occlusion_level(seen: float) -> int | None:
     return 2 if seen >= TOTALLY_HIDDEN else None
 
 
-def _cast_shadow(view: SceneView, sprite: Sprite, foot: tuple[int, int], x: float, z: float) -> None:
+def _cast_shadow(view: Backdrop, sprite: Sprite, foot: tuple[int, int], x: float, z: float) -> None:
     """Lay the figure's outline on the ground, long in the sun, a smudge elsewhere."""
     sun = view.look.sun_side and float(light_at(view.look, view.lamps, x, 0.0, z)) > 0.75 * view.look.ambient
     lean, squash, dark = (-view.look.sun_side * 0.8, 0.16, 0.45) if sun else (0.05, -0.05, 0.3)
@@ -240,19 +212,11 @@ def _cast_shadow(view: SceneView, sprite: Sprite, foot: tuple[int, int], x: floa
 
 
 def expose(
-    view: SceneView, noise: Noise, noise_visible: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+    view: Backdrop, noise: Noise, noise_visible: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the two sensors make of a view.
+    """The two sensors' pictures of a view: visible uint8 ``(H, W, 3)`` BGR and LWIR uint8 ``(H, W)``.
 
-    Args:
-        view: with its figures painted.
-        noise: the drawn noise.
-        noise_visible: ``noise.scaled(...)`` for this look.
-        size: (height, width) of the frame.
-        rng: the frame's generator.
-
-    Returns:
-        visible uint8 ``(H, W, 3)`` BGR and LWIR uint8 ``(H, W)``.
+    ``noise_visible`` is ``noise.scaled(...)`` for this look.
     """
     height, width = size
     v, u = (int(k) for k in rng.integers(0, NOISE_MARGIN + 1, 2))

@@ -1,4 +1,4 @@
-"""Who is in a frame, and where: the sampling of people over a street."""
+"""Samples the people of a frame and their places on the street."""
 
 from __future__ import annotations
 
@@ -24,19 +24,12 @@ EMPTY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Figure:
-    """One body to paint.
+    """One body to paint."""
 
-    Attributes:
-        owner: index of the annotated object that it belongs to (the members of a group share one).
-        person: looks and pose.
-        cyclist: on a bicycle.
-        x, z: where it stands, metres.
-    """
-
-    owner: int
-    person: Person
-    cyclist: bool
-    x: float
+    owner: int  # index of the annotated object that it belongs to (the members of a group share one)
+    person: Person  # looks and pose
+    cyclist: bool  # on a bicycle
+    x: float  # where it stands, metres
     z: float
 
 
@@ -112,16 +105,7 @@ def plan_frame(
     *,
     empty: bool,
 ) -> FramePlan:
-    """Draw the people of one frame.
-
-    Args:
-        rng: the frame's own generator.
-        look: the street's shape.
-        camera: of the frame.
-        depth: float32 ``(H, W)``, metres to the furniture in the camera's picture.
-        obstacles: footprints to keep clear of.
-        empty: nobody at all.
-    """
+    """Draw the people of one frame; ``depth`` is float32 ``(H, W)``, metres to the furniture."""
     crowd = _Crowd(rng, look, camera, depth, obstacles)
     count = 0 if empty else min(1 + int(rng.poisson(1.9)), 9)
     while count > 0:

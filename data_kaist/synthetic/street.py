@@ -8,32 +8,14 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from data_kaist.synthetic.canvas import Bgr, Camera, Canvas, shaded
+from data_kaist.synthetic.canvas import Bgr, Camera, Canvas, palette, shaded
 
 if TYPE_CHECKING:
     from data_kaist.synthetic.look import Look
 
 NEAREST = 1.6
-WALL_COLOURS: tuple[Bgr, ...] = (
-    (120, 135, 150),
-    (95, 110, 130),
-    (150, 160, 165),
-    (80, 95, 125),
-    (170, 180, 190),
-    (105, 105, 110),
-    (60, 75, 105),
-    (140, 150, 140),
-)
-SIGN_COLOURS: tuple[Bgr, ...] = (
-    (40, 40, 200),
-    (40, 160, 220),
-    (200, 120, 40),
-    (60, 150, 60),
-    (230, 230, 235),
-    (150, 60, 160),
-    (30, 30, 35),
-    (50, 200, 230),
-)
+WALL_COLOURS = palette("968778 826e5f a5a096 7d5f50 beb4aa 6e6969 694b3c 8c968c")
+SIGN_COLOURS = palette("c82828 dca028 2878c8 3c963c ebe6e6 a03c96 231e1e e6c832")
 
 
 def paint_sky(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
@@ -241,17 +223,9 @@ def _row_house(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, n
 def light_at(
     look: Look, lamps: np.ndarray, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float
 ) -> np.ndarray:
-    """How much light reaches points of the world; 1 is broad daylight.
+    """Light at points (x, y, z) in metres, 1 is broad daylight; float array of the shape that they broadcast to.
 
-    Args:
-        look: the hour and its ambient light.
-        lamps: ``(n, 3)`` X, Z and strength of street lamps, metres.
-        x: metres; ``y`` and ``z`` likewise, broadcast together.
-        y: over the ground.
-        z: away from the camera.
-
-    Returns:
-        float array of the broadcast shape.
+    ``lamps`` is ``(n, 3)``: X, Z and strength of the street lamps.
     """
     x, y, z = np.broadcast_arrays(np.asarray(x, float), y, z)
     light = np.full(x.shape, look.ambient)

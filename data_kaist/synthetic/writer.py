@@ -1,21 +1,20 @@
-"""A whole data set in KAIST's layout, reproducible from its seed."""
+"""Writes a whole data set in KAIST's layout, reproducible from its seed."""
 
 from __future__ import annotations
 
 import multiprocessing
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
-from data_kaist.errors import Failure
+from data_kaist.errors import RequestError
+from data_kaist.splits import FrameName
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
 from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
 
@@ -38,49 +37,53 @@ FRAMES_A_BACKDROP = 10
 FRAMES_A_TASK = 40
 ATTEMPTS = 25
 
+_XML = """<annotation>
+  <folder>KAIST Multispectral Ped Benchmark</folder>
+  <filename>{name}</filename>
+  <source>
+    <database>synthetic twin of KAIST pedestrian</database>
+    <annotation>synthetic twin of KAIST pedestrian</annotation>
+    <image>painted</image>
+    <url />
+  </source>
+  <size>
+    <width>{width}</width>
+    <height>{height}</height>
+    <depth>4</depth>
+  </size>
+  <segmented>0</segmented>
+{objects}</annotation>
+"""
 
-class SyntheticRequestError(Failure, ValueError):
-    """A request that cannot be met, in one sentence for the user."""
-
-
-@dataclass(frozen=True, order=True)
-class FrameId:
-    """Where a frame stands in KAIST's numbering."""
-
-    set_number: int
-    video: int
-    number: int
-
-    @property
-    def name(self) -> str:
-        """For example ``set00/V000/I00019``."""
-        return f"set{self.set_number:02d}/V{self.video:03d}/I{self.number:05d}"
-
-    @property
-    def is_day(self) -> bool:
-        return self.set_number in (0, 1, 2, 6, 7, 8)
-
-    @property
-    def is_validation(self) -> bool:
-        return (self.set_number, self.video) == (VALIDATION_SET, VALIDATION_VIDEO)
-
-    @property
-    def stretch(self) -> tuple[int, int, int]:
-        """Frames with the same value share one background."""
-        step, first = (2, VALIDATION_NUMBERS[0]) if self.is_validation else (NUMBER_STEP, NUMBER_STEP - 1)
-        frames = 7 if self.is_validation else FRAMES_A_BACKDROP
-        return self.set_number, self.video, (self.number - first) // step // frames
-
-
-@dataclass(frozen=True)
-class Report:
-    """What :func:`write_dataset` did: frames (pairs) written, seconds it took; 0 frames if all was there already."""
-
-    frames: int
-    seconds: float
+_OBJECT = """  <object>
+    <name>{0.label}</name>
+    <bndbox>
+      <x>{0.x}</x>
+      <y>{0.y}</y>
+      <w>{0.w}</w>
+      <h>{0.h}</h>
+    </bndbox>
+    <pose>unknown</pose>
+    <truncated>0</truncated>
+    <difficult>0</difficult>
+    <occlusion>{0.occlusion}</occlusion>
+  </object>
+"""
 
 
-def frame_ids(frames: int) -> list[FrameId]:
+def is_validation(frame: FrameName) -> bool:
+    """Whether a frame is of the twin's validation video."""
+    return (frame.set, frame.video) == (VALIDATION_SET, VALIDATION_VIDEO)
+
+
+def _stretch(frame: FrameName) -> tuple[int, int, int]:
+    """Frames with the same value share one background."""
+    step, first = (2, VALIDATION_NUMBERS[0]) if is_validation(frame) else (NUMBER_STEP, NUMBER_STEP - 1)
+    frames = 7 if is_validation(frame) else FRAMES_A_BACKDROP
+    return frame.set, frame.video, (frame.number - first) // step // frames
+
+
+def frame_ids(frames: int) -> list[FrameName]:
     """The first ``frames`` frames of the numbering, sorted; those of a smaller number are always among them."""
     turn = sorted((k / share, order, cell) for order, (cell, share) in enumerate(SHARES.items()) for k in range(share))
     counts = dict.fromkeys(SHARES, 0)
@@ -91,14 +94,14 @@ def frame_ids(frames: int) -> list[FrameId]:
             cell = "train-day"
         place, counts[cell] = counts[cell], counts[cell] + 1
         if cell == "validation":
-            found.append(FrameId(VALIDATION_SET, VALIDATION_VIDEO, VALIDATION_NUMBERS[place]))
+            found.append(FrameName(VALIDATION_SET, VALIDATION_VIDEO, VALIDATION_NUMBERS[place]))
             continue
         turn_of_video, position = divmod(place, FRAMES_A_VIDEO)
         video, which = divmod(turn_of_video, 3)
         set_number = SETS[cell][which]
         if set_number == VALIDATION_SET and video >= VALIDATION_VIDEO:
             video += 1
-        found.append(FrameId(set_number, video, NUMBER_STEP * position + NUMBER_STEP - 1))
+        found.append(FrameName(set_number, video, NUMBER_STEP * position + NUMBER_STEP - 1))
     return sorted(found)
 
 
@@ -109,11 +112,11 @@ def write_dataset(
     seed: int,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> int:
     """Write ``frames`` pairs and their annotations below ``out``; see ``ssd-effnet synthesize``.
 
     The files depend on ``size`` and ``seed`` only, byte for byte: not on ``jobs``, and a smaller ``frames`` yields a
-    part of the same files. ``README.txt`` is written last; without it the data set is not whole and is begun anew.
+    part of the same files. ``README.txt`` is written last; without it the data set is incomplete and begun anew.
 
     Args:
         out: folder to write to; new, empty, left by an interrupted run, or already holding the same request.
@@ -123,39 +126,39 @@ def write_dataset(
         jobs: processes.
         progress: called with (frames written, frames in all) now and then.
 
+    Returns:
+        Pairs written; 0 if all were there already.
+
     Raises:
         RequestError: if the request is not possible or ``out`` holds something else.
         OSError: if a file cannot be written.
     """
     out = Path(out)
-    _check(frames, size, seed, jobs)
     readme = describe(frames, size, seed)
+    _check(frames, size, seed, jobs)
     if not _make_room(out, readme):
-        return Report(0, 0.0)
-    start = time.perf_counter()
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     (out / UNFINISHED).write_text(readme, encoding="utf-8")
-    tasks = list(_tasks(frame_ids(frames)))
     written = 0
-    if jobs == 1:
-        for task in tasks:
-            written += write_frames(out, task, size, seed)
-            if progress:
-                progress(written, frames)
-    else:
-        # A fresh interpreter a worker: forking would copy locks that threads of the caller may hold.
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(write_frames, out, task, size, seed) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    written += future.result()
-                    if progress:
-                        progress(written, frames)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    for done in _in_processes(jobs, partial(write_frames, out, size=size, seed=seed), list(_tasks(frame_ids(frames)))):
+        written += done
+        if progress:
+            progress(written, frames)
     (out / UNFINISHED).replace(out / MARKER)
-    return Report(written, time.perf_counter() - start)
+    return written
+
+
+def _in_processes(jobs: int, write: Callable[[list[FrameName]], int], tasks: list[list[FrameName]]) -> Iterator[int]:
+    if jobs == 1:
+        yield from map(write, tasks)
+        return
+    # A fresh interpreter per worker: forking would copy locks that threads of the caller may hold.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from (future.result() for future in as_completed([pool.submit(write, task) for task in tasks]))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def describe(frames: int, size: tuple[int, int], seed: int) -> str:
@@ -169,40 +172,41 @@ def describe(frames: int, size: tuple[int, int], seed: int) -> str:
 
 
 def _check(frames: int, size: tuple[int, int], seed: int, jobs: int) -> None:
-    if not 0 < frames <= MAX_FRAMES:
-        raise SyntheticRequestError(f"frames must be between 1 and {MAX_FRAMES}, not {frames}.")
-    if not all(SIDES[0] <= side <= SIDES[1] for side in size):
-        raise SyntheticRequestError(
-            f"both sides of the size must be {SIDES[0]} to {SIDES[1]} pixels, not {size[0]}x{size[1]}."
-        )
-    if seed < 0:
-        raise SyntheticRequestError(f"the seed must be 0 or more, not {seed}.")
-    if jobs < 1:
-        raise SyntheticRequestError(f"jobs must be 1 or more, not {jobs}.")
+    low, high = SIDES
+    for possible, sentence in (
+        (0 < frames <= MAX_FRAMES, f"frames must be between 1 and {MAX_FRAMES}, not {frames}."),
+        (
+            low <= min(size) and max(size) <= high,
+            f"both sides must be {low} to {high} pixels, not {size[0]}x{size[1]}.",
+        ),
+        (seed >= 0, f"the seed must be 0 or more, not {seed}."),
+        (jobs >= 1, f"jobs must be 1 or more, not {jobs}."),
+    ):
+        if not possible:
+            raise RequestError(sentence)
 
 
 def _make_room(out: Path, readme: str) -> bool:
     """Clear what an interrupted run left; False if the very same data set is there already."""
     if out.exists() and not out.is_dir():
-        raise SyntheticRequestError(f"{out} is a file, not a folder.")
-    marker, unfinished = out / MARKER, out / UNFINISHED
+        raise RequestError(f"{out} is a file, not a folder.")
+    marker = out / MARKER
     if marker.exists():
         if marker.read_text(encoding="utf-8", errors="replace") == readme:
             return False
-        raise SyntheticRequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
-    if unfinished.exists():
+        raise RequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
+    if (out / UNFINISHED).exists():
         for name in ("images", "annotations-xml"):
-            if (out / name).exists():
-                shutil.rmtree(out / name)
+            shutil.rmtree(out / name, ignore_errors=True)
     elif out.exists() and any(out.iterdir()):
-        raise SyntheticRequestError(f"{out} is not empty and was not made by this command; choose another folder.")
+        raise RequestError(f"{out} is not empty and was not made by this command; choose another folder.")
     return True
 
 
-def _tasks(ids: list[FrameId]) -> Iterator[list[FrameId]]:
+def _tasks(ids: list[FrameName]) -> Iterator[list[FrameName]]:
     """Portions of work of whole stretches, so that each background is painted once."""
-    portion: list[FrameId] = []
-    for _, stretch in groupby(ids, key=lambda frame: frame.stretch):
+    portion: list[FrameName] = []
+    for _, stretch in groupby(ids, key=_stretch):
         portion.extend(stretch)
         if len(portion) >= FRAMES_A_TASK:
             yield portion
@@ -211,34 +215,30 @@ def _tasks(ids: list[FrameId]) -> Iterator[list[FrameId]]:
         yield portion
 
 
-def write_frames(out: Path, ids: list[FrameId], size: tuple[int, int], seed: int) -> int:
+def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: int) -> int:
     """Paint and write these frames (sorted); returns how many."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         noise = Noise(np.random.default_rng((seed, 1_000)), size)
-        for stretch, members in groupby(ids, key=lambda frame: frame.stretch):
+        for stretch, members in groupby(ids, key=_stretch):
             first, *rest = members
-            backdrop = make_backdrop(np.random.default_rng((seed, 2_000, *stretch)), size, first.is_day)
+            backdrop = make_backdrop(np.random.default_rng((seed, 2_000, *stretch)), size, first.daytime == "day")
             grain = noise.scaled(backdrop.look.noise)
             for frame in (first, *rest):
-                visible, lwir, boxes = render_frame(frame, backdrop, noise, grain, size, seed)
-                _write_pair(out, frame, visible, lwir)
-                path = out / "annotations-xml" / f"{frame.name}.xml"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(annotation_xml(frame, boxes, size), encoding="utf-8")
+                _write(out, frame, size, *render_frame(frame, backdrop, noise, grain, size, seed))
     finally:
         cv2.setNumThreads(threads)
     return len(ids)
 
 
 def render_frame(
-    frame: FrameId, backdrop: Backdrop, noise: Noise, grain: np.ndarray, size: tuple[int, int], seed: int
+    frame: FrameName, backdrop: Backdrop, noise: Noise, grain: np.ndarray, size: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[Box]]:
     """One frame's pictures (visible BGR ``(H, W, 3)``, LWIR ``(H, W)``, both uint8) and boxes."""
-    key = (seed, 3_000, frame.set_number, frame.video, frame.number)
+    key = (seed, 3_000, frame.set, frame.video, frame.number)
     rng = np.random.default_rng(key)
-    empty = rng.random() < EMPTY_SHARE and not frame.is_validation
+    empty = rng.random() < EMPTY_SHARE and not is_validation(frame)
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng((*key, attempt))
         view = open_view(backdrop, size, rng)
@@ -246,50 +246,24 @@ def render_frame(
         boxes = paint_figures(view, plan, rng)
         # Whoever is meant to be seen may have ended up wholly behind a car.
         clear = [box for box in boxes if box.label == "person" and box.occlusion < 2]
-        if empty or (clear if frame.is_validation else boxes):
+        if empty or (clear if is_validation(frame) else boxes):
             break
     visible, lwir = expose(view, noise, grain, size, rng)
     return visible, lwir, boxes
 
 
-def _write_pair(out: Path, frame: FrameId, visible: np.ndarray, lwir: np.ndarray) -> None:
-    """Write both JPEGs; bytes go through Python so that a full disk raises instead of being a return value."""
-    folder, number = frame.name.rsplit("/", 1)
-    for modality, image in (("visible", visible), ("lwir", lwir)):
-        path = out / "images" / folder / modality / f"{number}.jpg"
+def _write(
+    out: Path, frame: FrameName, size: tuple[int, int], visible: np.ndarray, lwir: np.ndarray, boxes: list[Box]
+) -> None:
+    """Write both JPEGs and the XML; bytes go through Python so that a full disk raises."""
+    video, number = str(frame).rsplit("/", 1)
+    objects = "".join(map(_OBJECT.format, boxes))
+    xml = _XML.format(name=frame, width=size[1], height=size[0], objects=objects)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    for path, data in (
+        (out / "images" / video / "visible" / f"{number}.jpg", cv2.imencode(".jpg", visible, quality)[1].tobytes()),
+        (out / "images" / video / "lwir" / f"{number}.jpg", cv2.imencode(".jpg", lwir, quality)[1].tobytes()),
+        (out / "annotations-xml" / f"{frame}.xml", xml.encode()),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        path.write_bytes(encoded.tobytes())
-
-
-def annotation_xml(frame: FrameId, boxes: list[Box], size: tuple[int, int]) -> str:
-    """The annotation file of a frame, as KAIST writes it."""
-    root = ElementTree.Element("annotation")
-
-    def put(parent: ElementTree.Element, tag: str, text: str | int | None = None) -> ElementTree.Element:
-        child = ElementTree.SubElement(parent, tag)
-        child.text = None if text is None else str(text)
-        return child
-
-    put(root, "folder", "KAIST Multispectral Ped Benchmark")
-    put(root, "filename", frame.name)
-    source = put(root, "source")
-    put(source, "database", "synthetic twin of KAIST pedestrian")
-    put(source, "annotation", "synthetic twin of KAIST pedestrian")
-    put(source, "image", "painted")
-    put(source, "url")
-    shape = put(root, "size")
-    for tag, value in (("width", size[1]), ("height", size[0]), ("depth", 4)):
-        put(shape, tag, value)
-    put(root, "segmented", 0)
-    for box in boxes:
-        item = put(root, "object")
-        put(item, "name", box.label)
-        bounds = put(item, "bndbox")
-        for tag, value in (("x", box.x), ("y", box.y), ("w", box.w), ("h", box.h)):
-            put(bounds, tag, value)
-        put(item, "pose", "unknown")
-        for tag, value in (("truncated", 0), ("difficult", 0), ("occlusion", box.occlusion)):
-            put(item, tag, value)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+        path.write_bytes(data)

@@ -15,6 +15,7 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,19 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show(done: int, total: int) -> None:
         print(f"\r{done} of {total} pairs", end="", file=sys.stderr, flush=True)
 
-    report = write_dataset(
-        options.out,
-        options.frames,
-        options.size,
-        options.seed,
-        options.jobs,
-        show if sys.stderr.isatty() else None,
-    )
-    if report.frames == 0:
+    o, started, progress = options, time.perf_counter(), show if sys.stderr.isatty() else None
+    pairs = write_dataset(o.out, o.frames, o.size, o.seed, o.jobs, progress)
+    if not pairs:
         print(f"{options.out} already holds exactly this data set; nothing to do.")
         return 0
-    rate = report.frames / report.seconds
-    seconds = f"{report.seconds:.1f} s, {rate:.1f} pairs/s with --jobs {options.jobs}"
-    print(f"{options.out}: {report.frames} pairs in {seconds}")
+    seconds = time.perf_counter() - started
+    print(f"{o.out}: {pairs} pairs in {seconds:.1f} s, {pairs / seconds:.1f} pairs/s with --jobs {o.jobs}")
     print(f"next: ssd-effnet inspect {shlex.quote(str(options.out))}")
     return 0

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from defusedxml import ElementTree
 
-from data_kaist.synthetic import SyntheticRequestError, write_dataset
+from data_kaist.errors import RequestError
+from data_kaist.synthetic import write_dataset
 from data_kaist.synthetic.canvas import Camera
 from data_kaist.synthetic.figures import Person, paint_cyclist, paint_person
 from data_kaist.synthetic.look import Look
-from data_kaist.synthetic.render import SceneView, occlusion_level, paint_figures
+from data_kaist.synthetic.render import Backdrop, occlusion_level, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
-from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids
+from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids, is_validation
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (256, 320)
@@ -44,7 +45,7 @@ class Item:
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("twin") / "data"
-    assert write_dataset(out, FRAMES, SIZE, seed=7).frames == FRAMES
+    assert write_dataset(out, FRAMES, SIZE, seed=7) == FRAMES
     return out
 
 
@@ -130,29 +131,29 @@ def test_xml_has_the_tags_of_the_real_files(twin: Path, items: list[Item], share
 def test_shares_and_split_rules() -> None:
     ids = frame_ids(1000)
     assert len(set(ids)) == 1000
-    validation = [f for f in ids if f.is_validation]
-    assert [f.name for f in validation][:2] == ["set02/V001/I00121", "set02/V001/I00123"]
+    validation = [f for f in ids if is_validation(f)]
+    assert [str(f) for f in validation][:2] == ["set02/V001/I00121", "set02/V001/I00123"]
     assert len(validation) == 35
     assert all(121 <= f.number <= 189 and f.number % 2 == 1 for f in validation)
-    train = [f for f in ids if f.set_number <= 5]
-    test = [f for f in ids if f.set_number >= 6]
+    train = [f for f in ids if f.set <= 5]
+    test = [f for f in ids if f.set >= 6]
     assert (len(train), len(test)) == (700, 300)
-    assert sum(f.is_day for f in ids) == 600
+    assert sum(f.daytime == "day" for f in ids) == 600
     assert all(f.number % 2 == 1 for f in train)
     assert all(f.number % 20 == 19 for f in test)
-    assert {f.set_number for f in ids} == set(range(12))
+    assert {f.set for f in ids} == set(range(12))
 
 
 @pytest.mark.parametrize("frames", [5, 6, 17, 60])
 def test_small_sets_have_every_split(frames: int) -> None:
     ids = frame_ids(frames)
-    kinds = {(f.set_number >= 6, f.is_day, f.is_validation) for f in ids}
+    kinds = {(f.set >= 6, f.daytime == "day", is_validation(f)) for f in ids}
     assert len(kinds) == 5
 
 
 def test_about_a_quarter_of_the_frames_is_empty_but_no_validation_frame(twin: Path, items: list[Item]) -> None:
     peopled = {item.frame for item in items}
-    validation = {f.name for f in frame_ids(FRAMES) if f.is_validation}
+    validation = {str(f) for f in frame_ids(FRAMES) if is_validation(f)}
     assert validation <= {item.frame for item in items if item.label == "person" and item.occlusion < 2}
     assert 0.12 < 1 - len(peopled - validation) / (FRAMES - len(validation)) < 0.38
 
@@ -200,11 +201,11 @@ def test_bodies_are_warm_at_night_and_hard_to_see(twin: Path, items: list[Item])
     assert np.mean([image(twin, i.frame, "visible").mean() for i in night]) < 80
 
 
-def flat_view(depth: np.ndarray) -> SceneView:
+def flat_view(depth: np.ndarray) -> Backdrop:
     camera = Camera(focal=350.0, height=1.7, centre_x=depth.shape[1] / 2, horizon=100.0)
     look = replace(Look.sample(np.random.default_rng(0), day=True), sun_side=0)
     visible = np.full((*depth.shape, 3), 128, np.uint8)
-    return SceneView(look, camera, visible, np.full(depth.shape, 100, np.uint8), depth, np.zeros((0, 3)))
+    return Backdrop(look, camera, visible, np.full(depth.shape, 100, np.uint8), depth, np.zeros((0, 3)), [])
 
 
 def somebody(**changes: object) -> Person:
@@ -316,11 +317,11 @@ def test_command_says_in_one_sentence_what_is_wrong(tmp_path: Path, arguments: l
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(SyntheticRequestError, match="not empty"):
+    with pytest.raises(RequestError, match="not empty"):
         write_dataset(tmp_path, 5, (96, 128), 0)
-    with pytest.raises(SyntheticRequestError, match="is a file"):
+    with pytest.raises(RequestError, match="is a file"):
         write_dataset(tmp_path / "letter.txt", 5, (96, 128), 0)
-    with pytest.raises(SyntheticRequestError, match="seed"):
+    with pytest.raises(RequestError, match="seed"):
         write_dataset(tmp_path / "new", 5, (96, 128), -1)
     assert all_bytes(tmp_path) == {"letter.txt": b"mine"}
 
