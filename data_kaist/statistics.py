@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
 from data_kaist.layouts import Frame, Modality, spread
-from data_kaist.structures import PERSON
+from data_kaist.structures import PERSON, Annotations
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
 """Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""
@@ -95,7 +96,7 @@ class ObjectStatistics:
     Attributes:
         group: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
         frames: number of frames; for an occlusion, those with such an object.
-        frames_with_objects: frames with any object of the group.
+        with_objects: frames with any object of the group.
         objects: all of them.
         person: those labelled person.
         ignored: ignore regions of training (:func:`~data_kaist.annotations.training_ignore`), some of them persons.
@@ -104,41 +105,43 @@ class ObjectStatistics:
 
     group: str
     frames: int
-    frames_with_objects: int
+    with_objects: int
     objects: int
     person: int
     ignored: int
     heights: tuple[int, ...]
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.frames, self.with_objects, self.objects, self.person, self.ignored
+
 
 def object_statistics(frames: Sequence[Frame], min_height: float = 12) -> list[ObjectStatistics]:
     """Rows for all frames, for each daytime (if any is known), and for each occlusion."""
-    annotations = [frame.annotations for frame in frames]
-    of_frame = np.repeat(np.arange(len(frames)), [len(a) for a in annotations])
-    daytime = np.array([a.daytime or "unknown" for a in annotations], dtype=object)
-    occlusion = _joined([a.occlusion for a in annotations], np.int64)
-    person = _joined([np.asarray(a.labels == PERSON, bool) for a in annotations], bool)
-    ignored = _joined([training_ignore(a, min_height) for a in annotations], bool)
-    height = _joined([a.height for a in annotations], np.float64)
 
-    def row(group: str, number: int | None, members: np.ndarray) -> ObjectStatistics:
-        with_objects = len(np.unique(of_frame[members]))
-        counts, _ = np.histogram(height[members & person], [*HEIGHT_EDGES, np.inf])
-        return ObjectStatistics(
-            group=group,
-            frames=with_objects if number is None else number,
-            frames_with_objects=with_objects,
-            objects=int(members.sum()),
-            person=int((members & person).sum()),
-            ignored=int((members & ignored).sum()),
-            heights=tuple(map(int, counts)),
-        )
+    def row(group: str, of: Sequence[Annotations], occlusion: int | None = None) -> ObjectStatistics:
+        found = Counter(frames=len(of))
+        heights: list[float] = []
+        for a in of:
+            chosen = np.full(len(a), True) if occlusion is None else a.occlusion == occlusion
+            person = chosen & np.asarray(a.labels == PERSON, bool)
+            found["with_objects"] += bool(chosen.any())
+            found["objects"] += int(chosen.sum())
+            found["person"] += int(person.sum())
+            found["ignored"] += int((chosen & training_ignore(a, min_height)).sum())
+            heights += a.height[person].tolist()
+        if occlusion is not None:
+            found["frames"] = found["with_objects"]
+        counts, _ = np.histogram(heights, [*HEIGHT_EDGES, np.inf])
+        keys = ("frames", "with_objects", "objects", "person", "ignored")
+        return ObjectStatistics(group, **{key: found[key] for key in keys}, heights=tuple(map(int, counts)))
 
-    rows = [row("all", len(frames), np.ones(len(of_frame), bool))]
-    for time in ("day", "night", "unknown") if any(a.daytime for a in annotations) else ():
-        if (daytime == time).any():
-            rows.append(row(time, int((daytime == time).sum()), np.asarray(daytime[of_frame] == time, bool)))
-    return rows + [row(f"occl. {name}", None, occlusion == level) for level, name in enumerate(OCCLUSIONS)]
+    every = [frame.annotations for frame in frames]
+    rows = [row("all", every)]
+    if any(a.daytime for a in every):
+        by_time = {time: [a for a in every if (a.daytime or "unknown") == time] for time in ("day", "night", "unknown")}
+        rows += [row(time, of) for time, of in by_time.items() if of]
+    return rows + [row(f"occl. {name}", every, level) for level, name in enumerate(OCCLUSIONS)]
 
 
 def height_bins() -> list[str]:
@@ -148,9 +151,5 @@ def height_bins() -> list[str]:
 
 def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:
     """Heights in pixels below which so many per cent of the persons lie; empty without persons."""
-    heights = _joined([frame.annotations.height[frame.annotations.labels == PERSON] for frame in frames], np.float64)
-    return dict(zip(shares, map(float, np.percentile(heights, shares)), strict=True)) if len(heights) else {}
-
-
-def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)
+    heights = [float(h) for frame in frames for h in frame.annotations.height[frame.annotations.labels == PERSON]]
+    return dict(zip(shares, map(float, np.percentile(heights, shares)), strict=True)) if heights else {}

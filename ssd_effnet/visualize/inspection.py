@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,19 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
-from data_kaist.dataset import doubts_of, read_pair
+from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
 from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
-from data_kaist.statistics import (
-    ChannelStatistics,
-    ObjectStatistics,
-    channel_statistics,
-    height_bins,
-    height_quantiles,
-    object_statistics,
-)
+from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
+from data_kaist.transforms import Compose
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
 from ssd_effnet.drawing import sheet as sheet_of
 
@@ -69,63 +63,86 @@ def inspect(
     """
     root, kind, named = _what(root, kind, splits)
     source = DataSource(kind, root, annotations, annotations_dir, images, reading)
-    skip = on_bad_frame == "skip"
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
     console = Console()
+
+    def say(text: str, style: str = "") -> None:
+        # Titles and paths are text: a bracket in a file's name is no markup, and a long one is not to be cut.
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        say(title, "bold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        for column in ("", *columns):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, "")
+
+    def left_out(split: str, skipped: Skipped) -> None:
+        for _, reason in skipped:
+            say(f"skipped: {reason}", "yellow")
+        if skipped:
+            say(f"{split}: bad frames skipped: {len(skipped):,}", "yellow")
+
     by_split: dict[str, list[Frame]] = {}
     for split in named:
-        skipped: Skipped | None = [] if skip else None
+        skipped: Skipped = []
         try:
-            frames = source.frames(split, modality=modality or "any", skipped=skipped)
+            frames = source.frames(
+                split, modality=modality or "any", skipped=skipped if on_bad_frame == "skip" else None
+            )
         except EmptySplitError:
             # A part of KAIST is worth a look as well: of the three default splits some may be empty.
             if splits:
                 raise
-            console.print(Text(f"{split}: no frames here", style="yellow"), soft_wrap=True)
+            say(f"{split}: no frames here", "yellow")
             continue
         by_split[split] = frames
-        _report_skipped(console, split, skipped)
+        left_out(split, skipped)
         if kind == "coco" and not any(frame.visible or frame.lwir for frame in frames):
             try:
                 source.frames(split)
             except DataError as error:  # counted without its images, which are named
-                console.print(Text(str(error), style="yellow"), soft_wrap=True)
+                say(str(error), "yellow")
     if not by_split:
         raise SplitError(f"{root}: none of the splits {', '.join(named)} has any frame")
     for split, frames in by_split.items():
         statistics = object_statistics(frames)
-        _print(console, split, _object_table(statistics))
+        columns = ("frames", "with objects", "objects", "person", "ignore regions")
+        show(split, columns, [(r.group, *map("{:,}".format, r.counts)) for r in statistics])
         of_frames = [frame.annotations for frame in frames]
-        read_from = source.annotations_of(split, str(modality))
-        console.print(Text(f"{split}: annotations: {read_from}"), soft_wrap=True)
+        say(f"{split}: annotations: {source.annotations_of(split, str(modality))}")
         if others := other_labels(of_frames):
-            console.print(Text(f"{split}: not persons: {others}"), soft_wrap=True)
+            say(f"{split}: not persons: {others}")
         if doubt := doubt_of_boxes(of_frames):
-            console.print(Text(f"{split}: {doubt}", style="yellow"), soft_wrap=True)
+            say(f"{split}: {doubt}", "yellow")
         console.print()
-        _print(console, f"{split}: persons by height in pixels", _height_table(statistics))
+        rows = [(r.group, *map("{:,}".format, r.heights), _bars(r.heights)) for r in statistics]
+        show(f"{split}: persons by height in pixels", (*height_bins(), ""), rows)
         if quantiles := height_quantiles(frames):
             shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
-            console.print(Text(f"{split}: heights in pixels: {shares}\n"), soft_wrap=True)
+            say(f"{split}: heights in pixels: {shares}\n")
     console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)
     sheet = sheet or (Path("sheet.png") if has_images and pictures > 0 else None)
-    if stats or sheet:
-        modality = modality or _modality(root, shown)
-        if stats:
-            for split, frames in by_split.items():
-                readable = _readable(console, split, frames, modality) if skip else frames
-                channels = channel_statistics(readable, modality)
-                title = f"{split}: channels over {channels.frames:,} frames, images in 0..1"
-                _print(console, title, _channel_table(channels))
-        if sheet:
-            _write_sheet(sheet, shown, modality, pictures, skip=skip)
-            console.print(Text(f"sheet of pictures: {sheet}"), soft_wrap=True)
-        for split, frames in by_split.items():
-            for sentence in doubts_of(frames).values():
-                console.print(Text(f"{split}: {sentence}", style="yellow"), soft_wrap=True)
+    if not (stats or sheet):
+        return
+    modality = modality or _modality(root, shown)
+    for split, frames in by_split.items() if stats else ():
+        readable = DetectionDataset(frames, modality, Compose(()), on_bad_frame=on_bad_frame)
+        left_out(split, readable.skipped)
+        channels = channel_statistics(readable.frames, modality)
+        rows = [(name, *map("{:.4f}".format, of)) for name, of in (("mean", channels.mean), ("std", channels.std))]
+        show(f"{split}: channels over {channels.frames:,} frames, images in 0..1", channels.channels, rows)
+    if sheet:
+        _write_sheet(sheet, shown, modality, pictures, skip=on_bad_frame == "skip")
+        say(f"sheet of pictures: {sheet}")
+    for split, frames in by_split.items():
+        for sentence in doubts_of(frames).values():
+            say(f"{split}: {sentence}", "yellow")
 
 
 def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path, Kind, Sequence[str]]:
@@ -135,7 +152,9 @@ def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path
     if root.is_file():
         folder = root.parent.parent if root.parent.name == "annotations" else root.parent  # COCO's and CVAT's
         return folder, kind or "coco", splits or [root.relative_to(folder).as_posix()]
-    files = _coco_files(root)
+    found = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    instances = [path for path in found if path.name.startswith("instances_")]  # of COCO's own files
+    files = [path.relative_to(root).as_posix() for path in instances or found]
     is_kaist = any(root.glob("annotations*/set??")) or any(root.glob("*annotations*/set??_V???_I*"))
     kind = kind or ("coco" if files and not is_kaist else "kaist")
     if kind == "kaist":
@@ -145,13 +164,6 @@ def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path
     if not (splits or files):
         raise SplitError(f"{root}: no COCO file there; looked for *.json and */*.json")
     return root, kind, splits or files
-
-
-def _coco_files(root: Path) -> list[str]:
-    """JSON files of a data set as it was exported: in its root, or a folder below; of COCO's own the instances."""
-    found = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
-    instances = [path for path in found if path.name.startswith("instances_")]
-    return [path.relative_to(root).as_posix() for path in instances or found]
 
 
 def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
@@ -165,74 +177,11 @@ def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
     raise ImageError(f"{root}: there are annotations only, and --stats and --sheet need images")
 
 
-def _report_skipped(console: Console, split: str, skipped: Skipped | None) -> None:
-    for _, reason in skipped or []:
-        console.print(Text(f"skipped: {reason}", style="yellow"), soft_wrap=True)
-    if skipped:
-        console.print(Text(f"{split}: bad frames skipped: {len(skipped):,}", style="yellow"), soft_wrap=True)
-
-
-def _readable(console: Console, split: str, frames: Sequence[Frame], modality: Modality) -> list[Frame]:
-    good: list[Frame] = []
-    skipped: Skipped = []
-    for frame in frames:
-        try:
-            read_pair(frame, modality)
-            good.append(frame)
-        except ImageError as error:
-            skipped.append((frame.name, str(error)))
-    _report_skipped(console, split, skipped)
-    if not good:
-        raise SplitError(f"split {split!r}: none of its {len(frames):,} frames can be read")
-    return good
-
-
-def _object_table(rows: Sequence[ObjectStatistics]) -> Table:
-    table = _table()
-    for column in ("frames", "with objects", "objects", "person", "ignore regions"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        numbers = (row.frames, row.frames_with_objects, row.objects, row.person, row.ignored)
-        table.add_row(row.group, *(f"{n:,}" for n in numbers))
-    return table
-
-
-def _height_table(rows: Sequence[ObjectStatistics]) -> Table:
-    table = _table()
-    for name in height_bins():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=len(height_bins()))
-    for row in rows:
-        table.add_row(row.group, *(f"{n:,}" for n in row.heights), _bars(row.heights))
-    return table
-
-
-def _print(console: Console, title: str, table: Table) -> None:
-    # Titles and paths are text: a bracket in a file's name is no markup, and a long one is not to be cut.
-    console.print(Text(title, style="bold"), soft_wrap=True)
-    console.print(table, "")
-
-
-def _table() -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("", no_wrap=True)
-    return table
-
-
 def _bars(counts: Sequence[int]) -> str:
     """A histogram in one line of text."""
     steps = " ▁▂▃▄▅▆▇█"
     most = max(*counts, 1)
     return "".join(steps[-(-n * (len(steps) - 1) // most)] for n in counts)
-
-
-def _channel_table(channels: ChannelStatistics) -> Table:
-    table = _table()
-    for name in channels.channels:
-        table.add_column(name, justify="right")
-    table.add_row("mean", *(f"{value:.4f}" for value in channels.mean))
-    table.add_row("std", *(f"{value:.4f}" for value in channels.std))
-    return table
 
 
 def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:

@@ -204,7 +204,7 @@ def test_object_statistics_by_hand() -> None:
     rows = {row.group: row for row in object_statistics(frames)}
     assert list(rows) == ["all", "day", "unknown", "occl. none", "occl. partial", "occl. heavy"]
     everything = rows["all"]
-    assert (everything.frames, everything.frames_with_objects, everything.objects) == (2, 1, 4)
+    assert (everything.frames, everything.with_objects, everything.objects) == (2, 1, 4)
     assert (everything.person, everything.ignored) == (3, 2)
     assert everything.heights == (1, 1, 0, 0, 0, 0, 1)
     assert len(height_bins()) == len(everything.heights)
