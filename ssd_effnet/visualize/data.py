@@ -108,27 +108,25 @@ def write_data_view(
     chosen = spread(dataset.frames, count)
     normalize = build_normalize(e)
     mean, std = configured(e)
-    sums = np.zeros((len(mean), 3))  # number of values, sum, sum of squares
-
-    def entering(batch: Batch) -> torch.Tensor:
-        nonlocal sums
-        with torch.no_grad():
-            tensor: torch.Tensor = normalize(batch.images)
-        values = tensor.double().transpose(0, 1).flatten(1).numpy()
-        sums += np.stack((np.full(len(values), values.shape[1]), values.sum(1), (values**2).sum(1)), axis=1)
-        return tensor
-
+    sums = np.zeros((3, len(mean)))  # number of values, sum, sum of squares
     shown = []
     for place in chosen:
         batch = collate([dataset[(epoch + k, place)] for k in range(draws)])
-        shown.append((place, batch, denormalised(entering(batch), mean, std)))
-    channels = _channel_rows(e, sums, mean, std)
+        with torch.no_grad():
+            tensor: torch.Tensor = normalize(batch.images)
+        values = tensor.double().transpose(0, 1).flatten(1).numpy()
+        sums += (np.full(len(values), values.shape[1]), values.sum(1), (values**2).sum(1))
+        shown.append((place, batch, denormalised(tensor, mean, std)))
+    of_tensor = sums[1] / sums[0]
+    deviation = np.sqrt(np.maximum(sums[2] / sums[0] - of_tensor**2, 0))
+    columns = (of_tensor, deviation, of_tensor * std + mean, deviation * std, mean, std)
+    names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
+    channels = [ChannelRow(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
     images = len(chosen) * draws
     verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
     rows = [_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
-        *_caption(channels, images),
         verdict,
     ]
     pictures = []
@@ -180,16 +178,6 @@ def channel_table(view: DataView) -> Table:
     return table
 
 
-def _channel_rows(e: ExperimentConfig, sums: np.ndarray, mean: np.ndarray, std: np.ndarray) -> list[ChannelRow]:
-    of_tensor = sums[:, 1] / sums[:, 0]
-    spread = np.sqrt(np.maximum(sums[:, 2] / sums[:, 0] - of_tensor**2, 0))
-    names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
-    columns = (of_tensor, spread, of_tensor * std + mean, spread * std, mean, std)
-    return [
-        ChannelRow(name, *(float(v) for v in row)) for name, row in zip(names, zip(*columns, strict=True), strict=True)
-    ]
-
-
 def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
     far = [c.name for c in channels if c.far]
     if not far:
@@ -202,16 +190,6 @@ def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
         else "input.normalize is off"
     )
     return f"Far from mean 0 and standard deviation 1: {', '.join(far)}; {why}."
-
-
-def _caption(channels: Sequence[ChannelRow], images: int) -> list[str]:
-    lines = [f"Channels over these {images} images, as they enter (wanted: mean 0, std 1) and as pixels of 0..1:"]
-    for c in channels:
-        lines.append(
-            f"{c.name}: enters with mean {c.mean:+.2f}, std {c.std:.2f}; pixels have mean {c.pixel_mean:.3f} "
-            f"(configured {c.configured_mean:.3f}), std {c.pixel_std:.3f} (configured {c.configured_std:.3f})"
-        )
-    return lines
 
 
 def _words(e: ExperimentConfig, stage: str) -> str:
