@@ -26,6 +26,9 @@ TEST_SETS = frozenset(range(6, 12))
 _NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})", re.ASCII)
 _RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,9})", re.ASCII)
 _RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})", re.ASCII)
+_USUAL = [
+    f"{part}-{time}-{step}" for part, step in (("train", "02"), ("test", "20")) for time in ("all", "day", "night")
+]
 _FORMS = f"a rule such as 'train-all-02' or a range such as '{STUDY_VALIDATION}'"
 
 
@@ -113,11 +116,10 @@ def parse_split(spec: str) -> Rule | FrameRange:
     if match := _RANGE.fullmatch(spec):
         set_, video, first, last = map(int, match.groups())
         if first > last:
-            right = f"set{set_:02d}/V{video:03d}/I{last:05d}-I{first:05d}"
-            raise SplitError(f"split {spec!r} ends before it begins; did you mean {right!r}?")
+            raise SplitError(f"split {spec!r} ends before it begins")
         return FrameRange(FrameName(set_, video, first), FrameName(set_, video, last))
-    near = _nearest(spec)
-    hint = f"did you mean {near!r}?" if near else f"it should be {_FORMS}"
+    near = difflib.get_close_matches(spec.lower(), _USUAL, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it should be {_FORMS}"
     raise SplitError(f"unknown split {spec!r}; {hint}")
 
 
@@ -129,26 +131,3 @@ def select(names: Iterable[str], split: str) -> list[str]:
     """
     wanted = parse_split(split)
     return sorted(name for name in names if FrameName.parse(name) in wanted)
-
-
-def _nearest(spec: str) -> str | None:
-    """The well-formed split that a misspelt one resembles most; None if it resembles none."""
-    text = spec.strip()
-    numbers = re.findall(r"[0-9]{1,9}", text)
-    if re.match(r"\W*set", text, re.IGNORECASE):
-        if len(numbers) in (4, 6):
-            set_, video, first, last = (int(numbers[i]) for i in (0, 1, 2, -1))
-            return f"set{set_:02d}/V{video:03d}/I{min(first, last):05d}-I{max(first, last):05d}"
-        if len(numbers) == 3:  # one frame's name: the range that holds just that frame
-            set_, video, first = map(int, numbers)
-            return f"set{set_:02d}/V{video:03d}/I{first:05d}-I{first:05d}"
-        return STUDY_VALIDATION
-    words = [word for word in re.split(r"[^a-z]+", text.lower()) if word]
-    part = next(iter(difflib.get_close_matches(words[0], ["train", "test"], 1, 0.5)), None) if words else None
-    if part is None:
-        return None
-    time = (
-        next(iter(difflib.get_close_matches(words[1], ["all", "day", "night"], 1, 0.4)), "all") if words[1:] else "all"
-    )
-    step = max(int(numbers[-1]), 1) if numbers else {"train": 2, "test": 20}[part]
-    return f"{part}-{time}-{step:02d}"

@@ -195,8 +195,7 @@ class RandomResizedCrop:
         scale, ratio = (math.exp(rng.uniform(*np.log(limits))) for limits in (self.scale, self.ratio))
         new_height = max(round(height * math.sqrt(scale / ratio)), 1)
         new_width = max(round(width * math.sqrt(scale * ratio)), 1)
-        x, y = _place(width, new_width, rng), _place(height, new_height, rng)
-        return crop(sample, (x, y, x + new_width, y + new_height), self.fill)
+        return crop(sample, _window(sample.size, (new_height, new_width), rng), self.fill)
 
 
 @dataclass(frozen=True)
@@ -219,8 +218,7 @@ class Expand:
         factor = rng.uniform(1, self.max_side)
         height, width = sample.size
         new_height, new_width = round(height * factor), round(width * factor)
-        x, y = _place(width, new_width, rng), _place(height, new_height, rng)
-        return crop(sample, (x, y, x + new_width, y + new_height), self.fill)
+        return crop(sample, _window(sample.size, (new_height, new_width), rng), self.fill)
 
 
 @dataclass(frozen=True)
@@ -253,8 +251,8 @@ class SSDCrop:
             if not self.ratio[0] <= w / h <= self.ratio[1]:
                 continue
             new_width, new_height = max(round(width * w), 1), max(round(height * h), 1)
-            x, y = _place(width, new_width, rng), _place(height, new_height, rng)
-            window = np.array([x, y, x + new_width, y + new_height])
+            place = _window(sample.size, (new_height, new_width), rng)
+            window = np.array(place)
             common = areas(
                 np.concatenate([np.maximum(people[:, :2], window[:2]), np.minimum(people[:, 2:], window[2:])], 1)
             )
@@ -262,7 +260,7 @@ class SSDCrop:
             centres = (people[:, :2] + people[:, 2:]) / 2
             inside = ((centres > window[:2]) & (centres < window[2:])).all(axis=1)
             if inside.any() and iou.max() >= min_iou:
-                return crop(sample, (x, y, x + new_width, y + new_height))
+                return crop(sample, place)
         return sample
 
 
@@ -315,7 +313,8 @@ def _colour_map(mean_rgb: tuple[float, ...], factors: np.ndarray, turn: float) -
     return np.concatenate([matrix, np.full((3, 1), offset)], axis=1)
 
 
-def _place(length: int, window: int, rng: np.random.Generator) -> int:
-    """A random start of the window: inside the image if it is smaller, around the image if it is larger."""
-    slack = length - window
-    return int(rng.integers(min(slack, 0), max(slack, 0) + 1))
+def _window(size: tuple[int, int], new: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A random xyxy window: inside the image along sides that are smaller, around it along larger ones."""
+    y, x = size[0] - new[0], size[1] - new[1]
+    x, y = (int(rng.integers(min(slack, 0), max(slack, 0) + 1)) for slack in (x, y))
+    return x, y, x + new[1], y + new[0]

@@ -64,12 +64,9 @@ def test_names() -> None:
         ("train-all-2", "train-all-02"),
         ("train_all_02", "train-all-02"),
         ("Test-All-20", "test-all-20"),
-        ("test", "test-all-20"),
         ("trian-nigth-02", "train-night-02"),
         ("test-all-00", "test-all-01"),
-        ("set02/V001/I00121", "set02/V001/I00121-I00121"),
-        ("set02/V001/I00121-set02/V001/I00189", STUDY_VALIDATION),
-        ("set02/V001/I00189-I00121", STUDY_VALIDATION),
+        ("set02/V001/I00121", STUDY_VALIDATION),
         ("set2/V1/121-189", STUDY_VALIDATION),
         ("validation", "train-all-02"),  # resembles nothing: both forms are shown
         ("", "train-all-02"),
