@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -437,13 +435,3 @@ def test_refusals(citypersons: Path, pennfudan: Path, tmp_path: Path) -> None:
         convert("citypersons", citypersons, out)
     convert("citypersons", citypersons, citypersons)  # into the data set's own folder: nothing to link
     assert len(DataSource("coco", citypersons).frames("train.json")) == 1
-
-
-def test_the_script(citypersons: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "convert.py", "citypersons"]
-    done = subprocess.run([*command, citypersons, tmp_path / "out"], capture_output=True, text=True)
-    assert done.returncode == 0 and "train.json: 1 images, 2 persons" in done.stdout, done.stderr
-    assert "data.kind=coco" in done.stdout and "data.val=val.json" in done.stdout
-    assert "data.test=val.json trainer.test_checkpoint=last" in done.stdout
-    bad = subprocess.run([*command, tmp_path / "no", tmp_path / "out"], capture_output=True, text=True)
-    assert bad.returncode == 1 and bad.stderr == f"error: {tmp_path / 'no'}: no such folder\n"

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_kaist.coco import read_coco
 from data_kaist.detections import form_of, read_detections, write_coco_results, write_kaist
-from data_kaist.errors import AnnotationError, DetectionFileError, Doubt
+from data_kaist.errors import DetectionFileError, Doubt
 from data_kaist.structures import DetectionTable
 
 NAMES = ["set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019"]
@@ -219,74 +218,3 @@ def test_devkit_frames_without_a_file_are_silent(tmp_path: Path) -> None:
 def test_the_devkits_form_needs_names(tmp_path: Path) -> None:
     with pytest.raises(DetectionFileError, match="needs the names of the frames to be read"):
         read_detections(tmp_path, 3)
-
-
-# ------------------------------------------------------------------------------------------- ground truth in COCO form
-
-
-def coco(**changes: object) -> dict:
-    document = {
-        "images": [
-            {"id": 5, "im_name": "set09/V000/I00019", "height": 512, "width": 640},
-            {"id": 4, "file_name": "set06/V000/visible/I00039.jpg", "height": 512, "width": 640},
-            {"id": 6, "file_name": "street.jpg", "height": 100, "width": 200, "daytime": "night"},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 5, "category_id": 2, "bbox": [10, 20, 30, 60], "height": 61, "occlusion": 1},
-            {"id": 2, "image_id": 5, "category_id": 3, "bbox": [600, 20, 41, 60], "ignore": 1},
-            {"id": 3, "image_id": 6, "category_id": 2, "bbox": [1, 2, 3, 4], "iscrowd": 1},
-        ],
-        "categories": [{"id": 2, "name": "pedestrian"}, {"id": 3, "name": "people"}],
-    }
-    return document | changes
-
-
-def test_ground_truth_in_coco_form(tmp_path: Path) -> None:
-    truth = read_coco(write(tmp_path / "gt.json", coco()))
-    assert truth.image_ids == [4, 5, 6]
-    assert truth.names == ["set06/V000/I00039", "set09/V000/I00019", "street"]
-    assert [a.daytime for a in truth.annotations] == ["day", "night", "night"]
-    assert [a.size for a in truth.annotations] == [(512, 640), (512, 640), (100, 200)]
-    two = truth.annotations[1]
-    assert two.boxes_xyxy.tolist() == [[10, 20, 40, 80], [600, 20, 641, 80]]
-    assert two.labels.tolist() == ["person", "people"]
-    assert (two.height.tolist(), two.occlusion.tolist(), two.ignore.tolist()) == ([61, 60], [1, 0], [False, True])
-    assert truth.annotations[2].ignore.tolist() == [True]
-    assert truth.person_categories == {2}
-
-
-def test_an_only_category_is_person(tmp_path: Path) -> None:
-    document = coco(categories=[{"id": 2, "name": "walker"}], annotations=coco()["annotations"][:1])
-    assert read_coco(write(tmp_path / "gt.json", document)).annotations[1].labels.tolist() == ["person"]
-
-
-def _with(annotation: dict) -> dict:
-    return coco(annotations=[{"id": 9, "image_id": 5, "category_id": 2, "bbox": [10, 20, 30, 60]} | annotation])
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ("{", "is not valid JSON"),
-        ([], "should hold an object"),
-        ({"images": []}, "has no list 'annotations'"),
-        (coco(images=[]), "lists no images"),
-        (coco(images=coco()["images"][:1] * 2), "image id 5 occurs twice"),
-        (coco(images=[{"id": 5, "height": 512, "width": 640}]), "image 5 has neither 'im_name' nor 'file_name'"),
-        (coco(images=[{"id": 5, "file_name": "a.jpg", "width": 640}]), "image 5 has no 'height'"),
-        (coco(annotations=[{"id": 9, "image_id": 5, "category_id": 2}]), "annotation 9 has no 'bbox'"),
-        (coco(categories=[{"id": 2, "name": "car"}, {"id": 3, "name": "bus"}]), "none of its categories (car, bus)"),
-        (_with({"image_id": 1}), "annotation 9 is on image id 1"),
-        (_with({"category_id": 1}), "annotation 9 is of category id 1"),
-        (_with({"bbox": [1, 2, 3]}), "annotation 9 has bbox [1, 2, 3]"),
-        (_with({"bbox": [1, 2, 3, math.nan]}), "annotation 9 has bbox [1, 2, 3, nan]"),
-        (_with({"bbox": [1, 2, 0, 4]}), "annotation 9 has a box without area"),
-        (_with({"bbox": [640, 2, 3, 4]}), "annotation 9 lies outside its 640x512 image"),
-        (_with({"height": math.inf}), "annotation 9 has height inf"),
-        (_with({"occlusion": 3}), "annotation 9 has occlusion 3"),
-    ],
-)
-def test_bad_ground_truth(tmp_path: Path, document: object, message: str) -> None:
-    with pytest.raises(AnnotationError, match=r"gt\.json") as raised:
-        read_coco(write(tmp_path / "gt.json", document))
-    assert message in str(raised.value)

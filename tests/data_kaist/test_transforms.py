@@ -117,15 +117,6 @@ def test_each_modality_alone_sees_what_it_sees_in_the_pair(box: tuple[int, int, 
     np.testing.assert_array_equal(alone.boxes_xyxy, pair.boxes_xyxy)
 
 
-@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
-@settings(QUICK, max_examples=20)
-def test_flipping_twice_is_the_identity(box: tuple[int, int, int, int], seed: int) -> None:
-    before, rng, flip = sample_of([box]), np.random.default_rng(seed), HorizontalFlip(p=1)
-    after = flip(flip(before, rng), rng)
-    for key in ("visible", "lwir", "boxes_xyxy"):
-        np.testing.assert_array_equal(getattr(after, key), getattr(before, key))
-
-
 def test_flip_by_hand() -> None:
     after = HorizontalFlip(p=1)(sample_of([(10, 20, 30, 50)]), np.random.default_rng(0))
     np.testing.assert_array_equal(after.boxes_xyxy, [[90, 20, 110, 50]])
