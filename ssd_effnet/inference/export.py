@@ -22,7 +22,6 @@ from torch import nn
 from data_kaist.errors import Failure
 from ssd_effnet.build import as_size, build_postprocess
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.detection.boxes import iou
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.detector import Detector
@@ -61,8 +60,6 @@ class Exported:
 class ExportedDetector(nn.Module):
     """The exported module: normalisation, detector, decoding and, optionally, NMS.
 
-    Same results as :class:`.postprocess.PostProcess`, in operations that export: shapes never depend on scores.
-
     Args:
         detector: in evaluation mode.
         postprocess: of the same experiment.
@@ -85,30 +82,11 @@ class ExportedDetector(nn.Module):
         ``postprocess.pre_nms_top_k`` and every row is a box, whatever its score.
         """
         outputs = self.detector(images)
-        scores, anchor, labels = self.postprocess.scored(outputs.cls_logits.float())
-        boxes = self.postprocess.boxes(outputs, anchor, self.size)
         if self.nms == "outside":
-            return boxes, scores, labels
-        found = self.postprocess.suppress(boxes, scores, labels, anchor, self.size, nms_of_a_graph)
+            scores, anchor, labels = self.postprocess.candidates(outputs)
+            return self.postprocess.boxes(outputs, anchor, self.size), scores, labels
+        found = self.postprocess(outputs, self.size)
         return found.boxes_xyxy, found.scores, found.labels
-
-
-def nms_of_a_graph(boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """:func:`ssd_effnet.detection.boxes.nms` in exportable operations; same arguments and result.
-
-    "Kept = valid and no kept better box overlaps me" has one fixed point, the greedy answer: after round k the best k
-    boxes are decided for good, so the loop ends after at most as many rounds as there are boxes, in practice after a
-    few. It is a ``while_loop`` of the graph, which becomes ONNX's ``Loop``; outside of a graph that is slow.
-    """
-    better = (iou(boxes_xyxy, boxes_xyxy) > iou_threshold).triu(diagonal=1)
-
-    def one_round(kept: torch.Tensor, changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        new = valid & ~(better & kept[:, :, None]).any(1)
-        return new, (new != kept).sum()
-
-    start = (valid.clone(), torch.ones((), dtype=torch.int64, device=valid.device))
-    kept: torch.Tensor = torch.while_loop(lambda kept, changed: changed > 0, one_round, start)[0]
-    return kept
 
 
 def export_detector(

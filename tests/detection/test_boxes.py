@@ -58,6 +58,24 @@ def test_nms_equals_the_textbook_loop(seed: int, block: int) -> None:
     assert kept.tolist() == [plain_nms(image, 0.4) for image in boxes]
 
 
+def test_nms_of_an_exported_graph_is_nms() -> None:
+    class Nms(torch.nn.Module):
+        def forward(self, boxes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            return nms(boxes, valid, 0.4, block=40)
+
+    generator = torch.Generator().manual_seed(0)
+    boxes = cxcywh_to_xyxy(torch.rand(2, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
+    valid = torch.rand(2, 60, generator=generator) > 0.2
+    batch = {0: torch.export.Dim("batch", min=1)}
+    graph = torch.export.export(Nms(), (boxes, valid), dynamic_shapes=(batch, batch)).module()
+    assert torch.equal(graph(boxes, valid), nms(boxes, valid, 0.4))
+    # a chain, in which each box overlaps the next one: as many rounds as there are boxes
+    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(60)]])
+    everything = torch.ones(1, 60, dtype=torch.bool)
+    every_second = [i % 2 == 0 for i in range(60)]
+    assert graph(chain, everything).tolist() == nms(chain, everything, 0.4).tolist() == [every_second]
+
+
 def test_nms_leaves_invalid_rows_out() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]]])
     assert nms(boxes, torch.tensor([[False, True, True]]), 0.5).tolist() == [[False, True, True]]

@@ -21,7 +21,7 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, decode, nms
 from ssd_effnet.inference import export
-from ssd_effnet.inference.export import METADATA_FILE, ExportError, export_detector, nms_of_a_graph
+from ssd_effnet.inference.export import METADATA_FILE, ExportError, export_detector
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNELS
@@ -184,18 +184,6 @@ def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:
     e = load_detector(checkpoint).experiment
     assert export.describe(checkpoint, e, (64, 96), "inside")["trained_commit"] == "abc"
     (run / "environment.json").unlink()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_nms_of_a_graph_is_nms(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    boxes = cxcywh_to_xyxy(torch.rand(2, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
-    valid = torch.rand(2, 60, generator=generator) > 0.2
-    assert torch.equal(nms_of_a_graph(boxes, valid, 0.4), nms(boxes, valid, 0.4))
-    # a chain, in which each box overlaps the next one: as many rounds as there are boxes
-    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(40)]])
-    every_second = [i % 2 == 0 for i in range(40)]
-    assert nms_of_a_graph(chain, torch.ones(1, 40, dtype=torch.bool), 0.4).tolist() == [every_second]
 
 
 def exports(path: Path, few_pairs: Path, folder: Path, *overrides: str) -> None:
