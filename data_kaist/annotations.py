@@ -16,10 +16,11 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from data_kaist.classes import PEOPLE, Classes, is_among, label_of
 from data_kaist.errors import AnnotationError
-from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible, label_of
+from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible
 from data_kaist.splits import daytime_of
-from data_kaist.structures import PERSON, Annotations, Daytime
+from data_kaist.structures import Annotations, Daytime
 
 AnnotationFormat = Literal["xml", "bbgt", "paired"]
 
@@ -187,10 +188,10 @@ def number_of(parent: Any, tag: str, at: str) -> float:
     return finite(text, tag, at, AnnotationError)
 
 
-def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndarray:
+def training_ignore(annotations: Annotations, min_height: float = 12, classes: Classes = PEOPLE) -> np.ndarray:
     """Which objects are ignore regions in training: neither to be found nor background.
 
-    They are those that are not ``person``, that the file flags, that are lower than ``min_height`` pixels, or that
+    They are those that belong to no class, that the file flags, that are lower than ``min_height`` pixels, or that
     reach over the border of the image (the rule of the study).
 
     Returns:
@@ -199,19 +200,20 @@ def training_ignore(annotations: Annotations, min_height: float = 12) -> np.ndar
     height, width = annotations.size
     x1, y1, x2, y2 = annotations.boxes_xyxy.T
     over_border = (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)
-    not_person = np.asarray(annotations.labels != PERSON, dtype=bool)
-    ignore: np.ndarray = not_person | annotations.ignore | (annotations.height < min_height) | over_border
+    of_no_class = classes.indices(annotations.labels) == 0
+    ignore: np.ndarray = of_no_class | annotations.ignore | (annotations.height < min_height) | over_border
     return ignore
 
 
-def other_labels(annotations: Iterable[Annotations]) -> str:
-    """``people 205, cyclist 105``: labels other than person with their numbers of boxes; empty where there is none."""
-    counts = Counter(str(label) for of_image in annotations for label in of_image.labels if label != PERSON)
-    return ", ".join(f"{label} {count:,}" for label, count in counts.most_common())
+def other_labels(annotations: Iterable[Annotations], classes: Classes = PEOPLE) -> str:
+    """``people 205, cyclist 105``: labels of no class with their numbers of boxes; empty where there is none."""
+    counts = Counter(str(label) for of_image in annotations for label in of_image.labels)
+    others = [label for label, _ in counts.most_common() if not is_among([label], classes.all_labels).any()]
+    return ", ".join(f"{label} {counts[label]:,}" for label in others)
 
 
-def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12) -> str:
-    """A sentence where most boxes of persons reach out of their image, are under a pixel or are ignored in training.
+def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, classes: Classes = PEOPLE) -> str:
+    """A sentence where most boxes of a class reach out of their image, are under a pixel or are ignored in training.
 
     Corners that are read as x, y, w, h reach out of the image on most images; where all boxes would fit as corners, a
     tenth of them is enough.
@@ -225,19 +227,19 @@ def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12) -
     """
     n = out = tiny = ignored = corners = 0
     for of_image in annotations:
-        person = np.asarray(of_image.labels == PERSON, bool)
-        x1, y1, x2, y2 = of_image.boxes_xyxy[person].T
+        wanted = classes.indices(of_image.labels) > 0
+        x1, y1, x2, y2 = of_image.boxes_xyxy[wanted].T
         height, width = of_image.size
         w, h = x2 - x1, y2 - y1
         n += len(w)
         out += int(((x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)).sum())
         tiny += int(((w < 1) | (h < 1)).sum())
-        ignored += int(training_ignore(of_image, min_height)[person].sum())
+        ignored += int(training_ignore(of_image, min_height, classes)[wanted].sum())
         corners += int(((w > x1) & (h > y1) & (w <= width) & (h <= height)).sum())
     if 2 * max(out, tiny, ignored) <= n and not (corners == n and 10 * out >= n > 0):
         return ""
     return (
-        f"of {n:,} boxes of persons {out:,} reach out of their image, {tiny:,} are under a pixel wide or high and "
-        f"{ignored:,} become ignore regions in training; are they x, y, width, height in pixels of the image"
-        f"{', or corners' if corners == n else ''}?"
+        f"of {n:,} boxes of {classes} {out:,} reach out of "
+        f"their image, {tiny:,} are under a pixel wide or high and {ignored:,} become ignore regions in "
+        f"training; are they x, y, width, height in pixels of the image{', or corners' if corners == n else ''}?"
     )

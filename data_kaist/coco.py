@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_kaist.annotations import ObjectRow, annotations_from
+from data_kaist.classes import PEOPLE, PERSON, Classes, is_among, label_of
 from data_kaist.errors import AnnotationError, Doubt
 from data_kaist.files import (
     MOST_PIXELS,
@@ -21,11 +22,10 @@ from data_kaist.files import (
     is_finite,
     is_whole,
     json_of,
-    label_of,
     text_of,
 )
 from data_kaist.splits import daytime_of
-from data_kaist.structures import PERSON, Annotations, Daytime
+from data_kaist.structures import Annotations, Daytime
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,19 @@ class CocoDataset:
     Attributes:
         images: one per image.
         annotations: one per image, in the same order.
-        person_categories: ids of the categories that count as ``person``.
+        categories: label by category id.
         listed: places of the images in the order in which the file lists them.
     """
 
     images: list[CocoImage]
     annotations: list[Annotations]
-    person_categories: frozenset[int]
+    categories: dict[int, str]
     listed: list[int]
+
+    @property
+    def person_categories(self) -> frozenset[int]:
+        """Ids of the categories that count as ``person``."""
+        return frozenset(id_ for id_, label in self.categories.items() if label == PERSON)
 
     @property
     def image_ids(self) -> list[int]:
@@ -77,20 +82,25 @@ class CocoDataset:
 
 
 def read_coco(
-    path: Path | str, bad: dict[int, str] | None = None, *, without_area: list[str] | None = None
+    path: Path | str,
+    bad: dict[int, str] | None = None,
+    *,
+    without_area: list[str] | None = None,
+    classes: Classes = PEOPLE,
 ) -> CocoDataset:
     """Read ground truth in COCO form.
 
-    Labels are category names; ``pedestrian`` is read as ``person``, and so is the only category of a file that has
-    one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the ignore flag. Missing ``height`` is
-    the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do in KAIST's file). A
-    :class:`~data_kaist.errors.Doubt` is warned of where annotation ids or file names repeat, ids are written as ``"3"``
-    or ``1.0``, or names with a backslash.
+    Labels are category names; ``pedestrian`` is read as ``person``. The only category of a file that has one is read
+    as the only class, where there is one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the
+    ignore flag. Missing ``height`` is the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do
+    in KAIST's file). A :class:`~data_kaist.errors.Doubt` is warned of where annotation ids or file names repeat, ids
+    are written as ``"3"`` or ``1.0``, or names with a backslash.
 
     Args:
         path: the file.
         bad: None raises at the first bad box; a dictionary collects the reason by image id instead.
         without_area: a list leaves boxes of width or height 0 out and collects where they stand; None: they are bad.
+        classes: one category at least must belong to one of them.
 
     Raises:
         AnnotationError: one sentence that names the file and the image's or annotation's id: broken JSON, missing
@@ -100,7 +110,7 @@ def read_coco(
     path = Path(path)
     document = _load(path)
     _tidy(path, document)
-    labels = _labels(path, document)
+    labels = _labels(path, document, classes)
     images = sorted((_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
     place = {image.id: i for i, image in enumerate(images)}
     if len(place) < len(images):
@@ -141,7 +151,7 @@ def read_coco(
         annotations=[
             annotations_from(of_image, image.size, image.daytime) for image, of_image in zip(images, rows, strict=True)
         ],
-        person_categories=frozenset(id_ for id_, label in labels.items() if label == PERSON),
+        categories=labels,
         listed=[place[row["id"]] for row in document["images"]],
     )
 
@@ -184,7 +194,7 @@ def _doubt(sentence: str) -> None:
     warnings.warn(sentence, Doubt, stacklevel=3)
 
 
-def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
+def _labels(path: Path, document: dict[str, Any], classes: Classes) -> dict[int, str]:
     """Category id -> label."""
     labels: dict[int, str] = {}
     for i, row in enumerate(document["categories"]):
@@ -194,13 +204,13 @@ def _labels(path: Path, document: dict[str, Any]) -> dict[int, str]:
         if row["id"] in labels:
             raise AnnotationError(f"{path}: category id {row['id']} occurs twice")
         labels[row["id"]] = label_of(str(row["name"]))
-    if len(labels) == 1:
-        if (only := next(iter(labels.values()))) != PERSON:
-            _doubt(f"{path}: its only category, {only!r}, is read as person")
-        return dict.fromkeys(labels, PERSON)
-    if PERSON not in labels.values():
-        raise AnnotationError(f"{path}: none of its categories ({', '.join(labels.values())}) is 'person'")
-    return labels
+    if is_among(labels.values(), classes.all_labels).any():
+        return labels
+    if len(labels) == len(classes.names) == 1:
+        _doubt(f"{path}: its only category, {labels.popitem()[1]!r}, is read as {classes.all_labels[0]}")
+        return {document["categories"][0]["id"]: classes.all_labels[0]}
+    wanted = " or ".join(map(repr, classes.all_labels))
+    raise AnnotationError(f"{path}: none of its categories ({', '.join(labels.values())}) is {wanted}")
 
 
 def _image(path: Path, index: int, row: Any) -> CocoImage:

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from data_kaist.annotations import number_of, size_of, xml_of
+from data_kaist.classes import PERSON, label_of
 from data_kaist.errors import AnnotationError, DataError, Doubt
 from data_kaist.files import (
     MOST_PIXELS,
@@ -30,13 +31,11 @@ from data_kaist.files import (
     is_possible,
     is_whole,
     json_of,
-    label_of,
     text_of,
     walk,
     write_whole,
 )
 from data_kaist.images import Reading, endings_of, image_size, read_image
-from data_kaist.structures import PERSON
 
 Box = Literal["full", "visible"]
 Xywh = tuple[float, float, float, float]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from data_kaist.annotations import training_ignore
 from data_kaist.cache import DiskCache, FrameCache
+from data_kaist.classes import PEOPLE, Classes
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
 from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped
@@ -91,6 +92,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: Literal["none", "memory", "disk"] = "none",
         cache_folder: Path | None = None,
         processes: int = 1,
+        classes: Classes = PEOPLE,
     ) -> None:
         """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
 
@@ -104,6 +106,7 @@ class DetectionDataset(Dataset[Sample]):
             cache: ``memory`` and ``disk`` keep decoded frames, see :mod:`data_kaist.cache`, which may refuse.
             cache_folder: of ``disk``; None: its default.
             processes: of the run on this machine, which have memory of their own each.
+            classes: which labels are to be found.
         """
         if modality not in SIDES:
             raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
@@ -112,6 +115,7 @@ class DetectionDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.min_height = min_height
+        self.classes = classes
         self.skipped: Skipped = []
         if on_bad_frame == "skip":
             self.scan()
@@ -138,8 +142,8 @@ class DetectionDataset(Dataset[Sample]):
             visible=visible,
             lwir=lwir,
             boxes_xyxy=annotations.boxes_xyxy,
-            labels=np.ones(len(annotations), np.int64),
-            ignore=training_ignore(annotations, self.min_height),
+            labels=np.maximum(self.classes.indices(annotations.labels), 1),  # 0 would be padding
+            ignore=training_ignore(annotations, self.min_height, self.classes),
             original_size=annotations.size,
             index=index,
             name=frame.name,

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_kaist.classes import PERSON, label_of
 from data_kaist.errors import DetectionFileError, Doubt
 from data_kaist.files import (
     MOST_PIXELS,
@@ -30,11 +31,10 @@ from data_kaist.files import (
     is_possible,
     is_whole,
     json_of,
-    label_of,
     text_of,
     write_whole,
 )
-from data_kaist.structures import PERSON, DetectionTable
+from data_kaist.structures import DetectionTable
 
 Form = Literal["kaist", "coco", "devkit"]
 
@@ -139,7 +139,7 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
 
 
 def write_kaist(path: Path | str, table: DetectionTable) -> None:
-    """KAIST text, rows in the table's order."""
+    """KAIST text, rows in the table's order; it knows one class."""
     _check_writable(table)
     rows = zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
     write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
@@ -217,18 +217,24 @@ def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) 
 
 
 def write_coco_results(
-    path: Path | str, table: DetectionTable, *, image_ids: Sequence[int] | None = None, category_id: int = 1
+    path: Path | str,
+    table: DetectionTable,
+    *,
+    image_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int] | None = None,
 ) -> None:
-    """COCO results, rows in the table's order; image ids are places from 0 unless the ground truth's are given."""
+    """COCO results, rows in the table's order; ids are places from 0 and labels unless the ground truth's are given."""
     _check_writable(table)
     entries = [
         {
             "image_id": i if image_ids is None else int(image_ids[i]),
-            "category_id": category_id,
+            "category_id": label if category_ids is None else int(category_ids[label - 1]),
             "bbox": [float(f"{value:.10g}") for value in box],
             "score": score,
         }
-        for i, box, score in zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
+        for i, label, box, score in zip(
+            table.image_index.tolist(), table.labels.tolist(), _xywh(table), table.scores.tolist(), strict=True
+        )
     ]
     write_whole(path, json.dumps(entries) + "\n")
 

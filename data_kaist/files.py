@@ -15,7 +15,6 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from data_kaist.errors import DataError
-from data_kaist.structures import PERSON
 
 
 def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -> None:
@@ -119,15 +118,6 @@ def as_whole(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,15}\s*", value):
         return int(value)
     return value
-
-
-def label_of(name: str) -> str:
-    """``person`` for that word and ``pedestrian`` in any case, blanks around them or not; any other name as it is.
-
-    >>> label_of(" Pedestrian")
-    'person'
-    """
-    return PERSON if name.strip().casefold() in (PERSON, "pedestrian") else name
 
 
 def is_finite(value: Any) -> TypeGuard[float]:

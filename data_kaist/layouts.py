@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
+from data_kaist.classes import PEOPLE, Classes
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.files import is_inside
@@ -54,7 +56,7 @@ class Frame:
     Attributes:
         image_id: in a COCO file, None elsewhere.
         place: in its split from 0, bad frames that were left out counted: what image numbers count.
-        category_id: of ``person`` in a COCO file, 1 elsewhere.
+        category_ids: of each class in a COCO file; empty elsewhere: 1, 2, ...
         reading: how its files become pixels.
         note: one row of :data:`data_kaist.images.NOTE`, filled in as they are read.
     """
@@ -65,7 +67,7 @@ class Frame:
     annotations: Annotations
     image_id: int | None = None
     place: int = 0
-    category_id: int = 1
+    category_ids: tuple[int, ...] = ()
     reading: Reading = AS_STORED
     note: np.ndarray | None = None
 
@@ -73,6 +75,11 @@ class Frame:
 def image_ids(frames: Sequence[Frame]) -> list[int]:
     """What COCO results call these frames: the ids of their COCO file, or their places in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
+
+
+def category_ids(frames: Sequence[Frame], classes: Classes) -> list[int]:
+    """What COCO results call the classes: the ids of their COCO file, or 1, 2, ..."""
+    return list(frames[0].category_ids or range(1, len(classes.names) + 1))
 
 
 def spread(frames: Sequence[Frame], count: int) -> list[int]:
@@ -119,6 +126,7 @@ class DataSource:
         annotations: folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
         images: folder of the images, if not where they are looked for.
         reading: how image files become pixels; KAIST has no orientation tags, and none is looked at.
+        classes: of whose labels a COCO file must have one.
     """
 
     kind: Literal["kaist", "coco"]
@@ -127,6 +135,7 @@ class DataSource:
     annotations: Path | None = None
     images: str = ""
     reading: Reading = AS_STORED
+    classes: Classes = PEOPLE
 
     def frames(
         self,
@@ -262,12 +271,12 @@ def _coco_frames(
 ) -> Candidates:
     root, file = source.root, file_and_step(split)[0]
     bad: dict[int, str] | None = {} if may_skip else None
-    chosen, data = _coco_images(root, split, bad, without_area)
+    chosen, data = _coco_images(root, split, source.classes, bad, without_area)
     folder, not_found = _image_folder(root, file, data, source.images)
     files = [_coco_files(folder, image.file_name) for image, _ in chosen]
     keys, excluded = [str(image.id) for image, _ in chosen], []
     if exclude:
-        others, its_data = _coco_images(root, exclude, {})
+        others, its_data = _coco_images(root, exclude, source.classes, {})
         its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, source.images)
         excluded = [str(_real(_coco_files(its_folder, image.file_name)[0])) for image, _ in others]
         keys = [str(_real(visible)) for visible, _ in files]
@@ -276,6 +285,7 @@ def _coco_frames(
         {side: path for side, path in zip(SIDES["early"], of, strict=True) if path and _is_file(path)} for of in files
     ]
     sides = _sides(modality, there)
+    categories = _category_ids(data, source.classes)
 
     def frame(place: int, image: CocoImage, objects: Annotations) -> Frame:
         name = image.file_name
@@ -292,13 +302,23 @@ def _coco_frames(
                 raise ImageError(f"{name}: has no {side} image, since it is not below a folder 'visible'")
             if path is not None and side not in there[place]:
                 raise ImageError(f"{path}: missing, the {side} image of {name}{not_found}")
-        here, category = there[place], min(data.person_categories)
-        return Frame(image.name, here.get("visible"), here.get("lwir"), objects, image.id, place, category)
+        here = there[place]
+        return Frame(image.name, here.get("visible"), here.get("lwir"), objects, image.id, place, categories)
 
     return (
         (image.name, partial(frame, place, image, objects))
         for place, (image, objects) in enumerate(chosen)
         if keys[place] in left
+    )
+
+
+def _category_ids(data: CocoDataset, classes: Classes) -> tuple[int, ...]:
+    """The id that results of each class have: that of its first category; one of its own for a class without."""
+    index = dict(zip(data.categories, classes.indices(data.categories.values()).tolist(), strict=True))
+    free = itertools.count(max(data.categories) + 1)
+    return tuple(
+        min(ids) if (ids := [id_ for id_, of in index.items() if of == label]) else next(free)
+        for label in range(1, len(classes.names) + 1)
     )
 
 
@@ -356,7 +376,11 @@ def _usual_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 
 
 def _coco_images(
-    root: Path, spec: str, bad: dict[int, str] | None = None, without_area: list[str] | None = None
+    root: Path,
+    spec: str,
+    classes: Classes,
+    bad: dict[int, str] | None = None,
+    without_area: list[str] | None = None,
 ) -> tuple[list[tuple[CocoImage, Annotations]], CocoDataset]:
     """The images that ``file.json`` or ``file.json%step`` selects, and all that the file holds."""
     file, step = file_and_step(spec)
@@ -366,7 +390,7 @@ def _coco_images(
     if not _is_file(root / file):
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
-    data = read_coco(root / file, bad, without_area=without_area)
+    data = read_coco(root / file, bad, without_area=without_area, classes=classes)
     pairs = list(zip(data.images, data.annotations, strict=True))
     return pairs[step - 1 :: step], data
 

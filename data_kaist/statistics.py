@@ -12,11 +12,12 @@ from itertools import pairwise
 import numpy as np
 
 from data_kaist.annotations import training_ignore
+from data_kaist.classes import PERSON
 from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
 from data_kaist.layouts import Frame, Modality, spread
-from data_kaist.structures import PERSON, Annotations
+from data_kaist.structures import Annotations
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
 """Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from data_kaist.classes import PERSON
+
 if TYPE_CHECKING:
     import torch
 
 
 Daytime = Literal["day", "night"]
-
-
-PERSON = "person"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +75,29 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class DetectionTable:
-    """Detections of many images in one table (numpy); the form in which result files are read, written and scored.
+    """Detections of one image or many (numpy), as files, metrics and pages have them; one row per detection.
 
     Attributes:
         image_index: int64 ``(d,)``, 0-based place of the image in the list of frames.
-        boxes_xyxy: float64 ``(d, 4)``, pixels of the original image.
-        scores: float64 ``(d,)``, any real number, higher is surer.
+        boxes_xyxy: float64 ``(d, 4)``, pixels of the original image; of a detector itself float32.
+        scores: float64 ``(d,)``, any real number, higher is surer; of a detector itself float32, 0..1.
+        labels: int64 ``(d,)``, class index from 1; not given: all 1.
+        classes: names of the class indices 1, 2, ...
+        anchor_index: int64 ``(d,)``, the anchor that each came from; None where that is not known.
+        size: (height, width) in pixels, of the detections of one image that a detector was given.
     """
 
     image_index: np.ndarray
     boxes_xyxy: np.ndarray
     scores: np.ndarray
+    labels: np.ndarray = None  # type: ignore[assignment]
+    classes: tuple[str, ...] = (PERSON,)
+    anchor_index: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            object.__setattr__(self, "labels", np.ones(len(self.scores), np.int64))
 
     @classmethod
     def empty(cls) -> DetectionTable:
@@ -95,13 +106,35 @@ class DetectionTable:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each row's class."""
+        return tuple(self.classes[label - 1] for label in self.labels.tolist())
+
+    def texts(self) -> list[str]:
+        """What is written beside each box: its score, after its class where there are several."""
+        named = zip(self.class_names, self.scores.tolist(), strict=True)
+        return [f"{name} {score:.2f}" if len(self.classes) > 1 else f"{score:.2f}" for name, score in named]
+
     def of_image(self, index: int) -> DetectionTable:
         """The rows of one image."""
         return self.rows(self.image_index == index)
 
+    def of_class(self, label: int) -> DetectionTable:
+        """The rows of one class."""
+        return self.rows(self.labels == label)
+
     def rows(self, kept: np.ndarray) -> DetectionTable:
-        """Those where ``kept``, bool ``(d,)``, is true."""
-        return DetectionTable(self.image_index[kept], self.boxes_xyxy[kept], self.scores[kept])
+        """Those where ``kept``, bool ``(d,)``, is true; or the rows at these places, int64, in this order."""
+        anchors = None if self.anchor_index is None else self.anchor_index[kept]
+        return replace(
+            self,
+            image_index=self.image_index[kept],
+            boxes_xyxy=self.boxes_xyxy[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            anchor_index=anchors,
+        )
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Sample:
         visible: uint8 ``(H, W, 3)`` RGB, or None where the modality has none.
         lwir: uint8 ``(H, W)``, or None.
         boxes_xyxy: float32 ``(n, 4)``, pixels of the images as they now are.
-        labels: int64 ``(n,)``; 1 is person, and ignore regions keep it.
+        labels: int64 ``(n,)``, class index from 1; of ignore regions any.
         ignore: bool ``(n,)``.
         original_size: (height, width) of the images as they were read.
         index: place of the frame in the data set.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data_kaist.classes import Classes
 from data_kaist.dataset import DetectionDataset
 from data_kaist.images import Reading
 from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step
@@ -140,7 +141,7 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
         ConfigError: for levels that the head cannot share.
     """
     softmax = CLASS_LOSSES[e.loss.kind].activation == "softmax"
-    num_classes = len(e.head.classes) + (1 if softmax else 0)
+    num_classes = len(e.data.classes) + (1 if softmax else 0)
     prior = None if softmax else e.loss.prior
     if e.head.kind == "ssd":
         return SSDHead(levels, anchors_per_position, num_classes, prior=prior)
@@ -255,6 +256,11 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     return Compose((*chain, resize, HorizontalFlip(a.flip)))
 
 
+def build_classes(e: ExperimentConfig) -> Classes:
+    """What the detector tells apart, and the data's labels of each class."""
+    return Classes({name: tuple(labels) for name, labels in e.data.classes.items()})
+
+
 def build_reading(e: ExperimentConfig) -> Reading:
     """How the experiment's image files become pixels."""
     limits = e.data.lwir_range
@@ -265,7 +271,7 @@ def build_source(e: ExperimentConfig) -> DataSource:
     """Where the experiment's data set lies, and in which form."""
     d, root = e.data, Path(e.data.root)
     folder = root / d.annotations_dir if d.annotations_dir else None
-    return DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e))
+    return DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e), build_classes(e))
 
 
 def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
@@ -308,6 +314,7 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         cache="none" if stage == "test" else e.data.cache,  # the test split is read once
         cache_folder=Path(e.data.cache_folder) if e.data.cache_folder else None,
         processes=e.trainer.devices,
+        classes=build_classes(e),
     )
     dataset.skipped = [*(skipped or []), *dataset.skipped]
     return dataset

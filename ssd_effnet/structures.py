@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from data_kaist.errors import Failure
+from data_kaist.structures import DetectionTable
 
 if TYPE_CHECKING:
     import torch
@@ -96,3 +99,20 @@ class Detections:
         """Boxes ``(d, 4)``, scores ``(d,)`` and labels ``(d,)`` of image ``i`` without the padding."""
         rows = self.labels[i] > 0
         return self.boxes_xyxy[i, rows], self.scores[i, rows], self.labels[i, rows]
+
+    def table(self, image_index: Sequence[int], classes: Sequence[str]) -> DetectionTable:
+        """The rows that are no padding, image by image.
+
+        Args:
+            image_index: ``N`` places of the images in the list of frames.
+            classes: names of the labels 1, 2, ...
+        """
+        image, row = (self.labels > 0).nonzero(as_tuple=True)
+        return DetectionTable(
+            np.asarray(image_index, np.int64)[image.cpu().numpy()],
+            self.boxes_xyxy[image, row].cpu().numpy(),
+            self.scores[image, row].cpu().numpy(),
+            self.labels[image, row].cpu().numpy(),
+            tuple(classes),
+            self.anchor_index[image, row].cpu().numpy(),
+        )

@@ -21,7 +21,7 @@ def benchmark_evaluate(*, runs: int = 5, images: int = 2252, lines: int = 6000) 
     """Miss rates all, day and night; preparing the ground truth is a row of its own."""
     annotations, table = scene.test_split(images, lines)
     order = np.random.default_rng(0).permutation(len(table))
-    shuffled = DetectionTable(table.image_index[order], table.boxes_xyxy[order], table.scores[order])
+    shuffled = table.rows(order)
     truth, rows = dictionaries(annotations, table)
     of_subset = [[i for i, a in enumerate(annotations) if time in (None, a.daytime)] for time in (None, "day", "night")]
 

@@ -71,6 +71,7 @@ def errors(arguments: argparse.Namespace) -> str:
         min_score=arguments.score,
         count=arguments.count,
         overrides=arguments.overrides,
+        of_class=arguments.of_class,
     )
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
     head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
@@ -104,6 +105,7 @@ def compare(arguments: argparse.Namespace) -> str:
         fppi=arguments.fppi,
         count=arguments.count,
         overrides=arguments.overrides,
+        of_class=arguments.of_class,
     )
     kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
     return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
@@ -125,6 +127,11 @@ def _add_gallery(parser: argparse.ArgumentParser) -> None:
         "--subset", choices=tuple(SUBSETS), default="reasonable_all", help="whose people count (default: %(default)s)"
     )
     parser.add_argument("--count", type=_positive(int), default=2000, help="pictures at most (default: %(default)s)")
+    _add_class(parser)
+
+
+def _add_class(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--class", dest="of_class", metavar="NAME", help="of data.classes (default: that of person)")
 
 
 # ------------------------------------------------------------------------------------------------- curves
@@ -166,6 +173,7 @@ def add_frames(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures)")
     parser.add_argument("--count", type=int, default=16, help="how many frames, the worst first (default: 16)")
     parser.add_argument("--score", type=float, default=0.3, help="least score of a detection (default: 0.3)")
+    _add_class(parser)
 
 
 def frames(arguments: argparse.Namespace) -> str:
@@ -174,9 +182,8 @@ def frames(arguments: argparse.Namespace) -> str:
     from ssd_effnet.visualize.gallery.frames import write_pictures
 
     out = arguments.out or RunDirectory.holding(arguments.run).path / "pictures"
-    written = write_pictures(
-        arguments.run, out, count=arguments.count, min_score=arguments.score, overrides=arguments.overrides
-    )
+    a = arguments
+    written = write_pictures(a.run, out, count=a.count, min_score=a.score, overrides=a.overrides, of_class=a.of_class)
     return f"{len(written)} pictures in {out}"
 
 

@@ -75,7 +75,7 @@ _SHARES = (
     ),
     "schedule.final_lr_factor",
 )
-_NOT_EMPTY = ("anchors.ratios", "anchors.scales", "anchors.sizes", "data.train", "head.classes")
+_NOT_EMPTY = ("anchors.ratios", "anchors.scales", "anchors.sizes", "data.classes", "data.train")
 _FORMS: dict[str, tuple[int, str]] = {
     "anchors.reference_size": (2, "[height, width]"),
     "anchors.variances": (2, "two numbers (centre, size)"),
@@ -140,6 +140,19 @@ def _numbers(values: dict[str, Any]) -> Complaints:
 
 
 def _combinations(e: ExperimentConfig) -> Complaints:
+    owner: dict[str, str] = {}
+    for name, labels in e.data.classes.items():
+        if not name.strip() or "/" in name or not labels:
+            yield (
+                "data.classes",
+                f"needs names without / and labels of each, as {{person: [person]}}, not {e.data.classes}",
+            )
+        for label in labels:
+            if owner.setdefault(label.strip().casefold(), name) != name:
+                yield (
+                    "data.classes",
+                    f"the label {label!r} belongs to both {owner[label.strip().casefold()]} and {name}",
+                )
     for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
         if limits[0] > limits[1]:
             yield key, f"must be [smallest, largest], not {limits}"

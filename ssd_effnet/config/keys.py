@@ -45,7 +45,7 @@ def takes_text(key: str) -> bool:
 
 def options(kind: Any) -> tuple[Any, ...]:
     """The types that ``X | None`` stands for; any other stands for itself."""
-    return (kind,) if kind in _WORDS or get_origin(kind) in (Literal, list) else get_args(kind)
+    return (kind,) if kind in _WORDS or get_origin(kind) in (Literal, list, dict) else get_args(kind)
 
 
 def in_words(kind: Any) -> str:
@@ -60,4 +60,6 @@ def in_words(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is list:
         return f"list of {in_words(get_args(kind)[0])}s"
+    if get_origin(kind) is dict:
+        return f"map of names, each to a {in_words(get_args(kind)[1])}"
     return _WORDS.get(kind) or ", or ".join(in_words(option) for option in options(kind))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -191,9 +191,9 @@ def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
 
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
-    """Sorted dotted keys in which two experiments differ, names and descriptions apart."""
+    """Sorted dotted keys in which two experiments differ, names and descriptions apart; the order of classes counts."""
     left, right = settings(a), settings(b)
-    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return sorted(key for key in left.keys() | right.keys() if str(left.get(key)) != str(right.get(key)))
 
 
 def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
@@ -236,6 +236,8 @@ def _parse_override(text: str) -> dict[str, Any]:
         meant = f"{text}=VALUE, without a space" if text in key_types() else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
     key, written = key.strip(), value.strip()
+    if any(key.startswith(f"{of}.") and get_origin(kind) is dict for of, kind in key_types().items()):
+        raise ConfigError(f"override {text!r}: give the whole map, for example data.classes={{person: [person]}}")
     quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "'\""
     content: Any = written
     if written and (quoted or not takes_text(key)):
@@ -248,9 +250,18 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig:
     """Merge key by key, so that an error can name the key."""
-    for key, value in _leaves(layer, ExperimentConfig, source, ()):
+    for key, value in _leaves(of_today(layer), ExperimentConfig, source, ()):
         put(config, key, value, source)
     return config
+
+
+def of_today(layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer of an older schema in today's keys: ``head.classes`` became ``data.classes``."""
+    head, data = layer.get("head"), layer.get("data", {})
+    if not (isinstance(head, dict) and isinstance(head.get("classes"), list) and isinstance(data, dict)):
+        return layer
+    classes = {"classes": {str(name): [name] for name in head["classes"]}}
+    return {**layer, "head": {k: v for k, v in head.items() if k != "classes"}, "data": classes | data}
 
 
 def put(config: DictConfig, key: str, value: Any, source: str) -> None:
@@ -281,7 +292,8 @@ def put(config: DictConfig, key: str, value: Any, source: str) -> None:
 def _example(key: str) -> str:
     """A list's default, written as in a command."""
     default = settings(ExperimentConfig())[key]
-    return f", for example [{','.join(map(str, default))}]" if isinstance(default, list) else ""
+    shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default).replace("'", "")
+    return f", for example {shown}" if isinstance(default, list | dict) else ""
 
 
 def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:

@@ -50,6 +50,8 @@ class DataConfig:
     # coco: orientation tags of image files, where the size in the JSON file leaves it open
     orientation: Literal["ignore", "follow"] = "ignore"
     min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
+    # name of each class, and the data's labels that belong to it; background is added, index 0
+    classes: dict[str, list[str]] = field(default_factory=lambda: {"person": ["person"]})
 
 
 @dataclass
@@ -138,7 +140,6 @@ class AnchorsConfig:
 class HeadConfig:
     # ssd: one 3x3 convolution per level; efficientdet: deep nets that the levels share
     kind: Literal["ssd", "efficientdet"] = "ssd"
-    classes: list[str] = _list("person")  # background is added, index 0
     layers: int = 3  # efficientdet: separable convolutions of the class and box nets before their last one
 
 

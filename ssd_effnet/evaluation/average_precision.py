@@ -9,26 +9,33 @@ from typing import Any
 
 import numpy as np
 
-from data_kaist.structures import PERSON, Annotations, DetectionTable
+from data_kaist.classes import PERSON, is_among
+from data_kaist.structures import Annotations, DetectionTable
 
 _MAX_DETECTIONS_AN_IMAGE = 100
 
 
-def average_precision(annotations: Sequence[Annotations], detections: DetectionTable) -> dict[str, float]:
-    """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75 of persons, of every size.
+def average_precision(
+    annotations: Sequence[Annotations],
+    detections: DetectionTable,
+    counted: Sequence[str] = (PERSON,),
+    absent: Sequence[str] = (),
+) -> dict[str, float]:
+    """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75 of one class, of every size.
 
-    Objects that are not ``person`` or carry the ignore flag are crowd regions: they need not be found, and detections
-    on them do not count. Height, occlusion and border, which the miss rate asks for, play no part.
+    Objects whose label is not counted or that carry the ignore flag are crowd regions: they need not be found, and
+    detections on them do not count. Height, occlusion and border, which the miss rate asks for, play no part.
 
     Args:
         annotations: one per image.
         detections: boxes in pixels of the original images; the best 100 of an image enter.
+        counted, absent: labels, as of :class:`.miss_rate.MissRateEvaluator`.
 
     Returns:
-        ``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN where there is no person to be found.
+        ``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN where there is no object to be found.
     """
-    counted = sum(int(np.count_nonzero(_is_counted(a))) for a in annotations)
-    if counted == 0:
+    rows = _truth(annotations, counted, absent)
+    if all(row["iscrowd"] for row in rows):
         return dict.fromkeys(("AP", "AP50", "AP75"), float("nan"))
     if len(detections) == 0:
         return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
@@ -36,7 +43,7 @@ def average_precision(annotations: Sequence[Annotations], detections: DetectionT
     from pycocotools.cocoeval import COCOeval  # here, because miss rates need no pycocotools
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        evaluation = COCOeval(_truth(annotations), _results(len(annotations), detections), "bbox")
+        evaluation = COCOeval(_coco(len(annotations), rows), _results(len(annotations), detections), "bbox")
         evaluation.params.areaRng = [[0, 1e10]]
         evaluation.params.areaRngLbl = ["all"]
         evaluation.params.maxDets = [_MAX_DETECTIONS_AN_IMAGE]
@@ -47,12 +54,6 @@ def average_precision(annotations: Sequence[Annotations], detections: DetectionT
     return {"AP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
 
 
-def _is_counted(annotations: Annotations) -> np.ndarray:
-    """bool ``(n,)``: persons without the ignore flag."""
-    counted: np.ndarray = (annotations.labels == PERSON) & ~annotations.ignore
-    return counted
-
-
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:
     """A ``pycocotools.coco.COCO`` of one category; image ids are places in the list, annotation ids count from 1
     (pycocotools takes an id of 0 for "not matched")."""
@@ -61,19 +62,21 @@ def _coco(images: int, rows: list[dict[str, Any]]) -> object:
     coco = COCO()
     coco.dataset = {
         "images": [{"id": i} for i in range(images)],
-        "categories": [{"id": 1, "name": PERSON}],
+        "categories": [{"id": 1}],
         "annotations": [{"id": i, "category_id": 1, **row} for i, row in enumerate(rows, start=1)],
     }
     coco.createIndex()
     return coco
 
 
-def _truth(annotations: Sequence[Annotations]) -> object:
+def _truth(annotations: Sequence[Annotations], counted: Sequence[str], absent: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for image, of_image in enumerate(annotations):
-        for box, counted in zip(_xywh(of_image.boxes_xyxy), _is_counted(of_image).tolist(), strict=True):
-            rows.append({"image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": int(not counted)})
-    return _coco(len(annotations), rows)
+        crowd = ~is_among(of_image.labels, counted) | of_image.ignore
+        there = ~is_among(of_image.labels, absent)
+        for box, is_crowd in zip(_xywh(of_image.boxes_xyxy[there]), crowd[there].tolist(), strict=True):
+            rows.append({"image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": int(is_crowd)})
+    return rows
 
 
 def _results(images: int, detections: DetectionTable) -> object:

@@ -11,7 +11,7 @@ A *operating point* is a least score; a subset's people who are not found from t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -198,7 +198,7 @@ class Errors:
         """
         if is_miss(kind):
             return self.miss_rate_if_found(self.kinds[kind])
-        return self.miss_rate(_rows(self.detections, ~self.kinds[kind]))
+        return self.miss_rate(self.detections.rows(~self.kinds[kind]))
 
     def miss_rate_if_found(self, people: np.ndarray) -> float:
         """Miss rate if these people were found at every score.
@@ -213,7 +213,7 @@ class Errors:
         found_by = self.matches.box_matched_by[people]
         kept = np.ones(len(self.detections), bool)
         kept[found_by[found_by >= 0]] = False
-        rest = _rows(self.detections, kept)
+        rest = self.detections.rows(kept)
         above = (float(self.detections.scores.max()) if len(self.detections) else 0.0) + 1
         return self.miss_rate(
             DetectionTable(
@@ -233,11 +233,11 @@ class Errors:
         moved = self.kinds[Kind.MISPLACED]
         boxes = self.detections.boxes_xyxy.copy()
         boxes[moved] = self.truth.boxes_xyxy[self.nearest[moved]]
-        table = DetectionTable(self.detections.image_index, boxes, self.detections.scores)
+        table = replace(self.detections, boxes_xyxy=boxes)
         after = self.truth.match(table).matches(self.subset)
         was_right = self.matches.outcome == Outcome.TRUE_POSITIVE
         superseded = (after.outcome == Outcome.FALSE_POSITIVE) & (moved | was_right)
-        return self.miss_rate(_rows(table, ~superseded))
+        return self.miss_rate(table.rows(~superseded))
 
 
 def is_miss(kind: Kind) -> bool:
@@ -296,7 +296,3 @@ def box_column(annotations: Sequence[Annotations], name: str) -> np.ndarray:
     """``(g,)``: a column of all images' annotations one after the other, as :class:`Matches` numbers boxes."""
     columns = [getattr(a, name) for a in annotations]
     return np.concatenate(columns) if columns else np.zeros(0)
-
-
-def _rows(table: DetectionTable, rows: np.ndarray) -> DetectionTable:
-    return DetectionTable(table.image_index[rows], table.boxes_xyxy[rows], table.scores[rows])

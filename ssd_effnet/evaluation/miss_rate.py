@@ -19,7 +19,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from data_kaist.structures import PERSON, Annotations, DetectionTable
+from data_kaist.classes import PERSON, is_among
+from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
 
 MIN_OVERLAP = 0.5
@@ -139,9 +140,13 @@ class MissRateEvaluator:
 
     Args:
         annotations: one per image; their order is what ``DetectionTable.image_index`` counts in.
+        counted: labels of boxes that are to be found; all others are ignore regions.
+        absent: labels of boxes that are no ignore regions either: as if they were not there.
     """
 
-    def __init__(self, annotations: Sequence[Annotations]) -> None:
+    def __init__(
+        self, annotations: Sequence[Annotations], counted: Sequence[str] = (PERSON,), absent: Sequence[str] = ()
+    ) -> None:
         self.annotations = annotations
         counts = np.array([len(a) for a in annotations], np.int64)
         sizes = np.array([a.size for a in annotations], np.float64).reshape(-1, 2)
@@ -160,7 +165,11 @@ class MissRateEvaluator:
         x1, y1, x2, y2 = self.boxes_xyxy.T
         height, width = sizes[self.box_image].T
         crosses = (x1 < BORDER) | (y1 < BORDER) | (x2 > width - BORDER) | (y2 > height - BORDER)
-        self._never_counted = flagged | (labels != PERSON) | crosses
+        self.counted, self.absent = tuple(counted), tuple(absent)
+        self.of_class = is_among(labels, counted) & ~flagged
+        """bool ``(g,)``: boxes whose label is counted and that the file does not flag."""
+        self._absent = is_among(labels, absent)
+        self._never_counted = ~self.of_class | crosses
 
     def ignored(self, subset: Subset) -> np.ndarray:
         """bool ``(g,)``: boxes that are ignore regions by the subset's heights and occlusions, or in every subset."""
@@ -189,7 +198,7 @@ class MissRateEvaluator:
         d, g = boxes_xyxy[row].T, self.boxes_xyxy[box].T
         overlap_w = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
         overlap_h = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
-        kept = (overlap_w > 0) & (overlap_h > 0)
+        kept = (overlap_w > 0) & (overlap_h > 0) & ~self._absent[box]
         row, box, d, g = row[kept], box[kept], d[:, kept], g[:, kept]
         shared = overlap_w[kept] * overlap_h[kept]
         area_d = (d[2] - d[0]) * (d[3] - d[1])
@@ -222,6 +231,7 @@ class Matcher:
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise ValueError("detections with a score or a coordinate that is not finite cannot be ranked")
         self.truth = truth
+        self.detections = detections
         self._row = np.lexsort((image, -np.asarray(detections.scores, np.float64)))  # rank -> row of the table
         self._image = image[self._row]
         self._considered = _place_in_group(self._image) < MAX_DETECTIONS_AN_IMAGE

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_kaist.structures import PERSON, DetectionTable
+from data_kaist.structures import DetectionTable
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 
 LIFT = 0.2
@@ -66,7 +66,7 @@ def doubt(
         Empty where there is no doubt.
     """
     images = truth.n_images
-    person = _persons(truth)
+    person = truth.of_class.copy()
     silent = f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
     if len(table):
         if early := _ends_early(truth, person, table):
@@ -87,12 +87,6 @@ def doubt(
     if not words:
         return silent
     return f"{now / n:.0%} of the persons are found as the file is read, and {best / n:.0%} if {words}"
-
-
-def _persons(truth: MissRateEvaluator) -> np.ndarray:
-    """bool ``(g,)``: boxes of persons that the file does not flag."""
-    rows = [np.asarray(a.labels == PERSON, bool) & ~a.ignore for a in truth.annotations]
-    return np.concatenate([np.zeros(0, bool), *rows])
 
 
 def _found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable) -> int:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from data_kaist.annotations import doubt_of_boxes, other_labels
+from data_kaist.classes import PERSON, Classes, is_among
 from data_kaist.coco import read_coco
 from data_kaist.detections import form_of, read_categories, read_detections
 from data_kaist.errors import DataError, Doubt
 from data_kaist.files import write_whole
-from data_kaist.structures import PERSON, Annotations, DetectionTable
+from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation import mistakes
 from ssd_effnet.evaluation.average_precision import average_precision
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
@@ -62,7 +63,7 @@ class GroundTruth:
     listed: Sequence[int] = ()
 
     def __str__(self) -> str:
-        persons = sum(int((of_image.labels == PERSON).sum()) for of_image in self.annotations)
+        persons = sum(int(is_among(of_image.labels, [PERSON]).sum()) for of_image in self.annotations)
         others = other_labels(self.annotations)
         line = f"annotations: {self.source}; {len(self.annotations):,} images, {persons:,} boxes of persons"
         return line + (f"; not persons: {others}" if others else "")
@@ -292,7 +293,11 @@ def score(
     if unknown := set(rules) - set(RULES):
         raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
     matcher = truth.match(detections)
-    ap = average_precision(truth.annotations, detections) if with_ap else dict.fromkeys(_AP_NAMES, float("nan"))
+    ap = (
+        average_precision(truth.annotations, detections, truth.counted, truth.absent)
+        if with_ap
+        else dict.fromkeys(_AP_NAMES, float("nan"))
+    )
     reasonable = matcher.result("reasonable_all", MATLAB)
     return Scores(
         miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
@@ -301,6 +306,51 @@ def score(
         ap=ap,
         matcher=matcher,
     )
+
+
+def score_classes(
+    annotations: Sequence[Annotations], detections: DetectionTable, classes: Classes
+) -> dict[str, Scores]:
+    """Score each class by itself, its own detections against its own boxes.
+
+    Args:
+        annotations: one per image.
+        detections: on those images, of all classes.
+        classes: say by which labels each is scored (:meth:`data_kaist.classes.Classes.counted`).
+
+    Returns:
+        By class, in the order of the classes.
+    """
+    return {
+        name: score(
+            MissRateEvaluator(annotations, classes.counted(name), classes.absent(name)),
+            detections.of_class(classes.index(name)),
+        )
+        for name in classes.names
+    }
+
+
+def named_figures(scores: Mapping[str, Scores], classes: Classes) -> Iterator[tuple[str, float]]:
+    """``(name, percent)`` for a logger: ``MR/reasonable_all``, ``AP`` ... of the main class.
+
+    Of several classes each has its own as well: ``MR/reasonable_all/cyclist``.
+    """
+    yield from scores[classes.main].named()
+    for name, of_class in scores.items() if len(scores) > 1 else ():
+        yield from ((f"{figure}/{name}", value) for figure, value in of_class.named())
+
+
+def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str, Any]:
+    """The results file's form: :meth:`Scores.as_dict` of the main class; of several, ``classes`` holds those of each.
+
+    Where training takes more labels for a class than it is scored by, ``scored_labels`` says by which.
+    """
+    results = scores[classes.main].as_dict()
+    if scored := {name: list(classes.counted(name)) for name in classes.names if classes.ignored_in_scoring(name)}:
+        results["scored_labels"] = scored
+    if len(scores) > 1:
+        results["classes"] = {name: of_class.as_dict() for name, of_class in scores.items()}
+    return results
 
 
 def compare_detectors(

@@ -13,13 +13,15 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
+from data_kaist.classes import Classes
 from data_kaist.errors import DataError, ImageError
 from data_kaist.images import NOTE
 from data_kaist.layouts import SIDES
-from data_kaist.structures import PERSON
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
+from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
-from ssd_effnet.inference.predictor import ImageDetections, Predictor
+from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import (
     IMAGES,
     Source,
@@ -114,7 +116,8 @@ def detect(
       frames where OpenCV can write no video);
     - ``detections.json``, COCO results; ``images.json`` says what their image ids mean and is a COCO file without
       annotations (``COCO("images.json").loadRes("detections.json")``);
-    - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons; image 1 is the one of id 0.
+    - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons (or the
+      first class, where none is of ``person``); image 1 is the one of id 0.
 
     Numbers count every image, those that were left out too, also the damaged frames of a video; in its annotated
     video the previous picture replaces each.
@@ -138,7 +141,7 @@ def detect(
     _refuse_to_overwrite(sources, out)
     summary, begun = DetectionSummary(), time.perf_counter()
     with ExitStack() as files:
-        results = files.enter_context(Results(out, predictor.classes)) if options.json else None
+        results = files.enter_context(Results(out, build_classes(predictor.experiment))) if options.json else None
         films = files.enter_context(_Films(out, echo))
         pending: list[_Shot] = []
         notes: dict[str, np.ndarray] = {}
@@ -151,9 +154,9 @@ def detect(
                 if results is not None:
                     results.add(shot.number, shot.name, detections)
                 if options.pictures and isinstance(shot.source, Still):
-                    save(_drawn(shot, detections, options.score, predictor), out / _picture_name(shot.source.name))
+                    save(_drawn(shot, detections, options.score), out / _picture_name(shot.source.name))
                 if options.video and isinstance(shot.source, Video):
-                    films.add(shot.source, _drawn(shot, detections, options.score, predictor), shot.place)
+                    films.add(shot.source, _drawn(shot, detections, options.score), shot.place)
                 summary.images += 1
                 summary.detections += len(detections)
                 on_image()
@@ -230,13 +233,8 @@ def _say_what_is_missing(
         echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
 
 
-def _drawn(shot: _Shot, detections: ImageDetections, score: float, predictor: Predictor) -> np.ndarray:
-    several = len(predictor.classes) > 1
-    texts = [
-        f"{name} {value:.2f}" if several else f"{value:.2f}"
-        for name, value in zip(detections.class_names, detections.scores, strict=True)
-    ]
-    marking = Marking("detection", detections.boxes_xyxy, texts)
+def _drawn(shot: _Shot, detections: DetectionTable, score: float) -> np.ndarray:
+    marking = Marking("detection", detections.boxes_xyxy, detections.texts())
     drawn = beside([draw(picture, [marking]) for picture in shot.pictures])
     # OpenCV's letters are ASCII
     caption = f"{shot.name}   scores from {score:g}".encode("ascii", "replace").decode()
@@ -300,12 +298,13 @@ class Results:
 
     Args:
         out: their folder.
-        classes: names of labels 1, 2, ...
+        classes: of the detector; KAIST's text holds the main one.
     """
 
-    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+    def __init__(self, out: Path, classes: Classes) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        categories = [{"id": label, "name": name} for label, name in enumerate(classes, start=1)]
+        categories = [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
+        self.main = classes.main
         self.detections = _Growing(out / "detections.json", "[", ",\n ", "]\n")
         tail = f'],\n "annotations": [],\n "categories": {json.dumps(categories)}}}\n'
         self.images = _Growing(out / "images.json", '{"images": [', ",\n  ", tail)
@@ -319,9 +318,9 @@ class Results:
             for file in (self.images, self.detections, self.kaist):
                 files.callback(file.close)
 
-    def add(self, image_id: int, name: str, found: ImageDetections) -> None:
+    def add(self, image_id: int, name: str, found: DetectionTable) -> None:
         """One image with its detections."""
-        height, width = found.size
+        height, width = found.size or (0, 0)
         entry: dict[str, Any] = {"id": image_id, "file_name": name, "height": height, "width": width}
         self.images.add(json.dumps(entry, ensure_ascii=False))
         boxes = found.boxes_xyxy.astype(np.float64)
@@ -331,7 +330,7 @@ class Results:
             # numbers as data_kaist.detections writes them
             entry = {"image_id": image_id, "category_id": label, "bbox": [float(f"{v:.10g}") for v in box]}
             self.detections.add(json.dumps({**entry, "score": score}))
-            if class_name == PERSON:
+            if class_name == self.main:
                 cells = ",".join(f"{value:.10g}" for value in box)
                 self.kaist.add(f"{image_id + 1},{cells},{score!r}\n")
 

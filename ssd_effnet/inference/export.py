@@ -161,7 +161,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
     facts: dict[str, Any] = {
         "experiment": e.name,
         "description": e.description,
-        "classes": ["background", *e.head.classes],  # by label
+        "classes": ["background", *e.data.classes],  # by label
         "modality": e.input.modality,
         "channels": [CHANNEL_NAMES[c] for c in CHANNELS[e.input.modality]],
         "size": list(size),  # (height, width)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from data_kaist.dataset import collate
 from data_kaist.errors import Doubt, ImageError, RequestError
 from data_kaist.images import NOTE, doubts, read_image, to_8_bits
 from data_kaist.layouts import SIDES, Side
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
 from ssd_effnet.config.schema import ExperimentConfig
@@ -37,28 +38,6 @@ Pair: TypeAlias = tuple[Image, Image]
 """(visible, LWIR), of one size."""
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageDetections:
-    """Detections of one image, best first.
-
-    Attributes:
-        boxes_xyxy: float32 ``(n, 4)``, pixels of the image as it was given.
-        scores: float32 ``(n,)``, 0..1.
-        labels: int64 ``(n,)``, class index from 1; 0 would be background.
-        class_names: ``n`` names, those of the labels.
-        size: (height, width) of the image in pixels.
-    """
-
-    boxes_xyxy: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) -> Predictor:
@@ -119,7 +98,7 @@ class Predictor:
     def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
         self.experiment = experiment
         self.modality = experiment.input.modality
-        self.classes = tuple(experiment.head.classes)
+        self.classes = tuple(experiment.data.classes)
         self.device = usable_device(device)
         self._folded = self._fold(detector.eval()).to(self.device)
         self.detector = detector.to(self.device)
@@ -154,8 +133,10 @@ class Predictor:
 
     def predict(
         self, images: Sequence[Image | Pair], *, score: float | None = None, batch_size: int = 8
-    ) -> list[ImageDetections]:
-        """Detections of each image, in the order of the images, whose sizes may differ.
+    ) -> list[DetectionTable]:
+        """Detections of each image, best first, in the order of the images, whose sizes may differ.
+
+        A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, and its ``size``.
 
         Args:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
@@ -175,7 +156,7 @@ class Predictor:
             raise ImageError("predict takes a list of images, not a single one; write predict([image])")
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, not {batch_size}")
-        found: list[ImageDetections] = []
+        found: list[DetectionTable] = []
         names, notes = [f"image {i}" for i in range(len(images))], np.zeros(len(images), NOTE)
         for start in range(0, len(images), batch_size):
             some = range(start, min(start + batch_size, len(images)))
@@ -226,7 +207,7 @@ class Predictor:
         return self._transform(sample, np.random.default_rng(0))
 
     @torch.inference_mode()
-    def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[ImageDetections]:
+    def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[DetectionTable]:
         """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
         if score is not None and not 0 <= score <= 1:
             raise RequestError(f"score must lie in 0..1, not {score}")
@@ -242,7 +223,8 @@ class Predictor:
             outputs = self._folded(batch.images)
             outputs.refuse_non_finite(batch.names)
             detections = postprocess(outputs, self.input_size, batch.original_sizes)
-            return list(self._per_image(detections, samples))
+        table = detections.table(range(len(samples)), self.classes)
+        return [replace(table.of_image(i), size=sample.original_size) for i, sample in enumerate(samples)]
 
     def _pixels(self, image: Image, side: Side, name: str, note: np.ndarray | None) -> np.ndarray:
         """uint8 ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
@@ -250,12 +232,6 @@ class Predictor:
             return read_image(file_of(image), colour=side == "visible", reading=self.reading, note=note)
         pixels = _array(image, side, name, any_type=side == "lwir" and self.reading.lwir_range is not None)
         return pixels if side == "visible" else to_8_bits(pixels, name, self.reading, note)
-
-    def _per_image(self, detections: Any, samples: Sequence[Sample]) -> Iterator[ImageDetections]:
-        for i, sample in enumerate(samples):
-            boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(i))
-            names = tuple(self.classes[label - 1] for label in labels.tolist())
-            yield ImageDetections(boxes, scores, labels, names, sample.original_size)
 
 
 def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:

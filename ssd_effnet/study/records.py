@@ -13,7 +13,7 @@ from typing import Any, Literal
 from data_kaist.errors import Failure
 from data_kaist.layouts import Frame
 from data_kaist.structures import DetectionTable
-from ssd_effnet.build import as_size, build_skeleton
+from ssd_effnet.build import as_size, build_classes, build_skeleton
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -37,7 +37,7 @@ class Run:
         experiment: what was trained.
         environment, results: the files of these names.
         metrics: rows of ``metrics.csv``.
-        detections: on the test split.
+        detections: on the test split, of the main class.
         matcher: the detections against the test split.
     """
 
@@ -226,7 +226,7 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     elsewhere(ExperimentConfig("any"), overrides)  # a wrong one is wrong for every run
     ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
     frames: dict[str, Sequence[Frame]] = {}
-    evaluators: dict[str, MissRateEvaluator] = {}
+    evaluators: dict[object, MissRateEvaluator] = {}
     by_name: dict[str, list[Run]] = {}
     unfinished = []
     directories, left_out = runs_of(out)
@@ -254,15 +254,18 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
 def _read(
     directory: RunDirectory,
     frames: dict[str, Sequence[Frame]],
-    evaluators: dict[str, MissRateEvaluator],
+    evaluators: dict[object, MissRateEvaluator],
     overrides: Sequence[str],
 ) -> Run:
     """Read a finished run; test frames and matchers are cached by fingerprint."""
     experiment, found, table = directory.tested(overrides, frames)
     environment = directory.environment()
-    data = environment["data"]["test"]["fingerprint"]
+    classes = build_classes(experiment)
+    table = table.of_class(classes.index(classes.main))
+    counted, absent = classes.counted(classes.main), classes.absent(classes.main)
+    data = environment["data"]["test"]["fingerprint"], counted, absent
     if data not in evaluators:
-        evaluators[data] = MissRateEvaluator([frame.annotations for frame in found])
+        evaluators[data] = MissRateEvaluator([frame.annotations for frame in found], counted, absent)
     matcher = evaluators[data].match(table)
     return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher)
 

@@ -175,14 +175,14 @@ class Pictures(Callback):
         table, scores = pl_module.results["val"]
         for place in self.chosen:
             frame = self.dataset.frames[place]
-            found = table.of_image(place)
-            shown = found.scores >= self.min_score
+            found = table.rows((table.image_index == place) & (table.scores >= self.min_score))
             truth = frame.annotations
-            person = ~training_ignore(truth, self.dataset.min_height)
+            wanted = ~training_ignore(truth, self.dataset.min_height, self.dataset.classes)
+            named = self.dataset.classes.words(truth.labels[wanted])
             markings = [
-                Marking("ignored", truth.boxes_xyxy[~person]),
-                Marking("truth", truth.boxes_xyxy[person]),
-                Marking("detection", found.boxes_xyxy[shown], [f"{s:.2f}" for s in found.scores[shown]]),
+                Marking("ignored", truth.boxes_xyxy[~wanted]),
+                Marking("truth", truth.boxes_xyxy[wanted], named),
+                Marking("detection", found.boxes_xyxy, found.texts()),
             ]
             pair = [image for image in read_pair(frame, self.dataset.modality) if image is not None]
             picture = beside([draw(image, markings) for image in pair])
@@ -192,4 +192,8 @@ class Pictures(Callback):
             )
             summary = Summary(value=[Summary.Value(tag=f"val/{frame.name}", image=image)])
             board.file_writer.add_summary(summary, trainer.global_step)
-        board.add_figure("val/miss_rate_over_fppi", miss_rate_figure({"val": scores}), trainer.global_step)
+        board.add_figure(
+            "val/miss_rate_over_fppi",
+            miss_rate_figure(scores if len(scores) > 1 else {"val": scores[pl_module.classes.main]}),
+            trainer.global_step,
+        )

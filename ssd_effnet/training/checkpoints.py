@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.files import write_whole
 from ssd_effnet.config.checks import check_experiment
+from ssd_effnet.config.loading import of_today
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.weights import WeightsError, read_plain, refuse_unreadable
 
@@ -52,7 +53,7 @@ def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
         WeightsError, ConfigError: this version does not know such an experiment.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content["experiment"])
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), of_today(content["experiment"]))
         experiment = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError) as error:
         reason = str(error).splitlines()[0]

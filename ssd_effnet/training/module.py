@@ -12,14 +12,14 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from data_kaist.classes import PEOPLE, Classes
 from data_kaist.structures import Annotations, Batch, DetectionTable
 from ssd_effnet.detection.losses import Losses
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes
-from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import Scores, score
+from ssd_effnet.evaluation.scores import Scores, named_figures, score_classes
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.structures import Detections, NonFiniteError
+from ssd_effnet.structures import NonFiniteError
 
 LOG_EVERY = 10  # steps
 LOSSES = ("loss_total", "loss_cls", "loss_loc")
@@ -57,6 +57,7 @@ class TrainingModule(LightningModule):
         annotations: what is to be found, for the stages ``val`` and ``test``, an entry a frame of the data set.
         channel_names: of the input, for the logger.
         experiment: the resolved config as plain data; stored in every checkpoint, from which a detector is rebuilt.
+        classes: what the labels mean.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrainingModule(LightningModule):
         annotations: dict[str, Sequence[Annotations]],
         channel_names: Sequence[str],
         experiment: dict[str, Any],
+        classes: Classes = PEOPLE,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -77,8 +79,9 @@ class TrainingModule(LightningModule):
         self.annotations = annotations
         self.channel_names = channel_names
         self.experiment = experiment
+        self.classes = classes
         self.found: dict[int, ImageFindings] = {}  # by the place of a batch's first image
-        self.results: dict[str, tuple[DetectionTable, Scores]] = {}
+        self.results: dict[str, tuple[DetectionTable, dict[str, Scores]]] = {}  # scores by class
 
     def configure_optimizers(self) -> Any:
         return self.optimizers_of(self.detector, int(self.trainer.estimated_stepping_batches))
@@ -157,7 +160,7 @@ class TrainingModule(LightningModule):
     def _collect(self, outputs: Any, batch: Batch, losses: Losses | None = None) -> None:
         outputs.refuse_non_finite(batch.names)
         size = (batch.images.shape[-2], batch.images.shape[-1])
-        table = as_table(self.postprocess(outputs, size, batch.original_sizes), batch.indices)
+        table = self.postprocess(outputs, size, batch.original_sizes).table(batch.indices.tolist(), self.classes.names)
         values = torch.stack([losses.total, losses.cls, losses.loc]).tolist() if losses else []
         self.found[int(batch.indices[0])] = ImageFindings(
             table, dict(zip(LOSSES, values, strict=False)), len(batch.names)
@@ -169,11 +172,11 @@ class TrainingModule(LightningModule):
         batches = [by_place[place] for place in sorted(by_place)]
         self.found = {}
         table = in_image_order([found.table for found in batches])
-        scores = score(MissRateEvaluator(self.annotations[stage]), table)
+        scores = score_classes(self.annotations[stage], table, self.classes)
         self.results[stage] = table, scores
         if stage == "test":  # written once, beside the settings, where the run ends
             return
-        figures = dict(scores.named())
+        figures = dict(named_figures(scores, self.classes))
         images = sum(found.images for found in batches)
         figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
         for name, value in figures.items():
@@ -192,25 +195,14 @@ class TrainingModule(LightningModule):
             self.log(f"input/{name}/std", entering[:, i].std(), batch_size=len(batch.names))
 
 
-def as_table(detections: Detections, indices: torch.Tensor) -> DetectionTable:
-    """A batch's detections as rows, ``indices (N,)`` being the images' places in the data set."""
-    image, row = (detections.labels > 0).nonzero(as_tuple=True)
-    return DetectionTable(
-        image_index=indices[image.cpu()].numpy(),
-        boxes_xyxy=detections.boxes_xyxy[image, row].cpu().double().numpy(),
-        scores=detections.scores[image, row].cpu().double().numpy(),
-    )
-
-
 def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
     """Tables of several batches as one, by image, best first."""
     if not tables:
         return DetectionTable.empty()
-    image = np.concatenate([t.image_index for t in tables])
-    boxes = np.concatenate([t.boxes_xyxy for t in tables])
-    scores = np.concatenate([t.scores for t in tables])
-    order = np.lexsort((-scores, image))
-    return DetectionTable(image[order], boxes[order], scores[order])
+    columns = ("image_index", "boxes_xyxy", "scores", "labels")
+    image, boxes, scores, labels = (np.concatenate([getattr(table, name) for table in tables]) for name in columns)
+    whole = DetectionTable(image, boxes, scores, labels, tables[0].classes)
+    return whole.rows(np.lexsort((-whole.scores, whole.image_index)))
 
 
 # the next two are named as Lightning's, by whose names checkpoints hold their states

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from data_kaist.annotations import training_ignore
+from data_kaist.classes import PERSON
 from data_kaist.dataset import DetectionDataset
-from data_kaist.layouts import DataSource, Frame, file_and_step, shared
-from data_kaist.structures import PERSON, DetectionTable
-from ssd_effnet.build import as_size
+from data_kaist.layouts import Frame, file_and_step, shared
+from ssd_effnet.build import as_size, build_source
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.evaluation.average_precision import average_precision
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
@@ -59,21 +59,22 @@ def refuse_the_impossible(experiment: ExperimentConfig) -> None:
     t = experiment.trainer
     if t.accelerator == "gpu" and not torch.cuda.is_available():
         raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-    if len(experiment.head.classes) > 1:
-        raise RunError(f"head.classes: the data name one class, person, not {len(experiment.head.classes)}")
 
 
 def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
-    """A split whose objects are all ignore regions teaches nothing."""
-    split, least = experiment.data.train, experiment.data.min_height
-    annotations = dataset.annotations
-    if all(training_ignore(of_frame, least).all() for of_frame in annotations):
-        persons = sum(int((of_frame.labels == PERSON).sum()) for of_frame in annotations)
-        raise RunError(
-            f"the training split {split!r} contains nobody to be found: of its {sum(map(len, annotations)):,} objects "
-            f"{persons:,} are persons, and each of them is flagged, lower than data.min_height ({least:g} pixels) or "
-            "over the border"
-        )
+    """A class whose objects are all ignore regions is not learned."""
+    least, classes = experiment.data.min_height, dataset.classes
+    index = np.concatenate([classes.indices(of_frame.labels) for of_frame in dataset.annotations])
+    ignored = np.concatenate([training_ignore(of_frame, least, classes) for of_frame in dataset.annotations])
+    for name, labels in classes.labels.items():
+        of_class = index == classes.index(name)
+        said = "persons" if name == PERSON else f"labelled {' or '.join(labels)}"
+        if (ignored | ~of_class).all():
+            raise RunError(
+                f"the training split {experiment.data.train!r} contains no {name} to be found: of its {len(index):,} "
+                f"objects {of_class.sum():,} are {said} (data.classes), and each of them is flagged, "
+                f"lower than data.min_height ({least:g} pixels) or over the border"
+            )
 
 
 def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
@@ -89,7 +90,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
         others = frames[other]
         files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
         if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
-            others = DataSource("coco", Path(e.root), images=e.images).frames(e.train, modality=None, skipped=[])
+            others = build_source(experiment).frames(e.train, modality=None, skipped=[])
         if both := shared(frames[stage], others):
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
             said.append(
@@ -106,19 +107,19 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
     watched = {"trainer.monitor": experiment.trainer.monitor}
     if experiment.schedule.name == "plateau":
         watched["schedule.monitor"] = experiment.schedule.monitor
-    annotations = datasets["val"].annotations
-    evaluator = MissRateEvaluator(annotations)
+    annotations, classes = datasets["val"].annotations, datasets["val"].classes
+    evaluator = MissRateEvaluator(annotations, classes.counted(classes.main), classes.absent(classes.main))
     for key, monitor in watched.items():
         subset = monitor.removeprefix("val/MR/")
         if subset in SUBSETS:
-            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"person counted by the subset {subset}"
+            lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"counted by the subset {subset}"
         else:
-            ap = average_precision(annotations, DetectionTable.empty()).get(monitor.removeprefix("val/"), 0.0)
-            lacks, who = math.isnan(ap), "person without the ignore flag"
+            lacks, who = monitor in ("val/AP", "val/AP50") and not evaluator.of_class.any(), "without the ignore flag"
         if lacks:
             raise RunError(
-                f"the validation split {experiment.data.val!r} contains no {who}, so {monitor} is undefined; set {key} "
-                "to another metric (val/loss_total is always defined) or choose another data.val"
+                f"the validation split {experiment.data.val!r} contains no {classes.main} {who}, so "
+                f"{monitor} is undefined; set {key} to another metric (val/loss_total is always defined) or choose "
+                "another data.val"
             )
 
 

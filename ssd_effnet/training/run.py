@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +24,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data_kaist.annotations import doubt_of_boxes, other_labels
+from data_kaist.classes import Classes, is_among
 from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Failure
-from data_kaist.layouts import image_ids
+from data_kaist.layouts import category_ids, image_ids
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
@@ -44,7 +46,7 @@ from ssd_effnet.config.loading import normalisation_in_doubt, save_experiment, v
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
-from ssd_effnet.evaluation.scores import Scores, miss_rate_figure, write_results
+from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figure, named_figures, write_results
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.layers import FrozenBatchNorm2d
@@ -177,12 +179,14 @@ def _run(
     for stage, dataset in datasets.items():
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
-        if others := other_labels(dataset.annotations):
-            echo(f"{stage}: not persons, so ignore regions: {others}")
-        if doubt := doubt_of_boxes(dataset.annotations, experiment.data.min_height):
+        if others := other_labels(dataset.annotations, dataset.classes):
+            echo(f"{stage}: not {' or '.join(dataset.classes.names)}, so ignore regions: {others}")
+        if doubt := doubt_of_boxes(dataset.annotations, experiment.data.min_height, dataset.classes):
             echo(f"warning: {stage}: {doubt}")
         if dataset.cache is not None:
             echo(f"{stage}: decoded frames are kept and {dataset.cache}")
+    for sentence in _label_doubts(datasets):
+        echo(sentence)
     refuse_to_train_on_nobody(experiment, datasets["train"])
     refuse_to_watch_nobody(experiment, datasets)
     if resumed:
@@ -227,6 +231,7 @@ def _run(
         {stage: dataset.annotations for stage, dataset in datasets.items()},
         [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
+        datasets["train"].classes,
     )
     stop = StopAfterStep(echo, first=processes.first)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
@@ -307,7 +312,7 @@ class _Session:
         if schedule.name == "plateau" and cut and (said := stood(schedule.monitor)):
             yield f"{said}; plateau cut the learning rate for that, whatever the loss did (schedule.monitor)"
 
-    def test(self, checkpoint: Path) -> tuple[DetectionTable, Scores]:
+    def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
         """What the weights of a checkpoint find in the test split."""
         # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
         self.module.load_state_dict(read_plain(checkpoint)["state_dict"])
@@ -358,17 +363,18 @@ class _Session:
             results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score), "first": first}
         if "test" in datasets:
             table, scores = self.test(chosen)
+            classes = self.module.classes
             if writes:
                 _write_detections(directory, datasets["test"], table)
             e = self.experiment
             read_from = build_source(e).annotations_of(e.data.test, e.input.modality)
             counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
-            results["test"] = {**counted, **scores.as_dict()}
+            results["test"] = {**counted, **classes_as_dict(scores, classes)}
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
                 _, of_last = self.test(directory.last)
-                results["test_last"] = {"epoch": last_epoch, **of_last.as_dict()}
+                results["test_last"] = {"epoch": last_epoch, **classes_as_dict(of_last, classes)}
             if writes:
-                _log_test(self.trainer, self.experiment, shown, scores)
+                _log_test(self.trainer, self.experiment, shown, scores, classes)
         if writes:
             write_results(directory.results_file, results)
         return results
@@ -416,10 +422,11 @@ def _refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:
     frames = dataset.frames
-    ids, category = image_ids(frames), frames[0].category_id
-    write_coco_results(directory.detections_file, table, image_ids=ids, category_id=category)
+    ids, categories = image_ids(frames), category_ids(frames, dataset.classes)
+    write_coco_results(directory.detections_file, table, image_ids=ids, category_ids=categories)
     places = np.array([frame.place for frame in frames])
-    write_kaist(directory.kaist_file, replace(table, image_index=places[table.image_index]))
+    people = table.of_class(dataset.classes.index(dataset.classes.main))
+    write_kaist(directory.kaist_file, replace(people, image_index=places[people.image_index]))
 
 
 def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> RuntimeChoice:
@@ -529,16 +536,35 @@ def _trainer(
     return trainer, best
 
 
-def _log_test(trainer: Trainer, experiment: ExperimentConfig, shown: Sequence[str], scores: Scores) -> None:
+def _label_doubts(datasets: Mapping[str, DetectionDataset]) -> Iterator[str]:
+    """Labels in ``data.classes`` that no box of the training data has, and those by which a class is not scored."""
+    classes = datasets["train"].classes
+    there = {label for of_frame in datasets["train"].annotations for label in of_frame.labels}
+    if lacking := [label for label in classes.all_labels if not is_among([label], there).any()]:
+        yield f"train: no box is labelled {' or '.join(lacking)} (data.classes); there are {', '.join(sorted(there))}"
+    for name in classes.names:
+        if ignored := classes.ignored_in_scoring(name):
+            yield (
+                f"val, test: {name} is scored by the label {' and '.join(classes.counted(name))} alone, as KAIST's "
+                f"protocol has it; {' and '.join(ignored)}, learned as {name} too, are ignore regions there"
+            )
+
+
+def _log_test(
+    trainer: Trainer,
+    experiment: ExperimentConfig,
+    shown: Sequence[str],
+    scores: Mapping[str, Scores],
+    classes: Classes,
+) -> None:
     """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
     values = settings(experiment)
     hparams = {key: values[key] if isinstance(values[key], int | float | str) else str(values[key]) for key in shown}
-    test = scores.as_dict()
-    figures = {f"test/MR/{name}": value for name, value in test["matlab"].items() if value is not None}
-    figures |= {f"test/{name}": value for name, value in test["ap"].items() if value is not None}
+    figures = {f"test/{name}": value for name, value in named_figures(scores, classes) if not math.isnan(value)}
+    curves = scores if len(scores) > 1 else {"test": scores[classes.main]}
     # with these names, they are the first columns
     trainer.logger.log_hyperparams({"Experiment": experiment.name, "Seed": experiment.trainer.seed, **hparams}, figures)
-    trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure({"test": scores}))
+    trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure(curves))
     trainer.logger.save()

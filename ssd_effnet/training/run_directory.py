@@ -13,16 +13,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset, fingerprint
-from data_kaist.detections import read_coco_results
+from data_kaist.detections import read_categories
 from data_kaist.errors import Doubt, Failure
 from data_kaist.files import write_whole
-from data_kaist.layouts import Frame, image_ids
+from data_kaist.layouts import Frame, category_ids, image_ids
 from data_kaist.structures import DetectionTable
-from ssd_effnet.build import build_dataset
+from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -449,10 +450,15 @@ class RunDirectory:
         _refuse_lack(self.environment_file, environment := self.environment(), ["data.test.fingerprint"])
         data = environment["data"]["test"]["fingerprint"]
         if data not in known:
-            self.refuse_other_test_data(frames := build_dataset(experiment, "test").frames)
-            known[data] = frames
-        ids = image_ids(known[data])
-        return experiment, known[data], read_coco_results(self.detections_file, len(known[data]), image_ids=ids)
+            known[data] = build_dataset(experiment, "test").frames
+            self.refuse_other_test_data(known[data])
+        frames, classes = known[data], build_classes(experiment)
+        table, category = read_categories(self.detections_file, len(frames), image_ids=image_ids(frames))
+        if len(classes.names) > 1:
+            label = {id_: i for i, id_ in enumerate(category_ids(frames, classes), start=1)}
+            labels = np.array([label.get(id_, 0) for id_ in category.tolist()], np.int64)
+            table = replace(table, labels=labels).rows(labels > 0)
+        return experiment, frames, replace(table, classes=classes.names)
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
         """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it."""

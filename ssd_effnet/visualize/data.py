@@ -211,12 +211,12 @@ def _row(
     """One row: a frame as read, then augmented; LWIR below visible."""
     frame = dataset.frames[place]
     annotations = frame.annotations
-    ignore = training_ignore(annotations, dataset.min_height)
+    ignore = training_ignore(annotations, dataset.min_height, dataset.classes)
     pair = [as_rgb(image) for image in read_pair(frame, dataset.modality) if image is not None]
     height, width = annotations.size
-    cells: list[np.ndarray | None] = [
-        _cell(pair, annotations.boxes_xyxy, ignore, [f"{frame.name}", f"as it is read, {width}x{height}"])
-    ]
+    named = dataset.classes.words(annotations.labels)
+    said = [frame.name, f"as it is read, {width}x{height}"]
+    cells: list[np.ndarray | None] = [_cell(pair, annotations.boxes_xyxy, ignore, named, said)]
     for k, image in enumerate(pixels):
         targets = batch.targets
         there = (targets.labels[k] > 0).numpy()
@@ -227,11 +227,16 @@ def _row(
         people = int((~ignored).sum())
         what = f"{people} to be found, {len(ignored) - people} ignored"
         when = "as it enters" if epoch is None else f"as it enters in epoch {epoch + k}"
-        cells.append(_cell(shown, boxes, ignored, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
+        names = [dataset.classes.names[label - 1] for label in targets.labels[k].tolist() if label > 0]
+        texts = names if len(dataset.classes.names) > 1 else []
+        cells.append(_cell(shown, boxes, ignored, texts, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
     return cells
 
 
-def _cell(pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, words: Sequence[str]) -> np.ndarray:
+def _cell(
+    pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, texts: Sequence[str], words: Sequence[str]
+) -> np.ndarray:
     zoom = _CELL / pair[0].shape[1]
-    markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore])]
+    named = [text for text, ignored in zip(texts, ignore, strict=False) if not ignored]
+    markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore], named)]
     return labelled(np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]), words)

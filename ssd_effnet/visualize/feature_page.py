@@ -12,6 +12,7 @@ import numpy as np
 from data_kaist.dataset import DetectionDataset, collate
 from data_kaist.errors import DataError, ImageError
 from data_kaist.files import write_whole
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_criterion, build_dataset, build_postprocess
 from ssd_effnet.config.yaml_files import nearest
@@ -29,7 +30,7 @@ from ssd_effnet.visualize.feature_pictures import (
     image_picture,
     levels_picture,
 )
-from ssd_effnet.visualize.features import Found, Seen, evidence, found, matched_anchors, see
+from ssd_effnet.visualize.features import Seen, evidence, matched_anchors, see
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ def write_feature_page(
     batch = collate([sample]).to(predictor.device)
     seen = see(predictor.detector, batch.images)
     postprocess = build_postprocess(e)
-    detections = found(seen, postprocess)
-    if detections and detection > len(detections):
+    detections = postprocess(seen.outputs, seen.input_size).table([0], predictor.classes)
+    if len(detections) and detection > len(detections):
         raise DataError(f"{sample.name}: has {len(detections)} detections, so there is no number {detection}")
-    if not detections and detection > 1:
+    if not len(detections) and detection > 1:
         raise DataError(f"{sample.name}: the detector finds nothing there, so there is no detection {detection}")
 
     pages: list[tuple[str, str, np.ndarray]] = [
@@ -164,10 +165,10 @@ def write_feature_page(
         pages.append(("anchors", title, anchors_picture(seen, matches, sample)))
     else:
         notes.append("No ground truth is known for this image: no anchors are matched.")
-    if detections:
-        chosen = detections[detection - 1]
+    if len(detections):
+        chosen = detections.rows(np.array([detection - 1]))
         used = evidence(seen, chosen, postprocess.activation)
-        title = f"Why detection {detection} scores {chosen.score:.2f}"
+        title = f"Why detection {detection} scores {chosen.scores[0]:.2f}"
         pages.append(("detection", title, detection_picture(seen, chosen, used, sample, truth)))
     else:
         notes.append(f"Nothing is found, not even with a score of {postprocess.score_threshold:g}.")
@@ -177,7 +178,7 @@ def write_feature_page(
         path = out / f"{number:02d}_{name}.png"
         save(picture, path)
         pictures.append(path)
-    listed = _detections_table(seen, detections, predictor.classes, detection)
+    listed = _detections_table(seen, detections, detection)
     titles = [title for _, title, _ in pages]
     index = out / "index.html"
     addresses = [jpeg_address(picture, quality=92) for *_, picture in pages]
@@ -186,18 +187,18 @@ def write_feature_page(
     return FeaturePage(index, pictures, summary)
 
 
-def _detections_table(seen: Seen, detections: Sequence[Found], classes: Sequence[str], chosen: int) -> str:
-    if not detections:
+def _detections_table(seen: Seen, detections: DetectionTable, chosen: int) -> str:
+    if not len(detections):
         return ""
     numbers = sorted({*range(1, min(LISTED, len(detections)) + 1), chosen})
     rows = []
     for number in numbers:
-        d = detections[number - 1]
-        x1, y1, x2, y2 = d.box_xyxy
-        w, h = d.anchor_cxcywh[2:]
-        level = seen.head_maps[d.level].level.name
+        row = number - 1
+        x1, y1, x2, y2 = detections.boxes_xyxy[row]
+        _, place, (*_, w, h) = seen.anchor_of(detections, row)
+        level = seen.head_maps[place].level.name
         cells = (
-            *(f"{number}", classes[d.label - 1], f"{d.score:.3f}", level, f"{w:.0f}x{h:.0f}"),
+            *(f"{number}", detections.class_names[row], f"{detections.scores[row]:.3f}", level, f"{w:.0f}x{h:.0f}"),
             f"{x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f}",
         )
         mark = ' class="chosen"' if number == chosen else ""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw, with_caption
 from ssd_effnet.models.necks import GraphNeck
-from ssd_effnet.visualize.features import AnchorMatches, Evidence, FeatureMap, Found, Seen
+from ssd_effnet.visualize.features import AnchorMatches, Evidence, FeatureMap, Seen
 from ssd_effnet.visualize.heatmaps import fitted, grid, heat, labelled, over, scale_bar, stacked
 
 _CELL = 300  # width of one map
@@ -41,13 +42,13 @@ def _truth(sample: Sample) -> list[Marking]:
     ]
 
 
-def image_picture(sample: Sample, detections: Sequence[Found], truth: bool) -> np.ndarray:
+def image_picture(sample: Sample, detections: DetectionTable, truth: bool) -> np.ndarray:
     """The input with its known objects and the numbered, higher-scoring detections."""
-    shown = [(i, d) for i, d in enumerate(detections[:LISTED], start=1) if d.score >= _SHOWN_SCORE or i == 1]
-    shown.reverse()  # the surest is drawn last, on top
-    boxes = np.array([d.box_xyxy for _, d in shown]).reshape(-1, 4)
-    markings = _truth(sample) if truth else []
-    markings.append(Marking("detection", boxes, [f"#{i} {d.score:.2f}" for i, d in shown]))
+    listed = np.arange(min(LISTED, len(detections)))
+    shown = listed[(detections.scores[listed] >= _SHOWN_SCORE) | (listed == 0)][::-1]  # the surest is drawn last
+    of_shown = detections.rows(shown)
+    texts = [f"#{row + 1} {text}" for row, text in zip(shown, of_shown.texts(), strict=True)]
+    markings = [*(_truth(sample) if truth else []), Marking("detection", of_shown.boxes_xyxy, texts)]
     pair = [as_rgb(x) for x in (sample.visible, sample.lwir) if x is not None]
     zoom = max(1.0, _WIDE / pair[0].shape[1])
     drawn = beside([draw(image, markings, zoom=zoom) for image in pair])
@@ -254,24 +255,26 @@ def _counts_picture(seen: Seen, matches: AnchorMatches) -> np.ndarray:
     return canvas
 
 
-def detection_picture(seen: Seen, chosen: Found, used: Sequence[Evidence], sample: Sample, truth: bool) -> np.ndarray:
+def detection_picture(
+    seen: Seen, chosen: DetectionTable, used: Sequence[Evidence], sample: Sample, truth: bool
+) -> np.ndarray:
     """The detection with its anchor, Grad-CAM, then its evidence in each map."""
     background = background_of(sample)
-    level = seen.head_maps[chosen.level]
+    _, place, (cx, cy, w, h) = seen.anchor_of(chosen)
+    level = seen.head_maps[place]
     width = 2 * _CELL
     zoom = width / background.shape[1]
-    box = Marking("detection", chosen.box_xyxy[None], [f"{chosen.score:.2f}"])
+    box = Marking("detection", chosen.boxes_xyxy, chosen.texts())
     big = fitted(background, width)
 
     def boxed(picture: np.ndarray, scale: float) -> np.ndarray:
         return draw(picture, [Marking(box.kind, box.boxes_xyxy * scale, box.texts)])
 
-    cx, cy, w, h = chosen.anchor_cxcywh
     plain = draw(background, [*(_truth(sample) if truth else []), box], zoom=zoom)
     corners = np.rint(np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]) * zoom).astype(int)
     cv2.rectangle(plain, tuple(map(int, corners[:2])), tuple(map(int, corners[2:])), (240, 228, 66), 1, cv2.LINE_AA)
     words = [
-        f"score {chosen.score:.3f}, from the level {level.level.name} (stride {level.level.stride})",
+        f"score {chosen.scores[0]:.3f}, from the level {level.level.name} (stride {level.level.stride})",
         f"anchor of {w:.0f}x{h:.0f} pixels, width x height, thin yellow line",
     ]
     first: list[np.ndarray | None] = [labelled(plain, words)]

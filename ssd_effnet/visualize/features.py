@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_kaist.structures import Targets
+from data_kaist.structures import DetectionTable, Targets
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.detection.losses import DetectionLoss
-from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import HalfwayFusion
 from ssd_effnet.structures import Level, RawOutputs, ScoreActivation
@@ -96,6 +95,13 @@ class Seen:
         per_level = self.outputs.anchors_per_level
         return np.repeat(np.arange(len(per_level)), per_level)
 
+    def anchor_of(self, detections: DetectionTable, row: int = 0) -> tuple[int, int, np.ndarray]:
+        """The anchor that a detection came from: its index, the place of its level, and float32 ``(4,)`` cxcywh."""
+        assert detections.anchor_index is not None  # PostProcess knows it
+        anchor = int(detections.anchor_index[row])
+        place: np.ndarray = self.outputs.anchors_cxcywh[anchor].cpu().numpy()
+        return anchor, int(self.level_of_anchors()[anchor]), place
+
 
 @contextmanager
 def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
@@ -151,40 +157,6 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """A detection and the anchor that it came from.
-
-    Attributes:
-        box_xyxy: float32 ``(4,)``, pixels of the network's input.
-        score: 0..1.
-        label: class index, from 1.
-        anchor: place among all anchors.
-        anchor_cxcywh: float32 ``(4,)``, pixels of the network's input.
-        level: place among the levels that the head reads.
-    """
-
-    box_xyxy: np.ndarray
-    score: float
-    label: int
-    anchor: int
-    anchor_cxcywh: np.ndarray
-    level: int
-
-
-@torch.no_grad()
-def found(seen: Seen, postprocess: PostProcess) -> list[Found]:
-    """The detections, best first, each with its anchor."""
-    detections = postprocess(seen.outputs, seen.input_size)
-    boxes, scores, labels = (rows.cpu().numpy() for rows in detections.image(0))
-    anchors = detections.anchor_index[0, detections.labels[0] > 0].cpu().numpy()
-    places, level = seen.outputs.anchors_cxcywh.cpu().numpy(), seen.level_of_anchors()
-    return [
-        Found(box, float(score), int(label), int(anchor), places[anchor], int(level[anchor]))
-        for box, score, label, anchor in zip(boxes, scores, labels, anchors, strict=True)
-    ]
-
-
-@dataclass(frozen=True, eq=False)
 class Evidence:
     """What one map contributed to the score of one detection.
 
@@ -218,10 +190,11 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
     return logits[label] - others.logsumexp(0)
 
 
-def evidence(seen: Seen, detection: Found, activation: ScoreActivation) -> list[Evidence]:
-    """The maps on which a detection's score depends, each once, in order."""
+def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation) -> list[Evidence]:
+    """The maps on which the score of a detection, a table of one row, depends, each once, in order."""
+    anchor, label = seen.anchor_of(detection)[0], int(detection.labels[0])
     made = [m for m in seen.maps if m.handed_on_from is None]
-    score = score_logit(seen.outputs.cls_logits[0, detection.anchor].float(), detection.label, activation)
+    score = score_logit(seen.outputs.cls_logits[0, anchor].float(), label, activation)
     gradients = torch.autograd.grad(score, [m.tensor for m in made], retain_graph=True, allow_unused=True)
     result = []
     for m, gradient in zip(made, gradients, strict=True):

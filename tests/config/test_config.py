@@ -68,7 +68,7 @@ def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
         ("neck.channels", "~", None),
         *(("data.root", text, text) for text in ("2024_01", "1:30", "1.10", "no", "~", "null", "0x1F", "2024-01-01")),
         ("data.root", "'010'", "010"),
-        ("head.classes", "[person, no, 010]", ["person", "no", "010"]),
+        ("data.classes", "{person: [person, no, 010]}", {"person": ["person", "no", "010"]}),
     ],
 )
 def test_the_schema_types_a_value_and_not_yaml(files: Path, key: str, written: str, value: object) -> None:

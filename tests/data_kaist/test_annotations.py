@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml, read_annotation, training_ignore
+from data_kaist.classes import PERSON
 from data_kaist.errors import AnnotationError
 from data_kaist.layouts import DataSource
 from data_kaist.splits import FrameName, parse_split
-from data_kaist.structures import PERSON, Annotations
+from data_kaist.structures import Annotations
 
 NAME = "set06/V001/I00459"
 OBJECT = (

@@ -15,9 +15,10 @@ from untrained import LITE0, SMALL, write_checkpoint
 
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import ImageError
+from data_kaist.structures import DetectionTable
 from ssd_effnet import load_detector
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
-from ssd_effnet.inference.predictor import ImageDetections, Predictor, RequestError
+from ssd_effnet.inference.predictor import Predictor, RequestError
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.structures import NonFiniteError, RawOutputs
 from ssd_effnet.training.run import run
@@ -56,7 +57,7 @@ def finished(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return e, RunDirectory.of(e, out)
 
 
-def same(a: ImageDetections, b: ImageDetections) -> None:
+def same(a: DetectionTable, b: DetectionTable) -> None:
     assert len(a) and a.size == b.size and a.class_names == b.class_names
     np.testing.assert_array_equal(a.boxes_xyxy, b.boxes_xyxy)
     np.testing.assert_array_equal(a.scores, b.scores)

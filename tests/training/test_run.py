@@ -26,7 +26,7 @@ from ssd_effnet.cli.visualize import main as visualize
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.study.records import load_study
-from ssd_effnet.training.module import as_table, in_image_order
+from ssd_effnet.training.module import in_image_order
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize.gallery.drawing import FinishedRun
@@ -101,7 +101,7 @@ def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[Exp
     for start in range(0, len(dataset), e.trainer.batch_size):
         batch = collate([dataset[i] for i in range(start, min(start + e.trainer.batch_size, len(dataset)))])
         found = postprocess(detector(batch.images), as_size(e.input.size), batch.original_sizes)
-        tables.append(as_table(found, batch.indices))
+        tables.append(found.table(batch.indices.tolist(), ["person"]))
     written = read_coco_results(directory / "detections.json", len(dataset))
     np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
 

@@ -29,7 +29,7 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level, RawOutputs
 from ssd_effnet.visualize.feature_page import default_folder, find_sample, write_feature_page
 from ssd_effnet.visualize.feature_pictures import fusion_picture
-from ssd_effnet.visualize.features import evidence, found, matched_anchors, recording, score_logit, see
+from ssd_effnet.visualize.features import evidence, matched_anchors, recording, score_logit, see
 
 RANDOM = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
@@ -88,11 +88,12 @@ def bright_at(row: int, column: int, also: tuple[int, int] | None = None) -> tor
 def test_evidence_lies_where_the_only_information_is(by_hand: Detector) -> None:
     seen = see(by_hand, bright_at(2, 4))
     postprocess = PostProcess()
-    (best, *others) = found(seen, postprocess)
-    assert best.anchor == 2 * 6 + 4 and best.level == 0
-    assert best.score == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-6) and all(d.score < 0.02 for d in others)
-    np.testing.assert_allclose(best.box_xyxy, (64, 32, 80, 48), atol=1e-4)
-    np.testing.assert_allclose(best.anchor_cxcywh, (72, 40, 16, 16))
+    best = postprocess(seen.outputs, seen.input_size).table([0], ["person"])
+    anchor, level, anchor_cxcywh = seen.anchor_of(best)
+    assert (anchor, level) == (2 * 6 + 4, 0)
+    assert best.scores[0] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-6) and (best.scores[1:] < 0.02).all()
+    np.testing.assert_allclose(best.boxes_xyxy[0], (64, 32, 80, 48), atol=1e-4)
+    np.testing.assert_allclose(anchor_cxcywh, (72, 40, 16, 16))
     (of_map,) = evidence(seen, best, postprocess.activation)
     assert of_map.map.part == "backbone"
     for values in (of_map.grad_cam, of_map.at_place):
@@ -105,9 +106,9 @@ def test_evidence_lies_where_the_only_information_is(by_hand: Detector) -> None:
 
 def test_grad_cam_sees_the_other_person_too_and_the_place_does_not(by_hand: Detector) -> None:
     seen = see(by_hand, bright_at(2, 4, also=(1, 1)))
-    first = found(seen, PostProcess())[0]
+    first = PostProcess()(seen.outputs, seen.input_size).table([0], ["person"])
     (of_map,) = evidence(seen, first, "softmax")
-    place = divmod(first.anchor, 6)
+    place = divmod(seen.anchor_of(first)[0], 6)
     assert place in ((2, 4), (1, 1))
     assert set(zip(*np.nonzero(of_map.grad_cam), strict=True)) == {(1, 1), (2, 4)}
     assert set(zip(*np.nonzero(of_map.at_place), strict=True)) == {place}
@@ -154,29 +155,31 @@ def test_what_cannot_be_looked_at(predictor: Predictor) -> None:
 @pytest.mark.parametrize("settings", [(), ("loss.kind=focal",), ("head.kind=efficientdet", "loss.kind=focal")])
 def test_detections_are_found_again_among_the_anchors(settings: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    e = load_experiment(LITE0, [*SMALL, *settings, "head.classes=[person,cyclist]"])
+    e = load_experiment(LITE0, [*SMALL, *settings, "data.classes={person: [person], cyclist: [cyclist]}"])
     detector = build_detector(e, pretrained=False)[0].eval()
     seen = see(detector, IMAGE)
     postprocess = build_postprocess(e)
-    detections = found(seen, postprocess)
-    boxes, scores, labels = postprocess(seen.outputs, (64, 96)).image(0)
-    assert len(detections) == len(boxes) > 5
+    detections = postprocess(seen.outputs, (64, 96)).table([0], tuple(e.data.classes))
+    assert len(detections) > 5 and {*detections.class_names} == {"person", "cyclist"}
     alone = PostProcess(0, 1000, 1.0, 1, activation=postprocess.activation)
     level = seen.level_of_anchors()
-    for d, box, score, label in zip(detections, boxes, scores, labels, strict=True):
-        assert (d.score, d.label, d.level) == (float(score), int(label), level[d.anchor])
+    for row, (box, score, label) in enumerate(
+        zip(detections.boxes_xyxy, detections.scores, detections.labels, strict=True)
+    ):
+        anchor, of_level, _ = seen.anchor_of(detections, row)
+        assert of_level == level[anchor]
         # the anchor on its own gives this very box and score
         one = type(seen.outputs)(
-            seen.outputs.cls_logits[:, d.anchor : d.anchor + 1],
-            seen.outputs.bbox_regression[:, d.anchor : d.anchor + 1],
-            seen.outputs.anchors_cxcywh[d.anchor : d.anchor + 1],
+            seen.outputs.cls_logits[:, anchor : anchor + 1],
+            seen.outputs.bbox_regression[:, anchor : anchor + 1],
+            seen.outputs.anchors_cxcywh[anchor : anchor + 1],
         )
-        alone.top_k = len(e.head.classes)
+        alone.top_k = len(e.data.classes)
         again = alone(one, (64, 96))
-        torch.testing.assert_close(again.boxes_xyxy[0, 0], box)
+        np.testing.assert_allclose(again.boxes_xyxy[0, 0], box, rtol=1e-5, atol=1e-4)
         assert float(score) == pytest.approx(float(again.scores[0][again.labels[0] == label][0]), rel=1e-6)
-    used = evidence(seen, detections[0], postprocess.activation)
-    of_level = seen.head_maps[detections[0].level]
+    used = evidence(seen, detections, postprocess.activation)
+    of_level = seen.head_maps[seen.anchor_of(detections)[1]]
     assert any(u.map.tensor is of_level.tensor for u in used)
     assert all(np.isfinite(u.at_place).all() and u.at_place.min() >= 0 for u in used)
 
@@ -249,7 +252,7 @@ def test_both_streams_of_halfway_fusion(checkpoints: dict[str, Path]) -> None:
         alone = stream(entering[:, 3:].expand(-1, 3, -1, -1))
     np.testing.assert_allclose(lwir[1].values, alone[1][0].numpy(), rtol=1e-4, atol=1e-5)
     assert np.abs(visible[1].values - lwir[1].values).max() > 0
-    detection = found(seen, build_postprocess(e))[0]
+    detection = build_postprocess(e)(seen.outputs, seen.input_size).table([0], ["person"])
     used = [u.map.part for u in evidence(seen, detection, "softmax")]
     assert {"visible stream", "lwir stream"} <= set(used)
 

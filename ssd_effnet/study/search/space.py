@@ -33,7 +33,7 @@ _NOT_DRAWN = {
     "data.root": "says what is measured",
     "data.test": "must not choose anything",
     "data.val": "says what is measured",
-    "head.classes": "says what is measured",
+    "data.classes": "says what is measured",
     "trainer.devices": "belongs to the machine",
     "trainer.monitor": "is what a search gets better at",
     "trainer.num_nodes": "belongs to the machine",

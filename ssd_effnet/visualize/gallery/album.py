@@ -42,7 +42,7 @@ class View:
     words: dict[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "words", labels(self.run.frames))
+        object.__setattr__(self, "words", labels(self.run))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_kaist.errors import DataError
-from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.structures import Annotations
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 from ssd_effnet.evaluation.subsets import REASONABLE
@@ -46,6 +46,7 @@ def write_comparison(
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
     overrides: Sequence[str] = (),
+    of_class: str | None = None,
 ) -> GalleryPage:
     """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`.
 
@@ -53,7 +54,7 @@ def write_comparison(
         DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
             tested on different data.
     """
-    a, b = FinishedRun.load(run_a, overrides), FinishedRun.load(run_b, overrides)
+    a, b = (FinishedRun.load(run, overrides, of_class) for run in (run_a, run_b))
     if a.fingerprint != b.fingerprint:
         raise DataError(
             f"{run_a} and {run_b} were not tested on the same frames and boxes, so they cannot be compared person by "
@@ -114,10 +115,7 @@ def alone(here: Errors, there: Errors) -> np.ndarray:
         for place in range(here.truth.n_images)
     ]
     rows = np.flatnonzero(mine)
-    of_mine = DetectionTable(
-        here.detections.image_index[rows], here.detections.boxes_xyxy[rows], here.detections.scores[rows]
-    )
-    _, overlap = nearest_box(MissRateEvaluator(images), of_mine)
+    _, overlap = nearest_box(MissRateEvaluator(images), here.detections.rows(rows))
     mine[rows[overlap >= MIN_OVERLAP]] = False
     return mine
 

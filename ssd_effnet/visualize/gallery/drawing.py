@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_kaist.classes import Classes, is_among
 from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import Frame, Modality
-from data_kaist.structures import PERSON, DetectionTable
+from data_kaist.structures import DetectionTable
+from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator, Outcome
@@ -34,21 +36,26 @@ class FinishedRun:
         name: experiment and seed.
         modality: what the detector sees, and what is drawn.
         frames: of the test split.
-        detections: on them.
+        detections: on them, of the class.
+        classes: that the detector tells apart.
+        of_class: the one that is looked at.
     """
 
     name: str
     modality: Modality
     frames: Sequence[Frame]
     detections: DetectionTable
+    classes: Classes
+    of_class: str
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> FinishedRun:
+    def load(cls, path: Path, overrides: Sequence[str] = (), of_class: str | None = None) -> FinishedRun:
         """Load a finished run from its directory or tested checkpoint.
 
         Args:
             path: of it.
             overrides: where its data are, as :meth:`ssd_effnet.training.run_directory.RunDirectory.at_hand` takes them.
+            of_class: name of the class to look at; None: the main one.
 
         Raises:
             DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
@@ -64,12 +71,21 @@ class FinishedRun:
         if edited := directory.edited(experiment):
             doubt = f"{directory.config_file} was edited after the training, and is not believed: {edited}"
             warnings.warn(doubt, Doubt, stacklevel=2)
+        classes = build_classes(experiment)
+        if of_class is not None and of_class not in classes.names:
+            raise DataError(f"{directory}: has no class {of_class!r}; there are {', '.join(classes.names)}")
+        of_class = of_class or classes.main
         name = f"{experiment.name} seed {experiment.trainer.seed}"
-        return cls(name, experiment.input.modality, frames, table)
+        name += f", {of_class}" if len(classes.names) > 1 else ""
+        found = table.of_class(classes.index(of_class))
+        return cls(name, experiment.input.modality, frames, found, classes, of_class)
 
     @cached_property
     def truth(self) -> MissRateEvaluator:
-        return MissRateEvaluator([frame.annotations for frame in self.frames])
+        of = self.of_class
+        return MissRateEvaluator(
+            [frame.annotations for frame in self.frames], self.classes.counted(of), self.classes.absent(of)
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,7 +115,7 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
     counted, found = errors.counted[here], point.found[here]
     rows = np.flatnonzero((errors.detections.image_index == place) & point.shown)
     outcome = errors.matches.outcome[rows]
-    scores = {int(row): f"{errors.detections.scores[row]:.2f}" for row in rows}
+    scores = dict(zip(rows.tolist(), errors.detections.rows(rows).texts(), strict=True))
     for kind, word in _ALARMS.items():
         scores |= {int(row): f"{scores[int(row)]} {word}" for row in rows[errors.kinds[kind][rows]]}
 
@@ -120,10 +136,11 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
     ]
 
 
-def labels(frames: Sequence[Frame]) -> dict[int, str]:
-    """Labels of boxes that are not a ``person``, by place among all boxes."""
-    every = [label for frame in frames for label in frame.annotations.labels]
-    return {g: str(label) for g, label in enumerate(every) if label != PERSON}
+def labels(run: FinishedRun) -> dict[int, str]:
+    """Labels of boxes that are not of the run's class, by place among all boxes."""
+    every = np.concatenate([np.zeros(0, object), *(frame.annotations.labels for frame in run.frames)])
+    others = ~is_among(every, run.classes.counted(run.of_class))
+    return {int(g): str(every[g]) for g in np.flatnonzero(others)}
 
 
 def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

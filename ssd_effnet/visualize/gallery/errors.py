@@ -35,6 +35,7 @@ def write_errors(
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
     overrides: Sequence[str] = (),
+    of_class: str | None = None,
 ) -> GalleryPage:
     """Write ``out/index.html``.
 
@@ -46,11 +47,12 @@ def write_errors(
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
         overrides: where the run's data are.
+        of_class: whose errors; None: the main class.
 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = FinishedRun.load(run, overrides)
+    tested = FinishedRun.load(run, overrides, of_class)
     view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
     items = all_items(view)
     shown = fewest(items, count)

@@ -15,7 +15,13 @@ _SMALLEST_SIDE = 480  # smaller pictures are enlarged, so that texts can be read
 
 
 def write_pictures(
-    run: Path, out: Path, *, count: int = 16, min_score: float = 0.3, overrides: Sequence[str] = ()
+    run: Path,
+    out: Path,
+    *,
+    count: int = 16,
+    min_score: float = 0.3,
+    overrides: Sequence[str] = (),
+    of_class: str | None = None,
 ) -> list[Path]:
     """Draw the test frames with the most misses and false alarms.
 
@@ -27,6 +33,7 @@ def write_pictures(
         count: how many.
         min_score: detections below do not count and are not drawn.
         overrides: where the data are.
+        of_class: whose errors; None: the main class.
 
     Returns:
         The pictures' paths.
@@ -34,9 +41,9 @@ def write_pictures(
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = FinishedRun.load(run, overrides)
+    tested = FinishedRun.load(run, overrides, of_class)
     errors = Errors(tested.truth, tested.detections, min_score=min_score)
-    words = labels(tested.frames)
+    words = labels(tested)
     image = {True: errors.matches.box_image, False: tested.detections.image_index}
     wrong = np.concatenate([image[is_miss(kind)][errors.at_point(kind)] for kind in Kind])
     written = []

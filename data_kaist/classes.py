@@ -1,0 +1,110 @@
+"""Classes to detect, and the data's labels that belong to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+PERSON = "person"
+KAIST_LABELS = (PERSON, "people", "cyclist", "person?")
+
+
+def label_of(name: str) -> str:
+    """``person`` for that word and ``pedestrian`` in any case, blanks around them or not; any other name as it is.
+
+    >>> label_of(" Pedestrian")
+    'person'
+    """
+    return PERSON if _key(name) == PERSON else name
+
+
+def _key(label: str) -> str:
+    """What two labels that mean the same share: case and blanks around them do not count."""
+    key = str(label).strip().casefold()
+    return PERSON if key == "pedestrian" else key
+
+
+def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
+    """bool ``(n,)``: labels that are one of those wanted, without case and blanks around them."""
+    names = list(labels)
+    keys = {_key(label) for label in wanted}
+    known = {name: _key(name) in keys for name in set(names)}
+    return np.array([known[name] for name in names], bool)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a detector tells apart; class 0 is background.
+
+    >>> classes = Classes({"person": ("person", "people"), "cyclist": ("cyclist",)})
+    >>> classes.indices(["Cyclist ", "person", "person?"]).tolist()
+    [2, 1, 0]
+    >>> classes.counted("person"), classes.absent("person"), classes.absent("cyclist")
+    (('person',), (), ('person', 'people'))
+
+    Attributes:
+        labels: the data's labels by name of the class, in the order of the class indices.
+    """
+
+    labels: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the class indices 1, 2, ..."""
+        return tuple(self.labels)
+
+    @cached_property
+    def all_labels(self) -> tuple[str, ...]:
+        """Labels that belong to any class."""
+        return tuple(label for labels in self.labels.values() for label in labels)
+
+    @cached_property
+    def main(self) -> str:
+        """The class with the label ``person``, whose figures are stated without its name; else the first one."""
+        return next((name for name in self.names if is_among([PERSON], self.labels[name]).all()), self.names[0])
+
+    def __str__(self) -> str:
+        return "persons" if self == PEOPLE else " and ".join(self.names)
+
+    def index(self, name: str) -> int:
+        """Index of a class, from 1."""
+        return self.names.index(name) + 1
+
+    def indices(self, labels: Iterable[str]) -> np.ndarray:
+        """int64 ``(n,)``: the class index of each label, 0 for one that belongs to no class."""
+        index = {_key(label): self.index(name) for name, of in self.labels.items() for label in of}
+        return np.array([index.get(_key(label), 0) for label in labels], np.int64)
+
+    def words(self, labels: Iterable[str]) -> list[str]:
+        """What is written beside boxes of these labels: their class, where there are several."""
+        return [self.names[i - 1] if i and len(self.names) > 1 else "" for i in self.indices(labels)]
+
+    def counted(self, name: str) -> tuple[str, ...]:
+        """Labels that are to be found where a class is scored; others are ignore regions, or :meth:`absent`.
+
+        All of the class, but that KAIST's other labels never count beside ``person``: its protocol ignores them.
+        """
+        labels = self.labels[name]
+        if not is_among([PERSON], labels).any():
+            return labels
+        return tuple(label for label in labels if not is_among([label], KAIST_LABELS[1:]).any())
+
+    def ignored_in_scoring(self, name: str) -> tuple[str, ...]:
+        """Labels that training takes for the class and its score does not: ignore regions there."""
+        return tuple(label for label in self.labels[name] if label not in self.counted(name))
+
+    def absent(self, name: str) -> tuple[str, ...]:
+        """Labels of other classes where a class is scored: a detection on their boxes is a false positive.
+
+        Not so KAIST's other labels beside ``person``: its protocol makes them ignore regions.
+        """
+        others = tuple(label for other, labels in self.labels.items() if other != name for label in labels)
+        if not is_among([PERSON], self.labels[name]).any():
+            return others
+        return tuple(label for label in others if not is_among([label], KAIST_LABELS).any())
+
+
+PEOPLE = Classes({PERSON: (PERSON,)})
