@@ -88,6 +88,8 @@ def _value(value: Any) -> str:
     """As YAML has it."""
     if isinstance(value, list):
         return f"`[{', '.join(_value(item).strip('`') for item in value)}]`"
+    if isinstance(value, dict):
+        return f"`{{{', '.join(f'{name}: ' + _value(of).strip('`') for name, of in value.items())}}}`"
     if isinstance(value, bool) or value is None:
         return {True: "`true`", False: "`false`", None: "`null`"}[value]
     if isinstance(value, float):

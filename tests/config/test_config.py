@@ -320,3 +320,33 @@ def test_bases_are_beside_the_file_or_among_the_projects_experiments(tmp_path: P
     with pytest.raises(ConfigError, match=rf"^{re.escape(str(mine))}: key `base`: min\.yaml: there is no") as caught:
         load_experiment(mine)
     assert "mine.yaml`" not in str(caught.value)
+
+
+def test_classes_are_a_map_of_labels_and_head_classes_of_old_runs_are_read(files: Path) -> None:
+    (files / "old.yaml").write_text("head: {classes: [person, cyclist], kind: ssd}\n")
+    old = load_experiment(files / "old.yaml")
+    assert old.data.classes == {"person": ["person"], "cyclist": ["cyclist"]}
+    given = load_experiment(files / "child.yaml", ["data.classes={cyclist: [cyclist], person: [person, people]}"])
+    assert list(given.data.classes) == ["cyclist", "person"] and given.data.classes["person"] == ["person", "people"]
+    save_experiment(given, files / "saved.yaml")
+    assert list(load_experiment(files / "saved.yaml").data.classes) == ["cyclist", "person"]
+    (files / "same.yaml").write_text(
+        "base: saved.yaml\ndata: {classes: {person: [person, people], cyclist: [cyclist]}}\n"
+    )
+    assert differences(load_experiment(files / "same.yaml"), given) == ["data.classes"]  # class indices are others
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("={}", "must not be empty"),
+        ("={person: []}", "needs names"),
+        ("={a/b: [person]}", "needs names"),
+        ("={a: [person], b: [Person ]}", "belongs to both a and b"),
+        ("=person", r"wants a map of names.*, for example \{person: \[person\]\}"),
+        (".cyclist=[cyclist]", "the whole map"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(files: Path, value: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.classes.*{says}|{says}.*data.classes"):
+        load_experiment(files / "child.yaml", [f"data.classes{value}"])
