@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_kaist.synthetic import write_dataset
     from ssd_effnet.config.loading import load_experiment
+    from ssd_effnet.evaluation.metrics import headline
     from ssd_effnet.training.run import run
     from ssd_effnet.training.run_directory import RunDirectory
     from ssd_effnet.visualize.gallery.frames import write_pictures
@@ -50,13 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
 
     test = results["test"]
-    mr, ap = test["matlab"], test["ap"]
     table = Table(title=f"{experiment.name} on {test['images']} synthetic test pairs, percent", title_justify="left")
-    cells = {f"MR {time}": mr[f"reasonable_{time}"] for time in ("all", "day", "night")}
-    cells |= {"AP": ap["AP"], "AP50": ap["AP50"], "minutes": results["minutes"]}
+    cells = headline(test) | {"minutes": results["minutes"]}
     for name in cells:
         table.add_column(name, justify="right")
-    table.add_row(*("-" if value is None else f"{value:.2f}" for value in cells.values()))
+    table.add_row(*(f"{value:.2f}" if value == value else "-" for value in cells.values()))
     shell.print_table(table)
     print(f"run directory  {directory}")
     print(f"pictures       {written[0]} and {len(written) - 1} more")

@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)
 
     from ssd_effnet.distributed import rank
+    from ssd_effnet.evaluation.metrics import headline
     from ssd_effnet.training.run import run  # torch takes seconds: a mistake in the file is said before
     from ssd_effnet.training.run_directory import RunDirectory
 
@@ -54,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
-    mr, ap = test.get("matlab", {}), test.get("ap", {})
-    shown = {"MR all": mr.get("reasonable_all"), "day": mr.get("reasonable_day"), "night": mr.get("reasonable_night")}
-    shown |= {"AP": ap.get("AP"), "AP50": ap.get("AP50"), "minutes": results["minutes"]}
-    print("  ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None))
+    for name, of_class in test.get("classes", {"": test}).items():
+        figures = headline(of_class) | {"minutes": results["minutes"]}
+        shown = [f"{figure} {value:.2f}" for figure, value in figures.items() if value == value]
+        print("  ".join([name] * bool(name) + shown))
     print(f"run directory: {directory}")
     if test:
         print(f"next: ssd-effnet visualize errors {shlex.quote(str(directory))}")

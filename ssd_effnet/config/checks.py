@@ -10,7 +10,8 @@ from typing import Any
 
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.config.yaml_files import ConfigError, nearest
+from ssd_effnet.evaluation.metrics import monitors
 
 # of a number, or of each one in a list; what is null has no limits
 _AT_LEAST: dict[str, float] = {
@@ -140,6 +141,11 @@ def _numbers(values: dict[str, Any]) -> Complaints:
 
 
 def _combinations(e: ExperimentConfig) -> Complaints:
+    watchable = monitors(tuple(e.data.classes))
+    for key, monitor in (("trainer.monitor", e.trainer.monitor), ("schedule.monitor", e.schedule.monitor)):
+        if monitor not in watchable:
+            own = [name for name in watchable if "/MR/" not in name]
+            yield key, f"{monitor!r} is not one of val/MR/SUBSET, {', '.join(own)}{nearest(monitor, watchable)}"
     owner: dict[str, str] = {}
     for name, labels in e.data.classes.items():
         if not name.strip() or "/" in name or not labels:

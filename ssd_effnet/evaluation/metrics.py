@@ -1,25 +1,56 @@
-"""Miss rate and average precision; numpy only, no model and no logger is known here."""
+"""All metrics as one table: function, unit, direction, and where each is shown.
+
+A metric of your own is a function of :class:`~ssd_effnet.evaluation.scores.Scores`, registered in one line::
+
+    from ssd_effnet.evaluation.metrics import metric
+
+    @metric("recall_at_1", unit="%", lower_is_better=False)
+    def recall_at_1(scores):
+        return 100 * (1 - scores.matcher.result("reasonable_all").reference_miss_rate[-1])
+
+It is then logged as ``val/recall_at_1`` and may be ``trainer.monitor``. Numpy only; no model and no logger.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from ssd_effnet.evaluation.subsets import SUBSETS
+
+if TYPE_CHECKING:
+    from ssd_effnet.evaluation.scores import Scores
+
+Place = Literal["results", "log", "line", "report"]
+EVERYWHERE: tuple[Place, ...] = ("results", "log", "line", "report")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is measured in, and which way it gets better.
+    """What a figure is computed by, what it is measured in, and which way it gets better.
 
     Attributes:
-        name: as it is logged, without stage and subset: ``MR`` of ``val/MR/reasonable_all``.
+        name: as it is logged, without stage and part: ``MR`` of ``val/MR/reasonable_all``.
+        function: of the scores of one class: a number in the unit, or one for each part; NaN where there is none.
+            None: not of detections; the training module logs it.
         unit: ``%``, or empty.
         lower_is_better: its direction.
+        shown: ``results``: results.json; ``log``: metrics.csv, TensorBoard, a study's results.csv, and whatever
+            watches a metric (``trainer.monitor``, a schedule, a search); ``line``: the terminal's lines and tables;
+            ``report``: a study's tables.
+        parts: of a function that gives several numbers; a line has room for the first, a table for three.
+        group: key of results.json that holds it; empty: its name.
     """
 
     name: str
+    function: Callable[[Scores], float | Mapping[str, float]] | None
     unit: str
     lower_is_better: bool
+    shown: tuple[Place, ...] = EVERYWHERE
+    parts: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -31,17 +62,67 @@ class Metric:
         """:func:`min` or :func:`max`."""
         return min if self.lower_is_better else max
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of its numbers: ``MR/reasonable_all`` ..., or its own."""
+        return tuple(f"{self.name}/{part}" for part in self.parts) or (self.name,)
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("MR", "%", lower_is_better=True),
-        Metric("AP", "%", lower_is_better=False),
-        Metric("AP50", "%", lower_is_better=False),
-        Metric("loss_total", "", lower_is_better=True),
-    )
-}
-"""The metrics that may choose: an epoch, a learning rate, a trial."""
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(
+    name: str,
+    *,
+    unit: str = "",
+    lower_is_better: bool,
+    shown: tuple[Place, ...] = EVERYWHERE,
+    parts: tuple[str, ...] = (),
+    group: str = "",
+) -> Callable[[Callable[[Scores], Any]], Callable[[Scores], Any]]:
+    """Decorator that adds a function to :data:`METRICS`; arguments as of :class:`Metric`.
+
+    Raises:
+        ValueError: a name that another function has, or with a slash.
+    """
+
+    def add(function: Callable[[Scores], Any]) -> Callable[[Scores], Any]:
+        before = METRICS.get(name)
+        if "/" in name or (before and getattr(before.function, "__qualname__", "") != function.__qualname__):
+            raise ValueError(f"metric {name!r}: another one has this name, or it has a slash")
+        METRICS[name] = Metric(name, function, unit, lower_is_better, shown, parts, group)
+        return function
+
+    return add
+
+
+@metric("MR", unit="%", lower_is_better=True, parts=tuple(SUBSETS), group="matlab")
+def miss_rates_matlab(scores: Scores) -> dict[str, float]:
+    """Log-average miss rate of each subset by the KAIST devkit's rules."""
+    return scores.percent("matlab")
+
+
+@metric("MR_python", unit="%", lower_is_better=True, shown=("results",), parts=tuple(SUBSETS), group="python")
+def miss_rates_python(scores: Scores) -> dict[str, float]:
+    """Log-average miss rate of each subset as most papers since 2021 computed it."""
+    return scores.percent("python")
+
+
+@metric("recall", unit="%", lower_is_better=False, shown=("results",))
+def recall(scores: Scores) -> float:
+    """Of ``reasonable_all``, at the lowest score."""
+    return 100 * scores.recall
+
+
+@metric("people", lower_is_better=False, shown=("results",))
+def people(scores: Scores) -> int:
+    """Objects that count in ``reasonable_all``."""
+    return scores.people
+
+
+for _name, _shown in (("AP", EVERYWHERE), ("AP50", EVERYWHERE), ("AP75", EVERYWHERE[:2])):
+    METRICS[_name] = Metric(_name, lambda scores, name=_name: scores.ap[name], "%", False, _shown, group="ap")  # type: ignore[misc]
+METRICS["loss_total"] = Metric("loss_total", None, "", lower_is_better=True, shown=("log",))
 
 
 def metric_of(logged: str) -> Metric:
@@ -51,3 +132,34 @@ def metric_of(logged: str) -> Metric:
     (False, 'min')
     """
     return METRICS[logged.removeprefix("val/").partition("/")[0]]
+
+
+def in_place(place: Place) -> Iterator[Metric]:
+    """The metrics that are shown there."""
+    return (metric for metric in METRICS.values() if place in metric.shown)
+
+
+def monitors(classes: tuple[str, ...]) -> list[str]:
+    """What may choose an epoch, a learning rate or a trial; of several classes also each one's own figures."""
+    names = [f"val/{figure}" for of in in_place("log") for figure in of.figures]
+    of_classes = classes if len(classes) > 1 else ()
+    own = [f"val/{f}/{name}" for of in in_place("log") if of.function for f in of.figures for name in of_classes]
+    return names + own
+
+
+def figure_in(test: Mapping[str, Any], figure: str) -> float:
+    """A figure in the ``test`` of results.json, for example ``MR/near`` or ``AP``; NaN for none."""
+    of = metric_of(figure)
+    value = test.get(of.group or of.name)
+    if isinstance(value, Mapping):
+        value = value.get(figure.partition("/")[2] or of.name)
+    return math.nan if value is None else float(value)
+
+
+def headline(test: Mapping[str, Any]) -> dict[str, float]:
+    """What one line shows of a results file: MR all, day and night, AP, AP50 and own ones; NaN for none."""
+    return {
+        figure.replace("/reasonable_", " ").replace("/", " "): figure_in(test, figure)
+        for of in in_place("line")
+        for figure in of.figures[:3]
+    }

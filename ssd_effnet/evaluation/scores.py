@@ -26,6 +26,7 @@ from data_kaist.files import write_whole
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation import mistakes
 from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.evaluation.significance import Comparison, Interval, compare
 from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, RULES, SUBSETS
@@ -249,27 +250,36 @@ class Scores:
     ap: dict[str, float]
     matcher: Matcher
 
+    def percent(self, rules: str) -> dict[str, float]:
+        """Miss rates in percent by subset; empty where this rule set was not asked for."""
+        return {subset: 100 * result.mr for subset, result in self.miss_rates.get(rules, {}).items()}
+
     def as_dict(self) -> dict[str, Any]:
-        """The results file's form: everything in percent, None where there is no number.
+        """The results file's form: everything in its unit, None where there is no number.
 
         Returns:
             ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "people": ..., "ap": {"AP", "AP50",
-            "AP75"}}``; people is the number that is counted in ``reasonable_all``.
+            "AP75"}}`` and metrics of a plugin; people is the number that is counted in ``reasonable_all``.
         """
-        results: dict[str, Any] = {
-            rules: {name: _percent(result.mr) for name, result in by_subset.items()}
-            for rules, by_subset in self.miss_rates.items()
-        }
-        results["recall"] = _percent(self.recall)
-        results["people"] = self.people
-        results["ap"] = {name: None if math.isnan(value) else value for name, value in self.ap.items()}
+        results: dict[str, Any] = {}
+        for metric in in_place("results"):
+            value = metric.function(self) if metric.function else math.nan
+            if isinstance(value, Mapping):
+                results |= {metric.group or metric.name: {k: _or_none(v) for k, v in value.items()}} if value else {}
+            elif metric.group:
+                results.setdefault(metric.group, {})[metric.name] = _or_none(value)
+            else:
+                results[metric.name] = _or_none(value)
         return results
 
     def named(self) -> Iterator[tuple[str, float]]:
-        """``(name, percent)`` for a logger: ``MR/reasonable_all`` and its like under the matlab rules, ``AP`` ..."""
-        for subset, result in self.miss_rates["matlab"].items():
-            yield f"MR/{subset}", 100 * result.mr
-        yield from self.ap.items()
+        """``(name, value)`` for a logger: ``MR/reasonable_all`` and its like under the matlab rules, ``AP`` ..."""
+        for metric in in_place("log"):
+            value = metric.function(self) if metric.function else {}
+            if isinstance(value, Mapping):
+                yield from ((f"{metric.name}/{part}", of_part) for part, of_part in value.items())
+            else:
+                yield metric.name, value
 
 
 def score(
@@ -443,11 +453,13 @@ def results_table(scores: Mapping[str, Scores]) -> Table:
     for name in rules:
         for time in ("all", "day", "night"):
             table.add_column(f"MR {time}\n{name}", justify="right", no_wrap=True)
-    for heading in ("recall", "of people", "AP", "AP50"):
+    names = [metric.name for metric in in_place("line") if metric.function and not metric.parts]
+    for heading in ("recall", "of people", *names):
         table.add_column(heading, justify="right", no_wrap=True)
     for detector, of_detector in scores.items():
         cells = [_cell(of_detector.miss_rates[name][subset]) for name in rules for subset in REASONABLE]
-        ap = [_show(of_detector.ap[name]) for name in ("AP", "AP50")]
+        figures = dict(of_detector.named())
+        ap = [_show(figures[name]) for name in names]
         table.add_row(detector, *cells, _show(100 * of_detector.recall), f"{of_detector.people:,}", *ap)
     return table
 
@@ -610,6 +622,10 @@ def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -
         markeredgecolor=look["color"],
     )
     return handle
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _percent(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.evaluation.metrics import headline, in_place, metric_of
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job
 from ssd_effnet.training.run_directory import RunDirectory, State
@@ -92,24 +93,22 @@ class Display:
         self.pace.give_up(outcome.job)
         self.progress.remove_task(self.bars.pop(outcome.job))
         test = test_figures(outcome.job.directory)
-        said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items() if value is not None)
+        said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items())
         of_all = f"{self.ended}/{len(self.pace.jobs)}"
         self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all} {self.pace.left()})".rstrip())
 
 
 def _latest(directory: RunDirectory) -> str:
     rows = directory.metrics()
-    shown = {"loss": "train_epoch/loss_total", "val MR": "val/MR/reasonable_all"}
+    shown = {"loss": "train_epoch/loss_total"} | {f"val {of.name}": f"val/{of.figures[0]}" for of in in_place("line")}
     return "  ".join(f"{label} {rows[-1][key]:.2f}" for label, key in shown.items() if rows and key in rows[-1])
 
 
-def test_figures(directory: RunDirectory) -> dict[str, float | None]:
-    """MR all, day and night (matlab rules), AP and AP50 of a finished run with a test split, in percent."""
+def test_figures(directory: RunDirectory) -> dict[str, float]:
+    """The headline of a finished run with a test split; without NaN."""
     if directory.state is not State.FINISHED or "test" not in (results := directory.results()):
         return {}
-    mr, ap = results["test"]["matlab"], results["test"]["ap"]
-    figures = {f"MR {time}": mr[f"reasonable_{time}"] for time in ("all", "day", "night")}
-    return figures | {"AP": ap["AP"], "AP50": ap["AP50"]}
+    return {name: value for name, value in headline(results["test"]).items() if not math.isnan(value)}
 
 
 def status_table(directories: Sequence[RunDirectory], title: str) -> Table:

@@ -17,6 +17,7 @@ from ssd_effnet.build import as_size, build_classes, build_skeleton
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.metrics import figure_in
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.evaluation.significance import Comparison, Interval, compare, interval, seed_margin
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
@@ -61,10 +62,7 @@ class Run:
 
     def figure(self, name: str) -> float:
         """``MR/<subset>`` under the matlab rules, ``AP``, ``AP50`` ... of the test split in percent; NaN for none."""
-        test = self.results["test"]
-        kind, _, subset = name.partition("/")
-        value = test["matlab"][subset] if kind == "MR" else test["ap"][name]
-        return math.nan if value is None else float(value)
+        return figure_in(self.results["test"], name)
 
 
 @dataclass(frozen=True, eq=False)

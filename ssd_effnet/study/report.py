@@ -15,6 +15,7 @@ from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
 from ssd_effnet.drawing import KINDS
 from ssd_effnet.evaluation.error_analysis import FPPI
+from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
@@ -106,6 +107,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
             for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
             if subset == REASONABLE[0] or somebody(study, subset)
         },
+        metrics=[of.name for of in in_place("report") if not of.parts],
         chosen=chosen,
         last_miss_rate=last_miss_rate,
         curves=curves(study),

@@ -9,7 +9,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
+from ssd_effnet.evaluation.metrics import in_place
+from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
@@ -31,8 +32,8 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
     rows = []
     for entry in entries:
         for run in entry.experiment.runs:
-            figures = {f"MR_{subset}": run.figure(f"MR/{subset}") for subset in SUBSETS}
-            figures |= {name: run.figure(name) for name in ("AP", "AP50", "AP75")}
+            logged = [name for of in in_place("log") if of.function for name in of.figures]
+            figures = {name.replace("/", "_"): run.figure(name) for name in logged}
             figures["MR_reasonable_all_last_epoch"] = last_miss_rate(run)
             cost, e = entry.experiment.cost, run.experiment
             rows.append(
@@ -55,7 +56,8 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     """The table for a README, with the origin of its numbers."""
     times = ("all", "day", "night")
     head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]
-    head += ["AP", "AP50", "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
+    names = [of.name for of in in_place("report") if not of.parts]
+    head += [*names, "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
     head += ["seeds"]
     lines = [head, [":--" if i in (0, 1, 2, 7) else "--:" for i in range(len(head))]]
     for entry in entries:
@@ -69,7 +71,7 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
             percent(entry.difference.comparisons[REASONABLE[0]].difference, "+") if entry.difference else NOTHING
         )
         cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry)]
-        cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in ("AP", "AP50")]
+        cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in names]
         cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
         cells += [size_of(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
         lines.append([_md(cell) for cell in [*cells, str(len(e.runs))]])

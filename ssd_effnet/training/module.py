@@ -17,6 +17,7 @@ from data_kaist.structures import Annotations, Batch, DetectionTable
 from ssd_effnet.detection.losses import Losses
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes
+from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import Scores, named_figures, score_classes
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import NonFiniteError
@@ -179,9 +180,10 @@ class TrainingModule(LightningModule):
         figures = dict(named_figures(scores, self.classes))
         images = sum(found.images for found in batches)
         figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
+        on_bar = [of.figures[0] for of in in_place("line")]
         for name, value in figures.items():
             if not math.isnan(value):  # nobody of that kind is in the split
-                self.log(f"{stage}/{name}", value, prog_bar=name in ("MR/reasonable_all", "AP50"))
+                self.log(f"{stage}/{name}", value, prog_bar=name in on_bar)
 
     @torch.no_grad()
     def _log_input(self, batch: Batch) -> None:

@@ -17,6 +17,7 @@ from data_kaist.dataset import DetectionDataset
 from data_kaist.layouts import Frame, file_and_step, shared
 from ssd_effnet.build import as_size, build_source
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
@@ -107,17 +108,19 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
     watched = {"trainer.monitor": experiment.trainer.monitor}
     if experiment.schedule.name == "plateau":
         watched["schedule.monitor"] = experiment.schedule.monitor
-    annotations, classes = datasets["val"].annotations, datasets["val"].classes
-    evaluator = MissRateEvaluator(annotations, classes.counted(classes.main), classes.absent(classes.main))
+    classes = datasets["val"].classes
     for key, monitor in watched.items():
-        subset = monitor.removeprefix("val/MR/")
+        figure, _, last = monitor.removeprefix("val/").rpartition("/")
+        name = last if last in classes.names and figure else classes.main
+        evaluator = MissRateEvaluator(datasets["val"].annotations, classes.counted(name), classes.absent(name))
+        subset = monitor.removeprefix("val/MR/").removesuffix(f"/{name}")
         if subset in SUBSETS:
             lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"counted by the subset {subset}"
         else:
-            lacks, who = monitor in ("val/AP", "val/AP50") and not evaluator.of_class.any(), "without the ignore flag"
+            lacks, who = bool(metric_of(monitor).function) and not evaluator.of_class.any(), "without the ignore flag"
         if lacks:
             raise RunError(
-                f"the validation split {experiment.data.val!r} contains no {classes.main} {who}, so "
+                f"the validation split {experiment.data.val!r} contains no {name} {who}, so "
                 f"{monitor} is undefined; set {key} to another metric (val/loss_total is always defined) or choose "
                 "another data.val"
             )

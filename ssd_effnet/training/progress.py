@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ssd_effnet.distributed import gather_from_processes
+from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.training.machine import cores
 
 FIRST_STEPS = 4
@@ -125,10 +126,8 @@ class EpochLines(Callback):
         shown = {
             "loss": ("train_epoch/loss_total", "{:.3f}"),
             "val loss": ("val/loss_total", "{:.3f}"),
-            "val MR": ("val/MR/reasonable_all", "{:.2f}"),
-            "val AP": ("val/AP", "{:.1f}"),
-            "val AP50": ("val/AP50", "{:.1f}"),
         }
+        shown |= {f"val {of.name}": (f"val/{of.figures[0]}", "{:.2f}") for of in in_place("line")}
         metrics = trainer.callback_metrics
         parts = [
             f"{label} {form.format(float(metrics[key]))}" for label, (key, form) in shown.items() if key in metrics

@@ -27,8 +27,8 @@ from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import write_results
-from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.training.checkpoints import experiment_in, read_checkpoint
 from ssd_effnet.training.machine import code_name, code_patch, describe_machine
@@ -293,8 +293,11 @@ class RunDirectory:
         if self.state is State.FINISHED:
             results, keys = self.results(), ["experiment", "seed", "minutes"]
             if "test" in results:
-                keys += ["test.images", *(f"test.ap.{name}" for name in ("AP", "AP50", "AP75"))]
-                keys += [f"test.matlab.{subset}" for subset in SUBSETS]
+                grouped = [of for of in in_place("log") if of.group]  # others came with a plugin, later or not at all
+                keys += [
+                    "test.images",
+                    *(f"test.{of.group}.{part}" for of in grouped for part in of.parts or (of.name,)),
+                ]
                 _refuse_lack(self.environment_file, self.environment(), ["data.test"])
             _refuse_lack(self.results_file, results, keys)
 
