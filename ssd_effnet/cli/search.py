@@ -27,10 +27,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from ssd_effnet.cli import shell
-from ssd_effnet.config.schema import TrainerConfig
 
 if TYPE_CHECKING:
     from ssd_effnet.study.search.work import Search
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet search")
-    monitors = get_args(TrainerConfig.__annotations__["monitor"])
     parser.add_argument("experiment", type=Path, help="NAME or experiments/NAME.yaml, the one to search around")
     parser.add_overrides("settings of all trials")
     parser.add_argument(
@@ -49,7 +47,7 @@ def parser() -> shell.Parser:
     )
     parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
-    parser.add_argument("--monitor", choices=monitors, help="what to get better at: short for trainer.monitor=...")
+    parser.add_argument("--monitor", metavar="METRIC", help="what to get better at: short for trainer.monitor=...")
     parser.add_argument(
         "--seed", type=shell.from_zero, default=0, metavar="K", help="of the draws; trials have trainer.seed"
     )

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.metrics import monitors
 
 _OF_THE_FILE = ("name", "description", "changes", "ancestors")
 _WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
@@ -34,6 +35,8 @@ def settings(experiment: ExperimentConfig) -> dict[str, Any]:
 def choices(key: str) -> tuple[str, ...]:
     """The allowed values of a key with few choices; otherwise empty."""
     kind = key_types().get(key)
+    if key.endswith(".monitor") and kind is str:
+        return tuple(monitors(("person",)))
     return ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
 
 

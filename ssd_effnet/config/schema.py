@@ -208,7 +208,7 @@ class TrainerConfig:
     runtime: Literal["manual", "auto"] = "manual"
     compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
     validate_every: int = 1  # epochs
-    # what chooses `best`: val/loss_total, or val/ and a metric that is logged: MR/reasonable_all, MR/near ..., AP, AP50
+    # val/loss_total, or val/ and a metric that is logged, as MR/near or AP50: what chooses `best`
     monitor: str = "val/MR/reasonable_all"
     test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
     panel_images: int = 8  # validation pictures in TensorBoard, the same each epoch

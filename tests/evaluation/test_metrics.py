@@ -47,7 +47,7 @@ def test_the_table_gives_the_results_file_and_the_log_in_their_order() -> None:
     ]
     assert (results["recall"], results["people"], results["matlab"]["reasonable_day"]) == (50.0, 2, None)
     named = dict(scored().named())
-    assert list(named)[0] == "MR/reasonable_all" and list(named)[-3:] == ["AP", "AP50", "AP75"] and len(named) == 13
+    assert next(iter(named)) == "MR/reasonable_all" and list(named)[-3:] == ["AP", "AP50", "AP75"] and len(named) == 13
     assert figure_in(results, "MR/reasonable_all") == named["MR/reasonable_all"]
     assert list(headline(results)) == ["MR all", "MR day", "MR night", "AP", "AP50"]
     assert [metric_of(name).mode for name in ("val/MR/near", "val/AP75", "val/loss_total")] == ["min", "max", "min"]
@@ -74,7 +74,7 @@ def test_a_monitor_that_is_no_metric_is_refused() -> None:
     for value, meant in (("val/AP5", "val/AP50"), ("AP", "val/AP"), ("val/recall_at_1", "")):
         with pytest.raises(ConfigError, match=f"`trainer.monitor`: '{value}' is not one of .*{meant}"):
             load_experiment(LITE0, [f"trainer.monitor={value}"])
-    with pytest.raises(ConfigError, match="`schedule.monitor`"):
+    with pytest.raises(ConfigError, match=r"`schedule\.monitor`"):
         load_experiment(LITE0, ["schedule.name=plateau", "schedule.monitor=val/AP/cyclist"])
 
 
