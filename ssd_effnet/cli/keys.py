@@ -20,7 +20,7 @@ from typing import Any
 from data_kaist.files import write_whole
 from ssd_effnet.cli import shell
 from ssd_effnet.config import schema
-from ssd_effnet.config.keys import in_words, key_types
+from ssd_effnet.config.keys import choices, in_words, key_types
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"  # in a checkout
 HEAD = """# All keys
@@ -81,7 +81,9 @@ def _row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], c
         first -= 1
     said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
     meaning = " ".join(said).replace("None:", "null:")
-    return f"| `{prefix}{key}` | {in_words(key_types()[prefix + key])} | {_value(getattr(section, key))} | {meaning} |"
+    kind = key_types()[prefix + key]
+    few = ", ".join(f"`{value}`" for value in choices(prefix + key)) if kind is str else ""  # of a registry
+    return f"| `{prefix}{key}` | {few or in_words(kind)} | {_value(getattr(section, key))} | {meaning} |"
 
 
 def _value(value: Any) -> str:

@@ -186,7 +186,7 @@ class ScheduleConfig:
     milestones: list[float] = _list(0.5, 0.9)  # shares of the epochs
     gamma: float = 0.1  # what multistep and plateau multiply the rate by
     patience: int = 3  # validations without improvement before plateau reduces the rate
-    monitor: str = "val/MR/reasonable_all"  # what plateau watches, as trainer.monitor
+    monitor: str = "val/MR/reasonable_all"  # what plateau watches
     warmup_steps: int = 0  # steps over which the rate rises from 0; fewer than the run has
     final_lr_factor: float = 0.01  # where cosine ends
 
@@ -208,8 +208,7 @@ class TrainerConfig:
     runtime: Literal["manual", "auto"] = "manual"
     compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
     validate_every: int = 1  # epochs
-    # val/loss_total, or val/ and a metric that is logged, as MR/near or AP50: what chooses `best`
-    monitor: str = "val/MR/reasonable_all"
+    monitor: str = "val/MR/reasonable_all"  # what chooses `best`
     test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
     panel_images: int = 8  # validation pictures in TensorBoard, the same each epoch
 
