@@ -22,7 +22,7 @@ from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible
 from data_kaist.splits import daytime_of
 from data_kaist.structures import Annotations, Daytime
 
-AnnotationFormat = Literal["xml", "bbgt", "paired"]
+AnnotationFormat = Literal["xml", "bbgt", "paired", "coco"]
 
 KAIST_SIZE = (512, 640)
 """(height, width) of a KAIST frame in pixels."""

@@ -24,7 +24,7 @@ from data_kaist.files import (
     json_of,
     text_of,
 )
-from data_kaist.splits import daytime_of
+from data_kaist.splits import daytime_of, spelling
 from data_kaist.structures import Annotations, Daytime
 
 
@@ -47,8 +47,7 @@ class CocoImage:
     @property
     def name(self) -> str:
         """``set06/V000/I00019`` for a KAIST frame, however its path is written; any other name without its suffix."""
-        match = re.search(r"(set\d{2})[/_](V\d{3})[/_](?:(?:visible|lwir)[/_])?(I\d{5})", self.file_name)
-        return "/".join(match.groups()) if match else re.sub(r"\.\w{3,4}$", "", self.file_name)
+        return spelling(self.file_name) or re.sub(r"\.\w{3,4}$", "", self.file_name)
 
 
 @dataclass(frozen=True, eq=False)

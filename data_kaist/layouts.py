@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import mmap
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +18,10 @@ import numpy as np
 from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
 from data_kaist.classes import PEOPLE, Classes
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
-from data_kaist.errors import AnnotationError, DataError, EmptySplitError, ImageError, SplitError
+from data_kaist.errors import AnnotationError, DataError, Doubt, EmptySplitError, ImageError, SplitError
 from data_kaist.files import is_inside
 from data_kaist.images import AS_STORED, NOTE, Reading, image_size
-from data_kaist.splits import is_frame_name, parse_split, select
+from data_kaist.splits import is_frame_name, listed_in, parse_split, select
 from data_kaist.structures import Annotations
 
 Side = Literal["visible", "lwir"]
@@ -44,6 +45,11 @@ ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
     "paired": ("annotations-paired", "annotations_paired"),
 }
 """Where annotations are looked for below the root; several that hold some are refused."""
+
+_FORMS: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
+
+BoxOf = Literal["modality", "visible", "lwir", "union"]
+"""Which box of paired annotations counts; by the modality it is the LWIR image's for ``lwir`` alone."""
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 """Of KAIST's images, in any case; where a frame has several, the first is read."""
@@ -122,8 +128,8 @@ class DataSource:
         kind: ``kaist``: ``root/images/setXX/VYYY/{visible,lwir}/IZZZZZ.jpg`` (``.png``; the sets may lie in the root
             itself), annotations in the same folders or, flat, as ``setXX_VYYY_IZZZZZ.txt``. ``coco``: JSON files.
         root: the data set's folder.
-        form: of KAIST's annotations: ``xml``, ``bbgt`` or ``paired``.
-        annotations: folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
+        form: of KAIST's annotations: ``xml``, ``bbgt``, ``paired`` or ``coco``, a file with ``im_name``.
+        annotations: that file, or the folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
         images: folder of the images, if not where they are looked for.
         reading: how image files become pixels; KAIST has no orientation tags, and none is looked at.
         classes: of whose labels a COCO file must have one.
@@ -136,6 +142,25 @@ class DataSource:
     images: str = ""
     reading: Reading = AS_STORED
     classes: Classes = PEOPLE
+    box_of: BoxOf = "modality"
+
+    def annotated(self, given: str) -> DataSource:
+        """The same images with another set of annotations.
+
+        Args:
+            given: a form, or a folder or COCO file below the root, or else from the current folder.
+
+        Raises:
+            SplitError: it is none of these.
+        """
+        if given in ANNOTATION_FOLDERS:
+            return replace(self, form=_FORMS[given], annotations=None)
+        path = next((path for path in (self.root / given, Path(given)) if path.exists()), self.root / given)
+        form: AnnotationFormat | None = "coco" if path.is_file() else annotation_form(path)
+        if form is None:
+            lack = "holds no KAIST annotations" if path.exists() else "is not there, nor a form (xml, bbgt, paired)"
+            raise SplitError(f"{path}: {lack}; annotations were looked for there")
+        return replace(self, form=form, annotations=path)
 
     def frames(
         self,
@@ -149,10 +174,12 @@ class DataSource:
         """The frames of a split: of KAIST sorted by name, of a COCO file in the order of its ids.
 
         A KAIST frame is one with an image or an annotation; one without the other is an error, so that half a download
-        is not mistaken for the whole. Of flat annotations, published for a selection of frames, these alone count.
+        is not mistaken for the whole. Annotations other than the original XML, flat ones and lists of frames are
+        selections: frames without annotation do not belong to them, and a :class:`~data_kaist.errors.Doubt` counts
+        these.
 
         Args:
-            split: of KAIST as in :func:`data_kaist.splits.parse_split`; ``train.json`` below the root, or
+            split: of KAIST as in :func:`data_kaist.splits.parse_split`; of COCO ``train.json`` below the root, or
                 ``train.json%10`` for every tenth image (place modulo 10 is 9).
             exclude: another split, to be cut out of this one; of COCO files its image files.
             modality: images that must be there, see :data:`Wanted`; the LWIR image of a COCO file is the file of the
@@ -188,17 +215,20 @@ class DataSource:
         if self.kind == "coco":
             return str(self.root / file_and_step(split)[0])
         folder = self._annotation_folder()
-        return f"{folder}, {'lwir' if modality == 'lwir' else 'visible'}" if self.form == "paired" else str(folder)
+        return f"{folder}, {self._box_of(modality)}" if self.form == "paired" else str(folder)
+
+    def _box_of(self, modality: str | None) -> str:
+        return self.box_of if self.box_of != "modality" else "lwir" if modality == "lwir" else "visible"
 
     def _annotation_folder(self) -> Path:
+        if self.annotations is not None:
+            if not self.annotations.exists():
+                raise SplitError(f"{self.annotations}: no such folder of annotations")
+            return self.annotations
         if self.form not in ANNOTATION_FOLDERS:
             raise AnnotationError(
                 f"unknown annotation format {self.form!r}; it should be one of {', '.join(ANNOTATION_FOLDERS)}"
             )
-        if self.annotations is not None:
-            if not self.annotations.is_dir():
-                raise SplitError(f"{self.annotations}: no such folder of annotations")
-            return self.annotations
         found = [path for form, path in annotation_sets(self.root) if form == self.form]
         if len(found) > 1:
             both = " and ".join(map(str, found))
@@ -222,7 +252,7 @@ def _kaist_frames(
     without_area: list[str] | None,
 ) -> Candidates:
     root = source.root
-    parse_split(split)
+    wanted = parse_split(split, root)
     images = root / (source.images or "images")
     if not source.images and not images.is_dir() and any(root.glob("set[0-9][0-9]/V[0-9][0-9][0-9]")):
         images = root
@@ -233,19 +263,36 @@ def _kaist_frames(
         )
     folder = source._annotation_folder()
     pictured = {side: _files(images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
-    inner, suffix = "", ".xml" if source.form == "xml" else ".txt"
-    if source.form == "paired":
-        inner = "lwir" if modality == "lwir" else "visible"
-    written = _files(folder, inner, suffix) | (_files(folder / inner, "", suffix) if inner else {})
-    names = set(written)
-    if not any(file.parent == folder for file in written.values()):  # flat ones are a selection of frames
-        names |= {name for of in pictured.values() for name in of}
-    chosen = _cut(select(names, split), select(names, exclude) if exclude else [], split, exclude, len(names), root)
+    listed = listed_in(wanted)
+    written: dict[str, list[Path]] = {}  # of a pair both files, where both count
+    bad: dict[int, str] = {}
+    coco: dict[str, tuple[CocoImage, Annotations]] = {}
+    if source.form == "coco":
+        data = read_coco(folder, bad, without_area=without_area)
+        coco = {image.name: (image, objects) for image, objects in zip(data.images, data.annotations, strict=True)}
+        written = {name: [folder] for name in coco if is_frame_name(name)}
+    else:
+        side = source._box_of(modality) if source.form == "paired" else ""
+        suffix = ".xml" if source.form == "xml" else ".txt"
+        of_side = [_files(folder, k, suffix) | (_files(folder / k, "", suffix) if k else {}) for k in _parts(side)]
+        written = {name: [of[name] for of in of_side if name in of] for name in set().union(*of_side)}
+    pictures = {name for of in pictured.values() for name in of}
+    is_selection = source.form != "xml" or bool(listed) or any(of[0].parent == folder for of in written.values())
+    names = set(written) | pictures | listed
+    chosen = select(names, wanted)
+    lacking = [name for name in chosen if name not in written]
+    if is_selection and lacking:
+        chosen = [name for name in chosen if name in written]
+        _doubt(
+            f"{folder}: {len(lacking):,} of the {len(lacking) + len(chosen):,} frames of {split} have no annotation "
+            f"there and are left out, {lacking[0]} first"
+        )
+    out = select(names, parse_split(exclude, root)) if exclude else []
+    chosen = _cut(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
     size = _usual_size([path for of in files.values() for path in of.values()][:20]) or KAIST_SIZE
     sides = _sides(modality, files.values())
-    lacking = sum(name not in written for name in chosen)
-    hint = f"; {lacking:,} of the {len(chosen):,} frames have none, and data.on_bad_frame: skip leaves them out"
+    hint = f"; {len(lacking):,} frames of {split} have none, and data.on_bad_frame: skip leaves them out"
 
     def frame(place: int, name: str) -> Frame:
         video, _, number = name.rpartition("/")
@@ -253,12 +300,40 @@ def _kaist_frames(
             if side not in files[name]:
                 raise ImageError(f"{images / video / side / number}.jpg: missing, the {side} image of {name}")
         if name not in written:
-            path = folder / video / inner / f"{number}{suffix}"
-            raise AnnotationError(f"{path}: missing, the annotation of {name}{'' if may_skip else hint}")
-        objects = read_annotation(written[name], name, size=size, without_area=without_area)
-        return Frame(name, files[name].get("visible"), files[name].get("lwir"), objects, place=place)
+            raise AnnotationError(f"{folder / name}.xml: missing, the annotation of {name}{'' if may_skip else hint}")
+        visible, lwir = files[name].get("visible"), files[name].get("lwir")
+        if name in coco:
+            image, objects = coco[name]
+            if image.id in bad:
+                raise AnnotationError(bad[image.id])
+            return Frame(name, visible, lwir, objects, image.id, place, min(data.person_categories))
+        of_pair = [read_annotation(file, name, size=size, without_area=without_area) for file in written[name]]
+        return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 
     return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
+
+
+def _parts(side: str) -> tuple[str, ...]:
+    """Folders of the files that count for a side of paired annotations; ``""`` for others."""
+    return ("visible", "lwir") if side == "union" else (side,)
+
+
+def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations:
+    """The objects of one file, or of a pair's two, in order, with the smallest boxes that hold both."""
+    first, *others = of_pair
+    for file, other in zip(files[1:], others, strict=True):
+        if other.labels.tolist() != first.labels.tolist():
+            raise AnnotationError(
+                f"{file}: its objects are not those of {files[0]} in the same order; no union of boxes"
+            )
+        low = np.minimum(first.boxes_xyxy[:, :2], other.boxes_xyxy[:, :2])
+        high = np.maximum(first.boxes_xyxy[:, 2:], other.boxes_xyxy[:, 2:])
+        first = replace(first, boxes_xyxy=np.concatenate([low, high], axis=1), height=high[:, 1] - low[:, 1])
+    return first
+
+
+def _doubt(sentence: str) -> None:
+    warnings.warn(sentence, Doubt, stacklevel=3)
 
 
 def _coco_frames(
@@ -341,15 +416,25 @@ def _sides(modality: Wanted, there: Iterable[Mapping[Side, Path]]) -> Sequence[S
     return SIDES[modality] if modality else ()
 
 
+def annotation_form(folder: Path) -> AnnotationFormat | None:
+    """The form of the annotations in a folder; None where there are none."""
+    for form, starts, suffix in _PLACES:
+        if any(any(folder.glob(f"{start}I?????{suffix}")) for start in starts):
+            return form
+    return None
+
+
+_PLACES: tuple[tuple[AnnotationFormat, tuple[str, ...], str], ...] = (
+    ("paired", ("set??/V???/visible/", "visible/set??/V???/", "visible/set??_V???_"), ".txt"),
+    ("xml", ("set??/V???/", "set??_V???_"), ".xml"),
+    ("bbgt", ("set??/V???/", "set??_V???_"), ".txt"),
+)
+
+
 def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
     """Folders at one of :data:`ANNOTATION_FOLDERS` that hold anything, with their format."""
-    forms: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
-    found = [(forms[form], root / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
-    return [
-        ("paired" if any(path.glob("set??/V???/visible")) else form, path)  # AR-CNN's are called annotations
-        for form, path in found
-        if path.is_dir() and any(path.iterdir())
-    ]
+    found = [(_FORMS[form], root / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
+    return [(annotation_form(path) or form, path) for form, path in found if path.is_dir() and any(path.iterdir())]
 
 
 def _files(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:

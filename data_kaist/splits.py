@@ -2,7 +2,7 @@
 
 A frame is named ``setXX/VYYY/IZZZZZ``. Every official list of the data set is a rule, so none is stored here:
 ``<train|test>-<all|day|night>-NN`` are the frames of those sets whose number modulo NN is NN - 1
-(``test-all-20`` are the 2,252 frames on which the miss rate is published).
+(``test-all-20`` are the 2,252 frames on which the miss rate is published). Lists that others publish are read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_kaist.errors import SplitError
+from data_kaist.files import text_of
 from data_kaist.structures import Daytime
 
 STUDY_VALIDATION = "set02/V001/I00121-I00189"
@@ -24,12 +26,13 @@ TRAIN_SETS = frozenset(range(6))
 TEST_SETS = frozenset(range(6, 12))
 
 _NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})", re.ASCII)
+_SPELLING = re.compile(r"set(\d{2})[/_]V(\d{3})[/_](?:(?:visible|lwir)[/_])?I(\d{5})", re.ASCII)
 _RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,9})", re.ASCII)
 _RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})", re.ASCII)
 _USUAL = [
     f"{part}-{time}-{step}" for part, step in (("train", "02"), ("test", "20")) for time in ("all", "day", "night")
 ]
-_FORMS = f"a rule such as 'train-all-02' or a range such as '{STUDY_VALIDATION}'"
+_FORMS = f"a rule such as 'train-all-02', a range such as '{STUDY_VALIDATION}' or a text file of frame names"
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +94,56 @@ class FrameRange:
         return isinstance(frame, FrameName) and self.first <= frame <= self.last
 
 
-def parse_split(spec: str) -> Rule | FrameRange:
+class FrameList(frozenset[FrameName]):
+    """The frames that a text file lists, one per line, as ``set00/V000/I00001`` or another of KAIST's spellings."""
+
+    @classmethod
+    def read(cls, file: Path) -> FrameList:
+        """The frames of a file; blank lines do not count.
+
+        Raises:
+            SplitError: it cannot be read, or a line names no frame.
+        """
+        frames = []
+        for number, line in enumerate(text_of(file, SplitError).splitlines(), 1):
+            if line.strip():
+                if (match := _SPELLING.search(line)) is None:
+                    raise SplitError(f"{file}: line {number} names no KAIST frame ({line.strip()[:60]!r})")
+                frames.append(FrameName(*map(int, match.groups())))
+        return cls(frames)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Frames of any of several splits."""
+
+    parts: tuple[Split, ...]
+
+    def __contains__(self, frame: object) -> bool:
+        return any(frame in part for part in self.parts)
+
+
+Split = Rule | FrameRange | FrameList | Together
+
+
+def listed_in(split: Split) -> set[str]:
+    """Names of the frames that files list."""
+    if isinstance(split, Together):
+        return set().union(*map(listed_in, split.parts))
+    return set(map(str, split)) if isinstance(split, FrameList) else set()
+
+
+def spelling(text: str) -> str | None:
+    """``set00/V000/I00001`` of a path or name in any of KAIST's spellings; None where there is none.
+
+    >>> spelling("images/set00_V000_visible_I00001.jpg")
+    'set00/V000/I00001'
+    """
+    match = _SPELLING.search(text)
+    return str(FrameName(*map(int, match.groups()))) if match else None
+
+
+def parse_split(spec: str, root: Path | None = None) -> Split:
     """What a split's name means.
 
     >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
@@ -100,11 +152,18 @@ def parse_split(spec: str) -> Rule | FrameRange:
     False
 
     Args:
-        spec: ``train-all-02``, ``test-night-20`` ... or a range ``set02/V001/I00121-I00189``.
+        spec: ``train-all-02``, ``test-night-20`` ..., a range ``set02/V001/I00121-I00189``, a text file that lists
+            frames, or several of these joined by ``+``.
+        root: folder that the text file is relative to; the current one is tried as well.
 
     Raises:
-        SplitError: the name has neither form; the message offers the nearest one that has.
+        SplitError: the name has none of these forms; the message offers the nearest one that has.
     """
+    if "+" in spec:
+        return Together(tuple(parse_split(part, root) for part in spec.split("+")))
+    if spec.endswith(".txt"):
+        file = (root or Path()) / spec
+        return FrameList.read(file if file.is_file() or not Path(spec).is_file() else Path(spec))
     if match := _RULE.fullmatch(spec):
         part, time, step = match.groups()
         sets = TRAIN_SETS if part == "train" else TEST_SETS
@@ -123,11 +182,11 @@ def parse_split(spec: str) -> Rule | FrameRange:
     raise SplitError(f"unknown split {spec!r}; {hint}")
 
 
-def select(names: Iterable[str], split: str) -> list[str]:
+def select(names: Iterable[str], split: str | Split) -> list[str]:
     """The frames of ``names`` that belong to a split, sorted.
 
     Raises:
         SplitError: the split's name is wrong or a name is not a frame's. An empty result is the caller's to judge.
     """
-    wanted = parse_split(split)
+    wanted = parse_split(split) if isinstance(split, str) else split
     return sorted(name for name in names if FrameName.parse(name) in wanted)
