@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +78,7 @@ class DetectionDataset(Dataset[Sample]):
     Attributes:
         frames: what is left of the frames given.
         skipped: (name, reason) of unreadable frames, with ``on_bad_frame="skip"``.
+        without_people: number of frames that whoever chose the frames left out, since nobody in them counts.
         cache: decoded frames, None without.
     """
 
@@ -117,6 +119,7 @@ class DetectionDataset(Dataset[Sample]):
         self.min_height = min_height
         self.classes = classes
         self.skipped: Skipped = []
+        self.without_people = 0
         if on_bad_frame == "skip":
             self.scan()
         self.cache: FrameCache | None = None
@@ -129,6 +132,12 @@ class DetectionDataset(Dataset[Sample]):
     def annotations(self) -> list[Annotations]:
         """Those of each frame, in order."""
         return [frame.annotations for frame in self.frames]
+
+    def __str__(self) -> str:
+        times = Counter(frame.annotations.daytime for frame in self.frames)
+        known = f" ({times['day']:,} by day, {times['night']:,} by night)" if times["day"] or times["night"] else ""
+        left_out = f"; {self.without_people:,} in which nobody counts are left out" if self.without_people else ""
+        return f"{len(self.frames):,} frames{known}{left_out}"
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation
+from data_kaist.annotations import KAIST_SIZE, AnnotationFormat, read_annotation, training_ignore
 from data_kaist.classes import PEOPLE, Classes
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, Doubt, EmptySplitError, ImageError, SplitError
@@ -93,6 +93,18 @@ def spread(frames: Sequence[Frame], count: int) -> list[int]:
     peopled = [place for place, frame in enumerate(frames) if len(frame.annotations)]
     choice = peopled if len(peopled) >= count else range(len(frames))
     return [choice[i] for i in np.linspace(0, len(choice) - 1, min(count, len(choice))).round().astype(int)]
+
+
+def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) -> list[Frame]:
+    """The frames with an object that :func:`~data_kaist.annotations.training_ignore` leaves to be found.
+
+    Raises:
+        EmptySplitError: there is none.
+    """
+    found = [frame for frame in frames if not training_ignore(frame.annotations, min_height, classes).all()]
+    if frames and not found:
+        raise EmptySplitError(f"none of the {len(frames):,} training frames has a person who is not ignored")
+    return found
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
@@ -268,7 +280,8 @@ def _kaist_frames(
     bad: dict[int, str] = {}
     coco: dict[str, tuple[CocoImage, Annotations]] = {}
     if source.form == "coco":
-        data = read_coco(folder, bad, without_area=without_area)
+        data = read_coco(folder, bad, without_area=without_area, classes=source.classes)
+        categories = _category_ids(data, source.classes)
         coco = {image.name: (image, objects) for image, objects in zip(data.images, data.annotations, strict=True)}
         written = {name: [folder] for name in coco if is_frame_name(name)}
     else:
@@ -306,7 +319,7 @@ def _kaist_frames(
             image, objects = coco[name]
             if image.id in bad:
                 raise AnnotationError(bad[image.id])
-            return Frame(name, visible, lwir, objects, image.id, place, min(data.person_categories))
+            return Frame(name, visible, lwir, objects, image.id, place, categories)
         of_pair = [read_annotation(file, name, size=size, without_area=without_area) for file in written[name]]
         return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 

@@ -12,7 +12,7 @@ from torch import nn
 from data_kaist.classes import Classes
 from data_kaist.dataset import DetectionDataset
 from data_kaist.images import Reading
-from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step
+from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step, with_people
 from data_kaist.statistics import lwir_quantiles
 from data_kaist.transforms import (
     Compose,
@@ -267,11 +267,14 @@ def build_reading(e: ExperimentConfig) -> Reading:
     return Reading((limits[0], limits[1]) if limits else None, e.data.orientation)
 
 
-def build_source(e: ExperimentConfig) -> DataSource:
-    """Where the experiment's data set lies, and in which form."""
+def build_source(e: ExperimentConfig, stage: str) -> DataSource:
+    """Where the data of a stage (``train``, ``val`` or ``test``) lie, and in which form."""
     d, root = e.data, Path(e.data.root)
     folder = root / d.annotations_dir if d.annotations_dir else None
-    return DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e), build_classes(e))
+    source = DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e), build_classes(e), d.box_of)
+    of_val = d.val_annotations or d.train_annotations
+    own = {"train": d.train_annotations, "val": of_val, "test": d.test_annotations}[stage]
+    return source.annotated(own) if own else source
 
 
 def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
@@ -292,7 +295,7 @@ def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Fr
     if e.data.allow_overlap and e.data.kind == "coco" and file_and_step(cut)[1] == 1:
         cut = ""
     split = {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]
-    return build_source(e).frames(split, exclude=cut or None, modality=e.input.modality, skipped=skipped)
+    return build_source(e, stage).frames(split, exclude=cut or None, modality=e.input.modality, skipped=skipped)
 
 
 def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
@@ -303,7 +306,9 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
     """
     e = with_lwir_range(e)
     skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
-    frames = _frames(e, stage, skipped)
+    frames = every = _frames(e, stage, skipped)
+    if stage == "train" and e.data.train_frames == "with_people":
+        frames = with_people(every, e.data.min_height, build_classes(e))
     dataset = DetectionDataset(
         frames,
         e.input.modality,
@@ -317,6 +322,7 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         classes=build_classes(e),
     )
     dataset.skipped = [*(skipped or []), *dataset.skipped]
+    dataset.without_people = len(every) - len(frames)
     return dataset
 
 

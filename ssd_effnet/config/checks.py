@@ -165,6 +165,9 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     for key, ends in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
         if ends is not None and ends[0] >= ends[1]:
             yield key, f"must be [low, high], low below high, not {ends}"
+    for key in ("train_annotations", "val_annotations", "test_annotations"):
+        if e.data.kind == "coco" and getattr(e.data, key):
+            yield f"data.{key}", "is for data.kind: kaist; of coco each split's JSON file holds its annotations"
     if e.loss.negative_iou is not None and e.loss.negative_iou > e.loss.iou_threshold:
         yield "loss.negative_iou", f"must be at most loss.iou_threshold, not {e.loss.negative_iou}"
     if e.neck.topology == "none" and e.adapter.after_neck:

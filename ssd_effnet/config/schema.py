@@ -35,8 +35,16 @@ class DataConfig:
     # which of KAIST's: the original XML, bbGt text, or one box per image of a pair
     annotations: Literal["xml", "bbgt", "paired"] = "xml"
     annotations_dir: str = ""  # of KAIST, below the root, where it has several that may be meant; empty: looked for
-    # kaist: train-all-02, test-day-20 ..., or a stretch of one video; coco: a JSON file below the root
+    # of KAIST, a set of its own per split: xml, bbgt, paired, a folder, or a COCO file with im_name; empty: as above
+    train_annotations: str = ""
+    val_annotations: str = ""  # empty: those of training
+    test_annotations: str = ""
+    # which box of KAIST's paired annotations counts; modality: the LWIR image's for lwir alone, else the visible one's
+    box_of: Literal["modality", "visible", "lwir", "union"] = "modality"
+    # kaist: train-all-02, test-day-20 ..., a stretch of one video, a text file of frames, or several joined by +;
+    # coco: a JSON file below the root
     train: str = "train-all-02"
+    train_frames: Literal["all", "with_people"] = "all"  # with_people: those with a person who is not ignored
     val: str = "set02/V001/I00121-I00189"  # cut out of train
     test: str = "test-all-20"  # split of the final scores
     workers: int = 2  # loader processes; 0: none

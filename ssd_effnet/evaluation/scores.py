@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from data_kaist.annotations import AnnotationFormat
 
 # Okabe and Ito's palette without yellow, which is too pale for a line: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -211,21 +210,14 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
 def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
     """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
-    from data_kaist.layouts import DataSource, annotation_sets
+    from data_kaist.layouts import DataSource, annotation_form, annotation_sets
 
     found = annotation_sets(folder)
     if len(found) > 1:
         sets = ", ".join(str(path) for _, path in found)
         raise DataError(f"{folder}: holds {len(found)} sets of annotations, {sets}; give one of these folders instead")
-    forms: tuple[tuple[AnnotationFormat, str], ...] = (("xml", "xml"), ("bbgt", "txt"), ("paired", "txt"))
-    patterns = {
-        "xml": ("set??/V???/I?????", "set??_V???_I?????"),
-        "paired": ("*/V???/*/I?????", "visible/set??/V???/I?????"),
-    }
-    for form, ending in forms if not found else ():
-        if any(any(folder.glob(f"{pattern}.{ending}")) for pattern in patterns.get(form, patterns["xml"])):
-            found = [*found, (form, folder)]
-    form, annotations_dir = found[0] if found else ("xml", None)
+    inside = annotation_form(folder)
+    form, annotations_dir = found[0] if found else (inside or "xml", folder if inside else None)
     data = DataSource("kaist", folder, form, annotations_dir)
     frames = data.frames(split, modality=None, without_area=without_area)
     source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"

@@ -91,7 +91,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
         others = frames[other]
         files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
         if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
-            others = build_source(experiment).frames(e.train, modality=None, skipped=[])
+            others = build_source(experiment, "train").frames(e.train, modality=None, skipped=[])
         if both := shared(frames[stage], others):
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
             said.append(

@@ -176,6 +176,7 @@ def _run(
     experiment = with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
+    echo("; ".join(f"{stage}: {dataset}" for stage, dataset in datasets.items()))
     for stage, dataset in datasets.items():
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
@@ -367,7 +368,7 @@ class _Session:
             if writes:
                 _write_detections(directory, datasets["test"], table)
             e = self.experiment
-            read_from = build_source(e).annotations_of(e.data.test, e.input.modality)
+            read_from = build_source(e, "test").annotations_of(e.data.test, e.input.modality)
             counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
             results["test"] = {**counted, **classes_as_dict(scores, classes)}
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_kaist.annotations import AnnotationFormat, doubt_of_boxes, other_labels, training_ignore
+from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
 from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
-from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
+from data_kaist.layouts import BoxOf, DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
 from data_kaist.transforms import Compose
@@ -32,8 +33,9 @@ def inspect(
     *,
     kind: Kind | None = None,
     splits: list[str] | None = None,
-    annotations: AnnotationFormat = "xml",
+    annotations: str = "xml",
     annotations_dir: Path | None = None,
+    box_of: BoxOf = "modality",
     images: str = "",
     modality: Modality | None = None,
     sheet: Path | None = None,
@@ -48,8 +50,9 @@ def inspect(
         root: the data set's folder, or a COCO file.
         kind: ``kaist`` or ``coco``; None: whichever it looks like.
         splits: None: the study's three, or every COCO file.
-        annotations: ``xml``, ``bbgt`` or ``paired``, of KAIST.
+        annotations: of KAIST, as ``data.train_annotations``: ``xml``, ``bbgt``, ``paired``, a folder or a COCO file.
         annotations_dir: where they are, if not below the root.
+        box_of: which box of paired annotations counts, as ``data.box_of``.
         images: folder of the images, if not where they are looked for.
         modality: images that must be there; None: those of each side that has any.
         sheet: None: ``sheet.png``, if there are images.
@@ -62,7 +65,10 @@ def inspect(
         DataError: one sentence on what is wrong with root, split or frames.
     """
     root, kind, named = _what(root, kind, splits)
-    source = DataSource(kind, root, annotations, annotations_dir, images, reading)
+    source = DataSource(kind, root, images=images, reading=reading, box_of=box_of)
+    source = source.annotated(annotations) if kind == "kaist" else source
+    if annotations_dir:
+        source = replace(source, annotations=annotations_dir)
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
     console = Console()
