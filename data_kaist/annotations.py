@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.etree.ElementTree import ParseError
@@ -41,15 +42,19 @@ class ObjectRow(NamedTuple):
     ignore: bool = False
     height: float | None = None
 
-    def checked(self, size: tuple[int, int], at: str) -> ObjectRow:
-        """The row itself; an AnnotationError where its box or occlusion cannot be. ``at`` names file and object."""
+    def checked(self, size: tuple[int, int] | None, at: str) -> ObjectRow:
+        """The row itself; an AnnotationError where its box or occlusion cannot be.
+
+        Args:
+            size: (height, width) of the image that the box has to be on; None: it may be anywhere.
+            at: file and object, for the message.
+        """
         x, y, w, h = self.xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
         if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
             raise AnnotationError(f"{at} has a box without area ({box})")
-        height, width = size
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            raise AnnotationError(f"{at} lies outside its {width}x{height} image ({box})")
+        if size and (x >= size[1] or y >= size[0] or x + w <= 0 or y + h <= 0):
+            raise AnnotationError(f"{at} lies outside its {size[1]}x{size[0]} image ({box})")
         if self.occlusion not in (0, 1, 2):
             raise AnnotationError(f"{at} has occlusion {self.occlusion!r}, which should be 0, 1 or 2")
         return self
@@ -69,7 +74,12 @@ def annotations_from(rows: Sequence[ObjectRow], size: tuple[int, int], daytime: 
 
 
 def read_annotation(
-    file: Path, name: str, *, size: tuple[int, int] = KAIST_SIZE, without_area: list[str] | None = None
+    file: Path,
+    name: str,
+    *,
+    size: tuple[int, int] = KAIST_SIZE,
+    without_area: list[str] | None = None,
+    of_pair: bool = False,
 ) -> Annotations:
     """Read the annotation of one frame: XML where the file ends so, else text.
 
@@ -78,12 +88,13 @@ def read_annotation(
         name: of the frame, which says whether it is day or night.
         size: (height, width) in pixels of the image, for files that state none.
         without_area: see :func:`data_kaist.coco.read_coco`.
+        of_pair: the file is of one image of a pair, which an object in the other image may have left.
 
     Raises:
         AnnotationError: one sentence that names the file and the object: not XML or text, a missing tag or column,
             not a finite number, no area, outside the frame.
     """
-    parse = parse_xml if file.suffix.lower() == ".xml" else parse_bbgt
+    parse = parse_xml if file.suffix.lower() == ".xml" else partial(parse_bbgt, of_pair=of_pair)
     try:
         data = file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
@@ -129,11 +140,12 @@ def parse_bbgt(
     size: tuple[int, int] = KAIST_SIZE,
     daytime: Daytime | None = None,
     without_area: list[str] | None = None,
+    of_pair: bool = False,
 ) -> Annotations:
     """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
 
     The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
-    Arguments and errors as for :func:`parse_xml`; the text states no size.
+    Arguments and errors as for :func:`read_annotation`; the text states no size.
     """
     try:
         lines = data.decode("utf-8-sig").splitlines()
@@ -160,7 +172,7 @@ def parse_bbgt(
         if without_area is not None and has_no_area(row.xywh):
             without_area.append(at)
         else:
-            rows.append(row.checked(size, at))
+            rows.append(row.checked(None if of_pair else size, at))
     return annotations_from(rows, size, daytime)
 
 

@@ -187,8 +187,8 @@ class DataSource:
 
         A KAIST frame is one with an image or an annotation; one without the other is an error, so that half a download
         is not mistaken for the whole. Annotations other than the original XML, flat ones and lists of frames are
-        selections: frames without annotation do not belong to them, and a :class:`~data_kaist.errors.Doubt` counts
-        these.
+        selections: frames without annotation do not belong to them, nor frames of a COCO file without image, and a
+        :class:`~data_kaist.errors.Doubt` counts these.
 
         Args:
             split: of KAIST as in :func:`data_kaist.splits.parse_split`; of COCO ``train.json`` below the root, or
@@ -288,18 +288,18 @@ def _kaist_frames(
         side = source._box_of(modality) if source.form == "paired" else ""
         suffix = ".xml" if source.form == "xml" else ".txt"
         of_side = [_files(folder, k, suffix) | (_files(folder / k, "", suffix) if k else {}) for k in _parts(side)]
-        written = {name: [of[name] for of in of_side if name in of] for name in set().union(*of_side)}
+        written = {name: [of[name] for of in of_side] for name in of_side[0].keys() & of_side[-1].keys()}
     pictures = {name for of in pictured.values() for name in of}
     is_selection = source.form != "xml" or bool(listed) or any(of[0].parent == folder for of in written.values())
     names = set(written) | pictures | listed
     chosen = select(names, wanted)
     lacking = [name for name in chosen if name not in written]
-    if is_selection and lacking:
-        chosen = [name for name in chosen if name in written]
-        _doubt(
-            f"{folder}: {len(lacking):,} of the {len(lacking) + len(chosen):,} frames of {split} have no annotation "
-            f"there and are left out, {lacking[0]} first"
-        )
+    blind = [name for name in chosen if name not in pictures] if source.form == "coco" and images.is_dir() else []
+    for what, without in (("annotation there", lacking if is_selection else []), ("image", blind)):
+        if without:
+            said = f"{len(without):,} of the {len(chosen):,} frames of {split} have no {what} and are left out"
+            warnings.warn(f"{folder}: {said}, {without[0]} first", Doubt, stacklevel=3)
+            chosen = sorted({*chosen} - {*without})
     out = select(names, parse_split(exclude, root)) if exclude else []
     chosen = _cut(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
@@ -320,7 +320,10 @@ def _kaist_frames(
             if image.id in bad:
                 raise AnnotationError(bad[image.id])
             return Frame(name, visible, lwir, objects, image.id, place, categories)
-        of_pair = [read_annotation(file, name, size=size, without_area=without_area) for file in written[name]]
+        of_pair = [
+            read_annotation(file, name, size=size, without_area=without_area, of_pair=source.form == "paired")
+            for file in written[name]
+        ]
         return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 
     return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
@@ -343,10 +346,6 @@ def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations
         high = np.maximum(first.boxes_xyxy[:, 2:], other.boxes_xyxy[:, 2:])
         first = replace(first, boxes_xyxy=np.concatenate([low, high], axis=1), height=high[:, 1] - low[:, 1])
     return first
-
-
-def _doubt(sentence: str) -> None:
-    warnings.warn(sentence, Doubt, stacklevel=3)
 
 
 def _coco_frames(

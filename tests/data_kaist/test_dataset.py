@@ -15,12 +15,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data_kaist.annotations import AnnotationFormat
+from data_kaist.coco import read_coco
 from data_kaist.dataset import DetectionDataset, EpochSampler, collate, fingerprint, read_pair
-from data_kaist.errors import AnnotationError, DataError, ImageError, SplitError
+from data_kaist.errors import AnnotationError, DataError, Doubt, ImageError, SplitError
 from data_kaist.images import read_image
 from data_kaist.layouts import DataSource, Frame, Modality, image_ids, spread
 from data_kaist.structures import Annotations, Batch
 from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
+from ssd_effnet.build import build_dataset
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.yaml_files import ConfigError
 
 SIZE = (48, 60)
 NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
@@ -143,19 +147,122 @@ def test_corners_are_not_guessed_where_they_cannot_be(root: Path) -> None:
     [
         ("annotations-bbgt", "{video}/{number}.txt", "bbgt"),
         ("annotations", "{video}/visible/{number}.txt", "paired"),
+        ("annotations", "visible/{video}/{number}.txt", "paired"),
         ("annotations_paired", "{video}/visible/{number}.txt", "paired"),
     ],
 )
-def test_frames_without_annotation_are_counted_and_may_be_left_out(
+def test_frames_without_annotation_are_not_in_a_selection(
     folder: str, layout: str, form: AnnotationFormat, root: Path
 ) -> None:
     write_text(root / folder, layout, f"% bbGt version=3\n{ROW}")
-    says = r"I00001\.txt: missing, the annotation of .*; 2 of the 4 frames have none, and data\.on_bad_frame: skip"
-    with pytest.raises(AnnotationError, match=says):
-        DataSource("kaist", root, form=form).frames("train-all-02")
-    skipped: list[tuple[str, str]] = []
-    frames = DataSource("kaist", root, form=form).frames("train-all-02", skipped=skipped)
-    assert [frame.name for frame in frames] == NAMES[:2] and [name for name, _ in skipped] == NAMES[2:4]
+    for source in (
+        DataSource("kaist", root, form),
+        DataSource("kaist", root).annotated(form),
+        DataSource("kaist", root).annotated(folder),
+        DataSource("kaist", root).annotated(str(root / folder)),
+    ):
+        with pytest.warns(Doubt, match=rf"{folder}: 2 of the 4 frames of train-all-02 have no annotation"):
+            frames = source.frames("train-all-02")
+        assert [frame.name for frame in frames] == NAMES[:2] and source.annotations_of("").startswith(
+            f"{root / folder}"
+        )
+    with pytest.raises(SplitError, match="'test-all-20' is empty"), pytest.warns(Doubt):
+        source.frames("test-all-20")
+
+
+def test_the_boxes_of_a_pair(root: Path) -> None:
+    for side, x in (("visible", 10), ("lwir", 52)):
+        write_text(root / "pairs", f"{{video}}/{side}/{{number}}.txt", f"% bbGt version=3\nperson {x}{ROW[9:]}")
+    found = {}
+    for box_of in ("modality", "visible", "lwir", "union"):
+        source = replace(DataSource("kaist", root, box_of=box_of).annotated("pairs"))
+        for modality in ("early", "lwir"):
+            frame, _ = source.frames("set00/V000/I00000-I00009", modality=modality)
+            found[box_of, modality] = frame.annotations.boxes_xyxy[0, ::2].tolist()
+    assert found["modality", "early"] == found["visible", "lwir"] == [10, 18] and source.annotations_of("").endswith(
+        ", union"
+    )
+    assert found["modality", "lwir"] == found["lwir", "early"] == [52, 60]
+    assert found["union", "early"] == [10, 60]
+    write_text(root / "pairs", "{video}/lwir/{number}.txt", "% bbGt version=3\n")
+    with pytest.raises(AnnotationError, match=r"lwir/I00001\.txt: its objects are not those of .*visible/I00001\.txt"):
+        source.frames("set00/V000/I00000-I00009")
+
+
+def test_a_coco_file_annotates_kaists_frames(root: Path) -> None:
+    """As the improved test annotations are shipped: frames by im_name, in any order, with ids of their own."""
+    rows = [{"id": i, "image_id": 9 - i, "category_id": 1, "bbox": [5, 6, 9, 30 + i]} for i in range(2)]
+    images = [{"id": 9 - i, "im_name": NAMES[i], "height": 48, "width": 60} for i in range(2)]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "person"}]}
+    (root / "own.json").write_text(json.dumps(content))
+    source = DataSource("kaist", root).annotated("own.json")
+    with pytest.warns(Doubt, match="2 of the 4 frames"):
+        frames = source.frames("train-all-02", modality="early")
+    assert [frame.name for frame in frames] == NAMES[:2] and image_ids(frames) == [9, 8]
+    assert [frame.annotations.boxes_xyxy.tolist() for frame in frames] == [[[5, 6, 14, 36]], [[5, 6, 14, 37]]]
+    assert read_pair(frames[0], "early")[0] is not None and source.annotations_of("x") == str(root / "own.json")
+    for given, says in (("none.json", "none.json: is not there"), ("images", "images: holds no KAIST annotations")):
+        with pytest.raises(SplitError, match=says):
+            DataSource("kaist", root).annotated(given)
+
+
+def test_real_frames_on_the_improved_annotations(shared: Path) -> None:
+    file = shared / "reference/kaist/KAIST_annotation.json"
+    truth = read_coco(file)
+    source = DataSource("kaist", shared / "data/kaist-mini").annotated(str(file))
+    with pytest.warns(Doubt, match="2,245 of the 2,252 frames of test-all-20 have no image"):
+        frames = source.frames("test-all-20", modality="early")
+    assert len(frames) == 7
+    for frame in frames:
+        wanted = truth.annotations[truth.names.index(frame.name)]
+        assert fingerprint([frame]) == fingerprint([replace(frame, annotations=wanted)])
+        assert frame.image_id == truth.image_ids[truth.names.index(frame.name)]
+
+
+def test_lists_of_frames_are_splits(root: Path) -> None:
+    (root / "imageSets").mkdir()
+    listed = root / "imageSets/train.txt"
+    listed.write_text(f"{NAMES[2]}\n\nset00/V000/visible/I00003\nset00_V000_lwir_I00001.jpg\n")
+    source = DataSource("kaist", root)
+    assert [frame.name for frame in source.frames("imageSets/train.txt")] == NAMES[:3]
+    assert [frame.name for frame in source.frames(str(listed), exclude="set00/V000/I00001-I00001")] == NAMES[1:3]
+    together = source.frames("imageSets/train.txt+test-all-20")
+    assert [frame.name for frame in together] == [*NAMES[:3], NAMES[4]]
+    (root / "annotations-xml" / f"{NAMES[1]}.xml").unlink()
+    with pytest.warns(Doubt, match="1 of the 3 frames"):
+        assert len(source.frames("imageSets/train.txt")) == 2
+    listed.write_text(f"{NAMES[0]}\nset01/V000/I00001\n")
+    (root / "annotations-xml/set01/V000").mkdir(parents=True)
+    shutil.copy(root / "annotations-xml" / f"{NAMES[0]}.xml", root / "annotations-xml/set01/V000/I00001.xml")
+    with pytest.raises(ImageError, match=r"set01/V000/visible/I00001\.jpg: missing"):
+        source.frames("imageSets/train.txt")
+    listed.write_text("some/where\n")
+    with pytest.raises(SplitError, match=r"train\.txt: line 1 names no KAIST frame"):
+        source.frames("imageSets/train.txt")
+    with pytest.raises(SplitError, match=r"none\.txt: cannot be read"):
+        source.frames("none.txt")
+
+
+def test_a_runs_splits_have_annotations_of_their_own(root: Path) -> None:
+    write_text(root / "sanitized_annotations", "{flat}.txt", "person 10 5 18 25\n")
+    keys = ("data.train=train-all-02", "data.val=set00/V000/I00003-I00003+set03/V000/I00001-I00001")
+    keys = (*keys, "data.test=test-all-20", f"data.root={root}")
+
+    def sizes(*more: str) -> dict[str, list[int]]:
+        e = load_experiment("lite0", [*keys, *more])
+        return {stage: [len(a) for a in build_dataset(e, stage).annotations] for stage in ("train", "val", "test")}
+
+    assert sizes() == {"train": [0, 2], "val": [1, 3], "test": [4]}
+    own = "data.train_annotations=bbgt"
+    with pytest.warns(Doubt):
+        assert sizes(own) == {"train": [1], "val": [1], "test": [4]}  # val as train, test the original
+        assert sizes(own, "data.val_annotations=xml") == {"train": [1], "val": [1, 3], "test": [4]}
+        assert sizes("data.annotations=bbgt", "data.test_annotations=xml") == {"train": [1], "val": [1], "test": [4]}
+    peopled = build_dataset(load_experiment("lite0", [*keys, "data.train_frames=with_people"]), "train")
+    assert len(peopled) == 1 and "1 in which nobody counts are left out" in str(peopled)
+    assert str(build_dataset(load_experiment("lite0", list(keys)), "val")) == "2 frames (1 by day, 1 by night)"
+    with pytest.raises(ConfigError, match=r"data\.test_annotations"):
+        load_experiment("lite0", ["data.kind=coco", "data.test_annotations=xml"])
 
 
 @pytest.mark.parametrize(("where", "suffix"), [("images", ".png"), (".", ".png"), ("images", ".JPG"), (".", ".jpeg")])
