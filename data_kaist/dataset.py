@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data_kaist.annotations import training_ignore
-from data_kaist.cache import DiskCache, FrameCache
+from data_kaist.cache import FrameCache
 from data_kaist.classes import PEOPLE, Classes
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
@@ -91,8 +90,7 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         on_bad_frame: Literal["stop", "skip"] = "stop",
         min_height: float = 12,
-        cache: Literal["none", "memory", "disk"] = "none",
-        cache_folder: Path | None = None,
+        cache: Literal["none", "memory"] = "none",
         processes: int = 1,
         classes: Classes = PEOPLE,
     ) -> None:
@@ -105,8 +103,7 @@ class DetectionDataset(Dataset[Sample]):
             seed: of the random transforms.
             on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
-            cache: ``memory`` and ``disk`` keep decoded frames, see :mod:`data_kaist.cache`, which may refuse.
-            cache_folder: of ``disk``; None: its default.
+            cache: ``memory`` keeps decoded frames, see :mod:`data_kaist.cache`, which may refuse.
             processes: of the run on this machine, which have memory of their own each.
             classes: which labels are to be found.
         """
@@ -122,11 +119,7 @@ class DetectionDataset(Dataset[Sample]):
         self.without_people = 0
         if on_bad_frame == "skip":
             self.scan()
-        self.cache: FrameCache | None = None
-        if cache == "memory":
-            self.cache = FrameCache(self.frames, modality, processes)
-        elif cache == "disk":
-            self.cache = DiskCache(self.frames, modality, cache_folder)
+        self.cache = FrameCache(self.frames, modality, processes) if cache == "memory" else None
 
     @property
     def annotations(self) -> list[Annotations]:

@@ -317,7 +317,6 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
         on_bad_frame=e.data.on_bad_frame,
         min_height=e.data.min_height,
         cache="none" if stage == "test" else e.data.cache,  # the test split is read once
-        cache_folder=Path(e.data.cache_folder) if e.data.cache_folder else None,
         processes=e.trainer.devices,
         classes=build_classes(e),
     )

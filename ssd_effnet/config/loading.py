@@ -7,6 +7,7 @@ schema; an error is a :class:`ConfigError` that names the file, the key and the 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_kaist.errors import Doubt
 from data_kaist.files import write_whole
 from ssd_effnet.config.checks import check_experiment
 from ssd_effnet.config.keys import choices, in_words, key_types, settings, takes_text
@@ -21,7 +23,7 @@ from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
 
 WHERE = (
-    *("data.cache", "data.cache_folder", "data.images", "data.root", "data.workers"),
+    *("data.cache", "data.images", "data.root", "data.workers"),
     *("trainer.accelerator", "trainer.panel_images", "trainer.process_timeout", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
@@ -250,15 +252,25 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig:
     """Merge key by key, so that an error can name the key."""
-    for key, value in _leaves(of_today(layer), ExperimentConfig, source, ()):
+    for key, value in _leaves(of_today(layer, source), ExperimentConfig, source, ()):
         put(config, key, value, source)
     return config
 
 
-def of_today(layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer of an older schema in today's keys: ``head.classes`` became ``data.classes``."""
+def of_today(layer: dict[str, Any], source: str) -> dict[str, Any]:
+    """A layer of an older schema in today's keys.
+
+    ``head.classes`` became ``data.classes``; ``data.cache: disk`` is ``memory`` now, and ``data.cache_folder`` went.
+    """
     head, data = layer.get("head"), layer.get("data", {})
-    if not (isinstance(head, dict) and isinstance(head.get("classes"), list) and isinstance(data, dict)):
+    if not isinstance(data, dict):
+        return layer
+    if data.get("cache") == "disk":
+        data = data | {"cache": "memory"}
+        warnings.warn(f"{source}: data.cache: disk is no more; frames are kept in memory", Doubt, stacklevel=2)
+    if "cache_folder" in data or data.get("cache"):
+        layer = layer | {"data": (data := {k: v for k, v in data.items() if k != "cache_folder"})}
+    if not (isinstance(head, dict) and isinstance(head.get("classes"), list)):
         return layer
     classes = {"classes": {str(name): [name] for name in head["classes"]}}
     return {**layer, "head": {k: v for k, v in head.items() if k != "classes"}, "data": classes | data}

@@ -48,8 +48,7 @@ class DataConfig:
     val: str = "set02/V001/I00121-I00189"  # cut out of train
     test: str = "test-all-20"  # split of the final scores
     workers: int = 2  # loader processes; 0: none
-    cache: Literal["none", "memory", "disk"] = "none"  # decoded frames of training and validation, once read
-    cache_folder: str = ""  # of `disk`, on a disk of this machine; empty: in the system's folder for temporary files
+    cache: Literal["none", "memory"] = "none"  # decoded frames of training and validation, once read
     on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
     allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
     # LWIR values of more than 8 bits that become 0 and 255; null: their high byte is used

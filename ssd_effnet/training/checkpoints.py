@@ -53,7 +53,7 @@ def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
         WeightsError, ConfigError: this version does not know such an experiment.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), of_today(content["experiment"]))
+        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), of_today(content["experiment"], str(file)))
         experiment = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError) as error:
         reason = str(error).splitlines()[0]

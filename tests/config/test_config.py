@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_kaist.errors import Doubt
 from ssd_effnet.config.keys import key_types, options, settings
 from ssd_effnet.config.loading import (
     ConfigError,
@@ -350,3 +351,11 @@ def test_classes_are_a_map_of_labels_and_head_classes_of_old_runs_are_read(files
 def test_classes_that_cannot_be_are_refused(files: Path, value: str, says: str) -> None:
     with pytest.raises(ConfigError, match=f"data.classes.*{says}|{says}.*data.classes"):
         load_experiment(files / "child.yaml", [f"data.classes{value}"])
+
+
+def test_the_disk_cache_of_earlier_versions_is_memory(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("data: {cache: disk, cache_folder: /big}\n")
+    with pytest.warns(Doubt, match=r"old\.yaml: data\.cache: disk"):
+        assert load_experiment(tmp_path / "old.yaml").data.cache == "memory"
+    (tmp_path / "older.yaml").write_text("data: {cache_folder: ''}\n")
+    assert load_experiment(tmp_path / "older.yaml").data.cache == "none"
