@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ssd_effnet.build import build_skeleton
     from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.visualize.detector_graph import detector_svg
+    from ssd_effnet.visualize.detector_graph import draw_detector
     from ssd_effnet.visualize.summary import summarize, summary_table
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     table = summary_table(summarize(experiment))
     if arguments.graph:
-        arguments.graph.write_text(detector_svg(experiment.name, build_skeleton(experiment)), encoding="utf-8")
+        draw_detector(experiment.name, build_skeleton(experiment), arguments.graph)
     shell.print_table(table)
     return 0

@@ -19,7 +19,7 @@ from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, as_rgb, draw, save, with_caption
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.visualize.heatmaps import grid, labelled, stacked
+from ssd_effnet.visualize.panels import Panel, panels
 
 STAGES = ("train", "val", "test")
 DRAWS = 4
@@ -131,12 +131,8 @@ def write_data_view(
     ]
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
-        cells = grid(rows[start : start + _ROWS])
-        # the text stands on a strip of the picture's width, not less than can be read
-        strip = np.zeros((0, max(cells.shape[1], 2 * _CELL), 3), np.uint8)
-        legend = with_caption(strip, "", ("truth", "ignored"))
         path = out / f"{stage}_{page}.png"
-        save(stacked([labelled(strip, words), legend, cells]), path)
+        save(with_caption(panels(rows[start : start + _ROWS], words, width=_CELL), "", ("truth", "ignored")), path)
         pictures.append(path)
     return DataView(pictures, channels, images, verdict)
 
@@ -207,7 +203,7 @@ def _row(
     pixels: np.ndarray,
     *,
     epoch: int | None,
-) -> list[np.ndarray | None]:
+) -> list[Panel]:
     """One row: a frame as read, then augmented; LWIR below visible."""
     frame = dataset.frames[place]
     annotations = frame.annotations
@@ -216,7 +212,7 @@ def _row(
     height, width = annotations.size
     named = dataset.classes.words(annotations.labels)
     said = [frame.name, f"as it is read, {width}x{height}"]
-    cells: list[np.ndarray | None] = [_cell(pair, annotations.boxes_xyxy, ignore, named, said)]
+    cells = [_cell(pair, annotations.boxes_xyxy, ignore, named, said)]
     for k, image in enumerate(pixels):
         targets = batch.targets
         there = (targets.labels[k] > 0).numpy()
@@ -235,8 +231,8 @@ def _row(
 
 def _cell(
     pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, texts: Sequence[str], words: Sequence[str]
-) -> np.ndarray:
+) -> Panel:
     zoom = _CELL / pair[0].shape[1]
     named = [text for text, ignored in zip(texts, ignore, strict=False) if not ignored]
     markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore], named)]
-    return labelled(np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]), words)
+    return Panel(words, np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]))

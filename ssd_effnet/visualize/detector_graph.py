@@ -1,39 +1,55 @@
-"""Draws a detector's maps and their inputs as a graph."""
+"""Draws a detector's maps and their inputs as a graph: one row per stride, one column per step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import nn
 
+from ssd_effnet.evaluation.scores import save_figure
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level
-from ssd_effnet.visualize.graph import PictureNode, graph_svg
+
+_FILL = {"input": "#dbe7f5", "node": "#f3f3f3", "attention": "#fbe3c8", "output": "#d9efd8"}
 
 
-class _Drawing:
-    """Boxes and arrows so far, one row per stride."""
+@dataclass(frozen=True)
+class Box:
+    """One map: its stride, its column, what is written on it, and its kind, a key of the colours."""
 
-    def __init__(self, strides: Sequence[int]) -> None:
-        self.row_of = {stride: row for row, stride in enumerate(strides)}
-        self.nodes: dict[str, PictureNode] = {}
-        self.edges: list[tuple[str, str]] = []
+    stride: int
+    column: int
+    label: str
+    kind: str
+
+
+@dataclass
+class MapGraph:
+    """Boxes by name, each after those it reads, and arrows as (from, to)."""
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, level: Level, label: str, sources: Sequence[str], kind: str = "node") -> str:
-        self.nodes[name] = PictureNode(name, self.row_of[level.stride], label, kind)
+        """A box right of all that it reads, and alone in its row there; returns its name."""
+        column = max((self.boxes[source].column + 1 for source in sources), default=0)
+        while (level.stride, column) in {(box.stride, box.column) for box in self.boxes.values()}:
+            column += 1
+        self.boxes[name] = Box(level.stride, column, label, kind)
         self.edges += [(source, name) for source in sources]
         return name
 
 
-def detector_svg(title: str, detector: Detector) -> str:
-    """All maps from the backbone to the head as an SVG document.
+def map_graph(detector: Detector) -> MapGraph:
+    """All maps from the backbone to the head.
 
-    A row is a stride, the finest lowest. Blue maps enter from the backbone, orange ones fuse by global pooling, green
-    ones go to the head. A part that hands its maps on as they are is not drawn.
+    Kinds: ``input`` enters from the backbone, ``attention`` fuses by global pooling, ``output`` goes to the head. A
+    part that hands its maps on as they are is not in it.
     """
-    drawing = _Drawing(sorted({level.stride for part in detector.parts.values() for level in _levels(part)}))
+    drawing = MapGraph()
     entering: list[str] = []
     for name, part in detector.parts.items():
         levels = _levels(part)
@@ -50,12 +66,37 @@ def detector_svg(title: str, detector: Detector) -> str:
                 for level, source in zip(levels, entering, strict=True)
             ]
     for name in entering:
-        drawing.nodes[name] = replace(drawing.nodes[name], kind="output")
-    rows = [f"stride {stride}" for stride in drawing.row_of]
-    return graph_svg(title, rows, list(drawing.nodes.values()), drawing.edges)
+        drawing.boxes[name] = replace(drawing.boxes[name], kind="output")
+    return drawing
 
 
-def _draw_neck(drawing: _Drawing, neck: GraphNeck, entering: Sequence[str]) -> list[str]:
+def draw_detector(title: str, detector: Detector, path: Path) -> None:
+    """Write :func:`map_graph` as a picture, the finest stride lowest; the suffix chooses the format (``.svg``)."""
+    from matplotlib.figure import Figure
+
+    graph = map_graph(detector)
+    rows = {stride: row for row, stride in enumerate(sorted({box.stride for box in graph.boxes.values()}))}
+    columns = 1 + max(box.column for box in graph.boxes.values())
+    figure = Figure(figsize=(1.5 + 1.3 * columns, 1 + 0.8 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlim=(-0.6, columns - 0.4), ylim=(-0.6, len(rows)), xticks=[])
+    axes.set_yticks(range(len(rows)), [f"stride {stride}" for stride in rows])
+    axes.grid(axis="y", color="#eee")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    place = {name: (box.column, rows[box.stride]) for name, box in graph.boxes.items()}
+    for source, target in graph.edges:
+        steps = place[target][0] - place[source][0]
+        style = {"arrowstyle": "-|>", "color": "#555", "shrinkA": 16, "shrinkB": 16}
+        bend = {"connectionstyle": f"arc3,rad={-0.9 / steps if steps > 1 else 0}"}  # round what stands between
+        axes.annotate("", place[target], place[source], arrowprops=style | bend, zorder=2)
+    for name, box in graph.boxes.items():
+        frame = {"boxstyle": "round", "facecolor": _FILL[box.kind], "edgecolor": "#555"}
+        axes.text(*place[name], box.label, ha="center", va="center", fontsize=8, bbox=frame, zorder=3, parse_math=False)
+    save_figure(figure, path)
+
+
+def _draw_neck(drawing: MapGraph, neck: GraphNeck, entering: Sequence[str]) -> list[str]:
     """Draw the neck's repetitions; returns the names of its output maps."""
     maps = list(entering)
     for level in neck.levels_in[len(maps) :]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +28,11 @@ from ssd_effnet.visualize.feature_pictures import (
     detection_picture,
     fusion_picture,
     image_picture,
+    level_colour,
     levels_picture,
 )
-from ssd_effnet.visualize.features import Seen, evidence, matched_anchors, see
+from ssd_effnet.visualize.features import AnchorMatches, Seen, evidence, matched_anchors, see
+from ssd_effnet.visualize.templates import templates
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def write_feature_page(
             title = f"Channels of the {part}: those that vary most over the image"
             pages.append((f"channels_{part.replace(' ', '_')}", title, channels_picture(made, sample)))
     neck = predictor.detector.part("neck")
-    notes = []
+    notes, matches = [], None
     if isinstance(neck, GraphNeck):
         if neck.fusion_weights():
             pages.append(("fusion_weights", "What each node of the neck weighs its inputs by", fusion_picture(neck)))
@@ -178,61 +180,45 @@ def write_feature_page(
         path = out / f"{number:02d}_{name}.png"
         save(picture, path)
         pictures.append(path)
-    listed = _detections_table(seen, detections, detection)
-    titles = [title for _, title, _ in pages]
+    numbers = sorted({*range(1, min(LISTED, len(detections)) + 1), detection}) if len(detections) else []
+    text = (
+        templates(__file__)
+        .get_template("features.html")
+        .render(
+            title=f"{e.name}: {sample.name}",
+            pages=[
+                {"name": name, "title": title, "address": jpeg_address(picture, quality=92)}
+                for name, title, picture in pages
+            ],
+            notes=notes,
+            found=len(detections),
+            chosen=detection,
+            rows=[_detection_cells(seen, detections, n - 1) for n in numbers],
+            **(_anchor_table(seen, matches) if matches else {"levels": [], "counts": []}),
+        )
+    )
     index = out / "index.html"
-    addresses = [jpeg_address(picture, quality=92) for *_, picture in pages]
-    write_whole(index, _page(f"{e.name}: {sample.name}", titles, addresses, notes, listed))
+    write_whole(index, text)
     summary = f"{len(pictures)} pictures of {sample.name}, {len(detections)} detections: open {index}"
     return FeaturePage(index, pictures, summary)
 
 
-def _detections_table(seen: Seen, detections: DetectionTable, chosen: int) -> str:
-    if not len(detections):
-        return ""
-    numbers = sorted({*range(1, min(LISTED, len(detections)) + 1), chosen})
-    rows = []
-    for number in numbers:
-        row = number - 1
-        x1, y1, x2, y2 = detections.boxes_xyxy[row]
-        _, place, (*_, w, h) = seen.anchor_of(detections, row)
-        level = seen.head_maps[place].level.name
-        cells = (
-            *(f"{number}", detections.class_names[row], f"{detections.scores[row]:.3f}", level, f"{w:.0f}x{h:.0f}"),
-            f"{x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f}",
-        )
-        mark = ' class="chosen"' if number == chosen else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("--detection", "class", "score", "level", "anchor", "box"))
-    return (
-        f"<p>{len(detections)} detections in all; boxes (x1, y1, x2, y2) and anchors (width x height) in pixels of the "
-        f"network's input.</p><table><tr>{head}</tr>{''.join(rows)}</table>"
-    )
+def _detection_cells(seen: Seen, detections: DetectionTable, row: int) -> tuple[Any, ...]:
+    _, place, (*_, w, h) = seen.anchor_of(detections, row)
+    box = ", ".join(f"{side:.0f}" for side in detections.boxes_xyxy[row])
+    score, level = f"{detections.scores[row]:.3f}", seen.head_maps[place].level.name
+    return row + 1, detections.class_names[row], score, level, f"{w:.0f}x{h:.0f}", box
 
 
-_STYLE = """
-body { font: 15px/1.4 sans-serif; margin: 1.5em auto; max-width: 1700px; padding: 0 1em; color: #111; background: #fff }
-img { max-width: 100%; border: 1px solid #ccc; cursor: zoom-in } img.whole { max-width: none; cursor: zoom-out }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: 2px 12px 2px 0 } .chosen { font-weight: bold }
-"""
-
-
-def _page(title: str, titles: Sequence[str], addresses: Sequence[str], notes: Sequence[str], listed: str) -> str:
-    parts = []
-    for number, (words, address) in enumerate(zip(titles, addresses, strict=True), start=1):
-        shown = html.escape(words)
-        toggle = "this.classList.toggle('whole')"
-        parts.append(
-            f'<h2 id="p{number}">{number}. {shown}</h2><img src="{address}" alt="{shown}" onclick="{toggle}">'
-            + (listed if number == 1 else "")
-        )
-    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    links = " &middot; ".join(
-        f'<a href="#p{number}">{html.escape(words)}</a>' for number, words in enumerate(titles, start=1)
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{links}</p>{said}{''.join(parts)}"
-        "</body></html>\n"
-    )
+def _anchor_table(seen: Seen, matches: AnchorMatches) -> dict[str, Any]:
+    """Positive anchors by object (rows) and level (columns)."""
+    heights = matches.anchors_xyxy[:, 3] - matches.anchors_xyxy[:, 1]
+    levels = []
+    for k, m in enumerate(seen.head_maps):
+        own = heights[matches.level_of_anchor == k]
+        colour = "rgb({}, {}, {})".format(*level_colour(k))
+        levels.append({"name": m.level.name, "colour": colour, "heights": f"{own.min():.0f}-{own.max():.0f}"})
+    counts = [(f"object {i}", row.tolist()) for i, row in enumerate(matches.counts, start=1)]
+    if matches.ignored.any():
+        counts.append(("ignored", matches.ignored_counts.tolist()))
+    return {"levels": levels, "counts": counts}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from defusedxml import ElementTree
 
 from ssd_effnet.build import as_size, build_postprocess, build_skeleton
 from ssd_effnet.cli.scale import main as scale
@@ -16,7 +15,7 @@ from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import TOPOLOGIES, GraphNeck
 from ssd_effnet.structures import RawOutputs
-from ssd_effnet.visualize.detector_graph import detector_svg
+from ssd_effnet.visualize.detector_graph import map_graph
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -265,16 +264,17 @@ def test_what_cannot_be_built_is_named(name: str, override: str, says: str) -> N
 def test_a_picture_shows_every_map(name: str) -> None:
     e = experiment(name)
     detector = build_skeleton(e)
-    svg = "{http://www.w3.org/2000/svg}"
-    root = ElementTree.fromstring(detector_svg(name, detector))
-    drawn = [group for group in root.iter(f"{svg}g") if group.get("class") == "node"]
-    edges = [path for path in root.iter(f"{svg}path") if path.get("class") == "edge"]
-    outputs = [box for box in drawn if box.find(f"{svg}rect").get("fill") == "#d9efd8"]
+    graph = map_graph(detector)
+    edges = graph.edges
+    outputs = [box for box in graph.boxes.values() if box.kind == "output"]
+    places = {(box.stride, box.column) for box in graph.boxes.values()}
+    assert len(places) == len(graph.boxes)
+    assert all(graph.boxes[source].column < graph.boxes[target].column for source, target in edges)
     assert len(outputs) == len(detector.levels)
     neck = detector.part("neck")
     if isinstance(neck, GraphNeck):
         nodes = [node for turn in neck.nodes_of_turns for node in turn]
-        assert {edge.get("data-to") for edge in edges} >= {
+        assert {target for _, target in edges} >= {
             f"neck.{k}.{node.name}" for k, turn in enumerate(neck.nodes_of_turns) for node in turn
         }
         others = len(edges) - sum(len(node.inputs) for node in nodes)

@@ -1,9 +1,6 @@
 """What a detector is said to cost, against what is published."""
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from ssd_effnet.build import build_skeleton
+from ssd_effnet.cli.summarize import main
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.cost import cost, multiply_adds
@@ -78,13 +76,11 @@ def test_the_table_shows_it() -> None:
         assert shown in text
 
 
-def test_the_command() -> None:
-    def summarize_py(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "scripts" / "summarize.py"), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
-
-    good = summarize_py("experiments/01_effnet_b4.yaml", "input.modality=halfway")
-    assert good.returncode == 0 and "one image of 4 x 512 x 640" in good.stdout
-    bad = summarize_py("experiments/01_effnet_b4.yaml", "backbone.name=efficientnet-b44")
-    assert bad.returncode == 1 and "did you mean `efficientnet-b4`?" in bad.stderr and "Traceback" not in bad.stderr
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = tmp_path / "graph.svg"
+    assert main(["01_effnet_b4", "input.modality=halfway", "--graph", str(graph)]) == 0
+    assert "one image of 4 x 512 x 640" in capsys.readouterr().out
+    said = graph.read_text("utf-8")
+    assert all(f"<!-- {words} -->" in said for words in ("01_effnet_b4", "stride 8", "stage3"))
+    assert main(["01_effnet_b4", "backbone.name=efficientnet-b44"]) == 1
+    assert "did you mean `efficientnet-b4`?" in capsys.readouterr().err
