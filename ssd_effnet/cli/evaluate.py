@@ -1,12 +1,13 @@
 """Score detection files against KAIST ground truth: miss rates, recall, AP.
 
 Miss rates follow both rule sets, the KAIST devkit's and that of most papers since 2021.
---compare tests whether one is better than another, by a paired bootstrap over the images.
+--compare says how two differ, and how sure that is: by stretches of video and, with several files a side, by seeds.
 
 examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
   ssd-effnet evaluate --annotations data/kaist --detections runs/lite0/seed0/detections_kaist.txt --rules both
   ssd-effnet evaluate --annotations KAIST_annotation.json --compare mine.json MLPD.txt
+  ssd-effnet evaluate --annotations data/kaist --compare a/seed?/detections.json --with b/seed?/detections.json
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def parser() -> shell.Parser:
         help="KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
     )
     task.add_argument(
-        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="is A or B better, and how sure is that?"
+        "--compare", type=Path, nargs="+", metavar="FILE", help="A and B; or the seeds of A, with those of B in --with"
     )
+    parser.add_argument("--with", dest="other", type=Path, nargs="+", metavar="FILE", help="the seeds of B")
+    parser.add_argument("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
     parser.add_argument(
         "--rules",
         choices=("matlab", "python", "both"),
@@ -57,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
     if args.compare and args.plot:
         parser().error("--plot goes with --detections, not with --compare")
+    if args.other and not args.compare:
+        parser().error("--with goes with --compare")
+    if args.compare and not args.other:
+        if len(args.compare) != 2:
+            parser().error("--compare takes two files, or any number with --with")
+        args.compare, args.other = args.compare[:1], args.compare[1:]
     evaluate(args)
     return 0
 
@@ -64,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     from ssd_effnet.evaluation import scores as evaluation
     from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+    from ssd_effnet.evaluation.significance import blocks
 
     rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
-    files = args.compare or args.detections
+    files = [*args.compare, *args.other] if args.compare else args.detections
     names = evaluation.short_names(files)
     truth = evaluation.load_ground_truth(args.annotations, args.split)
     evaluator = MissRateEvaluator(truth.annotations)
@@ -75,9 +85,10 @@ def evaluate(args: argparse.Namespace) -> None:
         if doubt := truth.doubt(path, table, evaluator):
             print(f"warning: {path}: {doubt}", file=sys.stderr)
     if args.compare:
-        first, second = names
-        a, b = ([evaluator.match(table)] for table in tables.values())
-        comparisons = evaluation.compare_detectors(a, b, rules)
+        matchers, n = [evaluator.match(table) for table in tables.values()], len(args.compare)
+        first, second = ", ".join(names[:n]), ", ".join(names[n:])
+        block = blocks(truth.names, videos=args.videos)
+        comparisons = evaluation.compare_detectors(matchers[:n], matchers[n:], block, rules)
         if args.json:
             compared = evaluation.comparisons_as_dict(first, second, comparisons)
             evaluation.write_results(args.json, {"annotations": truth.source, **compared})

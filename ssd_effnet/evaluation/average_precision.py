@@ -1,4 +1,5 @@
-"""COCO's average precision (T.-Y. Lin et al., "Microsoft COCO", ECCV 2014), computed by pycocotools itself."""
+"""COCO's average precision (T.-Y. Lin et al., "Microsoft COCO", ECCV 2014): pycocotools matches, images may be
+weighted."""
 
 from __future__ import annotations
 
@@ -15,13 +16,8 @@ from data_kaist.structures import Annotations, DetectionTable
 _MAX_DETECTIONS_AN_IMAGE = 100
 
 
-def average_precision(
-    annotations: Sequence[Annotations],
-    detections: DetectionTable,
-    counted: Sequence[str] = (PERSON,),
-    absent: Sequence[str] = (),
-) -> dict[str, float]:
-    """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75 of one class, of every size.
+class AveragePrecision:
+    """One table of detections matched once by pycocotools, to be read under any weight of the images.
 
     Objects whose label is not counted or that carry the ignore flag are crowd regions: they need not be found, and
     detections on them do not count. Height, occlusion and border, which the miss rate asks for, play no part.
@@ -30,28 +26,68 @@ def average_precision(
         annotations: one per image.
         detections: boxes in pixels of the original images; the best 100 of an image enter.
         counted, absent: labels, as of :class:`.miss_rate.MissRateEvaluator`.
-
-    Returns:
-        ``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN where there is no object to be found.
     """
-    rows = _truth(annotations, counted, absent)
-    if all(row["iscrowd"] for row in rows):
-        return dict.fromkeys(("AP", "AP50", "AP75"), float("nan"))
-    if len(detections) == 0:
-        return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
 
-    from pycocotools.cocoeval import COCOeval  # here, because miss rates need no pycocotools
+    def __init__(
+        self,
+        annotations: Sequence[Annotations],
+        detections: DetectionTable,
+        counted: Sequence[str] = (PERSON,),
+        absent: Sequence[str] = (),
+    ) -> None:
+        from pycocotools.cocoeval import COCOeval  # here, because miss rates need no pycocotools
 
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        evaluation = COCOeval(_coco(len(annotations), rows), _results(len(annotations), detections), "bbox")
-        evaluation.params.areaRng = [[0, 1e10]]
-        evaluation.params.areaRngLbl = ["all"]
-        evaluation.params.maxDets = [_MAX_DETECTIONS_AN_IMAGE]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # (thresholds, recalls)
-    by_threshold = 100 * precision.mean(axis=1)
-    return {"AP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
+        rows = _truth(annotations, counted, absent)
+        to_find = [row["image_id"] for row in rows if not row["iscrowd"]]
+        self.counted = np.bincount(np.array(to_find, np.int64), minlength=len(annotations)).astype(np.float64)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
+            evaluation = COCOeval(_coco(len(annotations), rows), _results(len(annotations), detections), "bbox")
+            evaluation.params.areaRng = [[0, 1e10]]
+            evaluation.params.areaRngLbl = ["all"]
+            evaluation.params.maxDets = [_MAX_DETECTIONS_AN_IMAGE]
+            evaluation.evaluate()
+        self._recalls, thresholds = evaluation.params.recThrs, len(evaluation.params.iouThrs)
+        images = [of for of in evaluation.evalImgs if of is not None]
+        scores = np.concatenate([np.zeros(0), *(of["dtScores"] for of in images)])
+        order = np.argsort(-scores, kind="mergesort")  # as pycocotools sorts
+        self._image = np.repeat([of["image_id"] for of in images], [len(of["dtScores"]) for of in images])[order]
+        matched, ignored = (
+            np.concatenate([np.zeros((thresholds, 0)), *(of[key] for of in images)], axis=1)[:, order].astype(bool)
+            for key in ("dtMatches", "dtIgnore")
+        )
+        self._right, self._wrong = matched & ~ignored, ~matched & ~ignored
+
+    def figures(self, weight: np.ndarray | None = None) -> dict[str, float]:
+        """``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN where there is no object to be found.
+
+        Args:
+            weight: float64 ``(n,)``, how often each image counts; None: once.
+        """
+        weight = np.ones(len(self.counted)) if weight is None else weight
+        counted = float(self.counted @ weight)
+        if counted == 0:
+            return dict.fromkeys(("AP", "AP50", "AP75"), float("nan"))
+        if not len(self._image):
+            return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+        of_detection = weight[self._image]
+        right, wrong = (np.cumsum(rows * of_detection, axis=1) for rows in (self._right, self._wrong))
+        recall, precision = right / counted, right / (right + wrong + np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        by_threshold = []
+        for at, of in zip(recall, precision, strict=True):
+            place = np.searchsorted(at, self._recalls, side="left")
+            by_threshold.append(100 * np.append(of, 0.0)[np.minimum(place, len(of))].mean())
+        return {"AP": float(np.mean(by_threshold)), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
+
+
+def average_precision(
+    annotations: Sequence[Annotations],
+    detections: DetectionTable,
+    counted: Sequence[str] = (PERSON,),
+    absent: Sequence[str] = (),
+) -> dict[str, float]:
+    """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75 of one class, see :class:`AveragePrecision`."""
+    return AveragePrecision(annotations, detections, counted, absent).figures()
 
 
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:

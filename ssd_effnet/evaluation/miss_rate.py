@@ -94,7 +94,7 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What one subset's miss rate is computed from, image by image: what a bootstrap draws from.
+    """What one subset's miss rate is computed from, image by image.
 
     Attributes:
         true_positive: bool ``(k,)``, in order of falling score; detections that count nowhere are left out.
@@ -108,15 +108,27 @@ class Curve:
     images: np.ndarray
     counted: np.ndarray
 
+    def miss_rate(self, weight: np.ndarray, rules: Rules = MATLAB) -> tuple[float, np.ndarray]:
+        """Miss rate in 0..1 and what is read at the references, where images count as often as ``weight`` says.
+
+        Args:
+            weight: float64 ``(n,)``, one per image of the evaluator.
+        """
+        of_detection = weight[self.image]
+        right = of_detection * self.true_positive
+        counted = float(self.counted @ weight)
+        mr, _, _, read = log_average(right, of_detection - right, float(weight[self.images].sum()), counted, rules)
+        return mr, read
+
 
 def log_average(
     true_positives: np.ndarray, false_positives: np.ndarray, images: float, counted: float, rules: Rules = MATLAB
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Reads a curve at the reference points; the last step of every miss rate, and of a bootstrap's resampled ones.
+    """Reads a curve at the reference points; the last step of every miss rate.
 
     Args:
-        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; a bootstrap repeats each
-            detection as often as its image was drawn.
+        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; numbers where images
+            count more or less than once.
         images: images of the subset.
         counted: boxes in the denominator.
 

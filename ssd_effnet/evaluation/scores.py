@@ -28,7 +28,7 @@ from ssd_effnet.evaluation import mistakes
 from ssd_effnet.evaluation.average_precision import average_precision
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
-from ssd_effnet.evaluation.significance import Comparison, Interval, compare
+from ssd_effnet.evaluation.significance import CONFIDENCE, Comparison, compare, jackknife
 from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, RULES, SUBSETS
 
 if TYPE_CHECKING:
@@ -356,43 +356,47 @@ def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str,
 
 
 def compare_detectors(
-    a: Sequence[Matcher], b: Sequence[Matcher], rules: Sequence[str] = ("matlab", "python")
+    a: Sequence[Matcher], b: Sequence[Matcher], block: np.ndarray, rules: Sequence[str] = ("matlab", "python")
 ) -> dict[str, dict[str, Comparison]]:
-    """``[rule set][subset]`` of the reasonable subsets; for A, B, errors see :mod:`.significance`."""
-    return {name: {subset: compare(a, b, subset, name) for subset in REASONABLE} for name in rules}
+    """``[rule set][subset]`` of the reasonable subsets in percent; each side holds the seeds of one recipe.
+
+    Args:
+        a, b: of one evaluator.
+        block: of each image, see :func:`.significance.blocks`.
+    """
+    return {
+        name: {
+            subset: compare(*(np.stack([jackknife(m, block, subset, name) for m in side]) for side in (a, b)))
+            for subset in REASONABLE
+        }
+        for name in rules
+    }
 
 
 def verdict(comparison: Comparison) -> str:
-    """In words; as sure as the 95 % interval of the difference."""
-    if comparison.difference.high < 0:
-        return "A is better"
-    if comparison.difference.low > 0:
-        return "B is better"
-    return "cannot tell"
+    """In words. With one file a side it is of these weights: another seed of either recipe may turn it round."""
+    first = "A" if comparison.difference < 0 else "B"
+    if comparison.seeds == (1, 1) and comparison.readable:
+        sure = comparison.p <= 1 - CONFIDENCE
+        return f"these weights of {first} find more" if sure else "cannot tell these weights apart"
+    return f"cannot tell: {doubt}" if (doubt := comparison.doubt()) else f"{first} is better"
 
 
 def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
-    """The results file's form: miss rates and their difference in percent, None where there is no number.
+    """The results file's form: percent, None where there is no number.
 
     Args:
-        a, b: names of the detectors.
+        a, b: names of the sides.
         comparisons: of :func:`compare_detectors`.
     """
 
-    def percent(of: Interval) -> dict[str, float | None]:
-        return {name: _percent(value) for name, value in asdict(of).items()}
+    def known(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     results: dict[str, Any] = {"a": a, "b": b}
     for rules, by_subset in comparisons.items():
         results[rules] = {
-            subset: {
-                "a": percent(of.a),
-                "b": percent(of.b),
-                "difference": percent(of.difference),
-                "p": None if math.isnan(of.p) else of.p,
-                "resamples": of.resamples,
-                "verdict": verdict(of),
-            }
+            subset: {name: known(value) for name, value in asdict(of).items()} | {"verdict": verdict(of)}
             for subset, of in by_subset.items()
         }
     return results
@@ -457,7 +461,7 @@ def results_table(scores: Mapping[str, Scores]) -> Table:
 
 
 def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """One row a rule set and subset: either miss rate, their difference and what follows from it. Arguments as for
+    """One row per rule set and subset: miss rates, their difference and what follows from it. Arguments as for
     :func:`comparisons_as_dict`; a dash stands for no number.
     """
     from rich.table import Table
@@ -467,14 +471,13 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
         table.add_column(heading, no_wrap=True)
     for heading in ("MR A", "MR B", "A - B", "95 % interval", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     for rules, by_subset in comparisons.items():
         for subset, of in by_subset.items():
-            mr_a, mr_b = _show(100 * of.a.value), _show(100 * of.b.value)
-            value, low, high = (_show(100 * x, "+z") for x in asdict(of.difference).values())
-            limits = "-" if math.isnan(of.difference.value) else f"{low} to {high}"
+            limits = "-" if math.isnan(of.low) else f"{_show(of.low, '+z')} to {_show(of.high, '+z')}"
             p = "-" if math.isnan(of.p) else f"{of.p:.3f}"
-            table.add_row(rules, subset.replace("_", " "), mr_a, mr_b, value, limits, p, verdict(of))
+            numbers = (_show(of.a), _show(of.b), _show(of.difference, "+z"), limits, p)
+            table.add_row(rules, subset.replace("_", " "), *numbers, verdict(of))
     return table
 
 

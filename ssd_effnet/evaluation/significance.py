@@ -1,214 +1,321 @@
-"""How sure a miss rate is, and whether one detector's is better than another's: a bootstrap over test images
-(B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 15).
+"""Whether one experiment beats another: a jackknife over stretches of video and the spread over seeds, together.
 
-    evaluator = MissRateEvaluator(annotations)
-    wide, narrow = [evaluator.match(d) for d in seeds_of_wide], [evaluator.match(d) for d in seeds_of_narrow]
-    interval(wide).low, interval(wide).high            # 95 % of the resampled miss rates
-    compare(wide, narrow).difference.value             # -0.0123: wide misses 1.23 points less
-    compare(wide, narrow).p                            # 0.004
+Frames of one video show the same people, so that single images are no independent evidence: on KAIST's test set,
+intervals over images are 1.25 to 1.9 times too narrow. What is left out in turn is therefore a *block*, a stretch of
+about 30 test frames (B. Efron and C. Stein, "The jackknife estimate of variance", 1981). A figure is an array of
+*replicates* ``(1 + G,)``: its value on all images, then with each of ``G`` blocks left out; an experiment is one row
+per seed.
 
-An experiment is a sequence of matchers, one a seed, all made by one evaluator; its miss rate is their mean. A resample
-draws as many images as the subset has, with replacement, and every seed of every experiment is scored on the same draw.
-The intervals therefore speak of other images, not of other seeds: for those see :func:`seed_margin`. Images count as
-independent; frames of one video, in which the same person walks on, are less than that, so the truth is less sure.
-
-Miss rates are in 0..1. The same seed draws the same images whatever is compared.
+    block = blocks([frame.name for frame in frames])
+    a = np.stack([jackknife(matcher, block) for matcher in seeds_of_a])    # (seeds, 1 + G), in percent
+    b = np.stack([jackknife(matcher, block) for matcher in seeds_of_b])
+    found = compare(a, b)
+    found.difference, found.low, found.high, found.p      # A - B with its 95 % interval over other images and seeds
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ssd_effnet.evaluation.miss_rate import Curve, Matcher, log_average
-from ssd_effnet.evaluation.subsets import MATLAB, RULES, Rules, Subset
+from data_kaist.errors import Failure
+from ssd_effnet.evaluation.miss_rate import Matcher
+from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
 
-RESAMPLES = 2000
-# two-sided 95 % points of Student's t with 1, 2, 3 ... degrees of freedom; with more than ten, that of ten
-_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+STRETCH, SHORT_STRETCH, FEWEST_BLOCKS, FEWEST_VIDEOS = 30, 10, 20, 10
+FEWEST_SEEDS = 3
+CONFIDENCE, POWER = 0.95, 0.8
+_VIDEO = re.compile(r"^(.*set\d\d/V\d\d\d)(?:/|$)")
+
+
+class TooFewVideosError(Failure, ValueError):
+    """Whole videos cannot be the blocks; the sentence says how many there are."""
+
+
+def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
+    """The block of each image: what counts as one independent piece of evidence.
+
+    Each ``setXX/VYYY`` is cut into stretches of about 30 frames; with fewer than 20 blocks in all, into stretches of
+    about 10. An image without such a name is a block of its own.
+
+    Args:
+        names: of all images, those of a video in its order.
+        videos: whole videos are the blocks.
+
+    Returns:
+        int64 ``(n,)``, from 0 in order of appearance.
+
+    Raises:
+        TooFewVideosError: ``videos``, and there are fewer than 10.
+    """
+    of_video: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        found = _VIDEO.match(name)
+        of_video.setdefault(found.group(1) if found else f"{i} {name}", []).append(i)
+
+    def cut(length: float) -> list[np.ndarray]:
+        return [
+            part for of in of_video.values() for part in np.array_split(np.array(of), max(1, round(len(of) / length)))
+        ]
+
+    parts = cut(math.inf if videos else STRETCH)
+    if videos and len(parts) < FEWEST_VIDEOS:
+        raise TooFewVideosError(f"{len(parts)} videos are too few to tell differences by; {FEWEST_VIDEOS} are needed")
+    if not videos and len(parts) < FEWEST_BLOCKS:
+        parts = cut(SHORT_STRETCH)
+    block = np.empty(len(names), np.int64)
+    for number, part in enumerate(sorted(parts, key=lambda part: int(part[0]))):
+        block[part] = number
+    return block
+
+
+def replicates(reading: Callable[[np.ndarray], float], block: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """A figure on all images, then with each block left out.
+
+    Args:
+        reading: from how often each image counts, float64 ``(n,)``, to the figure.
+        block: int64 ``(n,)``, see :func:`blocks`.
+        images: int64 ``(m,)``, those that the figure is of; blocks without any of them are none.
+
+    Returns:
+        float64 ``(1 + G,)``.
+    """
+    return np.array(
+        [reading(np.ones(len(block)))] + [reading((block != left_out) * 1.0) for left_out in np.unique(block[images])]
+    )
+
+
+def jackknife(
+    matcher: Matcher, block: np.ndarray, subset: Subset | str = "reasonable_all", rules: Rules | str = MATLAB
+) -> np.ndarray:
+    """Replicates of a miss rate in percent.
+
+    Where a curve reads zero at any of the nine points, the geometric mean is that of the floor and says nothing of how
+    sure it is: then those with a block left out are NaN.
+    """
+    subset = SUBSETS[subset] if isinstance(subset, str) else subset
+    rules = RULES[rules] if isinstance(rules, str) else rules
+    curve = matcher.curve(subset, rules)
+    least = math.inf
+
+    def reading(weight: np.ndarray) -> float:
+        nonlocal least
+        mr, at_references = curve.miss_rate(weight, rules)
+        least = min(least, float(at_references.min()))
+        return 100 * mr
+
+    found = replicates(reading, block, curve.images)
+    if least <= 0:
+        found[1:] = math.nan
+    return found
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A number on the images as they are, and the 95 % percentile interval of it under resampling.
+class Comparison:
+    """Experiment A against B in one figure, in its unit.
 
     Attributes:
-        value: observed; NaN where no box is counted.
-        low, high: the k-th least and the k-th greatest of n resampled numbers, k = (n + 1) / 40 rounded down, but at
-            least 1; NaN if there is none.
+        a, b: means over the seeds.
+        difference: A less B.
+        low, high: 95 % interval of the difference, for other images and other seeds; NaN where it is not known.
+        p: two-sided, of no difference; NaN where it is not known.
+        seeds: of A and B.
+        blocks: of images.
+        freedom: degrees of freedom of Student's t.
+        of_seeds: share of the variance that comes from the seeds; the rest comes from the images.
+        detectable: smallest difference found with 80 % power.
+        pairs: of all pairs of seeds, in how many A lies below B.
+        readable: no figure is missing, and none reads zero.
     """
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    seeds: tuple[int, int]
+    blocks: int
+    freedom: float
+    of_seeds: float
+    detectable: float
+    pairs: int
+    readable: bool
+
+    @property
+    def enough_seeds(self) -> bool:
+        return min(self.seeds) >= FEWEST_SEEDS
+
+    def doubt(self, p: float | None = None) -> str:
+        """Why no verdict can be had; empty where A and B differ.
+
+        Args:
+            p: adjusted for other comparisons (:func:`holm`); None: its own.
+        """
+        if not self.readable:
+            return "a seed has no figure, or reads zero somewhere"
+        if not self.enough_seeds:
+            return f"too few seeds, {FEWEST_SEEDS} a side are needed"
+        if self.p > 1 - CONFIDENCE:
+            return "other images or other seeds could turn it round"
+        if p is not None and p > 1 - CONFIDENCE:
+            return "sure if it were the only question, but among so many differences one as large comes by chance"
+        return ""
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
+    """Compare two experiments by replicates of one figure on the same blocks.
+
+    The variance of the difference is that of either's seeds, and what the images add to it: the jackknife's variance
+    of the difference of means, less the part that each seed has for itself (which its spread over seeds holds
+    already). Student's t has the degrees of freedom of F. E. Satterthwaite, "An approximate distribution of estimates
+    of variance components", 1946. One row a side speaks of other images only: of these weights, not of the recipe.
+
+    Args:
+        a, b: float64 ``(seeds, 1 + G)``, see :func:`replicates`.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    (na, columns), nb = a.shape, len(b)
+    mean_a, mean_b = float(a[:, 0].mean()), float(b[:, 0].mean())
+    d = mean_a - mean_b
+    pairs = int((a[:, :1] < b[:, 0]).sum())
+    readable = bool(np.isfinite(a).all() and np.isfinite(b).all()) and columns > 2
+    variance, of_seeds, freedom = math.nan, math.nan, math.nan
+    if readable:
+        variance, of_seeds, freedom = _variance(a, b)
+    if math.isnan(variance):
+        low = high = detectable = math.nan
+        p = math.nan if readable else 1.0
+    elif variance == 0:
+        low, high, p, detectable = d, d, 1.0, 0.0
+    else:
+        error, quantile = math.sqrt(variance), float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+        low, high = d - quantile * error, d + quantile * error
+        p = float(2 * stdtr(freedom, -abs(d) / error))
+        detectable = (quantile + float(stdtrit(freedom, POWER))) * error
+    seeds, number = (na, nb), columns - 1
+    return Comparison(mean_a, mean_b, d, low, high, p, seeds, number, freedom, of_seeds, detectable, pairs, readable)
+
+
+def _variance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Variance of the difference of means, the seeds' share of it, and Satterthwaite's degrees of freedom."""
+    rest = image_variance(a, b)
+    if len(a) == len(b) == 1:
+        return rest, 0.0, a.shape[1] - 2
+    if min(len(a), len(b)) == 1:
+        return math.nan, math.nan, math.nan
+    va, vb = (float(np.var(x[:, 0], ddof=1)) / len(x) for x in (a, b))
+    total = va + vb + rest
+    parts = ((va, len(a) - 1), (vb, len(b) - 1), (rest, a.shape[1] - 2))
+    return total, (va + vb) / total if total else 0.0, _freedom(parts)
+
+
+def _freedom(parts: Sequence[tuple[float, float]]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of (variance, its degrees of freedom)."""
+    below = sum(variance**2 / freedom for variance, freedom in parts)
+    return sum(variance for variance, _ in parts) ** 2 / below if below else math.inf
+
+
+def image_variance(a: np.ndarray, b: np.ndarray | None = None) -> float:
+    """What other images add to the variance of a mean over seeds, or of a difference of two."""
+    sides = [a] if b is None else [a, b]
+    means = [x.mean(axis=0) for x in sides]
+    of_images = _jackknife_variance(means[0] - (means[1] if b is not None else 0))
+    own = sum(
+        sum(_jackknife_variance(seed - mean) for seed in x) / (len(x) * (len(x) - 1))
+        for x, mean in zip(sides, means, strict=True)
+        if len(x) > 1
+    )
+    return max(of_images - own, 0.0)
+
+
+def _jackknife_variance(x: np.ndarray) -> float:
+    left_out = x[1:]
+    blocks = len(left_out)
+    return float((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval for other images and, from two seeds on, other seeds."""
 
     value: float
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two experiments, A and B, on one subset under one rule set.
-
-    Attributes:
-        a, b: miss rate of either.
-        difference: A - B, resampled in pairs; below 0 A is better.
-        p: two-sided, 2 (c + 1) / (n + 1) but at most 1, where c is the smaller of how many of n resampled differences
-            are >= 0 and how many are <= 0. It is at most 0.05 exactly where the interval of the difference leaves out
-            0 (from 39 resamples on). NaN if there is no resample.
-        resamples: n. A resample in which a side has no counted box, and so no miss rate, is left out of all of it.
-    """
-
-    a: Interval
-    b: Interval
-    difference: Interval
-    p: float
-    resamples: int
-
-
-def compare(
-    a: Sequence[Matcher],
-    b: Sequence[Matcher],
-    subset: Subset | str = "reasonable_all",
-    rules: Rules | str = MATLAB,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Paired bootstrap of the difference in miss rate between two experiments.
+def estimate(a: np.ndarray) -> Estimate:
+    """The mean of one experiment's seeds with its interval.
 
     Args:
-        a, b: an experiment's seeds each; their numbers may differ.
-
-    Raises:
-        ValueError: a side without a matcher, or matchers of different evaluators.
+        a: float64 ``(seeds, 1 + G)``.
     """
-    rates = resampled([a, b], subset, rules, resamples=resamples, seed=seed)
-    rates = rates[:, ~np.isnan(rates).any(axis=0)]
-    differences = rates[0] - rates[1]
-    tail = min(np.count_nonzero(differences >= 0), np.count_nonzero(differences <= 0))
-    n = len(differences)
-    mr_a, mr_b = spread(a, subset, rules)[0], spread(b, subset, rules)[0]
-    return Comparison(
-        a=_percentile(mr_a, rates[0]),
-        b=_percentile(mr_b, rates[1]),
-        difference=_percentile(mr_a - mr_b, differences),
-        p=min(1.0, 2 * (int(tail) + 1) / (n + 1)) if n else np.nan,
-        resamples=n,
-    )
+    from scipy.special import stdtrit
+
+    a = np.atleast_2d(a)
+    value = float(a[:, 0].mean())
+    if not np.isfinite(a).all() or a.shape[1] < 3:
+        return Estimate(value, math.nan, math.nan)
+    rest = image_variance(a)
+    of_seeds = float(np.var(a[:, 0], ddof=1)) / len(a) if len(a) > 1 else 0.0
+    parts = [(rest, a.shape[1] - 2.0)] + ([(of_seeds, len(a) - 1.0)] if len(a) > 1 else [])
+    freedom = _freedom(parts)
+    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(rest + of_seeds)
+    return Estimate(value, value - margin, value + margin)
 
 
-def interval(
-    matchers: Sequence[Matcher],
-    subset: Subset | str = "reasonable_all",
-    rules: Rules | str = MATLAB,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Miss rate of one experiment and its 95 % interval; resamples without a counted box are left out.
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted for each other (S. Holm, "A simple sequentially rejective multiple test procedure", 1979).
 
-    Raises:
-        ValueError: no matcher, or matchers of different evaluators.
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
     """
-    (rates,) = resampled([matchers], subset, rules, resamples=resamples, seed=seed)
-    return _percentile(spread(matchers, subset, rules)[0], rates[~np.isnan(rates)])
+    adjusted, largest = [1.0] * len(p), 0.0
+    for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - place) * p[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
-def spread(
-    matchers: Sequence[Matcher], subset: Subset | str = "reasonable_all", rules: Rules | str = MATLAB
-) -> tuple[float, float]:
-    """Mean and sample standard deviation of the miss rate over seeds; the deviation of a single seed is NaN."""
-    rates = [matcher.result(subset, rules).mr for matcher in matchers]
-    return float(np.mean(rates)), float(np.std(rates, ddof=1)) if len(rates) > 1 else np.nan
-
-
-def seed_margin(rates_a: Sequence[float], rates_b: Sequence[float]) -> float:
-    """How far two experiments' means may lie apart by the chance of their seeds, 95 %: Student's t, equal variances.
-
-    With three seeds a side that is 2.78 standard errors; twice, as with many seeds, would call one in nine differences
-    sure where there is none.
+def seeds_to_tell(
+    a: np.ndarray, b: np.ndarray, difference: float = 2.0, most: int = 999
+) -> tuple[float, float, float] | None:
+    """How many seeds a side would tell a difference with 80 % power.
 
     Args:
-        rates_a, rates_b: a miss rate for each seed.
+        a, b: float64 ``(seeds, 1 + G)``, at least two rows in one of them.
+        difference: to be told, in the unit of the figure.
 
     Returns:
-        In the unit of the rates; infinite where both have one seed, which says nothing of others.
+        At the pooled spread of the seeds, and at the lower and upper 95 % limit of that; ``inf`` beyond ``most``.
+        None where no number of seeds would do, because the images alone forbid it.
     """
-    freedom = len(rates_a) + len(rates_b) - 2
-    if freedom < 1:
-        return float("inf")
-    squares = sum(float(np.var(rates)) * len(rates) for rates in (rates_a, rates_b))
-    error = np.sqrt(squares / freedom * (1 / len(rates_a) + 1 / len(rates_b)))
-    return float(_STUDENT_95[min(freedom, len(_STUDENT_95)) - 1] * error)
+    from scipy.special import chdtri, stdtrit
 
+    rest, of_images = image_variance(a, b), a.shape[1] - 2
+    freedom = len(a) + len(b) - 2
 
-def resampled(
-    experiments: Sequence[Sequence[Matcher]],
-    subset: Subset | str = "reasonable_all",
-    rules: Rules | str = MATLAB,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> np.ndarray:
-    """Miss rate of each experiment in each resample.
+    def margin(variance: float, parts: Sequence[tuple[float, float]]) -> float:
+        degrees = _freedom(parts)
+        return float(stdtrit(degrees, (1 + CONFIDENCE) / 2) + stdtrit(degrees, POWER)) * math.sqrt(variance)
 
-    In a resample it is what :class:`.miss_rate.MissRateEvaluator` finds on a data set in which each
-    image stands as often as it was drawn.
+    if margin(rest, [(rest, of_images)]) > difference:
+        return None
+    pooled = sum(float(np.var(x[:, 0])) * len(x) for x in (a, b)) / freedom
 
-    Returns:
-        float64 ``(experiments, resamples)`` in 0..1; NaN where a seed has no counted box.
+    def needed(variance: float) -> float:
+        for n in range(FEWEST_SEEDS, most + 1):
+            of_side = variance / n
+            if margin(2 * of_side + rest, [(of_side, n - 1), (of_side, n - 1), (rest, of_images)]) <= difference:
+                return n
+        return math.inf
 
-    Raises:
-        ValueError: an experiment without a matcher, or matchers of different evaluators.
-    """
-    rules = RULES[rules] if isinstance(rules, str) else rules
-    if not all(experiments):
-        raise ValueError("an experiment without detections of any seed cannot be resampled")
-    truth = experiments[0][0].truth
-    if any(matcher.truth is not truth for matchers in experiments for matcher in matchers):
-        raise ValueError("only detections that one MissRateEvaluator matched can be resampled together")
-    runs = [[_Run(matcher.curve(subset, rules), rules) for matcher in matchers] for matchers in experiments]
-    images = runs[0][0].curve.images
-    rates = np.full((len(experiments), resamples), np.nan)
-    random = np.random.default_rng(seed)
-    for i in range(resamples if len(images) else 0):
-        times_drawn = np.bincount(images[random.integers(len(images), size=len(images))], minlength=truth.n_images)
-        rates[:, i] = [np.mean([run.miss_rate(times_drawn) for run in seeds]) for seeds in runs]
-    return rates
-
-
-class _Run:
-    """One curve, to be read under many draws.
-
-    Nothing beyond the last reference matters, so only the head of the curve is drawn from, and more of it as soon as a
-    draw does not reach that reference: a detector that says everything costs no more than a careful one.
-    """
-
-    def __init__(self, curve: Curve, rules: Rules) -> None:
-        self.curve = curve
-        self.rules = rules
-        images = len(curve.images)
-        if rules.wraps_round and images * rules.references[0] < 1:  # the curve's end may be asked for
-            self._head = len(curve.image)
-        else:
-            false_positives = np.cumsum(~curve.true_positive)
-            self._head = int(np.searchsorted(false_positives, images * rules.references[-1], side="right")) + 1
-
-    def miss_rate(self, times_drawn: np.ndarray) -> float:
-        """Miss rate where each image stands as often as ``times_drawn (n_images,)`` says."""
-        curve, rules = self.curve, self.rules
-        counted = int(curve.counted @ times_drawn)
-        while True:
-            right = np.repeat(curve.true_positive[: self._head], times_drawn[curve.image[: self._head]])
-            mr, fppi, _, _ = log_average(right, ~right, len(curve.images), counted, rules)
-            if self._head >= len(curve.image) or (len(fppi) and fppi[-1] > rules.references[-1]):
-                return mr
-            self._head += self._head // 4 + 1
-
-
-def _percentile(value: float, numbers: np.ndarray) -> Interval:
-    if not len(numbers):
-        return Interval(value, np.nan, np.nan)
-    ordered = np.sort(numbers)
-    k = max((len(ordered) + 1) // 40, 1)
-    return Interval(value, float(ordered[k - 1]), float(ordered[-k]))
+    tail = (1 - CONFIDENCE) / 2
+    limits = (pooled * freedom / float(chdtri(freedom, q)) for q in (tail, 1 - tail))
+    return (needed(pooled), *map(needed, limits))  # type: ignore[return-value]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ssd_effnet.evaluation.metrics import metric_of
-from ssd_effnet.evaluation.significance import Interval
+from ssd_effnet.evaluation.metrics import in_place, metric_of
+from ssd_effnet.evaluation.significance import Comparison, Estimate, seeds_to_tell
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
 
@@ -36,9 +36,37 @@ class ReportEntry:
         return self.difference.parent.name if self.difference else ""
 
     @cached_property
-    def miss_rates(self) -> dict[str, Interval]:
-        """Miss rates by reasonable subset, 0..1, with intervals over images."""
-        return {subset: self.experiment.miss_rate(subset) for subset in REASONABLE}
+    def estimates(self) -> dict[str, Estimate]:
+        """Figures of :func:`shown` in percent, with intervals for other images and other seeds."""
+        return {figure: self.experiment.estimate(figure) for figure in shown()}
+
+    @cached_property
+    def compared(self) -> dict[str, Comparison]:
+        """The differences to the parent, by figure; empty without one."""
+        return {figure: self.difference.compared(figure) for figure in shown()} if self.difference else {}
+
+    @property
+    def evidence(self) -> list[tuple[str, str]]:
+        """What the verdict stands on, as (what, value); empty without a parent."""
+        d = self.difference
+        if d is None:
+            return []
+        c, (here, there) = d.comparison, (e.replicates(d.metric) for e in (d.experiment, d.parent))
+        rows = [(f"difference of {figure_name(d.metric)}", between(c, "+"))]
+        if c.enough_seeds:
+            rows.append(("p, adjusted for the other differences", f"{number(c.p, 3)}, {number(d.adjusted, 3)}"))
+        rows += [
+            ("seeds, blocks of images", f"{c.seeds[0]} and {c.seeds[1]}, {c.blocks}"),
+            ("pairs of seeds in which it is lower", f"{c.pairs} of {c.seeds[0] * c.seeds[1]}"),
+        ]
+        if min(c.seeds) > 1 and c.readable:
+            rows.append(("variance from seeds, from images", f"{c.of_seeds:.0%}, {1 - c.of_seeds:.0%}"))
+            rows.append(("smallest difference found with 80 % power", number(c.detectable)))
+            if d.doubt:
+                rows.append(("no difference beyond", number(max(-c.low, c.high))))
+        if c.readable and sum(c.seeds) > 2:
+            rows.append(("seeds a side that would tell 2 points", seeds_in_words(seeds_to_tell(here, there))))
+        return rows
 
     def confounds(self, intended: bool) -> list[Confound]:
         return [c for c in self.difference.confounds if c.intended is intended] if self.difference else []
@@ -88,17 +116,38 @@ class ReportEntry:
         return table
 
 
+def shown() -> list[str]:
+    """The figures of the report: MR all, day and night, AP, AP50 and own metrics."""
+    return [*(f"MR/{subset}" for subset in REASONABLE), *(of.name for of in in_place("report") if not of.parts)]
+
+
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """A formatted number, or a dash for none."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
 
 
-def percent(interval: Interval, sign: str = "") -> str:
-    """``12.34 (11.02 to 13.50)``."""
-    if math.isnan(interval.value):
-        return NOTHING
-    low, high = (number(100 * end, sign=sign) for end in (interval.low, interval.high))
-    return f"{number(100 * interval.value, sign=sign)} ({low} to {high})"
+def between(of: Estimate | Comparison, sign: str = "") -> str:
+    """``12.34 (11.02 to 13.50)``, or the number alone where no interval for other seeds is known."""
+    value = number(of.value if isinstance(of, Estimate) else of.difference, sign=sign)
+    alone = isinstance(of, Comparison) and not of.enough_seeds
+    return (
+        value
+        if alone or math.isnan(of.low)
+        else f"{value} ({number(of.low, sign=sign)} to {number(of.high, sign=sign)})"
+    )
+
+
+def figure_name(figure: str) -> str:
+    """``MR all`` of ``MR/reasonable_all``."""
+    return figure.replace("/reasonable_", " ")
+
+
+def seeds_in_words(needed: tuple[float, float, float] | None) -> str:
+    """Of :func:`.seeds_to_tell`: ``7 (4 to 20 at the limits of the seeds' spread)``."""
+    if needed is None:
+        return "no number of them: the images alone forbid it"
+    at, low, high = ("more than 999" if math.isinf(n) else str(n) for n in needed)
+    return f"{at} ({low} to {high} at the limits of the seeds' spread)"
 
 
 def setting(value: Any) -> str:

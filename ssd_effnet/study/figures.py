@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ssd_effnet.evaluation.miss_rate import MissRate
 from ssd_effnet.evaluation.scores import COLOURS, lay_out_axes, save_figure, shortened
-from ssd_effnet.study.records import Experiment
+from ssd_effnet.study.records import Difference, Experiment
 
 STUDIED_EPOCHS = (10, 30)  # between them the study compared
 VALIDATION = "val/MR/reasonable_all"
@@ -82,6 +82,36 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
     axes.set(xlabel="epoch", ylabel="validation miss rate, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, handles, "least mean validation MR in %")
+    return _svg(figure)
+
+
+def forest(differences: Sequence[Difference]) -> str:
+    """Each experiment's difference to its parent in the figure of the verdicts, with its 95 % interval.
+
+    Filled marks have a verdict; without enough seeds there is no interval. Empty where nothing is compared.
+    """
+    known = [d for d in differences if math.isfinite(d.comparison.difference)]
+    if not known:
+        return ""
+    figure = Figure(figsize=(1.6 * _WIDTH, 0.7 + 0.3 * len(known)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axvline(0, color="0.4", linewidth=1)
+    for row, d in enumerate(known):
+        c, colour = d.comparison, {"better": COLOURS[0], "worse": COLOURS[1]}.get(d.verdict, "0.35")
+        if c.enough_seeds and math.isfinite(c.low):
+            axes.plot([c.low, c.high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+        look = {"better": "<", "worse": ">"}.get(d.verdict, "o")
+        face = "white" if d.doubt else colour
+        axes.plot(c.difference, row, marker=look, color=colour, markerfacecolor=face, markersize=7, linestyle="none")
+    short = shortened([d.experiment.name for d in known] + [d.parent.name for d in known], 24)
+    axes.set_yticks(range(len(known)), [f"{short[d.experiment.name]} − {short[d.parent.name]}" for d in known])
+    axes.set(
+        ylim=(len(known) - 0.5, -0.5), xlabel=f"difference of {known[0].metric.replace('/reasonable_', ' ')}, points"
+    )
+    axes.grid(True, axis="x", color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     return _svg(figure)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,18 @@ from typing import Any
 from filelock import FileLock
 
 from data_kaist.errors import Failure
-from ssd_effnet.build import build_dataset
+from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.loading import find_experiment, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.evaluation.significance import FEWEST_SEEDS
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.training.machine import code_name, git_state
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_data, read_json
+
+FEWEST_PEOPLE = 100  # with fewer, a miss rate jumps from one person to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,16 +145,42 @@ def check(jobs: Sequence[Job]) -> list[str]:
 
 
 def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
-    """Add these experiments to the study's own file."""
+    """Add these experiments to the study's own file.
+
+    Before the first training it fixes what verdicts are of: the metric, and each experiment's seeds. Seeds that come
+    later are added to the plan only where no verdict could be had without them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".study.lock"):
         study = read_study(out)
+        if "metric" not in study:
+            first = next((job.experiment for job in jobs if job.experiment.data.test), None)
+            evaluator = [_evaluator(first)] if first else []
+            study |= {"metric": verdict_metric(evaluator)} if evaluator else {}
+        named: dict[str, list[Job]] = {}
         for job in jobs:
-            known = study["experiments"].get(job.experiment.name, {}).get("ancestors", [])
-            entry = {"file": str(job.source), "ancestors": job.experiment.ancestors or known}
-            study["experiments"][job.experiment.name] = entry
+            named.setdefault(job.experiment.name, []).append(job)
+        for name, of_name in named.items():
+            known = study["experiments"].get(name, {})
+            seeds = known.get("seeds", [])
+            if len(seeds) < FEWEST_SEEDS:
+                seeds = sorted({*seeds, *(job.experiment.trainer.seed for job in of_name)})
+            ancestors = of_name[0].experiment.ancestors or known.get("ancestors", [])
+            study["experiments"][name] = {"file": str(of_name[0].source), "ancestors": ancestors, "seeds": seeds}
         study["commands"] = list(dict.fromkeys([*study["commands"], command]))
         write_results(study_file(out), study)
+
+
+def _evaluator(e: ExperimentConfig) -> MissRateEvaluator:
+    classes, frames = build_classes(e), build_dataset(e, "test").frames
+    truth = [frame.annotations for frame in frames]
+    return MissRateEvaluator(truth, classes.counted(classes.main), classes.absent(classes.main))
+
+
+def verdict_metric(evaluators: Iterable[MissRateEvaluator]) -> str:
+    """The figure of verdicts: MR all where each test split counts 100 people, else AP."""
+    counted = [int((~evaluator.ignored(SUBSETS[REASONABLE[0]])).sum()) for evaluator in evaluators]
+    return f"MR/{REASONABLE[0]}" if min(counted, default=0) >= FEWEST_PEOPLE else "AP"
 
 
 def read_study(out: Path) -> dict[str, Any]:

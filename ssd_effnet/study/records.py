@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from data_kaist.errors import Failure
 from data_kaist.layouts import Frame
@@ -17,12 +21,22 @@ from ssd_effnet.build import as_size, build_classes, build_skeleton
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.evaluation.metrics import figure_in
+from ssd_effnet.evaluation.average_precision import AveragePrecision
+from ssd_effnet.evaluation.metrics import figure_in, metric_of
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.evaluation.significance import Comparison, Interval, compare, interval, seed_margin
-from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
+from ssd_effnet.evaluation.significance import (
+    Comparison,
+    Estimate,
+    blocks,
+    compare,
+    estimate,
+    holm,
+    jackknife,
+    replicates,
+)
+from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.cost import Cost, cost
-from ssd_effnet.study.plan import read_study, runs_of
+from ssd_effnet.study.plan import read_study, runs_of, verdict_metric
 from ssd_effnet.training.machine import code_name
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
@@ -40,6 +54,7 @@ class Run:
         metrics: rows of ``metrics.csv``.
         detections: on the test split, of the main class.
         matcher: the detections against the test split.
+        block: int64, the block of each test image, see :func:`.significance.blocks`.
     """
 
     directory: RunDirectory
@@ -49,6 +64,7 @@ class Run:
     metrics: list[dict[str, float]]
     detections: DetectionTable
     matcher: Matcher
+    block: np.ndarray
 
     @property
     def seed(self) -> int:
@@ -64,6 +80,29 @@ class Run:
         """``MR/<subset>`` under the matlab rules, ``AP``, ``AP50`` ... of the test split in percent; NaN for none."""
         return figure_in(self.results["test"], name)
 
+    @cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @cached_property
+    def _precision(self) -> AveragePrecision:
+        classes = build_classes(self.experiment)
+        counted, absent = classes.counted(classes.main), classes.absent(classes.main)
+        return AveragePrecision(self.matcher.truth.annotations, self.detections, counted, absent)
+
+    def replicates(self, figure: str) -> np.ndarray:
+        """A :meth:`figure` on all test images and with each block left out, ``(1 + G,)``, in percent."""
+        if figure not in self._known:
+            kind, _, subset = figure.partition("/")
+            if kind == "MR":
+                of = jackknife(self.matcher, self.block, subset)
+            elif kind in ("AP", "AP50", "AP75"):
+                of = replicates(lambda w: self._precision.figures(w)[kind], self.block, np.arange(len(self.block)))
+            else:  # a metric of the user's own has its value and no interval
+                of = np.array([self.figure(figure), math.nan, math.nan])
+            self._known[figure] = of
+        return self._known[figure]
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
@@ -73,11 +112,13 @@ class Experiment:
         name: of the experiment.
         runs: by seed, at least one.
         ancestors: names of the experiments it is a difference from, the nearest first.
+        planned: the seeds that were planned before there were results; empty: all.
     """
 
     name: str
     runs: list[Run]
     ancestors: list[str]
+    planned: Sequence[int] = ()
 
     @property
     def config(self) -> ExperimentConfig:
@@ -92,9 +133,14 @@ class Experiment:
     def matchers(self) -> list[Matcher]:
         return [run.matcher for run in self.runs]
 
-    def miss_rate(self, subset: str) -> Interval:
-        """Mean over the seeds, 0..1, with the bootstrap interval over images."""
-        return interval(self.matchers, subset)
+    def replicates(self, figure: str) -> np.ndarray:
+        """:meth:`Run.replicates` of the planned seeds, ``(seeds, 1 + G)``."""
+        counted = [run for run in self.runs if not self.planned or run.seed in self.planned] or self.runs
+        return np.stack([run.replicates(figure) for run in counted])
+
+    def estimate(self, figure: str) -> Estimate:
+        """Mean over the planned seeds in percent, with its 95 % interval for other images and other seeds."""
+        return estimate(self.replicates(figure))
 
     def mean(self, figure: str) -> float:
         """Mean of a :meth:`Run.figure` over the seeds."""
@@ -128,46 +174,37 @@ class Difference:
 
     Attributes:
         experiment, parent: A and B of the comparisons.
-        comparisons: by reasonable subset, under the matlab rules.
         confounds: every key that differs, the intended ones first.
+        metric: the figure of the verdict.
+        adjusted: its p, adjusted for the other differences of the study.
     """
 
     experiment: Experiment
     parent: Experiment
-    comparisons: dict[str, Comparison]
     confounds: list[Confound]
+    metric: str
+    adjusted: float = math.nan
+
+    def compared(self, figure: str) -> Comparison:
+        """Both sides in one figure, in percent."""
+        return compare(self.experiment.replicates(figure), self.parent.replicates(figure))
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Both sides in the figure of the verdict."""
+        return self.compared(self.metric)
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict: whether the difference exceeds chance over images and seeds (95 %).
-
-        The two margins are independent, so their squares add.
-        """
+        """Whether the difference exceeds chance over images and seeds (95 %, with the others of the study)."""
         if self.doubt:
             return "cannot tell"
-        return "better" if self._difference.value < 0 else "worse"
+        return "better" if (self.comparison.difference < 0) == metric_of(self.metric).lower_is_better else "worse"
 
     @property
     def doubt(self) -> str:
         """Why the verdict is "cannot tell"; else empty."""
-        value, low, high = self._difference.value, self._difference.low, self._difference.high
-        if math.isnan(value):
-            return "there is nobody to miss"
-        if low <= 0 <= high:
-            return "other images could turn it round"
-        a, b = ([run.figure(f"MR/{REASONABLE[0]}") / 100 for run in e.runs] for e in (self.experiment, self.parent))
-        if len(a) == len(b) == 1:
-            return "one seed each: another could turn it round"
-        of_seeds, of_images = seed_margin(a, b), high - value if value < 0 else value - low
-        if abs(value) <= of_seeds:
-            return "the seeds differ among themselves as much"
-        if abs(value) <= math.hypot(of_seeds, of_images):
-            return "other images and other seeds together could turn it round"
-        return ""
-
-    @property
-    def _difference(self) -> Interval:
-        return self.comparisons[REASONABLE[0]].difference
+        return self.comparison.doubt(self.adjusted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +217,8 @@ class Study:
         unfinished: runs that are not finished.
         left_out: why finished runs are left out, one sentence each.
         frames: of the test split, by the fingerprint of the data.
+        metric: the figure of the verdicts.
+        planned: how many differences the plan has, finished or not.
         warnings: why runs are not comparable, one sentence each.
     """
 
@@ -188,6 +227,8 @@ class Study:
     unfinished: list[RunDirectory]
     left_out: list[str]
     frames: dict[str, Sequence[Frame]]
+    metric: str
+    planned: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def experiment(self, name: str) -> Experiment | None:
@@ -199,16 +240,18 @@ class Study:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """The differences of all experiments with an ancestor in the study, in order."""
-        found = []
+        """The differences of all experiments with an ancestor in the study, in order, with p adjusted (Holm)."""
+        found: list[Difference] = []
         for experiment in self.experiments:
             relatives = (self.experiment(name) for name in experiment.ancestors)
             tested_alike = (
                 r for r in relatives if r is not None and tested_on(r.runs[0]) == tested_on(experiment.runs[0])
             )
             if (parent := next(tested_alike, None)) is not None:
-                found.append(difference(experiment, parent))
-        return found
+                found.append(difference(experiment, parent, self.metric))
+        p = [d.comparison.p if d.comparison.enough_seeds else 1.0 for d in found]
+        adjusted = holm([*p, *[1.0] * (self.planned - len(found))])
+        return [replace(d, adjusted=of) for d, of in zip(found, adjusted, strict=False)]
 
 
 def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
@@ -222,13 +265,15 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
         RunError: there are no runs, or none of the finished ones can be read.
     """
     elsewhere(ExperimentConfig("any"), overrides)  # a wrong one is wrong for every run
-    ancestors = {name: entry["ancestors"] for name, entry in read_study(out)["experiments"].items()}
+    planned = read_study(out)
+    entries: dict[str, Any] = planned["experiments"]
     frames: dict[str, Sequence[Frame]] = {}
     evaluators: dict[object, MissRateEvaluator] = {}
     by_name: dict[str, list[Run]] = {}
     unfinished = []
     directories, left_out = runs_of(out)
-    for directory in directories:
+    console = Console(stderr=True)
+    for directory in track(directories, "runs", console=console, disable=not console.is_terminal, transient=True):
         try:
             if directory.state is State.FINISHED and "test" in directory.results():
                 run = _read(directory, frames, evaluators, overrides)
@@ -245,8 +290,12 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
         usual = statistics.mode(map(tested_on, runs))
         left_out += [f"{r.directory}: was tested on other data than other seeds" for r in runs if tested_on(r) != usual]
         alike = [run for run in runs if tested_on(run) == usual]
-        experiments.append(Experiment(name, alike, alike[0].experiment.ancestors or ancestors.get(name, [])))
-    return Study(out, experiments, unfinished, left_out, frames, _warnings(experiments))
+        of_plan = entries.get(name, {})
+        ancestors = alike[0].experiment.ancestors or of_plan.get("ancestors", [])
+        experiments.append(Experiment(name, alike, ancestors, of_plan.get("seeds", [])))
+    metric = planned.get("metric") or verdict_metric(evaluators.values())
+    pairs = sum(any(parent in entries for parent in entry["ancestors"]) for entry in entries.values())
+    return Study(out, experiments, unfinished, left_out, frames, metric, pairs, _warnings(experiments))
 
 
 def _read(
@@ -264,8 +313,8 @@ def _read(
     data = environment["data"]["test"]["fingerprint"], counted, absent
     if data not in evaluators:
         evaluators[data] = MissRateEvaluator([frame.annotations for frame in found], counted, absent)
-    matcher = evaluators[data].match(table)
-    return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher)
+    matcher, block = evaluators[data].match(table), blocks([frame.name for frame in found])
+    return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher, block)
 
 
 def tested_on(run: Run) -> str:
@@ -273,9 +322,8 @@ def tested_on(run: Run) -> str:
     return str(run.environment["data"]["test"]["fingerprint"])
 
 
-def difference(experiment: Experiment, parent: Experiment) -> Difference:
+def difference(experiment: Experiment, parent: Experiment, metric: str) -> Difference:
     """Compare two experiments that were tested on the same data."""
-    comparisons = {subset: compare(experiment.matchers, parent.matchers, subset) for subset in REASONABLE}
     before, after = settings(parent.config), settings(experiment.config)
     # from an ancestor that is not the parent itself, more changes than the file's own are meant
     confounds = [
@@ -283,7 +331,7 @@ def difference(experiment: Experiment, parent: Experiment) -> Difference:
         for key in sorted(after)
         if before[key] != after[key] and key not in (*WHERE, "trainer.seed")
     ]
-    return Difference(experiment, parent, comparisons, sorted(confounds, key=lambda c: not c.intended))
+    return Difference(experiment, parent, sorted(confounds, key=lambda c: not c.intended), metric)
 
 
 def subset_table(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
@@ -301,6 +349,14 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
     ]
     unknown = {reason: None for run in runs if (reason := run.environment["git"].get("reason"))}
     warnings += [f"the commit of some runs is unknown: {reason}" for reason in unknown]
+    for experiment in experiments:
+        if added := [
+            str(run.seed) for run in experiment.runs if experiment.planned and run.seed not in experiment.planned
+        ]:
+            warnings.append(
+                f"{experiment.name}: seeds {', '.join(added)} were added when there were results, and no verdict is of "
+                f"them: seeds that are added until a verdict comes would bring one by chance"
+            )
     warnings += [
         f"{run.directory.config_file} was edited after the training, and the report does not believe it: {edited}"
         for run in runs

@@ -23,13 +23,14 @@ from ssd_effnet.study.disagreement import Disagreement, disagreement
 from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
+    between,
     chosen,
     data_of,
     different,
+    figure_name,
     hours,
     last_miss_rate,
     number,
-    percent,
     setting,
 )
 from ssd_effnet.study.latency import Latency, latency
@@ -88,7 +89,7 @@ class Picture:
 def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
     """The whole page as one HTML text."""
     environment = templates(__file__)
-    environment.filters |= {"number": number, "percent": percent, "setting": setting}
+    environment.filters |= {"number": number, "between": between, "figure_name": figure_name, "setting": setting}
     table = subset_table(study.experiments)
     return environment.get_template("report.html").render(
         study=study,
@@ -108,6 +109,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
             if subset == REASONABLE[0] or somebody(study, subset)
         },
         metrics=[of.name for of in in_place("report") if not of.parts],
+        forest=forest(study),
         chosen=chosen,
         last_miss_rate=last_miss_rate,
         curves=curves(study),
@@ -135,6 +137,15 @@ def somebody(study: Study, subset: str) -> bool:
     return any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
 
 
+def forest(study: Study) -> Picture | None:
+    drawing = figures.forest(study.differences)
+    return (
+        Picture(svg(drawing), "Difference of each experiment to its parent with its 95 % interval", "")
+        if drawing
+        else None
+    )
+
+
 def curves(study: Study) -> list[Picture]:
     names = ", ".join(e.name for e in study.experiments)
     return [
@@ -155,8 +166,8 @@ def pareto(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
     def points(cost: Callable[[ReportEntry], float]) -> dict[str, figures.ParetoPoint]:
         found = {}
         for entry in entries:
-            mr = entry.miss_rates[REASONABLE[0]]
-            found[entry.name] = figures.ParetoPoint(cost(entry), 100 * mr.value, 100 * mr.low, 100 * mr.high)
+            mr = entry.estimates[f"MR/{REASONABLE[0]}"]
+            found[entry.name] = figures.ParetoPoint(cost(entry), mr.value, mr.low, mr.high)
         return found
 
     drawings = {

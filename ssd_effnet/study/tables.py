@@ -14,12 +14,13 @@ from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
+    between,
     change,
     different,
+    figure_name,
     hours,
     last_miss_rate,
     number,
-    percent,
     setting,
     size_of,
     verdict,
@@ -55,22 +56,23 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     """The table for a README, with the origin of its numbers."""
     times = ("all", "day", "night")
-    head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times), "difference of MR all", "verdict"]
     names = [of.name for of in in_place("report") if not of.parts]
-    head += [*names, "parameters, M", "multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
+    head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times)]
+    head += [f"difference of {figure_name(study.metric)}", "verdict", "p adjusted", *names, "parameters, M"]
+    head += ["multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
     head += ["seeds"]
     lines = [head, [":--" if i in (0, 1, 2, 7) else "--:" for i in range(len(head))]]
     for entry in entries:
         e = entry.experiment
-        mr_all = entry.miss_rates[REASONABLE[0]]
+        mr_all = entry.estimates[f"MR/{REASONABLE[0]}"]
         shown = [_with_deviation(e.mean(f"MR/{s}"), e.deviation(f"MR/{s}")) for s in REASONABLE]
-        shown[0] += f" ({number(100 * mr_all.low)} to {number(100 * mr_all.high)})" if mr_all.low == mr_all.low else ""
+        shown[0] += f" ({number(mr_all.low)} to {number(mr_all.high)})" if math.isfinite(mr_all.low) else ""
         others = [change(c) for c in entry.confounds(False)]
         changes = "; ".join([change(c) for c in entry.confounds(True)] + [f"also {other}" for other in others])
-        difference = (
-            percent(entry.difference.comparisons[REASONABLE[0]].difference, "+") if entry.difference else NOTHING
-        )
-        cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry)]
+        d = entry.difference
+        difference = between(d.comparison, "+") if d else NOTHING
+        adjusted = number(d.adjusted, 3) if d else NOTHING
+        cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry), adjusted]
         cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in names]
         cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
         cells += [size_of(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
@@ -78,7 +80,8 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     below = [
         "MR: log-average miss rate in percent, matlab rules, lower is better; mean ± standard deviation over seeds, "
-        "in brackets the 95 % interval over test images."
+        f"in brackets the 95 % interval for other images and other seeds. Verdicts are of {figure_name(study.metric)}, "
+        f"p is adjusted for all {max(study.planned, len(study.differences))} differences of the plan (Holm)."
     ]
     if study.runs:
         test = {}

@@ -12,9 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,15 +28,14 @@ from ssd_effnet.cli.study import main
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import score, write_results
-from ssd_effnet.evaluation.significance import Interval
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.study import latency as latency_module
-from ssd_effnet.study import records, report
+from ssd_effnet.study import report
 from ssd_effnet.study.disagreement import Side, most_disputed
 from ssd_effnet.study.figures import ParetoPoint, front, learning_curves, miss_rate_at, pareto
 from ssd_effnet.study.latency import latency
 from ssd_effnet.study.plan import check, plan, remember, runs_of
-from ssd_effnet.study.records import Difference, Study, load_study
+from ssd_effnet.study.records import Study, load_study
 from ssd_effnet.training.callbacks import MetricsCsv
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_environment
 from ssd_effnet.visualize.gallery.curves import write_curves
@@ -55,7 +52,6 @@ SMALL = (
 )
 ODD = '_odd <i>&"|$x$'  # a name that HTML, Markdown, a legend and mathematics could each take for their own
 WIDEN = "02_widen_3x3"
-TOGETHER = "other images and other seeds together could turn it round"
 
 
 def detections(truth: Sequence[Annotations], share: float, seed: int) -> DetectionTable:
@@ -99,7 +95,7 @@ def finish(e: ExperimentConfig, out: Path, share: float, *, best: int = 3) -> No
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
-    """02 and a better one of an odd name with two seeds; one like 02, a worse one and photographs with one seed."""
+    """02 and a better one of an odd name with three seeds; one like 02, a worse one and photographs with one seed."""
     root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("studies") / "a <b> study"
     write_dataset(root, 40, (512, 640), 0)
     odd = out.parent / f"{ODD}.yaml"
@@ -110,8 +106,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
     names = ("04_fpn", "05_deconv", "06_weighted_fusion", "07_repeated_fpn")
     files = [EXPERIMENTS / f"{WIDEN}.yaml", odd, *(EXPERIMENTS / f"{name}.yaml" for name in names)]
     settings = [*SMALL, f"data.root={root}", "_odd*:trainer.epochs=4"]
-    shares = {WIDEN: 0.5, ODD: 1.0, "04_fpn": 0.5, "05_deconv": 0.0, "06_weighted_fusion": 0.9}
-    jobs = plan(files, [0, 1], settings, out)
+    shares = {WIDEN: 0.4, ODD: 1.0, "04_fpn": 0.5, "05_deconv": 0.0, "06_weighted_fusion": 0.9}
+    jobs = plan(files, [0, 1, 9], settings, out)
     for job in jobs:
         e = job.experiment
         if (e.trainer.seed == 0 and e.name in shares) or e.name in (WIDEN, ODD):
@@ -138,8 +134,6 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def in_a_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "compare", partial(records.compare, resamples=200))
-        patch.setattr(records, "interval", partial(records.interval, resamples=200))
         patch.setattr(latency_module, "MOST_ROUNDS", 5)
         yield
 
@@ -169,7 +163,7 @@ def card(page: Path, name: str) -> str:
 def test_the_numbers_are_the_evaluators(written: Path, study: Study) -> None:
     rows = list(csv.DictReader(io.StringIO((written.parent / "results.csv").read_text(encoding="utf-8"))))
     assert [(r["experiment"], r["seed"]) for r in rows] == [(r.experiment.name, str(r.seed)) for r in study.runs]
-    assert len(rows) == 8 and set(rows[0]) >= {f"MR_{subset}" for subset in SUBSETS}
+    assert len(rows) == 10 and set(rows[0]) >= {f"MR_{subset}" for subset in SUBSETS}
     for row, run in zip(rows, study.runs, strict=True):
         truth = [frame.annotations for frame in study.frames[run.environment["data"]["test"]["fingerprint"]]]
         scores = score(MissRateEvaluator(truth), run.detections, ["matlab"])
@@ -190,29 +184,35 @@ def test_the_table_to_paste(written: Path, study: Study) -> None:
     widen = study.experiment(WIDEN)
     assert widen is not None
     mr, deviation = widen.mean("MR/reasonable_all"), widen.deviation("MR/reasonable_all")
-    interval = widen.miss_rate("reasonable_all")
-    assert cells[WIDEN][3] == f"{mr:.2f} ± {deviation:.2f} ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
+    interval = widen.estimate("MR/reasonable_all")
+    assert cells[WIDEN][3] == f"{mr:.2f} ± {deviation:.2f} ({interval.low:.2f} to {interval.high:.2f})"
     odd = cells['\\_odd &lt;i&gt;&amp;"\\|$x$']
     assert odd[1:3] == [WIDEN, "adapter.kind: conv3x3 → conv1x1; also trainer.epochs: 3 → 4"]
-    assert odd[7] == "better" and odd[6].startswith("-") and odd[-3:] == ["4", "0.0001", "2"]
-    assert cells["04_fpn"][7] == "cannot tell (other images could turn it round)"
-    assert cells["05_deconv"][7] == "cannot tell (one seed each: another could turn it round)"
-    assert cells["lite0"][4:8] == ["–", "–", "–", "–"]
-    assert "4.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
+    # with so few people verdicts are of AP; five differences are planned, and each counts
+    assert study.metric == "AP" and study.planned == 5
+    (difference,) = [d for d in study.differences if d.experiment.name == ODD]
+    assert difference.adjusted == pytest.approx(min(1, 5 * difference.comparison.p))
+    assert odd[7:9] == ["better", f"{difference.adjusted:.3f}"] and odd[6].startswith("+")
+    assert odd[-3:] == ["4", "0.0001", "3"]
+    for one_seed in ("04_fpn", "05_deconv"):
+        assert cells[one_seed][7].startswith("cannot tell (too few seeds") and "(" not in cells[one_seed][6]
+    assert cells["lite0"][4:9] == ["–", "–", "–", "–", "–"]
+    assert "5.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
     assert any("fingerprint" in line and "test-all-20 in kaist/annotations-xml, 12 images" in line for line in lines)
 
 
 def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None:
     odd = card(written, ODD)
     assert 'Is <script>alert(1)</script> & "this" a | question?' in odd
-    assert "▲ better than 02_widen_3x3 . MR all -" in odd and "Doubt" not in odd
+    assert "▲ better than 02_widen_3x3 : AP +" in odd and "Doubt" not in odd
+    assert "variance from seeds, from images" in odd
     assert "What the experiment changes key parent here adapter.kind conv3x3 conv1x1" in odd
     assert "What differs besides, unlisted key parent here trainer.epochs 3 4" in odd and "epochs 3 4 ×1.33" in odd
     assert "Seed 0: best at epoch 2 of 3 (val/MR/reasonable_all 40.00); the last one, 3, gives MR" in odd
     fpn = card(written, "04_fpn")
-    assert "? cannot tell it from 02_widen_3x3" in fpn and "Doubt: other images could turn it round." in fpn
+    assert "? cannot tell it from 02_widen_3x3" in fpn and "Doubt: too few seeds" in fpn
     worse = card(written, "05_deconv")
-    assert "? cannot tell it from 04_fpn" in worse and "one seed each" in worse and "100.00 (100.00 to 100.00)" in worse
+    assert "? cannot tell it from 04_fpn" in worse and "100.00 (100.00 to 100.00)" in worse
     assert "none has finished runs" in card(written, WIDEN)
     assert "best at epoch 3 of 3 (val/MR/reasonable_all 40.00), which is the last one" in card(written, WIDEN)
 
@@ -222,7 +222,7 @@ def test_what_keeps_the_runs_apart_and_what_is_not_finished_stands_at_the_head(w
     assert study.warnings and all(warning in head for warning in study.warnings)
     assert any("same test data" in warning for warning in study.warnings)
     assert "07_repeated_fpn seed0" in head and 'the loss is <nothing> & "nobody"' in head
-    assert "<nothing>" not in words(written) and "12 images" in head and "4.0 hours in all" in head
+    assert "<nothing>" not in words(written) and "12 images" in head and "5.0 hours in all" in head
 
 
 def test_nothing_is_fetched_and_nothing_is_taken_for_markup(written: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_damaged_run_blocks_no_other(studied: Path, tmp_path: Path, capsys: py
     said = " ".join(capsys.readouterr().out.split())
     assert all(f"left out: {sentence}" in said for sentence in damaged) and "lite0" in said
     study = load_study(out)
-    assert [run.directory.path for run in study.runs] == [sound]
+    assert sound in [run.directory.path for run in study.runs]
     assert all(any(line.startswith(sentence) for line in study.left_out) for sentence in damaged)
     files = [EXPERIMENTS / f"{name}.yaml" for name in (WIDEN, "04_fpn")]
     jobs = plan(files, [0], [*SMALL, f"data.root={root}"], out)
@@ -404,7 +404,7 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     (photographs / "results.json").write_text(json.dumps(results))
     study = load_study(copy)
     assert study.left_out == [f"{photographs}: was tested on other data than other seeds"]
-    assert seeds_of(study, WIDEN) == [0, 1]
+    assert seeds_of(study, WIDEN) == [0, 1, 9]
 
 
 def seeds_of(study: Study, name: str) -> list[int]:
@@ -431,15 +431,15 @@ def test_copied_and_renamed_runs_are_left_out_by_name(studied: Path, tmp_path: P
         e.trainer.seed = seed
         save_experiment(e, copy / WIDEN / f"seed{seed}" / "config.yaml")
     (copy / WIDEN / "seed4" / "results.json").unlink()  # nothing but the checkpoint tells
-    strangers = [f"{WIDEN}/seed{seed}" for seed in (2, 3, 4)] + [f"{WIDEN}_old/seed{seed}" for seed in (0, 1)]
+    strangers = [f"{WIDEN}/seed{seed}" for seed in (2, 3, 4)] + [f"{WIDEN}_old/seed{seed}" for seed in (0, 1, 9)]
     study = load_study(copy)
     assert [sentence.split(": ")[0] for sentence in study.left_out] == [
         str(copy / name) for name in [*strangers, "04_renamed/seed0"]
     ]
     assert f"{copy / '04_renamed' / 'seed0'}: holds 04_fpn seed 0" in study.left_out[-1]
-    assert seeds_of(study, WIDEN) == [0, 1] and study.experiment("04_fpn") is None
+    assert seeds_of(study, WIDEN) == [0, 1, 9] and study.experiment("04_fpn") is None
     (_, left_out), (before, _) = runs_of(copy), runs_of(studied)
-    assert left_out == study.left_out and len(before) == 9
+    assert left_out == study.left_out and len(before) == 11
     jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
     assert {f"left out: {sentence}" for sentence in left_out} <= set(check(jobs))
     jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [2], [*SMALL, f"data.root={e.data.root}"], copy)
@@ -486,34 +486,6 @@ def test_a_parent_with_a_name_of_its_own_and_a_runs_config_as_base_are_compared_
     assert lost == ["on_a_run", WIDEN, *load_experiment(EXPERIMENTS / f"{WIDEN}.yaml").ancestors]
     (copy / "study.json").unlink()  # every run knows its own
     assert load_study(copy).differences[0].experiment.name in parents
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "images", "verdict"),
-    [
-        ([0.50, 0.52, 0.54], [0.70, 0.72, 0.74], 0.02, "better"),
-        ([0.70, 0.72, 0.74], [0.50, 0.52, 0.54], 0.02, "worse"),
-        ([0.50, 0.52, 0.54], [0.54, 0.56, 0.58], 0.05, "cannot tell: other images could turn it round"),
-        ([0.40, 0.50, 0.60], [0.55, 0.65, 0.75], 0.02, "cannot tell: the seeds differ among themselves as much"),
-        (
-            [0.50, 0.52, 0.54],
-            [0.555, 0.575, 0.595],
-            0.04,
-            f"cannot tell: {TOGETHER}",
-        ),
-        ([0.50], [0.90], 0.02, "cannot tell: one seed each: another could turn it round"),
-        ([0.50], [0.80, 0.90, 1.00], 0.02, "cannot tell: the seeds differ among themselves as much"),
-        ([0.50], [0.86, 0.90, 0.94], 0.02, "better"),
-    ],
-)
-def test_a_verdict_needs_images_and_seeds(a: list[float], b: list[float], images: float, verdict: str) -> None:
-    def side(rates: list[float]) -> SimpleNamespace:
-        return SimpleNamespace(runs=[SimpleNamespace(figure=lambda _, rate=rate: 100 * rate) for rate in rates])
-
-    value = float(np.mean(a) - np.mean(b))
-    of_all = SimpleNamespace(difference=Interval(value, value - images, value + images))
-    difference = Difference(side(a), side(b), {"reasonable_all": of_all}, [])  # type: ignore[arg-type,dict-item]
-    assert ": ".join(filter(None, (difference.verdict, difference.doubt))) == verdict
 
 
 def test_without_validation_there_is_no_learning_curve(written: Path, study: Study) -> None:
