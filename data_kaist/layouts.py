@@ -319,7 +319,7 @@ def _kaist_frames(
             image, objects = coco[name]
             if image.id in bad:
                 raise AnnotationError(bad[image.id])
-            return Frame(name, visible, lwir, objects, image.id, place, categories)
+            return Frame(name, visible, lwir, objects, place=place, category_ids=categories)
         of_pair = [
             read_annotation(file, name, size=size, without_area=without_area, of_pair=source.form == "paired")
             for file in written[name]

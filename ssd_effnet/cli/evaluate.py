@@ -79,10 +79,11 @@ def evaluate(args: argparse.Namespace) -> None:
     files = [*args.compare, *args.other] if args.compare else args.detections
     names = evaluation.short_names(files)
     truth = evaluation.load_ground_truth(args.annotations, args.split)
-    evaluator = MissRateEvaluator(truth.annotations)
-    tables = {name: truth.read_detections(path) for name, path in zip(names, files, strict=True)}
+    everything = truth
+    truth, found = truth.read_all(files)
+    evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(names, found, strict=True))
     for path, table in zip(files, tables.values(), strict=True):
-        if doubt := truth.doubt(path, table, evaluator):
+        if truth is everything and (doubt := truth.doubt(path, table, evaluator)):
             print(f"warning: {path}: {doubt}", file=sys.stderr)
     if args.compare:
         matchers, n = [evaluator.match(table) for table in tables.values()], len(args.compare)

@@ -83,6 +83,33 @@ class GroundTruth:
             person_categories=self.person_categories,
         )
 
+    def read_all(self, paths: Sequence[Path]) -> tuple[GroundTruth, list[DetectionTable]]:
+        """Several files of detections, and the images that all of them looked at.
+
+        Where ``images.json`` lies beside a file, images that it does not name were not looked at, and are left out; a
+        :class:`~data_kaist.errors.Doubt` counts them.
+        """
+        tables = [self.read_detections(path) for path in paths]
+        seen = set(range(len(self.names)))
+        for path in paths:
+            if (listing := _listing(path)) is not None:
+                seen &= set(places_by_name(read_coco(listing).names, self.names, str(listing)))
+        if len(seen) == len(self.names):
+            return self, tables
+        kept = sorted(seen)
+        new = np.full(len(self.names), -1)
+        new[kept] = range(len(kept))
+        tables = [replace(table, image_index=new[table.image_index]) for table in tables]
+        truth = GroundTruth(
+            [self.annotations[place] for place in kept],
+            [self.names[place] for place in kept],
+            self.image_ids and [self.image_ids[place] for place in kept],
+            self.person_categories,
+            f"{self.source}, the {len(kept):,} images that were looked at",
+            [int(new[place]) for place in self.listed if new[place] >= 0],
+        )
+        return truth, [table.rows(table.image_index >= 0) for table in tables]
+
     def _by_names(self, path: Path, listing: Path) -> DetectionTable:
         seen = read_coco(listing)
         is_text = path.suffix == ".txt"
@@ -100,7 +127,8 @@ class GroundTruth:
         if unknown or unseen:
             warnings.warn(
                 f"{path}: by the names in {listing.name}, {unknown:,} of {len(place):,} images are not in "
-                f"{self.source} and are left out, and {unseen:,} of its {len(self.names):,} images were not looked at",
+                f"{self.source} and are left out, and {unseen:,} of its {len(self.names):,} images were not looked at; "
+                "scores are of those that were",
                 Doubt,
                 stacklevel=2,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import sys
@@ -28,7 +29,9 @@ from data_kaist.classes import Classes, is_among
 from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Failure
+from data_kaist.files import write_whole
 from data_kaist.layouts import category_ids, image_ids
+from data_kaist.splits import is_frame_name
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
@@ -425,6 +428,15 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     frames = dataset.frames
     ids, categories = image_ids(frames), category_ids(frames, dataset.classes)
     write_coco_results(directory.detections_file, table, image_ids=ids, category_ids=categories)
+    if all(is_frame_name(frame.name) and frame.image_id is None for frame in frames):  # the numbers' names
+        sizes = [frame.annotations.size for frame in frames]
+        images = [
+            {"id": id_, "file_name": frame.name, "height": height, "width": width}
+            for id_, frame, (height, width) in zip(ids, frames, sizes, strict=True)
+        ]
+        names = [{"id": id_, "name": name} for id_, name in zip(categories, dataset.classes.names, strict=True)]
+        listing = {"images": images, "annotations": [], "categories": names}
+        write_whole(directory.detections_file.with_name("images.json"), json.dumps(listing))
     places = np.array([frame.place for frame in frames])
     people = table.of_class(dataset.classes.index(dataset.classes.main))
     write_kaist(directory.kaist_file, replace(people, image_index=places[people.image_index]))

@@ -50,11 +50,11 @@ def write_curves(
         truth = _of_runs(runs, names, tables, overrides)
     else:
         truth = load_ground_truth(annotations, split)
+        truth, found = truth.read_all([path / "detections.json" if path in runs else path for path in files])
+        tables = dict(zip(names.values(), found, strict=True))
     for path in files:
-        if annotations is None and path in runs and names[path] not in tables:
-            continue  # left out
-        if names[path] not in tables:
-            tables[names[path]] = truth.read_detections(path / "detections.json" if path in runs else path)
+        if names[path] not in tables and path not in runs:  # a run is left out
+            tables[names[path]] = truth.read_detections(path)
     evaluator = MissRateEvaluator(truth.annotations)
     scores = {
         name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names.values() if name in tables
