@@ -277,6 +277,12 @@ def build_source(e: ExperimentConfig, stage: str) -> DataSource:
     return source.annotated(own) if own else source
 
 
+def build_annotations(e: ExperimentConfig, stage: str) -> str:
+    """What the objects of a stage's split are read from: a file or folder, and of pairs which box."""
+    split = {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]
+    return build_source(e, stage).annotations_of(split, e.input.modality)
+
+
 def with_lwir_range(e: ExperimentConfig) -> ExperimentConfig:
     """The experiment with ``data.lwir_range`` computed from quantiles of the training split.
 

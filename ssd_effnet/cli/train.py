@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
+    if "annotations" in test:
+        print(f"tested on {test['split']}, {test['images']:,} images, annotations: {test['annotations']}")
     for name, of_class in test.get("classes", {"": test}).items():
         figures = headline(of_class) | {"minutes": results["minutes"]}
         shown = [f"{figure} {value:.2f}" for figure, value in figures.items() if value == value]

@@ -35,13 +35,13 @@ from data_kaist.splits import is_frame_name
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import (
+    build_annotations,
     build_criterion,
     build_dataset,
     build_detector,
     build_optimizer,
     build_postprocess,
     build_schedule,
-    build_source,
     with_lwir_range,
 )
 from ssd_effnet.config.keys import settings
@@ -179,8 +179,8 @@ def _run(
     experiment = with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
-    echo("; ".join(f"{stage}: {dataset}" for stage, dataset in datasets.items()))
     for stage, dataset in datasets.items():
+        echo(f"{stage}: {dataset}; annotations: {build_annotations(experiment, stage)}")
         if dataset.skipped:
             echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
         if others := other_labels(dataset.annotations, dataset.classes):
@@ -365,14 +365,14 @@ class _Session:
         if self.best.best_model_score is not None:
             first = self.validations(t.monitor)[0]
             results["val"] = {"monitor": t.monitor, "best": float(self.best.best_model_score), "first": first}
+            results["val"]["annotations"] = build_annotations(self.experiment, "val")
         if "test" in datasets:
             table, scores = self.test(chosen)
             classes = self.module.classes
             if writes:
                 _write_detections(directory, datasets["test"], table)
-            e = self.experiment
-            read_from = build_source(e, "test").annotations_of(e.data.test, e.input.modality)
-            counted = {"split": e.data.test, "annotations": read_from, "images": len(datasets["test"])}
+            read_from = build_annotations(self.experiment, "test")
+            counted = {"split": self.experiment.data.test, "annotations": read_from, "images": len(datasets["test"])}
             results["test"] = {**counted, **classes_as_dict(scores, classes)}
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
                 _, of_last = self.test(directory.last)
@@ -579,5 +579,6 @@ def _log_test(
     curves = scores if len(scores) > 1 else {"test": scores[classes.main]}
     # with these names, they are the first columns
     trainer.logger.log_hyperparams({"Experiment": experiment.name, "Seed": experiment.trainer.seed, **hparams}, figures)
+    trainer.logger.experiment.add_text("test/annotations", build_annotations(experiment, "test"))
     trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure(curves))
     trainer.logger.save()

@@ -15,7 +15,7 @@ from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import Frame, Modality
 from data_kaist.structures import DetectionTable
-from ssd_effnet.build import build_classes
+from ssd_effnet.build import build_annotations, build_classes
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator, Outcome
@@ -39,6 +39,7 @@ class FinishedRun:
         detections: on them, of the class.
         classes: that the detector tells apart.
         of_class: the one that is looked at.
+        annotations: what they are scored against.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FinishedRun:
     detections: DetectionTable
     classes: Classes
     of_class: str
+    annotations: str = ""
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), of_class: str | None = None) -> FinishedRun:
@@ -78,7 +80,8 @@ class FinishedRun:
         name = f"{experiment.name} seed {experiment.trainer.seed}"
         name += f", {of_class}" if len(classes.names) > 1 else ""
         found = table.of_class(classes.index(of_class))
-        return cls(name, experiment.input.modality, frames, found, classes, of_class)
+        against = build_annotations(experiment, "test")
+        return cls(name, experiment.input.modality, frames, found, classes, of_class, against)
 
     @cached_property
     def truth(self) -> MissRateEvaluator:

@@ -101,7 +101,8 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
 def lead(view: View, all_errors: int, shown: int) -> list[str]:
     errors = view.errors
     lines = [
-        f"{len(view.run.frames):,} frames, {view.run.modality}. Subset {errors.subset.name.replace('_', ' ')}: "
+        f"{len(view.run.frames):,} frames, {view.run.modality}, annotations: {view.run.annotations}.",
+        f"Subset {errors.subset.name.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
         f"{percent(errors.miss_rate())} (matlab rules).",
         f"Operating point: {at_point(errors)}.",
