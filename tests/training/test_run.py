@@ -256,8 +256,8 @@ def test_who_is_no_person_and_what_is_doubtful_is_said_before_training(synthetic
     lines: list[str] = []
     with pytest.raises(RunError, match="contains no person"):  # after what is tested here, before the first step
         run(experiment(tmp_path / "copy"), tmp_path / "runs", echo=lines.append)
-    frames = int(next(line for line in lines if line.startswith("train: not persons")).split()[-1])
-    assert frames > 3 and f"train: not persons, so ignore regions: cyclist {frames}" in lines
+    frames = int(next(line for line in lines if line.startswith("train: not person")).split()[-1])
+    assert frames > 3 and f"train: not person, so ignore regions: cyclist {frames}" in lines
     doubt = next(line for line in lines if line.startswith("warning: train: "))
     assert f"of {3 * frames} boxes of persons {2 * frames} reach out of their image, 0 are under a pixel" in doubt
 
