@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import cv2
 import numpy as np
 
 MEAN_COLOUR = (88, 82, 72, 41)
 """R, G, B, LWIR mean of the KAIST training frames, 0..255 (0.3465, 0.3219, 0.2842; 0.1598): fills new canvas."""
+
+# types of attributes with the limits that a config holds them to
+Share = Annotated[float, "in 0..1"]
+Positive = Annotated[tuple[float, float], "above 0"]
+Fill = Annotated[tuple[int, int, int, int], "at least 0, at most 255"]
 
 GONE_BELOW = 0.1
 """An object of which a crop leaves a smaller share than this disappears."""
@@ -74,7 +79,7 @@ class Sample:
 
 
 class Transform(Protocol):
-    """Anything that turns a sample into another."""
+    """Anything that turns a sample into another; ``after_resize = True`` where it should work on the smaller images."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
@@ -157,9 +162,14 @@ class Resize:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Left to right with probability ``p``."""
+    """Left to right.
 
-    p: float = 0.5
+    Attributes:
+        p: probability.
+    """
+
+    after_resize: ClassVar[bool] = True  # fewer pixels to turn
+    p: Share = 0.5
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -183,10 +193,15 @@ class RandomResizedCrop:
         fill: R, G, B, LWIR of new canvas.
     """
 
-    scale: tuple[float, float] = (0.25, 4.0)
-    ratio: tuple[float, float] = (0.8, 1.2)
-    p: float = 1.0
-    fill: tuple[int, int, int, int] = MEAN_COLOUR
+    scale: Positive = (0.25, 4.0)
+    ratio: Positive = (0.8, 1.2)
+    p: Share = 0.5
+    fill: Fill = MEAN_COLOUR
+
+    def __post_init__(self) -> None:
+        for key, limits in (("scale", self.scale), ("ratio", self.ratio)):
+            if limits[0] > limits[1]:
+                raise ValueError(f"{key} must be [smallest, largest], not {list(limits)}")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -208,9 +223,9 @@ class Expand:
         fill: R, G, B, LWIR of new canvas.
     """
 
-    max_side: float = 4.0
-    p: float = 0.5
-    fill: tuple[int, int, int, int] = MEAN_COLOUR
+    max_side: Annotated[float, "at least 1"] = 4.0
+    p: Share = 0.5
+    fill: Fill = MEAN_COLOUR
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -236,9 +251,9 @@ class SSDCrop:
     """
 
     min_ious: tuple[float | None, ...] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
-    min_side: float = 0.3
-    ratio: tuple[float, float] = (0.5, 2.0)
-    trials: int = 40
+    min_side: Share = 0.3
+    ratio: Positive = (0.5, 2.0)
+    trials: Annotated[int, "at least 1"] = 40
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         min_iou = self.min_ious[int(rng.integers(len(self.min_ious)))]
@@ -276,8 +291,8 @@ class PhotometricJitter:
         p: probability.
     """
 
-    strength: float = 0.3
-    p: float = 0.5
+    strength: Share = 0.3
+    p: Share = 0.5
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         # Numbers are drawn whether used or not, so that both modalities see the same visible image.
@@ -296,6 +311,14 @@ class PhotometricJitter:
             lwir = cv2.LUT(lwir, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
         return replace(sample, visible=visible, lwir=lwir)
 
+
+AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
+    "jitter": PhotometricJitter,
+    "resized_crop": RandomResizedCrop,
+    "expand": Expand,
+    "ssd_crop": SSDCrop,
+    "flip": HorizontalFlip,
+}
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

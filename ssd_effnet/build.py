@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,35 +14,25 @@ from data_kaist.dataset import DetectionDataset
 from data_kaist.images import Reading
 from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step, with_people
 from data_kaist.statistics import lwir_quantiles
-from data_kaist.transforms import (
-    Compose,
-    Expand,
-    HorizontalFlip,
-    PhotometricJitter,
-    RandomResizedCrop,
-    Resize,
-    SSDCrop,
-    Transform,
-)
-from ssd_effnet.config.loading import refuse_unknown_backbone
+from data_kaist.transforms import Compose, Resize
+from ssd_effnet.config.groups import make
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.detection.boxes import Variances
-from ssd_effnet.detection.losses import BOX_LOSSES, CLASS_LOSSES, DetectionLoss
-from ssd_effnet.detection.matching import MATCHERS
+from ssd_effnet.detection.losses import ClassLoss, DetectionLoss
 from ssd_effnet.detection.postprocess import PostProcess
-from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.anchors import AnchorGenerator
-from ssd_effnet.models.backbones import BACKBONES, Backbone
+from ssd_effnet.models.backbones.contract import Selected, can_be_cut
 from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
 from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
 from ssd_effnet.models.heads import EfficientDetHead, SSDHead
 from ssd_effnet.models.layers import replace_batch_norm, set_batch_norm
-from ssd_effnet.models.necks import TOPOLOGIES, GraphNeck
+from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.weights import LoadReport
+from ssd_effnet.registry import BACKBONES, TOPOLOGIES
 from ssd_effnet.structures import Level
 
 KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
@@ -65,7 +55,7 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
         else build_stream(e, len(CHANNELS[e.input.modality]), pretrained)
     )
     parts: dict[str, nn.Module] = {"backbone": backbone}
-    levels = backbone.levels
+    levels = _levels_of(backbone)
     wanted = ["neck", "adapter"] if e.adapter.after_neck else ["adapter", "neck"]
     for name in (*wanted, "extras"):
         if (part := _build_part(name, e, levels)) is not None:
@@ -108,10 +98,10 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
         ConfigError: where levels and topology do not fit together.
     """
     n = e.neck
-    if n.topology == "none":
+    if n.topology not in TOPOLOGIES:
         return None
     try:
-        topology = TOPOLOGIES[n.topology](len(levels) + n.extra_levels)
+        topology: Topology = TOPOLOGIES.make(n.topology, vars(n), num_levels=len(levels) + n.extra_levels)
         if n.outputs is not None:
             topology = replace(topology, returned=n.outputs)
         neck = GraphNeck(
@@ -127,6 +117,7 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
             repeats=n.repeats,
             project=n.project,
             extra_levels=n.extra_levels,
+            arguments=vars(n),
         )
     except ValueError as error:
         raise ConfigError(f"{e.name}: group `neck`: {error}") from error
@@ -140,65 +131,80 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
     Raises:
         ConfigError: for levels that the head cannot share.
     """
-    softmax = CLASS_LOSSES[e.loss.kind].activation == "softmax"
-    num_classes = len(e.data.classes) + (1 if softmax else 0)
-    prior = None if softmax else e.loss.prior
+    loss = build_class_loss(e)
+    num_classes = len(e.data.classes) + (1 if loss.activation == "softmax" else 0)
     if e.head.kind == "ssd":
-        return SSDHead(levels, anchors_per_position, num_classes, prior=prior)
+        return SSDHead(levels, anchors_per_position, num_classes, prior=loss.prior)
     try:
-        return EfficientDetHead(levels, anchors_per_position, num_classes, layers=e.head.layers, prior=prior)
+        return EfficientDetHead(levels, anchors_per_position, num_classes, layers=e.head.layers, prior=loss.prior)
     except ValueError as error:
         raise ConfigError(f"{e.name}: key `head.kind`: {error}") from error
 
 
-def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[Backbone, LoadReport | None]:
-    """The experiment's backbone for images of so many channels, with its weights and its norms."""
+def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[nn.Module, LoadReport | None]:
+    """The experiment's backbone for images of so many channels, with its weights, its norms and ``levels``."""
+    b = e.backbone
     backbone = build_backbone(e, in_channels)
-    report = load_pretrained(backbone, e.backbone.name, e.backbone.pretrained) if pretrained else None
-    replace_batch_norm(backbone, e.backbone.norm)
+    report = load_pretrained(backbone, b.name, b.pretrained) if pretrained else None
+    replace_batch_norm(backbone, b.norm)
+    if b.levels is not None and not BACKBONES.takes(b.name, "levels"):
+        try:
+            backbone = Selected(backbone, b.levels, in_channels)
+        except ValueError as error:
+            raise ConfigError(f"{e.name}: key `backbone.levels`: {error}") from error
     return backbone, report
 
 
 def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, LoadReport | None]:
     """Two streams up to the level ``fusion.up_to``, one trunk beyond; all with the same pretrained weights."""
     whole, report = build_stream(e, 3, pretrained)
-    fused = len(whole.levels) if e.fusion.up_to is None else e.fusion.up_to + 1
-    if not 1 <= fused <= len(whole.levels):
-        names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(whole.levels))
+    levels = _levels_of(whole)
+    fused = len(levels) if e.fusion.up_to is None else e.fusion.up_to + 1
+    if not 1 <= fused <= len(levels):
+        names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(levels))
         raise ConfigError(f"{e.name}: key `fusion.up_to`: {e.fusion.up_to} is not one of the levels {names}")
-    apart = fused == len(whole.levels)  # to the end: nothing to cut
-    kind = type(whole)
-    if not apart and kind.forward is not Backbone.forward and getattr(kind, "cut", Backbone.cut) is Backbone.cut:
+    apart = fused == len(levels)  # to the end: nothing to cut
+    if not apart and not can_be_cut(whole):
         raise ConfigError(
-            f"{e.name}: key `fusion.up_to`: {e.backbone.name} cannot be cut at its levels, as {kind.__name__} has a "
-            f"forward of its own and not `segments`; take null, which keeps two whole streams"
+            f"{e.name}: key `fusion.up_to`: {e.backbone.name} cannot be cut at its levels (no `cut` beside the "
+            f"forward of {type(whole).__name__}); take null, which keeps two whole streams"
         )
-    streams = [whole if apart else whole.cut(stop=fused)]
+
+    def cut(stream: Any, *places: int | None) -> nn.Module:
+        part: nn.Module = stream if apart else stream.cut(*places)
+        return part
+
+    streams = [cut(whole, 0, fused)]
     if not e.fusion.shared:
         lwir, of_lwir = build_stream(e, 1, pretrained)
-        streams.append(lwir if apart else lwir.cut(stop=fused))
+        streams.append(cut(lwir, 0, fused))
         if report is not None and of_lwir is not None:
             report = replace(report, adapted=of_lwir.adapted)
-    trunk = None if apart else whole.cut(fused)
-    return HalfwayFusion(streams, trunk, whole.levels, fused, e.fusion.kernel_size), report
+    trunk = None if apart else cut(whole, fused)
+    return HalfwayFusion(streams, trunk, levels, fused, e.fusion.kernel_size), report
 
 
-def build_backbone(e: ExperimentConfig, in_channels: int) -> Backbone:
-    """The experiment's backbone with random weights."""
-    b = e.backbone
-    refuse_unknown_backbone(b.name, e.name)
-    if not b.name.startswith("efficientnet"):
-        if b.levels is not None:
-            raise ConfigError(
-                f"{e.name}: key `backbone.levels`: {b.name} has levels of its own; leave them out, or say null"
-            )
-        return BACKBONES[b.name](in_channels=in_channels)
+def build_backbone(e: ExperimentConfig, in_channels: int) -> nn.Module:
+    """The experiment's backbone with random weights and all its levels.
+
+    Raises:
+        ConfigError: an argument does not fit, or it is no backbone.
+    """
     try:
-        return BACKBONES[b.name](
-            levels=b.levels, strides=b.strides, in_channels=in_channels, drop_connect_rate=b.drop_connect
-        )
+        (backbone,) = make(e.backbone, in_channels=in_channels, levels=e.backbone.levels)
     except ValueError as error:
         raise ConfigError(f"{e.name}: group `backbone`: {error}") from error
+    if not isinstance(backbone, nn.Module) or not _levels_of(backbone):
+        raise ConfigError(
+            f"{e.name}: key `backbone.name`: {e.backbone.name} must be a torch module with `levels`, a list with a "
+            "Level for each map that it returns"
+        )
+    return backbone
+
+
+def _levels_of(backbone: nn.Module) -> list[Level]:
+    levels = getattr(backbone, "levels", None)
+    return [level for level in levels if isinstance(level, Level)] if isinstance(levels, list | tuple) else []
 
 
 def build_normalize(e: ExperimentConfig) -> Normalize:
@@ -210,20 +216,16 @@ def build_normalize(e: ExperimentConfig) -> Normalize:
     return Normalize([e.input.mean[c] for c in channels], [e.input.std[c] for c in channels])
 
 
+def build_class_loss(e: ExperimentConfig) -> ClassLoss:
+    (loss,) = make(e.class_loss, variances=_variances(e))
+    assert isinstance(loss, ClassLoss)
+    return loss
+
+
 def build_criterion(e: ExperimentConfig) -> DetectionLoss:
-    loss = e.loss
-    own = (
-        {"alpha": loss.alpha, "gamma": loss.gamma}
-        if loss.kind == "focal"
-        else {"negative_ratio": loss.negative_ratio, "min_negatives": loss.min_negatives}
-    )
-    of_box = {} if loss.localization == "l1" else {"delta": loss.localization_delta}
-    return DetectionLoss(
-        CLASS_LOSSES[loss.kind](**own),
-        BOX_LOSSES[loss.localization](variances=_variances(e), **of_box),
-        MATCHERS["max_iou"](loss.iou_threshold, loss.negative_iou),
-        box_weight=loss.localization_weight,
-    )
+    variances = _variances(e)
+    (box_loss,), (matcher,) = make(e.box_loss, variances=variances), make(e.matcher, variances=variances)
+    return DetectionLoss(build_class_loss(e), box_loss, matcher, box_weight=e.box_loss.weight)
 
 
 def build_postprocess(e: ExperimentConfig) -> PostProcess:
@@ -233,7 +235,7 @@ def build_postprocess(e: ExperimentConfig) -> PostProcess:
         p.pre_nms_top_k,
         p.nms_iou,
         p.top_k,
-        activation=CLASS_LOSSES[e.loss.kind].activation,
+        activation=build_class_loss(e).activation,
         variances=_variances(e),
     )
 
@@ -243,17 +245,9 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     resize = Resize(as_size(e.input.size))
     if stage != "train":
         return Compose((resize,))
-    a = e.augment
-    chain: list[Transform] = []
-    if a.jitter > 0:
-        chain.append(PhotometricJitter(a.jitter))
-    if a.crop == "resized":
-        scale, ratio = (a.crop_scale[0], a.crop_scale[1]), (a.crop_ratio[0], a.crop_ratio[1])
-        chain.append(RandomResizedCrop(scale, ratio, p=a.crop_probability))
-    elif a.crop == "ssd":
-        chain += [Expand(), SSDCrop()]
-    # flipping last is cheapest, but flipping the small image after the crop is cheaper still than flipping the frame
-    return Compose((*chain, resize, HorizontalFlip(a.flip)))
+    changes = make(e.augment)
+    late = [change for change in changes if getattr(change, "after_resize", False)]
+    return Compose((*(change for change in changes if change not in late), resize, *late))
 
 
 def build_classes(e: ExperimentConfig) -> Classes:
@@ -362,39 +356,21 @@ def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str,
 
 
 def build_optimizer(e: ExperimentConfig, detector: nn.Module) -> torch.optim.Optimizer:
-    o, groups = e.optimizer, parameter_groups(e, detector)
-    if o.name == "sgd":
-        return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum)
-    if o.name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=o.lr, momentum=o.momentum)
-    return torch.optim.AdamW(groups, lr=o.lr)
+    (optimizer,) = make(e.optimizer, params=parameter_groups(e, detector), lr=e.optimizer.lr)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
 
 
 def build_schedule(
     e: ExperimentConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over all ``steps`` of a run: one factor on every group's rate, stepped each optimiser step.
+    """The learning rate over all ``steps`` of a run, stepped each optimiser step.
 
-    ``plateau`` is not a function of the step: it is stepped each validation, by the metric that it watches.
+    A ``ReduceLROnPlateau`` is no function of the step: it is stepped each validation, by ``schedule.monitor``.
     """
-    s = e.schedule
-    if s.name == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode=metric_of(s.monitor).mode, factor=s.gamma, patience=s.patience
-        )
-
-    def factor(step: int) -> float:
-        if step < s.warmup_steps:
-            return (step + 1) / (s.warmup_steps + 1)
-        if s.name == "multistep":
-            return float(s.gamma ** sum(step >= share * steps for share in s.milestones))
-        if s.name == "cosine":
-            progress = (step - s.warmup_steps) / max(steps - s.warmup_steps, 1)
-            cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-            return s.final_lr_factor + (1 - s.final_lr_factor) * cosine
-        return 1.0
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    (schedule,) = make(e.schedule, optimizer=optimizer, steps=steps, warmup_steps=e.schedule.warmup_steps)
+    assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
+    return schedule
 
 
 def as_size(pair: list[int]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from ssd_effnet.build import as_size, build_criterion, build_detector, build_ske
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.registry import load_plugins, plugins
 from ssd_effnet.training.runtime import timed
 
 MIB = 2**20
@@ -73,7 +74,7 @@ def benchmark_models(
         ConfigError: for an experiment that cannot be read or built.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, spawn, load_plugins, (list(plugins),), max_tasks_per_child=1) as pool:
         for file in files:
             yield pool.submit(_measure, file, size, runs, threads, device, tuple(overrides), training).result()
 

@@ -34,7 +34,7 @@ def benchmark_train(
         batch: images.
         compiled: measure ``torch.compile`` too; compiling takes a minute or more and needs a compiler.
     """
-    overrides = ["backbone.pretrained=none", "backbone.norm=batch", "loss.kind=multibox"]
+    overrides = ["backbone.pretrained=none", "backbone.norm=batch", "class_loss.name=multibox"]
     experiment = load_experiment(name, overrides)
     size = size or as_size(experiment.input.size)
     image = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8).to(device)

@@ -1,6 +1,7 @@
 """Write the page of all config keys, docs/keys.md: types, defaults, meanings.
 
-The meanings are the comments in the schema. Without a checkout and without --out, the page is printed.
+The meanings are the comments in the schema and the docstrings of what it may name. Without a checkout and without
+--out, the page is printed.
 
 examples:
   ssd-effnet keys
@@ -20,7 +21,9 @@ from typing import Any
 from data_kaist.files import write_whole
 from ssd_effnet.cli import shell
 from ssd_effnet.config import schema
+from ssd_effnet.config.groups import choice_fields
 from ssd_effnet.config.keys import choices, in_words, key_types
+from ssd_effnet.registry import maker
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"  # in a checkout
 HEAD = """# All keys
@@ -31,7 +34,7 @@ taken as written, whole numbers are decimal. A key that does not exist is refuse
 of another type with the type. The defaults are those of the schema; most experiments start from a base that sets
 others. `config.yaml` of a run says which values it had.
 
-<!-- written by ssd-effnet keys from ssd_effnet/config/schema.py; a test holds it to that -->
+<!-- written by ssd-effnet keys from ssd_effnet/config/schema.py and the registries; a test holds it to that -->
 """
 
 
@@ -60,8 +63,33 @@ def page() -> str:
             "| key | type | default | what it means |\n|---|---|---|---|",
             *(_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
             "",
+            *_arguments(name, whole),
         ]
     return "\n".join(parts)
+
+
+def _arguments(group: str, whole: Any) -> Iterator[str]:
+    """A table of the arguments of what the group may name; without plugins."""
+    for key, of in choice_fields(whole).items():
+        alike: dict[object, list[str]] = {}
+        for name in of:
+            if name not in of.plugins:
+                alike.setdefault(maker(of[name]), []).append(name)
+        rows = []
+        for first, *others in alike.values():
+            named = f"`{first}`" + (f" ... `{others[-1]}`" if others else "")
+            prefix = f"{group}." if isinstance(getattr(whole, key), str) else f"{group}.{first}."
+            rows += [
+                f"| `{prefix}{argument}` | {named} | {in_words(a.kind)} | {_value(a.default)} | {_null(a.meaning)} |"
+                for argument, a in of.arguments(first).items()
+            ]
+        if rows:
+            yield from (
+                f"| key | with `{group}.{key}` | type | default | what it means |",
+                "|---|---|---|---|---|",
+                *rows,
+                "",
+            )
 
 
 def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
@@ -80,10 +108,15 @@ def _row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], c
     while lines[first - 2].lstrip().startswith("#"):
         first -= 1
     said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
-    meaning = " ".join(said).replace("None:", "null:")
-    kind = key_types()[prefix + key]
-    few = ", ".join(f"`{value}`" for value in choices(prefix + key)) if kind is str else ""  # of a registry
-    return f"| `{prefix}{key}` | {few or in_words(kind)} | {_value(getattr(section, key))} | {meaning} |"
+    kind, few = key_types()[prefix + key], [f"`{name}`" for name in choices(prefix + key)]
+    words = {str: ", ".join(few), list[str]: f"list of {', '.join(few)}"}.get(kind) if few else in_words(kind)
+    return (
+        f"| `{prefix}{key}` | {words or in_words(kind)} | {_value(getattr(section, key))} | {_null(' '.join(said))} |"
+    )
+
+
+def _null(meaning: str) -> str:
+    return meaning.replace("None:", "null:").replace("None for", "null for")
 
 
 def _value(value: Any) -> str:

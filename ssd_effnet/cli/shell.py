@@ -40,6 +40,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str | None = None, **more: Any) -> None:
         more.setdefault("description", doc)
         super().__init__(**more, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument(
+            "--plugins",
+            action=_Import,
+            default=argparse.SUPPRESS,
+            metavar="MODULE",
+            help="import it first: it registers parts that an experiment, run or checkpoint names; may be repeated",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
@@ -57,6 +64,15 @@ class Parser(argparse.ArgumentParser):
 
             argcomplete.autocomplete(self)
         return self
+
+
+class _Import(argparse.Action):
+    """Imports a plugin; only a command line does, no file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from ssd_effnet.registry import load_plugins
+
+        load_plugins([values])
 
 
 def command(main: Main) -> Callable[..., int]:

@@ -10,7 +10,7 @@ examples:
   ssd-effnet visualize curves MLPD.txt mine.json --annotations KAIST_annotation.json
   ssd-effnet visualize frames runs/lite0/seed0 --count 40 --score 0.5 --out pictures
   ssd-effnet visualize features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
-  ssd-effnet visualize data experiments/lite0.yaml augment.flip=1 --count 4
+  ssd-effnet visualize data experiments/lite0.yaml augment.flip.p=1 --count 4
 
 For a run of another machine, data.root=... gives its test data here; the fingerprint must be equal.
 """

@@ -8,82 +8,71 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from ssd_effnet.config.keys import settings
+from ssd_effnet.config.groups import make
+from ssd_effnet.config.keys import fields_of, settings
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError, nearest
 from ssd_effnet.evaluation.metrics import monitors
+from ssd_effnet.registry import SCHEDULES
 
-# of a number, or of each one in a list; what is null has no limits
-_AT_LEAST: dict[str, float] = {
-    "adapter.channels": 1,
-    "anchors.reference_size": 32,
-    "data.min_height": 0,
-    "data.workers": 0,
-    "extras.channels": 2,
-    "extras.strides": 1,
-    "fusion.up_to": 0,
-    "head.layers": 1,
-    "input.size": 32,
-    "loss.gamma": 0,
-    "loss.localization_weight": 0,
-    "loss.min_negatives": 0,
-    "loss.negative_ratio": 0,
-    "neck.channels": 1,
-    "neck.extra_levels": 0,
-    "neck.outputs": 1,
-    "neck.repeats": 1,
-    "optimizer.accumulate": 1,
-    "optimizer.backbone_lr_factor": 0,
-    "optimizer.bias_lr_factor": 0,
-    "optimizer.gradient_clip": 0,
-    "optimizer.weight_decay": 0,
-    "postprocess.pre_nms_top_k": 1,
-    "postprocess.top_k": 1,
-    "schedule.patience": 0,
-    "schedule.warmup_steps": 0,
-    "trainer.batch_size": 1,
-    "trainer.devices": 1,
-    "trainer.ema_decay": 0,
-    "trainer.epochs": 1,
-    "trainer.num_nodes": 1,
-    "trainer.panel_images": 0,
-    "trainer.seed": 0,
-    "trainer.threads": 0,
-    "trainer.validate_every": 1,
+# of a number, or of each one in a list; what is null has no limits. Arguments of entries bring their own.
+_RULES = {
+    "adapter.channels": "at least 1",
+    "anchors.ratios": "above 0",
+    "anchors.reference_size": "at least 32, at most 16384",
+    "anchors.scales": "above 0",
+    "anchors.sizes": "above 0",
+    "anchors.variances": "above 0",
+    "box_loss.weight": "at least 0",
+    "data.lwir_quantiles": "in 0..1",
+    "data.min_height": "at least 0",
+    "data.workers": "at least 0",
+    "extras.channels": "at least 2",
+    "extras.strides": "at least 1",
+    "fusion.up_to": "at least 0",
+    "head.layers": "at least 1",
+    "input.size": "at least 32, at most 16384",
+    "input.std": "above 0",
+    "neck.channels": "at least 1",
+    "neck.extra_levels": "at least 0",
+    "neck.norm_eps": "above 0",
+    "neck.norm_momentum": "in 0..1",
+    "neck.outputs": "at least 1",
+    "neck.repeats": "at least 1",
+    "optimizer.accumulate": "at least 1",
+    "optimizer.backbone_lr_factor": "at least 0",
+    "optimizer.bias_lr_factor": "at least 0",
+    "optimizer.gradient_clip": "at least 0",
+    "optimizer.lr": "above 0",
+    "optimizer.weight_decay": "at least 0",
+    "postprocess.nms_iou": "in 0..1",
+    "postprocess.pre_nms_top_k": "at least 1",
+    "postprocess.score_threshold": "in 0..1",
+    "postprocess.top_k": "at least 1",
+    "schedule.warmup_steps": "at least 0",
+    "trainer.batch_size": "at least 1",
+    "trainer.devices": "at least 1",
+    "trainer.ema_decay": "at least 0, below 1",
+    "trainer.epochs": "at least 1",
+    "trainer.num_nodes": "at least 1",
+    "trainer.panel_images": "at least 0",
+    "trainer.process_timeout": "above 0",
+    "trainer.seed": "at least 0",
+    "trainer.threads": "at least 0",
+    "trainer.validate_every": "at least 1",
 }
-_ABOVE_0 = (
-    *("anchors.ratios", "anchors.scales", "anchors.sizes", "anchors.variances"),
-    *("augment.crop_ratio", "augment.crop_scale", "input.std"),
-    *("loss.iou_threshold", "loss.localization_delta", "loss.negative_iou", "loss.prior"),
-    *("neck.norm_eps", "optimizer.lr", "schedule.gamma", "trainer.process_timeout"),
-)
-_AT_MOST: dict[str, float] = {"anchors.reference_size": 16384, "input.size": 16384}
-_BELOW_1 = ("loss.prior", "schedule.gamma", "trainer.ema_decay")
-_LIMITS: tuple[tuple[str, Callable[[float, float], bool], dict[str, float]], ...] = (
-    ("at least", operator.ge, _AT_LEAST),
-    ("above", operator.gt, dict.fromkeys(_ABOVE_0, 0)),
-    ("at most", operator.le, _AT_MOST),
-    ("below", operator.lt, dict.fromkeys(_BELOW_1, 1)),
-)
-_SHARES = (
-    *("augment.crop_probability", "augment.flip", "augment.jitter", "loss.alpha", "loss.iou_threshold"),
-    *(
-        "data.lwir_quantiles",
-        "neck.norm_momentum",
-        "optimizer.momentum",
-        "postprocess.nms_iou",
-        "postprocess.score_threshold",
-    ),
-    "schedule.final_lr_factor",
-)
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
 _NOT_EMPTY = ("anchors.ratios", "anchors.scales", "anchors.sizes", "data.classes", "data.train")
 _FORMS: dict[str, tuple[int, str]] = {
     "anchors.reference_size": (2, "[height, width]"),
     "anchors.variances": (2, "two numbers (centre, size)"),
-    "augment.crop_ratio": (2, "[smallest, largest]"),
     "data.lwir_quantiles": (2, "[low, high]"),
     "data.lwir_range": (2, "[low, high]"),
-    "augment.crop_scale": (2, "[smallest, largest]"),
     "input.mean": (4, "four numbers (R, G, B, LWIR)"),
     "input.size": (2, "[height, width]"),
     "input.std": (4, "four numbers (R, G, B, LWIR)"),
@@ -102,7 +91,10 @@ def check_experiment(e: ExperimentConfig, source: str) -> None:
         ConfigError: one sentence naming the source, the key and valid values.
     """
     values = settings(e)
-    for key, why in chain(_storable(e.name, values), _lists(values), _numbers(values), _combinations(e)):
+    rules = _RULES | {key: field.metadata["rule"] for key, field in fields_of(e) if field.metadata.get("rule")}
+    for key, why in chain(
+        _storable(e.name, values), _lists(values, e), _numbers(values, rules), _combinations(e), _entries(e)
+    ):
         raise ConfigError(f"{source}: key `{key}`: {why}")
 
 
@@ -120,30 +112,32 @@ def _storable(name: str, values: dict[str, Any]) -> Complaints:
         yield "name", f"must be the name of a folder below --out, not {name!r}"
 
 
-def _lists(values: dict[str, Any]) -> Complaints:
+def _lists(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
     for key in _NOT_EMPTY:
         if not values[key]:
             yield key, "must not be empty"
-    for key, (length, form) in _FORMS.items():
+    lengths = {key: field.metadata["length"] for key, field in fields_of(e) if field.metadata.get("length")}
+    for key, (length, form) in (_FORMS | {key: (n, f"{n} numbers") for key, n in lengths.items()}).items():
         if values[key] is not None and len(values[key]) != length:
             yield key, f"must be {form}, not {values[key]}"
 
 
-def _numbers(values: dict[str, Any]) -> Complaints:
-    for words, holds, limits in _LIMITS:
-        for key, limit in limits.items():
-            if not all(holds(number, limit) for number in _each(values[key])):
-                each = " each" if isinstance(values[key], list) else ""
-                yield key, f"must be {words} {limit}{each}, not {values[key]}"
-    for key in _SHARES:
-        if not all(0 <= number <= 1 for number in _each(values[key])):
-            yield key, f"must lie in 0..1, not {values[key]}"
+def _numbers(values: dict[str, Any], rules: dict[str, str]) -> Complaints:
+    for key, value in values.items():
+        for rule in filter(None, rules.get(key, "").split(", ")):
+            words, _, limit = rule.rpartition(" ")
+            numbers = _each(value)
+            if words == "in" and not all(0 <= number <= 1 for number in numbers):
+                yield key, f"must lie {rule}, not {value}"
+            elif words != "in" and not all(_HOLDS[words](number, float(limit)) for number in numbers):
+                yield key, f"must be {rule}{' each' if isinstance(value, list) else ''}, not {value}"
 
 
 def _combinations(e: ExperimentConfig) -> Complaints:
     watchable = monitors(tuple(e.data.classes))
-    for key, monitor in (("trainer.monitor", e.trainer.monitor), ("schedule.monitor", e.schedule.monitor)):
-        if monitor not in watchable:
+    watched = {"trainer.monitor": e.trainer.monitor, "schedule.monitor": getattr(e.schedule, "monitor", None)}
+    for key, monitor in watched.items():
+        if monitor is not None and monitor not in watchable:
             own = [name for name in watchable if "/MR/" not in name]
             yield key, f"{monitor!r} is not one of val/MR/SUBSET, {', '.join(own)}{nearest(monitor, watchable)}"
     owner: dict[str, str] = {}
@@ -159,27 +153,23 @@ def _combinations(e: ExperimentConfig) -> Complaints:
                     "data.classes",
                     f"the label {label!r} belongs to both {owner[label.strip().casefold()]} and {name}",
                 )
-    for key, limits in (("augment.crop_scale", e.augment.crop_scale), ("augment.crop_ratio", e.augment.crop_ratio)):
-        if limits[0] > limits[1]:
-            yield key, f"must be [smallest, largest], not {limits}"
     for key, ends in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
         if ends is not None and ends[0] >= ends[1]:
             yield key, f"must be [low, high], low below high, not {ends}"
     for key in ("train_annotations", "val_annotations", "test_annotations"):
         if e.data.kind == "coco" and getattr(e.data, key):
             yield f"data.{key}", "is for data.kind: kaist; of coco each split's JSON file holds its annotations"
-    if e.loss.negative_iou is not None and e.loss.negative_iou > e.loss.iou_threshold:
-        yield "loss.negative_iou", f"must be at most loss.iou_threshold, not {e.loss.negative_iou}"
     if e.neck.topology == "none" and e.adapter.after_neck:
         yield "adapter.after_neck", "needs a neck; set neck.topology"
     if e.fusion.kernel_size not in (1, 3):
         yield "fusion.kernel_size", f"must be 1 or 3, not {e.fusion.kernel_size}"
-    if e.schedule.name == "plateau" and not e.data.val:
-        yield "schedule.name", f"plateau watches {e.schedule.monitor}, but data.val names no validation split"
-    if e.schedule.name == "plateau" and e.schedule.warmup_steps:
-        yield "schedule.warmup_steps", "must be 0 with plateau, which knows nothing of steps"
-    if not all(0 <= share <= 1 for share in e.schedule.milestones):
-        yield "schedule.milestones", f"must be shares of the run in 0..1, not {e.schedule.milestones}"
+    if watched["schedule.monitor"] and not e.data.val:
+        yield (
+            "schedule.name",
+            f"{e.schedule.name} watches {watched['schedule.monitor']}, but data.val names no validation split",
+        )
+    if e.schedule.warmup_steps and not SCHEDULES.takes(e.schedule.name, "warmup_steps"):
+        yield "schedule.warmup_steps", f"must be 0 with {e.schedule.name}, which knows nothing of steps"
     if e.trainer.validate_every > e.trainer.epochs and e.data.val:
         most = f"must be at most trainer.epochs ({e.trainer.epochs})"
         yield "trainer.validate_every", f"{most}, or nothing is validated"
@@ -187,6 +177,15 @@ def _combinations(e: ExperimentConfig) -> Complaints:
         yield "backbone.norm", "frozen needs weights that bring statistics to freeze; set backbone.pretrained"
     if e.data.test and e.data.test == e.data.val and e.trainer.test_checkpoint == "best":
         yield "data.val", "is the test split, which must not choose the epoch; set trainer.test_checkpoint: last"
+
+
+def _entries(e: ExperimentConfig) -> Complaints:
+    """What constructors refuse that need nothing but the config."""
+    for key in ("augment", "matcher", "class_loss", "box_loss"):
+        try:
+            make(getattr(e, key), variances=tuple(e.anchors.variances))
+        except ValueError as error:
+            yield key, str(error)
 
 
 def _each(value: Any) -> list[Any]:

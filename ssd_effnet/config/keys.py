@@ -3,46 +3,89 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
+from omegaconf import DictConfig, OmegaConf
+
+from ssd_effnet.config.groups import names_for
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.metrics import monitors
 
-_OF_THE_FILE = ("name", "description", "changes", "ancestors")
+_OF_THE_FILE = ("name", "description", "changes", "ancestors", "plugins")
 _WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
+
+Node = ExperimentConfig | DictConfig
+Field = dataclasses.Field[Any]
 
 
 @cache
-def key_types() -> dict[str, Any]:
-    """The type of every dotted key, in the schema's order; name, description, changes and ancestors are none."""
-    types: dict[str, Any] = {}
-    for group in dataclasses.fields(ExperimentConfig):
-        if dataclasses.is_dataclass(group.type):
-            types |= {f"{group.name}.{field.name}": field.type for field in dataclasses.fields(group.type)}
-        elif group.name not in _OF_THE_FILE:
-            types[group.name] = group.type
-    return types
+def defaults() -> ExperimentConfig:
+    """The schema's defaults; not to be changed."""
+    return ExperimentConfig()
+
+
+def type_of(node: Any) -> Any:
+    """The dataclass of a group in an OmegaConf config; of anything else what it holds."""
+    return OmegaConf.get_type(node) if isinstance(node, DictConfig) else type(node)
+
+
+def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Every dotted key below a node with its field, arguments of what it names included."""
+    plain = not isinstance(node, DictConfig)
+    for field in dataclasses.fields(node if plain else type_of(node)):
+        child = getattr(node, field.name) if plain else node._get_node(field.name)
+        if dataclasses.is_dataclass(child if plain else type_of(child)):
+            yield from fields_of(child, f"{prefix}{field.name}.")
+        elif prefix or field.name not in _OF_THE_FILE:
+            yield f"{prefix}{field.name}", field
+
+
+def key_types(of: Node | None = None) -> dict[str, Any]:
+    """The type of every dotted key, in the schema's order; name, description, changes, ancestors, plugins are none."""
+    return {key: field.type for key, field in fields_of(of or defaults())}
 
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:
-    """All settings as ``{dotted key: value}``, without name, description, changes and ancestors."""
-    values = dataclasses.asdict(experiment)
-    parts = {key: key.partition(".") for key in key_types()}
-    return {key: values[group][name] if name else values[group] for key, (group, _, name) in parts.items()}
+    """All settings as ``{dotted key: value}``, without name, description, changes, ancestors and plugins."""
+    found = {}
+    for key in key_types(experiment):
+        value: Any = experiment
+        for part in key.split("."):
+            value = getattr(value, part)
+        found[key] = value
+    return found
 
 
-def choices(key: str) -> tuple[str, ...]:
+def default_of(field: Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def unlike(a: ExperimentConfig, b: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Values of the sorted keys in which two experiments differ; an argument that one lacks counts as its default.
+
+    The order of classes counts.
+    """
+    left, right = settings(a), settings(b)
+    fields = {**dict(fields_of(a)), **dict(fields_of(b))}
+    pairs = {key: tuple(of.get(key, default_of(fields[key])) for of in (left, right)) for key in sorted(fields)}
+    return {key: (before, after) for key, (before, after) in pairs.items() if str(before) != str(after)}
+
+
+def choices(key: str, of: Node | None = None) -> tuple[str, ...]:
     """The allowed values of a key with few choices; otherwise empty."""
-    kind = key_types().get(key)
-    if key.endswith(".monitor") and kind is str:
+    field = dict(fields_of(of or defaults())).get(key)
+    if field is None or field.type is bool:
+        return ("true", "false") if field else ()
+    if key.endswith(".monitor") and field.type is str:
         return tuple(monitors(("person",)))
-    return ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    return names_for(field) or (get_args(field.type) if get_origin(field.type) is Literal else ())
 
 
-def takes_text(key: str) -> bool:
+def takes_text(key: str, of: Node | None = None) -> bool:
     """Whether the key's value is text, any or one of a few words."""
-    kind = key_types().get(key, str if key in ("name", "description") else None)
+    kind = key_types(of).get(key, str if key in ("name", "description") else None)
     return kind is str or get_origin(kind) is Literal
 
 

@@ -7,20 +7,32 @@ schema; an error is a :class:`ConfigError` that names the file, the key and the 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple, cast, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_kaist.errors import Doubt
 from data_kaist.files import write_whole
 from ssd_effnet.config.checks import check_experiment
-from ssd_effnet.config.keys import choices, in_words, key_types, settings, takes_text
+from ssd_effnet.config.groups import choice_fields, chosen, group
+from ssd_effnet.config.keys import (
+    choices,
+    default_of,
+    defaults,
+    fields_of,
+    in_words,
+    key_types,
+    takes_text,
+    type_of,
+    unlike,
+)
+from ssd_effnet.config.older import translated
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
+from ssd_effnet.registry import maker
 
 WHERE = (
     *("data.cache", "data.images", "data.root", "data.workers"),
@@ -72,15 +84,17 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
         ConfigError: one sentence naming file (or override), key and the nearest right key or value.
     """
     path = find_experiment(path)
-    config = OmegaConf.structured(ExperimentConfig)
     chain = _chain(path)
+    config = OmegaConf.structured(defaults())
+    config.plugins = _needed_plugins((str(p), layer.get("plugins")) for p, layer in reversed(chain))
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
-        kept = {k: v for k, v in layer.items() if layer is chain[0][1] or k not in _OWN}
-        config = _merge(config, kept, str(layer_path))
+        kept = {k: v for k, v in layer.items() if k != "plugins" and (layer is chain[0][1] or k not in _OWN)}
+        _apply(config, [(kept, str(layer_path))])
     names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
     config.name = names[0]
-    for override in (*(TINY if tiny else ()), *overrides):
-        config = _merge(config, _parse_override(override), f"override {override!r}")
+    if tiny:
+        _override(config, [text for text in TINY if text.partition("=")[0] in key_types(config)])
+    _override(config, overrides)
     experiment = _to_dataclass(config, str(path))
     # a file under another name is a difference from itself; a run's config.yaml as base brings its own ancestors
     names = list(dict.fromkeys([*names, *experiment.ancestors]))
@@ -89,7 +103,6 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     for key in Normalisation._fields:
         if getattr(experiment.input, key) is None:
             if (own := own_normalisation(experiment.backbone.name)) is None:
-                refuse_unknown_backbone(experiment.backbone.name, str(path))
                 raise ConfigError(
                     f"{path}: key `input.{key}`: null means that of published weights, and none are known for "
                     f"{experiment.backbone.name}; state four numbers (R, G, B, LWIR)"
@@ -107,13 +120,28 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> Experim
     config = OmegaConf.structured(experiment)
     for override in overrides:
         source = f"override {override!r}"
-        layer = _parse_override(override)
-        if other := [key for key, _ in _leaves(layer, ExperimentConfig, source, ()) if key not in WHERE]:
+        layer = _parse_override(override, config)
+        if other := [key for key, _ in _leaves(layer, config, source, ()) if key not in WHERE]:
             raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(WHERE)}")
-        config = _merge(config, layer, source)
+        _apply(config, [(layer, source)])
     moved = _to_dataclass(config, "overrides")
     check_experiment(moved, "overrides")
     return moved
+
+
+def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
+    """The experiment that a checkpoint states; keys it lacks are the schema's defaults.
+
+    Raises:
+        ConfigError: this version does not know such an experiment.
+    """
+    config = OmegaConf.structured(defaults())
+    content = {str(key): value for key, value in content.items()}
+    config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
+    _apply(config, [(content, source)])
+    experiment = _to_dataclass(config, source)
+    check_experiment(experiment, source)
+    return experiment
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
@@ -129,21 +157,6 @@ def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
                 for key, channels in published._asdict().items()
             }
     return None
-
-
-def refuse_unknown_backbone(name: str, where: str) -> None:
-    """A backbone must be one of :data:`ssd_effnet.models.backbones.BACKBONES`.
-
-    Raises:
-        ConfigError: it is not; begins with ``where``.
-    """
-    from ssd_effnet.models.backbones import BACKBONES  # with torch, for which reading a config need not wait
-
-    if name not in BACKBONES:
-        raise ConfigError(
-            f"{where}: key `backbone.name`: {name!r} is not one of {', '.join(BACKBONES)}"
-            f"{nearest(name, list(BACKBONES))}"
-        )
 
 
 def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: str = "") -> Path:
@@ -194,8 +207,7 @@ def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
     """Sorted dotted keys in which two experiments differ, names and descriptions apart; the order of classes counts."""
-    left, right = settings(a), settings(b)
-    return sorted(key for key in left.keys() | right.keys() if str(left.get(key)) != str(right.get(key)))
+    return list(unlike(a, b))
 
 
 def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
@@ -231,102 +243,164 @@ def _read_layer(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
+    """The plugins that files declare; nothing in a file imports them.
+
+    Raises:
+        ConfigError: one is not imported.
+    """
+    needed: dict[str, None] = {}
+    for source, names in stated:
+        if not isinstance(names, list | None) or not all(isinstance(name, str) for name in names or ()):
+            raise ConfigError(f"{source}: key `plugins`: must be a list of modules, not {names!r}")
+        if missing := [name for name in names or () if name not in sys.modules]:
+            given = " ".join(f"--plugins {name}" for name in missing)
+            raise ConfigError(
+                f"{source}: `plugins` needs {', '.join(missing)}, which a file cannot import; add {given} to the "
+                f"command, or in Python call ssd_effnet.registry.load_plugins({missing})"
+            )
+        needed |= dict.fromkeys(names or ())
+    return list(needed)
+
+
+def _override(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Apply ``key=value``, names of choices before their arguments, whatever the order."""
+    naming = [text for text in overrides if text.partition("=")[0].strip() in _choice_keys(config)]
+    _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in naming])
+    others = [text for text in overrides if text not in naming]
+    _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in others])
+
+
+def _parse_override(text: str, config: DictConfig) -> dict[str, Any]:
     """A key of type text takes what is written; quotes around all of it are the shell's or YAML's."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        meant = f"{text}=VALUE, without a space" if text in key_types() else "optimizer.lr=0.001"
+        meant = f"{text}=VALUE, without a space" if text in key_types(config) else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
     key, written = key.strip(), value.strip()
-    if any(key.startswith(f"{of}.") and get_origin(kind) is dict for of, kind in key_types().items()):
+    if any(key.startswith(f"{of}.") and get_origin(kind) is dict for of, kind in key_types(config).items()):
         raise ConfigError(f"override {text!r}: give the whole map, for example data.classes={{person: [person]}}")
     quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "'\""
     content: Any = written
-    if written and (quoted or not takes_text(key)):
+    if written and (quoted or not takes_text(key, config)):
         content = parse_yaml(value, f"override {text!r}: the value")
+    return _nested(key, content)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
-        content = {part: content}
-    assert isinstance(content, dict)
-    return content
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
 
 
-def _merge(config: DictConfig, layer: dict[str, Any], source: str) -> DictConfig:
-    """Merge key by key, so that an error can name the key."""
-    for key, value in _leaves(of_today(layer, source), ExperimentConfig, source, ()):
-        put(config, key, value, source)
-    return config
+def _choice_keys(config: DictConfig) -> list[str]:
+    return [key for key, field in fields_of(config) if "registry" in field.metadata]
 
 
-def of_today(layer: dict[str, Any], source: str) -> dict[str, Any]:
-    """A layer of an older schema in today's keys.
+def _apply(config: DictConfig, layers: list[tuple[dict[str, Any], str]]) -> None:
+    """Merge layers of equal rank key by key, so that an error can name the key; what is chosen comes first."""
+    layers = [(translated(layer, list(config.augment.names), source), source) for layer, source in layers]
+    for layer, source in layers:
+        for name, stated in layer.items():
+            if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
+                for key in choice_fields(type_of(config[name])).keys() & stated.keys():
+                    _choose(config, name, key, stated[key], source)
+    for layer, source in layers:
+        for key, value in _leaves(layer, config, source, ()):
+            if key not in _choice_keys(config):  # set already
+                _put(config, key, value, source)
 
-    ``head.classes`` became ``data.classes``; ``data.cache: disk`` is ``memory`` now, and ``data.cache_folder`` went.
+
+def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) -> None:
+    """Set a key that names an entry.
+
+    The group then has the arguments of the new entry: with their defaults, or as they were where the two entries are
+    of one class.
     """
-    head, data = layer.get("head"), layer.get("data", {})
-    if not isinstance(data, dict):
-        return layer
-    if data.get("cache") == "disk":
-        data = data | {"cache": "memory"}
-        warnings.warn(f"{source}: data.cache: disk is no more; frames are kept in memory", Doubt, stacklevel=2)
-    if "cache_folder" in data or data.get("cache"):
-        layer = layer | {"data": (data := {k: v for k, v in data.items() if k != "cache_folder"})}
-    if not (isinstance(head, dict) and isinstance(head.get("classes"), list)):
-        return layer
-    classes = {"classes": {str(name): [name] for name in head["classes"]}}
-    return {**layer, "head": {k: v for k, v in head.items() if k != "classes"}, "data": classes | data}
+    dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
+    known = choices(dotted, config)
+    if several and not isinstance(value, list):
+        raise ConfigError(f"{source}: key `{dotted}`: wants a list of names, for example [{','.join(known[:2])}]")
+    for one in value if several else [value]:
+        if one not in known:
+            raise ConfigError(
+                f"{source}: key `{dotted}`: {one!r} is not one of {', '.join(known)}{nearest(str(one), known)}"
+            )
+    if several and len(set(value)) < len(value):
+        raise ConfigError(f"{source}: key `{dotted}`: names each once, not {as_written(value)}")
+    kind: Any = type_of(config[name])
+    of, stated = choice_fields(kind)[key], cast("dict[str, Any]", OmegaConf.to_container(config[name]))
+    if not several:
+        before = of.get(str(stated[key]))
+        if before is None or value not in of or maker(before) is not maker(of[value]):
+            gone = of.arguments(str(stated[key])) if before else {}
+            stated = {k: v for k, v in stated.items() if k not in gone}
+    config[name] = OmegaConf.structured(group(kind.base, {**stated, key: value}))
 
 
-def put(config: DictConfig, key: str, value: Any, source: str) -> None:
+def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
     """Set a dotted key; OmegaConf converts the text to the schema's type, numbers in decimal.
 
     Args:
-        config: an experiment, ``OmegaConf.structured(ExperimentConfig)``; it is changed.
-        key: one that the schema has.
+        config: an experiment, ``OmegaConf.structured``; it is changed.
+        key: one that the experiment has.
         value: as :func:`ssd_effnet.config.yaml_files.parse_yaml` gives it: text, or a list of texts.
         source: file or override, for the sentence.
 
     Raises:
         ConfigError: one sentence naming source, key and what the schema wants.
     """
-    if isinstance(value, str) and value in NULLS and not takes_text(key):
+    _apply(config, [(_nested(key, value), source)])
+
+
+def _put(config: DictConfig, key: str, value: Any, source: str) -> None:
+    if isinstance(value, str) and value in NULLS and not takes_text(key, config):
         value = None
     try:
         OmegaConf.update(config, key, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        if few := choices(key):
+        field = dict(fields_of(config)).get(key)
+        if few := choices(key, config):
             reason = f"{value!r} is not one of {', '.join(few)}{nearest(str(value), few)}"
-        elif key in key_types() and isinstance(error, OmegaConfBaseException):
-            reason = f"wants a {in_words(key_types()[key])}{_example(key)}, not {as_written(value)}"
+        elif field and isinstance(error, OmegaConfBaseException):
+            default = default_of(field)  # a list's, written as in a command
+            shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default).replace("'", "")
+            example = f", for example {shown}" if isinstance(default, list | dict) else ""
+            reason = f"wants a {in_words(field.type)}{example}, not {as_written(value)}"
         raise ConfigError(f"{source}: key `{key}`: {reason}") from error
 
 
-def _example(key: str) -> str:
-    """A list's default, written as in a command."""
-    default = settings(ExperimentConfig())[key]
-    shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default).replace("'", "")
-    return f", for example {shown}" if isinstance(default, list | dict) else ""
-
-
-def _leaves(layer: dict[str, Any], schema: type, source: str, path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
-    fields = {f.name: f for f in dataclasses.fields(schema)}
+def _leaves(layer: dict[str, Any], node: DictConfig, source: str, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    fields = {f.name: f for f in dataclasses.fields(type_of(node))}
     for key, value in layer.items():
         dotted = ".".join((*path, str(key)))
-        if not path and "." in str(key) and str(key) in key_types():
+        if not path and "." in str(key) and str(key) in key_types(node):
             group, _, name = str(key).partition(".")
             raise ConfigError(
                 f"{source}: key `{key}`: in a file it stands in its group, `{group}: {{{name}: {value}}}`"
             )
         if key not in fields:
-            known = [".".join((*path, name)) for name in fields] + list(key_types())
-            raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}")
-        factory = fields[key].default_factory
-        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            known = [".".join((*path, name)) for name in fields] + list(key_types(node) if not path else ())
+            raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}{_of_what(node, path)}")
+        child = node._get_node(str(key))
+        if isinstance(child, DictConfig) and dataclasses.is_dataclass(type_of(child)):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: key `{dotted}` is a group of settings, not a value ({value!r})")
-            yield from _leaves(value, factory, source, (*path, str(key)))
+            yield from _leaves(value, child, source, (*path, str(key)))
         else:
             yield dotted, value
+
+
+def _of_what(node: DictConfig, path: tuple[str, ...]) -> str:
+    """Which arguments there are where something is chosen."""
+    said = []
+    for key, of in choice_fields(type_of(node)).items():
+        if isinstance(node[key], str) and node[key] in of:
+            own = ", ".join(of.arguments(node[key]))
+            said.append(f"{'.'.join((*path, key))} {node[key]} has {own or 'no arguments'}")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
@@ -336,4 +410,7 @@ def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{source}: key `{key}`: {str(error).splitlines()[0]}") from error
     assert isinstance(experiment, ExperimentConfig)
+    parts = (part for part in vars(experiment).values() if dataclasses.is_dataclass(part))
+    used = (of.plugins.get(name) for part in parts for of, name, _ in chosen(part))
+    experiment.plugins = list(dict.fromkeys([*experiment.plugins, *(plugin for plugin in used if plugin)]))
     return experiment

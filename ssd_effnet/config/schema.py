@@ -1,16 +1,24 @@
 """All config keys with types and defaults.
 
-Loading: :mod:`ssd_effnet.config.loading`.
+Loading: :mod:`ssd_effnet.config.loading`. A key of :func:`.groups.choice` names an entry of a registry, whose own
+arguments are further keys of the group.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from ssd_effnet import registry
+from ssd_effnet.config.groups import choice, group
 
 # OmegaConf reads the annotations of these classes: they are evaluated, not postponed
 
 
 def _list(*values: Any) -> Any:
     return field(default_factory=lambda: list(values))
+
+
+def _group(base: type) -> Any:
+    return field(default_factory=lambda: group(base))
 
 
 @dataclass
@@ -63,24 +71,17 @@ class DataConfig:
 
 @dataclass
 class AugmentConfig:
-    jitter: float = 0.3  # of brightness, contrast and saturation, as a share; 0: none
-    flip: float = 0.5  # probability
-    # resized: a window of any scale; ssd: that paper's crop and expansion
-    crop: Literal["resized", "ssd", "none"] = "resized"
-    crop_scale: list[float] = _list(0.25, 4.0)  # area of the crop over area of the image; above 1 it expands
-    crop_ratio: list[float] = _list(0.8, 1.2)  # of the crop's width : height to the image's
-    crop_probability: float = 0.5  # of resized
+    """Random changes of training images; each has a group of its own with its arguments."""
+
+    names: list[str] = choice(registry.AUGMENTATIONS, ["jitter", "resized_crop", "flip"])  # in this order
 
 
 @dataclass
 class BackboneConfig:
-    name: str = "vgg16-bn"  # vgg16, vgg16-bn, efficientnet-b0 ... -b7, efficientnet-lite0 ... -lite2
+    name: str = choice(registry.BACKBONES, "vgg16-bn")  # the network
     pretrained: str = "none"  # imagenet, none or a file
-    levels: list[int] | None = None  # None: those of the study
-    # of EfficientNet's stages: 2, 4, 8 ... 128 as the study has them, or 2, 4, 8, 16, 16, 32, 32
-    strides: Literal["halving", "published"] = "halving"
+    levels: list[int] | None = None  # places of the levels that it hands out; None: those of the study
     norm: Literal["batch", "frozen", "group"] = "batch"  # frozen: batch norm with fixed statistics
-    drop_connect: float | None = None  # None: as published
 
 
 @dataclass
@@ -105,15 +106,12 @@ class AdapterConfig:
 class NeckConfig:
     """A graph between the levels, see :class:`ssd_effnet.models.necks.GraphNeck`; only read with a ``topology``."""
 
-    # study_fpn: top-down alone, as the study wrote it
-    topology: Literal[
-        "none", "study_fpn", "fpn", "panet", "nas_fpn", "fully_connected", "simplified_panet", "bifpn"
-    ] = "none"
+    topology: str = choice(registry.TOPOLOGIES, "none")  # study_fpn: top-down alone, as the study wrote it
     channels: int | None = None  # None: each level keeps its own
-    upsample: Literal["bilinear", "nearest", "transposed"] = "bilinear"  # transposed: a learned convolution
-    downsample: Literal["max_pool", "conv"] = "max_pool"  # conv: 3x3 of stride 2
+    upsample: str = choice(registry.UPSAMPLINGS, "bilinear")  # transposed: a learned convolution
+    downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: 3x3 of stride 2
     # what inputs of a node are multiplied by; fast: ReLU(w) over their sum
-    fusion: Literal["sum", "unbounded", "softmax", "fast"] = "sum"
+    fusion: str = choice(registry.FUSIONS, "sum")
     convolution: Literal["none", "conv1x1", "conv3x3", "separable"] = "none"  # after the fusion
     activation: Literal["none", "relu", "silu"] = "none"  # of a node
     activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
@@ -151,18 +149,25 @@ class HeadConfig:
 
 
 @dataclass
-class LossConfig:
-    kind: Literal["multibox", "focal"] = "multibox"  # multibox: cross-entropy with mined negatives
-    iou_threshold: float = 0.5  # from which an anchor is matched to an object
-    negative_iou: float | None = None  # anchors without object from this IoU on are ignored; None: they are negative
-    negative_ratio: float = 3.0  # multibox
-    min_negatives: int = 16  # multibox: per image, so that images without people train too
-    alpha: float = 0.25  # focal
-    gamma: float = 1.5  # focal
-    prior: float = 0.01  # focal: the score of every anchor before training
-    localization: Literal["smooth_l1", "l1", "huber"] = "smooth_l1"  # loss of the box code
-    localization_delta: float = 1.0  # where smooth_l1 and huber turn from quadratic to linear
-    localization_weight: float = 1.0  # relative to the classification loss
+class MatcherConfig:
+    """Which anchor learns which object."""
+
+    name: str = choice(registry.MATCHERS, "max_iou")  # max_iou: SSD's
+
+
+@dataclass
+class ClassLossConfig:
+    """Loss of the class logits."""
+
+    name: str = choice(registry.CLASS_LOSSES, "multibox")  # multibox: cross-entropy with mined negatives
+
+
+@dataclass
+class BoxLossConfig:
+    """Loss of the boxes of positive anchors."""
+
+    name: str = choice(registry.BOX_LOSSES, "smooth_l1")  # of the box code
+    weight: float = 1.0  # relative to the class loss
 
 
 @dataclass
@@ -175,9 +180,8 @@ class PostprocessConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: Literal["sgd", "rmsprop", "adamw"] = "sgd"  # torch's, with torch's defaults for other arguments
+    name: str = choice(registry.OPTIMIZERS, "sgd")  # torch's, with torch's defaults for other arguments
     lr: float = 1e-4  # learning rate
-    momentum: float = 0.9  # sgd and rmsprop
     weight_decay: float = 5e-4  # see decay_norms
     bias_lr_factor: float = 2.0  # times lr
     backbone_lr_factor: float = 1.0  # times lr
@@ -188,14 +192,10 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    # of the learning rate; plateau: reduced when the monitor stops improving
-    name: Literal["multistep", "cosine", "plateau", "constant"] = "multistep"
-    milestones: list[float] = _list(0.5, 0.9)  # shares of the epochs
-    gamma: float = 0.1  # what multistep and plateau multiply the rate by
-    patience: int = 3  # validations without improvement before plateau reduces the rate
-    monitor: str = "val/MR/reasonable_all"  # what plateau watches
+    """The learning rate over a run."""
+
+    name: str = choice(registry.SCHEDULES, "multistep")  # plateau: falls when its monitor stops improving
     warmup_steps: int = 0  # steps over which the rate rises from 0; fewer than the run has
-    final_lr_factor: float = 0.01  # where cosine ends
 
 
 @dataclass
@@ -225,27 +225,31 @@ class ExperimentConfig:
     """A complete experiment.
 
     ``name`` is the file's stem where the file has none, ``changes`` the keys in which it differs from its base, and
-    ``ancestors`` the names of its base, that one's base and so on, which a file need not state.
+    ``ancestors`` the names of its base, that one's base and so on, which a file need not state. ``plugins`` says which
+    modules hold parts that it names; it does not import them.
     """
 
     name: str = ""
     description: str = ""
     changes: list[str] = field(default_factory=list)
     ancestors: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
     # a run, whose tested weights training starts from, or a file of weights; as data.root, seen from the working folder
     init_from: str = ""
     input: InputConfig = field(default_factory=InputConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    augment: AugmentConfig = _group(AugmentConfig)
+    backbone: BackboneConfig = _group(BackboneConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    neck: NeckConfig = field(default_factory=NeckConfig)
+    neck: NeckConfig = _group(NeckConfig)
     extras: ExtrasConfig = field(default_factory=ExtrasConfig)
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    matcher: MatcherConfig = _group(MatcherConfig)
+    class_loss: ClassLossConfig = _group(ClassLossConfig)
+    box_loss: BoxLossConfig = _group(BoxLossConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = _group(OptimizerConfig)
+    schedule: ScheduleConfig = _group(ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
@@ -15,7 +15,10 @@ from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import SSD_VARIANCES, Variances, encode, xyxy_to_cxcywh
 from ssd_effnet.detection.matching import Assignment, Matcher, MaxIoUMatcher
 from ssd_effnet.distributed import mean_over_processes
+from ssd_effnet.registry import BOX_LOSSES, CLASS_LOSSES
 from ssd_effnet.structures import RawOutputs, ScoreActivation
+
+AtLeast0 = Annotated[float, "at least 0"]
 
 
 @dataclass
@@ -33,6 +36,8 @@ class ClassLoss(ABC):
 
     activation: ClassVar[ScoreActivation]
     """What the logits mean: see :data:`ScoreActivation`."""
+    prior: float | None = None
+    """Score of every anchor before training, which the head begins with; None: as its weights have it."""
 
     @abstractmethod
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor: ...
@@ -82,6 +87,7 @@ class DetectionLoss(nn.Module):
         return Losses(cls + loc, cls, loc, positives.sum())
 
 
+@CLASS_LOSSES.register("multibox")
 class MultiBoxLoss(ClassLoss):
     """Cross-entropy over positives and the hardest negatives of each image (SSD, 2.2).
 
@@ -94,7 +100,7 @@ class MultiBoxLoss(ClassLoss):
 
     activation = "softmax"
 
-    def __init__(self, negative_ratio: float = 3.0, min_negatives: int = 16) -> None:
+    def __init__(self, negative_ratio: AtLeast0 = 3.0, min_negatives: Annotated[int, "at least 0"] = 16) -> None:
         self.negative_ratio = negative_ratio
         self.min_negatives = min_negatives
 
@@ -117,6 +123,7 @@ class MultiBoxLoss(ClassLoss):
         return first & candidates
 
 
+@CLASS_LOSSES.register("focal")
 class FocalLoss(ClassLoss):
     """Focal loss over all anchors that are not ignored (Lin et al. 2017, RetinaNet, equation 5).
 
@@ -126,13 +133,20 @@ class FocalLoss(ClassLoss):
     Args:
         alpha: weight of the positive answer; the negative one has ``1 - alpha``.
         gamma: how little well-classified anchors count; 1.5 in EfficientDet, 2 in RetinaNet, 0 is cross-entropy.
+        prior: the score of every anchor before training.
     """
 
     activation = "sigmoid"
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 1.5) -> None:
+    def __init__(
+        self,
+        alpha: Annotated[float, "in 0..1"] = 0.25,
+        gamma: AtLeast0 = 1.5,
+        prior: Annotated[float, "above 0, below 1"] = 0.01,
+    ) -> None:
         self.alpha = alpha
         self.gamma = gamma
+        self.prior = prior
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
@@ -145,15 +159,16 @@ class FocalLoss(ClassLoss):
         return (weighted * ~assignment.ignored[..., None]).sum()
 
 
+@BOX_LOSSES.register("smooth_l1")
 class SmoothL1:
     """Smooth L1 loss of the box code, square up to ``delta`` and straight beyond (SSD, equation 2).
 
     Args:
-        delta: where it turns from square to straight.
+        delta: where it turns from quadratic to linear.
         variances: of the box code, see :func:`.boxes.encode`.
     """
 
-    def __init__(self, delta: float = 1.0, variances: Variances = SSD_VARIANCES) -> None:
+    def __init__(self, delta: Annotated[float, "above 0"] = 1.0, variances: Variances = SSD_VARIANCES) -> None:
         self.delta = delta
         self.variances = variances
 
@@ -167,6 +182,7 @@ class SmoothL1:
         return F.smooth_l1_loss(predicted, wanted, reduction="none", beta=self.delta)
 
 
+@BOX_LOSSES.register("huber")
 class Huber(SmoothL1):
     """``delta`` times smooth L1, so that the square part is the same for every ``delta``."""
 
@@ -174,12 +190,9 @@ class Huber(SmoothL1):
         return F.huber_loss(predicted, wanted, reduction="none", delta=self.delta)
 
 
+@BOX_LOSSES.register("l1")
 class L1(SmoothL1):
     """Absolute differences of the box code: smooth L1 without a square part."""
 
     def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
         super().__init__(0.0, variances)
-
-
-CLASS_LOSSES: dict[str, type[ClassLoss]] = {"multibox": MultiBoxLoss, "focal": FocalLoss}
-BOX_LOSSES: dict[str, Callable[..., BoxLoss]] = {"smooth_l1": SmoothL1, "l1": L1, "huber": Huber}

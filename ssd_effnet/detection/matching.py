@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import area, cxcywh_to_xyxy, intersection
+from ssd_effnet.registry import MATCHERS
 from ssd_effnet.structures import RawOutputs
 
 # pairs of a box and an anchor compared at once, 4 MiB per tensor: 200 boxes of 16 images in one piece take gigabytes
@@ -63,6 +65,7 @@ Matcher = Callable[[RawOutputs, Targets], Assignment]
 """From raw outputs and targets of a batch to what each anchor is to learn."""
 
 
+@MATCHERS.register("max_iou")
 @dataclass(frozen=True)
 class MaxIoUMatcher:
     """Each object takes its best anchor; then each anchor its best object with IoU >= ``iou_threshold`` (SSD, 2.2).
@@ -76,8 +79,12 @@ class MaxIoUMatcher:
             None: it is negative.
     """
 
-    iou_threshold: float = 0.5
-    negative_iou: float | None = None
+    iou_threshold: Annotated[float, "above 0, at most 1"] = 0.5
+    negative_iou: Annotated[float | None, "above 0"] = None
+
+    def __post_init__(self) -> None:
+        if self.negative_iou is not None and self.negative_iou > self.iou_threshold:
+            raise ValueError(f"negative_iou must be at most iou_threshold, not {self.negative_iou}")
 
     @torch.no_grad()
     def __call__(self, outputs: RawOutputs, targets: Targets) -> Assignment:
@@ -113,6 +120,3 @@ class MaxIoUMatcher:
             ignored |= best_overlap >= self.negative_iou
         object_index = torch.where(claims >= 0, claims, object_index)
         return Assignment.of_objects(outputs, targets, object_index, ignored, quality)
-
-
-MATCHERS: dict[str, Callable[..., Matcher]] = {"max_iou": MaxIoUMatcher}

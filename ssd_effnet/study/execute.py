@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from data_kaist.errors import Failure
+from ssd_effnet.registry import plugins
 from ssd_effnet.study.plan import Job
 from ssd_effnet.training.interruption import SIGNALS
 from ssd_effnet.training.machine import cores
@@ -130,6 +131,7 @@ def work(job: Job, threads: int) -> None:
     # where a run has several processes, Lightning starts the others by the command of the first
     out = job.directory.path.parents[1]
     sys.argv = [str(MAIN), "train", str(job.directory.config_file), "--out", str(out), "--resume"]
+    sys.argv += [word for plugin in plugins for word in ("--plugins", plugin)]
     torch.set_num_threads(threads)
     try:
         run(job.experiment, out, resume=True, shown=job.varied)

@@ -18,7 +18,7 @@ from data_kaist.errors import Failure
 from data_kaist.layouts import Frame
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import as_size, build_classes, build_skeleton
-from ssd_effnet.config.keys import settings
+from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.average_precision import AveragePrecision
@@ -324,12 +324,11 @@ def tested_on(run: Run) -> str:
 
 def difference(experiment: Experiment, parent: Experiment, metric: str) -> Difference:
     """Compare two experiments that were tested on the same data."""
-    before, after = settings(parent.config), settings(experiment.config)
     # from an ancestor that is not the parent itself, more changes than the file's own are meant
     confounds = [
-        Confound(key, before[key], after[key], key in experiment.config.changes)
-        for key in sorted(after)
-        if before[key] != after[key] and key not in (*WHERE, "trainer.seed")
+        Confound(key, before, after, key in experiment.config.changes)
+        for key, (before, after) in unlike(parent.config, experiment.config).items()
+        if key not in (*WHERE, "trainer.seed")
     ]
     return Difference(experiment, parent, sorted(confounds, key=lambda c: not c.intended), metric)
 

@@ -8,12 +8,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.files import write_whole
-from ssd_effnet.config.checks import check_experiment
-from ssd_effnet.config.loading import of_today
+from ssd_effnet.config.loading import experiment_of
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.weights import WeightsError, read_plain, refuse_unreadable
 
@@ -50,17 +47,9 @@ def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
     """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults.
 
     Raises:
-        WeightsError, ConfigError: this version does not know such an experiment.
+        ConfigError: this version does not know such an experiment.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), of_today(content["experiment"], str(file)))
-        experiment = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file}: its experiment is not one that this version knows: {reason}") from error
-    assert isinstance(experiment, ExperimentConfig)
-    check_experiment(experiment, str(file))
-    return experiment
+    return experiment_of(content["experiment"], str(file))
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -83,7 +83,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
     e, t = experiment.data, experiment.trainer
     splits = {"train": e.train, "val": e.val, "test": e.test}
     frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
-    chooses = t.test_checkpoint == "best" or experiment.schedule.name == "plateau"
+    chooses = t.test_checkpoint == "best" or hasattr(experiment.schedule, "monitor")
     said = []
     for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
         if stage not in frames or other not in frames:
@@ -106,7 +106,7 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
     if "val" not in datasets:
         return
     watched = {"trainer.monitor": experiment.trainer.monitor}
-    if experiment.schedule.name == "plateau":
+    if hasattr(experiment.schedule, "monitor"):
         watched["schedule.monitor"] = experiment.schedule.monitor
     classes = datasets["val"].classes
     for key, monitor in watched.items():

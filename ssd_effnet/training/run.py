@@ -95,12 +95,6 @@ from ssd_effnet.training.run_directory import (
 )
 from ssd_effnet.training.runtime import RuntimeChoice, choose
 
-_GOING_ON = {
-    "constant": "at the rate that it has",
-    "plateau": "at the rate that it has come to, which plateau watches further",
-    "multistep": "at the rate that it has: there are no milestones",
-}
-
 
 def run(
     experiment: ExperimentConfig,
@@ -221,7 +215,9 @@ def _run(
         if not resumed:
             directory.start_over()
         elif (epochs := directory.trained().trainer.epochs) < t.epochs:
-            echo(f"{directory}: goes on after {epochs} epochs to {t.epochs}, {_GOING_ON[experiment.schedule.name]}")
+            echo(
+                f"{directory}: goes on after {epochs} epochs to {t.epochs} with the schedule {experiment.schedule.name}"
+            )
             if directory.results_file.is_file():
                 kept = directory.results_file.rename(directory.path / f"results_{epochs}_epochs.json")
                 echo(f"what it had come to stays in {kept}")
@@ -302,6 +298,7 @@ class _Session:
     def doubts(self) -> Iterator[str]:
         """What was decided by a metric that did not move."""
         t, schedule = self.experiment.trainer, self.experiment.schedule
+        watched: str | None = getattr(schedule, "monitor", None)
 
         def stood(monitor: str) -> str:
             """A sentence's begin where no validation was better than the first one, else nothing."""
@@ -312,9 +309,9 @@ class _Session:
 
         if said := stood(t.monitor):
             yield f"{said}; best.ckpt is of epoch {_epoch_of(self.directory.best)}, the last that equals it"
-        cut = len(self.validations(schedule.monitor)) > schedule.patience + 1
-        if schedule.name == "plateau" and cut and (said := stood(schedule.monitor)):
-            yield f"{said}; plateau cut the learning rate for that, whatever the loss did (schedule.monitor)"
+        cut = watched and len(self.validations(watched)) > getattr(schedule, "patience", 0) + 1
+        if watched and cut and (said := stood(watched)):
+            yield f"{said}; {schedule.name} cut the learning rate for that, whatever the loss did (schedule.monitor)"
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
         """What the weights of a checkpoint find in the test split."""
@@ -475,7 +472,14 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
-        | ({"monitor": experiment.schedule.monitor, "frequency": experiment.trainer.validate_every} if plateau else {}),
+        | (
+            {
+                "monitor": getattr(experiment.schedule, "monitor", experiment.trainer.monitor),
+                "frequency": experiment.trainer.validate_every,
+            }
+            if plateau
+            else {}
+        ),
     }
 
 

@@ -24,12 +24,13 @@ from data_kaist.files import write_whole
 from data_kaist.layouts import Frame, category_ids, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_classes, build_dataset
-from ssd_effnet.config.keys import settings
+from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.registry import SCHEDULES
 from ssd_effnet.training.checkpoints import experiment_in, read_checkpoint
 from ssd_effnet.training.machine import code_name, code_patch, describe_machine
 
@@ -361,10 +362,10 @@ class RunDirectory:
             raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
         epochs, more = self.refuse_a_copy().trainer.epochs, experiment.trainer.epochs
         self.refuse_another_config(experiment, epochs=max(epochs, more))
-        s = experiment.schedule
-        if more > epochs and (s.name == "cosine" or (s.name == "multistep" and s.milestones)):
+        schedule = experiment.schedule.name
+        if more > epochs and SCHEDULES.takes(schedule, "steps"):
             raise RunError(
-                f"{self}: cannot go on from {epochs} to {more} epochs: the schedule {s.name} is laid out over all "
+                f"{self}: cannot go on from {epochs} to {more} epochs: the schedule {schedule} is laid out over all "
                 f"epochs of a run, and over {more} those that are done would have had other rates (constant and "
                 f"plateau go on); begin another run from its weights, {shlex.quote(f'init_from={self}')} under another "
                 "name or --out"
@@ -506,8 +507,8 @@ def checkpoint_file(path: Path) -> Path:
 
 def _changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:
     """``key (value, now another one)`` for what makes them two experiments."""
-    before, after = settings(begun), settings(now)
-    return [f"{key} ({before.get(key)}, now {after.get(key)})" for key in varied([begun, now])]
+    found = unlike(begun, now)
+    return [f"{key} ({found[key][0]}, now {found[key][1]})" for key in varied([begun, now])]
 
 
 def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:

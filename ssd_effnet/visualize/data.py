@@ -16,6 +16,7 @@ from data_kaist.errors import DataError
 from data_kaist.layouts import spread
 from data_kaist.structures import Batch
 from ssd_effnet.build import build_dataset, build_normalize
+from ssd_effnet.config.groups import chosen
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, as_rgb, draw, save, with_caption
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
@@ -191,9 +192,8 @@ def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
 def _words(e: ExperimentConfig, stage: str) -> str:
     if stage != "train":
         return "No augmentation: resized only."
-    a = e.augment
-    crop = {"resized": f"crop {a.crop_scale} p {a.crop_probability:g}", "ssd": "SSD crop", "none": "no crop"}[a.crop]
-    return f"Augmentation: jitter {a.jitter:g}, flip {a.flip:g}, {crop}. An epoch draws anew."
+    said = [f"{name} ({', '.join(f'{k} {v}' for k, v in vars(own).items())})" for _, name, own in chosen(e.augment)]
+    return f"Augmentation: {', '.join(said) or 'none'}. An epoch draws anew."
 
 
 def _row(

@@ -13,7 +13,7 @@ from data_kaist.errors import ImageError
 from data_kaist.layouts import DataSource, Modality
 from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
 
-CHAIN = Compose((PhotometricJitter(p=1), RandomResizedCrop(), Resize((40, 50)), HorizontalFlip()))
+CHAIN = Compose((PhotometricJitter(p=1), RandomResizedCrop(p=1), Resize((40, 50)), HorizontalFlip()))
 
 
 def dataset(root: Path, modality: Modality = "early", *, cached: bool = True) -> DetectionDataset:

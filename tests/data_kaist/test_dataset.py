@@ -29,7 +29,7 @@ from ssd_effnet.config.yaml_files import ConfigError
 SIZE = (48, 60)
 NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
 TRAIN = NAMES[:4]
-AUGMENT = Compose((PhotometricJitter(p=1), RandomResizedCrop(), HorizontalFlip(), Resize((40, 50))))
+AUGMENT = Compose((PhotometricJitter(p=1), RandomResizedCrop(p=1), HorizontalFlip(), Resize((40, 50))))
 
 
 def write_image(path: Path, seed: int, colour: bool, size: tuple[int, int] = SIZE) -> None:
@@ -504,7 +504,7 @@ def test_batches(modality: Modality, channels: int, root: Path) -> None:
 
 
 def test_batches_of_several_sizes_are_refused(root: Path) -> None:
-    data = DetectionDataset(DataSource("kaist", root).frames("train-all-02"), "visible", RandomResizedCrop())
+    data = DetectionDataset(DataSource("kaist", root).frames("train-all-02"), "visible", RandomResizedCrop(p=1))
     with pytest.raises(ValueError, match="several sizes or modalities"):
         collate([data[0], data[1]])
 

@@ -31,7 +31,7 @@ GEOMETRY: dict[str, Transform] = {
     "zoom out": RandomResizedCrop(scale=(1, 4)),
     "expand": Expand(max_side=3, p=1),
     "ssd crop": SSDCrop(min_ious=(0.1, 0.3, 0.0)),
-    "chain": Compose((RandomResizedCrop(), HorizontalFlip(), SSDCrop(), Expand(max_side=2), Resize((64, 80)))),
+    "chain": Compose((RandomResizedCrop(p=1), HorizontalFlip(), SSDCrop(), Expand(max_side=2), Resize((64, 80)))),
 }
 
 
@@ -167,7 +167,7 @@ def test_crop_beyond_the_image_fills_the_canvas() -> None:
 
 def test_the_crop_s_area_and_shape_are_those_asked_for() -> None:
     rng = np.random.default_rng(0)
-    sizes = np.array([RandomResizedCrop()(sample_of([], (512, 640)), rng).size for _ in range(300)])
+    sizes = np.array([RandomResizedCrop(p=1)(sample_of([], (512, 640)), rng).size for _ in range(300)])
     scale = sizes.prod(axis=1) / (512 * 640)
     ratio = sizes[:, 1] / sizes[:, 0] / (640 / 512)
     assert scale.min() > 0.24

@@ -39,9 +39,32 @@ def changed(**attributes: object) -> Callable[..., Backbone]:
     return build
 
 
-class OwnForward(Small):
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return super().forward(images)
+class AnyModule(nn.Module):
+    """No chain of modules: nothing but ``levels`` and ``forward``."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(in_channels, 4, 3, 2, 1)
+        self.b = nn.Conv2d(4, 6, 3, 2, 1)
+        self.levels = [Level("a", 4, 2), Level("b", 6, 4)]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shallow = self.a(images)
+        return shallow, self.b(shallow)
+
+
+class TwoOfThree(AnyModule):
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__(in_channels)
+        self.levels = [*self.levels, Level("c", 8, 8)]
+
+
+class Miscut(Small):
+    def cut(self, start: int = 0, stop: int | None = None) -> "Miscut":
+        part = super().cut(start, stop)
+        for weights in part.parameters():
+            weights.data.zero_()
+        return part
 
 
 class OfTheBatch(Small):
@@ -55,6 +78,10 @@ def test_the_projects_own_keep_every_promise(name: str) -> None:
     assert isinstance(check_backbone(BACKBONES[name]), Backbone)
 
 
+def test_any_module_with_levels_and_forward_passes() -> None:
+    assert isinstance(check_backbone(AnyModule), AnyModule)
+
+
 def test_a_small_one_passes() -> None:
     assert check_backbone(Small).levels[1] == Level("b", 6, 4)
 
@@ -62,7 +89,9 @@ def test_a_small_one_passes() -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda in_channels: nn.Conv2d(in_channels, 4, 3), "Conv2d should be a subclass of Backbone"),
+        (lambda in_channels: len, "builtin_function_or_method should be a torch module"),
+        (lambda in_channels: nn.Conv2d(in_channels, 4, 3), r"Conv2d\.levels is empty"),
+        (TwoOfThree, "returns 2 maps for 3 levels"),
         (changed(levels=[]), r"Small\.levels is empty"),
         (changed(levels=[Level("b", 6, 4), Level("a", 4, 2)]), r"from shallow to deep, not by strides \[4, 2\]"),
         (changed(segments=[["a", "b"]]), "should be 2 lists, one per level, not 1"),
@@ -74,7 +103,7 @@ def test_a_small_one_passes() -> None:
         (changed(b=nn.Conv2d(4, 6, 3, 2)), r"level b gives \(2, 6, 15, 23\) for an image of 64x96.* rounded up"),
         (changed(head=nn.Linear(6, 2)), r"no level depends on head\.weight.*classifier"),
         (OfTheBatch, "level b of an image depends on the rest of its batch"),
-        (OwnForward, "has a forward of its own"),
+        (Miscut, "cut at a level, it gives other maps than whole"),
     ],
 )
 def test_a_broken_promise_is_one_sentence(build: Callable[..., Backbone], says: str) -> None:

@@ -225,7 +225,7 @@ def test_traces_in_one_graph_while_training() -> None:
 
 
 def test_drop_connect_follows_the_seed_and_grows_over_the_full_depth() -> None:
-    backbone = EfficientNet("efficientnet-b0", (1, 2), drop_connect_rate=0.8).train()
+    backbone = EfficientNet("efficientnet-b0", (1, 2), drop_connect=0.8).train()
     x = torch.randn(4, 3, 64, 64)
 
     def run(seed: int) -> torch.Tensor:
@@ -256,7 +256,7 @@ def test_drop_connect_keeps_the_mean() -> None:
         ({"name": "efficientnet-b0", "levels": ()}, "ascending"),
         ({"name": "efficientnet-b0", "levels": (5, 7)}, "0 to 6"),
         ({"name": "efficientnet-b0", "strides": "half"}, "'halving' or 'published'"),
-        ({"name": "efficientnet-b0", "drop_connect_rate": 1.0}, "less than 1"),
+        ({"name": "efficientnet-b0", "drop_connect": 1.0}, "less than 1"),
     ],
 )
 def test_refuses_what_it_cannot_build(arguments: dict, says: str) -> None:

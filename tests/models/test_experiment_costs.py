@@ -9,6 +9,7 @@ import torch
 
 from ssd_effnet.build import as_size, build_postprocess, build_skeleton
 from ssd_effnet.cli.scale import main as scale
+from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import ConfigError, differences, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.cost import Cost, cost
@@ -119,6 +120,7 @@ AUTHORS = {
 @pytest.mark.parametrize("row", list(AUTHORS))
 def test_an_efficientdet_has_the_settings_of_its_authors(row: str) -> None:
     e = experiment(f"efficientdet_{row}")
+    s = settings(e)
     name, (height, _), neck = e.backbone.name.removeprefix("efficientnet-"), e.input.size, e.neck
     sizes = [size / stride for size, stride in zip(e.anchors.sizes, (8, 16, 32, 64, 128), strict=True)]
     of_the_row = (
@@ -129,17 +131,23 @@ def test_an_efficientdet_has_the_settings_of_its_authors(row: str) -> None:
         e.head.layers,
         neck.fusion,
         sizes[0],
-        e.backbone.drop_connect,
+        s["backbone.drop_connect"],
     )
     assert of_the_row == AUTHORS[row] and len(set(sizes)) == 1
     # of all rows: levels P3 to P7, scales and ratios, focal and Huber loss, SGD, 0.08 per batch of 64, cosine to 0
     assert (neck.topology, neck.extra_levels, neck.convolution, neck.activation) == ("bifpn", 2, "separable", "silu")
     assert neck.activation_first and (neck.upsample, neck.downsample) == ("nearest", "max_pool")
     assert len(e.anchors.scales) == 3 and e.anchors.ratios == [0.5, 1.0, 2.0]
-    assert (e.loss.kind, e.loss.alpha, e.loss.gamma) == ("focal", 0.25, 1.5)
-    assert (e.loss.localization, e.loss.localization_delta, 4 * e.loss.localization_weight) == ("huber", 0.1, 50)
+    assert (s["class_loss.name"], s["class_loss.alpha"], s["class_loss.gamma"]) == ("focal", 0.25, 1.5)
+    assert (s["box_loss.name"], s["box_loss.delta"], 4 * s["box_loss.weight"]) == ("huber", 0.1, 50)
     o = e.optimizer
-    assert (o.name, o.momentum, o.gradient_clip, o.weight_decay, o.decay_norms) == ("sgd", 0.9, 10, 4e-5, False)
+    assert (o.name, s["optimizer.momentum"], o.gradient_clip, o.weight_decay, o.decay_norms) == (
+        "sgd",
+        0.9,
+        10,
+        4e-5,
+        False,
+    )
     assert (e.schedule.name, e.schedule.final_lr_factor, e.trainer.ema_decay) == ("cosine", 0, 0.9998)
     assert o.lr / e.trainer.batch_size == pytest.approx(0.08 / 64)
     assert (e.input.mean, e.input.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
@@ -250,8 +258,8 @@ def test_every_topology_can_be_named(name: str) -> None:
         ("04_fpn", "neck.topology=bifnp", "did you mean `bifpn`"),
         ("04_fpn", "neck.repeats=0", "key `neck.repeats`: must be at least 1"),
         ("efficientdet_d0", "anchors.variances=[1]", "key `anchors.variances`"),
-        ("efficientdet_d0", "loss.negative_iou=0.6", "key `loss.negative_iou`"),
-        ("efficientdet_d0", "loss.prior=0", "key `loss.prior`"),
+        ("efficientdet_d0", "matcher.negative_iou=0.6", "key `matcher`: negative_iou"),
+        ("efficientdet_d0", "class_loss.prior=0", "key `class_loss.prior`"),
         ("efficientdet_d0", "extras.strides=[2]", "key `anchors.sizes`: .* 6 levels .* not 5 sizes"),
     ],
 )

@@ -98,7 +98,7 @@ SMALL = (
 @pytest.mark.parametrize("parent", ["02_widen_3x3", "efficientdet_d0"])
 def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: str, loss: str) -> None:
     e = load_experiment(
-        EXPERIMENTS / f"{parent}.yaml", [*SMALL, f"head.kind={head}", f"loss.kind={loss}", "head.classes=[a,b]"]
+        EXPERIMENTS / f"{parent}.yaml", [*SMALL, f"head.kind={head}", f"class_loss.name={loss}", "head.classes=[a,b]"]
     )
     torch.manual_seed(0)
     detector = build_detector(e, pretrained=False)[0].train()
@@ -124,7 +124,7 @@ def test_an_untrained_detector_has_a_small_focal_loss() -> None:
     )
     found = []
     for prior in (0.01, 0.5):
-        e = load_experiment(EXPERIMENTS / "efficientdet_d0.yaml", [*SMALL, f"loss.prior={prior}"])
+        e = load_experiment(EXPERIMENTS / "efficientdet_d0.yaml", [*SMALL, f"class_loss.prior={prior}"])
         torch.manual_seed(0)
         detector = build_detector(e, pretrained=False)[0].train()
         found.append(build_criterion(e)(detector(images.expand(2, -1, -1, -1)), repeated(targets, 2)).cls.item())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssd_effnet.models.necks import Fusion, Node, Topology, bifpn, fully_connected, nas_fpn, simplified_panet, study_fpn
+from ssd_effnet.models.necks import Node, Topology, bifpn, fully_connected, nas_fpn, simplified_panet, study_fpn
+from ssd_effnet.models.necks.graph import FastFusion
+from ssd_effnet.registry import FUSIONS
 
 
 def test_fusion_formulas() -> None:
@@ -18,7 +20,7 @@ def test_fusion_formulas() -> None:
         "fast": (2 * 1 + 0 * 10 + 1 * 100) / (3 + 1e-4),
     }
     for kind, value in wanted.items():
-        fusion = Fusion(kind, 3)  # type: ignore[arg-type]
+        fusion = FUSIONS.make(kind, {}, num_inputs=3)
         if fusion.scalars is not None:
             assert fusion.scalars.tolist() == [1, 1, 1]
             fusion.scalars.data.copy_(w)
@@ -26,7 +28,7 @@ def test_fusion_formulas() -> None:
 
 
 def test_fast_fusion_without_a_positive_weight_is_zero_and_finite() -> None:
-    fusion = Fusion("fast", 2)
+    fusion = FastFusion(2)
     assert fusion.scalars is not None
     fusion.scalars.data.fill_(-1)
     assert fusion([torch.ones(1, 1, 2, 2)] * 2).abs().max() == 0

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,13 +26,13 @@ import torch
 import yaml
 from untrained import write_checkpoint
 
+from ssd_effnet import registry
 from ssd_effnet.build import build_detector
 from ssd_effnet.cli.main import COMMANDS as COMMAND_NAMES
 from ssd_effnet.cli.main import module
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.models.backbones import BACKBONES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -67,7 +66,8 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def parsed(words: list[str]) -> Any:
     """The arguments as the command would take them; patterns are expanded as the shell does."""
-    name, *rest = words
+    name = words[0]
+    rest = [word for before, word in pairwise(words) if "--plugins" not in (before, word)]  # which a page makes
     found = {word: sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(word)) for word in rest if "*" in word}
     expanded = [match for word in rest for match in (found.get(word) or [word])]
     if hasattr(module(name), "parse"):
@@ -150,26 +150,11 @@ def sandbox(tmp_path: Path) -> Path:
 
 
 def follow_the_backbones_page(page: Path, sandbox: Path) -> None:
-    """Save its class, its two lines and its experiment where it says, in a copy of the package."""
-    (sandbox / "ssd_effnet").unlink()
-    shutil.copytree(ROOT / "ssd_effnet", sandbox / "ssd_effnet", ignore=shutil.ignore_patterns("__pycache__"))
-    (sandbox / "data_kaist").symlink_to(ROOT / "data_kaist", target_is_directory=True)
+    """Save its class and its experiment where it says."""
     file, *_ = blocks(page, "python")
-    (diff,), (experiment,) = blocks(page, "diff"), blocks(page, "yaml")
-    backbones = sandbox / "ssd_effnet" / "models" / "backbones"
-    (backbones / "resnet.py").write_text(file.text)
-    (backbones / "__init__.py").write_text(with_added_lines((backbones / "__init__.py").read_text("utf-8"), diff.text))
+    (experiment,) = blocks(page, "yaml")
+    (sandbox / "resnet.py").write_text(file.text)
     (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
-
-
-def with_added_lines(text: str, diff: str) -> str:
-    """Each line with a plus comes behind the line before it, which is in the text once."""
-    lines = text.splitlines()
-    for before, line in pairwise(diff.splitlines()):
-        if line.startswith("+"):
-            assert lines.count(before[1:]) == 1, before
-            lines.insert(lines.index(before[1:]) + 1, line[1:])
-    return "\n".join(lines) + "\n"
 
 
 def run(block: Block, sandbox: Path) -> str:
@@ -249,26 +234,23 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     page = ROOT / "docs" / "your-backbone.md"
     torch.manual_seed(0)
     file, check = blocks(page, "python")
-    module = ModuleType("ssd_effnet.models.backbones.resnet")
-    exec(compile(file.text, str(page), "exec"), module.__dict__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # as if saved where the page says
+    monkeypatch.setattr(registry.BACKBONES, "_own", dict(registry.BACKBONES))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (sandbox / "resnet.py").write_text(file.text)
+    registry.load_plugins(["resnet"], sandbox)
     exec(compile(check.text, str(page), "exec"), {})
     code = [x for x in file.text.splitlines() if x.strip() and not x.startswith(("import", "from", '"""'))]
     assert len(code) <= 30
     # the trunk of the published network: its 11,689,512 parameters less the classifier's 512 x 1000 + 1000
     assert capsys.readouterr().out == f"{11_689_512 - 513_000} parameters\n"
-    names: dict[str, Any] = {}
-    (diff,) = blocks(page, "diff")
-    package = (ROOT / "ssd_effnet" / "models" / "backbones" / "__init__.py").read_text("utf-8")
-    exec(compile(with_added_lines(package, diff.text), str(page), "exec"), names)
-    monkeypatch.setitem(BACKBONES, "resnet18", names["BACKBONES"]["resnet18"])
     (experiment,) = blocks(page, "yaml")
     (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
     e = load_experiment(sandbox / "experiments" / "resnet18.yaml", tiny=True)
     detector, _ = build_detector(e)
     outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
     outputs.cls_logits.sum().backward()
-    assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh)
+    assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh) and e.plugins == ["resnet"]
+    del sys.modules["resnet"], registry.plugins["resnet"]
 
 
 def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
@@ -276,7 +258,8 @@ def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
     written = (tmp_path / "keys.md").read_text("utf-8")
     assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run `ssd-effnet keys`"
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
-    assert rows.keys() == settings(ExperimentConfig()).keys()
+    assert rows.keys() >= settings(ExperimentConfig()).keys()
+    assert "`focal` | number | `1.5` |" in rows["class_loss.gamma"]  # of what is not the default, too
     assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"
     assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
     assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value

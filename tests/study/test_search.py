@@ -21,6 +21,7 @@ from rich.console import Console
 
 from data_kaist.errors import DataError
 from ssd_effnet.cli.search import main
+from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, load_base, load_experiment
 from ssd_effnet.study.search import work as working
 from ssd_effnet.study.search.found import best_trials, importances, trials_table, write_found
@@ -85,10 +86,11 @@ def space_of(tmp_path: Path, text: str) -> dict[str, Any]:
         ("anchors.ratios: [[0.5, 1e-0], [0.4]]", "anchors.ratios", Choice(([0.5, 1.0], [0.4]))),
         ("trainer.epochs: {low: 2, high: 10, step: 3}", "trainer.epochs", Range(2, 8, 3, False, True)),
         ("neck.channels: {low: 16, high: 64, log: true}", "neck.channels", Range(16, 64, None, True, True)),
-        ("backbone.name: [no, 1.10, 010]", "backbone.name", Choice(("no", "1.10", "010"))),
+        ("data.annotations_dir: [no, 1.10, 010]", "data.annotations_dir", Choice(("no", "1.10", "010"))),
+        ("backbone.name: [vgg16, vgg16-bn]", "backbone.name", Choice(("vgg16", "vgg16-bn"))),
         ("trainer.epochs: {low: 010, high: 012}", "trainer.epochs", Range(10, 12, None, False, True)),
         ("trainer.epochs: [010, 011]", "trainer.epochs", Choice((10, 11))),
-        ("augment.flip: {low: 0, high: 0.95, step: 0.1}", "augment.flip", Range(0.0, 0.9, 0.1, False, False)),
+        ("augment.flip.p: {low: 0, high: 0.95, step: 0.1}", "augment.flip.p", Range(0.0, 0.9, 0.1, False, False)),
     ],
 )
 def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str, draw: Choice | Range) -> None:
@@ -151,8 +153,7 @@ def test_the_spaces_beside_the_experiments_hold_the_experiment(path: Path) -> No
     """Its own values lie inside: a search starts around them."""
     e = load_experiment(ROOT / "experiments" / path.name)
     for key, draw in plan(Path(path.stem), Path(path.stem)).space.items():  # both by name
-        group, _, name = key.partition(".")
-        value = getattr(getattr(e, group), name)
+        value = settings(e)[key]
         assert value in draw.values if isinstance(draw, Choice) else draw.low <= value <= draw.high, key
 
 
@@ -162,7 +163,7 @@ def test_the_spaces_beside_the_experiments_hold_the_experiment(path: Path) -> No
         (["optimizer.lr=0.1"], SPACE, "key `optimizer.lr` is drawn there and also given as an override"),
         (["data.val="], SPACE, "names no validation split"),
         (["data.val=never_there.json", "trainer.test_checkpoint=last"], SPACE, "is the test split"),
-        ([], "loss.negative_ratio: [1, 2]", "changes what val/loss_total means"),
+        ([], "class_loss.negative_ratio: [1, 2]", "changes what val/loss_total means"),
     ],
 )
 def test_a_search_that_would_deceive_is_refused(files: Path, overrides: list[str], space: str, says: str) -> None:
@@ -328,11 +329,11 @@ def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path)
     search = planned(files)
     study = open_study(search)
     before = study.user_attrs["search"]
-    del before["experiment"]["loss.prior"]  # as if a later schema had gained it
+    del before["experiment"]["box_loss.delta"]  # as if a later schema had gained it
     study.set_user_attr("search", before)
     open_study(search)
-    with pytest.raises(SearchError, match=r"these differ: loss\.prior"):
-        open_study(planned(files, "loss.prior=0.5"))
+    with pytest.raises(SearchError, match=r"these differ: box_loss\.delta"):
+        open_study(planned(files, "box_loss.delta=0.5"))
 
 
 def test_the_table_of_a_search_fits_its_terminal(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

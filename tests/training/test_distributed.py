@@ -90,7 +90,7 @@ def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, An
 
 @pytest.mark.parametrize(
     "overrides",
-    [("loss.kind=multibox",), ("loss.kind=focal",), ("input.modality=halfway", "fusion.shared=true")],
+    [("class_loss.name=multibox",), ("class_loss.name=focal",), ("input.modality=halfway", "fusion.shared=true")],
     ids=lambda o: "-".join(o),
 )
 def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(

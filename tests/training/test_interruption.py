@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 # dropout, moving average, jitter and crops: whatever draws numbers or has a state
 OVERRIDES = (
     *("data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=val.json", "trainer.epochs=3"),
-    *("trainer.ema_decay=0.9", "trainer.test_checkpoint=last", "trainer.panel_images=1", "augment.crop_probability=1"),
+    *("trainer.ema_decay=0.9", "trainer.test_checkpoint=last", "trainer.panel_images=1", "augment.resized_crop.p=1"),
     *("schedule.name=cosine", "backbone.drop_connect=0.5", "trainer.monitor=val/loss_total"),
 )
 

@@ -131,9 +131,9 @@ def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path
     """What was trained stands in the checkpoint; a loss of another kind once ended in a traceback."""
     e, directory = finished
     shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
-    edited = load_experiment(copy / "config.yaml", ["loss.kind=focal", "optimizer.lr=0.5"])
+    edited = load_experiment(copy / "config.yaml", ["class_loss.name=focal", "optimizer.lr=0.5"])
     save_experiment(edited, copy / "config.yaml")
-    says = rf"config\.yaml was edited since.*: loss\.kind \({e.loss.kind}, now focal\), optimizer\.lr \("
+    says = rf"config\.yaml was edited since.*: class_loss\.name \({e.class_loss.name}, now focal\), optimizer\.lr \("
     for _ in range(2):
         with pytest.raises(RunError, match=says):
             run(edited, tmp_path, resume=True, echo=silent)
@@ -462,8 +462,7 @@ def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
         "data.val=",
         "input.modality=early",
         "input.size=[320,400]",
-        "augment.crop=none",
-        "augment.jitter=0",
+        "augment.names=[flip]",
         "trainer.batch_size=7",
         "trainer.epochs=100",
         "trainer.ema_decay=0.9",

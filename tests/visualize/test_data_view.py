@@ -76,7 +76,7 @@ def test_a_normalisation_that_is_not_the_configured_one_is_seen(
 
 def test_the_picture_shows_the_frame_as_read_and_its_draws(few_pairs: Path, tmp_path: Path) -> None:
     """A red world stays red: channels are shown in their order; the boxes of a flipped image lie on its people."""
-    e = experiment(few_pairs, "augment.flip=1", "augment.crop=none", "augment.jitter=0")
+    e = experiment(few_pairs, "augment.flip.p=1", "augment.names=[flip]")
     (path,) = write_data_view(e, tmp_path, count=1, draws=1).pictures
     picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     sheets = picture[

@@ -152,7 +152,9 @@ def test_what_cannot_be_looked_at(predictor: Predictor) -> None:
         see(detector.train(), IMAGE)
 
 
-@pytest.mark.parametrize("settings", [(), ("loss.kind=focal",), ("head.kind=efficientdet", "loss.kind=focal")])
+@pytest.mark.parametrize(
+    "settings", [(), ("class_loss.name=focal",), ("head.kind=efficientdet", "class_loss.name=focal")]
+)
 def test_detections_are_found_again_among_the_anchors(settings: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     e = load_experiment(LITE0, [*SMALL, *settings, "data.classes={person: [person], cyclist: [cyclist]}"])

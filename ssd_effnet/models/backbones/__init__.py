@@ -1,25 +1,19 @@
 """Backbones: normalised images in, one feature map per level out (:class:`.contract.Backbone`).
 
-``BACKBONES`` lists all. Arguments when one is built:
-
-* ``vgg16``, ``vgg16-bn``: ``in_channels``;
-* ``efficientnet-*``: ``levels``, ``strides``, ``in_channels``, ``drop_connect_rate``.
-
-A new backbone is a subclass of ``Backbone`` in a file of this folder and a line here; ImageNet weights for it are a
-line in :mod:`.pretrained`.
+A new one is a module with ``levels`` and ``forward``, registered in ``BACKBONES``; ImageNet weights to download for it
+are a line in :mod:`.pretrained`.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.efficientnet import NAMES, EfficientNet
 from ssd_effnet.models.backbones.vgg import VGG16
+from ssd_effnet.registry import BACKBONES
 
 __all__ = ["BACKBONES", "VGG16", "Backbone", "EfficientNet"]
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "vgg16": partial(VGG16, batch_norm=False),
-    "vgg16-bn": partial(VGG16, batch_norm=True),
-    **{name: partial(EfficientNet, name) for name in NAMES},
-}
+BACKBONES.register("vgg16")(partial(VGG16, False))
+BACKBONES.register("vgg16-bn")(partial(VGG16, True))
+for _name in NAMES:
+    BACKBONES.register(_name)(partial(EfficientNet, _name))

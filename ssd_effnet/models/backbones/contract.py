@@ -1,9 +1,12 @@
-"""The contract of a backbone."""
+"""The contract of a backbone: any module with ``levels`` that returns one map per level.
+
+:class:`Backbone` is one way to write it, as a chain of modules, which halfway fusion can cut.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -59,3 +62,52 @@ class Backbone(nn.Module):
         for name in {name for names in self.segments for name in names} - kept:
             part.set_submodule(name, nn.Identity())  # rather than deleted: the others' numbers are their names
         return part
+
+
+def can_be_cut(backbone: nn.Module) -> bool:
+    """Whether it has a ``cut`` that belongs to its ``forward``."""
+    for kind in type(backbone).__mro__:
+        if "cut" in vars(kind):
+            return True
+        if "forward" in vars(kind):
+            return False
+    return False
+
+
+class Selected(nn.Module):
+    """Some levels of a backbone that always returns all of them.
+
+    Parameters that no selected level depends on are frozen: distributed training stops at such without a gradient.
+
+    Args:
+        backbone: any.
+        places: in its ``levels``, ascending from 0.
+        in_channels: channels of its images.
+
+    Raises:
+        ValueError: it has no such levels.
+    """
+
+    levels: list[Level]
+
+    def __init__(self, backbone: nn.Module, places: list[int], in_channels: int) -> None:
+        super().__init__()
+        levels: Any = backbone.levels
+        if not places or places != sorted(set(places)) or places[0] < 0 or places[-1] >= len(levels):
+            names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(levels))
+            raise ValueError(f"levels must be ascending places of {names}, not {places}")
+        self.levels = [levels[place] for place in places]
+        self.places = places
+        self.whole = backbone.cut(stop=places[-1] + 1) if can_be_cut(backbone) else backbone  # type: ignore[operator]
+        twin = copy.deepcopy(self.whole).to("meta").eval()
+        maps = twin(torch.zeros(1, in_channels, 64, 64, device="meta"))
+        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad([maps[place].sum() for place in places], trained, allow_unused=True)
+        idle = {id(parameter) for parameter, found in zip(trained, gradients, strict=True) if found is None}
+        for own, copied in zip(self.whole.parameters(), twin.parameters(), strict=True):
+            own.requires_grad_(own.requires_grad and id(copied) not in idle)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """As the backbone's, of the selected levels."""
+        maps = self.whole(images)
+        return [maps[place] for place in self.places]

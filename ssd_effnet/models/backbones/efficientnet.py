@@ -96,7 +96,7 @@ class EfficientNet(Backbone):
         levels: Sequence[int] | None = None,
         strides: Strides = "halving",
         in_channels: int = 3,
-        drop_connect_rate: float | None = None,
+        drop_connect: float | None = None,
     ) -> None:
         """
         Args:
@@ -104,7 +104,7 @@ class EfficientNet(Backbone):
             levels: which stages' ends to hand out, ascending, 0 ... 6; None for 2, 3, 4. Later stages are not built.
             strides: ``halving`` (the study's) or ``published``.
             in_channels: channels of the images.
-            drop_connect_rate: probability that the last block of the whole network is skipped in training (stochastic
+            drop_connect: probability that the last block of the whole network is skipped in training (stochastic
                 depth, arXiv:1603.09382), earlier blocks less; None for the published 0.2, 0 to switch it off. Drawn
                 from torch's generator, so ``torch.manual_seed`` decides it.
 
@@ -117,9 +117,9 @@ class EfficientNet(Backbone):
         wanted = list(DEFAULT_LEVELS if levels is None else levels)
         if not wanted or wanted != sorted(set(wanted)) or wanted[0] < 0 or wanted[-1] >= len(table):
             raise ValueError(f"levels must be ascending numbers from 0 to {len(table) - 1}, not {wanted}")
-        rate = 0.2 if drop_connect_rate is None else drop_connect_rate
+        rate = 0.2 if drop_connect is None else drop_connect
         if not 0 <= rate < 1:
-            raise ValueError(f"drop_connect_rate must be at least 0 and less than 1, not {rate}")
+            raise ValueError(f"drop_connect must be at least 0 and less than 1, not {rate}")
         activation = nn.ReLU6 if "lite" in name else nn.SiLU
 
         self._conv_stem = SameConv2d(in_channels, table[0].in_channels, 3, stride=2)

@@ -27,9 +27,9 @@ from pathlib import Path
 
 import torch
 from efficientnet_pytorch.utils import url_map
+from torch import nn
 
 from ssd_effnet.models.backbones import BACKBONES
-from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
 from ssd_effnet.models.weights import (
     LoadReport,
@@ -134,7 +134,7 @@ def _packaged(name: str, entry: Pretrained) -> Path:
     return path
 
 
-def load_pretrained(backbone: Backbone, name: str, pretrained: str) -> LoadReport | None:
+def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
     """Fill a backbone with published weights or a file's.
 
     A file's first convolution over R, G, B is adapted where the backbone's has other channels (see

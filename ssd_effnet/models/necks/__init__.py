@@ -3,7 +3,6 @@
 from ssd_effnet.models.necks.graph import Fusion, GraphNeck
 from ssd_effnet.models.necks.resampling import PooledLevels
 from ssd_effnet.models.necks.topologies import (
-    TOPOLOGIES,
     Node,
     Topology,
     bifpn,
@@ -14,6 +13,7 @@ from ssd_effnet.models.necks.topologies import (
     simplified_panet,
     study_fpn,
 )
+from ssd_effnet.registry import TOPOLOGIES
 
 __all__ = [
     "TOPOLOGIES",

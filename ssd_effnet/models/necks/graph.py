@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ssd_effnet.models.layers import ConvNormAct, SeparableConv, activation, initialise
-from ssd_effnet.models.necks.resampling import Downsample, PooledLevels, Size, Upsample, lateral, resampler
+from ssd_effnet.models.necks.resampling import PooledLevels, Size, lateral, resampler
 from ssd_effnet.models.necks.topologies import Node, Topology
+from ssd_effnet.registry import FUSIONS
 from ssd_effnet.structures import Level
 
-FusionKind = Literal["sum", "unbounded", "softmax", "fast"]
 Convolution = Literal["none", "conv1x1", "conv3x3", "separable"]
 
 
@@ -23,32 +23,23 @@ class Fusion(nn.Module):
     """A weighted sum of maps of one shape (EfficientDet, section 3.3), one learned scalar per input, initially 1.
 
     Args:
-        kind: ``sum``: nothing is learned. ``unbounded``: the scalars as they are. ``softmax``: their softmax. ``fast``:
-            ``ReLU(w_i) / (eps + sum_j ReLU(w_j))``.
         num_inputs: number of maps.
-        eps: keeps ``fast`` finite when all scalars are negative.
     """
 
     scalars: nn.Parameter | None
 
-    def __init__(self, kind: FusionKind, num_inputs: int, eps: float = 1e-4) -> None:
+    def __init__(self, num_inputs: int) -> None:
         super().__init__()
-        if kind not in ("sum", "unbounded", "softmax", "fast"):
-            raise ValueError(f"fusion {kind!r} is unknown; known: sum, unbounded, softmax, fast")
-        self.kind = kind
-        self.eps = eps
         # One input has nothing to be weighed against, and a weight normalised to 1 would never get a gradient.
-        learned = kind != "sum" and num_inputs > 1
-        self.register_parameter("scalars", nn.Parameter(torch.ones(num_inputs)) if learned else None)
+        self.register_parameter("scalars", nn.Parameter(torch.ones(num_inputs)) if num_inputs > 1 else None)
+
+    def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
+        """``(num_inputs,)``, what each input is multiplied by."""
+        return scalars
 
     def weights(self) -> torch.Tensor | None:
-        """``(num_inputs,)``, what each input is multiplied by; None for a plain sum."""
-        if self.scalars is None or self.kind == "unbounded":
-            return self.scalars
-        if self.kind == "softmax":
-            return self.scalars.softmax(0)
-        positive = self.scalars.relu()
-        return positive / (self.eps + positive.sum())
+        """``(num_inputs,)``; None for a plain sum."""
+        return None if self.scalars is None else self.weighted(self.scalars)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         weights = self.weights()
@@ -57,6 +48,34 @@ class Fusion(nn.Module):
         for term in terms[1:]:
             total = total + term
         return total
+
+
+FUSIONS["unbounded"] = Fusion
+
+
+@FUSIONS.register("sum")
+class PlainSum(Fusion):
+    """Nothing is learned."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+@FUSIONS.register("softmax")
+class SoftmaxFusion(Fusion):
+    """The softmax of the scalars."""
+
+    def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
+        return scalars.softmax(0)
+
+
+@FUSIONS.register("fast")
+class FastFusion(Fusion):
+    """``ReLU(w_i) / (eps + sum_j ReLU(w_j))``; ``eps`` keeps it finite when all scalars are negative."""
+
+    def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
+        positive = scalars.relu()
+        return positive / (1e-4 + positive.sum())
 
 
 class GlobalPoolFusion(nn.Module):
@@ -100,9 +119,9 @@ class GraphNeck(nn.Module):
         levels_in: the levels of the maps that will be given, finest first.
         topology: the table; its ``num_levels`` counts ``levels_in`` and ``extra_levels``.
         channels: width of all maps that leave; None lets each level keep its own.
-        upsample: to a finer level: ``bilinear``, ``nearest``, or ``transposed`` convolution with batch norm.
-        downsample: to a coarser level: ``max_pool`` or strided ``conv`` with batch norm.
-        fusion: see :class:`Fusion`.
+        upsample: to a finer level, one of ``UPSAMPLINGS``.
+        downsample: to a coarser level, one of ``DOWNSAMPLINGS``.
+        fusion: one of ``FUSIONS``.
         convolution: after the fusion: ``none``, or a convolution with batch norm.
         activation: after the convolution, or after the fusion where there is none.
         activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
@@ -112,7 +131,7 @@ class GraphNeck(nn.Module):
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
         extra_levels: coarser levels to make from the last one first, see :class:`PooledLevels`.
-        eps: of the ``fast`` fusion.
+        arguments: of ``upsample``, ``downsample`` and ``fusion``, by name.
 
     Attributes:
         levels: the levels of the maps that leave, finest first, under the names of ``levels_in``.
@@ -129,16 +148,16 @@ class GraphNeck(nn.Module):
         topology: Topology,
         *,
         channels: int | None = None,
-        upsample: Upsample = "bilinear",
-        downsample: Downsample = "max_pool",
-        fusion: FusionKind = "sum",
+        upsample: str = "bilinear",
+        downsample: str = "max_pool",
+        fusion: str = "sum",
         convolution: Convolution = "none",
         activation: str = "none",
         activation_first: bool = False,
         repeats: int = 1,
         project: Literal["edge", "level"] = "edge",
         extra_levels: int = 0,
-        eps: float = 1e-4,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         levels = list(levels_in)
@@ -154,6 +173,7 @@ class GraphNeck(nn.Module):
             raise ValueError(f"{topology.name}: repeats must be 1 or more, got {repeats}")
         if project not in ("edge", "level"):
             raise ValueError(f"{topology.name}: project {project!r} is unknown; known: edge, level")
+        own = arguments or {}
         self.topology = topology
         self.given = len(levels)
 
@@ -188,8 +208,10 @@ class GraphNeck(nn.Module):
                 if node.name not in needed:
                     continue
                 target = maps[node.name] = widths[node.level]
-                edges = [resampler(maps[s], target, upsample=upsample, downsample=downsample) for s in node.inputs]
-                merge = Fusion(fusion, len(node.inputs), eps) if node.merge == "sum" else GlobalPoolFusion()
+                edges = [resampler(maps[s], target, upsample, downsample, own) for s in node.inputs]
+                merge: nn.Module = GlobalPoolFusion()
+                if node.merge == "sum":
+                    merge = FUSIONS.make(fusion, own, num_inputs=len(node.inputs))
                 after = _after_fusion(convolution, target.channels, activation, activation_first)
                 nodes[node.name] = _GraphNode(edges, merge, after)
             self.turns.append(nodes)

@@ -7,17 +7,16 @@ or short is cropped or repeated at the lower and right borders.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ssd_effnet.models.layers import ConvNormAct, xavier
+from ssd_effnet.registry import DOWNSAMPLINGS, UPSAMPLINGS
 from ssd_effnet.structures import Level
-
-Upsample = Literal["bilinear", "nearest", "transposed"]
-Downsample = Literal["max_pool", "conv"]
 
 Size = tuple[int, int]
 
@@ -29,47 +28,54 @@ def lateral(in_channels: int, out_channels: int) -> nn.Module:
     return ConvNormAct(in_channels, out_channels, 1, activation="none")
 
 
-def resampler(source: Level, target: Level, *, upsample: Upsample, downsample: Downsample) -> nn.Module:
+def resampler(source: Level, target: Level, upsample: str, downsample: str, own: Mapping[str, Any] = {}) -> nn.Module:
     """The module that carries maps of ``source`` to ``target``.
 
     A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
     of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
 
+    Args:
+        upsample: one of ``UPSAMPLINGS``.
+        downsample: one of ``DOWNSAMPLINGS``.
+        own: their own arguments.
+
     Raises:
-        ValueError: where a convolution would have to change the size by a factor that is not a whole number, or a mode
+        ValueError: where a convolution would have to change the size by a factor that is not a whole number, or a name
             is unknown.
     """
-    if upsample not in ("bilinear", "nearest", "transposed"):
-        raise ValueError(f"upsample {upsample!r} is unknown; known: bilinear, nearest, transposed")
-    if downsample not in ("max_pool", "conv"):
-        raise ValueError(f"downsample {downsample!r} is unknown; known: max_pool, conv")
-    if source.stride > target.stride and upsample == "transposed":
-        return Transposed(source.channels, target.channels, _whole_ratio(source, target, "transposed"))
-    if source.stride < target.stride and downsample == "conv":
-        return Strided(source.channels, target.channels, _whole_ratio(target, source, "conv"))
-    adapt = lateral(source.channels, target.channels)
-    if source.stride < target.stride:
-        exact = target.stride % source.stride == 0
-        return Pooled(adapt, target.stride // source.stride if exact else None)
-    return Interpolated(adapt, "nearest" if upsample == "nearest" else "bilinear")
+    for registry, name in ((UPSAMPLINGS, upsample), (DOWNSAMPLINGS, downsample)):
+        if name not in registry:
+            raise ValueError(f"{registry.kind} {name!r} is unknown; known: {', '.join(registry)}")
+    if source.stride == target.stride:
+        return (Nearest if upsample == "nearest" else Interpolated)(source.channels, target.channels)
+    up = source.stride > target.stride
+    coarse, fine = (source, target) if up else (target, source)
+    ratio = coarse.stride // fine.stride if coarse.stride % fine.stride == 0 else None
+    registry, name = (UPSAMPLINGS, upsample) if up else (DOWNSAMPLINGS, downsample)
+    try:
+        made = registry.make(name, own, in_channels=source.channels, out_channels=target.channels, ratio=ratio)
+    except ValueError as error:
+        ends = f"{coarse.name} (stride {coarse.stride}) and {fine.name} (stride {fine.stride})"
+        raise ValueError(f"{name} resampling between {ends}: {error}") from error
+    assert isinstance(made, nn.Module)
+    return made
 
 
-def _whole_ratio(coarse: Level, fine: Level, how: str) -> int:
-    if coarse.stride % fine.stride:
-        raise ValueError(
-            f"{how} resampling between {coarse.name} (stride {coarse.stride}) and {fine.name} (stride {fine.stride}): "
-            f"a convolution changes the size by whole factors only; take bilinear, nearest or max_pool"
-        )
-    return coarse.stride // fine.stride
+def _whole(ratio: int | None) -> int:
+    if ratio is None:
+        raise ValueError("a convolution changes the size by whole factors only; take bilinear, nearest or max_pool")
+    return ratio
 
 
+@UPSAMPLINGS.register("bilinear")
 class Interpolated(nn.Module):
-    """Width by ``adapt``, then bilinear (corners not aligned) or nearest to the size; equal sizes pass as they are."""
+    """Width, then bilinear (corners not aligned) or nearest to the size; equal sizes pass as they are."""
 
-    def __init__(self, adapt: nn.Module, mode: Literal["bilinear", "nearest"]) -> None:
+    mode = "bilinear"
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.adapt = adapt
-        self.mode = mode
+        self.adapt = lateral(in_channels, out_channels)
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
         x = self.adapt(x)
@@ -78,16 +84,24 @@ class Interpolated(nn.Module):
         return F.interpolate(x, size, mode=self.mode, align_corners=False if self.mode == "bilinear" else None)
 
 
+@UPSAMPLINGS.register("nearest")
+class Nearest(Interpolated):
+    """Each value repeated."""
+
+    mode = "nearest"
+
+
+@DOWNSAMPLINGS.register("max_pool")
 class Pooled(nn.Module):
-    """Width by ``adapt``, then the maximum over ``ratio + 1`` positions every ``ratio`` ones, as EfficientDet pools.
+    """Width, then the maximum over ``ratio + 1`` positions every ``ratio`` ones, as EfficientDet pools.
 
     Padded as little and as evenly as the size needs, the odd row or column at the lower or right border ("same").
     Without a ratio (strides that do not divide each other), the maximum over an even division of the map.
     """
 
-    def __init__(self, adapt: nn.Module, ratio: int | None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
         super().__init__()
-        self.adapt = adapt
+        self.adapt = lateral(in_channels, out_channels)
         self.ratio = ratio
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
@@ -95,11 +109,13 @@ class Pooled(nn.Module):
         return F.adaptive_max_pool2d(x, size) if self.ratio is None else same_max_pool(x, self.ratio, size)
 
 
+@UPSAMPLINGS.register("transposed")
 class Transposed(nn.Module):
     """Transposed convolution whose kernel and stride are both the ratio, and batch norm (the study's step 5)."""
 
-    def __init__(self, in_channels: int, out_channels: int, ratio: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
         super().__init__()
+        ratio = _whole(ratio)
         self.conv = nn.ConvTranspose2d(in_channels, out_channels, ratio, ratio, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
@@ -114,14 +130,15 @@ class Transposed(nn.Module):
         return _fit(self.norm(self.conv(x)), size)
 
 
+@DOWNSAMPLINGS.register("conv")
 class Strided(nn.Module):
     """Convolution of ``ratio + 1`` (3x3 for a ratio of 2) with stride ``ratio``, and batch norm (PANet, figure 1)."""
 
-    def __init__(self, in_channels: int, out_channels: int, ratio: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, ratio + 1, ratio, bias=False)
+        self.ratio = _whole(ratio)
+        self.conv = nn.Conv2d(in_channels, out_channels, self.ratio + 1, self.ratio, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
-        self.ratio = ratio
 
     def folds(self) -> list[tuple[str, str]]:
         """See :func:`ssd_effnet.models.folding.fold`."""

@@ -12,9 +12,11 @@ every node convolves what it has fused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from ssd_effnet.registry import TOPOLOGIES
 
 Merge = Literal["sum", "global_pool"]
 
@@ -108,6 +110,7 @@ class Topology:
         return needed
 
 
+@TOPOLOGIES.register("fpn")
 def fpn(num_levels: int, outputs: int | None = None) -> Topology:
     """Top-down: each level adds the one above it.
 
@@ -124,6 +127,7 @@ def fpn(num_levels: int, outputs: int | None = None) -> Topology:
     return Topology("fpn", num_levels, tuple(nodes), tuple(f"td{i}" for i in range(num_levels)), outputs)
 
 
+@TOPOLOGIES.register("study_fpn")
 def study_fpn(num_levels: int = 5, outputs: int = 3) -> Topology:
     """The study's top-down pyramid (steps 4 and 5), of which the finest levels leave.
 
@@ -132,6 +136,7 @@ def study_fpn(num_levels: int = 5, outputs: int = 3) -> Topology:
     return replace(fpn(num_levels, outputs), name="study_fpn")
 
 
+@TOPOLOGIES.register("panet")
 def panet(num_levels: int) -> Topology:
     """Top-down, then bottom-up (Liu et al. 2018, figure 1; EfficientDet, figure 2b)."""
     down = fpn(num_levels)
@@ -140,6 +145,7 @@ def panet(num_levels: int) -> Topology:
     return Topology("panet", num_levels, (*down.nodes, *up), tuple(node.name for node in up))
 
 
+@TOPOLOGIES.register("simplified_panet")
 def simplified_panet(num_levels: int) -> Topology:
     """PANet without the nodes that have one input: they fuse nothing (EfficientDet, section 3.2 and figure 2e)."""
     full = panet(num_levels)
@@ -152,6 +158,7 @@ def simplified_panet(num_levels: int) -> Topology:
     return Topology("simplified_panet", num_levels, nodes, tuple(instead.get(name, name) for name in full.outputs))
 
 
+@TOPOLOGIES.register("bifpn")
 def bifpn(num_levels: int) -> Topology:
     """Simplified PANet and an edge from each entering map to the output node of its level (EfficientDet, figure 2f).
 
@@ -167,6 +174,7 @@ def bifpn(num_levels: int) -> Topology:
     return replace(base, name="bifpn", nodes=nodes)
 
 
+@TOPOLOGIES.register("fully_connected")
 def fully_connected(num_levels: int) -> Topology:
     """Every level to every level (EfficientDet, figure 2d, first version of the paper)."""
     everything = tuple(f"in{i}" for i in range(num_levels))
@@ -174,6 +182,7 @@ def fully_connected(num_levels: int) -> Topology:
     return Topology("fully_connected", num_levels, nodes, tuple(node.name for node in nodes))
 
 
+@TOPOLOGIES.register("nas_fpn")
 def nas_fpn(num_levels: int = 5) -> Topology:
     """The searched graph of seven merging cells for P3 to P7, levels 0 to 4 here (Ghiasi et al. 2019, figure 6).
 
@@ -193,14 +202,3 @@ def nas_fpn(num_levels: int = 5) -> Topology:
         Node("out3", 3, ("out4", "out2"), merge="global_pool"),
     )
     return Topology("nas_fpn", num_levels, nodes, tuple(f"out{i}" for i in range(num_levels)))
-
-
-TOPOLOGIES: dict[str, Callable[..., Topology]] = {
-    "study_fpn": study_fpn,
-    "fpn": fpn,
-    "panet": panet,
-    "nas_fpn": nas_fpn,
-    "fully_connected": fully_connected,
-    "simplified_panet": simplified_panet,
-    "bifpn": bifpn,
-}

@@ -125,13 +125,21 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
         *textwrap.wrap(description, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
         *(["changes:"] + [f"  - {key}" for key in changes] if changes else ["changes: []"]),
     ]
-    flat, group = settings(found), ""
-    for key in changes:
-        of, _, name = key.partition(".")
-        if name and of != group:
-            group = of
-            lines.append(f"{group}:")
-        lines.append(f"{f'  {name}' if name else key}: {_flow(flat[key])}")
+    flat = settings(found)
+    content: dict[str, Any] = {}
+    for key in (key for key in changes if key in flat):  # what is chosen anew has dropped the arguments of the old
+        *groups, last = key.split(".")
+        node = content
+        for name in groups:
+            node = node.setdefault(name, {})
+        node[last] = flat[key]
+    for key, value in content.items():
+        own = value if key not in flat else {}
+        lines += (
+            [f"{key}:", *(f"  {name}: {_flow(one)}" for name, one in own.items())]
+            if own
+            else [f"{key}: {_flow(value)}"]
+        )
     write_whole(path, "\n".join(lines) + "\n")
     written = load_experiment(path)
     assert differences(written, load_base(path)) == changes and not differences(written, found)

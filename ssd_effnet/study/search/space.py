@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ssd_effnet.config.keys import key_types, options
-from ssd_effnet.config.loading import put
+from ssd_effnet.config.loading import set_key
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, read_yaml
 
@@ -80,27 +80,31 @@ Draw = Choice | Range
 Space = dict[str, Draw]
 
 
-def read_space(path: str | Path) -> Space:
+def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
     """Read a space file: ``{dotted key: how to draw it}`` in the order of the file.
+
+    Args:
+        path: the file.
+        base: the experiment that is searched around; None: the schema's defaults.
 
     Raises:
         ConfigError: one sentence that names the file, the key and, where there is one, the nearest right name.
     """
-    path = Path(path)
+    path, base = Path(path), base or ExperimentConfig()
     content = read_yaml(path, "space")
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
     space: Space = {}
-    for key, value in _leaves(content, str(path), ""):
+    for key, value in _leaves(content, base, str(path), ""):
         if key in space:
             raise ConfigError(f"{path}: key `{key}` stands there twice")
-        space[key] = _draw(str(path), key, value)
+        space[key] = _draw(base, str(path), key, value)
     return space
 
 
-def _leaves(content: dict[Any, Any], source: str, prefix: str) -> Iterator[tuple[str, Any]]:
-    known = list(key_types())
-    groups = sorted({key.partition(".")[0] for key in known})
+def _leaves(content: dict[Any, Any], base: ExperimentConfig, source: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    known = list(key_types(base))
+    groups = sorted({key[:end] for key in known for end, letter in enumerate(key) if letter == "."})
     for part, value in content.items():
         key = f"{prefix}{part}"
         if key in _NOT_DRAWN:
@@ -112,24 +116,24 @@ def _leaves(content: dict[Any, Any], source: str, prefix: str) -> Iterator[tuple
         elif not isinstance(value, dict):
             raise ConfigError(f"{source}: key `{key}` is a group of settings, not one to draw ({value!r})")
         else:
-            yield from _leaves(value, source, f"{key}.")
+            yield from _leaves(value, base, source, f"{key}.")
 
 
-def _draw(source: str, key: str, value: Any) -> Draw:
+def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Draw:
     place = f"{source}: key `{key}`"
     if isinstance(value, list):
-        return _choice(place, [_typed(source, key, one) for one in value])
+        return _choice(place, [_typed(base, source, key, one) for one in value])
     if isinstance(value, dict):
-        return _range(place, key, value)
+        return _range(place, key_types(base)[key], value)
     raise ConfigError(f"{place}: must be a list to choose from or {{low: ..., high: ...}}, not {value!r}")
 
 
-def _typed(source: str, key: str, value: Any) -> Any:
+def _typed(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
     """The value as the experiment's schema takes it."""
-    config = OmegaConf.structured(ExperimentConfig)
-    put(config, key, value, source)
-    group, _, name = key.partition(".")
-    return OmegaConf.to_container(config)[group][name]  # type: ignore[index,call-overload]
+    config = OmegaConf.structured(base)
+    set_key(config, key, value, source)
+    found = OmegaConf.select(config, key)
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
 
 def _choice(place: str, values: list[Any]) -> Choice:
@@ -141,13 +145,13 @@ def _choice(place: str, values: list[Any]) -> Choice:
     return Choice(tuple(values))
 
 
-def _range(place: str, key: str, given: dict[Any, Any]) -> Range:
+def _range(place: str, kind: Any, given: dict[Any, Any]) -> Range:
     for part in given:
         if part not in _RANGE_KEYS:
             raise ConfigError(
                 f"{place}: a range has low, high, step and log, not {part!r}{nearest(str(part), _RANGE_KEYS)}"
             )
-    kinds = options(key_types()[key])
+    kinds = options(kind)
     if int not in kinds and float not in kinds:
         raise ConfigError(f"{place}: only numbers have a range; write a list to choose from")
     whole = float not in kinds

@@ -97,7 +97,7 @@ def plan(
     file = find_experiment(file)
     base = load_experiment(file, overrides)
     space_file = find_experiment(space_file, folder="spaces")
-    space = read_space(space_file)
+    space = read_space(space_file, base)
     given = {override.partition("=")[0].strip() for override in overrides}
     if both := sorted(given & space.keys()):
         raise ConfigError(f"{space_file}: key `{both[0]}` is drawn there and also given as an override; leave one out")
@@ -111,7 +111,11 @@ def plan(
     if base.trainer.devices * base.trainer.num_nodes > 1:
         raise ConfigError(f"{file}: key `trainer.devices`: a trial of a search runs on one device; set it to 1")
     if base.trainer.monitor == "val/loss_total":
-        shifting = [key for key in space if key.startswith(("anchors.", "loss.")) or key == "data.min_height"]
+        shifting = [
+            key
+            for key in space
+            if key.startswith(("anchors.", "matcher.", "class_loss.", "box_loss.")) or key == "data.min_height"
+        ]
         if shifting:
             raise ConfigError(
                 f"{space_file}: key `{shifting[0]}` changes what val/loss_total means, so trials could not be compared "
@@ -184,7 +188,8 @@ def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search
     # what a later schema has more was its default then, as for a run that goes on
     defaults = json.loads(json.dumps(settings(ExperimentConfig())))
     for what, before in started.items():
-        before = {**defaults, **before} if what == "experiment" else before
+        later = {key: defaults[key] for key in defaults.keys() & now[what].keys()} if what == "experiment" else {}
+        before = {**later, **before}
         keys = sorted((before.keys() | now[what].keys()) - {*WHERE})
         changed = [key for key in keys if before.get(key) != now[what].get(key)]
         if changed:

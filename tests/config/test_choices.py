@@ -1,0 +1,228 @@
+"""What an experiment may name: arguments of entries, plugins, older schemas."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from ssd_effnet import registry
+from ssd_effnet.build import build_criterion, build_detector, build_stream
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import ConfigError, differences, experiment_of, load_experiment, save_experiment
+from ssd_effnet.registry import BACKBONES, MATCHERS, Registry, RegistryError
+from ssd_effnet.structures import Level
+
+LITE0 = "lite0"
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None:
+    written(tmp_path, "base.yaml", "class_loss: {name: focal, gamma: 2}\nschedule: {gamma: 0.5, warmup_steps: 3}\n")
+    child = load_experiment(written(tmp_path, "a.yaml", "base: base.yaml\nclass_loss: {name: multibox}\n"))
+    assert "class_loss.gamma" not in settings(child) and settings(child)["class_loss.negative_ratio"] == 3
+    child = load_experiment(
+        written(tmp_path, "b.yaml", "base: base.yaml\nschedule: {name: plateau, warmup_steps: 0}\n")
+    )
+    assert settings(child)["schedule.gamma"] == 0.1  # plateau's own, not multistep's
+    same = load_experiment(written(tmp_path, "c.yaml", "base: base.yaml\nclass_loss: {name: focal}\n"))
+    assert settings(same)["class_loss.gamma"] == 2
+    lite2 = load_experiment(LITE0, ["backbone.name=efficientnet-lite2"])  # of one class
+    assert settings(lite2)["backbone.strides"] == "published"
+    assert "backbone.strides" not in settings(load_experiment(LITE0, ["backbone.name=vgg16", "backbone.norm=batch"]))
+    assert differences(load_experiment(LITE0, ["class_loss.name=focal"]), load_experiment(LITE0)) == ["class_loss.name"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["class_loss.name=focl"],
+            "key `class_loss.name`: 'focl' is not one of multibox, focal; did you mean `focal`?",
+        ),
+        (
+            ["class_loss.gamma=2"],
+            "(class_loss.name multibox has negative_ratio, min_negatives)",
+        ),
+        (["class_loss.gama=2", "class_loss.name=focal"], "did you mean `class_loss.gamma`?"),
+        (["class_loss.gamma=fast", "class_loss.name=focal"], "key `class_loss.gamma`: wants a number, not 'fast'"),
+        (["backbone.strides=even"], "'even' is not one of halving, published"),
+        (["schedule.milestones=0.5"], "wants a list of numbers, for example [0.5,0.9], not 0.5"),
+        (["matcher.negative_iou=0.6"], "key `matcher`: negative_iou must be at most iou_threshold"),
+        (["augment.names=[flip,crop]"], "'crop' is not one of jitter, resized_crop"),
+        (["augment.names=flip"], "wants a list of names"),
+        (["augment.resized_crop.scale=[1]"], "must be 2 numbers"),
+        (["neck.fusion=slow"], "is not one of"),
+        (["optimizer.name=lion"], "is not one of sgd, rmsprop, adamw"),
+    ],
+)
+def test_arguments_are_checked_as_the_schemas_own(overrides: list[str], says: str) -> None:
+    base = ["schedule.name=multistep"] if "schedule" in overrides[0] else []
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(LITE0, [*base, *overrides])
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+# of a whole run of the older schema: the groups that have changed
+OLD = """
+head: {kind: ssd, classes: [person], layers: 3}
+augment: {jitter: 0.3, flip: 0.4, crop: resized, crop_scale: [0.5, 2.0], crop_ratio: [0.8, 1.2], crop_probability: 0.7}
+backbone: {name: vgg16-bn, pretrained: none, levels: null, strides: published, norm: batch, drop_connect: 0.1}
+loss: {kind: focal, iou_threshold: 0.6, negative_iou: 0.4, negative_ratio: 5.0, min_negatives: 3, alpha: 0.3,
+  gamma: 2.0, prior: 0.02, localization: l1, localization_delta: 0.5, localization_weight: 2.0}
+optimizer: {name: adamw, lr: 0.01, momentum: 0.5, weight_decay: 0.1}
+schedule: {name: cosine, milestones: [0.3], gamma: 0.2, patience: 7, monitor: val/loss_total, warmup_steps: 4,
+  final_lr_factor: 0.2}
+changes: [loss.kind, optimizer.lr]
+"""
+NEW = {
+    "augment.names": ["jitter", "resized_crop", "flip"],
+    "augment.flip.p": 0.4,
+    "augment.resized_crop.p": 0.7,
+    "augment.resized_crop.scale": [0.5, 2.0],
+    "box_loss.name": "l1",
+    "box_loss.weight": 2.0,
+    "class_loss.name": "focal",
+    "class_loss.alpha": 0.3,
+    "class_loss.gamma": 2.0,
+    "class_loss.prior": 0.02,
+    "data.classes": {"person": ["person"]},
+    "matcher.iou_threshold": 0.6,
+    "matcher.negative_iou": 0.4,
+    "schedule.final_lr_factor": 0.2,
+    "schedule.warmup_steps": 4,
+}
+
+
+def test_a_run_and_a_checkpoint_of_the_older_schema_are_read(tmp_path: Path) -> None:
+    of_run = load_experiment(written(tmp_path, "config.yaml", OLD))
+    content: dict[str, Any] = yaml.safe_load(OLD)
+    of_checkpoint = experiment_of({"name": "old", **content}, "best.ckpt")
+    for e in (of_run, of_checkpoint):
+        found = settings(e)
+        assert {key: found[key] for key in NEW} == NEW
+        unread = (
+            "box_loss.delta",
+            "class_loss.negative_ratio",
+            "schedule.gamma",
+            "optimizer.momentum",
+            "backbone.strides",
+        )
+        assert not found.keys() & set(unread)
+        assert e.changes == ["class_loss.name", "optimizer.lr"]
+    for crop, names in (("none", ["flip"]), ("ssd", ["expand", "ssd_crop", "flip"])):
+        text = OLD.replace("jitter: 0.3", "jitter: 0").replace("crop: resized", f"crop: {crop}")
+        assert load_experiment(written(tmp_path, "other.yaml", text)).augment.names == names
+    save_experiment(of_run, tmp_path / "again.yaml")
+    assert differences(load_experiment(tmp_path / "again.yaml"), of_run) == []
+
+
+def test_a_part_of_the_older_schema_is_read_or_refused(tmp_path: Path) -> None:
+    child = written(
+        tmp_path, "mine.yaml", "base: lite0\nloss: {kind: focal, gamma: 2}\naugment: {flip: 1, crop: none}\n"
+    )
+    found = settings(load_experiment(child))
+    assert (found["class_loss.name"], found["class_loss.gamma"], found["augment.flip.p"]) == ("focal", 2, 1)
+    assert found["augment.names"] == ["jitter", "flip"]
+    with pytest.raises(ConfigError, match=r"`class_loss\.gamma` is unknown"):  # it might be meant for a child's focal
+        load_experiment(written(tmp_path, "half.yaml", "base: lite0\nloss: {gamma: 2}\n"))
+
+
+PART = "from ssd_effnet.registry import MATCHERS\nfrom ssd_effnet.detection.matching import MaxIoUMatcher\n"
+PART += "@MATCHERS.register('strict')\nclass Strict(MaxIoUMatcher):\n    pass\n"
+
+
+def test_only_the_caller_imports_a_plugin_and_other_processes_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(MATCHERS, "_own", dict(MATCHERS))
+    written(tmp_path, "strict_part.py", PART)
+    file = written(tmp_path, "mine.yaml", "base: lite0\nplugins: [strict_part]\nmatcher: {name: strict}\n")
+    for read in (load_experiment, lambda path: experiment_of(yaml.safe_load(path.read_text()), str(path))):
+        with pytest.raises(ConfigError, match=r"strict_part.*--plugins strict_part"):
+            read(file)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="no such module"):
+        registry.load_plugins(["nowhere_part"])
+    assert "strict_part" not in sys.modules
+    from ssd_effnet.cli import summarize
+
+    summarize.parser().parse_args(["mine.yaml", "--plugins", "strict_part"])
+    e = load_experiment(
+        written(tmp_path, "undeclared.yaml", "base: lite0\nmatcher: {name: strict, iou_threshold: 0.7}\n")
+    )
+    assert e.plugins == ["strict_part"] and type(build_criterion(e).matcher).__name__ == "Strict"
+    save_experiment(e, tmp_path / "config.yaml")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["plugins"] == ["strict_part"]
+    (tmp_path / "e.pickle").write_bytes(pickle.dumps(e))
+    code = f"import pickle; e = pickle.loads(open({str(tmp_path / 'e.pickle')!r}, 'rb').read()); "
+    code += "from ssd_effnet.build import build_criterion; print(build_criterion(e).matcher, e.plugins)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "Strict(iou_threshold=0.7" in done.stdout and "['strict_part']" in done.stdout, done.stderr
+    del sys.modules["strict_part"], registry.plugins["strict_part"]
+
+
+def test_what_cannot_be_registered_is_said() -> None:
+    of = Registry("part", "ssd_effnet.registry", ("given",))
+
+    @of.register("unknown")
+    def unknown(given: int, tensor: torch.Tensor) -> None: ...
+
+    with pytest.raises(RegistryError, match=r"'unknown'.*`tensor`"):
+        of.arguments("unknown")
+    with pytest.raises(RegistryError, match="registered twice"):
+        of.register("unknown")(dataclasses.dataclass)
+
+
+class Odd(nn.Module):
+    """Returns all of its maps whatever is asked, in a tuple; no chain of modules."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(in_channels, 4, 9, 8, 4)
+        self.b, self.c = nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.levels = [Level("a", 4, 8), Level("b", 6, 16), Level("c", 8, 32)]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        a = self.a(images)
+        b = self.b(a)
+        return a, b, self.c(b)
+
+
+def test_a_backbone_is_levels_and_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "odd", Odd)
+    small = ["backbone.name=odd", "backbone.norm=batch", "backbone.pretrained=none", "input.normalize=false"]
+    small += ["backbone.levels=null", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]"]
+    whole = build_detector(load_experiment(LITE0, small))[0]
+    assert whole(torch.zeros(1, 3, 128, 160, dtype=torch.uint8)).anchors_per_level[0] == 16 * 20 * 6
+    backbone, _ = build_stream(load_experiment(LITE0, [*small, "backbone.levels=[0,1]"]), 3, False)
+    assert [x.shape[1:] for x in backbone(torch.zeros(1, 3, 64, 64))] == [(4, 8, 8), (6, 4, 4)]
+    frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"whole.c.weight", "whole.c.bias"}
+    with pytest.raises(ConfigError, match=r"key `backbone\.levels`: .*0 \(a\), 1 \(b\), 2 \(c\)"):
+        build_detector(load_experiment(LITE0, [*small, "backbone.levels=[3]"]))
+    halfway = [*small, "input.modality=halfway"]
+    build_detector(load_experiment(LITE0, halfway))
+    with pytest.raises(ConfigError, match=r"key `fusion\.up_to`: odd cannot be cut"):
+        build_detector(load_experiment(LITE0, [*halfway, "fusion.up_to=1"]))
+    torch.save(Odd(3).state_dict(), tmp_path / "odd.pth")
+    _, report = build_detector(load_experiment(LITE0, [*small, f"backbone.pretrained={tmp_path / 'odd.pth'}"]))
+    assert report is not None and report.complete and len(report.loaded) == 6
+
+
+def test_levels_select_from_a_chain_without_the_rest() -> None:
+    e = load_experiment("00_vgg16", ["backbone.levels=[0,1]", "backbone.pretrained=none"])
+    backbone, _ = build_stream(e, 3, False)
+    assert [level.name for level in backbone.levels] == ["conv4_3", "conv6"]
+    assert not [name for name, _ in backbone.named_parameters() if "conv7" in name]
