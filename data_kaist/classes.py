@@ -18,10 +18,10 @@ def label_of(name: str) -> str:
     >>> label_of(" Pedestrian")
     'person'
     """
-    return PERSON if _key(name) == PERSON else name
+    return PERSON if _label_key(name) == PERSON else name
 
 
-def _key(label: str) -> str:
+def _label_key(label: str) -> str:
     """What two labels that mean the same share: case and blanks around them do not count."""
     key = str(label).strip().casefold()
     return PERSON if key == "pedestrian" else key
@@ -30,8 +30,8 @@ def _key(label: str) -> str:
 def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
     """bool ``(n,)``: labels that are one of those wanted, without case and blanks around them."""
     names = list(labels)
-    keys = {_key(label) for label in wanted}
-    known = {name: _key(name) in keys for name in set(names)}
+    keys = {_label_key(label) for label in wanted}
+    known = {name: _label_key(name) in keys for name in set(names)}
     return np.array([known[name] for name in names], bool)
 
 
@@ -75,8 +75,8 @@ class Classes:
 
     def indices(self, labels: Iterable[str]) -> np.ndarray:
         """int64 ``(n,)``: the class index of each label, 0 for one that belongs to no class."""
-        index = {_key(label): self.index(name) for name, of in self.labels.items() for label in of}
-        return np.array([index.get(_key(label), 0) for label in labels], np.int64)
+        index = {_label_key(label): self.index(name) for name, of in self.labels.items() for label in of}
+        return np.array([index.get(_label_key(label), 0) for label in labels], np.int64)
 
     def words(self, labels: Iterable[str]) -> list[str]:
         """What is written beside boxes of these labels: their class, where there are several."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-import warnings
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from data_kaist.annotations import ObjectRow, annotations_from
 from data_kaist.classes import PEOPLE, PERSON, Classes, is_among, label_of
-from data_kaist.errors import AnnotationError, Doubt
+from data_kaist.errors import AnnotationError, warn_doubt
 from data_kaist.files import (
     MOST_PIXELS,
     as_whole,
@@ -110,7 +109,7 @@ def read_coco(
     document = _load(path)
     _tidy(path, document)
     labels = _labels(path, document, classes)
-    images = sorted((_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
+    images = sorted((_coco_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
     place = {image.id: i for i, image in enumerate(images)}
     if len(place) < len(images):
         raise AnnotationError(f"{path}: image id {_first_repeated([image.id for image in images])} occurs twice")
@@ -138,13 +137,13 @@ def read_coco(
                 raise
             bad.setdefault(row["image_id"], str(error))
     if repeated := [id_ for id_, times in seen.items() if times > 1]:
-        _doubt(
+        warn_doubt(
             f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
         )
     times = Counter(posixpath.normpath(image.file_name) for image in images)
     if len(times) < len(images):
         name, most = times.most_common(1)[0]
-        _doubt(f"{path}: {len(images) - len(times):,} images are listed more than once ({name}: {most} times)")
+        warn_doubt(f"{path}: {len(images) - len(times):,} images are listed more than once ({name}: {most} times)")
     return CocoDataset(
         images=images,
         annotations=[
@@ -184,13 +183,11 @@ def _tidy(path: Path, document: dict[str, Any]) -> None:
                     row[key] = name.replace("\\", "/")
                     slashed.append(name)
     if odd:
-        _doubt(f"{path}: {len(odd):,} ids or sizes are written as {odd[0]!r} and the like; they are read as numbers")
+        warn_doubt(
+            f"{path}: {len(odd):,} ids or sizes are written as {odd[0]!r} and the like; they are read as numbers"
+        )
     if slashed:
-        _doubt(f"{path}: {len(slashed):,} file names are written with \\, read as / (the first: {slashed[0]})")
-
-
-def _doubt(sentence: str) -> None:
-    warnings.warn(sentence, Doubt, stacklevel=3)
+        warn_doubt(f"{path}: {len(slashed):,} file names are written with \\, read as / (the first: {slashed[0]})")
 
 
 def _labels(path: Path, document: dict[str, Any], classes: Classes) -> dict[int, str]:
@@ -206,13 +203,13 @@ def _labels(path: Path, document: dict[str, Any], classes: Classes) -> dict[int,
     if is_among(labels.values(), classes.all_labels).any():
         return labels
     if len(labels) == len(classes.names) == 1:
-        _doubt(f"{path}: its only category, {labels.popitem()[1]!r}, is read as {classes.all_labels[0]}")
+        warn_doubt(f"{path}: its only category, {labels.popitem()[1]!r}, is read as {classes.all_labels[0]}")
         return {document["categories"][0]["id"]: classes.all_labels[0]}
     wanted = " or ".join(map(repr, classes.all_labels))
     raise AnnotationError(f"{path}: none of its categories ({', '.join(labels.values())}) is {wanted}")
 
 
-def _image(path: Path, index: int, row: Any) -> CocoImage:
+def _coco_image(path: Path, index: int, row: Any) -> CocoImage:
     where = f"{path}: image {row['id'] if isinstance(row, dict) and 'id' in row else f'at place {index}'}"
     _require(row, ("id", "height", "width"), where)
     name = row.get("im_name", row.get("file_name"))

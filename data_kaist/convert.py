@@ -148,7 +148,7 @@ def convert(
     return [_write(of_split, out / f"{split}.json", box) for split, of_split in splits.items()]
 
 
-def settings(done: Sequence[Converted]) -> list[str]:
+def settings_for(done: Sequence[Converted]) -> list[str]:
     """``key=value`` of the splits, for ``ssd-effnet train``: the test split is never the one that chooses.
 
     A test split is tested on; without one val is, and the last epoch stands. Without val a tenth of train chooses.

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data_kaist.classes import PERSON, label_of
-from data_kaist.errors import DetectionFileError, Doubt
+from data_kaist.errors import DetectionFileError, warn_doubt
 from data_kaist.files import (
     MOST_PIXELS,
     as_whole,
@@ -34,7 +33,7 @@ from data_kaist.files import (
     text_of,
     write_whole,
 )
-from data_kaist.structures import DetectionTable
+from data_kaist.structures import DetectionTable, xywh_rows
 
 Form = Literal["kaist", "coco", "devkit"]
 
@@ -141,7 +140,7 @@ def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
 def write_kaist(path: Path | str, table: DetectionTable) -> None:
     """KAIST text, rows in the table's order; it knows one class."""
     _check_writable(table)
-    rows = zip(table.image_index.tolist(), _xywh(table), table.scores.tolist(), strict=True)
+    rows = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
     write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
 
 
@@ -164,7 +163,7 @@ def read_coco_results(
             f"{n:,} are of category {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True)
         )
         ids = ", ".join(map(str, sorted(person_categories)))
-        _doubt(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
+        warn_doubt(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
     return table.rows(np.isin(category, list(person_categories)))
 
 
@@ -184,7 +183,7 @@ def read_categories(
     rows = [_coco_entry(entry, f"{path}, entry {i + 1}", place, needed=needed) for i, entry in enumerate(entries)]
     odd = [entry["image_id"] for entry in entries if not is_whole(entry["image_id"])]
     if odd:
-        _doubt(f"{path}: {len(odd):,} image ids are written as {odd[0]!r} and the like; they are read as numbers")
+        warn_doubt(f"{path}: {len(odd):,} image ids are written as {odd[0]!r} and the like; they are read as numbers")
     values = np.array([(*box, score) for _, _, box, score in rows], np.float64).reshape(-1, 5)
     category = np.array([category for _, category, _, _ in rows], np.int64)
     table = _table(np.array([image for image, *_ in rows], np.int64), values[:, :4], values[:, 4])
@@ -233,7 +232,11 @@ def write_coco_results(
             "score": score,
         }
         for i, label, box, score in zip(
-            table.image_index.tolist(), table.labels.tolist(), _xywh(table), table.scores.tolist(), strict=True
+            table.image_index.tolist(),
+            table.labels.tolist(),
+            xywh_rows(table.boxes_xyxy),
+            table.scores.tolist(),
+            strict=True,
         )
     ]
     write_whole(path, json.dumps(entries) + "\n")
@@ -314,16 +317,5 @@ def _has_area(path: Path, table: DetectionTable) -> np.ndarray:
     """bool ``(d,)``; the boxes that have none are counted in a doubt."""
     has_area = np.asarray((table.boxes_xyxy[:, 2:] > table.boxes_xyxy[:, :2]).all(axis=1))
     if left_out := int((~has_area).sum()):
-        _doubt(f"{path}: {left_out:,} boxes of width or height 0 are left out")
+        warn_doubt(f"{path}: {left_out:,} boxes of width or height 0 are left out")
     return has_area
-
-
-def _doubt(sentence: str) -> None:
-    warnings.warn(sentence, Doubt, stacklevel=3)
-
-
-def _xywh(table: DetectionTable) -> Iterable[list[float]]:
-    boxes = table.boxes_xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    rows: list[list[float]] = boxes.tolist()
-    return rows

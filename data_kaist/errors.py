@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 _LONGEST = 2000
@@ -23,6 +24,11 @@ class Failure(Exception):
 
 class Doubt(UserWarning):
     """One sentence on something that is read although it is odd; a command prints it on stderr and goes on."""
+
+
+def warn_doubt(sentence: str) -> None:
+    """Warn of what a file's reader finds odd."""
+    warnings.warn(sentence, Doubt, stacklevel=3)
 
 
 class RequestError(Failure, ValueError):

@@ -122,12 +122,12 @@ def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
     for path in its if new else ():
         if (size := path.stat().st_size) in alike:
             alike[size].append(path)
-    contents = {_content(path) for paths in alike.values() for path in paths}
-    same = {path for path, size in new.items() if alike[size] and _content(path) in contents}
+    contents = {_sha256(path) for paths in alike.values() for path in paths}
+    same = {path for path, size in new.items() if alike[size] and _sha256(path) in contents}
     return [frame for frame, path in zip(frames, mine, strict=True) if path in its or path in same]
 
 
-def _content(path: Path) -> bytes:
+def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -274,7 +274,7 @@ def _kaist_frames(
             "lwir (docs/kaist.md says where KAIST lives, ssd-effnet synthesize writes a twin of it)"
         )
     folder = source._annotation_folder()
-    pictured = {side: _files(images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
+    pictured = {side: _files_by_frame(images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
     listed = listed_in(wanted)
     written: dict[str, list[Path]] = {}  # of a pair both files, where both count
     bad: dict[int, str] = {}
@@ -287,7 +287,10 @@ def _kaist_frames(
     else:
         side = source._box_of(modality) if source.form == "paired" else ""
         suffix = ".xml" if source.form == "xml" else ".txt"
-        of_side = [_files(folder, k, suffix) | (_files(folder / k, "", suffix) if k else {}) for k in _parts(side)]
+        of_side = [
+            _files_by_frame(folder, k, suffix) | (_files_by_frame(folder / k, "", suffix) if k else {})
+            for k in _parts(side)
+        ]
         written = {name: [of[name] for of in of_side] for name in of_side[0].keys() & of_side[-1].keys()}
     pictures = {name for of in pictured.values() for name in of}
     is_selection = source.form != "xml" or bool(listed) or any(of[0].parent == folder for of in written.values())
@@ -301,7 +304,7 @@ def _kaist_frames(
             warnings.warn(f"{folder}: {said}, {without[0]} first", Doubt, stacklevel=3)
             chosen = sorted({*chosen} - {*without})
     out = select(names, parse_split(exclude, root)) if exclude else []
-    chosen = _cut(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
+    chosen = _without_excluded(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
     size = _usual_size([path for of in files.values() for path in of.values()][:20]) or KAIST_SIZE
     sides = _sides(modality, files.values())
@@ -367,7 +370,7 @@ def _coco_frames(
         its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, source.images)
         excluded = [str(_real(_coco_files(its_folder, image.file_name)[0])) for image, _ in others]
         keys = [str(_real(visible)) for visible, _ in files]
-    left = set(_cut(keys, excluded, split, exclude, len(data.images), root))
+    left = set(_without_excluded(keys, excluded, split, exclude, len(data.images), root))
     there = [
         {side: path for side, path in zip(SIDES["early"], of, strict=True) if path and _is_file(path)} for of in files
     ]
@@ -409,7 +412,9 @@ def _category_ids(data: CocoDataset, classes: Classes) -> tuple[int, ...]:
     )
 
 
-def _cut(chosen: list[str], excluded: list[str], split: str, exclude: str | None, total: int, root: Path) -> list[str]:
+def _without_excluded(
+    chosen: list[str], excluded: list[str], split: str, exclude: str | None, total: int, root: Path
+) -> list[str]:
     """``chosen`` without ``excluded``; empty is an error that says at which step it became so."""
     if not chosen:
         found = f"{total:,} frames were found there and none belongs to it"
@@ -449,7 +454,7 @@ def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
     return [(annotation_form(path) or form, path) for form, path in found if path.is_dir() and any(path.iterdir())]
 
 
-def _files(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:
+def _files_by_frame(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:
     """Files ``folder/setXX/VYYY/inner/IZZZZZ.suffix`` or ``folder/inner/setXX_VYYY_IZZZZZ.suffix`` by frame name."""
     files: dict[str, Path] = {}
     flat = folder / inner

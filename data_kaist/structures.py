@@ -137,6 +137,14 @@ class DetectionTable:
         )
 
 
+def xywh_rows(boxes_xyxy: np.ndarray) -> list[list[float]]:
+    """Boxes ``(n, 4)`` as lists of left, top, width and height, for files."""
+    boxes = boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    rows: list[list[float]] = boxes.tolist()
+    return rows
+
+
 @dataclass
 class Targets:
     """The objects of a batch, padded to the largest number of objects ``M`` in it.

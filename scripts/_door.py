@@ -3,7 +3,7 @@
 import sys
 
 
-def run(command: str) -> None:
+def run_command(command: str) -> None:
     """Run ``ssd-effnet COMMAND`` with the script's arguments; exit with its code, or with 1 where it is missing."""
     try:
         from ssd_effnet.cli.main import main

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Another name of `ssd-effnet scale`."""
 
-from _door import run
+from _door import run_command
 
 if __name__ == "__main__":
-    run("scale")
+    run_command("scale")

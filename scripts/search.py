@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Another name of `ssd-effnet search`."""
 
-from _door import run
+from _door import run_command
 
 if __name__ == "__main__":
-    run("search")
+    run_command("search")

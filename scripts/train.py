@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Another name of `ssd-effnet train`."""
 
-from _door import run
+from _door import run_command
 
 if __name__ == "__main__":
-    run("train")
+    run_command("train")

@@ -146,7 +146,7 @@ def _treeline(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
         canvas.disc((x, y, z), (size, size * 0.8), colour, look.leaf_heat * rng.uniform(0.95, 1.05))
 
 
-def _window(look: Look, rng: np.random.Generator, lit_share: float) -> tuple[Bgr, float, Bgr | None]:
+def _window_pane(look: Look, rng: np.random.Generator, lit_share: float) -> tuple[Bgr, float, Bgr | None]:
     """Colour, heat and glow of one window pane."""
     glass = rng.uniform(0.5, 1.2)
     heat = look.wall_heat * rng.uniform(0.9, 1.05)
@@ -175,10 +175,10 @@ def _front(canvas: Canvas, look: Look, rng: np.random.Generator, x: tuple[float,
     lit = 0.35 if look.lit_city else 0.08
     for y in np.arange(4.2, tall - 1.6, 3.1):
         for u in np.arange(x[0] + 0.8, x[1] - 1.6, 2.4):
-            colour, heat, glow = _window(look, rng, lit)
+            colour, heat, glow = _window_pane(look, rng, lit)
             canvas.upright((u, u + 1.5), (y, y + 1.6), z, colour, heat, solid=False, glow=glow)
     for u in np.arange(x[0] + 0.4, x[1] - 3.0, 3.8):
-        colour, heat, glow = _window(look, rng, 0.55 if look.lit_city else 0.12)
+        colour, heat, glow = _window_pane(look, rng, 0.55 if look.lit_city else 0.12)
         canvas.upright((u, u + 3.2), (0.3, 2.6), z, colour, heat, solid=False, glow=glow)
         if rng.random() < 0.7:
             colour, heat, glow = _sign(look, rng)
@@ -209,9 +209,9 @@ def _row_house(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, n
         canvas.face([(x, 0, z0), (x, 0, z1), (x, tall, z1), (x, tall, z0)], wall, warm, z1 + 0.5)
         inset = 0.18 * (z1 - z0)
         for y in floors:
-            panel(z0 + inset, z1 - inset, y, y + 1.5, _window(look, rng, lit))
+            panel(z0 + inset, z1 - inset, y, y + 1.5, _window_pane(look, rng, lit))
         if rng.random() < 0.85:
-            panel(z0 + 0.2, z1 - 0.2, 0.2, 2.5, _window(look, rng, 0.55 if look.lit_city else 0.08))
+            panel(z0 + 0.2, z1 - 0.2, 0.2, 2.5, _window_pane(look, rng, 0.55 if look.lit_city else 0.08))
         if rng.random() < 0.6:
             panel(z0 + 0.1, z1 - 0.1, 2.7, 3.6, _sign(look, rng))
     if rng.random() < 0.35:

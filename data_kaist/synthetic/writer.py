@@ -134,8 +134,8 @@ def write_dataset(
         OSError: if a file cannot be written.
     """
     out = Path(out)
-    readme = describe(frames, size, seed)
-    _check(frames, size, seed, jobs)
+    readme = readme_of(frames, size, seed)
+    _check_request(frames, size, seed, jobs)
     if not _make_room(out, readme):
         return 0
     out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _in_processes(jobs: int, write: Callable[[list[FrameName]], int], tasks: lis
             pool.shutdown(cancel_futures=True)
 
 
-def describe(frames: int, size: tuple[int, int], seed: int) -> str:
+def readme_of(frames: int, size: tuple[int, int], seed: int) -> str:
     """The text of ``README.txt``; equal texts mean equal data sets."""
     return (
         "A synthetic twin of the KAIST multispectral pedestrian data set: painted street scenes, no photographs.\n"
@@ -171,7 +171,7 @@ def describe(frames: int, size: tuple[int, int], seed: int) -> str:
     )
 
 
-def _check(frames: int, size: tuple[int, int], seed: int, jobs: int) -> None:
+def _check_request(frames: int, size: tuple[int, int], seed: int, jobs: int) -> None:
     low, high = SIDES
     for possible, sentence in (
         (0 < frames <= MAX_FRAMES, f"frames must be between 1 and {MAX_FRAMES}, not {frames}."),
@@ -226,7 +226,7 @@ def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: i
             backdrop = make_backdrop(np.random.default_rng((seed, 2_000, *stretch)), size, first.daytime == "day")
             grain = noise.scaled(backdrop.look.noise)
             for frame in (first, *rest):
-                _write(out, frame, size, *render_frame(frame, backdrop, noise, grain, size, seed))
+                _write_frame(out, frame, size, *render_frame(frame, backdrop, noise, grain, size, seed))
     finally:
         cv2.setNumThreads(threads)
     return len(ids)
@@ -252,7 +252,7 @@ def render_frame(
     return visible, lwir, boxes
 
 
-def _write(
+def _write_frame(
     out: Path, frame: FrameName, size: tuple[int, int], visible: np.ndarray, lwir: np.ndarray, boxes: list[Box]
 ) -> None:
     """Write both JPEGs and the XML; bytes go through Python so that a full disk raises."""

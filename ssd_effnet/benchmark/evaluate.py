@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.structures import Annotations, DetectionTable, xywh_rows
 from ssd_effnet.benchmark import scene
 from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import Row, agree, compared
@@ -52,13 +52,7 @@ def dictionaries(
     keys = ("label", "bbox", "height", "occlusion", "ignore")
     truth = []
     for a in annotations:
-        columns = (a.labels, _xywh(a.boxes_xyxy), a.height.tolist(), a.occlusion.tolist(), a.ignore.tolist())
+        columns = (a.labels, xywh_rows(a.boxes_xyxy), a.height.tolist(), a.occlusion.tolist(), a.ignore.tolist())
         truth.append([dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)])
-    lines = zip(table.image_index.tolist(), _xywh(table.boxes_xyxy), table.scores.tolist(), strict=True)
+    lines = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
     return truth, [{"image": image, "bbox": box, "score": score} for image, box, score in lines]
-
-
-def _xywh(boxes_xyxy: np.ndarray) -> list[list[float]]:
-    boxes = boxes_xyxy.astype(np.float64)
-    rows: list[list[float]] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    return rows

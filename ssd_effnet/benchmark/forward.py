@@ -40,7 +40,7 @@ def benchmark_forward(
     Args:
         size, b4_size: (height, width) of the inputs; None: each experiment's own, and 512x640.
     """
-    yield from _vgg(runs, device, size)
+    yield from _vgg_rows(runs, device, size)
     yield _b4(runs, device, b4_size or size or (512, 640))
     for name in ("00_vgg16", "lite0"):
         yield from _end_to_end(name, runs, device, size)
@@ -55,7 +55,7 @@ def _detector(name: str, size: tuple[int, int] | None) -> tuple[Detector, tuple[
     return detector, size, 2e-9 * cost(build_skeleton(experiment), size).multiply_adds
 
 
-def _vgg(runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
+def _vgg_rows(runs: int, device: str, size: tuple[int, int] | None) -> Iterator[Row]:
     detector, size, gflop = _detector("00_vgg16", size)
     detector = detector.to(device)
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, device=device)

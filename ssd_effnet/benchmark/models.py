@@ -76,10 +76,10 @@ def benchmark_models(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, load_plugins, (list(plugins),), max_tasks_per_child=1) as pool:
         for file in files:
-            yield pool.submit(_measure, file, size, runs, threads, device, tuple(overrides), training).result()
+            yield pool.submit(_measure_model, file, size, runs, threads, device, tuple(overrides), training).result()
 
 
-def _measure(
+def _measure_model(
     file: Path,
     size: tuple[int, int] | None,
     runs: int,

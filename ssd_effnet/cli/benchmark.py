@@ -43,7 +43,9 @@ def parser() -> shell.Parser:
     what = parser.add_subparsers(required=True, metavar="what")
     models = what.add_parser("models", help="parameters, multiply-adds, milliseconds and memory of each experiment")
     models.add_argument("--experiments", type=Path, nargs="+", metavar="FILE", help="default: 00 ... 12 and D0")
-    models.add_argument("--size", type=size, default=(512, 640), metavar="HxW", help="or `own`; default: 512x640")
+    models.add_argument(
+        "--size", type=size_or_own, default=(512, 640), metavar="HxW", help="or `own`; default: 512x640"
+    )
     models.add_argument("--runs", type=int, default=5, help="passes that are timed (default: 5)")
     models.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
     models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -54,7 +56,9 @@ def parser() -> shell.Parser:
         stage.add_argument("--runs", type=int, default=5, help="rounds that are timed (default: 5)")
         stage.add_argument("--threads", type=int, default=1, help="of torch (default: 1; then processor time is taken)")
         stage.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of forward and train")
-        stage.add_argument("--size", type=size, default=None, metavar="HxW", help="of images (default: as published)")
+        stage.add_argument(
+            "--size", type=size_or_own, default=None, metavar="HxW", help="of images (default: as published)"
+        )
         stage.add_argument("--batch", type=int, default=2, help="images of a training step (default: 2)")
         stage.add_argument("--compile", action="store_true", help="measure torch.compile of a training step too")
         stage.add_argument("--root", type=Path, help="a data set in KAIST's layout (default: synthetic pairs)")
@@ -142,6 +146,6 @@ def rows_of(stage: str, a: argparse.Namespace, folder: Path) -> Iterator[Row]:
     return benchmark_train(runs=a.runs, device=a.device, batch=a.batch, compiled=a.compile, **sized)
 
 
-def size(text: str) -> tuple[int, int] | None:
+def size_or_own(text: str) -> tuple[int, int] | None:
     """``512x640`` to (512, 640), ``own`` to None."""
     return None if text == "own" else shell.size(text)

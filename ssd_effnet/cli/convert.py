@@ -42,13 +42,13 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_args(argv)
 
-    from data_kaist.convert import convert, settings
+    from data_kaist.convert import convert, settings_for
 
     a = arguments
     done = convert(a.format, a.source, a.out, box=a.box, copy=a.copy, val_step=a.val_step)
     for split in done:
         print(split)
-    if splits := settings(done):
+    if splits := settings_for(done):
         words = ["data.kind=coco", f"data.root={a.out}", *splits]
         print(f"to train: ssd-effnet train lite0 {shlex.join(words)}")
     return 0

@@ -56,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
-        return detect(arguments)
+        return detect_sources(arguments)
     except KeyboardInterrupt:
         print(f"what was found until then stands in {arguments.out}", file=sys.stderr)
         raise
 
 
-def detect(arguments: argparse.Namespace) -> int:
+def detect_sources(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

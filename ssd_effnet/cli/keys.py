@@ -38,7 +38,7 @@ others. `config.yaml` of a run says which values it had.
 """
 
 
-def page() -> str:
+def keys_page() -> str:
     """The whole page, Markdown."""
     source = Path(schema.__file__).read_text(encoding="utf-8")
     classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
@@ -59,9 +59,9 @@ def page() -> str:
             continue
         parts += [
             f"## {name}\n",
-            *(_words(node) if node else []),
+            *(_section_words(node) if node else []),
             "| key | type | default | what it means |\n|---|---|---|---|",
-            *(_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
+            *(_key_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
             "",
             *_arguments(name, whole),
         ]
@@ -96,13 +96,13 @@ def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
     return (field for field in node.body if isinstance(field, ast.AnnAssign))
 
 
-def _words(node: ast.ClassDef) -> list[str]:
+def _section_words(node: ast.ClassDef) -> list[str]:
     """A section's docstring, its roles as code."""
     words = ast.get_docstring(node)
     return [re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words) + "\n"] if words else []
 
 
-def _row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
+def _key_row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
     """Key, type, default, and the comments in the field's own lines and in those right above it."""
     key, first = ast.unparse(field.target), field.lineno
     while lines[first - 2].lstrip().startswith("#"):
@@ -142,8 +142,8 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     out: Path | None = parser().completed().parse_args(argv).out or (PAGE if PAGE.is_file() else None)
     if out is None:
-        print(page())
+        print(keys_page())
     else:
-        write_whole(out, page())
+        write_whole(out, keys_page())
         print(out)
     return 0

@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_kaist.errors import DataError
     from ssd_effnet.config.yaml_files import ConfigError
     from ssd_effnet.study.search.found import refuse_to_overwrite
-    from ssd_effnet.study.search.work import SearchError, counts, open_study, plan, work
+    from ssd_effnet.study.search.work import SearchError, counts, open_study, plan_search, run_trials
     from ssd_effnet.training.run_directory import Interrupted, RunError
 
     again = "run the same command again to continue"
     try:
-        search = plan(
+        search = plan_search(
             arguments.experiment,
             arguments.space,
             arguments.overrides,
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
                 return 1
         else:
-            work(search, study, arguments.trials, echo=lambda line: print(line, flush=True))
+            run_trials(search, study, arguments.trials, echo=lambda line: print(line, flush=True))
         if not arguments.worker:
             show(search, result)
     except (ConfigError, SearchError) as error:

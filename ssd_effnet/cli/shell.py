@@ -166,7 +166,7 @@ def size(text: str) -> tuple[int, int]:
     """
     height, _, width = text.partition("x")
     try:
-        return _whole(height, 32), _whole(width, 32)
+        return _whole_number(height, 32), _whole_number(width, 32)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HxW of at least 32 pixels each, for example 512x640"
@@ -175,15 +175,15 @@ def size(text: str) -> tuple[int, int]:
 
 def positive(text: str) -> int:
     """An argument that is a whole number from 1."""
-    return _whole(text, 1)
+    return _whole_number(text, 1)
 
 
 def from_zero(text: str) -> int:
     """An argument that is a whole number from 0."""
-    return _whole(text, 0)
+    return _whole_number(text, 0)
 
 
-def _whole(text: str, least: int) -> int:
+def _whole_number(text: str, least: int) -> int:
     if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
     return int(text)

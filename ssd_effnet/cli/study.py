@@ -127,7 +127,7 @@ def run_study(arguments: argparse.Namespace) -> int:
 def show_estimates(todo: list[Job], side_by_side: int) -> int:
     from rich.table import Table
 
-    from ssd_effnet.study.estimate import estimate
+    from ssd_effnet.study.estimate import estimate_run
 
     table = Table(title="what would run", title_justify="left")
     for name in (
@@ -144,7 +144,7 @@ def show_estimates(todo: list[Job], side_by_side: int) -> int:
     total = 0.0
     experiments = {job.experiment.name: job.experiment for job in todo}
     for name, experiment in experiments.items():
-        expected = estimate(experiment, side_by_side)
+        expected = estimate_run(experiment, side_by_side)
         seeds = [job for job in todo if job.experiment.name == name]
         total += sum(
             expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds

@@ -22,7 +22,7 @@ from pathlib import Path
 from ssd_effnet.cli import shell
 
 
-def image_size(text: str) -> tuple[int, int]:
+def height_and_width(text: str) -> tuple[int, int]:
     """``512x640`` as (height, width)."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
@@ -34,7 +34,9 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet synthesize")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--frames", type=int, required=True, help="number of pairs")
-    parser.add_argument("--size", type=image_size, default=(512, 640), help="HEIGHTxWIDTH in pixels (default 512x640)")
+    parser.add_argument(
+        "--size", type=height_and_width, default=(512, 640), help="HEIGHTxWIDTH in pixels (default 512x640)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="0 or more (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     return parser

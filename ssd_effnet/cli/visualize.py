@@ -82,7 +82,7 @@ def errors(arguments: argparse.Namespace) -> str:
 
 
 def add_compare(commands: Commands) -> None:
-    parser = add_command(commands, "compare", compare)
+    parser = add_command(commands, "compare", compare_runs)
     parser.add_argument("a", type=Path, help="a run directory or its tested checkpoint")
     parser.add_argument("b", type=Path, help="another one, tested on the same data")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: compared)")
@@ -92,7 +92,7 @@ def add_compare(commands: Commands) -> None:
     _add_gallery(parser)
 
 
-def compare(arguments: argparse.Namespace) -> str:
+def compare_runs(arguments: argparse.Namespace) -> str:
     """A page of what one run finds and another misses, each at its own score for the same false positives per image."""
     from ssd_effnet.visualize.gallery.compare import write_comparison
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_kaist.classes import PERSON, is_among
-from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.structures import Annotations, DetectionTable, xywh_rows
 
 _MAX_DETECTIONS_AN_IMAGE = 100
 
@@ -37,7 +37,7 @@ class AveragePrecision:
     ) -> None:
         from pycocotools.cocoeval import COCOeval  # here, because miss rates need no pycocotools
 
-        rows = _truth(annotations, counted, absent)
+        rows = _truth_rows(annotations, counted, absent)
         to_find = [row["image_id"] for row in rows if not row["iscrowd"]]
         self.counted = np.bincount(np.array(to_find, np.int64), minlength=len(annotations)).astype(np.float64)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
@@ -105,18 +105,20 @@ def _coco(images: int, rows: list[dict[str, Any]]) -> object:
     return coco
 
 
-def _truth(annotations: Sequence[Annotations], counted: Sequence[str], absent: Sequence[str]) -> list[dict[str, Any]]:
+def _truth_rows(
+    annotations: Sequence[Annotations], counted: Sequence[str], absent: Sequence[str]
+) -> list[dict[str, Any]]:
     rows = []
     for image, of_image in enumerate(annotations):
         crowd = ~is_among(of_image.labels, counted) | of_image.ignore
         there = ~is_among(of_image.labels, absent)
-        for box, is_crowd in zip(_xywh(of_image.boxes_xyxy[there]), crowd[there].tolist(), strict=True):
+        for box, is_crowd in zip(xywh_rows(of_image.boxes_xyxy[there]), crowd[there].tolist(), strict=True):
             rows.append({"image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": int(is_crowd)})
     return rows
 
 
 def _results(images: int, detections: DetectionTable) -> object:
-    columns = (detections.image_index.tolist(), _xywh(detections.boxes_xyxy), detections.scores.tolist())
+    columns = (detections.image_index.tolist(), xywh_rows(detections.boxes_xyxy), detections.scores.tolist())
     return _coco(
         images,
         [
@@ -124,10 +126,3 @@ def _results(images: int, detections: DetectionTable) -> object:
             for image, box, score in zip(*columns, strict=True)
         ],
     )
-
-
-def _xywh(boxes_xyxy: np.ndarray) -> list[list[float]]:
-    xywh = boxes_xyxy.astype(np.float64)
-    xywh[:, 2:] -= xywh[:, :2]
-    rows: list[list[float]] = xywh.tolist()
-    return rows

@@ -115,7 +115,7 @@ def recall(scores: Scores) -> float:
 
 
 @metric("people", lower_is_better=False, shown=("results",))
-def people(scores: Scores) -> int:
+def counted_people(scores: Scores) -> int:
     """Objects that count in ``reasonable_all``."""
     return scores.people
 

@@ -275,7 +275,9 @@ class Matcher:
             ignored = self.truth.ignored(subset)
             on_ignored = ignored[self._pair_box]
             candidates = ~on_ignored & (self._pair_iou >= MIN_OVERLAP)
-            found = _greedy(self._pair_rank[candidates], self._pair_box[candidates], len(self._row), len(ignored))
+            found = _match_greedily(
+                self._pair_rank[candidates], self._pair_box[candidates], len(self._row), len(ignored)
+            )
             outcome = np.full(len(self._row), Outcome.FALSE_POSITIVE, np.int8)
             outcome[self._pair_rank[on_ignored]] = Outcome.DROPPED
             outcome[~self._considered] = Outcome.DROPPED
@@ -357,7 +359,7 @@ def _place_in_group(group: np.ndarray) -> np.ndarray:
     return place
 
 
-def _greedy(rank: np.ndarray, box: np.ndarray, n_detections: int, n_boxes: int) -> np.ndarray:
+def _match_greedily(rank: np.ndarray, box: np.ndarray, n_detections: int, n_boxes: int) -> np.ndarray:
     """The greedy matching for all images at once, in a few rounds in place of one step a detection.
 
     In a round, a detection that is the first to ask for its best free box gets it: nobody before it can take that box

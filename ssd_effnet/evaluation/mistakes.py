@@ -76,12 +76,12 @@ def doubt(
     sample = np.isin(np.arange(images), peopled[:: -(-len(peopled) // _MOST_IMAGES) or 1])
     person &= sample[truth.box_image]
     n = int(person.sum())
-    now = _found(truth, person, sample, table)
+    now = _number_found(truth, person, sample, table)
     if n == 0 or now / n > 1 - LIFT:
         return silent
     best, words = now, ""
     for how, repaired in itertools.chain(_repairs(truth, table) if len(table) else (), others()):
-        found = _found(truth, person, sample, repaired)
+        found = _number_found(truth, person, sample, repaired)
         if found - now >= LIFT * n and found > best and not _by_chance(truth, person, sample, repaired, found):
             best, words = found, how
     if not words:
@@ -89,7 +89,7 @@ def doubt(
     return f"{now / n:.0%} of the persons are found as the file is read, and {best / n:.0%} if {words}"
 
 
-def _found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable) -> int:
+def _number_found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable) -> int:
     """How many of the persons some detection on their image covers by half, as IoU goes."""
     rows = sample[table.image_index]
     _, box, iou, _ = truth.touching(table.image_index[rows], table.boxes_xyxy[rows])
@@ -109,7 +109,7 @@ def _by_chance(
     for step in steps:
         to = np.arange(truth.n_images)
         to[places] = np.roll(places, step)
-        at_random += _found(truth, person, sample, replace(table, image_index=to[table.image_index]))
+        at_random += _number_found(truth, person, sample, replace(table, image_index=to[table.image_index]))
     density = sample[table.image_index].sum() / len(places)
     p = min(max(at_random / (len(steps) * n) if len(places) > 1 else 0, 0.01 * min(max(density, 1), 5)), 1 - 1e-9)
     log = [_log_choose(n, k) + k * math.log(p) + (n - k) * math.log1p(-p) for k in range(found, n + 1)]

@@ -17,7 +17,7 @@ from data_kaist.classes import Classes
 from data_kaist.errors import DataError, ImageError
 from data_kaist.images import NOTE
 from data_kaist.layouts import SIDES
-from data_kaist.structures import DetectionTable
+from data_kaist.structures import DetectionTable, xywh_rows
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
@@ -323,9 +323,9 @@ class Results:
         height, width = found.size or (0, 0)
         entry: dict[str, Any] = {"id": image_id, "file_name": name, "height": height, "width": width}
         self.images.add(json.dumps(entry, ensure_ascii=False))
-        boxes = found.boxes_xyxy.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.class_names, strict=True)
+        rows = zip(
+            xywh_rows(found.boxes_xyxy), found.scores.tolist(), found.labels.tolist(), found.class_names, strict=True
+        )
         for box, score, label, class_name in rows:
             # numbers as data_kaist.detections writes them
             entry = {"image_id": image_id, "category_id": label, "bbox": [float(f"{v:.10g}") for v in box]}

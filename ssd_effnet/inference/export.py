@@ -194,7 +194,7 @@ def _trained_commit(file: Path) -> str:
 def _program(model: nn.Module, images: torch.Tensor, file: Path) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet():
+        with _without_output():
             return torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
     except Exception as error:  # torch has no common class for what it cannot export
         raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
@@ -202,7 +202,7 @@ def _program(model: nn.Module, images: torch.Tensor, file: Path) -> torch.export
 
 def _write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path, file: Path) -> None:
     try:
-        with _quiet():
+        with _without_output():
             onnx_program = torch.onnx.export(
                 program,
                 input_names=["images"],
@@ -227,7 +227,7 @@ def _require_packages() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_output() -> Iterator[None]:
     """Suppress the exporter's output about optional packages and whole graphs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

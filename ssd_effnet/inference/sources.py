@@ -106,7 +106,7 @@ def find_sources(
     found: dict[tuple[Path, ...], tuple[Source, Path]] = {}
     for given in inputs:
         here: Counter[str] = Counter()
-        base, files = _files(given, here)
+        base, files = _files_below(given, here)
         others.update(here)
         if leave_out is not None:
             files = [file for file in files if not file.resolve().is_relative_to(leave_out.resolve())]
@@ -233,7 +233,7 @@ def _open(video: Video) -> cv2.VideoCapture:
     return cv2.VideoCapture(str(video.path.resolve()), cv2.CAP_FFMPEG)
 
 
-def _files(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
+def _files_below(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
     """The folder below which names begin, and the files that an input stands for."""
     path, text = Path(given), str(given)
     if path.is_dir():

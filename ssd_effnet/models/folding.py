@@ -113,7 +113,7 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
 
     def after(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
         below = sorted(part for part in uncalled if part.startswith(f"{name}." if name else ""))
-        guilty = " or ".join(_named(plain, part) for part in below or [name])
+        guilty = " or ".join(_named_part(plain, part) for part in below or [name])
         advice = "its class should declare in `folds` only norms that alone read their convolution's output"
         arguments, named = inputs.pop(name)
         try:
@@ -141,7 +141,7 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
             hook.remove()
 
 
-def _named(module: nn.Module, name: str) -> str:
+def _named_part(module: nn.Module, name: str) -> str:
     kind = type(module.get_submodule(name)).__name__
     return f"{name} ({kind})" if name else kind
 

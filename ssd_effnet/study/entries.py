@@ -108,8 +108,8 @@ class ReportEntry:
             times = NOTHING if math.isnan(there) or not there else "same" if here == there else f"×{here / there:.2f}"
             table.append((what, NOTHING if math.isnan(there) else show(there), show(here), times))
         here_size, there_size = (
-            size_of(self.experiment),
-            size_of(self.difference.parent) if self.difference else NOTHING,
+            input_size(self.experiment),
+            input_size(self.difference.parent) if self.difference else NOTHING,
         )
         times = NOTHING if not self.difference else "same" if here_size == there_size else "other"
         table.insert(3, ("input size", there_size, here_size, times))
@@ -163,7 +163,7 @@ def change(confound: Confound) -> str:
     return f"{confound.key}: {setting(confound.before)} → {setting(confound.after)}"
 
 
-def verdict(entry: ReportEntry) -> str:
+def verdict_in_words(entry: ReportEntry) -> str:
     """The verdict with its reason, in words; a dash without a parent."""
     if not entry.difference:
         return NOTHING
@@ -171,11 +171,11 @@ def verdict(entry: ReportEntry) -> str:
     return entry.difference.verdict + doubt
 
 
-def size_of(experiment: Experiment) -> str:
+def input_size(experiment: Experiment) -> str:
     return "x".join(map(str, experiment.config.input.size))
 
 
-def chosen(run: Run) -> str:
+def chosen_epoch(run: Run) -> str:
     """How a run's tested epoch was chosen, and the last epoch's result."""
     results = run.results
     epoch, epochs = results.get("epoch"), results.get("epochs")

@@ -20,7 +20,7 @@ STEPS = 3
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """Size and time of one run of an experiment.
 
     Attributes:
@@ -38,7 +38,7 @@ class Estimate:
     minutes: float
 
 
-def estimate(e: ExperimentConfig, jobs: int = 1) -> Estimate:
+def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
     """Time a few training steps on the experiment's data, with random weights.
 
     Args:
@@ -56,7 +56,7 @@ def estimate(e: ExperimentConfig, jobs: int = 1) -> Estimate:
         torch.set_num_threads(before)
 
 
-def _timed(e: ExperimentConfig) -> Estimate:
+def _timed(e: ExperimentConfig) -> RunEstimate:
     device = accelerator(e)
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
     train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
@@ -88,7 +88,7 @@ def _timed(e: ExperimentConfig) -> Estimate:
         datasets.get("test", ())
     )
     seconds = per_step * (len(train) // batch_size * e.trainer.epochs + evaluated / batch_size / 3)
-    return Estimate(
+    return RunEstimate(
         cost(build_skeleton(e), as_size(e.input.size)), len(train), step_seconds, read_seconds, seconds / 60
     )
 

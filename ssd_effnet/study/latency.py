@@ -55,7 +55,7 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = machine_line(device, 0, _HOW)
-    detectors = {_key(experiment.config): experiment.config for experiment in experiments}
+    detectors = {_cache_key(experiment.config): experiment.config for experiment in experiments}
     known: dict[str, Any] = {"where": where, "rounds": 0, "ms": {}}
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
         medians = {key: round(statistics.median(of), 3) for key, of in times.items()}
         known = {"where": where, "rounds": min(map(len, times.values()), default=0), "ms": medians}
         write_results(cache, known)
-    ms = {e.name: known["ms"][_key(e.config)] for e in experiments if _key(e.config) in known["ms"]}
+    ms = {e.name: known["ms"][_cache_key(e.config)] for e in experiments if _cache_key(e.config) in known["ms"]}
     return Latency(ms, known["where"], known["rounds"])
 
 
@@ -88,7 +88,7 @@ def _measure(detectors: dict[str, ExperimentConfig], device: str) -> dict[str, l
     return times
 
 
-def _key(config: ExperimentConfig) -> str:
+def _cache_key(config: ExperimentConfig) -> str:
     """Cache key: equal for detectors with the same computation."""
     values = settings(config)
     kept = {k: v for k, v in values.items() if k.split(".")[0] in _PARTS and k not in _WITHOUT_WEIGHT}

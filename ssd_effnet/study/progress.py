@@ -128,13 +128,13 @@ def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
             str(experiment.trainer.seed),
             f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
             f"{len(rows)}/{experiment.trainer.epochs}",
-            _number(best),
-            *(_number(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")),
+            _number_or_dash(best),
+            *(_number_or_dash(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")),
             f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
             directory.failure() if state is State.FAILED else "",
         )
     return table
 
 
-def _number(value: float | None) -> str:
+def _number_or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

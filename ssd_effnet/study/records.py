@@ -276,7 +276,7 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     for directory in track(directories, "runs", console=console, disable=not console.is_terminal, transient=True):
         try:
             if directory.state is State.FINISHED and "test" in directory.results():
-                run = _read(directory, frames, evaluators, overrides)
+                run = _read_run(directory, frames, evaluators, overrides)
                 by_name.setdefault(run.experiment.name, []).append(run)
             else:
                 unfinished.append(directory)
@@ -298,7 +298,7 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
     return Study(out, experiments, unfinished, left_out, frames, metric, pairs, _warnings(experiments))
 
 
-def _read(
+def _read_run(
     directory: RunDirectory,
     frames: dict[str, Sequence[Frame]],
     evaluators: dict[object, MissRateEvaluator],

@@ -24,7 +24,7 @@ from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
     between,
-    chosen,
+    chosen_epoch,
     data_of,
     different,
     figure_name,
@@ -109,12 +109,12 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
             if subset == REASONABLE[0] or somebody(study, subset)
         },
         metrics=[of.name for of in in_place("report") if not of.parts],
-        forest=forest(study),
-        chosen=chosen,
+        forest=forest_picture(study),
+        chosen=chosen_epoch,
         last_miss_rate=last_miss_rate,
-        curves=curves(study),
+        curves=curve_pictures(study),
         learning=learning(study),
-        pareto=pareto(entries, took),
+        pareto=pareto_pictures(entries, took),
         took=took,
         subsets=list(SUBSETS),
         heat=table,
@@ -137,7 +137,7 @@ def somebody(study: Study, subset: str) -> bool:
     return any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
 
 
-def forest(study: Study) -> Picture | None:
+def forest_picture(study: Study) -> Picture | None:
     drawing = figures.forest(study.differences)
     return (
         Picture(svg(drawing), "Difference of each experiment to its parent with its 95 % interval", "")
@@ -146,7 +146,7 @@ def forest(study: Study) -> Picture | None:
     )
 
 
-def curves(study: Study) -> list[Picture]:
+def curve_pictures(study: Study) -> list[Picture]:
     names = ", ".join(e.name for e in study.experiments)
     return [
         Picture(svg(drawing), f"Miss rate against false positives per image, {words}: {names}", words)
@@ -160,7 +160,7 @@ def learning(study: Study) -> Picture | None:
     return Picture(svg(drawing), "Validation miss rate after each epoch, a line an experiment", "") if drawing else None
 
 
-def pareto(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
+def pareto_pictures(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
     places = {entry.name: i for i, entry in enumerate(entries)}
 
     def points(cost: Callable[[ReportEntry], float]) -> dict[str, figures.ParetoPoint]:

@@ -19,11 +19,11 @@ from ssd_effnet.study.entries import (
     different,
     figure_name,
     hours,
+    input_size,
     last_miss_rate,
     number,
     setting,
-    size_of,
-    verdict,
+    verdict_in_words,
 )
 from ssd_effnet.study.records import Study, tested_on
 
@@ -72,10 +72,18 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
         d = entry.difference
         difference = between(d.comparison, "+") if d else NOTHING
         adjusted = number(d.adjusted, 3) if d else NOTHING
-        cells = [entry.name, entry.parent or NOTHING, changes or NOTHING, *shown, difference, verdict(entry), adjusted]
+        cells = [
+            entry.name,
+            entry.parent or NOTHING,
+            changes or NOTHING,
+            *shown,
+            difference,
+            verdict_in_words(entry),
+            adjusted,
+        ]
         cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in names]
         cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
-        cells += [size_of(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
+        cells += [input_size(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
         lines.append([_md(cell) for cell in [*cells, str(len(e.runs))]])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     below = [

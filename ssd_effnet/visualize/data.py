@@ -212,7 +212,7 @@ def _row(
     height, width = annotations.size
     named = dataset.classes.words(annotations.labels)
     said = [frame.name, f"as it is read, {width}x{height}"]
-    cells = [_cell(pair, annotations.boxes_xyxy, ignore, named, said)]
+    cells = [_frame_cell(pair, annotations.boxes_xyxy, ignore, named, said)]
     for k, image in enumerate(pixels):
         targets = batch.targets
         there = (targets.labels[k] > 0).numpy()
@@ -225,11 +225,11 @@ def _row(
         when = "as it enters" if epoch is None else f"as it enters in epoch {epoch + k}"
         names = [dataset.classes.names[label - 1] for label in targets.labels[k].tolist() if label > 0]
         texts = names if len(dataset.classes.names) > 1 else []
-        cells.append(_cell(shown, boxes, ignored, texts, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
+        cells.append(_frame_cell(shown, boxes, ignored, texts, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
     return cells
 
 
-def _cell(
+def _frame_cell(
     pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, texts: Sequence[str], words: Sequence[str]
 ) -> Panel:
     zoom = _CELL / pair[0].shape[1]

@@ -17,7 +17,7 @@ _FILL = {"input": "#dbe7f5", "node": "#f3f3f3", "attention": "#fbe3c8", "output"
 
 
 @dataclass(frozen=True)
-class Box:
+class GraphBox:
     """One map: its stride, its column, what is written on it, and its kind, a key of the colours."""
 
     stride: int
@@ -30,7 +30,7 @@ class Box:
 class MapGraph:
     """Boxes by name, each after those it reads, and arrows as (from, to)."""
 
-    boxes: dict[str, Box] = field(default_factory=dict)
+    boxes: dict[str, GraphBox] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, level: Level, label: str, sources: Sequence[str], kind: str = "node") -> str:
@@ -38,7 +38,7 @@ class MapGraph:
         column = max((self.boxes[source].column + 1 for source in sources), default=0)
         while (level.stride, column) in {(box.stride, box.column) for box in self.boxes.values()}:
             column += 1
-        self.boxes[name] = Box(level.stride, column, label, kind)
+        self.boxes[name] = GraphBox(level.stride, column, label, kind)
         self.edges += [(source, name) for source in sources]
         return name
 

@@ -68,7 +68,7 @@ def _map_words(m: FeatureMap) -> str:
 
 def _energy(m: FeatureMap, sample: Sample) -> Panel:
     energy = m.energy()
-    return Panel([_map_words(m), f"mean |value| {_range(energy)}"], background_of(sample, m.part), energy)
+    return Panel([_map_words(m), f"mean |value| {_value_range(energy)}"], background_of(sample, m.part), energy)
 
 
 def levels_picture(seen: Seen, sample: Sample) -> np.ndarray:
@@ -93,7 +93,7 @@ def channels_picture(maps: Sequence[FeatureMap], sample: Sample) -> np.ndarray:
         row: list[Panel | None] = [_energy(m, sample)]
         values, background = m.values, background_of(sample, m.part)
         for channel in m.liveliest(_STRONGEST):
-            lines = [f"channel {channel} of {m.level.name}", _range(values[channel])]
+            lines = [f"channel {channel} of {m.level.name}", _value_range(values[channel])]
             row.append(Panel(lines, background, values[channel], strength=1))
         rows.append(row)
     words = (
@@ -183,14 +183,14 @@ def detection_picture(
     of_level = next((u for u in used if u.map.tensor is level.tensor), None)
     if of_level is not None:
         cam = of_level.grad_cam
-        said = _range(cam, low=0) if cam.any() else "nowhere above 0; see the maps below"
+        said = _value_range(cam, low=0) if cam.any() else "nowhere above 0; see the maps below"
         lines = [f"Grad-CAM at {_map_words(of_level.map)}", said]
         first.append(Panel(lines, background, cam, low=0, boxes=box, columns=2))
     rows: list[Sequence[Panel]] = [first]
     for part in dict.fromkeys(u.map.part for u in used):
         row = [
             Panel(
-                [_map_words(u.map), f"gradient x value {_range(u.at_place, low=0)}"],
+                [_map_words(u.map), f"gradient x value {_value_range(u.at_place, low=0)}"],
                 *(background, u.at_place),
                 low=0,
                 boxes=box,
@@ -209,5 +209,5 @@ def detection_picture(
     return panels(rows, words)
 
 
-def _range(values: np.ndarray, low: float | None = None) -> str:
+def _value_range(values: np.ndarray, low: float | None = None) -> str:
     return f"{float(values.min()) if low is None else low:.3g} .. {float(values.max()):.3g}"

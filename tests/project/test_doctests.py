@@ -1,7 +1,9 @@
-"""The examples in docstrings say what is."""
+"""The examples in docstrings say what is; a class or function name stands once."""
 
+import ast
 import doctest
 import importlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,15 @@ def test_there_are_examples() -> None:
 def test_examples(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed
+
+
+def test_a_name_of_a_class_or_function_stands_once() -> None:
+    files = [path for package in ("ssd_effnet", "data_kaist") for path in (ROOT / package).rglob("*.py")]
+    counts = Counter(
+        node.name
+        for path in files
+        if "reference" not in path.parts  # the other implementations that the benchmarks compare with
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    )
+    assert [name for name, times in counts.items() if times > 1 and name not in ("main", "parser")] == []

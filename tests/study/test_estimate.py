@@ -13,7 +13,7 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.losses import Losses
 from ssd_effnet.structures import RawOutputs
-from ssd_effnet.study.estimate import estimate
+from ssd_effnet.study.estimate import estimate_run
 from ssd_effnet.training.memory import OutOfMemory
 
 DATA = ("data.kind=coco", "data.train=train.json", "data.val=", "data.test=", "trainer.accelerator=cpu")
@@ -39,7 +39,7 @@ def test_steps_are_timed_in_the_precision_of_the_run(
 
     monkeypatch.setattr("ssd_effnet.study.estimate.build_criterion", watched)
     settings = (*DATA, f"data.root={few_pairs}", f"trainer.precision={precision}")
-    assert estimate(load_experiment(LITE0, settings, tiny=True)).step_seconds > 0
+    assert estimate_run(load_experiment(LITE0, settings, tiny=True)).step_seconds > 0
     assert seen == {dtype}
 
 
@@ -55,7 +55,7 @@ def test_steps_are_timed_with_the_threads_of_the_run(
     before = torch.get_num_threads()
     e = load_experiment(LITE0, (*DATA, f"data.root={few_pairs}", f"trainer.threads={wanted}"), tiny=True)
     with pytest.raises(RuntimeError, match=f"^{threads} threads"):
-        estimate(e, jobs)
+        estimate_run(e, jobs)
     assert torch.get_num_threads() == before
 
 
@@ -65,4 +65,4 @@ def test_too_little_memory_is_a_sentence(few_pairs: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("ssd_effnet.study.estimate.build_criterion", lambda e: fails)
     with pytest.raises(OutOfMemory, match=r"set trainer\.batch_size lower"):
-        estimate(load_experiment(LITE0, (*DATA, f"data.root={few_pairs}"), tiny=True))
+        estimate_run(load_experiment(LITE0, (*DATA, f"data.root={few_pairs}"), tiny=True))

@@ -26,7 +26,7 @@ from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences
 from ssd_effnet.study.search import work as working
 from ssd_effnet.study.search.found import best_trials, importances, trials_table, write_found
 from ssd_effnet.study.search.space import Choice, Range, read_space
-from ssd_effnet.study.search.work import Search, SearchError, counts, failures, open_study, plan, work
+from ssd_effnet.study.search.work import Search, SearchError, counts, failures, open_study, plan_search, run_trials
 from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run_directory import Interrupted, RunError
 
@@ -63,7 +63,7 @@ def files(few_pairs: Path, tmp_path: Path) -> Path:
 
 
 def planned(files: Path, *overrides: str, **options: Any) -> Search:
-    return plan(files / "tiny.yaml", files / "space.yaml", overrides, out=files / "search", **options)
+    return plan_search(files / "tiny.yaml", files / "space.yaml", overrides, out=files / "search", **options)
 
 
 # what may be drawn
@@ -152,7 +152,7 @@ def test_a_missing_space_names_its_neighbour(files: Path) -> None:
 def test_the_spaces_beside_the_experiments_hold_the_experiment(path: Path) -> None:
     """Its own values lie inside: a search starts around them."""
     e = load_experiment(ROOT / "experiments" / path.name)
-    for key, draw in plan(Path(path.stem), Path(path.stem)).space.items():  # both by name
+    for key, draw in plan_search(Path(path.stem), Path(path.stem)).space.items():  # both by name
         value = settings(e)[key]
         assert value in draw.values if isinstance(draw, Choice) else draw.low <= value <= draw.high, key
 
@@ -296,7 +296,7 @@ def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
     pretend(monkeypatch, lambda e, epoch: 100.0)
     search = planned(files)
     study = open_study(search)
-    work(search, study, 3, silent)
+    run_trials(search, study, 3, silent)
     found = write_found(search, study, files / "found.yaml")
     assert "trial 0, the best of 3" in found.description and "2 more have the same value" in found.description
 
@@ -305,7 +305,7 @@ def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypat
     pretend(monkeypatch, by_rate)
     search = planned(files, startup=4)
     study = open_study(search)
-    work(search, study, 16, silent)
+    run_trials(search, study, 16, silent)
     number = counts(study)
     assert number["finished"] + number["pruned"] == 16 and number["pruned"] >= 3
     assert all(trial.last_step in (1, 2) for trial in study.trials if trial.state == TrialState.PRUNED)
@@ -319,9 +319,9 @@ def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypat
     assert rows[0][1].strip() == str(best.number) and len(rows) == number["finished"]
 
     unbroken = [trial.params for trial in study.trials]
-    again = plan(files / "tiny.yaml", files / "space.yaml", out=files / "again", startup=4)
+    again = plan_search(files / "tiny.yaml", files / "space.yaml", out=files / "again", startup=4)
     for trials in (3, 16):  # stopped and resumed, it draws the same
-        work(again, open_study(again), trials, silent)
+        run_trials(again, open_study(again), trials, silent)
     assert [trial.params for trial in open_study(again).trials] == unbroken
 
 
@@ -340,7 +340,7 @@ def test_the_table_of_a_search_fits_its_terminal(files: Path, monkeypatch: pytes
     pretend(monkeypatch, by_rate)
     search = planned(files, "trainer.epochs=1")
     study = open_study(search)
-    work(search, study, 6, silent)
+    run_trials(search, study, 6, silent)
     for width, wide in ((200, True), (100, True), (50, False), (40, False)):
         table = trials_table(search, study, width=width)
         text = io.StringIO()
@@ -359,9 +359,9 @@ def test_without_pruning_every_trial_comes_to_its_end(files: Path, monkeypatch: 
     pretend(monkeypatch, by_rate)
     search = planned(files, startup=2, pruning=False)
     study = open_study(search)
-    work(search, study, 9, silent)
+    run_trials(search, study, 9, silent)
     assert importances(study) == {}  # of too few
-    work(search, study, 12, silent)
+    run_trials(search, study, 12, silent)
     assert counts(study)["finished"] == 12
     shares = importances(study)
     assert shares["optimizer.lr"] > shares["schedule.warmup_steps"] and sum(shares.values()) == pytest.approx(1)
@@ -384,7 +384,7 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
     lines: list[str] = []
     for rate, name in ((1e-2, "cosine"), (1e-5, "cosine"), (1e-4, "plateau"), (1e-4, "cosine"), (3e-4, "constant")):
         study.enqueue_trial({"optimizer.lr": rate, "schedule.name": name})
-    work(search, study, 2, lines.append)
+    run_trials(search, study, 2, lines.append)
     sentences = list(failures(study).values())
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 3, "running": 0}
     assert r"failed: the loss is nan at step 3\nwith a second line" in sentences
@@ -400,7 +400,7 @@ def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytes
     begun = pretend(monkeypatch, explodes)
     search = planned(files)
     with pytest.raises(SearchError, match="10 trials failed and 0 did not; the last one: failed: the loss is nan"):
-        work(search, open_study(search), 3, silent)
+        run_trials(search, open_study(search), 3, silent)
     assert len(begun) == 10
     with pytest.raises(SearchError, match="no trial has finished"):
         write_found(search, open_study(search), files / "found.yaml")
@@ -422,8 +422,8 @@ def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.M
     study = open_study(search)
     while troubles:
         with pytest.raises(type(error), match=str(error)):
-            work(search, study, 2, silent)
-    work(search, open_study(search), 2, silent)
+            run_trials(search, study, 2, silent)
+    run_trials(search, open_study(search), 2, silent)
     assert begun == ["tiny-trial0"] * 4 + ["tiny-trial1"]
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 0, "running": 0}
 
@@ -450,10 +450,10 @@ def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.Mo
     study = open_study(search)
     pretend(monkeypatch, dies)
     for _ in range(2):
-        assert in_processes(1, lambda: work(search, open_study(search), 1, silent)) == [9]
+        assert in_processes(1, lambda: run_trials(search, open_study(search), 1, silent)) == [9]
     assert counts(study)["running"] == 1
     begun, lines = pretend(monkeypatch, by_rate), []
-    work(search, open_study(search), 1, lines.append)  # type: ignore[arg-type]
+    run_trials(search, open_study(search), 1, lines.append)  # type: ignore[arg-type]
     assert begun == ["tiny-trial0"] and counts(study) == {"finished": 1, "pruned": 0, "failed": 0, "running": 0}
     first, last = study.trials[0], study.trials[-1]
     assert first.state == TrialState.FAIL and last.params == first.params and len(last.intermediate_values) == 4
@@ -462,9 +462,9 @@ def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.Mo
 
     pretend(monkeypatch, dies)
     for _ in range(3):
-        assert in_processes(1, lambda: work(search, open_study(search), 2, silent)) == [9]
+        assert in_processes(1, lambda: run_trials(search, open_study(search), 2, silent)) == [9]
     begun = pretend(monkeypatch, by_rate)
-    work(search, open_study(search), 2, silent)
+    run_trials(search, open_study(search), 2, silent)
     assert failures(study) == {1: "its process died 3 times"} and begun == ["tiny-trial2"]
 
 
@@ -472,7 +472,7 @@ def test_processes_at_the_same_time_share_the_trials(files: Path, monkeypatch: p
     pretend(monkeypatch, by_rate)
     search = planned(files)
     study = open_study(search)
-    assert in_processes(3, lambda: work(search, open_study(search), 8, silent)) == [0, 0, 0]
+    assert in_processes(3, lambda: run_trials(search, open_study(search), 8, silent)) == [0, 0, 0]
     assert 8 <= len(study.trials) <= 10 and counts(study)["running"] == 0  # two may draw the last one at once
     rates = [trial.params["optimizer.lr"] for trial in study.trials]
     assert len(set(rates)) == len(rates)  # not the same draws three times
@@ -482,7 +482,7 @@ def test_a_result_overwrites_nothing_else(files: Path, monkeypatch: pytest.Monke
     pretend(monkeypatch, by_rate)
     search = planned(files)
     study = open_study(search)
-    work(search, study, 1, silent)
+    run_trials(search, study, 1, silent)
     with pytest.raises(SearchError, match=r"tiny\.yaml: holds something that no search has written"):
         write_found(search, study, files / "tiny.yaml")
     write_found(search, study, files / "found.yaml")

@@ -31,8 +31,8 @@ from ssd_effnet.training.run_directory import describe_data
 from ssd_effnet.visualize.gallery import album
 from ssd_effnet.visualize.gallery.album import Item, View, below, fewest
 from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
-from ssd_effnet.visualize.gallery.drawing import FinishedRun, crop, markings, rings, whole, window
-from ssd_effnet.visualize.gallery.errors import all_items, write_errors
+from ssd_effnet.visualize.gallery.drawing import FinishedRun, cropped, markings, rings, whole, window
+from ssd_effnet.visualize.gallery.errors import error_items, write_errors
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def test_a_thumbnail_is_around_its_object_and_inside_the_picture() -> None:
     assert window(np.array([[0.0, 0, 90, 96]]), (96, 128)) == (0, 0, 128, 96)  # not more than there is
     picture = np.zeros((512, 640, 3), np.uint8)
     marked = [Marking("missed", box, ["missed"]), Marking("truth", box + 400, [""])]
-    small = crop([picture, picture[:, :, 0]], marked, window(box, (512, 640)), 110)
+    small = cropped([picture, picture[:, :, 0]], marked, window(box, (512, 640)), 110)
     assert (
         small.shape == (110, 224, 3)
         and (small == (230, 159, 0)).all(2).any()
@@ -160,7 +160,7 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path, capsys: pytest.Captu
 def test_missed_people_come_with_what_is_known_of_them(visible: Path) -> None:
     run = FinishedRun.load(visible)
     view = View(run, Errors(run.truth, run.detections))
-    people = [item for item in all_items(view) if item.kind == Kind.MISSED_UNSURE]
+    people = [item for item in error_items(view) if item.kind == Kind.MISSED_UNSURE]
     assert people and all("right box at score" in item.caption and item.score is not None for item in people)
     heights = [item.height for item in people]
     assert heights == sorted(heights, reverse=True)

@@ -86,12 +86,12 @@ class VGG16(Backbone):
         groups = []
         for number, (width, repeats) in enumerate(_GROUPS, start=1):
             rows = [(channels if i == 0 else width, width, 3, 1) for i in range(repeats)]
-            groups.append(_group(number, rows, batch_norm, bias=True))
+            groups.append(_vgg_group(number, rows, batch_norm, bias=True))
             channels = width
         self.conv1, self.conv2, self.conv3, self.conv4, self.conv5 = groups
         # A bias before batch norm does nothing; conv1 to conv5 keep theirs because the published weights have it.
-        self.conv6 = _group(6, [(512, 512, 3, 1), (512, 512, 1, 1)], batch_norm, bias=not batch_norm)
-        self.conv7 = _group(7, [(512, 256, 1, 1), (256, 512, 3, 2)], batch_norm, bias=not batch_norm)
+        self.conv6 = _vgg_group(6, [(512, 512, 3, 1), (512, 512, 1, 1)], batch_norm, bias=not batch_norm)
+        self.conv7 = _vgg_group(7, [(512, 256, 1, 1), (256, 512, 3, 2)], batch_norm, bias=not batch_norm)
         self.halve = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         self.pool4 = nn.MaxPool2d(3, stride=1, padding=1)
         self.levels = [Level("conv4_3", 512, 8), Level("conv6", 512, 16), Level("conv7", 512, 32)]
@@ -111,7 +111,9 @@ class VGG16(Backbone):
                     nn.init.zeros_(module.bias)
 
 
-def _group(number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool) -> FoldingSequential:
+def _vgg_group(
+    number: int, rows: list[tuple[int, int, int, int]], batch_norm: bool, *, bias: bool
+) -> FoldingSequential:
     """Convolutions ``conv<number>_1``, ``_2`` ... from rows (input channels, output channels, kernel, stride)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, outputs, kernel, stride) in enumerate(rows, start=1):

@@ -25,9 +25,9 @@ from ssd_effnet.study.search.work import (
     as_overrides,
     counts,
     drawn,
-    number_of,
-    shown,
     snapshot,
+    trial_number,
+    value_text,
 )
 
 _FOUND_BY = "Found by ssd-effnet search"
@@ -47,8 +47,8 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10, width: in
     names = ["trial", search.monitor, "epochs", *search.space]
     trials = []
     for trial in best_trials(search, study)[:count]:
-        values = (shown(value) for value in drawn(search, trial).values())
-        trials.append([str(number_of(study, trial)), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
+        values = (value_text(value) for value in drawn(search, trial).values())
+        trials.append([str(trial_number(study, trial)), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
     lines = [names, *trials]
 
     def widths(columns: Iterable[Sequence[str]]) -> list[int]:
@@ -113,10 +113,10 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
     found.trainer.threads = parent.trainer.threads
     changes = differences(found, parent)
     description = (
-        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {number_of(study, best)}, the best of "
-        f"{number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more failed), "
-        f"with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It was "
-        "chosen for this value, which is therefore better than what another seed or the test split will show."
+        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {trial_number(study, best)}, the best "
+        f"of {number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more "
+        f"failed), with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It "
+        "was chosen for this value, which is therefore better than what another seed or the test split will show."
         + (f" {equal - 1} more have the same value: which of them is best, it does not say." if equal > 1 else "")
     )
     lines = [

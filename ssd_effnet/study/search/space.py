@@ -95,14 +95,16 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
     space: Space = {}
-    for key, value in _leaves(content, base, str(path), ""):
+    for key, value in _space_leaves(content, base, str(path), ""):
         if key in space:
             raise ConfigError(f"{path}: key `{key}` stands there twice")
         space[key] = _draw(base, str(path), key, value)
     return space
 
 
-def _leaves(content: dict[Any, Any], base: ExperimentConfig, source: str, prefix: str) -> Iterator[tuple[str, Any]]:
+def _space_leaves(
+    content: dict[Any, Any], base: ExperimentConfig, source: str, prefix: str
+) -> Iterator[tuple[str, Any]]:
     known = list(key_types(base))
     groups = sorted({key[:end] for key in known for end, letter in enumerate(key) if letter == "."})
     for part, value in content.items():
@@ -116,7 +118,7 @@ def _leaves(content: dict[Any, Any], base: ExperimentConfig, source: str, prefix
         elif not isinstance(value, dict):
             raise ConfigError(f"{source}: key `{key}` is a group of settings, not one to draw ({value!r})")
         else:
-            yield from _leaves(value, base, source, f"{key}.")
+            yield from _space_leaves(value, base, source, f"{key}.")
 
 
 def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Draw:

@@ -47,7 +47,7 @@ class SearchError(Failure, RuntimeError):
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, how and where; :func:`plan` makes one.
+    """What is searched, how and where; :func:`plan_search` makes one.
 
     Attributes:
         file: the experiment that is searched around.
@@ -76,7 +76,7 @@ class Search:
         return metric_of(self.monitor)
 
 
-def plan(
+def plan_search(
     file: Path,
     space_file: Path,
     overrides: Sequence[str] = (),
@@ -200,7 +200,7 @@ def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search
             )
 
 
-def work(search: Search, study: optuna.Study, trials: int, echo: Callable[[str], None] = print) -> None:
+def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[[str], None] = print) -> None:
     """Run trials, one after the other, until ``trials`` are finished or pruned.
 
     A trial that fails is written down with its sentence, and another one takes its place. When the last ones are with
@@ -254,7 +254,7 @@ def last_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
     return dict(enumerate(last.values()))
 
 
-def number_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
+def trial_number(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """The number of a trial that is in its last attempt."""
     return next(k for k, last in last_attempts(study).items() if last.number == trial.number)
 
@@ -312,14 +312,17 @@ def label(value: Any) -> Any:
 
 def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None]) -> float:
     """The trial's run and its value; NaN, which Optuna counts as failed, where it failed by itself."""
-    number = number_of(trial.study, trial)
+    number = trial_number(trial.study, trial)
 
     def say(line: str) -> None:
         echo(f"trial {number}: {line}")
 
     _suggest(search, trial, number)
     values, judge = drawn(search, trial), Judge(search, trial)
-    say(("goes on: " if judge.reported else "") + ", ".join(f"{key} {shown(value)}" for key, value in values.items()))
+    say(
+        ("goes on: " if judge.reported else "")
+        + ", ".join(f"{key} {value_text(value)}" for key, value in values.items())
+    )
     name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{search.base.trainer.seed}")
     overrides = [
@@ -410,6 +413,6 @@ class Judge(Callback):
             trainer.logger.log_hyperparams(values, {f"search/best {self.search.monitor}": best})
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value for a table or a line."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import numpy as np
 from data_kaist.errors import DataError
 from ssd_effnet.drawing import Marking, beside, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, box_column
-from ssd_effnet.visualize.gallery.drawing import FinishedRun, crop, labels, markings, rings, whole, window
+from ssd_effnet.visualize.gallery.drawing import FinishedRun, cropped, labels, markings, rings, whole, window
 from ssd_effnet.visualize.gallery.page import GalleryEntry, Large
 
 MOST_BYTES = 55e6
@@ -183,7 +183,7 @@ def _thumbnail(
     focus = Marking("focus", box[None])
     parts = []
     for view, of_view, boxes in zip(views, images, marked, strict=True):
-        part = crop(of_view, [*boxes, focus], shown, side)
+        part = cropped(of_view, [*boxes, focus], shown, side)
         parts.append(with_caption(part, view.name) if view.name else part)
     return beside(parts)
 

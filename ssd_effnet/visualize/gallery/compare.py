@@ -24,7 +24,7 @@ from ssd_effnet.visualize.gallery.album import (
     person,
 )
 from ssd_effnet.visualize.gallery.drawing import FinishedRun
-from ssd_effnet.visualize.gallery.errors import at_point, floor_note, percent
+from ssd_effnet.visualize.gallery.errors import as_percent, at_point, floor_note
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
 
 ONLY_A, ONLY_B, ALARM_A, ALARM_B = "only_a", "only_b", "alarm_a", "alarm_b"
@@ -64,11 +64,11 @@ def write_comparison(
         View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name)
         for run, name in zip((a, b), "AB", strict=True)
     ]
-    items = all_items(*views)
+    items = disagreement_items(*views)
     shown = fewest(items, count)
     entries, pictures = paste(views, shown, most_bytes)
     lines = [
-        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {percent(view.errors.miss_rate())}; "
+        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {as_percent(view.errors.miss_rate())}; "
         f"{at_point(view.errors)}."
         for view in views
     ]
@@ -84,7 +84,7 @@ def write_comparison(
     return page
 
 
-def all_items(a: View, b: View) -> list[Item]:
+def disagreement_items(a: View, b: View) -> list[Item]:
     """People found by one run only, tallest first; then its own false alarms by score."""
     height = heights_of(a)
     items = []
@@ -92,7 +92,7 @@ def all_items(a: View, b: View) -> list[Item]:
         rows = np.flatnonzero(here.errors.counted & here.errors.point.found & ~there.errors.point.found)
         for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
             score = here.errors.detections.scores[here.errors.matches.box_matched_by[g]]
-            items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {_missed(there, g)}"))
+            items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {_missed_by(there, g)}"))
     for kind, here, there in ((ALARM_A, a, b), (ALARM_B, b, a)):
         rows = np.flatnonzero(alone(here.errors, there.errors))
         scores = here.errors.detections.scores[rows]
@@ -100,7 +100,7 @@ def all_items(a: View, b: View) -> list[Item]:
     return items
 
 
-def _missed(view: View, g: int) -> str:
+def _missed_by(view: View, g: int) -> str:
     row = int(view.errors.matches.box_matched_by[g])
     below = f"{view.errors.detections.scores[row]:.2f} only" if row >= 0 else "no score"
     return f"{view.name} at {below}, "

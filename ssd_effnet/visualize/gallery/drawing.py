@@ -164,7 +164,7 @@ def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int
     return left, top, right, bottom
 
 
-def crop(
+def cropped(
     images: Sequence[np.ndarray], marked: Sequence[Marking], shown: tuple[int, int, int, int], side: int
 ) -> np.ndarray:
     """A part of each image with its boxes, beside each other, the longer side of each ``side`` pixels."""

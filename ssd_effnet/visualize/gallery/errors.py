@@ -54,7 +54,7 @@ def write_errors(
     """
     tested = FinishedRun.load(run, overrides, of_class)
     view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
-    items = all_items(view)
+    items = error_items(view)
     shown = fewest(items, count)
     entries, pictures = paste([view], shown, most_bytes)
     page = GalleryPage(
@@ -69,7 +69,7 @@ def write_errors(
     return page
 
 
-def all_items(view: View) -> list[Item]:
+def error_items(view: View) -> list[Item]:
     """All errors at the operating point: missed people by height, false alarms by score."""
     errors = view.errors
     height = heights_of(view)
@@ -104,7 +104,7 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
         f"{len(view.run.frames):,} frames, {view.run.modality}, annotations: {view.run.annotations}.",
         f"Subset {errors.subset.name.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
-        f"{percent(errors.miss_rate())} (matlab rules).",
+        f"{as_percent(errors.miss_rate())} (matlab rules).",
         f"Operating point: {at_point(errors)}.",
         *floor_note(errors),
     ]
@@ -178,8 +178,8 @@ def price(before: float, after: float) -> tuple[str, str | Bar]:
     if np.isnan(before) or np.isnan(after):
         return "–", "–"
     gain = before - after
-    return percent(after), Bar(f"{100 * gain:.1f}", min(abs(gain), 1), minus=gain < -5e-5)
+    return as_percent(after), Bar(f"{100 * gain:.1f}", min(abs(gain), 1), minus=gain < -5e-5)
 
 
-def percent(value: float) -> str:
+def as_percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.1f} %"
