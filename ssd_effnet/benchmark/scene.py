@@ -50,6 +50,7 @@ def found(
     candidates: int,
     *,
     spread: bool,
+    persons: int = 12,
     size: tuple[int, int] = SIZE,
     seed: int = 2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +58,7 @@ def found(
 
     Args:
         spread: over the whole frame, as of an untrained network, where few boxes suppress each other; otherwise those
-            anchors score that lie nearest to twelve people, and their boxes lie there too.
+            anchors score that lie nearest to ``persons`` people, and their boxes lie there too.
     """
     random = torch.Generator().manual_seed(seed)
     count = len(anchors_cxcywh)
@@ -66,7 +67,7 @@ def found(
     if spread:
         chosen = torch.randperm(count, generator=random)[:candidates]
     else:
-        boxes = people(1, 12, size, seed)[0]
+        boxes = people(1, persons, size, seed)[0]
         half = anchors_cxcywh[:, 2:] / 2
         corners = torch.cat([anchors_cxcywh[:, :2] - half, anchors_cxcywh[:, :2] + half], 1)
         overlap, whose = iou(boxes, corners).max(0)

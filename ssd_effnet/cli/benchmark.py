@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 STAGES = {
     "data": "training pair, test pair, kept frames; against Pillow + numpy",
     "loss": "MultiBox, forward and backward; against a loop over images",
-    "postprocess": "decoding and NMS; against a loop over an n x n matrix",
+    "postprocess": "decoding and NMS; against a loop over boxes",
+    "whole": "training step and inference of lite0 and 00_vgg16; against the same with loops for the loss and NMS",
     "evaluate": "miss rates of a test split; against a loop over images",
     "forward": "VGG16-BN, EfficientNet-B4, lite0; against NCHW without folding and efficientnet-pytorch",
     "export": "an ONNX file of lite0 in onnxruntime; against the detector in torch",
@@ -129,6 +130,10 @@ def rows_of(stage: str, a: argparse.Namespace, folder: Path) -> Iterator[Row]:
         from ssd_effnet.benchmark.postprocess import benchmark_postprocess
 
         return benchmark_postprocess(runs=a.runs, **sized)
+    if stage == "whole":
+        from ssd_effnet.benchmark.whole import benchmark_whole
+
+        return benchmark_whole(runs=a.runs, batch=a.batch, **sized)
     if stage == "evaluate":
         from ssd_effnet.benchmark.evaluate import benchmark_evaluate
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import nn
 
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
@@ -50,15 +51,38 @@ class EMAWeightAveraging(callbacks.WeightAveraging):
     Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
     ``num_updates``), so that the first steps are soon forgotten. t travels in the checkpoint.
 
+    The average lies where the weights do, and no update waits for the device.
+
     Args:
         decay: of a long run, in 0..1.
     """
 
     def __init__(self, decay: float) -> None:
-        def follow(average: torch.Tensor, now: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return average + (now - average) * torch.clamp(9 / (10 + t), min=1 - decay)
+        super().__init__()
+        self.decay = decay
 
-        super().__init__(avg_fn=follow)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._average_model is not None
+        if trainer.global_step > self._latest_update_step:  # not within accumulated gradients
+            self.follow(self._average_model.module, pl_module, self._latest_update_step)
+            self._average_model.n_averaged += 1
+            self._latest_update_step = trainer.global_step
+
+    @torch.no_grad()
+    def follow(self, average: nn.Module, module: nn.Module, t: int) -> None:
+        """Update ``t``, from 0, of the weights and statistics of ``average`` by those of ``module``."""
+        share = max(9 / (10 + t), 1 - self.decay) if t else 1.0
+        averages, values = ([*m.parameters(), *m.buffers()] for m in (average, module))
+        numbers = [i for i, old in enumerate(averages) if old.is_floating_point()]
+        for i in set(range(len(averages))) - set(numbers):  # counts
+            averages[i].copy_(values[i])
+        torch._foreach_lerp_([averages[i] for i in numbers], [values[i] for i in numbers], share)
 
 
 class MetricsCsv(Callback):

@@ -22,7 +22,7 @@ from ssd_effnet.evaluation.scores import Scores, named_figures, score_classes
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import NonFiniteError
 
-LOG_EVERY = 10  # steps
+LOG_EVERY = 10  # steps, for logging and for reading whether losses are finite
 LOSSES = ("loss_total", "loss_cls", "loss_loc")
 
 
@@ -30,6 +30,21 @@ _REMEDY = (
     "; the last good checkpoint stays. A lower optimizer.lr, optimizer.gradient_clip or schedule.warmup_steps usually "
     "helps."
 )
+
+
+class UnreadLoss(NamedTuple):
+    """A step's loss that the host has not read yet.
+
+    Attributes:
+        step: optimiser steps before it.
+        of_all: scalar, mean over all processes; ``mine``: of this one.
+        names: the frames of this process's share.
+    """
+
+    step: int
+    of_all: torch.Tensor
+    mine: torch.Tensor
+    names: Sequence[str]
 
 
 class ImageFindings(NamedTuple):
@@ -81,6 +96,7 @@ class TrainingModule(LightningModule):
         self.channel_names = channel_names
         self.experiment = experiment
         self.classes = classes
+        self.unread: list[UnreadLoss] = []
         self.found: dict[int, ImageFindings] = {}  # by the place of a batch's first image
         self.results: dict[str, tuple[DetectionTable, dict[str, Scores]]] = {}  # scores by class
 
@@ -98,26 +114,38 @@ class TrainingModule(LightningModule):
         # drop-connect draws from torch's generator: begun anew each step, a resumed run draws what an unbroken one does
         place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        if batch_idx % LOG_EVERY == 0:
-            self._log_input(batch)
         losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
         of_all = mean_over_processes(torch.stack([losses.total, losses.cls, losses.loc]).detach())
-        if not torch.isfinite(of_all[0]):  # every process knows, so every process comes here
-            mine = [] if torch.isfinite(losses.total) else batch.names
-            self._stop(of_all[0], [name for names in gather_from_processes(mine) for name in names])
+        self.unread.append(UnreadLoss(self.global_step, of_all[0], losses.total.detach(), batch.names))
+        for name, value in zip(LOSSES, of_all, strict=True):
+            self.log(f"train_epoch/{name}", value, on_step=False, on_epoch=True, batch_size=len(batch.names))
+        # each reading is a wait for a GPU; Lightning's logger looks at the same steps
+        if (self.global_step + 1) % LOG_EVERY == 0 or self.trainer.is_last_batch:
+            self._refuse_non_finite_losses()
+            self._log_step(batch, of_all)
+        return losses.total
+
+    def _refuse_non_finite_losses(self) -> None:
+        """Read the losses of the steps since the last reading: every process reads the same and comes here."""
+        unread, self.unread = self.unread, []
+        finite = torch.stack([loss.of_all for loss in unread]).isfinite().tolist()
+        if not all(finite):
+            loss = unread[finite.index(False)]
+            mine = [] if loss.mine.isfinite() else loss.names
+            self._stop(loss.of_all, loss.step, [n for names in gather_from_processes(mine) for n in names])
+
+    def _log_step(self, batch: Batch, of_all: torch.Tensor) -> None:
+        self._log_input(batch)
         for name, value in zip(LOSSES, of_all, strict=True):
             self.log(f"train/{name}", value, prog_bar=name == "loss_total", batch_size=len(batch.names))
-            self.log(f"train_epoch/{name}", value, on_step=False, on_epoch=True, batch_size=len(batch.names))
-        optimizer = self.optimizers()
-        for group in optimizer.param_groups:  # type: ignore[union-attr]
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             self.log(f"lr/{group['name']}", group["lr"])
-        return losses.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self.detector(batch.images)
         losses: Losses = self.criterion(outputs, batch.targets)
         if not torch.isfinite(losses.total):
-            self._stop(losses.total, batch.names)
+            self._stop(losses.total, self.global_step, batch.names)
         self._collect(outputs, batch, losses)
 
     def on_validation_epoch_end(self) -> None:
@@ -149,9 +177,9 @@ class TrainingModule(LightningModule):
             if isinstance(config.scheduler, ReduceLROnPlateau) and (self.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
-    def _stop(self, loss: torch.Tensor, names: Sequence[str]) -> NoReturn:
+    def _stop(self, loss: torch.Tensor, step: int, names: Sequence[str]) -> NoReturn:
         raise NonFiniteError(
-            f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) on the frames "
+            f"the loss is {loss.item()} at step {step} (epoch {self.current_epoch}) on the frames "
             f"{', '.join(names)}{_REMEDY}"
         )
 

@@ -521,7 +521,7 @@ def _trainer(
     if "val" in datasets:
         callbacks.append(Pictures(datasets["val"], t.panel_images))
     on_terminal = sys.stderr.isatty()
-    callbacks.append(TQDMProgressBar() if on_terminal else EpochLines(waiting, echo))
+    callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(waiting, echo))
     for noise in (
         ".*many workers.*",
         ".*Checkpoint directory .* exists.*",

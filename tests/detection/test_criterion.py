@@ -1,12 +1,11 @@
 """Matching and losses by hand."""
 
 from dataclasses import fields
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import NoWaits
 
 from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
@@ -110,18 +109,6 @@ def test_a_batch_without_any_object_still_teaches() -> None:
 def test_a_batch_of_ignore_regions_only_is_zero_and_finite() -> None:
     losses = DetectionLoss(MultiBoxLoss())(outputs(1), targets([([0, 0, 40, 20], True)]))
     assert losses.total.item() == 0
-
-
-class NoWaits(TorchDispatchMode):
-    """Forbids every operation at which the host would wait for a GPU, or whose shape depends on values."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        masks = [x for x in args[1] if x is not None and x.dtype == torch.bool] if name.startswith("index") else []
-        assert name not in {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim"} and not masks, (
-            name
-        )
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("class_loss", CLASS_LOSSES)

@@ -218,16 +218,12 @@ def multibox_loss(
 
 
 def nms(boxes_xyxy: torch.Tensor, scores: torch.Tensor, threshold: float) -> list[int]:
-    """Rows that stay, best first: sort, all n x n overlaps, a loop."""
-    order = scores.sort(descending=True, stable=True).indices
-    ordered = boxes_xyxy[order]
-    too_close = (iou_matrix(ordered, ordered) > threshold).numpy()
-    gone = np.zeros(len(order), bool)
+    """Rows that stay, best first: take the best, drop what overlaps it, repeat."""
+    left = scores.sort(descending=True, stable=True).indices
     kept = []
-    for i, row in enumerate(order.tolist()):
-        if not gone[i]:
-            kept.append(row)
-            gone |= too_close[i]
+    while len(left):
+        kept.append(int(left[0]))
+        left = left[1:][iou_matrix(boxes_xyxy[left[:1]], boxes_xyxy[left[1:]])[0] <= threshold]
     return kept
 
 
