@@ -13,7 +13,7 @@ from ssd_effnet.benchmark.reference import stages as reference
 from ssd_effnet.benchmark.rows import Row, agree, compared
 from ssd_effnet.build import build_criterion, build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
-from ssd_effnet.structures import RawOutputs
+from ssd_effnet.structures import Detections, RawOutputs
 from ssd_effnet.training.runtime import in_turns
 
 
@@ -62,7 +62,8 @@ def _rows(name: str, runs: int, batch: int, size: tuple[int, int]) -> Iterator[R
         with torch.inference_mode():
             detector(images[:1])
             if own:
-                return post(RawOutputs(logits, offsets, anchors), size).image(0)[1]
+                found: Detections = post(RawOutputs(logits, offsets, anchors), size)
+                return found.image(0)[1]
             return reference.postprocess(logits, offsets, anchors, size)[0][1]
 
     for people in (3, 50):
