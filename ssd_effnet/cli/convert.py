@@ -20,6 +20,7 @@ examples:
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,5 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(split)
     if splits := settings_for(done):
         words = ["data.kind=coco", f"data.root={a.out}", *splits]
-        print(f"to train: ssd-effnet train lite0 {shlex.join(words)}")
+        is_script = Path(sys.argv[0]).name == "convert.py"  # its caller has the scripts at hand
+        train = "scripts/train.py experiments/lite0.yaml" if is_script else "ssd-effnet train lite0"
+        print(f"to train: {train} {shlex.join(words)}")
     return 0

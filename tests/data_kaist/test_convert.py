@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -399,18 +400,33 @@ def test_voc_beside_the_images(tmp_path: Path) -> None:
         convert("voc", root, out)
 
 
-@pytest.mark.parametrize("form", ["citypersons", "llvip", "pennfudan", "yolo"])
+@pytest.mark.parametrize(
+    ("form", "called", "command"),
+    [
+        ("citypersons", "ssd-effnet", ["ssd-effnet", "train", "lite0"]),
+        ("llvip", "scripts/convert.py", ["scripts/train.py", "experiments/lite0.yaml"]),
+        ("pennfudan", "scripts/convert.py", ["scripts/train.py", "experiments/lite0.yaml"]),
+        ("yolo", "ssd-effnet", ["ssd-effnet", "train", "lite0"]),
+    ],
+)
 def test_the_command_that_is_printed_runs(
-    form: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    form: str,
+    called: str,
+    command: list[str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its settings are accepted, every split has images, and those of the test split are those of test.json."""
     out = tmp_path / "my data"
+    monkeypatch.setattr(sys, "argv", [called])
     source = request.getfixturevalue(form)
     assert main([form, str(source), str(out)]) == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if "ssd-effnet train" in line]
-    script, train, name, *overrides = shlex.split(command.partition("to train: ")[2])
-    experiment = load_experiment(name, overrides)
-    assert (script, train) == ("ssd-effnet", "train") and experiment.data.root == str(out)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to train: ")]
+    words = shlex.split(line.partition("to train: ")[2])
+    experiment = load_experiment(Path(words[len(command) - 1]).stem, words[len(command) :])
+    assert words[: len(command)] == command and experiment.data.root == str(out)
     datasets = {stage: build_dataset(experiment, stage) for stage in ("train", "val", "test")}
     assert all(map(len, datasets.values()))
     test = "val.json" if form in ("citypersons", "pennfudan") else "test.json"
