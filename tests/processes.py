@@ -1,9 +1,11 @@
-"""Two processes of one run, forked, so that a test of them takes no longer than what they do."""
+"""Other processes, forked, so that a test of them takes no longer than what they do."""
 
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -26,6 +28,21 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+@contextmanager
+def in_the_background(work: Callable[[Event], None]) -> Iterator[None]:
+    """``work`` goes on in a process of its own, from where it has set its event; killed in the end."""
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    process = fork.Process(target=work, args=(begun,), daemon=True)
+    process.start()
+    try:
+        assert begun.wait(60)
+        yield
+    finally:
+        process.kill()
+        process.join()
 
 
 def in_processes(count: int, path: Any, work: Callable[[], Any]) -> list[Any]:

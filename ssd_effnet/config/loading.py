@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_origin
 
@@ -85,7 +87,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     """
     path = find_experiment(path)
     chain = _chain(path)
-    config = OmegaConf.structured(defaults())
+    config = deepcopy(_defaults())
     config.plugins = _needed_plugins((str(p), layer.get("plugins")) for p, layer in reversed(chain))
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
         kept = {k: v for k, v in layer.items() if k != "plugins" and (layer is chain[0][1] or k not in _OWN)}
@@ -111,12 +113,21 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     return experiment
 
 
+@cache
+def _defaults() -> DictConfig:
+    """The defaults as OmegaConf has them, to be copied: making them takes five times as long."""
+    config: DictConfig = OmegaConf.structured(defaults())
+    return config
+
+
 def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
     """A copy with overrides of keys that only say where it runs.
 
     Raises:
         ConfigError: one of a key that is none of :data:`WHERE`, or that :func:`load_experiment` would refuse.
     """
+    if not overrides:
+        return deepcopy(experiment)
     config = OmegaConf.structured(experiment)
     for override in overrides:
         source = f"override {override!r}"
@@ -135,7 +146,7 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
     Raises:
         ConfigError: this version does not know such an experiment.
     """
-    config = OmegaConf.structured(defaults())
+    config = deepcopy(_defaults())
     content = {str(key): value for key, value in content.items()}
     config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
     _apply(config, [(content, source)])
@@ -174,8 +185,8 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
     named = (EXPERIMENTS / folder, Path("experiments", folder))
     folders = [beside / path.parent, *(named if len(path.parts) == 1 else ())]
     files = [Path(place, name) for place in folders for name in (path.name, f"{path.name}.yaml")]
-    if there := [file for file in files if file.is_file()]:
-        return there[0]
+    if there := [file for file in files if file.is_file()]:  # one that calls itself its base means the project's
+        return next((file for file in there if base_of is None or not file.samefile(base_of)), there[0])
     others = [file.name for place in (*folders, named[0]) for file in sorted(place.glob("*.yaml")) if file != base_of]
     where = f"{base_of}: key `base`: {path}" if base_of else path
     raise ConfigError(f"{where}: there is no such experiment file{nearest(f'{path.stem}.yaml', others)}")

@@ -217,7 +217,9 @@ class TrainerConfig:
     validate_every: int = 1  # epochs
     monitor: str = "val/MR/reasonable_all"  # what chooses `best`
     test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
-    panel_images: int = 8  # validation pictures in TensorBoard, the same each epoch
+    panel_images: int = (
+        8  # validation pictures in TensorBoard, the same each epoch, beside the MR-FPPI curve; 0: neither
+    )
 
 
 @dataclass

@@ -54,8 +54,8 @@ def doubt(
     """A sentence where detections look as if they were written another way than they are read.
 
     Units and corners, the numbering of images and categories are tried. A repair counts where it finds a share of
-    :data:`LIFT` of the persons more, and more than it would find on other images by chance. And the end is looked at:
-    whether the last images are silent that would not be if the detector had seen them.
+    :data:`LIFT` of the persons more, and more than it would find on other images by chance. Before, images are looked
+    for that the detector was not shown: at the end, or all but every second, third ... one.
 
     Args:
         truth: of the images.
@@ -69,8 +69,8 @@ def doubt(
     person = truth.of_class.copy()
     silent = f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
     if len(table):
-        if early := _ends_early(truth, person, table):
-            return early
+        if fewer := _ends_early(truth, person, table) or _skips(images, table):
+            return fewer
         silent = ""
     peopled = np.unique(truth.box_image[person])
     sample = np.isin(np.arange(images), peopled[:: -(-len(peopled) // _MOST_IMAGES) or 1])
@@ -165,6 +165,18 @@ def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTa
     return (
         f"it ends at image {last + 1:,} of {truth.n_images:,}: the last {missing:,} ({share:.0%}) have no detection, "
         f"while of those before {seen.mean():.0%} have one; was it written to its end?"
+    )
+
+
+def _skips(images: int, table: DetectionTable) -> str:
+    """A sentence where detections lie on every second, third ... image and on no other, on at least half of those."""
+    places = np.unique(table.image_index)
+    step = int(np.gcd.reduce(np.diff(places))) if len(places) >= 10 else 1
+    if step < 2 or 2 * len(places) < images / step:
+        return ""
+    return (
+        f"all its detections lie on images that are {step} apart, {len(places):,} of {images:,}; "
+        "are they of this split, and of all of it?"
     )
 
 

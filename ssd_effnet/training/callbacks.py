@@ -190,7 +190,7 @@ class Pictures(Callback):
     def __init__(self, dataset: DetectionDataset, count: int = 8, min_score: float = 0.3) -> None:
         self.dataset = dataset
         self.min_score = min_score
-        self.chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, count)}) if count else []
+        self.chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, count)})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         board = getattr(trainer.logger, "experiment", None) if trainer.is_global_zero else None

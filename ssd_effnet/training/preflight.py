@@ -32,20 +32,27 @@ def blank(experiment: ExperimentConfig) -> torch.Tensor:
 
 
 def refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
-    """A norm of one value has nothing to normalise by; in batches of one image, torch stops at it in the first step."""
-    if images > 1:
-        return
+    """A norm of one value has nothing to normalise by.
+
+    A batch norm has one in batches of one image, and torch stops there in the first step. A group norm looks at one
+    image however many there are, and gives its bias.
+    """
 
     def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         batch, channels, *size = inputs[0].shape
-        if inputs[0].numel() == batch * (norm.num_groups if isinstance(norm, nn.GroupNorm) else channels):
+        groups, why = channels, "a batch has one image; set trainer.batch_size to 2 or more (with as many to train on)"
+        if isinstance(norm, nn.GroupNorm):
+            groups, why = norm.num_groups, "a group is one channel; set backbone.norm to batch"
+        if inputs[0].numel() == batch * groups:
             raise RunError(
-                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and a batch has "
-                "one image; set trainer.batch_size to 2 or more (with as many images to train on), input.size higher, "
-                "or extras.strides shorter"
+                f"{name} would normalise a single value: its map is {'x'.join(map(str, size))} pixels, and {why}, "
+                "input.size higher, or extras.strides shorter"
             )
 
-    norms = {name: part for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)}
+    kinds = (nn.GroupNorm,) if images > 1 else (nn.GroupNorm, nn.BatchNorm2d)
+    norms = {name: part for name, part in detector.named_modules() if isinstance(part, kinds)}
+    if not norms:
+        return
     hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
     detector.eval()
     with torch.no_grad():

@@ -518,7 +518,7 @@ def _trainer(
     ]
     if t.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
-    if "val" in datasets:
+    if "val" in datasets and t.panel_images:
         callbacks.append(Pictures(datasets["val"], t.panel_images))
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(waiting, echo))
@@ -584,5 +584,6 @@ def _log_test(
     # with these names, they are the first columns
     trainer.logger.log_hyperparams({"Experiment": experiment.name, "Seed": experiment.trainer.seed, **hparams}, figures)
     trainer.logger.experiment.add_text("test/annotations", build_annotations(experiment, "test"))
-    trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure(curves))
+    if experiment.trainer.panel_images:
+        trainer.logger.experiment.add_figure("test/miss_rate_over_fppi", miss_rate_figure(curves))
     trainer.logger.save()

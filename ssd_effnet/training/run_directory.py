@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -180,7 +182,8 @@ class RunDirectory:
         """
         if not self.config_file.is_file():
             raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
-        return load_experiment(self.config_file)
+        stat = self.config_file.stat()
+        return deepcopy(_config(self.config_file, (stat.st_mtime_ns, stat.st_ino, stat.st_size)))
 
     def at_hand(self, experiment: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
         """The run's experiment with its data where they are now; their fingerprint proves that they are the same.
@@ -503,6 +506,12 @@ def checkpoint_file(path: Path) -> Path:
             return file
     wanted = " and ".join(map(str, files))
     raise WeightsError(f"{path}: is no run directory with a checkpoint of its own; looked for {wanted}")
+
+
+@functools.lru_cache(maxsize=256)
+def _config(file: Path, stamp: tuple[int, ...]) -> ExperimentConfig:
+    """A run's config; ``stamp`` is another one where somebody has written the file anew."""
+    return load_experiment(file)
 
 
 def _changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:

@@ -12,11 +12,14 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.fusion import CHANNELS
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+KINDS = ("00_vgg16", "05_deconv", "06_weighted_fusion", "08_bifpn", "10_nas_fpn", "efficientdet_d0", "lite0")
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=() if p.stem in KINDS else pytest.mark.slow) for p in EXPERIMENTS]
+)
 def test_an_experiment_takes_a_step(path: Path) -> None:
-    e = load_experiment(path, tiny=True)
+    e = load_experiment(path, ["input.size=[64,96]"], tiny=True)
     assert e.name == f"{path.stem}-tiny"
     torch.manual_seed(0)
     detector = build_detector(e)[0].train()

@@ -49,30 +49,10 @@ def test_no_detections_are_zero_and_nobody_to_find_is_no_number() -> None:
         assert list(scores) == ["AP", "AP50", "AP75"] and all(map(math.isnan, scores.values()))
 
 
-def test_ap50_halves_where_a_false_detection_is_surer() -> None:
-    assert average_precision([image(BOX)], table((0, ELSEWHERE, 0.9), (0, BOX, 0.8)))["AP50"] == pytest.approx(50)
-    assert average_precision([image(BOX)], table((0, ELSEWHERE, 0.7), (0, BOX, 0.8)))["AP50"] == pytest.approx(100)
-
-
 def test_precision_is_made_to_fall_only() -> None:
     """Right, wrong, right: precision 1 at the 51 recalls up to a half, then 2/3 at the other 50."""
     found = table((0, BOX, 0.9), (0, (500, 100, 530, 160), 0.8), (0, ELSEWHERE, 0.7))
     assert average_precision([image(BOX, ELSEWHERE)], found)["AP"] == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
-
-
-def test_a_crowd_takes_any_number_by_the_share_of_the_detection_inside() -> None:
-    truth = [image(BOX, ELSEWHERE, labels=["person", "people"])]
-    inside = [(0, (305, 305, 315, 325), 0.9 + i / 100) for i in range(3)]  # a ninth of the region each
-    assert average_precision(truth, table(*inside, (0, BOX, 0.5)))["AP"] == pytest.approx(100)
-
-
-def test_nobody_is_no_number_whatever_is_detected() -> None:
-    scores = average_precision([image(BOX, labels=["people"])], table((0, BOX, 0.9)))
-    assert all(map(math.isnan, scores.values()))
-
-
-def test_another_images_person_is_not_found() -> None:
-    assert average_precision([image(BOX), image(ELSEWHERE)], table((0, ELSEWHERE, 0.9), (1, BOX, 0.8)))["AP"] == 0
 
 
 def test_the_best_hundred_of_an_image_enter() -> None:

@@ -90,13 +90,6 @@ def test_by_hand() -> None:
     )
 
 
-def test_a_box_put_right_takes_the_person_from_one_less_sure() -> None:
-    one = images([PERSON], [])
-    found = errors(one, (0, shifted(0.5), 0.9), (0, shifted(0.1), 0.3), min_score=0.5)
-    assert found.at_point(Kind.MISPLACED).tolist() == [0] and found.at_point(Kind.MISSED_MISPLACED).tolist() == [0]
-    assert found.miss_rate_if_put_right() == mr(one, (0, PERSON, 0.9))  # and the other is no duplicate
-
-
 def test_badly_placed_upon_one_who_does_not_count() -> None:
     ignored = [Annotations.from_rows([PERSON], ["people"], size=SIZE)]
     found = errors(ignored, (0, (130, 100, 200, 200), 0.9), (0, shifted(0.1), 0.8), min_score=0.5)
@@ -118,18 +111,6 @@ def test_the_operating_point_keeps_within_its_fppi() -> None:
     assert alike.point.shown.all() and alike.point.fppi == 1
     nobody = errors(ten)
     assert math.isnan(nobody.point.min_score) and nobody.missed.all() and nobody.miss_rate() == 1
-
-
-def test_only_the_subset_counts() -> None:
-    two = [
-        Annotations.from_rows([PERSON], size=SIZE, daytime="day"),
-        Annotations.from_rows([PERSON], size=SIZE, daytime="night"),
-    ]
-    truth, found = MissRateEvaluator(two), table((0, FAR, 0.9), (1, FAR, 0.8))
-    night = Errors(truth, found, "reasonable_night", min_score=0.5)
-    assert (
-        night.images == 1 and night.at_point(Kind.BACKGROUND).tolist() == [1] and night.missed.tolist() == [False, True]
-    )
 
 
 def test_groups() -> None:

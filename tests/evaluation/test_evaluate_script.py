@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from fontTools import ttLib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
@@ -38,12 +39,6 @@ FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
 XYWH = (100, 100, 30, 60)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
     """Three frames, each with one person."""
@@ -68,7 +63,7 @@ def found(tmp_path: Path) -> Path:
 
 def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "new" / "out.json", tmp_path / "plots" / "out.png"
-    done = run("--annotations", truth, "--detections", found, "--json", out, "--plot", picture)
+    done = command("evaluate", "--annotations", truth, "--detections", found, "--json", out, "--plot", picture)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 
@@ -94,7 +89,9 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("rules", "kept"), [("matlab", {"matlab"}), ("python", {"python"})])
 def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
-    done = run("--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json")
+    done = command(
+        "evaluate", "--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json"
+    )
     assert done.returncode == 0, done.stderr
     assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {
         "annotations",
@@ -108,7 +105,7 @@ def test_files_of_one_stem_stay_apart(truth: Path, found: Path, tmp_path: Path) 
     other = tmp_path / "other" / "found.txt"
     other.parent.mkdir()
     other.write_text("")
-    done = run("--annotations", truth, "--detections", found, other, "--json", tmp_path / "o.json")
+    done = command("evaluate", "--annotations", truth, "--detections", found, other, "--json", tmp_path / "o.json")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "o.json").read_text())
     assert list(results) == [f"{tmp_path.name}/found.txt", "other/found.txt"]
@@ -132,7 +129,7 @@ def test_short_names(tmp_path: Path) -> None:
 def test_a_file_without_detections_is_doubted_and_scored_alike_in_table_and_json(truth: Path, tmp_path: Path) -> None:
     nobody, out = tmp_path / "nobody.txt", tmp_path / "o.json"
     nobody.write_text("")
-    done = run("--annotations", truth, "--detections", nobody, "--json", out)
+    done = command("evaluate", "--annotations", truth, "--detections", nobody, "--json", out)
     assert done.returncode == 0
     assert done.stderr == (
         f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
@@ -164,9 +161,10 @@ def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: 
         ):
             table = ground_truth.read_detections(out / name)
         assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]
-    done = run("--annotations", truth, "--detections", out / "detections.json", out / "detections_kaist.txt")
+    files = (out / "detections.json", out / "detections_kaist.txt")
+    done = command("evaluate", "--annotations", truth, "--detections", *files)
     assert done.returncode == 0 and done.stderr.count("warning: ") == 2, done.stderr
-    kept, (table, _) = ground_truth.read_all([out / "detections.json", out / "detections_kaist.txt"])
+    kept, (table, _) = ground_truth.read_all([*files])
     assert kept.names == ground_truth.names[1:] and table.image_index.tolist() == [0, 1]
     assert kept.annotations == ground_truth.annotations[1:] and "the 2 images that were looked at" in done.stdout
     listing["images"] = listing["images"][:1]
@@ -197,9 +195,11 @@ def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> Non
             file = root / folder / f"{name}.{ending}"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-    done = run("--annotations", root, "--detections", found)
+    done = command("evaluate", "--annotations", root, "--detections", found)
     assert done.returncode == 1 and f"{root / 'annotations-xml'}, {root / 'annotations-bbgt'}" in done.stderr
-    done = run("--annotations", root / "annotations-bbgt", "--detections", found, "--json", tmp_path / "o.json")
+    done = command(
+        "evaluate", "--annotations", root / "annotations-bbgt", "--detections", found, "--json", tmp_path / "o.json"
+    )
     assert done.returncode == 0, done.stderr
     named = f"{root / 'annotations-bbgt'}, test-all-20"
     assert f"annotations: {named}; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
@@ -210,7 +210,7 @@ def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, f
     document = json.loads(truth.read_text())
     document["annotations"] += [{**document["annotations"][0], "id": 3, "bbox": [9, 9, 0, 60]}]
     truth.write_text(json.dumps(document))
-    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    done = command("evaluate", "--annotations", truth, "--detections", found, "--no-ap")
     assert done.returncode == 0 and "1 boxes without area are left out (the first: " in done.stderr
     assert "3 boxes of persons" in done.stdout
     file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
@@ -227,7 +227,7 @@ def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
     for row in document["annotations"]:
         row["bbox"] = [0.2, 0.2, 0.05, 0.1]
     truth.write_text(json.dumps(document))
-    done = run("--annotations", truth, "--detections", found, "--no-ap")
+    done = command("evaluate", "--annotations", truth, "--detections", found, "--no-ap")
     assert (
         done.returncode == 0 and "of 3 boxes of persons 0 reach out of their image, 3 are under a pixel" in done.stderr
     )
@@ -243,7 +243,7 @@ def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
 def test_one_sentence_for_a_bad_file(truth: Path, found: Path, tmp_path: Path, text: str, message: str) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_text(text)
-    done = run("--annotations", truth, "--detections", found, bad, "--json", tmp_path / "o.json")
+    done = command("evaluate", "--annotations", truth, "--detections", found, bad, "--json", tmp_path / "o.json")
     assert done.returncode != 0
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "o.json").exists()
@@ -255,7 +255,7 @@ def test_one_sentence_for_wrong_paths(truth: Path, found: Path, tmp_path: Path) 
         (truth, tmp_path / "none.txt", "none.txt"),
         (tmp_path, found, "no KAIST annotations"),
     ):
-        done = run("--annotations", against, "--detections", detections)
+        done = command("evaluate", "--annotations", against, "--detections", detections)
         assert done.returncode != 0
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -272,7 +272,7 @@ def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
             f"<annotation><object><name>person</name><bndbox><x>{x}</x><y>{y}</y><w>{w}</w><h>{h}</h></bndbox>"
             "<occlusion>0</occlusion></object></annotation>"
         )
-    done = run("--annotations", tmp_path / "root", "--detections", found, "--json", tmp_path / "o.json")
+    done = command("evaluate", "--annotations", tmp_path / "root", "--detections", found, "--json", tmp_path / "o.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "o.json").read_text())["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
     assert load_ground_truth(tmp_path / "root", "test-day-20").names == list(FRAMES[:2])
@@ -289,14 +289,6 @@ def test_a_root_with_flat_text(tmp_path: Path, inside: str) -> None:
     assert truth.annotations[0].boxes_xyxy.tolist() == [[100, 100, 130, 160]]
 
 
-def test_starts_without_torch() -> None:
-    code = "import sys, ssd_effnet.evaluation.scores; print({'torch', 'lightning', 'matplotlib'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "set()"
-
-
 def test_scores_as_a_results_file_and_by_name() -> None:
     truth = [Annotations.from_rows([(100, 100, 130, 160)], size=(512, 640), daytime="day")]
     nothing = DetectionTable.empty()
@@ -309,21 +301,6 @@ def test_scores_as_a_results_file_and_by_name() -> None:
         score(MissRateEvaluator(truth), nothing, ("octave",))
 
 
-def test_all_forms_of_the_same_detections_score_alike(truth: Path, tmp_path: Path) -> None:
-    ground_truth = load_ground_truth(truth)
-    (tmp_path / "d.txt").write_text("2,100,100,30,60,0.9\n")
-    (tmp_path / "d.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": XYWH, "score": 0.9}]))
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "set06_V000_I00039.txt").write_text("person 99 99 129 159 0.9\n")
-    evaluator = MissRateEvaluator(ground_truth.annotations)
-    first, *others = (
-        score(evaluator, ground_truth.read_detections(tmp_path / name)).as_dict() for name in ("d.txt", "d.json", "d")
-    )
-    assert first["recall"] == pytest.approx(100 / 3)
-    assert others == [first, first]
-    json.dumps(first, allow_nan=False)  # no number is None
-
-
 @pytest.fixture
 def nothing_found(tmp_path: Path) -> Path:
     path = tmp_path / "silent.txt"
@@ -334,7 +311,9 @@ def nothing_found(tmp_path: Path) -> Path:
 def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
     """One day image of two draws a false positive; B never finds anybody."""
     out = tmp_path / "out.json"
-    done = run("--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out)
+    done = command(
+        "evaluate", "--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1
     assert "A: found" in done.stdout and "B: silent" in done.stdout
@@ -364,7 +343,9 @@ def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) 
 def test_compare_where_there_is_no_number(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
     """Under the python rules no image of a silent detector counts."""
     out = tmp_path / "out.json"
-    done = run("--annotations", truth, "--compare", nothing_found, found, "--rules", "python", "--json", out)
+    done = command(
+        "evaluate", "--annotations", truth, "--compare", nothing_found, found, "--rules", "python", "--json", out
+    )
     assert done.returncode == 0, done.stderr
     of_all = json.loads(out.read_text())["python"]["reasonable_all"]
     assert of_all["a"] is of_all["difference"] is of_all["low"] is of_all["high"] is None
@@ -385,7 +366,7 @@ def test_compare_where_there_is_no_number(truth: Path, found: Path, nothing_foun
     ],
 )
 def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:
-    done = run("--annotations", truth, *arguments)
+    done = command("evaluate", "--annotations", truth, *arguments)
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
 
@@ -397,14 +378,12 @@ def curve_of(*names: str) -> Figure:
 
 def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp_path: Path) -> None:
     """matplotlib refuses at its import a backend that is not installed here, as in `!scripts/evaluate.py ...`."""
-    command = [sys.executable, str(SCRIPT), "--annotations", str(truth), "--detections", str(found)]
+    line = [SCRIPT, "--annotations", truth, "--detections", found, "--no-ap", "--plot", tmp_path / "curves.png"]
     environment = os.environ | {
         "PYTHONPATH": str(SCRIPT.parents[1]),
         "MPLBACKEND": "module://no_such_package.backend_inline",
     }
-    done = subprocess.run(
-        [*command, "--plot", str(tmp_path / "curves.png")], capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([sys.executable, *map(str, line)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and (tmp_path / "curves.png").is_file(), done.stderr
 
 

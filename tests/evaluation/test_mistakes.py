@@ -179,6 +179,9 @@ def test_results_that_stop_early(truth: list[Annotations], evaluator: MissRateEv
     table = detector(truth, np.random.default_rng(1))
     said = doubt(evaluator, table.rows(table.image_index < 24))
     assert "of 40" in said and "(40%) have no detection" in said
+    for step in (2, 3):
+        said = doubt(evaluator, table.rows(table.image_index % step == 0))
+        assert f"{step} apart" in said and "of 40" in said
     six_of_ten = [Annotations.from_rows([(100, 100, 140, 200)], size=(HEIGHT, WIDTH))] * 10
     found = DetectionTable(np.arange(6), np.tile([100.0, 100, 140, 200], (6, 1)), np.ones(6))
     said = doubt(MissRateEvaluator(six_of_ten), found)

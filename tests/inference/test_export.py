@@ -3,15 +3,14 @@
 import dataclasses
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from untrained import SMALL
+from commands import command
+from untrained import SIX_LEVELS
 
 from data_kaist.dataset import collate
 from data_kaist.layouts import DataSource
@@ -37,7 +36,7 @@ Arrays = list[np.ndarray]
 
 def pictures(root: Path, modality: str, size: tuple[int, int]) -> torch.Tensor:
     """uint8 ``(6, C, *size)`` of the data set of six pairs."""
-    e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*SMALL, f"input.modality={modality}"])
+    e = load_experiment(ROOT / "experiments" / "lite0.yaml", [*SIX_LEVELS, f"input.modality={modality}"])
     e.input.size = list(size)
     predictor = Predictor(e, build_detector(e, pretrained=False)[0], torch.device("cpu"))
     data = DataSource("coco", root)
@@ -49,7 +48,7 @@ def pictures(root: Path, modality: str, size: tuple[int, int]) -> torch.Tensor:
 def write_checkpoint(path: Path, experiment: Path, images: torch.Tensor, *overrides: str, tiny: bool = False) -> Path:
     """A detector with random weights whose norms know pictures: what flows through it has usual magnitudes."""
     torch.manual_seed(0)
-    e = load_experiment(experiment, [*overrides] if tiny else [*SMALL, *overrides], tiny=tiny)
+    e = load_experiment(experiment, [*overrides] if tiny else [*SIX_LEVELS, *overrides], tiny=tiny)
     detector, _ = build_detector(e, pretrained=False)
     know(detector, images)
     if isinstance(detector.head, EfficientDetHead):
@@ -303,15 +302,12 @@ def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert captured.out == "" and captured.err == ""
 
 
-def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "export.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
     """Outside, the boxes come out that would enter NMS: NMS of them gives what the detector finds."""
     out = tmp_path / "new" / "boxes.pt2"
-    done = script(checkpoint.parent.parent, "--format", "pt2", "--size", "64x96", "--nms", "outside", "--out", out)
+    done = command(
+        "export", checkpoint.parent.parent, "--format", "pt2", "--size", "64x96", "--nms", "outside", "--out", out
+    )
     assert done.returncode == 0, done.stderr
     assert f"00_vgg16 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
     assert done.stderr == ""
@@ -328,6 +324,6 @@ def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_
 
 
 def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    bad = script(tmp_path, "--format", "pt2")
+    bad = command("export", tmp_path, "--format", "pt2")
     assert bad.returncode == 1 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
-    assert "is not HxW" in script(checkpoint, "--size", "512").stderr
+    assert "is not HxW" in command("export", checkpoint, "--size", "512").stderr

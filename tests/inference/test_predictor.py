@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from untrained import LITE0, SMALL, write_checkpoint
+from untrained import of_pairs, write_checkpoint
 
+import ssd_effnet
 from data_kaist.detections import read_coco_results
 from data_kaist.errors import ImageError
 from data_kaist.structures import DetectionTable
 from ssd_effnet import load_detector
-from ssd_effnet.config.loading import ExperimentConfig, load_experiment
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig
 from ssd_effnet.inference.predictor import Predictor, RequestError
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.structures import NonFiniteError, RawOutputs
@@ -43,15 +42,8 @@ def predictors(checkpoints: dict[str, Path]) -> dict[str, Predictor]:
 @pytest.fixture(scope="module")
 def finished(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, RunDirectory]:
     """A run of one epoch, tested on frames that are resized, in batches of two."""
-    settings = (
-        "input.modality=early",
-        "data.kind=coco",
-        f"data.root={few_pairs}",
-        "data.train=train.json",
-        "data.val=",
-    )
-    more = ("data.test=train.json", "data.allow_overlap=true", "trainer.test_checkpoint=last")
-    e = load_experiment(LITE0, [*SMALL, *settings, *more])
+    tested = ("data.val=", "data.test=train.json", "data.allow_overlap=true", "trainer.test_checkpoint=last")
+    e = of_pairs(few_pairs, "input.modality=early", *tested)
     out = tmp_path_factory.mktemp("runs")
     run(e, out, echo=lambda line: None)
     return e, RunDirectory.of(e, out)
@@ -163,20 +155,13 @@ def test_the_score_threshold(predictors: dict[str, Predictor]) -> None:
         ("visible", COLOUR, r"takes a list of images.*predict\(\[image\]\)"),
         ("visible", "a.jpg", "takes a list of images"),
         ("visible", [COLOUR, GREY], r"image 1: has the shape \(80, 100\), but a visible image is \(H, W, 3\) RGB"),
-        ("visible", [np.moveaxis(COLOUR, 2, 0)], r"image 0: has the shape \(3, 80, 100\)"),
-        ("visible", [np.zeros((8, 8, 4), np.uint8)], r"has the shape \(8, 8, 4\)"),
-        ("visible", [torch.zeros((8, 8, 3), dtype=torch.uint8)], r"a visible image is \(3, H, W\) RGB"),
-        ("visible", [np.zeros((0, 8, 3), np.uint8)], r"has the shape \(0, 8, 3\)"),
         ("visible", [COLOUR / 255], "has values of type float64; an image is uint8"),
-        ("visible", [GREY.astype(np.uint16)], "has values of type uint16"),
-        ("visible", [torch.zeros(3, 8, 8)], r"has values of type torch\.float32"),
         ("visible", [None], "image 0: is a NoneType, not an image"),
         ("visible", ["nowhere.png"], "nowhere.png: cannot read the image"),
         ("visible", [("a.png", "b.png")], r"a\.png: visible needs visible images alone, not 2 together"),
         ("lwir", [COLOUR], r"a lwir image is \(H, W\)"),
         ("early", [COLOUR], r"image 0: early needs pairs \(visible, lwir\), not a single one"),
         ("early", [(COLOUR, GREY[:40])], "image 0: visible is 100x80 pixels, but lwir 100x40"),
-        ("early", [(GREY, COLOUR)], r"image 0: has the shape \(80, 100\), but a visible image"),
     ],
 )
 def test_what_is_no_image_is_refused(
@@ -184,24 +169,6 @@ def test_what_is_no_image_is_refused(
 ) -> None:
     with pytest.raises(ImageError, match=message):
         predictors[modality].predict(images)
-
-
-def test_files_of_other_depths_are_read_as_in_training(predictors: dict[str, Predictor], tmp_path: Path) -> None:
-    """16 bits become 8, grey becomes RGB, alpha is dropped."""
-    bgr = cv2.cvtColor(COLOUR, cv2.COLOR_RGB2BGR)
-    files = {
-        "deep": (bgr.astype(np.uint16) * 256, COLOUR),
-        "alpha": (np.dstack([bgr, GREY]), COLOUR),
-        "grey": (GREY, np.repeat(GREY[..., None], 3, axis=2)),
-    }
-    for name, (content, equal) in files.items():
-        path = tmp_path / f"{name}.png"
-        assert cv2.imwrite(str(path), content)
-        of_file, of_array = predictors["visible"].predict([path, equal], batch_size=1)
-        same(of_file, of_array)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ImageError, match=r"grey\.png: the image is truncated"):
-        predictors["visible"].predict([path])
 
 
 def changed(path: Path, to: Path, **entries: Any) -> Path:
@@ -216,7 +183,7 @@ def test_what_is_no_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path
     weights, settings = content["state_dict"], content["experiment"]
 
     def refusal(path: Path) -> str:
-        with pytest.raises(WeightsError) as caught:
+        with pytest.raises((WeightsError, ConfigError)) as caught:
             load_detector(path, device="cpu")
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         return str(caught.value)
@@ -225,13 +192,8 @@ def test_what_is_no_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path
     assert "no run directory with a checkpoint" in refusal(tmp_path)
     bad.write_bytes(good.read_bytes()[:5000])
     assert "is not a checkpoint of this project, or it is damaged" in refusal(bad)
-    bad.write_text("hello")
-    assert "is not a checkpoint of this project" in refusal(bad)
-    torch.save({"model": Path("x")}, bad)  # not plain data
-    assert "is not a checkpoint of this project" in refusal(bad)
     torch.save([1, 2], bad)
     assert "it holds a list" in refusal(bad)
-    assert "has no 'experiment'" in refusal(changed(good, bad, experiment=None))
     assert "has no 'experiment' and no 'state_dict'" in refusal(changed(good, bad, experiment=None, state_dict=None))
     renamed = {f"model.{name}": tensor for name, tensor in weights.items()}
     assert "none of its weights is named detector." in refusal(changed(good, bad, state_dict=renamed))
@@ -266,11 +228,7 @@ def test_devices(checkpoints: dict[str, Path]) -> None:
     assert load_detector(checkpoints["visible"]).detector.training is False
 
 
-def test_the_package_starts_without_torch() -> None:
-    code = "import sys, ssd_effnet; print('torch' in sys.modules, 'load_detector' in ssd_effnet.__all__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=LITE0.parents[1], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["False", "True"]
+def test_the_package_names_what_it_has() -> None:
+    assert "load_detector" in ssd_effnet.__all__  # tests/project/test_shell.py: it starts without torch
     with pytest.raises(ImportError, match="cannot import name 'load_detectors'"):
         from ssd_effnet import load_detectors  # type: ignore[attr-defined]  # noqa: F401

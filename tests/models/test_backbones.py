@@ -74,15 +74,6 @@ def test_maps_are_as_the_levels_say(name: str, size: tuple[int, int]) -> None:
     assert [tuple(m.shape) for m in maps] == expected
 
 
-def test_vgg_maps() -> None:
-    with torch.device("meta"):
-        backbone = VGG16(batch_norm=True)
-        at_study = [tuple(m.shape[1:]) for m in backbone(torch.empty(1, 3, 512, 640))]
-        at_ssd300 = [tuple(m.shape[1:]) for m in backbone(torch.empty(1, 3, 300, 300))]
-    assert at_study == [(512, 64, 80), (512, 32, 40), (512, 16, 20)]
-    assert at_ssd300 == [(512, 38, 38), (512, 19, 19), (512, 10, 10)]
-
-
 @pytest.mark.parametrize(("batch_norm", "published"), [(False, 14_714_688), (True, 14_723_136)])
 def test_vgg_has_the_published_count(batch_norm: bool, published: int) -> None:
     with torch.device("meta"):
@@ -135,14 +126,11 @@ def reference_maps(model: nn.Module, name: str, x: torch.Tensor) -> list[torch.T
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("efficientnet-b0", (512, 640)),
-        ("efficientnet-b0", (300, 300)),
-        ("efficientnet-b0", (257, 321)),
-        ("efficientnet-b4", (129, 162)),
-        ("efficientnet-lite0", (256, 320)),
-        ("efficientnet-lite0", (300, 300)),
-        ("efficientnet-lite0", (257, 321)),
-        ("efficientnet-lite2", (129, 162)),
+        ("efficientnet-b0", (128, 160)),
+        ("efficientnet-b0", (129, 161)),
+        ("efficientnet-b4", (65, 98)),
+        ("efficientnet-lite0", (150, 150)),
+        ("efficientnet-lite2", (65, 98)),
     ],
 )
 @torch.no_grad()
@@ -208,7 +196,7 @@ def test_stages_below_the_deepest_level_are_not_built() -> None:
     assert [level.name for level in backbone.levels] == ["stage2", "stage3"]
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-lite0", "vgg16-bn"])
+@pytest.mark.parametrize("name", ["efficientnet-b0", "vgg16-bn"])
 def test_exports(name: str) -> None:
     backbone = BACKBONES[name]().eval()
     x = torch.randn(1, 3, 64, 97)
@@ -262,13 +250,6 @@ def test_drop_connect_keeps_the_mean() -> None:
 def test_refuses_what_it_cannot_build(arguments: dict, says: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=says):
         EfficientNet(**arguments)
-
-
-@pytest.mark.parametrize("name", list(BACKBONES))
-def test_every_listed_backbone_builds(name: str) -> None:
-    with torch.device("meta"):
-        backbone = BACKBONES[name]()
-    assert [level.stride for level in backbone.levels] == [8, 16, 32]
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,13 @@ def test_all_norms_behind_a_convolution_are_folded(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [("00_vgg16", 0), ("01_effnet_b4", 0), ("05_deconv", 0), ("09_panet", 0), ("lite0", 0), ("efficientdet_d0", 30)],
+    [("00_vgg16", 0), ("05_deconv", 0), ("efficientdet_d0", 30)],
 )
 def test_outputs_stay(name: str, left: int) -> None:
     torch.manual_seed(0)
     experiment = load_experiment(EXPERIMENTS / f"{name}.yaml", SMALL)
     detector = lively(build_detector(experiment, pretrained=False)[0]).eval()
-    images = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     folded = fold(detector, images)
     assert norms(detector) > norms(folded)
     assert norms(folded) == left

@@ -88,7 +88,7 @@ def test_the_prior_is_what_an_untrained_head_says(kind: type[nn.Module]) -> None
 
 
 SMALL = (
-    *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "input.size=[128,160]"),
+    *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "input.size=[64,96]"),
     *("adapter.channels=32", "extras.channels=32", "postprocess.score_threshold=0", "anchors.variances=[1,1]"),
 )
 
@@ -102,8 +102,8 @@ def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: st
     )
     torch.manual_seed(0)
     detector = build_detector(e, pretrained=False)[0].train()
-    images = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
-    boxes = torch.tensor([[[40.0, 30, 60, 80]], [[10, 10, 25, 50]]])
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    boxes = torch.tensor([[[40.0, 10, 60, 60]], [[10, 10, 25, 50]]])
     outputs = detector(images)
     assert outputs.cls_logits.shape[-1] == (3 if loss == "multibox" else 2)
     targets = Targets(boxes, torch.tensor([[1], [2]]), torch.zeros(2, 1, dtype=torch.bool))
@@ -112,7 +112,7 @@ def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: st
     assert torch.isfinite(losses.total)
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-    found = build_postprocess(e)(outputs, (128, 160))
+    found = build_postprocess(e)(outputs, (64, 96))
     assert set(found.labels.unique().tolist()) >= {1, 2} and found.scores.max() <= 1
 
 

@@ -53,34 +53,13 @@ def test_the_parts_of_a_cut_backbone_are_the_backbone(name: str) -> None:
         assert [*shallow.levels, *deep.levels] == whole.levels
 
 
-@pytest.mark.parametrize("up_to", ["null", "0", "1", "2"])
-@pytest.mark.parametrize("shared", ["false", "true"])
+@pytest.mark.parametrize(("shared", "up_to"), [("false", "null"), ("false", "1"), ("true", "0"), ("true", "2")])
 def test_every_parameter_learns_from_the_deepest_map_or_its_own(shared: str, up_to: str) -> None:
     fusion = halfway(f"fusion.shared={shared}", f"fusion.up_to={up_to}").train()
     maps = fusion(torch.randn(2, 4, 64, 96))
     assert [tuple(x.shape) for x in maps] == [(2, 40, 8, 12), (2, 112, 4, 6), (2, 320, 2, 3)]
     sum(x.square().mean() for x in maps).backward()  # type: ignore[union-attr]
     assert [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-
-
-@pytest.mark.parametrize("shared", ["false", "true"])
-def test_both_streams_reach_every_map(shared: str) -> None:
-    fusion = halfway(f"fusion.shared={shared}").eval()
-    images = torch.randn(1, 4, 64, 96, requires_grad=True)
-    for level in range(3):
-        (gradient,) = torch.autograd.grad(fusion(images)[level].sum(), images)
-        assert (gradient.abs().sum(dim=(0, 2, 3)) > 0).all()
-
-
-def test_in_training_both_streams_receive_gradient() -> None:
-    e = experiment("input.modality=halfway", "input.size=[64,96]", "backbone.drop_connect=0")
-    torch.manual_seed(0)
-    detector = build_detector(e, pretrained=False)[0].train()
-    images = torch.randint(0, 256, (2, 4, 64, 96), dtype=torch.uint8)
-    build_criterion(e)(detector(images), TARGETS).total.backward()
-    visible, lwir = detector.backbone.streams
-    for stream in (visible, lwir):
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stream.parameters() if p.ndim == 4)
 
 
 def size_of(*overrides: str) -> int:
@@ -202,9 +181,8 @@ def test_a_step_of_each_modality_lowers_the_loss(modality: str) -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("up_to", ["null", "1"])
-def test_halfway_exports(up_to: str) -> None:
-    fusion = halfway(f"fusion.up_to={up_to}", "fusion.shared=true").eval()
+def test_halfway_exports() -> None:
+    fusion = halfway("fusion.up_to=1", "fusion.shared=true").eval()
     images = torch.randn(1, 4, 64, 96)
     exported = torch.export.export(fusion, (images,)).module()
     with torch.no_grad():

@@ -6,17 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
-from untrained import LITE0, SMALL
+from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.dataset import collate
 from data_kaist.detections import read_detections, write_coco_results, write_kaist
-from data_kaist.errors import SplitError
 from data_kaist.structures import Annotations, DetectionTable, Targets
-from data_kaist.transforms import Expand, RandomResizedCrop, Resize, Sample, SSDCrop, Transform
 from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_postprocess
-from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
+from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.detection.boxes import nms
 from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
@@ -25,7 +22,6 @@ from ssd_effnet.evaluation.scores import score
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import NonFiniteError, RawOutputs
 from ssd_effnet.training.module import TrainingModule
-from ssd_effnet.training.run import run
 
 HEIGHT, WIDTH = 64, 96
 LOSSES = [DetectionLoss(MultiBoxLoss()), DetectionLoss(FocalLoss())]
@@ -84,18 +80,11 @@ def test_losses_and_gradients_are_finite(criterion: DetectionLoss, truth: Target
         assert losses.positives >= truth.is_object.any(1).sum()
 
 
-@pytest.mark.parametrize("criterion", LOSSES, ids=["multibox", "focal"])
-@pytest.mark.parametrize("scale", [1e4, 1e30])
-def test_large_outputs_do_not_become_nan(criterion: DetectionLoss, scale: float) -> None:
-    losses = criterion(outputs(2 if isinstance(criterion.class_loss, MultiBoxLoss) else 1, scale=scale), targets(3))
-    assert torch.isfinite(losses.total)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_refused_with_its_frames(
     value: float, experiment: ExperimentConfig, few_pairs: Path
 ) -> None:
-    e = load_experiment(LITE0, [*SMALL, "data.kind=coco", f"data.root={few_pairs}", "data.val=val.json"])
+    e = of_pairs(few_pairs)
     dataset = build_dataset(e, "val")
     batch = collate([dataset[0], dataset[1]])
 
@@ -110,44 +99,10 @@ def test_what_is_not_finite_is_refused_with_its_frames(
         module.test_step(batch, 0)
 
 
-def test_outputs_that_still_know_their_gradient_can_be_postprocessed() -> None:
-    raw = outputs(2)
-    assert raw.cls_logits.requires_grad
-    found = PostProcess(score_threshold=0.0)(raw, (HEIGHT, WIDTH))
-    assert not found.scores.requires_grad and float(found.scores.max()) > 0
-
-
 # --- objects of any size through the transforms ----------------------------------------------------------------------
 
 sizes = st.floats(1e-3, 1e6)
 places = st.floats(-1e6, 1e6)
-
-
-@given(
-    boxes=st.lists(st.tuples(places, places, sizes, sizes), max_size=5),
-    seed=st.integers(0, 1000),
-    transform=st.sampled_from([RandomResizedCrop(p=1), Expand(p=1.0), SSDCrop(), RandomResizedCrop((0.01, 9.0))]),
-)
-def test_boxes_of_any_size_stay_inside_and_have_area(
-    boxes: list[tuple[float, ...]], seed: int, transform: Transform
-) -> None:
-    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], np.float32).reshape(-1, 4)
-    sample = Sample(
-        visible=np.zeros((48, 60, 3), np.uint8),
-        lwir=None,
-        boxes_xyxy=corners,
-        labels=np.ones(len(corners), np.int64),
-        ignore=np.zeros(len(corners), bool),
-        original_size=(48, 60),
-        index=0,
-        name="a",
-    )
-    rng = np.random.default_rng(seed)
-    result = Resize((HEIGHT, WIDTH))(transform(sample, rng), rng)
-    inside = result.boxes_xyxy
-    assert np.isfinite(inside).all() and (inside >= 0).all()
-    assert (inside[:, 2:] > inside[:, :2]).all() and (inside <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
-    assert len(inside) == len(result.labels) == len(result.ignore)
 
 
 # --- detections ------------------------------------------------------------------------------------------------------
@@ -186,33 +141,7 @@ def test_ten_thousand_boxes_of_equal_score_are_suppressed_and_cut() -> None:
     assert (first.scores[first.labels > 0] == 0.5).all()
 
 
-def test_no_detections_at_all_are_empty_files_and_a_miss_rate_of_one(tmp_path: Path) -> None:
-    raw = RawOutputs(torch.tensor([[[50.0, -50.0]]]), torch.zeros(1, 1, 4), torch.tensor([[5.0, 5, 4, 4]]))
-    found = PostProcess()(raw, (HEIGHT, WIDTH))
-    assert (found.labels > 0).sum() == 0 and found.boxes_xyxy.shape[0] == 1
-    truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
-    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
-        write(tmp_path / name, DetectionTable.empty())
-        scores = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
-        assert scores.miss_rates["matlab"]["reasonable_all"].mr == 1 and scores.ap["AP"] == 0
-
-
 # --- splits ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_validation_split_is_refused(few_pairs: Path, tmp_path: Path) -> None:
-    coco = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.test=", "trainer.panel_images=0")
-    with pytest.raises(SplitError, match=r"split 'val\.json%9' is empty"):
-        run(load_experiment(LITE0, [*SMALL, *coco, "data.val=val.json%9"]), tmp_path, echo=lambda line: None)
-    with pytest.raises(ConfigError, match=r"plateau watches .*, but data\.val names no validation split"):
-        load_experiment(LITE0, [*SMALL, *coco, "data.val=", "schedule.name=plateau"])
-
-
-@pytest.mark.slow
-def test_a_run_without_validation_is_judged_by_its_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
-    coco = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.test=val.json", "data.val=")
-    results = run(load_experiment(LITE0, [*SMALL, *coco]), tmp_path, echo=lambda line: None)
-    assert results["checkpoint"] == "last.ckpt" and results["test"]["images"] == 2 and "val" not in results
 
 
 # --- precision -------------------------------------------------------------------------------------------------------

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import command
 from untrained import LITE0, SMALL, write_checkpoint
 
 from data_kaist.images import read_image
@@ -17,7 +16,6 @@ from ssd_effnet.inference import detect as detecting
 from ssd_effnet.inference.sources import find_sources
 from ssd_effnet.training.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
 ODD = """a b'c"d\n<script>alert(1)</script> %s $(touch x) `id`; ü人ش*[0]""".replace("/", "\u2215")
 NO_UTF8 = os.fsdecode(b"caf\xe9")  # a Latin-1 name, as old disks have them
 
@@ -60,22 +58,14 @@ def test_odd_names_are_found_drawn_and_written(odd: Path, tmp_path: Path) -> Non
     assert all((out / name).is_file() for name in names)
 
 
-def command(script: str, *arguments: object, cwd: Path) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / f"{script}.py", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_from_training_to_the_pages(odd: Path, tmp_path: Path) -> None:
+def test_from_training_to_the_pages(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*words: object) -> str:
+        done = command(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    monkeypatch.chdir(tmp_path)
     settings = ("data.kind=coco", "trainer.epochs=1", "trainer.panel_images=1", "trainer.monitor=val/loss_total")
     e = load_experiment(LITE0, [*SMALL, *settings])
     e.data.root, e.data.train, e.data.val, e.data.test = (
@@ -89,25 +79,24 @@ def test_from_training_to_the_pages(odd: Path, tmp_path: Path) -> None:
     save_experiment(e, file)
     assert load_experiment(file).data.root == str(odd)
     out = tmp_path / f"runs {ODD}"
-    command("train", file, "--out", out, cwd=tmp_path)
+    run("train", file, "--out", out)
     directory = RunDirectory(out / ODD / "seed0")
     assert directory.results()["test"]["images"] == 2
     truth = odd / f"val{ODD}.json"
     json_file = tmp_path / f"scores {ODD}.json"
-    said = command(
-        "evaluate", "--annotations", truth, "--detections", directory.detections_file, "--json", json_file, cwd=tmp_path
-    )
+    line = ("--annotations", truth, "--detections", directory.detections_file, "--json", json_file)
+    said = run("evaluate", *line)
     assert json.loads(json_file.read_text()) and "miss rate" in said.lower()
-    command("visualize", "errors", directory.path, "--out", tmp_path / f"errors {ODD}", cwd=tmp_path)
-    command("visualize", "curves", directory.path, "--out", tmp_path / f"curves {ODD}.png", cwd=tmp_path)
+    run("visualize", "errors", directory.path, "--out", tmp_path / f"errors {ODD}")
+    run("visualize", "curves", directory.path, "--out", tmp_path / f"curves {ODD}.png")
     pages = list(tmp_path.rglob("*.html"))
     assert pages
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert "<script>alert" not in text
-    command("detect", directory.path, odd / "visible", "--out", tmp_path / f"found {ODD}", cwd=tmp_path)
+    run("detect", directory.path, odd / "visible", "--out", tmp_path / f"found {ODD}")
     study = tmp_path / f"study {ODD}"
-    command("study", "run", file, "--out", study, cwd=tmp_path)
-    command("study", "report", study, cwd=tmp_path)
+    run("study", "run", file, "--out", study)
+    run("study", "report", study)
     report = (study / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script>alert" not in report and not (tmp_path / "x").exists()  # nobody touched it

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from untrained import LITE0, SMALL, write_checkpoint
+from untrained import of_pairs, write_checkpoint
 
 from data_kaist.annotations import parse_xml
 from data_kaist.coco import read_coco
@@ -29,7 +29,7 @@ from data_kaist.images import MAX_PIXELS, MAX_PIXELS_VARIABLE, read_image
 from data_kaist.layouts import DataSource
 from ssd_effnet.config.loading import ConfigError, load_experiment, save_experiment
 from ssd_effnet.inference.predictor import load_detector
-from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.models.weights import WeightsError, read_state_dict
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory
 
@@ -61,6 +61,8 @@ def test_code_in_a_checkpoint_is_not_run(place: str, tmp_path: Path) -> None:
         file.write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(WeightsError, match=r"bad\.ckpt.*could run code"):
         load_detector(file, device="cpu")
+    with pytest.raises(WeightsError, match=r"bad\.ckpt is not read: it holds more than tensors"):
+        read_state_dict(file)
     assert not trace.exists()
     if place == "a bare pickle":
         pickle.loads(file.read_bytes())
@@ -70,8 +72,7 @@ def test_code_in_a_checkpoint_is_not_run(place: str, tmp_path: Path) -> None:
 
 
 def test_code_in_the_checkpoint_of_a_run_is_not_run(few_pairs: Path, tmp_path: Path) -> None:
-    settings = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=")
-    e = load_experiment(LITE0, [*SMALL, *settings])
+    e = of_pairs(few_pairs, "data.val=")
     directory = RunDirectory.of(e, tmp_path)
     directory.last.parent.mkdir(parents=True)
     save_experiment(e, directory.config_file)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import Done, command
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -27,12 +28,6 @@ SMALL = [
     *("extras.channels=32", "trainer.batch_size=4", "trainer.epochs=1", "trainer.panel_images=0", "data.workers=0"),
     *("trainer.accelerator=cpu", "backbone.name=efficientnet-lite0", "schedule.warmup_steps=0"),
 ]
-
-
-def study(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
 def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -> None:
@@ -92,17 +87,15 @@ def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def ran(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """Two experiments side by side, one of which cannot work."""
     out = tmp_path_factory.mktemp("study")
     wrong = "02*:optimizer.lr=1e30"
-    files = (str(WIDEN), str(LITE0))
-    return out, study(
-        "run", *files, "--seeds", "0", *SMALL, wrong, f"data.root={synthetic}", f"--out={out}", "--jobs=2"
-    )
+    settings = ("--seeds", "0", *SMALL, wrong, f"data.root={synthetic}", f"--out={out}", "--jobs=2")
+    return out, command("study", "run", WIDEN, LITE0, *settings)
 
 
-def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, Done]) -> None:
     out, done = ran
     assert done.returncode == 1
     assert "lite0 seed 0: finished" in done.stdout and "2 runs: 0 finished, 2 to do" in done.stdout
@@ -112,9 +105,7 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, subprocess.CompletedP
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
 
 
-def test_tensorboard_lists_what_differs_between_the_experiments(
-    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path
-) -> None:
+def test_tensorboard_lists_what_differs_between_the_experiments(ran: tuple[Path, Done], synthetic: Path) -> None:
     out, _ = ran
     jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={synthetic}", "02*:optimizer.lr=1e30"], out)
     assert {"adapter.kind", "optimizer.lr", "optimizer.name"} <= set(jobs[0].varied) and "input.size" not in jobs[
@@ -136,20 +127,18 @@ def hparams_of(file: Path) -> dict[str, object]:
 
 
 def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(
-    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path
+    ran: tuple[Path, Done], synthetic: Path
 ) -> None:
     out, _ = ran
     before = (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns
-    again = study("run", str(LITE0), *SMALL, f"data.root={synthetic}", f"--out={out}")
+    again = command("study", "run", LITE0, *SMALL, f"data.root={synthetic}", f"--out={out}")
     assert again.returncode == 0 and "1 runs: 1 finished, 0 to do" in again.stdout, again.stderr
     assert (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns == before
-    status = study("status", str(out))
+    status = command("study", "status", out)
     assert "the loss" in status.stdout and "finished" in status.stdout and status.returncode == 0
 
 
-def test_other_configs_and_other_data_are_refused(
-    ran: tuple[Path, subprocess.CompletedProcess[str]], synthetic: Path, tmp_path: Path
-) -> None:
+def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], synthetic: Path, tmp_path: Path) -> None:
     out, _ = ran
     with pytest.raises(
         RunError,
@@ -176,9 +165,8 @@ def test_other_configs_and_other_data_are_refused(
 
 def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Path, tmp_path: Path) -> None:
     out = tmp_path / "none"
-    done = study(
-        "run", str(WIDEN), "--seeds", "0", "1", *SMALL, f"data.root={synthetic}", "--out", str(out), "--dry-run"
-    )
+    seeds = ("--seeds", "0", "1", "--dry-run")
+    done = command("study", "run", WIDEN, *seeds, *SMALL, f"data.root={synthetic}", "--out", out)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "02_widen_3x3" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
@@ -188,11 +176,11 @@ def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Pat
 
 
 def test_complaints_are_one_sentence(tmp_path: Path) -> None:
-    assert "unknown arguments: nonsense" in study("status", str(tmp_path), "nonsense").stderr
+    assert "unknown arguments: nonsense" in command("study", "status", tmp_path, "nonsense").stderr
     for option, number in (("--seeds", "one"), ("--seeds", "²"), ("--jobs", "0"), ("--jobs", "9" * 5000)):
-        done = study("run", str(LITE0), option, number)
+        done = command("study", "run", LITE0, option, number)
         assert done.returncode == 2 and f"argument {option}: " in done.stderr and done.stderr.count("\n") == 1
-    done = study("status", str(tmp_path))
+    done = command("study", "status", tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
@@ -237,19 +225,19 @@ def _write_epochs(job: Job, epochs: int) -> None:
 @pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) -> None:
     settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=30")
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
+    line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, start_new_session=True, env=environment, stdout=subprocess.DEVNULL) as process:
         while len(directory.metrics()) < 2:
             time.sleep(0.2)
             assert process.poll() is None
-        other = study("run", str(LITE0), *settings, f"--out={tmp_path}")  # beside it: leaves the run alone
+        other = command("study", "run", LITE0, *settings, f"--out={tmp_path}")  # beside it: leaves the run alone
         assert "in another process: lite0 seed 0" in other.stdout
         os.killpg(process.pid, signal.SIGKILL)
     time.sleep(1)
     assert directory.state is State.INTERRUPTED
-    done = study("run", str(LITE0), *settings, f"--out={tmp_path}")
+    done = command("study", "run", LITE0, *settings, f"--out={tmp_path}")
     assert done.returncode == 0 and "begins from epoch" in done.stdout, done.stdout + done.stderr
     assert len(directory.metrics()) == 30 and directory.environment()["resumed"]
 
@@ -259,11 +247,11 @@ def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) ->
 def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, synthetic: Path, tmp_path: Path) -> None:
     """Sent to the study alone, as ``kill`` does, or to its runs and their workers too, as ``timeout`` does."""
     settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
+    line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        line, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         while len(directory.metrics()) < 2:
             time.sleep(0.2)

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, seed_everything
 from processes import free_port, in_processes
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.structures import Targets
 from ssd_effnet.benchmark import scene
@@ -31,16 +32,11 @@ from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
 ROOT = Path(__file__).parents[2]
-LITE0, TRAIN = ROOT / "experiments" / "lite0.yaml", ROOT / "scripts" / "train.py"
-SMALL = (
-    *("input.size=[64,96]", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
-    *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.panel_images=0", "data.workers=0"),
-    "backbone.norm=batch",
-)
+TRAIN = ROOT / "scripts" / "train.py"
 
 
 def experiment(*overrides: str) -> ExperimentConfig:
-    return load_experiment(LITE0, [*SMALL, *overrides])
+    return load_experiment(LITE0, [*SMALL, "trainer.batch_size=8", *overrides])
 
 
 def _batch(e: ExperimentConfig, images: int) -> tuple[torch.Tensor, Targets]:
@@ -120,19 +116,12 @@ def test_the_comparison_sees_batch_norms_that_are_not_synchronised(tmp_path: Pat
 
 
 def _everything(root: Path, *overrides: str) -> ExperimentConfig:
-    data = (
-        "data.kind=coco",
-        f"data.root={root}",
-        "data.train=train.json",
-        "data.val=val.json",
-        "data.test=five.json",
-        "data.allow_overlap=true",
-    )
-    loop = ("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last")
+    loop = ("data.test=five.json", "data.allow_overlap=true", "trainer.test_checkpoint=last")
     # a rate so low that no weight moves: rounding would grow from step to step
     still = ("optimizer.name=sgd", "optimizer.lr=1e-30")
     # a low score, so that a detector that has not learned finds much
-    return experiment(*data, *loop, *still, "postprocess.score_threshold=0.0001", *overrides)
+    much = ("postprocess.score_threshold=0.0001", "postprocess.top_k=200")
+    return of_pairs(root, *loop, *still, *much, *overrides)
 
 
 def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_kaist.synthetic import write_dataset
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.necks import GraphNeck
@@ -16,12 +15,12 @@ from ssd_effnet.training.run_directory import RunDirectory
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def test_fusion_weights_of_each_epoch(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", 12, (128, 160), 0)
+def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
+    data = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=")
     e = load_experiment(
         EXPERIMENTS / "06_weighted_fusion.yaml",
         [
-            *(f"data.root={tmp_path / 'data'}", "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
+            *(*data, "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
             *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
             *("input.size=[64,96]", "trainer.accelerator=cpu"),
             *("trainer.panel_images=0", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last"),

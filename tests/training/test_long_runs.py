@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from untrained import LITE0, SMALL
+from untrained import of_pairs
 
-from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory
 
@@ -35,11 +34,8 @@ class Watch(Callback):
 
 @pytest.fixture(scope="module")
 def watched(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, RunDirectory]:
-    settings = (
-        *("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=val.json", "data.test="),
-        *("data.workers=2", "trainer.panel_images=2", "trainer.ema_decay=0.9", f"trainer.epochs={EPOCHS}"),
-    )
-    e, out, watch = load_experiment(LITE0, [*SMALL, *settings]), tmp_path_factory.mktemp("long"), Watch()
+    settings = ("data.workers=2", "trainer.panel_images=2", "trainer.ema_decay=0.9", f"trainer.epochs={EPOCHS}")
+    e, out, watch = of_pairs(few_pairs, *settings), tmp_path_factory.mktemp("long"), Watch()
     run(e, out, echo=lambda line: None, callbacks=[watch])
     return watch, RunDirectory.of(e, out)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from untrained import LITE0, write_checkpoint
+from untrained import of_pairs, write_checkpoint
 
-from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.inference.predictor import Predictor, load_detector
 from ssd_effnet.structures import NonFiniteError
 from ssd_effnet.training.memory import OutOfMemory, enough_memory
@@ -54,12 +53,9 @@ def fails(*_: object) -> None:
 def test_a_run_names_the_batch_size(
     step: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=val.json")
-    e = load_experiment(
-        LITE0, [*data, "data.test=five.json", "data.allow_overlap=true", "trainer.accelerator=cpu"], tiny=True
-    )
+    e = of_pairs(few_pairs, "data.test=five.json", "data.allow_overlap=true")
     monkeypatch.setattr(TrainingModule, step, fails)
-    with pytest.raises(OutOfMemory, match=r"^the GPU's memory .* batches of 2 images of 160x128 pixels") as caught:
+    with pytest.raises(OutOfMemory, match=r"^the GPU's memory .* batches of 2 images of 96x64 pixels") as caught:
         run(e, tmp_path, echo=lambda line: None)
     assert "set trainer.batch_size lower, and optimizer.accumulate higher" in str(caught.value)
 

@@ -10,12 +10,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from untrained import LITE0, SMALL, of_pairs
 from waits import NoWaits
 
 from data_kaist.structures import Batch, Targets
-from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_schedule, parameter_groups
+from ssd_effnet.build import build_criterion, build_detector, build_schedule, parameter_groups
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
 from ssd_effnet.evaluation.metrics import metric_of, monitors
+from ssd_effnet.models.layers import replace_batch_norm
 from ssd_effnet.structures import RawOutputs
 from ssd_effnet.training import preflight
 from ssd_effnet.training import run as running
@@ -25,22 +27,6 @@ from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-SMALL = (
-    "backbone.name=efficientnet-lite0",
-    "adapter.channels=16",
-    "extras.channels=16",
-    "input.size=[64,96]",
-    "data.kind=coco",
-    "data.train=train.json",
-    "data.val=val.json",
-    "data.test=",
-    "trainer.panel_images=0",
-    "trainer.accelerator=cpu",
-)
-
-
-def small(root: Path, *overrides: str, name: str = "lite0") -> ExperimentConfig:
-    return load_experiment(EXPERIMENTS / f"{name}.yaml", [f"data.root={root}", *SMALL, *overrides], tiny=True)
 
 
 def silent(line: str) -> None:
@@ -99,16 +85,6 @@ def test_plateau_cuts_after_its_patience() -> None:
     assert found == [1, 1, 1, 0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop), ("adamw", torch.optim.AdamW)]
-)
-def test_the_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
-    e = default(f"optimizer.name={name}", "input.size=[64,64]")
-    optimizer = build_optimizer(e, nn.Conv2d(1, 1, 1))
-    assert type(optimizer) is kind
-    assert all(group.get("momentum", 0.9) == 0.9 for group in optimizer.param_groups)
-
-
 def test_the_baseline_gives_biases_twice_the_rate() -> None:
     detector = nn.ModuleDict(
         {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
@@ -135,7 +111,9 @@ def test_backbone_and_norms_have_their_own_rate_and_decay() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
 def test_every_trainable_parameter_is_in_exactly_one_group(norm: str) -> None:
-    e = load_experiment(EXPERIMENTS / "lite0.yaml", [f"backbone.norm={norm}", "input.modality=halfway"])
+    e = load_experiment(
+        LITE0, [*SMALL, "backbone.pretrained=imagenet", f"backbone.norm={norm}", "input.modality=halfway"]
+    )
     detector, _ = build_detector(e, pretrained=False)
     grouped: list[Any] = [p for group in parameter_groups(e, detector) for p in group["params"]]  # type: ignore[attr-defined]
     assert sorted(map(id, grouped)) == sorted(id(p) for p in detector.parameters() if p.requires_grad)
@@ -173,7 +151,7 @@ def test_plateau_follows_the_metric_that_it_watches(
 ) -> None:
     """The rates in the log are those that the logged metric calls for."""
     recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "schedule.gamma=0.5")
-    e = small(few_pairs, *recipe, "optimizer.lr=0.02", "trainer.epochs=6", *overrides)
+    e = of_pairs(few_pairs, *recipe, "optimizer.lr=0.02", "trainer.epochs=6", *overrides)
     run(e, tmp_path, echo=silent)
     rows = rows_of(RunDirectory.of(e, tmp_path).path)
     expected, rate, best = [], 0.02, math.inf
@@ -191,33 +169,20 @@ class Stop(Exception):
     """Stands for whatever ends a run."""
 
 
-def test_plateau_goes_on_where_it_stood(few_pairs: Path, tmp_path: Path) -> None:
-    recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "trainer.epochs=4")
-    e = small(few_pairs, *recipe)
-
-    def stop_in_the_third_epoch(line: str) -> None:
-        if line.startswith("epoch 3/"):
-            raise Stop
-
-    run(e, tmp_path / "whole", echo=silent)
-    with pytest.raises(Stop):
-        run(e, tmp_path / "resumed", echo=stop_in_the_third_epoch)
-    run(e, tmp_path / "resumed", resume=True, echo=silent)
-    resumed, whole = (rows_of(RunDirectory.of(e, tmp_path / name).path) for name in ("resumed", "whole"))
-    assert resumed == whole
-    assert float(whole[-1]["lr/head"]) < float(whole[0]["lr/head"])
-
-
 def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
-    """Every second epoch is validated; the other ones have no figure of a validation, resumed or not."""
+    """Every second epoch is validated; the other ones have no figure of a validation, resumed or not.
+
+    Plateau goes on where it stood.
+    """
     recipe = ("schedule.name=plateau", "schedule.patience=0", "trainer.epochs=5", "trainer.validate_every=2")
     # nothing is found, so MR stays at 100 %
-    e = small(few_pairs, *recipe, "postprocess.score_threshold=1", "input.modality=early", "trainer.panel_images=0")
+    e = of_pairs(few_pairs, *recipe, "postprocess.score_threshold=1")
     lines: list[str] = []
     results = run(e, tmp_path / "whole", echo=lines.append)
     whole = RunDirectory.of(e, tmp_path / "whole")
     assert [row["epoch"] for row in whole.metrics() if "val/loss_total" in row] == [1, 3]
     assert [line[:9] for line in lines if "val MR" in line and line.startswith("epoch")] == ["epoch 2/5", "epoch 4/5"]
+    assert whole.metrics()[-1]["lr/head"] < whole.metrics()[0]["lr/head"]
     assert results["epoch"] == 4 and results["val"] == {"monitor": e.trainer.monitor, "best": 100, "first": 100}
     stood = "val/MR/reasonable_all was never better than at the first validation, 100%; "
     said = [line.removeprefix(stood) for line in lines if line.startswith(stood)]
@@ -288,7 +253,7 @@ def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:
 def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
     size: str, fits: bool, few_pairs: Path, tmp_path: Path
 ) -> None:
-    e = small(few_pairs, "trainer.batch_size=1", f"input.size={size}")
+    e = of_pairs(few_pairs, "trainer.batch_size=1", f"input.size={size}")
     detector = build_detector(e)[0]
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     preflight.refuse_single_values(detector, e, 2)
@@ -298,15 +263,18 @@ def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
         return
     with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
         run(e, tmp_path, echo=silent)
+    replace_batch_norm(detector.part("extras"), "group")  # 16 groups of 16 channels, in batches of any size
+    with pytest.raises(RunError, match=r"would normalise a single value: .* a group is one channel"):
+        preflight.refuse_single_values(detector, e, 2)
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Path) -> None:
-    e = small(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
+    e = of_pairs(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
     with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
         run(e, tmp_path, echo=silent)
     e.schedule.warmup_steps = 3
     preflight.refuse_to_end_warming_up(e, 2)
-    assert small(few_pairs).schedule.warmup_steps == 0  # --tiny, of an experiment with 50
+    assert load_experiment(LITE0, tiny=True).schedule.warmup_steps == 0  # of an experiment with 50
 
 
 @pytest.mark.parametrize(
@@ -322,7 +290,7 @@ def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Pat
     ids=["accumulate, clip, EMA", "bf16, group norm", "rmsprop, slow backbone"],
 )
 def test_recipes_and_modalities_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    e = small(few_pairs, *overrides)
+    e = of_pairs(few_pairs, *overrides)
     run(e, tmp_path, echo=silent)
     (row,) = rows_of(RunDirectory.of(e, tmp_path).path)
     assert math.isfinite(float(row["val/loss_total"]))
@@ -334,9 +302,8 @@ def test_the_log_and_the_checkpoint_tell_whether_the_input_is_normalised(
     few_pairs: Path, tmp_path: Path, normalize: bool
 ) -> None:
     switches = (f"input.normalize={str(normalize).lower()}", "augment.names=[flip]")
-    e = small(
-        few_pairs, *switches, "input.modality=early", "input.mean=[0.2,0.2,0.2,0.2]", "input.std=[0.1,0.1,0.1,0.1]"
-    )
+    own = ("input.modality=early", "input.mean=[0.2,0.2,0.2,0.2]", "input.std=[0.1,0.1,0.1,0.1]")
+    e = of_pairs(few_pairs, *switches, *own)
     run(e, tmp_path, echo=silent)
     directory = RunDirectory.of(e, tmp_path).path
     (row,) = rows_of(directory)
@@ -396,7 +363,7 @@ class Watched(Callback):
 def test_a_non_finite_loss_names_its_step_and_frames_and_leaves_the_last_checkpoint(
     good: int, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    e = small(few_pairs, "trainer.epochs=3")
+    e = of_pairs(few_pairs, "trainer.epochs=3")
     spoil(monkeypatch, good, value=True)
     watched = Watched()
     with pytest.raises(NonFiniteError) as caught:
@@ -415,7 +382,7 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(
     few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val: str, says: str
 ) -> None:
     """The last step of an epoch has a finite loss and a gradient that is not: no later loss would tell."""
-    e = small(few_pairs, f"data.val={val}", "trainer.ema_decay=0", "optimizer.gradient_clip=0", "trainer.epochs=2")
+    e = of_pairs(few_pairs, f"data.val={val}", "trainer.ema_decay=0", "optimizer.gradient_clip=0", "trainer.epochs=2")
     spoil(monkeypatch, 3, value=False)
     with pytest.raises(NonFiniteError, match=says):
         run(e, tmp_path, echo=silent)

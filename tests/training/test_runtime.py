@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from untrained import LITE0, SMALL, of_pairs
 
 from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import load_experiment
@@ -13,13 +14,6 @@ from ssd_effnet.training import runtime
 from ssd_effnet.training.devices import accelerator, devices
 from ssd_effnet.training.run import _choose_runtime, run
 from ssd_effnet.training.runtime import Runtime, bfloat16_pays, choose, keep_freed_memory, threads_of
-
-LITE0 = Path(__file__).parents[2] / "experiments" / "lite0.yaml"
-SMALL = (
-    *("input.size=[64,96]", "backbone.pretrained=none", "backbone.norm=batch", "adapter.channels=16"),
-    *("extras.channels=16", "trainer.accelerator=cpu", "trainer.panel_images=0", "data.workers=0"),
-    *("trainer.batch_size=2", "trainer.epochs=1", "schedule.warmup_steps=0", "trainer.test_checkpoint=last"),
-)
 
 
 def test_the_fastest_way_is_applied(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -44,15 +38,6 @@ def test_what_cannot_be_set_is_not_tried(monkeypatch) -> None:  # type: ignore[n
     assert all(not way.keep_memory for way in choice.seconds) and len(choice.seconds) == 2
 
 
-def test_memory_kept_or_not_computes_the_same() -> None:
-    x = torch.randn(1, 16, 600, 600)
-    results = []
-    for keep in (True, False):
-        assert keep_freed_memory(keep) in (True, False)
-        results.append((x * 2).relu().sum())
-    assert results[0] == results[1]
-
-
 def test_threads_come_back() -> None:
     before = torch.get_num_threads()
     with threads_of(1):
@@ -63,7 +48,7 @@ def test_threads_come_back() -> None:
 
 
 def test_measuring_leaves_weights_statistics_and_mode_alone() -> None:
-    e = load_experiment(LITE0, [*SMALL, "trainer.threads=1"])
+    e = load_experiment(LITE0, SMALL)
     detector = build_detector(e, pretrained=False)[0]
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     assert "1 threads" in str(_choose_runtime(e, detector))
@@ -73,8 +58,8 @@ def test_measuring_leaves_weights_statistics_and_mode_alone() -> None:
 
 
 def test_a_run_says_what_it_chose_and_what_its_frames_take(few_pairs: Path, tmp_path: Path) -> None:
-    data = ["data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json"]
-    e = load_experiment(LITE0, [*SMALL, *data, "trainer.threads=1", "trainer.runtime=auto", "data.cache=memory"])
+    how = ("data.val=", "trainer.test_checkpoint=last", "trainer.runtime=auto", "data.cache=memory")
+    e = of_pairs(few_pairs, "data.test=val.json", *how)
     lines: list[str] = []
     results = run(e, tmp_path, echo=lines.append)
     keep_freed_memory(False)

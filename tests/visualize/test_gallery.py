@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import Doubt
@@ -22,17 +24,16 @@ from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
 from ssd_effnet import drawing as drawing
 from ssd_effnet.build import build_dataset
-from ssd_effnet.cli import visualize
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.drawing import Marking, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.training.run_directory import describe_data
 from ssd_effnet.visualize.gallery import album
-from ssd_effnet.visualize.gallery.album import Item, View, below, fewest
+from ssd_effnet.visualize.gallery.album import Item, below, fewest
 from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
 from ssd_effnet.visualize.gallery.drawing import FinishedRun, cropped, markings, rings, whole, window
-from ssd_effnet.visualize.gallery.errors import error_items, write_errors
+from ssd_effnet.visualize.gallery.errors import write_errors
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
 
 ROOT = Path(__file__).parents[2]
@@ -90,8 +91,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return run_of(tmp_path_factory.mktemp("halfway"), 1, 0.8, f"data.root={data}", "input.modality=halfway")
 
 
-def command(*arguments: object) -> int:
-    return visualize.main([str(argument) for argument in arguments])
+visualize = partial(command, "visualize")
 
 
 # --------------------------------------------------------------------------------------------- pictures
@@ -142,13 +142,12 @@ def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:
 # --------------------------------------------------------------------------------------------- pages of runs
 
 
-def test_the_errors_of_a_run(visible: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("errors", visible, "--out", tmp_path, "--fppi", "0.5") == 0
-    said = capsys.readouterr().out
+def test_the_errors_of_a_run(visible: Path, tmp_path: Path) -> None:
+    done = visualize("errors", visible, "--out", tmp_path, "--fppi", "0.5")
     run = FinishedRun.load(visible)
     errors = Errors(run.truth, run.detections, fppi=0.5)
     numbers = {kind: len(errors.at_point(kind)) for kind in Kind}
-    assert sum(numbers.values()) > 5 and f"{sum(numbers.values())} pictures" in said
+    assert sum(numbers.values()) > 5 and f"{sum(numbers.values())} pictures" in done.stdout and done.returncode == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     for kind, number in numbers.items():
         assert text.count(f'data-kind="{kind}"') == number
@@ -157,27 +156,10 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path, capsys: pytest.Captu
     assert f"{100 * errors.miss_rate_if_put_right():.1f} %" in text
 
 
-def test_missed_people_come_with_what_is_known_of_them(visible: Path) -> None:
-    run = FinishedRun.load(visible)
-    view = View(run, Errors(run.truth, run.detections))
-    people = [item for item in error_items(view) if item.kind == Kind.MISSED_UNSURE]
-    assert people and all("right box at score" in item.caption and item.score is not None for item in people)
-    heights = [item.height for item in people]
-    assert heights == sorted(heights, reverse=True)
-    assert {item.occlusion for item in people} <= {"none", "partial"}  # the subset's
-
-
 def test_pairs_lie_side_by_side(halfway: Path, tmp_path: Path) -> None:
     page = write_errors(halfway, tmp_path, min_score=0.5)
     entry = next(entry for entry in page.entries if entry.larger)
     assert entry.width > 1.9 * entry.height_shown and len(entry.larger[0].rings) == 2
-
-
-def test_coco_data(few_pairs: Path, tmp_path: Path) -> None:
-    where = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=''", "data.test=val.json")
-    page = write_errors(run_of(tmp_path, 3, 0.0, *where), tmp_path / "page", subset="all_h20")
-    assert page.entries and all(entry.thumbnail for entry in page.entries)
-    assert (tmp_path / "page" / "index.html").is_file()
 
 
 def test_a_page_keeps_within_its_size(visible: Path, tmp_path: Path) -> None:
@@ -201,11 +183,9 @@ def test_a_frame_that_cannot_be_read_says_so(visible: Path, tmp_path: Path, monk
     assert page.entries and all("is truncated" in entry.caption and not entry.thumbnail for entry in page.entries)
 
 
-def test_two_runs_of_different_modality(
-    visible: Path, halfway: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command("compare", visible, halfway, "--out", tmp_path, "--fppi", "0.3") == 0
-    assert "A finds, B misses:" in capsys.readouterr().out
+def test_two_runs_of_different_modality(visible: Path, halfway: Path, tmp_path: Path) -> None:
+    done = visualize("compare", visible, halfway, "--out", tmp_path, "--fppi", "0.3")
+    assert done.returncode == 0 and "A finds, B misses:" in done.stdout
     page = write_comparison(visible, halfway, tmp_path, fppi=0.3)
     a, b = (FinishedRun.load(path) for path in (visible, halfway))
     mine, other = (Errors(run.truth, run.detections, fppi=0.3) for run in (a, b))
@@ -217,59 +197,47 @@ def test_two_runs_of_different_modality(
     assert sum(int(cell.words) for cell in row if isinstance(cell, Bar)) == int(str(row[1])) == mine.counted.sum()
 
 
-def test_what_cannot_be_compared(
-    visible: Path, few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def refused(*arguments: object) -> str:
+    """The sentence, which ends with exit code 1."""
+    done = visualize(*arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path) -> None:
     where = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=''", "data.test=val.json")
     other = run_of(tmp_path, 3, 0.5, *where)
-    assert command("compare", visible, other, "--out", tmp_path / "out") == 1
-    assert "not tested on the same frames" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    assert command("curves", visible, other, "--out", tmp_path / "out.png") == 1
-    assert "not tested on the same frames" in capsys.readouterr().err
+    for line in (("compare", visible, other, "--out", tmp_path / "out"), ("curves", visible, other)):
+        assert "not tested on the same frames" in refused(*line)
+    assert not (tmp_path / "out").exists()
     best = other / "checkpoints" / "best.ckpt"
     best.parent.mkdir()
     best.touch()
     (other / "results.json").write_text('{"checkpoint": "last.ckpt"}')
-    assert command("errors", best) == 1
-    assert f"the detections of {other} are those of last.ckpt, not of this checkpoint" in capsys.readouterr().err
+    assert "those of last.ckpt, not of this checkpoint" in refused("errors", best)
     (other / "results.json").write_text('{"checkpoint": "best.ckpt"}')
-    assert command("errors", best) == 0 and (other / "errors" / "index.html").is_file()
+    assert visualize("errors", best).returncode == 0 and (other / "errors" / "index.html").is_file()
     (other / "detections.json").unlink()
-    assert command("errors", other) == 1
-    assert "the run is not finished" in capsys.readouterr().err
-
-
-def test_a_miss_rate_that_is_its_floor_comes_with_a_caution(data: Path, tmp_path: Path) -> None:
-    run = run_of(tmp_path, 4, 1.0, f"data.root={data}")  # everybody is found, if not at once
-    page = write_errors(run, tmp_path / "page")
-    assert any("nobody is missed at" in line for line in page.lead)
-    silent = write_errors(run, tmp_path / "page", min_score=2.0)
-    assert any("no detection at all" in line for line in silent.lead) and {e.kind for e in silent.entries} == {
-        Kind.MISSED_UNSURE
-    }
+    assert "the run is not finished" in refused("errors", other)
 
 
 @pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x"])
-def test_options_that_mean_nothing(visible: Path, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command("errors", visible, wrong)
-    assert "invalid positive number value" in capsys.readouterr().err
+def test_options_that_mean_nothing(visible: Path, wrong: str) -> None:
+    done = visualize("errors", visible, wrong)
+    assert done.returncode == 2 and wrong.partition("=")[0] in done.stderr
 
 
-def test_curves_of_runs_and_files(
-    visible: Path, halfway: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command("curves", visible, halfway / "detections_kaist.txt", "--out", tmp_path / "one.png") == 0
-    from_run = capsys.readouterr().out
-    files = (visible / "detections.json", halfway)
-    assert command("curves", *files, "--annotations", data, "--out", tmp_path / "two.svg") == 0
-    numbers = [re.findall(r"\d+\.\d\d", text) for text in (from_run, capsys.readouterr().out)]
+def test_curves_of_runs_and_files(visible: Path, halfway: Path, data: Path, tmp_path: Path) -> None:
+    files = (visible / "detections.json", halfway, "--annotations", data)
+    shown = [
+        visualize("curves", visible, halfway / "detections_kaist.txt", "--out", tmp_path / "one.png"),
+        visualize("curves", *files, "--out", tmp_path / "two.svg"),
+    ]
+    numbers = [re.findall(r"\d+\.\d\d", done.stdout) for done in shown]
     assert numbers[0] == numbers[1] and len(numbers[0]) >= 8  # a run is its file
     assert (tmp_path / "one.png").stat().st_size > 10_000 and "<svg" in (tmp_path / "two.svg").read_text()
-    assert command("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png") == 1
-    assert "--annotations" in capsys.readouterr().err
-    assert command("curves", visible, "--out", tmp_path / "three.xyz") == 1
-    assert "should end in .png" in capsys.readouterr().err
+    assert "--annotations" in refused("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png")
+    assert "three.xyz" in refused("curves", visible, "--out", tmp_path / "three.xyz")
 
 
 # --------------------------------------------------------------------------------------------- the page
@@ -324,11 +292,6 @@ def test_names_stand_for_themselves() -> None:
         [["0", "A", [[0.1, 0.2, 0.3, 0.4]]]],
         [["0", "A", [[0.1, 0.2, 0.3, 0.4]]]],
     ]
-
-
-def test_an_empty_page_is_a_page() -> None:
-    text = render(GalleryPage("nothing"))
-    assert "<h1>nothing</h1>" in text and 'class="card"' not in text and "height from" not in text
 
 
 # what is wrong is collected from the first line of the page on

@@ -15,8 +15,7 @@ from ssd_effnet.models.backbones import EfficientNet
 from ssd_effnet.models.cost import cost, multiply_adds
 from ssd_effnet.visualize.summary import summarize, summary_table
 
-ROOT = Path(__file__).parents[2]
-EXPERIMENTS = ROOT / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def test_a_convolutions_multiply_adds() -> None:
