@@ -125,7 +125,7 @@ def write_data_view(
     channels = [ChannelRow(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
     images = len(chosen) * draws
     verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
-    rows = [_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
+    rows = [_frame_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
         verdict,
@@ -196,7 +196,7 @@ def _words(e: ExperimentConfig, stage: str) -> str:
     return f"Augmentation: {', '.join(said) or 'none'}. An epoch draws anew."
 
 
-def _row(
+def _frame_row(
     dataset: DetectionDataset,
     place: int,
     batch: Batch,
