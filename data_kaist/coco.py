@@ -167,7 +167,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _tidy(path: Path, document: dict[str, Any]) -> None:
-    """Ids and sizes that are whole numbers become so in the document, and names get ``/``, however they are written."""
+    """Rewrite ids and sizes as whole numbers, and backslashes in names as ``/``."""
     odd: list[Any] = []
     slashed: list[str] = []
     keys_of = {"images": ("id", "height", "width"), "annotations": ("image_id", "category_id"), "categories": ("id",)}

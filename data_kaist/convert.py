@@ -63,7 +63,7 @@ class Object:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image: its split ("" where the data set has none), its name below the written folder, files and objects."""
+    """One image with its objects; ``split`` is "" where the data set has none."""
 
     split: str
     name: str
@@ -210,7 +210,7 @@ def _cut(xywh: Xywh, width: int, height: int) -> Xywh:
 
 
 def _place(file: Path, out: Path, name: str, copy: bool) -> None:
-    """Make ``out/name`` be the image: a copy, or a link to the folder at the top of its name."""
+    """Copy the image to ``out/name``, or link the folder at the top of its name."""
     place = out / name
     if place.exists() and place.resolve() == file.resolve():
         return
@@ -394,7 +394,7 @@ def _walk(source: Path, endings: Collection[str]) -> list[Path]:
 
 
 def _with_persons(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
-    """The pictures under names below the folder that they share; the only label that there is becomes ``person``."""
+    """Name the pictures below their common folder; an only label becomes ``person``."""
     if not pictures:
         return
     labels = sorted({obj.label for picture in pictures for obj in picture.objects})
@@ -471,7 +471,7 @@ def _yolo_classes(folder: Path) -> dict[int, str]:
 
 
 def _yolo_images(entry: str, base: Path, folder: Path, named_by: Path) -> list[Path]:
-    """Images of a folder or of a list of images; Roboflow's paths go up from a folder that is not there."""
+    """Images of a folder or a list; Roboflow's paths start one folder too high."""
     short = re.sub(r"^(\.\./)+", "", entry)
     place = next((p for p in (base / entry, folder / entry, folder / short) if p.exists()), None)
     if place is None:
@@ -545,7 +545,7 @@ def _image(path: Path, named_by: Path | str) -> Path:
 
 @contextmanager
 def _reading(at: str) -> Iterator[None]:
-    """Name the file and entry in which a key is missing or a value is of another type."""
+    """Turn missing keys and wrong types into one sentence that names the place."""
     try:
         yield
     except DataError:

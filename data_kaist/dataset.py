@@ -58,7 +58,7 @@ def doubts_of(frames: Sequence[Frame]) -> dict[str, str]:
 
 
 def fingerprint(frames: Sequence[Frame]) -> str:
-    """SHA-256 of names, boxes, labels and flags in order: two runs with the same one saw the same objects."""
+    """SHA-256 of names, boxes, labels and flags; equal for equal objects."""
     digest = hashlib.sha256()
     for frame in frames:
         a = frame.annotations
@@ -241,7 +241,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples of one size into a batch; objects are padded to the most there are, at least one row.
+    """Put samples of one size into a batch; objects are padded.
 
     Raises:
         ValueError: the samples differ in size or modality.

@@ -1,9 +1,9 @@
 """Detections in files: three forms, read into a :class:`~data_kaist.structures.DetectionTable`; two of them written.
 
-- KAIST text, ``image_number,x,y,w,h,score`` a line, image numbers from 1;
+- KAIST text, ``image_number,x,y,w,h,score`` per line, image numbers from 1;
 - COCO results, a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, image ids from 0 or those
   of the ground truth;
-- the KAIST devkit's, a folder of ``setXX_VYYY_IZZZZZ.txt`` with ``person x1 y1 x2 y2 score`` a line, coordinates one
+- the KAIST devkit's, a folder of ``setXX_VYYY_IZZZZZ.txt`` with ``person x1 y1 x2 y2 score`` per line, coordinates one
   less than those of the ground truth (the devkit adds 1).
 
 Numbers are written so that reading them gives the score back exactly and coordinates to ten digits.
@@ -192,7 +192,7 @@ def read_categories(
 
 
 def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) -> tuple[int, int, list[float], float]:
-    """Place of the image, category id, box xywh and score, or the sentence that says what is wrong."""
+    """Place of the image, category id, box xywh and score of an entry."""
     if not isinstance(entry, dict):
         raise DetectionFileError(f"{where} should be an object with image_id, category_id, bbox and score")
     for key in ("image_id", "category_id", "bbox", "score"):

@@ -9,11 +9,10 @@ _LONGEST = 2000
 
 
 class Failure(Exception):
-    """One sentence for the user, naming the file, frame or key; a command prints it and ends with its exit code.
+    """One sentence for the user that names the file, frame or key.
 
-    File names and contents stand in it as they are given. Shown as text it is one line: line breaks, control
-    characters (which a terminal would obey) and halves of characters are written as escapes, and a sentence that quotes
-    pages is cut in its middle.
+    A command prints it and ends with its exit code. Shown as text it is one line: line breaks, control characters and
+    halves of characters are written as escapes, and a sentence that quotes pages is cut in its middle.
     """
 
     exit_code: ClassVar[int] = 1
@@ -23,7 +22,7 @@ class Failure(Exception):
 
 
 class Doubt(UserWarning):
-    """One sentence on something that is read although it is odd; a command prints it on stderr and goes on."""
+    """One sentence on odd input that is read nevertheless; printed on stderr."""
 
 
 def warn_doubt(sentence: str) -> None:

@@ -18,7 +18,7 @@ from data_kaist.errors import DataError
 
 
 def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -> None:
-    """Write beside the file and rename: whoever reads it sees the old content or the new one, never half.
+    """Write a file atomically: readers see the old content or the new.
 
     Missing folders are made; an interrupted or failed write leaves nothing behind.
 
@@ -143,7 +143,7 @@ def has_no_area(xywh: Any) -> bool:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a file name stays below the folder that it is relative to: not absolute, and without ``..``."""
+    """Whether a file name is relative and has no ``..``."""
     path = PurePath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 

@@ -170,7 +170,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
 
 
 def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:
-    """What there is to say of images that were read: a sentence each on ``depth``, ``range`` and ``orientation``.
+    """Sentences on images that were read, by ``depth``, ``range`` and ``orientation``.
 
     Args:
         notes: a file's name and a row of :data:`NOTE`.
@@ -232,7 +232,7 @@ def max_pixels() -> int:
 
 
 class _Header(NamedTuple):
-    """(height, width) and bits per value of an image file, its orientation tag, and whether decoding follows that."""
+    """Size (height, width), bits per value and orientation tag of an image file."""
 
     size: tuple[int, int]
     bits: int
@@ -286,7 +286,7 @@ def _turned(image: np.ndarray, tag: int) -> np.ndarray:
 
 
 class FileKind(NamedTuple):
-    """A kind of file: what it is for, how its content begins, and the endings by which its files are recognised."""
+    """A kind of file: its use, first bytes (a pattern) and endings."""
 
     name: str
     use: Literal["image", "video", "other"]

@@ -79,7 +79,7 @@ class Frame:
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
-    """What COCO results call these frames: the ids of their COCO file, or their places in the split."""
+    """Image ids in COCO results: of the COCO file, or places in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
 
 
@@ -108,7 +108,7 @@ def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) ->
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
-    """The ``frames`` whose image is among the ``others``' too: the same file, or another with the same bytes.
+    """The ``frames`` whose image is among the ``others``' too, by file or content.
 
     Of a pair the visible image is compared. Only files of equal size are read.
     """
@@ -498,7 +498,7 @@ def _coco_images(
 
 
 def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple[Path, str]:
-    """The folder that the names in a COCO file are relative to, and a clause on where it was looked for in vain.
+    """The folder of a COCO file's images, and a clause on where it was looked for in vain.
 
     It is the first of {the file's own folder, ``root``} x {., images, S, images/S} that holds an image of the file, S
     being the file's name without ``instances_`` and ``.json``; or x {``given``}. Exports of Roboflow, COCO and CVAT
@@ -540,7 +540,7 @@ def file_and_step(spec: str) -> tuple[str, int]:
 
 
 def _coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
-    """Where the visible and the LWIR image of a COCO file name should be; None where the name leaves it open."""
+    """Paths of the visible and the LWIR image of a COCO file name."""
     if is_frame_name(name):
         video, _, number = name.rpartition("/")
         visible, lwir = (_image_file(folder / "images" / video / side / number) for side in SIDES["early"])

@@ -27,7 +27,7 @@ OCCLUSIONS = ("none", "partial", "heavy")
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and standard deviation of each channel over all pixels, images in 0..1; R, G, B, LWIR as far as there."""
+    """Mean and standard deviation per channel over all pixels, in 0..1."""
 
     channels: tuple[str, ...]
     mean: tuple[float, ...]
@@ -66,7 +66,7 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
 
 
 def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int = 500) -> list[float]:
-    """The LWIR values below which these shares of the pixels lie, in up to ``count`` frames spread over those given.
+    """Quantiles of the LWIR values in up to ``count`` frames, evenly spread.
 
     Raises:
         ImageError: an image cannot be read, none has more than 8 bits, or all values are equal.

@@ -23,7 +23,7 @@ Daytime = Literal["day", "night"]
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """What is known of the objects of one image; one row an object.
+    """The objects of one image; one row per object.
 
     Attributes:
         boxes_xyxy: float32 ``(n, 4)``, pixels of the original image.

@@ -326,7 +326,7 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
 def _colour_map(mean_rgb: tuple[float, ...], factors: np.ndarray, turn: float) -> np.ndarray:
-    """The 3x4 matrix that scales chroma, turns hue (in YIQ), stretches about the mean grey and scales all."""
+    """The 3x4 matrix of saturation, hue (in YIQ), contrast and brightness."""
     brightness, contrast, saturation = (float(factor) for factor in factors)
     chroma = saturation * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     in_yiq = np.eye(3)

@@ -49,7 +49,7 @@ class Camera:
         return self.focal * metres / pixels
 
     def moved(self, dx: float, dy: float) -> Camera:
-        """The same camera with the origin of its image moved by ``(dx, dy)`` pixels (what a crop does)."""
+        """The camera of a crop that begins at pixel ``(dx, dy)``."""
         return Camera(self.focal, self.height, self.centre_x - dx, self.horizon - dy)
 
 

@@ -257,7 +257,7 @@ def _poster(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: f
 
 
 def _warm_box(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
-    """A distractor for the heat camera: a vent or transformer, narrow, as tall and as warm as a body."""
+    """A distractor in LWIR: a vent or transformer, as tall and warm as a body."""
     tall = rng.uniform(1.0, 1.8)
     wide = rng.uniform(0.18, 0.3)
     heat = 100 + look.body_heat * rng.uniform(0.4, 0.9)

@@ -105,7 +105,7 @@ class _Brush:
         self._body: np.ndarray | None = None
 
     def body_is_done(self) -> None:
-        """What is painted from here on is carried: it hides what is behind it, but no box goes round it."""
+        """Later strokes are of carried things, which no box includes."""
         self._body = self._painted()
 
     def _painted(self) -> np.ndarray:

@@ -50,7 +50,7 @@ class Backdrop:
 
 
 class Noise:
-    """Sensor noise drawn once and read at random places: fresh noise for each frame would cost more than the frame."""
+    """Sensor noise, drawn once and read at random places to save time."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         height, width = size[0] + NOISE_MARGIN, size[1] + NOISE_MARGIN
@@ -101,7 +101,7 @@ def make_backdrop(rng: np.random.Generator, size: tuple[int, int], day: bool) ->
 
 
 def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
-    """Float32 ``(H, W)`` around 1: dirt and grain that no surface out of doors is free of; the sky stays clean."""
+    """Dirt and grain of surfaces, float32 ``(H, W)`` around 1; 1 in the sky."""
     rows, columns = canvas.depth.shape
     texture = np.zeros((rows, columns), np.float32)
     for cell, strength in ((40, 0.035), (9, 0.035), (3, 0.045)):
