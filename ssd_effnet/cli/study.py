@@ -5,6 +5,8 @@ examples:
   ssd-effnet study run experiments/04_fpn.yaml experiments/05_deconv.yaml --seeds 0 1 --jobs 2 --dry-run
   ssd-effnet study run experiments/0*.yaml '0[1-8]*:backbone.name=efficientnet-lite0' trainer.epochs=14 --out runs/small
   ssd-effnet study run experiments/0*.yaml --seeds 0 1 2 --executor ray --address auto --out /shared/runs/chain
+  ssd-effnet study run 02_widen_3x3 04_fpn --on twin --seeds 0 1 2 3 4 --out runs/necks
+  ssd-effnet study ablate 08_bifpn --on twin --seeds 0 1 2 --out runs/without
   ssd-effnet study status runs/chain
   ssd-effnet study report runs/chain
   ssd-effnet study report /mnt/other/chain data.root=data/kaist --out reports/chain
@@ -30,16 +32,13 @@ if TYPE_CHECKING:
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet study")
-    what = parser.add_subparsers(required=True, metavar="run | status | report", dest="what")
+    what = parser.add_subparsers(required=True, metavar="run | ablate | status | report", dest="what")
     run = what.add_parser("run", help="train and evaluate every experiment with every seed")
+    without = what.add_parser("ablate", help="train an experiment without each step of its chain")
     run.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="YAML files, and key=value for all of them")
-    run.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="K", help="default: 0")
-    run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
-    jobs = "runs side by side: one a GPU, or a share of the cores"
-    run.add_argument("--jobs", type=shell.positive, default=1, help=jobs)
-    run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
-    run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")
-    run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
+    without.add_argument("experiments", nargs="+", metavar="FINAL", help="the last experiment, and key=value for all")
+    for command in (run, without):
+        _add_plan(command)
     for name, help_text in (("status", "how far each run is"), ("report", "compare the finished runs")):
         command = what.add_parser(name, help=help_text)
         command.add_argument("out", type=Path, metavar="DIRECTORY", help="of the study")
@@ -48,6 +47,18 @@ def parser() -> shell.Parser:
             command.add_argument("--out", dest="to", type=Path, metavar="FOLDER", help="default: DIRECTORY/report")
             command.add_overrides("where the runs' data are here: data.root=...")
     return parser
+
+
+def _add_plan(run: shell.Parser) -> None:
+    """Arguments of the commands that train."""
+    run.add_argument("--on", type=Path, metavar="FILE", help="an experiment whose own keys are set in all of them")
+    run.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="K", help="default: 0")
+    run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
+    jobs = "runs side by side: one a GPU, or a share of the cores"
+    run.add_argument("--jobs", type=shell.positive, default=1, help=jobs)
+    run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
+    run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")
+    run.add_argument("--dry-run", action="store_true", help="say what would run, how large it is and how long it takes")
 
 
 def seed(word: str) -> int | str:
@@ -60,11 +71,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = parser().completed().parse_known_args(argv)
     if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
         parser().error(f"unknown arguments: {' '.join(unknown)}")
-    if arguments.what == "run":
+    if arguments.what in ("run", "ablate"):
         seeds = [word for word in arguments.seeds if isinstance(word, int)]
         settings = [word for word in arguments.seeds if isinstance(word, str)]
         arguments.overrides = [word for word in (*arguments.experiments, *settings, *rest) if "=" in word]
         arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
+        if arguments.what == "ablate" and len(arguments.experiments) != 1:
+            parser().error("ablate takes one experiment, the last of its chain")
         if arguments.executor == "ray" and arguments.jobs > 1:
             parser().error("--jobs is for the local executor; a Ray cluster takes as many runs as it holds")
         if arguments.executor == "local" and arguments.address:
@@ -80,21 +93,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    return {"run": run_study, "status": show_status, "report": write_report}[arguments.what](arguments)
+    commands = {"run": run_study, "ablate": run_study, "status": show_status, "report": write_report}
+    return commands[arguments.what](arguments)
 
 
 def run_study(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from ssd_effnet.study import ablation
     from ssd_effnet.study.cluster import execute_on_ray
     from ssd_effnet.study.execute import RunOutcome, execute
-    from ssd_effnet.study.plan import check, plan, remember
+    from ssd_effnet.study.plan import check, hidden_by, overlay, plan, remember
     from ssd_effnet.study.progress import Display
     from ssd_effnet.training.run_directory import State
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    jobs = plan(arguments.experiments, arguments.seeds, arguments.overrides, arguments.out)
-    for note in check(jobs):
+    files, laid = arguments.experiments, overlay(arguments.on) if arguments.on else []
+    if arguments.what == "ablate":
+        without, left_out = ablation.write(files[0], arguments.out / "without")
+        files = [*files, *without]
+        for sentence in left_out:
+            console.print(f"not run: {sentence}")
+    jobs = plan(files, arguments.seeds, [*laid, *arguments.overrides], arguments.out)
+    for note in (*hidden_by(laid, jobs), *check(jobs)):
         console.print(f"note: {note}")
     damaged = {job: damage for job in jobs if (damage := job.directory.damage())}
     jobs = [job for job in jobs if job not in damaged]
@@ -104,8 +125,8 @@ def run_study(arguments: argparse.Namespace) -> int:
     if elsewhere:
         console.print(f"in another process: {', '.join(job.name for job in elsewhere)}")
     if arguments.dry_run:
-        return show_estimates(todo, arguments.jobs)
-    remember(jobs, arguments.out, shlex.join(sys.argv))
+        return show_estimates(todo, arguments.jobs, arguments.out)
+    remember(jobs, arguments.out, shlex.join(sys.argv), laid)
     with Display(todo, console) as display:
         execute_all: Callable[..., list[RunOutcome]]
         if arguments.executor == "ray":
@@ -124,7 +145,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     return 1 if damaged or any(outcome.state is not State.RUNNING for outcome in unfinished) else 0
 
 
-def show_estimates(todo: list[Job], side_by_side: int) -> int:
+def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
     from rich.table import Table
 
     from ssd_effnet.study.estimate import estimate_run
@@ -162,7 +183,27 @@ def show_estimates(todo: list[Job], side_by_side: int) -> int:
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
     print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")
+    show_power(out)
     return 0
+
+
+def show_power(out: Path) -> None:
+    """Says, from the spread of the runs that the study has, how many seeds would tell 2 points."""
+    from ssd_effnet.evaluation.significance import seeds_to_tell
+    from ssd_effnet.study.entries import figure_name, seeds_in_words
+    from ssd_effnet.study.plan import survey
+    from ssd_effnet.study.records import load_study
+    from ssd_effnet.training.run_directory import State
+
+    if not any(directory.state is State.FINISHED for directory in survey(out)[0]):
+        print(f"how many seeds would tell a difference is not known before {out} has runs of two seeds")
+        return
+    for d in (study := load_study(out)).differences:
+        a, b = (e.replicates(d.metric) for e in (d.experiment, d.parent))
+        if d.comparison.readable and len(a) + len(b) > 2:
+            needed = seeds_in_words(seeds_to_tell(a, b))
+            what = f"{d.experiment.name} against {d.parent.name}, 2 points of {figure_name(study.metric)}"
+            print(f"seeds that would tell {what}: {needed}")
 
 
 def show_status(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from data_kaist.errors import Failure
 from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.loading import find_experiment, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.config.yaml_files import ConfigError, read_yaml
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.evaluation.significance import FEWEST_SEEDS
@@ -27,6 +27,7 @@ from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.training.machine import code_name, git_state
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_data, read_json
 
+_OF_A_FILE = ("base", "name", "description", "changes")
 FEWEST_PEOPLE = 100  # with fewer, a miss rate jumps from one person to the next
 
 
@@ -96,6 +97,38 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     return [Job(e, RunDirectory.of(e, out), path, differing) for e, path in experiments]
 
 
+def overlay(file: Path) -> list[str]:
+    """An experiment file's own keys as ``key=value``, to be laid over every experiment of a study.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    own = {k: v for k, v in read_yaml(find_experiment(file), "experiment").items() if k not in _OF_A_FILE}
+    return [f"{'.'.join(path)}={_written(value)}" for path, value in _leaves_of(own)]
+
+
+def _written(value: Any) -> str:
+    """A value of :func:`.read_yaml`, a text or a list of texts, as in a command."""
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else "null" if value is None else str(value)
+
+
+def _leaves_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves_of(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def hidden_by(laid: Sequence[str], jobs: Sequence[Job]) -> list[str]:
+    """Sentences about experiments whose own changes are keys that were laid over all: their question is not asked."""
+    keys, notes = {setting.partition("=")[0] for setting in laid}, {}
+    for job in jobs:
+        if job.experiment.ancestors and (own := sorted(keys.intersection(job.experiment.changes))):
+            notes[job.experiment.name] = f"{job.experiment.name} changes {', '.join(own)}, which --on sets for all: "
+    return [note + "the study does not ask that" for note in notes.values()]
+
+
 def _split(override: str) -> tuple[str, str]:
     """``PATTERN:key=value`` into its parts; the pattern is ``*`` where there is none."""
     head, equals, value = override.partition("=")
@@ -144,8 +177,8 @@ def check(jobs: Sequence[Job]) -> list[str]:
     return notes
 
 
-def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
-    """Add these experiments to the study's own file.
+def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = ()) -> None:
+    """Add these experiments, and what :func:`overlay` laid over them, to the study's own file.
 
     Before the first training it fixes what verdicts are of: the metric, and each experiment's seeds. Seeds that come
     later are added to the plan only where no verdict could be had without them.
@@ -167,6 +200,7 @@ def remember(jobs: Sequence[Job], out: Path, command: str) -> None:
                 seeds = sorted({*seeds, *(job.experiment.trainer.seed for job in of_name)})
             ancestors = of_name[0].experiment.ancestors or known.get("ancestors", [])
             study["experiments"][name] = {"file": str(of_name[0].source), "ancestors": ancestors, "seeds": seeds}
+        study["on"] = list(dict.fromkeys([*study.get("on", []), *on]))
         study["commands"] = list(dict.fromkeys([*study["commands"], command]))
         write_results(study_file(out), study)
 

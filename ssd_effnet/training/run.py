@@ -61,6 +61,7 @@ from ssd_effnet.training.callbacks import (
     MetricsCsv,
     ModelCheckpoint,
     Pictures,
+    ScalarLayout,
 )
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
@@ -511,6 +512,7 @@ def _trainer(
     callbacks: list[Callback] = [
         *more,
         Doubts(datasets, echo),
+        ScalarLayout(),
         waiting,
         *recorders,
         *([best] if "val" in datasets else []),

@@ -1,0 +1,111 @@
+"""The last experiment of a chain without each of its steps, so that a step's effect does not depend on the order.
+
+    files, left_out = write(Path("experiments/08_bifpn.yaml"), Path("runs/without/experiments"))
+
+Each file is a difference from the last experiment, so that plan, runs and report are those of any study.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from data_kaist.errors import Failure
+from data_kaist.files import write_whole
+from ssd_effnet.build import build_skeleton
+from ssd_effnet.config.keys import settings
+from ssd_effnet.config.loading import find_experiment, load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.config.yaml_files import read_yaml
+
+WITHOUT = "_without_"  # between the names of the last experiment and of the step
+
+
+class Step(NamedTuple):
+    """A difference between two experiments of a chain that follow each other."""
+
+    name: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    def undone(self, now: dict[str, Any]) -> dict[str, Any]:
+        """The values before it, of the keys that still have its own."""
+        still = (key for key in self.keys & self.before.keys() if now.get(key) == self.after.get(key))
+        return {key: self.before[key] for key in still}
+
+    @property
+    def keys(self) -> set[str]:
+        """What it changes."""
+        return {key for key in self.before.keys() | self.after.keys() if self.before.get(key) != self.after.get(key)}
+
+
+def steps(final: Path) -> list[Step]:
+    """The steps that lead to an experiment, the first one first."""
+    path, found = find_experiment(final), []
+    here: ExperimentConfig = load_experiment(path)
+    while base := read_yaml(path, "experiment").get("base"):
+        path = find_experiment(base, path)
+        parent = load_experiment(path)
+        found.append(Step(here.name, settings(parent), settings(here)))
+        here = parent
+    return found[::-1]
+
+
+def write(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
+    """Write the last experiment minus each step of its chain.
+
+    A step's keys go back to their value before it where the last experiment still has the step's own. Where later
+    steps have changed all of them since, the step goes together with these.
+
+    Args:
+        final: the last experiment.
+        folder: of the files; those of before are replaced.
+
+    Returns:
+        The files, and a sentence for each step that cannot be taken away.
+    """
+    last, chain = load_experiment(final), steps(final)
+    now, files, left_out = settings(last), [], []
+    known: dict[str, dict[str, Any]] = {}
+    for place, step in enumerate(chain):
+        taken, back = [step], {key: step.before[key] for key in step.keys if now.get(key) == step.after.get(key)}
+        if not back:
+            later = [other for other in chain[place + 1 :] if other.keys & step.keys]
+            taken += later
+            back = {key: of.before[key] for of in reversed(taken) for key in of.keys & of.before.keys()}
+        name = f"{last.name}{WITHOUT}" + "_and_".join(of.name for of in taken)
+        changed = {key: value for key, value in back.items() if now.get(key) != value}
+        twin = next((other for other, keys in known.items() if keys == changed), None)
+        if not changed or twin:
+            left_out.append(f"{step.name}: without it the network is {f'that of {twin}' if twin else 'the same'}")
+            continue
+        file = folder / f"{name}.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, _as_yaml(find_experiment(final).resolve(), last.name, taken, changed))
+        try:
+            build_skeleton(load_experiment(file))
+        except (Failure, ValueError) as error:
+            file.unlink()
+            left_out.append(f"{step.name}: without it there is no network ({error})")
+            continue
+        known[name] = changed
+        files.append(file)
+    return files, left_out
+
+
+def _as_yaml(base: Path, last: str, taken: list[Step], changed: dict[str, Any]) -> str:
+    names, keys = " and ".join(step.name for step in taken), sorted(changed)
+    content: dict[str, Any] = {
+        "base": str(base),
+        "description": f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys.",
+        "changes": keys,
+    }
+    for key, value in sorted(changed.items()):
+        group, _, name = key.partition(".")
+        if name:
+            content.setdefault(group, {})[name] = value
+        else:
+            content[group] = value
+    return yaml.safe_dump(content, sort_keys=False, width=120)
