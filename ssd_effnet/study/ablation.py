@@ -16,7 +16,7 @@ from data_kaist.errors import Failure
 from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import find_experiment, load_experiment
+from ssd_effnet.config.loading import differences, find_experiment, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import read_yaml
 
@@ -70,7 +70,7 @@ def write(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     now, files, left_out = settings(last), [], []
     known: dict[str, dict[str, Any]] = {}
     for place, step in enumerate(chain):
-        taken, back = [step], {key: step.before[key] for key in step.keys if now.get(key) == step.after.get(key)}
+        taken, back = [step], step.undone(now)
         if not back:
             later = [other for other in chain[place + 1 :] if other.keys & step.keys]
             taken += later
@@ -83,9 +83,11 @@ def write(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
             continue
         file = folder / f"{name}.yaml"
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, _as_yaml(find_experiment(final).resolve(), last.name, taken, changed))
+        base = find_experiment(final).resolve()
+        write_whole(file, _as_yaml(base, last.name, taken, changed, sorted(changed)))
         try:
-            build_skeleton(load_experiment(file))
+            build_skeleton(experiment := load_experiment(file))
+            write_whole(file, _as_yaml(base, last.name, taken, changed, differences(experiment, last)))
         except (Failure, ValueError) as error:
             file.unlink()
             left_out.append(f"{step.name}: without it there is no network ({error})")
@@ -95,8 +97,8 @@ def write(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     return files, left_out
 
 
-def _as_yaml(base: Path, last: str, taken: list[Step], changed: dict[str, Any]) -> str:
-    names, keys = " and ".join(step.name for step in taken), sorted(changed)
+def _as_yaml(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
+    names = " and ".join(step.name for step in taken)
     content: dict[str, Any] = {
         "base": str(base),
         "description": f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys.",

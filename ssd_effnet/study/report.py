@@ -19,6 +19,7 @@ from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
+from ssd_effnet.study.ablation import WITHOUT
 from ssd_effnet.study.disagreement import Disagreement, disagreement
 from ssd_effnet.study.entries import (
     NOTHING,
@@ -34,7 +35,7 @@ from ssd_effnet.study.entries import (
     setting,
 )
 from ssd_effnet.study.latency import Latency, latency
-from ssd_effnet.study.plan import study_file
+from ssd_effnet.study.plan import read_study, study_file
 from ssd_effnet.study.records import Difference, Experiment, Study, load_study, subset_table, tested_on
 from ssd_effnet.study.tables import results_csv, results_md
 from ssd_effnet.training.run_directory import RunError, State
@@ -93,6 +94,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
     table = subset_table(study.experiments)
     return environment.get_template("report.html").render(
         study=study,
+        on=read_study(study.out).get("on", []),
         title=study.out.resolve().name,
         date=time.strftime("%Y-%m-%d %H:%M %z"),
         data=data_of(study),
@@ -111,6 +113,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
         metrics=[of.name for of in in_place("report") if not of.parts],
         forest=forest_picture(study),
         chosen=chosen_epoch,
+        taken_away=taken_away(study),
         last_miss_rate=last_miss_rate,
         curves=curve_pictures(study),
         learning=learning(study),
@@ -144,6 +147,13 @@ def forest_picture(study: Study) -> Picture | None:
         if drawing
         else None
     )
+
+
+def taken_away(study: Study) -> list[tuple[str, Difference | None, Difference]]:
+    """The steps that ``study ablate`` took away: name, difference to the one before, difference without it."""
+    added = {d.experiment.name: d for d in study.differences}
+    without = [(d.experiment.name.partition(WITHOUT)[2], d) for d in study.differences if WITHOUT in d.experiment.name]
+    return [(step, added.get(step), d) for step, d in without]
 
 
 def curve_pictures(study: Study) -> list[Picture]:
