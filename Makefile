@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.requirements-installed
 
-.PHONY: help setup lock licences audit demo test test-slow lint format hooks docs clean
+.PHONY: help setup lock licences audit demo test test-slow test-gpu lint format hooks docs clean
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,7 +60,10 @@ test: setup  ## the tests, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
 
 test-slow: setup  ## the long tests too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m "not gpu"
+
+test-gpu: setup  ## every experiment on the GPU; without one, on a fake device (needs torch's CUDA build)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m gpu tests/gpu
 
 lint: setup  ## ruff, mypy and the layers' contracts
 	$(PY) -m ruff format --check .
