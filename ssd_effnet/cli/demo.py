@@ -1,4 +1,4 @@
-"""Run the whole pipeline: synthetic pairs, training, test split, pictures.
+"""Run the whole pipeline: synthetic pairs, training, test split, error page.
 
 Finished steps are skipped; `make demo` calls this.
 
@@ -10,7 +10,6 @@ examples:
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ssd_effnet.evaluation.metrics import headline
     from ssd_effnet.training.run import run
     from ssd_effnet.training.run_directory import RunDirectory
-    from ssd_effnet.visualize.gallery.frames import write_pictures
+    from ssd_effnet.visualize.gallery.errors import write_errors
 
     experiment = load_experiment("demo", arguments.overrides)
     print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
@@ -46,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = RunDirectory.of(experiment, arguments.out).path
     print(f"2. training {experiment.name} in {directory}")
     results = run(experiment, arguments.out, resume=True)
-    pictures = directory / "pictures"
-    print(f"3. pictures in {pictures}")
-    written = sorted(pictures.glob("*.png")) or write_pictures(directory, pictures)
+    errors = directory / "errors" / "index.html"
+    print(f"3. every miss and false alarm in {errors}")
+    if not errors.is_file():
+        write_errors(directory, errors.parent)
 
     test = results["test"]
     table = Table(title=f"{experiment.name} on {test['images']} synthetic test pairs, percent", title_justify="left")
@@ -57,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_column(name, justify="right")
     table.add_row(*(f"{value:.2f}" if value == value else "-" for value in cells.values()))
     shell.print_table(table)
-    print(f"run directory  {directory}")
-    print(f"pictures       {written[0]} and {len(written) - 1} more")
-    tensorboard = str(Path(sys.executable).parent / "tensorboard")
-    print(f"TensorBoard    {shlex.join([tensorboard, '--logdir', str(arguments.out)])}")
+    where, run_of, images = (
+        shlex.quote(str(path)) for path in (arguments.out, directory, Path(experiment.data.root, "images", "set06"))
+    )
+    print(f"errors: {errors}\nnext:")
+    print(f"  ssd-effnet detect {run_of} {images} --out found")
+    print(f"  ssd-effnet visualize curves {run_of}")
+    print(f"  tensorboard --logdir {where}")
     return 0

@@ -8,7 +8,6 @@ examples:
   ssd-effnet visualize compare runs/04_fpn/seed0 runs/08_bifpn/seed0 --out compared
   ssd-effnet visualize curves runs/04_fpn/seed0 runs/08_bifpn/seed0 --out curves.png
   ssd-effnet visualize curves MLPD.txt mine.json --annotations KAIST_annotation.json
-  ssd-effnet visualize frames runs/lite0/seed0 --count 40 --score 0.5 --out pictures
   ssd-effnet visualize features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
   ssd-effnet visualize data experiments/lite0.yaml augment.flip.p=1 --count 4
 
@@ -164,29 +163,6 @@ def curves(arguments: argparse.Namespace) -> str:
     return str(a.out)
 
 
-# ------------------------------------------------------------------------------------------------- frames
-
-
-def add_frames(commands: Commands) -> None:
-    parser = add_command(commands, "frames", frames)
-    parser.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
-    parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures)")
-    parser.add_argument("--count", type=int, default=16, help="how many frames, the worst first (default: 16)")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection (default: 0.3)")
-    _add_class(parser)
-
-
-def frames(arguments: argparse.Namespace) -> str:
-    """Test frames of a run on which most went wrong, a PNG each."""
-    from ssd_effnet.training.run_directory import RunDirectory
-    from ssd_effnet.visualize.gallery.frames import write_pictures
-
-    out = arguments.out or RunDirectory.holding(arguments.run).path / "pictures"
-    a = arguments
-    written = write_pictures(a.run, out, count=a.count, min_score=a.score, overrides=a.overrides, of_class=a.of_class)
-    return f"{len(written)} pictures in {out}"
-
-
 # ------------------------------------------------------------------------------------------------- features
 
 
@@ -262,7 +238,7 @@ def data(arguments: argparse.Namespace) -> str:
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet visualize")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_errors, add_compare, add_curves, add_frames, add_features, add_data):
+    for add in (add_errors, add_compare, add_curves, add_features, add_data):
         add(commands)
     return parser
 

@@ -10,34 +10,21 @@ import numpy as np
 from data_kaist.dataset import read_pair
 from data_kaist.errors import DataError
 from data_kaist.layouts import Frame
-from ssd_effnet.drawing import Marking, as_rgb, beside, draw, jpeg_address
-from ssd_effnet.evaluation.error_analysis import FPPI, operating_point
-from ssd_effnet.evaluation.miss_rate import Matches, Outcome
-from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.drawing import as_rgb, jpeg_address
+from ssd_effnet.evaluation.error_analysis import Errors
 from ssd_effnet.study.records import Difference, Experiment, Run
+from ssd_effnet.visualize.gallery.drawing import markings, whole
 
 PICTURES = 6
-_SUBSET = REASONABLE[0]
 _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
-class Side:
-    """One run at its operating point of 0.1 false positives per image.
-
-    Attributes:
-        run: the run.
-        shown: bool ``(d,)``, detections at the operating point.
-        min_score: the least score among them; NaN for none.
-        fppi: false positives per image at the operating point; a test split too small for 0.1 allows one.
-        found: bool ``(g,)``, ground-truth boxes found by them.
-    """
+class Side(Errors):
+    """The errors of one run at its operating point of 0.1 false positives per image."""
 
     def __init__(self, run: Run) -> None:
+        super().__init__(run.matcher.truth, run.detections)
         self.run = run
-        self.matches: Matches = run.matcher.matches(_SUBSET)
-        point = operating_point(self.matches, run.detections.scores, run.matcher.truth.n_images, fppi=FPPI)
-        self.shown, self.min_score, self.fppi, self.found = point.shown, point.min_score, point.fppi, point.found
-        self.false_alarms = self.shown & (self.matches.outcome == Outcome.FALSE_POSITIVE)
 
     @property
     def name(self) -> str:
@@ -77,9 +64,9 @@ class Disagreement:
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
     """Compare the first seeds of an experiment and its parent; draw the frames that differ most."""
     here, there = Side(_first_seed(difference.experiment)), Side(_first_seed(difference.parent))
-    counted = ~here.matches.box_ignored
-    only_here, only_there = (counted & a.found & ~b.found for a, b in ((here, there), (there, here)))
-    places = most_disputed(here.matches.box_image, here.run.matcher.truth.boxes_xyxy, only_here, only_there)
+    counted, found, of_parent = here.counted, here.point.found, there.point.found
+    only_here, only_there = counted & found & ~of_parent, counted & ~found & of_parent
+    places = most_disputed(here.matches.box_image, here.truth.boxes_xyxy, only_here, only_there)
     pairs = [
         (frames[place].name, thumbnail(here, there, frames[place], place), thumbnail(there, here, frames[place], place))
         for place in places
@@ -108,31 +95,22 @@ def most_disputed(
 
 
 def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
-    """One frame with one run's detections; the caption names people it alone finds or misses."""
-    matches, detections = side.matches, side.run.detections
-    on_it = (detections.image_index == place) & side.shown
-    here = matches.box_image == place
-    counted, found, disputed = ~matches.box_ignored[here], side.found[here], (side.found != other.found)[here]
-    boxes = side.run.matcher.truth.boxes_xyxy[here]
-    hits, alarms = on_it & (matches.outcome == Outcome.TRUE_POSITIVE), on_it & side.false_alarms
-    gained, lost = counted & disputed & found, counted & disputed & ~found
-    markings = [
-        Marking("ignored", boxes[~counted]),
-        Marking("hit", detections.boxes_xyxy[hits]),
-        Marking("false_alarm", detections.boxes_xyxy[alarms], [f"{s:.2f}" for s in detections.scores[alarms]]),
-        Marking("truth", boxes[counted & found & ~disputed]),
-        Marking("missed", boxes[counted & ~found & ~disputed]),
-        Marking("truth", boxes[gained], ["found"] * int(gained.sum())),
-        Marking("missed", boxes[lost], ["missed"] * int(lost.sum())),
-    ]
-    said = f"finds {int((counted & found).sum())} of {int(counted.sum())}, false alarms: {int(alarms.sum())}"
+    """One frame with one run's detections; boxes of people whom it alone finds or misses say so."""
+    here = np.arange(side.truth.box_start[place], side.truth.box_start[place + 1])
+    counted, found = side.counted[here], side.point.found[here]
+    words = {
+        int(g): "found" if yes else "missed" for g, yes in zip(here, found, strict=True) if yes != other.point.found[g]
+    }
+    marked = markings(side, place, words)
+    alarms = sum(len(marking.boxes_xyxy) for marking in marked if marking.kind == "false_alarm")
+    said = f"finds {int((counted & found).sum())} of {int(counted.sum())}, false alarms: {alarms}"
     alt = f"{frame.name} as {side.name} sees it: {said}"
     try:
         pair = [as_rgb(image) for image in read_pair(frame, side.run.experiment.input.modality) if image is not None]
     except DataError as error:
         return Thumbnail("", alt, f"{side.name}: cannot be drawn: {error}")
     width = _WIDTH if len(pair) == 1 else _WIDTH_IN_PAIR
-    drawn = beside([draw(image, markings, zoom=width / image.shape[1]) for image in pair])
+    drawn = whole(pair, marked, width / pair[0].shape[1])
     return Thumbnail(jpeg_address(drawn), alt, f"{side.name}: {said}", drawn.shape[1], drawn.shape[0])
 
 

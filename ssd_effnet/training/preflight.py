@@ -22,6 +22,8 @@ from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNELS
+from ssd_effnet.models.layers import FrozenBatchNorm2d
+from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.training.run_directory import RunError
 
 
@@ -60,6 +62,18 @@ def refuse_single_values(detector: Detector, experiment: ExperimentConfig, image
     detector.train()
     for hook in hooks:
         hook.remove()
+
+
+def refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
+    """A frozen norm whose statistics no weights have brought would normalise by nothing for ever."""
+    norms = [name for name, part in detector.named_modules() if isinstance(part, FrozenBatchNorm2d)]
+    lacking = (*report.missing, *(name for name, *_ in report.misshapen))
+    empty = [norm for norm in norms if f"{norm}.running_var".endswith(tuple(n for n in lacking if "running_var" in n))]
+    if empty:
+        raise RunError(
+            f"key `backbone.norm`: frozen, but {len(empty)} of {len(norms)} norms find no statistics in "
+            f"{report.source} ({empty[0]} first); set it to batch or group"
+        )
 
 
 def refuse_the_impossible(experiment: ExperimentConfig) -> None:

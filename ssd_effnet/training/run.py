@@ -52,8 +52,7 @@ from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figure, named_figures, write_results
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.models.layers import FrozenBatchNorm2d
-from ssd_effnet.models.weights import LoadReport, WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.training.callbacks import (
     Doubts,
     EMAWeightAveraging,
@@ -78,6 +77,7 @@ from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
 from ssd_effnet.training.preflight import (
     blank,
+    refuse_empty_statistics,
     refuse_shared_images,
     refuse_single_values,
     refuse_the_impossible,
@@ -196,7 +196,7 @@ def _run(
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
-        _refuse_empty_statistics(detector, report)
+        refuse_empty_statistics(detector, report)
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     elif not resumed and (doubt := normalisation_in_doubt(experiment)):
@@ -402,24 +402,12 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     except WeightsError as error:
         raise WeightsError(f"key `init_from`: {error}") from error
     report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
-    _refuse_empty_statistics(detector, report)
+    refuse_empty_statistics(detector, report)
     if given.is_dir() and not RunDirectory(given).results_file.is_file():
         echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
     echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
     with file.open("rb") as content:
         return {"init_from": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
-
-
-def _refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
-    """A frozen norm whose statistics no weights have brought would normalise by nothing for ever."""
-    norms = [name for name, part in detector.named_modules() if isinstance(part, FrozenBatchNorm2d)]
-    lacking = (*report.missing, *(name for name, *_ in report.misshapen))
-    empty = [norm for norm in norms if f"{norm}.running_var".endswith(tuple(n for n in lacking if "running_var" in n))]
-    if empty:
-        raise RunError(
-            f"key `backbone.norm`: frozen, but {len(empty)} of {len(norms)} norms find no statistics in "
-            f"{report.source} ({empty[0]} first); set it to batch or group"
-        )
 
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:

@@ -30,7 +30,6 @@ from ssd_effnet.training.module import in_image_order
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize.gallery.drawing import FinishedRun
-from ssd_effnet.visualize.gallery.frames import write_pictures
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:
@@ -94,11 +93,6 @@ def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[Exp
         tables.append(found.table(batch.indices.tolist(), ["person"]))
     written = read_coco_results(directory / "detections.json", len(dataset))
     np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
-
-
-def test_pictures_are_written(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
-    written = write_pictures(finished[1], tmp_path, count=2, min_score=0.05)
-    assert [path.suffix for path in written] == [".png", ".png"] and all(p.stat().st_size > 10_000 for p in written)
 
 
 def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path]) -> None:
