@@ -57,6 +57,14 @@ class Parser(argparse.ArgumentParser):
         overrides = self.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
         overrides.completer = complete_setting  # type: ignore[attr-defined]
 
+    def parse_overrides(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments; ``key=value`` that no argument takes joins ``overrides``, wherever it stands."""
+        arguments, rest = self.completed().parse_known_args(argv)
+        if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
+            self.error(f"unknown arguments: {' '.join(unknown)}")
+        arguments.overrides = [*getattr(arguments, "overrides", []), *rest]
+        return arguments
+
     def completed(self) -> Parser:
         """Return the parser; if a shell asks for completions (``docs/shell.md``), answer and exit."""
         if "_ARGCOMPLETE" in os.environ:

@@ -68,13 +68,12 @@ def seed(word: str) -> int | str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments with ``overrides``: ``key=value`` may stand anywhere, behind ``--seeds`` too."""
-    arguments, rest = parser().completed().parse_known_args(argv)
-    if unknown := [word for word in rest if "=" not in word or word.startswith("-")]:
-        parser().error(f"unknown arguments: {' '.join(unknown)}")
+    arguments = parser().parse_overrides(argv)
     if arguments.what in ("run", "ablate"):
         seeds = [word for word in arguments.seeds if isinstance(word, int)]
         settings = [word for word in arguments.seeds if isinstance(word, str)]
-        arguments.overrides = [word for word in (*arguments.experiments, *settings, *rest) if "=" in word]
+        words = [word for word in arguments.experiments if "=" in word]
+        arguments.overrides = [*words, *settings, *arguments.overrides]
         arguments.experiments = [Path(word) for word in arguments.experiments if "=" not in word]
         if arguments.what == "ablate" and len(arguments.experiments) != 1:
             parser().error("ablate takes one experiment, the last of its chain")
@@ -83,10 +82,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if arguments.executor == "local" and arguments.address:
             parser().error("--address needs --executor ray")
         arguments.seeds = seeds
-    elif arguments.what == "report":
-        arguments.overrides += rest
-    elif rest:
-        parser().error(f"unknown arguments: {' '.join(rest)}")
+    elif arguments.what == "status" and arguments.overrides:
+        parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")
     return arguments
 
 
