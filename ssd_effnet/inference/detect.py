@@ -6,18 +6,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 
 from data_kaist.classes import Classes
+from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, ImageError
+from data_kaist.files import write_whole
 from data_kaist.images import NOTE
 from data_kaist.layouts import SIDES
-from data_kaist.structures import DetectionTable, xywh_rows
+from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
@@ -263,38 +265,10 @@ def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-class _Growing:
-    """A text file written to a temporary name and renamed when closed.
-
-    A killed process leaves all pieces but the tail in ``.NAME.part``.
-    """
-
-    def __init__(self, path: Path, head: str, between: str, tail: str) -> None:
-        self.path = path
-        self.between = between
-        self.tail = tail
-        self.beside = path.with_name(f".{path.name}.part")
-        # a name of bytes that are no UTF-8 comes out as JSON's own escapes
-        self.file: TextIO = self.beside.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        self.file.write(head)
-        self.empty = True
-
-    def add(self, piece: str) -> None:
-        self.file.write(piece if self.empty else self.between + piece)
-        self.empty = False
-
-    def close(self) -> None:
-        try:
-            self.file.write(self.tail)
-        finally:
-            self.file.close()
-        self.beside.replace(self.path)
-
-
 class Results:
-    """``detections.json``, ``images.json`` and ``detections_kaist.txt``, written as detections come in.
+    """``detections.json``, ``images.json`` and ``detections_kaist.txt``.
 
-    Memory does not grow with a video's length. Use it as a context: the files are complete however it ends.
+    Use it as a context: the files are written when it ends, however it ends.
 
     Args:
         out: their folder.
@@ -303,36 +277,35 @@ class Results:
 
     def __init__(self, out: Path, classes: Classes) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        categories = [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
-        self.main = classes.main
-        self.detections = _Growing(out / "detections.json", "[", ",\n ", "]\n")
-        tail = f'],\n "annotations": [],\n "categories": {json.dumps(categories)}}}\n'
-        self.images = _Growing(out / "images.json", '{"images": [', ",\n  ", tail)
-        self.kaist = _Growing(out / "detections_kaist.txt", "", "", "")
+        self.out, self.classes = out, classes
+        self.images: list[dict[str, Any]] = []
+        self.tables: list[DetectionTable] = []
 
     def __enter__(self) -> Results:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as files:  # each is closed, also where another cannot be
-            for file in (self.images, self.detections, self.kaist):
-                files.callback(file.close)
+        ids = np.array([image["id"] for image in self.images], np.int64)
+        places = np.repeat(np.arange(len(ids)), [len(table) for table in self.tables])
+        columns = [(table.boxes_xyxy, table.scores, table.labels) for table in self.tables]
+        whole = DetectionTable.empty()
+        if columns:
+            boxes, scores, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
+            whole = DetectionTable(places, boxes, scores, labels, tuple(self.classes.names))
+        categories = [{"id": label, "name": name} for label, name in enumerate(self.classes.names, start=1)]
+        write_whole(
+            self.out / "images.json",
+            json.dumps({"images": self.images, "annotations": [], "categories": categories}, indent=1) + "\n",
+        )
+        write_coco_results(self.out / "detections.json", whole, image_ids=ids.tolist())
+        main = whole.of_class(self.classes.index(self.classes.main))
+        write_kaist(self.out / "detections_kaist.txt", replace(main, image_index=ids[main.image_index]))
 
     def add(self, image_id: int, name: str, found: DetectionTable) -> None:
         """One image with its detections."""
         height, width = found.size or (0, 0)
-        entry: dict[str, Any] = {"id": image_id, "file_name": name, "height": height, "width": width}
-        self.images.add(json.dumps(entry, ensure_ascii=False))
-        rows = zip(
-            xywh_rows(found.boxes_xyxy), found.scores.tolist(), found.labels.tolist(), found.class_names, strict=True
-        )
-        for box, score, label, class_name in rows:
-            # numbers as data_kaist.detections writes them
-            entry = {"image_id": image_id, "category_id": label, "bbox": [float(f"{v:.10g}") for v in box]}
-            self.detections.add(json.dumps({**entry, "score": score}))
-            if class_name == self.main:
-                cells = ",".join(f"{value:.10g}" for value in box)
-                self.kaist.add(f"{image_id + 1},{cells},{score!r}\n")
+        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        self.tables.append(found)
 
 
 class _Films:
