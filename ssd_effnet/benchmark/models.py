@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from data_kaist.structures import Targets
+from ssd_effnet.benchmark import scene
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import Cost, cost
@@ -110,14 +110,8 @@ def _measure_model(
 
 
 def training_step(detector: Detector, criterion: nn.Module, image: torch.Tensor) -> Callable[[], object]:
-    """Forward, loss of three people standing side by side, and backward, ready to be called."""
-    height, width = image.shape[-2:]
-    boxes = [[x, 0.4, x + 0.06, 0.7] for x in (0.2, 0.45, 0.7)]
-    targets = Targets(
-        boxes_xyxy=(torch.tensor([boxes]) * torch.tensor([width, height] * 2)).to(image.device),
-        labels=torch.ones((1, 3), dtype=torch.int64, device=image.device),
-        ignore=torch.zeros((1, 3), dtype=torch.bool, device=image.device),
-    )
+    """Forward, loss of three people, and backward, ready to be called."""
+    targets = scene.targets(1, 3, (image.shape[-2], image.shape[-1])).to(image.device)
 
     def step() -> None:
         detector.zero_grad()

@@ -11,8 +11,6 @@ video. A folder that already holds the same data set is left alone; an interrupt
 
 from __future__ import annotations
 
-import argparse
-import re
 import shlex
 import sys
 import time
@@ -22,20 +20,12 @@ from pathlib import Path
 from ssd_effnet.cli import shell
 
 
-def height_and_width(text: str) -> tuple[int, int]:
-    """``512x640`` as (height, width)."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, for example 512x640.")
-    return int(match[1]), int(match[2])
-
-
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet synthesize")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--frames", type=int, required=True, help="number of pairs")
     parser.add_argument(
-        "--size", type=height_and_width, default=(512, 640), help="HEIGHTxWIDTH in pixels (default 512x640)"
+        "--size", type=shell.size, default=(512, 640), metavar="HxW", help="in pixels (default 512x640)"
     )
     parser.add_argument("--seed", type=int, default=0, help="0 or more (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
