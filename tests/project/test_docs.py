@@ -110,7 +110,7 @@ PRINTED = [(f"{name} prints", words) for name in COMMAND_NAMES for words in prin
 
 def test_there_are_commands_to_look_at() -> None:
     assert {origin.split()[0] for origin, _ in PRINTED} == {
-        "convert", "demo", "synthesize", "search", "study", "train"
+        "demo", "synthesize", "search", "study", "train"
     }  # fmt: skip
     origins = {origin for origin, _ in COMMANDS}
     assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "train --help"} <= origins
