@@ -1,4 +1,4 @@
-"""Export a trained detector as one file: ONNX, or torch's exported program (pt2).
+"""Export a trained detector as one file: ONNX, torch's exported program (pt2), or its weights alone (safetensors).
 
 Input: `images`, uint8 (batch, channels, height, width), not normalised; channels are red, green, blue, LWIR as far as
 the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy in pixels of the input; `scores` float32
@@ -10,6 +10,8 @@ examples:
   ssd-effnet export runs/lite0/seed0 --size 256x320 --out small.onnx     images of half the size
   ssd-effnet export best.ckpt --nms outside                              decoded boxes, for an NMS of your own
   ssd-effnet export best.ckpt --format pt2
+  ssd-effnet export runs/lite0/seed0 --weights                           best.safetensors, for `detect` and `init_from`
+  ssd-effnet export runs/lite0/seed0 --weights --half                    kernels in float16: half the size
 
 in another program:
   session = onnxruntime.InferenceSession("best.onnx")
@@ -35,16 +37,27 @@ def parser() -> shell.Parser:
     add("--format", choices=("onnx", "pt2"), default="onnx", help="default: onnx")
     add("--size", type=shell.size, metavar="HxW", help="of the images in pixels (default: as in training)")
     add("--nms", choices=("inside", "outside"), default="inside", help="outside: the best decoded boxes before NMS")
+    add("--weights", action="store_true", help="the weights alone, as safetensors with config, scores and licence note")
+    add("--half", action="store_true", help="with --weights: kernels in float16")
     add("--out", type=Path, metavar="FILE", help="default: beside the checkpoint, under its name")
     return parser
 
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_args(argv)
+    options = parser()
+    arguments = options.completed().parse_args(argv)
+    of_graph = arguments.size or arguments.nms != "inside" or arguments.format != "onnx"
+    if (arguments.half and not arguments.weights) or (arguments.weights and of_graph):
+        options.error("--weights goes with --half and --out alone, and --half with --weights")
 
-    from ssd_effnet.inference.export import export_detector
+    from ssd_effnet.inference.export import export_detector, export_weights
 
+    if arguments.weights:
+        done = export_weights(arguments.checkpoint, arguments.out, half=arguments.half)
+        size = done.path.stat().st_size / 1e6
+        print(f"{done.metadata['experiment']}, weights in {done.metadata['weights']}: {done.path} ({size:.1f} MB)")
+        return 0
     done = export_detector(
         arguments.checkpoint, arguments.out, format=arguments.format, size=arguments.size, nms=arguments.nms
     )

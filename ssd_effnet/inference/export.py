@@ -1,4 +1,4 @@
-"""Exports a trained detector as one ONNX or torch (``.pt2``) file."""
+"""Exports a trained detector as one ONNX or torch (``.pt2``) file, or its weights alone as safetensors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from data_kaist.errors import Failure
+from data_kaist.files import write_whole
 from ssd_effnet.build import as_size, build_postprocess
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.models.weights import SAFETENSORS
+from ssd_effnet.training.checkpoints import PREFIX
 from ssd_effnet.training.machine import git_state
 from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
 
@@ -47,7 +51,7 @@ class Exported:
     Attributes:
         path: the file.
         input_shape: of ``images``, uint8, without the batch: (channels, height, width).
-        rows: boxes that come out for an image, padding counted.
+        rows: boxes that come out for an image, padding counted; 0 of weights alone.
         metadata: see :func:`describe`.
     """
 
@@ -148,6 +152,57 @@ def export_detector(
     return Exported(path, (images.shape[1], *size), rows, metadata)
 
 
+LICENCE = (
+    "The code is under the MIT licence. Weights carry the terms of the data that they were trained on and of the "
+    "weights that they began from; KAIST is under CC BY-NC-SA 4.0: not for commercial use."
+)
+
+
+def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, half: bool = False) -> Exported:
+    """Write the weights of a checkpoint alone as safetensors, with what is needed to use and to judge them.
+
+    :func:`.predictor.load_detector` and ``init_from`` read the file. Metadata are those of :func:`describe`, with the
+    normalisation, the scores of the run's test, the fingerprints of its data and a note on licences.
+
+    Args:
+        checkpoint: a ``.ckpt``, or a run's directory, which stands for the checkpoint that was tested.
+        out: the file; None: beside the checkpoint, under its name.
+        half: kernels and matrices in float16; vectors (norms, biases) stay as they are.
+
+    Raises:
+        ExportError: a weight is too large for float16, or ``out`` does not end in ``.safetensors``.
+        WeightsError, ConfigError, OSError: as :func:`export_detector`.
+    """
+    file = checkpoint_file(Path(checkpoint))
+    path = file.with_suffix(SAFETENSORS) if out is None else Path(out)
+    if path.suffix != SAFETENSORS or path == file:
+        raise ExportError(f"{path}: weights are written to a new file that ends in {SAFETENSORS}")
+    predictor = load_detector(file, device="cpu")
+    tensors = {}
+    for name, tensor in predictor.detector.state_dict().items():
+        kept = tensor.half() if half and tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        if not kept.isfinite().all():
+            raise ExportError(f"{file}: {name} has values too large for float16; export it without --half")
+        tensors[f"{PREFIX}{name}"] = kept.clone(memory_format=torch.contiguous_format)
+    e, directory = predictor.experiment, RunDirectory.holding(file)
+    results = directory.results() if directory.results_file.is_file() else {}
+    normalize = predictor.detector.normalize
+    more = {
+        "weights": "float16, vectors float32" if half else "float32",
+        "normalisation": {"mean": normalize.mean.tolist(), "std": normalize.std.tolist()},  # of pixels / 255
+        "test": results.get("test") if results.get("checkpoint") == file.name else None,
+        "data": directory.environment().get("data") if directory.environment_file.is_file() else None,
+        "licence": LICENCE,
+    }
+    metadata = describe(file, e, predictor.input_size, "outside") | {key: _text(value) for key, value in more.items()}
+    write_whole(path, save(tensors, metadata))
+    return Exported(path, (normalize.mean.numel(), *predictor.input_size), 0, metadata)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
     """The file's metadata; lists, numbers and objects as JSON.
 
@@ -180,7 +235,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "torch": str(torch.__version__),
         "config": dataclasses.asdict(e),
     }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    return {key: _text(value) for key, value in facts.items()}
 
 
 def _trained_commit(file: Path) -> str:

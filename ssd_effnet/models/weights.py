@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import logging
 import os
 import pickle
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from data_kaist.errors import Failure
 
 CACHE_VARIABLE = "SSD_EFFNET_CACHE"
 TIMEOUT_SECONDS = 30
+SAFETENSORS = ".safetensors"
 
 _log = logging.getLogger(__name__)
 
@@ -168,10 +171,11 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
-    """What a file of ``torch.save`` holds, tensors on the CPU; tensors and plain data only, so that no code is run.
+    """What a file of ``torch.save`` or safetensors holds, on the CPU; tensors and plain data only: no code is run.
 
     Args:
-        path: the file.
+        path: the file; one that ends in ``.safetensors`` is read as ``{"state_dict", "experiment"}``, the latter where
+            its metadata hold a ``config``.
         mapped: tensors stay on the disk until they are looked at; not for files older than torch 1.6.
 
     Raises:
@@ -182,6 +186,8 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
     refuse_unreadable(path)
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -196,6 +202,18 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            content: dict[str, Any] = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        if "config" in metadata:
+            content["experiment"] = json.loads(metadata["config"])
+    except (SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({str(error)[:200]})") from error
     return content
 
 

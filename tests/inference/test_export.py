@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from commands import command
+from safetensors import safe_open
+from safetensors.torch import save_file
 from untrained import SIX_LEVELS
 
 from data_kaist.dataset import collate
@@ -26,6 +28,7 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNELS
 from ssd_effnet.models.heads import EfficientDetHead
 from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.training.run import _begin_from
 
 ort = pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
 
@@ -321,6 +324,65 @@ def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_
     for i in range(3):
         np.testing.assert_allclose(scores[i][kept[i]][: p.top_k], want[1][i], rtol=0, atol=1e-4)
         np.testing.assert_allclose(boxes[i][kept[i]][: p.top_k], want[0][i], rtol=0, atol=1e-4)
+
+
+def test_weights_alone_travel(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
+    """Float32 finds exactly the same, float16 the same to a hundredth of a score and of a box's longer side."""
+    run = checkpoint.parent.parent
+    tested = {"checkpoint": "best.ckpt", "test": {"ap": {"AP": 12.5}}}
+    (run / "results.json").write_text(json.dumps(tested))
+    (run / "environment.json").write_text(json.dumps({"data": {"test": {"fingerprint": "abc"}}, "git": {}}))
+    try:
+        done = command("export", run, "--weights")
+        half = command("export", run, "--weights", "--half", "--out", tmp_path / "new" / "half.safetensors")
+    finally:
+        (run / "results.json").unlink()
+        (run / "environment.json").unlink()
+    assert done.returncode == half.returncode == 0, done.stderr + half.stderr
+    whole, small = checkpoint.with_suffix(".safetensors"), tmp_path / "new" / "half.safetensors"
+    assert str(whole) in done.stdout and small.stat().st_size < 0.55 * whole.stat().st_size
+    with safe_open(whole, framework="pt") as file:
+        facts = file.metadata()
+    assert facts["experiment"] == "00_vgg16" and "CC BY-NC-SA" in facts["licence"]
+    assert json.loads(facts["classes"]) == ["background", "person", "cyclist"]
+    assert json.loads(facts["test"]) == tested["test"] and json.loads(facts["data"])["test"]["fingerprint"] == "abc"
+    assert len(json.loads(facts["normalisation"])["mean"]) == 3 and json.loads(facts["config"])["input"]["size"]
+
+    wanted = in_torch(checkpoint, images)
+    for got, expected in zip(in_torch(whole, images), wanted, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for i, (boxes, scores, labels) in enumerate(zip(*in_torch(small, images), strict=True)):
+        near = [
+            np.any((np.abs(wanted[1][i] - s) < 1e-2) & (wanted[2][i] == c) & (apart(b, wanted[0][i]) < 1e-2))
+            for b, s, c in zip(boxes, scores, labels, strict=True)
+        ]
+        assert np.mean(near) > 0.9  # of an untrained network's equal scores NMS may keep another
+
+    e = load_detector(whole).experiment
+    e.init_from = str(whole)
+    detector, lines = build_detector(e, pretrained=False)[0], []
+    assert _begin_from(e, detector, lines.append)["init_from"]["file"] == str(whole)
+    torch.testing.assert_close(detector.state_dict(), load_detector(checkpoint).detector.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_that_cannot_be_written_or_read(checkpoint: Path, tmp_path: Path) -> None:
+    assert command("export", checkpoint, "--weights", "--size", "64x96").returncode == 2
+    assert command("export", checkpoint, "--half").returncode == 2
+    wrong = command("export", checkpoint, "--weights", "--out", tmp_path / "a.pth")
+    assert wrong.returncode == 1 and "a.pth" in wrong.stderr and "safetensors" in wrong.stderr
+    huge = torch.load(checkpoint, weights_only=True)
+    name = next(name for name, tensor in huge["state_dict"].items() if tensor.ndim > 1)
+    huge["state_dict"][name][0] = 1e6
+    torch.save(huge, tmp_path / "huge.ckpt")
+    said = command("export", tmp_path / "huge.ckpt", "--weights", "--half").stderr
+    assert name.removeprefix("detector.") in said and "float16" in said and not list(tmp_path.glob("*.safetensors"))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(b"x" * 50)
+    with pytest.raises(WeightsError, match=r"cut\.safetensors cannot be read"):
+        load_detector(cut)
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(WeightsError, match=r"foreign\.safetensors.* no 'experiment'"):
+        load_detector(tmp_path / "foreign.safetensors")
 
 
 def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
