@@ -188,7 +188,8 @@ class RunDirectory:
     def at_hand(self, experiment: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
         """The run's experiment with its data where they are now; their fingerprint proves that they are the same.
 
-        A relative ``data.root`` is looked for where the run was started, here, and in the folders around the run.
+        A relative ``data.root``, and relative annotations of a split, are looked for where the run was started, here,
+        and in the folders around the run.
 
         Args:
             experiment: of the run.
@@ -198,12 +199,17 @@ class RunDirectory:
             ConfigError: an override of another key, or one that makes no sense.
         """
         moved = elsewhere(experiment, overrides)
+        begun = self.environment().get("folder", "") if self.environment_file.is_file() else ""
+        folders = [Path(begun), Path(), *self.path.resolve().parents]
         if not any(override.partition("=")[0].strip() == "data.root" for override in overrides):
-            begun = self.environment().get("folder", "") if self.environment_file.is_file() else ""
-            folders = [Path(begun), Path(), *self.path.resolve().parents]
             there = [folder / moved.data.root for folder in folders if (folder / moved.data.root).is_dir()]
             if there and there[0].resolve() != Path(moved.data.root).resolve():
                 moved.data.root = str(there[0])
+        for key in ("train_annotations", "val_annotations", "test_annotations"):
+            given = getattr(moved.data, key)
+            there = [folder / given for folder in folders if given and (folder / given).exists()]
+            if there and not Path(moved.data.root, given).exists():
+                setattr(moved.data, key, str(there[0].resolve()))
         return moved
 
     def trained(self) -> ExperimentConfig:

@@ -25,6 +25,7 @@ from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, Ra
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.yaml_files import ConfigError
+from ssd_effnet.training.run_directory import RunDirectory
 
 SIZE = (48, 60)
 NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
@@ -260,6 +261,9 @@ def test_a_runs_splits_have_annotations_of_their_own(root: Path) -> None:
     peopled = build_dataset(load_experiment("lite0", [*keys, "data.train_frames=with_people"]), "train")
     assert len(peopled) == 1 and "1 in which nobody counts are left out" in str(peopled)
     assert str(build_dataset(load_experiment("lite0", list(keys)), "val")) == "2 frames (1 by day, 1 by night)"
+    run = RunDirectory(root.parent / "runs/lite0/seed0")  # looked at from elsewhere
+    e = load_experiment("lite0", [*keys, f"data.test_annotations={root.name}/annotations-xml"])
+    assert run.at_hand(e).data.test_annotations == str(root / "annotations-xml")
     with pytest.raises(ConfigError, match=r"data\.test_annotations"):
         load_experiment("lite0", ["data.kind=coco", "data.test_annotations=xml"])
 
