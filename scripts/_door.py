@@ -3,8 +3,13 @@
 import sys
 
 
-def run_command(command: str) -> None:
-    """Run ``ssd-effnet COMMAND`` with the script's arguments; exit with its code, or with 1 where it is missing."""
+def run_command(module: str, command: str) -> None:
+    """Run ``ssd-effnet COMMAND`` with the script's arguments; exit with its code, or with 1 where it is missing.
+
+    Nothing is run where the script is imported (``module`` is not ``__main__``), as child processes do.
+    """
+    if module != "__main__":
+        return
     try:
         from ssd_effnet.cli.main import main
     except ModuleNotFoundError:

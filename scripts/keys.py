@@ -1,7 +1,4 @@
 #!/usr/bin/env python
-"""Another name of `ssd-effnet keys`."""
-
 from _door import run_command
 
-if __name__ == "__main__":
-    run_command("keys")
+run_command(__name__, "keys")

@@ -1,7 +1,4 @@
 #!/usr/bin/env python
-"""Another name of `ssd-effnet summarize`."""
-
 from _door import run_command
 
-if __name__ == "__main__":
-    run_command("summarize")
+run_command(__name__, "summarize")
