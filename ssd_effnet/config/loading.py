@@ -317,9 +317,10 @@ def _apply(config: DictConfig, layers: list[tuple[dict[str, Any], str]]) -> None
             if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
                 for key in choice_fields(type_of(config[name])).keys() & stated.keys():
                     _choose(config, name, key, stated[key], source)
+    already = set(_choice_keys(config))
     for layer, source in layers:
         for key, value in _leaves(layer, config, source, ()):
-            if key not in _choice_keys(config):  # set already
+            if key not in already:
                 _put(config, key, value, source)
 
 

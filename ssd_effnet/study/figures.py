@@ -105,7 +105,8 @@ def forest(differences: Sequence[Difference]) -> str:
         face = "white" if d.doubt else colour
         axes.plot(c.difference, row, marker=look, color=colour, markerfacecolor=face, markersize=7, linestyle="none")
     short = shortened([d.experiment.name for d in known] + [d.parent.name for d in known], 24)
-    axes.set_yticks(range(len(known)), [f"{short[d.experiment.name]} − {short[d.parent.name]}" for d in known])
+    labels = [f"{short[d.experiment.name]} − {short[d.parent.name]}".replace("$", r"\$") for d in known]
+    axes.set_yticks(range(len(known)), labels)
     axes.set(
         ylim=(len(known) - 0.5, -0.5), xlabel=f"difference of {known[0].metric.replace('/reasonable_', ' ')}, points"
     )

@@ -30,7 +30,7 @@ from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.study import latency as latency_module
 from ssd_effnet.study import report
 from ssd_effnet.study.disagreement import Side, most_disputed
-from ssd_effnet.study.figures import ParetoPoint, front, learning_curves, pareto
+from ssd_effnet.study.figures import ParetoPoint, forest, front, learning_curves, pareto
 from ssd_effnet.study.latency import latency
 from ssd_effnet.study.plan import check, plan, remember, runs_of
 from ssd_effnet.study.records import Study, load_study
@@ -223,7 +223,8 @@ def test_what_keeps_the_runs_apart_and_what_is_not_finished_stands_at_the_head(w
     assert "<nothing>" not in words(written) and "12 images" in head and "5.0 hours in all" in head
 
 
-def test_nothing_is_fetched_and_nothing_is_taken_for_markup(written: Path) -> None:
+def test_nothing_is_fetched_and_nothing_is_taken_for_markup(written: Path, study: Study) -> None:
+    assert "Oblique" not in forest(study.differences)  # $x$ is no mathematics
     text = words(written)
     assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//", text) and "@import" not in text
     assert "<script>alert" not in text and "<i>&" not in text and text.count("<script>") == 1
