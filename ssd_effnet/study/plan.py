@@ -9,13 +9,14 @@ from __future__ import annotations
 import fnmatch
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from data_kaist.errors import Failure
+from data_kaist.errors import DataError, Failure
 from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.loading import find_experiment, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -188,8 +189,8 @@ def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = (
         study = read_study(out)
         if "metric" not in study:
             first = next((job.experiment for job in jobs if job.experiment.data.test), None)
-            evaluator = [_evaluator(first)] if first else []
-            study |= {"metric": verdict_metric(evaluator)} if evaluator else {}
+            with suppress(DataError):  # that it cannot be read, each run will say
+                study |= {"metric": verdict_metric([_evaluator(first)])} if first else {}
         named: dict[str, list[Job]] = {}
         for job in jobs:
             named.setdefault(job.experiment.name, []).append(job)
