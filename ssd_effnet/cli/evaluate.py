@@ -6,6 +6,7 @@ Miss rates follow both rule sets, the KAIST devkit's and that of most papers sin
 examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
   ssd-effnet evaluate --annotations data/kaist --detections runs/lite0/seed0/detections_kaist.txt --rules both
+  ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt --subsets all --rules matlab
   ssd-effnet evaluate --annotations KAIST_annotation.json --compare mine.json MLPD.txt
   ssd-effnet evaluate --annotations data/kaist --compare a/seed?/detections.json --with b/seed?/detections.json
 """
@@ -50,6 +51,7 @@ def parser() -> shell.Parser:
     parser.add_argument(
         "--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets"
     )
+    shell.add_subsets(parser)
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
     parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
     return parser
@@ -102,5 +104,5 @@ def evaluate(args: argparse.Namespace) -> None:
         evaluation.write_results(args.json, results)
     if args.plot:
         evaluation.plot_miss_rates(args.plot, scores, rules[0])
-    shell.print_table(evaluation.results_table(scores))
+    shell.print_table(evaluation.results_table(scores, args.subsets))
     print(truth)

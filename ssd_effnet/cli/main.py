@@ -11,7 +11,19 @@ from types import ModuleType
 from ssd_effnet.cli import shell
 
 COMMANDS = (
-    *("train", "study", "evaluate", "detect", "visualize", "export", "convert", "inspect", "summarize", "synthesize"),
+    *(
+        "train",
+        "test",
+        "study",
+        "evaluate",
+        "detect",
+        "visualize",
+        "export",
+        "convert",
+        "inspect",
+        "summarize",
+        "synthesize",
+    ),
     *("search", "benchmark", "demo", "keys", "scale"),
 )
 DOC = """Train SSD pedestrian detectors, compare them, and find people with them.

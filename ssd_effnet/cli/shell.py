@@ -154,6 +154,21 @@ def _doubts_in_a_line() -> Iterator[None]:
         yield
 
 
+def add_subsets(parser: argparse.ArgumentParser) -> None:
+    """The option ``--subsets`` of a table of miss rates: names, or ``all``."""
+    from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
+
+    class Chosen(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            setattr(namespace, self.dest, tuple(SUBSETS) if "all" in values else tuple(dict.fromkeys(values)))
+
+    words = f"whose miss rates the table shows: {', '.join(SUBSETS)}, or all (default: the reasonable ones)"
+    choices = (*SUBSETS, "all")
+    parser.add_argument(
+        "--subsets", nargs="+", choices=choices, default=REASONABLE, action=Chosen, metavar="SUBSET", help=words
+    )
+
+
 def print_table(table: Table) -> None:
     """Print it as wide as :func:`width`."""
     from rich.console import Console

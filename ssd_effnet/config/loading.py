@@ -120,11 +120,11 @@ def _defaults() -> DictConfig:
     return config
 
 
-def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """A copy with overrides of keys that only say where it runs.
+def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequence[str] = WHERE) -> ExperimentConfig:
+    """A copy with overrides of keys that are ``free``, usually those that only say where it runs.
 
     Raises:
-        ConfigError: one of a key that is none of :data:`WHERE`, or that :func:`load_experiment` would refuse.
+        ConfigError: one of a key that is not free, or that :func:`load_experiment` would refuse.
     """
     if not overrides:
         return deepcopy(experiment)
@@ -132,8 +132,8 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str]) -> Experim
     for override in overrides:
         source = f"override {override!r}"
         layer = _parse_override(override, config)
-        if other := [key for key, _ in _leaves(layer, config, source, ()) if key not in WHERE]:
-            raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(WHERE)}")
+        if other := [key for key, _ in _leaves(layer, config, source, ()) if key not in free]:
+            raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(free)}")
         _apply(config, [(layer, source)])
     moved = _to_dataclass(config, "overrides")
     check_experiment(moved, "overrides")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -464,28 +466,62 @@ def _names_from_short_to_long(path: Path) -> list[str]:
     return [path.name if path.is_dir() else path.stem, *("/".join(parts[-k:]) for k in range(1, len(parts) + 1))]
 
 
-def results_table(scores: Mapping[str, Scores]) -> Table:
-    """One row per detector: reasonable miss rates under each rule set, recall, the people it is of, and AP.
+def results_table(
+    scores: Mapping[str, Scores],
+    subsets: Sequence[str] = REASONABLE,
+    seeds: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Table:
+    """One row per detector: miss rates under each rule set, recall, the people it is of, and AP.
 
-    A dash stands for no number.
+    A dash stands for no number. More than three subsets have a row for each rule set.
+
+    Args:
+        scores: by detector.
+        subsets: names in :data:`ssd_effnet.evaluation.subsets.SUBSETS`, the columns.
+        seeds: detectors whose mean and standard deviation make another row, by its name.
     """
     from rich.table import Table
 
     rules = list(next(iter(scores.values())).miss_rates) if scores else []
+    beside = len(subsets) <= len(REASONABLE)
     table = Table(title="Miss rate (lower is better), recall and AP in percent", title_justify="left")
-    table.add_column("detections", overflow="fold")
-    for name in rules:
-        for time in ("all", "day", "night"):
-            table.add_column(f"MR {time}\n{name}", justify="right", no_wrap=True)
+    table.add_column("detections", overflow="fold", min_width=10)
+    if not beside:
+        table.add_column("rules", no_wrap=True)
+    for name in rules if beside else [""]:
+        for subset in subsets:
+            heading = f"MR {subset.removeprefix('reasonable_')}\n{name}".strip()
+            table.add_column(heading, justify="right", no_wrap=True)
     names = [metric.name for metric in in_place("line") if metric.function and not metric.parts]
     for heading in ("recall", "of people", *names):
         table.add_column(heading, justify="right", no_wrap=True)
-    for detector, of_detector in scores.items():
-        cells = [_cell(of_detector.miss_rates[name][subset]) for name in rules for subset in REASONABLE]
+
+    def values(of_detector: Scores, shown: Sequence[str]) -> list[float]:
+        rates = [100 * of_detector.miss_rates[name][subset].mr for name in shown for subset in subsets]
         figures = dict(of_detector.named())
-        ap = [_show(figures[name]) for name in names]
-        table.add_row(detector, *cells, _show(100 * of_detector.recall), f"{of_detector.people:,}", *ap)
+        return [*rates, 100 * of_detector.recall, *(figures[name] for name in names)]
+
+    for shown in [rules] if beside else [[name] for name in rules]:
+        rows = {name: ([values(of, shown)], [of.people]) for name, of in scores.items()}
+        for name, members in seeds.items():
+            of = [scores[member] for member in members]
+            rows[f"{name}, mean of {len(of)} seeds"] = [values(o, shown) for o in of], [o.people for o in of]
+        for name, (several, people) in rows.items():
+            cells = [with_deviation(column).replace(" ±", "\n±") for column in zip(*several, strict=True)]
+            after = len(shown) * len(subsets) + 1
+            counted = f"{people[0]:,}" if len(set(people)) == 1 else "-"
+            table.add_row(name, *([] if beside else shown), *cells[:after], counted, *cells[after:])
     return table
+
+
+def with_deviation(values: Sequence[float]) -> str:
+    """The mean of several seeds' percent with their standard deviation, or the one; a dash where one is no number.
+
+    >>> with_deviation([20.0, 22.0])
+    '21.00 ± 1.41'
+    """
+    mean = _show(math.fsum(values) / len(values))
+    return mean if len(values) < 2 or mean == "-" else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:

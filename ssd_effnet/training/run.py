@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,8 +45,8 @@ from ssd_effnet.build import (
     build_schedule,
     with_lwir_range,
 )
-from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import normalisation_in_doubt, save_experiment, varied
+from ssd_effnet.config.keys import key_types, settings
+from ssd_effnet.config.loading import WHERE, elsewhere, normalisation_in_doubt, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
@@ -90,6 +91,7 @@ from ssd_effnet.training.run_directory import (
     Interrupted,
     RunDirectory,
     RunError,
+    State,
     checkpoint_file,
     describe_data,
     describe_environment,
@@ -123,8 +125,7 @@ def run(
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteError, OutOfMemory: one sentence each.
     """
-    for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):  # our lines say what happens
-        logging.getLogger(chatter).setLevel(logging.WARNING)
+    _quieten_lightning()
     directory = RunDirectory.of(experiment, out)
     refuse_the_impossible(experiment)
     processes = Processes.of(experiment)
@@ -152,6 +153,21 @@ def run(
             raise
 
 
+def _quieten_lightning() -> None:
+    """Our own lines say what happens."""
+    for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(chatter).setLevel(logging.WARNING)
+    for noise in (
+        ".*many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",
+        ".*logging interval.*",
+        ".*no `val_data.*",
+        ".*sync_dist=True.*",  # what is logged is the same in every process
+    ):
+        warnings.filterwarnings("ignore", noise)
+
+
 def _nothing(line: str) -> None:
     """The echo of a process that does not speak."""
 
@@ -175,15 +191,7 @@ def _run(
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
     for stage, dataset in datasets.items():
-        echo(f"{stage}: {dataset}; annotations: {build_annotations(experiment, stage)}")
-        if dataset.skipped:
-            echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
-        if others := other_labels(dataset.annotations, dataset.classes):
-            echo(f"{stage}: not {' or '.join(dataset.classes.names)}, so ignore regions: {others}")
-        if doubt := doubt_of_boxes(dataset.annotations, experiment.data.min_height, dataset.classes):
-            echo(f"warning: {stage}: {doubt}")
-        if dataset.cache is not None:
-            echo(f"{stage}: decoded frames are kept and {dataset.cache}")
+        _say_data(experiment, stage, dataset, echo)
     for sentence in _label_doubts(datasets):
         echo(sentence)
     refuse_to_train_on_nobody(experiment, datasets["train"])
@@ -224,16 +232,7 @@ def _run(
                 echo(f"what it had come to stays in {kept}")
         save_experiment(experiment, directory.config_file)
         directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
-    module = TrainingModule(
-        detector,
-        build_criterion(experiment),
-        build_postprocess(experiment),
-        lambda model, steps: _optimizers(experiment, model, steps),
-        {stage: dataset.annotations for stage, dataset in datasets.items()},
-        [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
-        dataclasses.asdict(experiment),
-        datasets["train"].classes,
-    )
+    module = _module(experiment, detector, datasets)
     stop = StopAfterStep(echo, first=processes.first)
     timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
     waiting = Waiting()
@@ -316,11 +315,8 @@ class _Session:
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
         """What the weights of a checkpoint find in the test split."""
-        # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
-        self.module.load_state_dict(read_plain(checkpoint)["state_dict"])
         with self._interruptible(lambda: f"{checkpoint}: stopped while it was tested; --resume tests it anew"):
-            self.trainer.test(self.module, self.loaders["test"], verbose=False)
-        return self.module.results["test"]
+            return _test(self.trainer, self.module, self.loaders["test"], checkpoint)
 
     @contextmanager
     def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
@@ -369,9 +365,7 @@ class _Session:
             classes = self.module.classes
             if writes:
                 _write_detections(directory, datasets["test"], table)
-            read_from = build_annotations(self.experiment, "test")
-            counted = {"split": self.experiment.data.test, "annotations": read_from, "images": len(datasets["test"])}
-            results["test"] = {**counted, **classes_as_dict(scores, classes)}
+            results["test"] = _test_results(self.experiment, datasets["test"], scores)
             if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
                 _, of_last = self.test(directory.last)
                 results["test_last"] = {"epoch": last_epoch, **classes_as_dict(of_last, classes)}
@@ -380,6 +374,122 @@ class _Session:
         if writes:
             write_results(directory.results_file, results)
         return results
+
+
+TEST_KEYS = tuple(sorted({key for key in key_types() if key.startswith("data.")} - {"data.classes"} | set(WHERE)))
+"""Keys that are free where a run is tested again: where its data are and what they are scored by."""
+
+
+def test_again(
+    path: Path, overrides: Sequence[str] = (), name: str = "", *, echo: Callable[[str], None] = print
+) -> tuple[Path, dict[str, Scores]]:
+    """Test a finished run's weights on other data, beside the run: ``tests/<name>/`` with results and detections.
+
+    Args:
+        path: the run directory or its tested checkpoint.
+        overrides: ``key=value`` of :data:`TEST_KEYS`: another split, annotation set or data set.
+        name: of the folder; empty: made of the overrides.
+        echo: told what is tested.
+
+    Returns:
+        The folder, and the scores by class.
+
+    Raises:
+        RunError, ConfigError, DataError, WeightsError: one sentence each; also where another test has this name.
+    """
+    _quieten_lightning()
+    directory, checkpoint = RunDirectory.holding(path), checkpoint_file(path)
+    if directory.state is not State.FINISHED:
+        raise RunError(f"{directory}: is not finished; ssd-effnet train --resume goes on with it")
+    results = directory.results()
+    if checkpoint.name != results["checkpoint"]:
+        raise RunError(f"{checkpoint}: is not the tested checkpoint of {directory}, {results['checkpoint']}")
+    experiment = elsewhere(directory.trained(), overrides, TEST_KEYS)
+    if not any(override.partition("=")[0].strip() == "data.root" for override in overrides):
+        experiment = directory.at_hand(experiment)
+    experiment.trainer.devices = experiment.trainer.num_nodes = 1
+    if not experiment.data.test:
+        raise RunError(f"{directory}: was trained without a test split; say data.test=...")
+    beside = RunDirectory(directory.path / "tests" / (name or _test_name(overrides)))
+    if beside.results_file.is_file() and (other := beside.results().get("settings")) != sorted(overrides):
+        raise RunError(f"{beside}: holds a test with other settings, {' '.join(other or ())}; give another --name")
+    dataset = build_dataset(experiment, "test")
+    _say_data(experiment, "test", dataset, echo)
+    module = _module(experiment, build_detector(experiment, pretrained=False)[0], {"test": dataset})
+    trainer = Trainer(
+        **devices(experiment),
+        precision=experiment.trainer.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        table, scores = _test(trainer, module, loader(experiment, dataset, "test", Processes()), checkpoint)
+    except DataError as error:
+        raise _without_traceback(error) from error
+    except SystemExit:  # Lightning's answer to Ctrl+C
+        raise Interrupted(f"{beside}: stopped while it was tested") from None
+    _write_detections(beside, dataset, table)
+    kept = {key: results[key] for key in ("experiment", "seed", "checkpoint", "epoch")}
+    data = describe_data({"test": dataset})["test"] | {"skipped_frames": dataset.skipped}
+    tested = {"test": _test_results(experiment, dataset, scores)}
+    write_results(beside.results_file, {**kept, "settings": sorted(overrides), "data": data, **tested})
+    return beside.path, scores
+
+
+def _test_name(overrides: Sequence[str]) -> str:
+    """``test=test-day-20,root=LLVIP`` of the overrides that say what is tested."""
+    parts = []
+    for key, _, value in (override.partition("=") for override in sorted(overrides)):
+        if key not in WHERE or key in ("data.root", "data.images"):
+            value = Path(value).resolve().name if Path(value).exists() else value
+            parts.append(key.rpartition(".")[2] + "=" + re.sub(r"[^\w.%+-]+", "_", value))
+    return ",".join(parts) or "same"
+
+
+def _test(
+    trainer: Trainer, module: TrainingModule, batches: DataLoader[Sample], checkpoint: Path
+) -> tuple[DetectionTable, dict[str, Scores]]:
+    """What a checkpoint's weights find in the batches, and the scores by class."""
+    # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+    module.load_state_dict(read_plain(checkpoint)["state_dict"])
+    trainer.test(module, batches, verbose=False)
+    return module.results["test"]
+
+
+def _test_results(experiment: ExperimentConfig, dataset: DetectionDataset, scores: dict[str, Scores]) -> dict[str, Any]:
+    """``test`` of a results file: what was tested on, and every figure."""
+    counted = {"split": experiment.data.test, "annotations": build_annotations(experiment, "test")}
+    return {**counted, "images": len(dataset), **classes_as_dict(scores, dataset.classes)}
+
+
+def _module(
+    experiment: ExperimentConfig, detector: Detector, datasets: Mapping[str, DetectionDataset]
+) -> TrainingModule:
+    return TrainingModule(
+        detector,
+        build_criterion(experiment),
+        build_postprocess(experiment),
+        lambda model, steps: _optimizers(experiment, model, steps),
+        {stage: dataset.annotations for stage, dataset in datasets.items()},
+        [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
+        dataclasses.asdict(experiment),
+        next(iter(datasets.values())).classes,
+    )
+
+
+def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDataset, echo: Callable[[str], None]) -> None:
+    """What a stage's data are, and what is odd about them."""
+    echo(f"{stage}: {dataset}; annotations: {build_annotations(experiment, stage)}")
+    if dataset.skipped:
+        echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
+    if others := other_labels(dataset.annotations, dataset.classes):
+        echo(f"{stage}: not {' or '.join(dataset.classes.names)}, so ignore regions: {others}")
+    if doubt := doubt_of_boxes(dataset.annotations, experiment.data.min_height, dataset.classes):
+        echo(f"warning: {stage}: {doubt}")
+    if dataset.cache is not None:
+        echo(f"{stage}: decoded frames are kept and {dataset.cache}")
 
 
 def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
@@ -512,15 +622,6 @@ def _trainer(
         callbacks.append(Pictures(datasets["val"], t.panel_images))
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(waiting, echo))
-    for noise in (
-        ".*many workers.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*LeafSpec.*",
-        ".*logging interval.*",
-        ".*no `val_data.*",
-        ".*sync_dist=True.*",  # what is logged is the same in every process
-    ):
-        warnings.filterwarnings("ignore", noise)
     trainer = Trainer(
         **devices(experiment),
         precision=t.precision,

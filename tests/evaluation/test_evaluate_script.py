@@ -87,6 +87,16 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
+def test_all_subsets_have_a_column_and_each_rule_set_a_row(truth: Path, found: Path) -> None:
+    done = command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "all", "--no-ap")
+    assert done.returncode == 0, done.stderr
+    rows = [[c.strip() for c in line.split("│")[1:13]] for line in done.stdout.splitlines() if line.startswith("│ f")]
+    rates = {"matlab": ["33.33", "0.00", "100.00", "-", "33.33"], "python": ["0.00", "0.00", "-", "-", "0.00"]}
+    assert [row[:7] for row in rows] == [["found", rules, *of] for rules, of in rates.items()]
+    assert rows[0][7:] == ["-", "33.33", "-", "-", "33.33"]
+    assert command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "many").returncode == 2
+
+
 @pytest.mark.parametrize(("rules", "kept"), [("matlab", {"matlab"}), ("python", {"python"})])
 def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
     done = command(

@@ -95,6 +95,60 @@ def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[Exp
     np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
 
 
+def test_a_run_is_tested_again_beside_its_own_results(
+    finished: tuple[ExperimentConfig, Path], few_pairs: Path, shared: Path, tmp_path: Path
+) -> None:
+    """The same data give the same figures; another split, annotation set or data set has a folder of its own."""
+    run_of = tmp_path / "lite0" / "seed0"
+    shutil.copytree(finished[1], run_of)
+    shutil.copytree(finished[1], run_of.with_name("seed1"))
+    own = json.loads((run_of / "results.json").read_text())
+    before = {p: p.read_bytes() for p in run_of.glob("*.*")}
+    both = (run_of, run_of.with_name("seed1"))
+    done = command("test", *both, "data.images=images", "--name", "same", "--subsets", "all")
+    assert done.returncode == 0, done.stderr
+    same = json.loads((run_of / "tests" / "same" / "results.json").read_text())
+    assert same["test"] == own["test"] and same["checkpoint"] == own["checkpoint"]
+    assert (run_of / "tests/same/detections.json").read_text() == before[run_of / "detections.json"].decode()
+    rows = [line for line in done.stdout.splitlines() if "│ matlab" in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["lite0/seed0", "lite0/seed1", "lite0, mean of 2 seeds"]
+    assert (
+        rows[0].split("│")[3:] == rows[2].split("│")[3:] and len(rows[0].split("│")) == 18 and "± 0.00" in done.stdout
+    )
+
+    done = command("test", run_of, "data.test=test-day-20")
+    assert done.returncode == 0, done.stderr
+    day = json.loads((run_of / "tests" / "test=test-day-20" / "results.json").read_text())
+    assert day["test"]["split"] == "test-day-20" and 0 < day["test"]["images"] < own["test"]["images"]
+    assert day["settings"] == ["data.test=test-day-20"] and day["test"]["matlab"]["reasonable_night"] is None
+    coco = ("data.kind=coco", f"data.root={few_pairs}", "data.test=five.json", "--name", "pairs")
+    done = command("test", run_of, *coco)
+    assert done.returncode == 0, done.stderr
+    pairs = json.loads((run_of / "tests" / "pairs" / "results.json").read_text())
+    assert (pairs["test"]["images"], pairs["test"]["people"], pairs["data"]["frames"]) == (5, 5, 5)
+
+    improved = shared / "reference" / "kaist" / "KAIST_annotation.json"
+    mini = (f"data.root={shared / 'data' / 'kaist-mini'}", f"data.test_annotations={improved}")
+    done = command("test", run_of, *mini, "--name", "improved")
+    assert done.returncode == 0, done.stderr
+    of_run, out = json.loads((run_of / "tests" / "improved" / "results.json").read_text())["test"], tmp_path / "o.json"
+    assert (of_run["images"], of_run["annotations"]) == (7, str(improved))
+    found = run_of / "tests" / "improved" / "detections.json"
+    assert command("evaluate", "--annotations", improved, "--detections", found, "--json", out).returncode == 0
+    (scored,) = json.loads(out.read_text()).values()
+    assert all(scored[key] == of_run[key] for key in ("matlab", "python", "recall", "people", "ap"))
+
+    for words, says in (
+        (["data.test=test-all-20", "--name", "pairs"], "other settings"),
+        (["input.size=[64,64]"], "settled in a finished run"),
+        (["data.test=nothing"], "unknown split"),
+    ):
+        done = command("test", run_of, *words)
+        assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
+    assert {p: p.read_bytes() for p in run_of.glob("*.*")} == before
+    assert not (run_of / "tests" / "test=nothing").exists()
+
+
 def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path]) -> None:
     e, directory = finished
     out = directory.parents[1]
