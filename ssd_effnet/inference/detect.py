@@ -19,6 +19,7 @@ from data_kaist.errors import DataError, ImageError
 from data_kaist.files import write_whole
 from data_kaist.images import NOTE
 from data_kaist.layouts import SIDES
+from data_kaist.splits import spelling
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
@@ -154,7 +155,7 @@ def detect(
             summary.model_seconds += time.perf_counter() - since
             for shot, detections in zip(pending, found, strict=True):
                 if results is not None:
-                    results.add(shot.number, shot.name, detections)
+                    results.add(shot.number, _listed_name(shot), detections)
                 if options.pictures and isinstance(shot.source, Still):
                     save(_drawn(shot, detections, options.score), out / _picture_name(shot.source.name))
                 if options.video and isinstance(shot.source, Video):
@@ -233,6 +234,12 @@ def _say_what_is_missing(
         echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
     elif missing > (0 if states_its_length(video) else 0.1 * stated):
         echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
+
+
+def _listed_name(shot: _Shot) -> str:
+    """Its name in ``images.json``: of a KAIST frame with set and video, also where a folder inside a set was given."""
+    whole = "/".join(shot.source.path.absolute().parts[-4:])
+    return whole if isinstance(shot.source, Still) and spelling(whole) and not spelling(shot.name) else shot.name
 
 
 def _drawn(shot: _Shot, detections: DetectionTable, score: float) -> np.ndarray:

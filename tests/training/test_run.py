@@ -138,6 +138,13 @@ def test_a_run_is_tested_again_beside_its_own_results(
     (scored,) = json.loads(out.read_text()).values()
     assert all(scored[key] == of_run[key] for key in ("matlab", "python", "recall", "people", "ap"))
 
+    sets = [shared / "data" / "kaist-mini" / "images" / name for name in ("set09", "set08")]  # both have a V000
+    assert command("detect", run_of, *sets, "--score", "0", "--no-pictures", "--out", tmp_path / "det").returncode == 0
+    listing = json.loads((tmp_path / "det" / "images.json").read_text())["images"]
+    assert [image["file_name"][:10] for image in listing] == ["set09/V000"] * 2 + ["set08/V000", "set08/V002"]
+    done = command("evaluate", "--annotations", improved, "--detections", tmp_path / "det/detections_kaist.txt")
+    assert done.returncode == 0 and "the 4 images that were looked at; 4 images" in done.stdout, done.stderr
+
     for words, says in (
         (["data.test=test-all-20", "--name", "pairs"], "other settings"),
         (["input.size=[64,64]"], "settled in a finished run"),
