@@ -110,6 +110,7 @@ def forest(differences: Sequence[Difference]) -> str:
     axes.set(
         ylim=(len(known) - 0.5, -0.5), xlabel=f"difference of {known[0].metric.replace('/reasonable_', ' ')}, points"
     )
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(True, axis="x", color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
