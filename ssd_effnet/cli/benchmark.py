@@ -10,6 +10,8 @@ examples:
   ssd-effnet benchmark data --root data/kaist --runs 9                   your own files, not synthetic ones
   ssd-effnet benchmark export --threads 2                                onnxruntime against torch
   ssd-effnet benchmark train --device cuda --batch 16 --compile
+  ssd-effnet benchmark gpu --json                                        images per second, six experiments, on a GPU
+  ssd-effnet benchmark gpu --device cpu --tiny                           whether that would run, without a GPU
 """
 
 from __future__ import annotations
@@ -65,6 +67,20 @@ def parser() -> shell.Parser:
         stage.add_argument("--root", type=Path, help="a data set in KAIST's layout (default: synthetic pairs)")
         stage.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
         stage.set_defaults(run=run_stages, stages=tuple(STAGES) if name == "all" else (name,))
+    gpu = what.add_parser("gpu", help="training and inference of six experiments, in images per second, on one device")
+    gpu.add_argument("--device", default="cuda", help="default: cuda")
+    gpu.add_argument("--steps", type=int, default=30, help="that are timed of each way (default: 30)")
+    gpu.add_argument("--workers", type=int, default=8, help="of the loader (default: 8)")
+    gpu.add_argument("--tiny", action="store_true", help="lite0 at 64x96, one step: whether it runs, also on a CPU")
+    gpu.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="OUT",
+        help="write all figures there, and a page beside it (default: a dated file in experiments/results/devices)",
+    )
+    gpu.set_defaults(run=run_gpu)
     return parser
 
 
@@ -113,6 +129,36 @@ def run_stages(arguments: argparse.Namespace) -> None:
     if arguments.json:
         figures = {"machine": machine, "versions": versions(), "rows": rows_as_dict(rows)}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def run_gpu(arguments: argparse.Namespace) -> None:
+    import re
+    import time
+
+    from ssd_effnet.benchmark.gpu import EXPERIMENTS, SIZES, Speed, Trial, benchmark_gpu, write_speeds
+    from ssd_effnet.training.machine import machine_line, usable_device
+
+    device = usable_device(arguments.device)
+    trial = Trial(device, steps=arguments.steps, workers=arguments.workers)
+    names, sizes = EXPERIMENTS, SIZES
+    if arguments.tiny:
+        trial = Trial(device, 1, batch=2, inference=(1, 2), frames=8, workers=0, compiled=False)
+        names, sizes = ("lite0",), ((64, 96),)
+    speeds: list[Speed] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for speed in benchmark_gpu(Path(folder), trial, names, sizes):
+            speeds.append(speed)
+            size = f"{speed.size[0]}x{speed.size[1]}"
+            where = f"{speed.experiment} {size}, {speed.what}, {speed.precision}, batch {speed.batch}"
+            print(f"{where}: {speed.images_per_second:.4g} images/s")
+    if arguments.json is not None:
+        machine = machine_line(device.type, 0, f"{trial.steps} steps each")
+        name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()
+        out = arguments.json
+        if out == Path():
+            out = Path("experiments/results/devices") / f"{name}_{time.strftime('%Y-%m-%d')}.json"
+        write_speeds(out, speeds, machine)
+        print(f"written to {out}, and {out.parent / 'README.md'}")
 
 
 def rows_of(stage: str, a: argparse.Namespace, folder: Path) -> Iterator[Row]:

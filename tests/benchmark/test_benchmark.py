@@ -91,7 +91,23 @@ def test_a_row_by_hand() -> None:
     assert compared("loss", "x", times, reference=None).reached is None
 
 
-@pytest.mark.parametrize("what", ["models", "train"])
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "devices" / "cpu.json"
+    done = command("benchmark", "gpu", "--device", "cpu", "--tiny", "--json", out)
+    assert done.returncode == 0, done.stderr
+    speeds = json.loads(out.read_text())["speeds"]
+    loader = "training from the loader"
+    inference = [(f"inference from {source}", "fp32", n) for n in (1, 2) for source in ("memory", "JPEG")]
+    expected = [("training", "fp32", 2), ("training", "bf16", 2), (loader, "bf16", 2), *inference]
+    assert [(s["what"], s["precision"], s["batch"]) for s in speeds] == expected
+    assert all(s["images_per_second"] > 0 and s["peak_mib"] is None for s in speeds)
+    assert [s["what"] for s in speeds if s["waiting"] is not None] == [loader]
+    page = (out.parent / "README.md").read_text()
+    assert page.count("| lite0 | 64x96 |") == len(expected) and "1,058" in page
+
+
+@pytest.mark.parametrize("what", ["models", "train", "gpu"])
 def test_a_gpu_that_is_not_there_is_named(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     done = command("benchmark", what, "--device", "cuda")

@@ -1,0 +1,238 @@
+"""Images per second of training and inference on one device, with published figures beside them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_kaist.synthetic import write_dataset
+from ssd_effnet.benchmark import scene
+from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_optimizer
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.inference.predictor import Predictor
+from ssd_effnet.models.detector import Detector
+from ssd_effnet.training.devices import Processes, loader
+
+EXPERIMENTS = ("00_vgg16", "02_widen_3x3", "05_deconv", "08_bifpn", "lite0", "efficientdet_d0")
+SIZES = ((512, 640), (300, 300))
+PUBLISHED = (
+    "NVIDIA's SSD300 with ResNet-50 on an A100: 377 (TF32) and 724 (AMP) images/s in training, 798 and 1,058 in "
+    "inference; EfficientDet-D0: 170 (TF32) and 255 (AMP) in training. Goal: lite0 at 300x300 past 1,500 in bf16"
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One figure.
+
+    Attributes:
+        experiment: its name.
+        size: (height, width) of the input.
+        what: ``training``, ``training from the loader``, ``inference from memory`` or ``inference from JPEG``.
+        precision: ``fp32``, ``TF32``, ``bf16`` or ``bf16 compiled``.
+        batch: images at once.
+        images_per_second: throughput; of inference with postprocessing, up to boxes on the host.
+        peak_mib: most memory of the device at once, MiB; None on a CPU.
+        waiting: share of the time without a batch, 0..1; None where no loader was used.
+    """
+
+    experiment: str
+    size: tuple[int, int]
+    what: str
+    precision: str
+    batch: int
+    images_per_second: float
+    peak_mib: float | None
+    waiting: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How much is measured: ``steps`` of each way, at these batch sizes, with compiling where it is wanted."""
+
+    device: torch.device
+    steps: int = 30
+    batch: int = 16
+    inference: tuple[int, ...] = (1, 16, 64)
+    frames: int = 256
+    workers: int = 8
+    compiled: bool = True
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def benchmark_gpu(
+    folder: Path, trial: Trial, names: Sequence[str] = EXPERIMENTS, sizes: Sequence[tuple[int, int]] = SIZES
+) -> Iterator[Speed]:
+    """Every figure, network by network; ``folder`` takes the synthetic frames."""
+    write_dataset(folder, trial.frames, (512, 640), seed=0)
+    for name in names:
+        for size in sizes:
+            settings = (f"input.size=[{size[0]},{size[1]}]", f"data.root={folder}", "data.cache=memory")
+            loop = (f"data.workers={trial.workers}", f"trainer.batch_size={trial.batch}", "data.val=")
+            device = f"trainer.accelerator={'gpu' if trial.gpu else 'cpu'}"
+            plain = ("backbone.pretrained=none", "backbone.norm=batch")
+            e = load_experiment(name, [*settings, *loop, *plain, device])
+            yield from _training(e, trial)
+            yield from _inference(e, trial, sorted((folder / "images").rglob("visible/*.jpg")))
+
+
+def _training(e: ExperimentConfig, trial: Trial) -> Iterator[Speed]:
+    height, width = e.input.size
+    ways = ["fp32", "TF32"] if trial.gpu else ["fp32"]
+    for way in [*ways, "bf16", *(["bf16 compiled"] if trial.compiled else [])]:
+        batches = [trial.batch]
+        for batch in batches:  # grows as long as twice as many fit
+            try:
+                rate, peak = _train(e, trial, way, batch)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+            if trial.gpu:
+                batches.append(2 * batch)
+            yield Speed(e.name, (height, width), "training", way, batch, rate, peak)
+    yield _from_loader(e, trial)
+
+
+def _step(e: ExperimentConfig, trial: Trial, way: str) -> Callable[[torch.Tensor, Any], None]:
+    torch.manual_seed(0)
+    detector = build_detector(e, pretrained=False)[0].to(trial.device).train()
+    detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion, optimizer = build_criterion(e), build_optimizer(e, detector)
+    forward: Any = torch.compile(detector) if way.endswith("compiled") else detector
+
+    def step(images: torch.Tensor, targets: Any) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(trial.device.type, torch.bfloat16, enabled=way.startswith("bf16")):
+            outputs = forward(images)
+        criterion(outputs, targets).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def _train(e: ExperimentConfig, trial: Trial, way: str, batch: int) -> tuple[float, float | None]:
+    """Images per second of whole steps on one batch that lies on the device, and peak memory."""
+    height, width = e.input.size
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=trial.device)
+    targets = scene.targets(batch, 3, (height, width)).to(trial.device)
+    step = _step(e, trial, way)
+    with _tf32(way != "fp32"):
+        return _rate(lambda: step(images, targets), batch, trial)
+
+
+def _from_loader(e: ExperimentConfig, trial: Trial) -> Speed:
+    """bf16 steps on batches of the run's own loader, from decoded frames in memory."""
+    height, width = e.input.size
+    step = _step(e, trial, "bf16")
+    batches = loader(e, build_dataset(e, "train"), "train", Processes())
+    waited = images = 0.0
+    since = start = time.perf_counter()
+    first = len(batches)  # an epoch fills the cache
+    endless = itertools.chain.from_iterable(itertools.repeat(batches))
+    for number, batch in enumerate(itertools.islice(endless, first + trial.steps)):
+        waited += time.perf_counter() - since
+        if number == first:
+            start, waited, images = time.perf_counter(), 0.0, 0
+        batch = batch.to(trial.device, non_blocking=True)
+        step(batch.images, batch.targets)
+        _synchronize(trial)  # or waiting for the device would count as waiting for data
+        images += len(batch.names)
+        since = time.perf_counter()
+    took = time.perf_counter() - start
+    what = "training from the loader"
+    return Speed(e.name, (height, width), what, "bf16", trial.batch, images / took, _peak(trial), waited / took)
+
+
+def _inference(e: ExperimentConfig, trial: Trial, files: Sequence[Path]) -> Iterator[Speed]:
+    height, width = e.input.size
+    detector: Detector = build_detector(e, pretrained=False)[0].eval()
+    predictor = Predictor(e, detector, trial.device)
+    for batch in trial.inference:
+        some = [files[i % len(files)] for i in range(batch)]
+        prepared = [predictor.prepare(file) for file in some]
+        calls: dict[str, Callable[[], object]] = {
+            "inference from memory": lambda prepared=prepared: predictor.detect(prepared),  # type: ignore[misc]
+            "inference from JPEG": lambda some=some, batch=batch: predictor.predict(some, batch_size=batch),  # type: ignore[misc]
+        }
+        for what, call in calls.items():
+            with _tf32(True):
+                rate, peak = _rate(call, batch, trial)
+            yield Speed(e.name, (height, width), what, "TF32" if trial.gpu else "fp32", batch, rate, peak)
+
+
+def _rate(call: Callable[[], object], images: int, trial: Trial) -> tuple[float, float | None]:
+    """Images per second after three calls that are not counted (one of a single step), and peak memory in MiB."""
+    if trial.gpu:
+        torch.cuda.reset_peak_memory_stats(trial.device)
+    for _ in range(min(3, trial.steps)):
+        call()
+    _synchronize(trial)
+    start = time.perf_counter()
+    for _ in range(trial.steps):
+        call()
+    _synchronize(trial)
+    return trial.steps * images / (time.perf_counter() - start), _peak(trial)
+
+
+def _synchronize(trial: Trial) -> None:
+    if trial.gpu:
+        torch.cuda.synchronize(trial.device)
+
+
+def _peak(trial: Trial) -> float | None:
+    return torch.cuda.max_memory_allocated(trial.device) / 2**20 if trial.gpu else None
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def write_speeds(path: Path, speeds: Sequence[Speed], machine: str) -> None:
+    """Figures of one device as JSON; ``README.md`` beside it is made anew from all that lie there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "speeds": [asdict(speed) for speed in speeds]}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    page = [f"# Devices\n\nMade by `ssd-effnet benchmark gpu --json`. Published: {PUBLISHED}.\n"]
+    for file in sorted(path.parent.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        page.append(f"## {found['machine']}, {found['date']}\n")
+        page.append("| experiment | size | what | precision | batch | images/s | peak MiB | waiting for data |")
+        page.append("|---|---|---|---|---|---|---|---|")
+        page += [_line(speed) for speed in found["speeds"]]
+        page.append("")
+    (path.parent / "README.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def _line(s: dict[str, Any]) -> str:
+    peak = "-" if s["peak_mib"] is None else f"{s['peak_mib']:.0f}"
+    waiting = "-" if s["waiting"] is None else f"{s['waiting']:.1%}"
+    size = "x".join(map(str, s["size"]))
+    cells = (
+        s["experiment"],
+        size,
+        s["what"],
+        s["precision"],
+        s["batch"],
+        f"{s['images_per_second']:.4g}",
+        peak,
+        waiting,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
