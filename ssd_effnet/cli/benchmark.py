@@ -140,7 +140,8 @@ def run_gpu(arguments: argparse.Namespace) -> None:
 
     device = usable_device(arguments.device)
     trial = Trial(device, steps=arguments.steps, workers=arguments.workers)
-    names, sizes = EXPERIMENTS, SIZES
+    names: Sequence[str] = EXPERIMENTS
+    sizes: Sequence[tuple[int, int]] = SIZES
     if arguments.tiny:
         trial = Trial(device, 1, batch=2, inference=(1, 2), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)

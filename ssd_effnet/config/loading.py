@@ -38,7 +38,8 @@ from ssd_effnet.registry import maker
 
 WHERE = (
     *("data.cache", "data.images", "data.root", "data.workers"),
-    *("trainer.accelerator", "trainer.panel_images", "trainer.process_timeout", "trainer.runtime", "trainer.threads"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.panel_images"),
+    *("trainer.process_timeout", "trainer.runtime", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top

@@ -23,7 +23,7 @@ from untrained import LITE0, SMALL, of_pairs
 from data_kaist.structures import Targets
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_detector
-from ssd_effnet.config.loading import WHERE, ConfigError, ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.config.loading import WHERE, ConfigError, ExperimentConfig, load_experiment
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
 from ssd_effnet.models.fusion import CHANNELS
 from ssd_effnet.models.weights import read_plain
@@ -89,16 +89,17 @@ def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, An
     [("class_loss.name=multibox",), ("class_loss.name=focal",), ("input.modality=halfway", "fusion.shared=true")],
     ids=lambda o: "-".join(o),
 )
-def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
-    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_shares_give_the_loss_and_the_gradients_of_the_whole(
+    count: int, overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With drop-connect, trained batch norms, hard negatives and an image without people."""
     # doubles throughout, so that what differs by more than rounding stands out
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     e = experiment(*overrides, "backbone.drop_connect=0.5")
     whole = _step(e, 8)
-    two = experiment(*overrides, "backbone.drop_connect=0.5", "trainer.devices=2")
-    for half in in_processes(2, tmp_path, lambda: _step(two, 8)):
+    shared = experiment(*overrides, "backbone.drop_connect=0.5", f"trainer.devices={count}")
+    for half in in_processes(count, tmp_path, lambda: _step(shared, 8)):
         torch.testing.assert_close(half["loss"], whole["loss"], rtol=1e-10, atol=0)
         for kind in ("gradients", "buffers"):
             assert half[kind].keys() == whole[kind].keys()
@@ -124,9 +125,11 @@ def _everything(root: Path, *overrides: str) -> ExperimentConfig:
     return of_pairs(root, *loop, *still, *much, *overrides)
 
 
-def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) -> None:
-    """Its five test images are three batches, of which both processes evaluate the first; it counts once."""
-    one, two = _everything(few_pairs), _everything(few_pairs, "trainer.devices=2")
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_run_of_several_processes_is_that_of_one(count: int, few_pairs: Path, tmp_path: Path) -> None:
+    """Its five test images are three batches, of which two processes evaluate the first; it counts once."""
+    batch = f"trainer.batch_size={count}"
+    one, two = _everything(few_pairs, batch), _everything(few_pairs, batch, f"trainer.devices={count}")
     alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
     run(one, tmp_path / "one", echo=lambda line: None)
     lines: list[str] = []
@@ -135,7 +138,7 @@ def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) 
         results = run(two, tmp_path / "two", echo=lines.append)
         return rank(), lines, results["test"]
 
-    first, second = in_processes(2, tmp_path, work)
+    first, second, *_ = in_processes(count, tmp_path, work)
     assert (first[0], second[0]) == (0, 1) and first[2] == second[2]
     assert any(line.startswith("epoch 1/1") for line in first[1]) and not second[1]
     assert _files(together) == _files(alone)
@@ -146,20 +149,17 @@ def test_a_run_of_two_processes_is_that_of_one(few_pairs: Path, tmp_path: Path) 
         miss_rates = [name for name in row if name.startswith("val/MR/")]
         assert miss_rates and all(row[name] == row_alone[name] for name in miss_rates)
 
-    # one process tests what the two have learned
+    # one process tests what they have learned
     shutil.rmtree(alone.path)
     shutil.copytree(together.path, alone.path)
     alone.results_file.unlink()
-    save_experiment(one, alone.config_file)
-    for checkpoint in (alone.last, alone.best):
-        torch.save(read_plain(checkpoint) | {"experiment": dataclasses.asdict(one)}, checkpoint)
     run(one, tmp_path / "one", resume=True, echo=lambda line: None)
     assert alone.results()["test"] == together.results()["test"]
     assert alone.detections_file.read_bytes() == together.detections_file.read_bytes()
     assert len(alone.detections_file.read_bytes()) > 10_000
 
 
-def test_two_processes_step_clip_accumulate_and_cut_the_rate_as_one_does(few_pairs: Path, tmp_path: Path) -> None:
+def test_two_processes_step_clip_accumulate_cut_the_rate_and_go_on_as_one_does(few_pairs: Path, tmp_path: Path) -> None:
     """Here weights move: what differs after three steps is rounding."""
     loop = ("trainer.epochs=3", "optimizer.accumulate=2", "schedule.name=plateau", "schedule.patience=0")
     # validation never gets better than it begins, so plateau cuts; a norm of 0.01 is far below any gradient's
@@ -168,7 +168,14 @@ def test_two_processes_step_clip_accumulate_and_cut_the_rate_as_one_does(few_pai
     two = dataclasses.replace(one, trainer=dataclasses.replace(one.trainer, devices=2))
     alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
     run(one, tmp_path / "one", echo=lambda line: None)
-    in_processes(2, tmp_path, lambda: run(two, tmp_path / "two", echo=lambda line: None) and None)
+    for epochs in (1, 2, 3):  # two processes, one, and two again
+        e = dataclasses.replace(one if epochs == 2 else two)
+        e.trainer = dataclasses.replace(e.trainer, epochs=epochs)
+
+        def go_on(e: ExperimentConfig = e) -> None:
+            run(e, tmp_path / "two", resume=e.trainer.epochs > 1, echo=lambda line: None)
+
+        in_processes(e.trainer.devices, tmp_path, go_on)
     rates_alone, rates_together = ([row["lr/head"] for row in d.metrics()] for d in (alone, together))
     assert rates_together == rates_alone and len(set(rates_alone)) > 1
     seed_everything(one.trainer.seed, verbose=False)
