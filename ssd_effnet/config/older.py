@@ -7,6 +7,7 @@ from typing import Any
 
 from data_kaist.errors import Doubt
 from ssd_effnet import registry
+from ssd_effnet.config.yaml_files import ConfigError, nearest
 from ssd_effnet.registry import Registry
 
 RENAMED = {
@@ -82,6 +83,9 @@ def translated(layer: dict[str, Any], augmentations: list[str], source: str) -> 
             names.remove("jitter")
             del groups["augment"]["jitter"]
         groups["augment"]["names"] = names
+    if unknown := [key for key in loss if f"loss.{key}" not in RENAMED] if isinstance(loss, dict) else []:
+        key = f"loss.{unknown[0]}"
+        raise ConfigError(f"{source}: key `{key}` is unknown{nearest(key, list(RENAMED))}")
     for old, new in RENAMED.items():
         group, _, key = old.partition(".")
         stated = loss if group == "loss" else groups.get(group)

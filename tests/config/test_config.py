@@ -108,6 +108,7 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
     [
         ("optimiser.lr=1", "did you mean `optimizer`"),
         ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
+        ("loss.alhpa=1", "did you mean `loss.alpha`"),  # of an older schema, whose other keys are read
         (f"optimizer.lr={10**400}", "key `optimizer.lr`: must be finite"),
         ("optimizer.lr=nan", "key `optimizer.lr`: must be finite"),
         ("trainer.batch_size=99999999999", "key `trainer.batch_size`: must be below 2,147,483,648"),
