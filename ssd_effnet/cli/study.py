@@ -9,6 +9,7 @@ examples:
   ssd-effnet study ablate 08_bifpn --on twin --seeds 0 1 2 --out runs/without
   ssd-effnet study status runs/chain
   ssd-effnet study report runs/chain
+  ssd-effnet study report runs/chain --published MLPD.txt MSDS-RCNN.txt   (their rows above the own ones in results.tex)
   ssd-effnet study report /mnt/other/chain data.root=data/kaist --out reports/chain
 
 `run` skips what is finished, resumes what was interrupted and continues past failed runs; run it again to continue.
@@ -45,6 +46,8 @@ def parser() -> shell.Parser:
         if name == "report":
             command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
             command.add_argument("--out", dest="to", type=Path, metavar="FOLDER", help="default: DIRECTORY/report")
+            of_others = "detections of others on the same test data, as rows of results.tex"
+            command.add_argument("--published", nargs="+", default=[], metavar="FILE", help=of_others)
             command.add_overrides("where the runs' data are here: data.root=...")
     return parser
 
@@ -82,6 +85,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if arguments.executor == "local" and arguments.address:
             parser().error("--address needs --executor ray")
         arguments.seeds = seeds
+    elif arguments.what == "report":
+        settings = [word for word in arguments.published if "=" in word and not Path(word).exists()]
+        arguments.published = [Path(word) for word in arguments.published if word not in settings]
+        arguments.overrides += settings
     elif arguments.what == "status" and arguments.overrides:
         parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")
     return arguments
@@ -217,6 +224,12 @@ def show_status(arguments: argparse.Namespace) -> int:
 def write_report(arguments: argparse.Namespace) -> int:
     from ssd_effnet.study.report import write
 
-    page = write(arguments.out, arguments.to, measure_latency=not arguments.no_latency, overrides=arguments.overrides)
+    page = write(
+        arguments.out,
+        arguments.to,
+        measure_latency=not arguments.no_latency,
+        overrides=arguments.overrides,
+        published=arguments.published,
+    )
     print(page)
     return 0

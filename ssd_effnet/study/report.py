@@ -37,7 +37,7 @@ from ssd_effnet.study.entries import (
 from ssd_effnet.study.latency import Latency, latency
 from ssd_effnet.study.plan import read_study, study_file
 from ssd_effnet.study.records import Difference, Experiment, Study, load_study, subset_table, tested_on
-from ssd_effnet.study.tables import results_csv, results_md
+from ssd_effnet.study.tables import results_csv, results_md, results_tex, scores_of_others
 from ssd_effnet.training.run_directory import RunError, State
 from ssd_effnet.visualize.templates import templates
 
@@ -47,7 +47,12 @@ _PALE, _DARK = np.array([255, 255, 255]), np.array([230, 159, 0])  # of the heat
 
 
 def write(
-    out: Path, folder: Path | None = None, *, measure_latency: bool = True, overrides: Sequence[str] = ()
+    out: Path,
+    folder: Path | None = None,
+    *,
+    measure_latency: bool = True,
+    overrides: Sequence[str] = (),
+    published: Sequence[Path] = (),
 ) -> Path:
     """Write the report of a study's finished runs.
 
@@ -56,6 +61,7 @@ def write(
         folder: of the report; None: ``<out>/report``.
         measure_latency: time the detectors that were not timed before on this machine.
         overrides: where the runs' data are, as :meth:`.RunDirectory.at_hand` takes them.
+        published: detections of others on the same test data, for rows of their own in ``results.tex``.
 
     Returns:
         The page.
@@ -65,6 +71,7 @@ def write(
         ConfigError, DataError: a run or the data cannot be read.
     """
     study = load_study(out, overrides)
+    others = scores_of_others(study, published)
     folder = folder or out / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +81,7 @@ def write(
     took = latency(study.experiments, folder / "latency.json", measure=measure_latency)
     write_whole(folder / "results.csv", results_csv(entries))
     write_whole(folder / "results.md", results_md(study, entries))
+    write_whole(folder / "results.tex", results_tex(study, entries, took, others))
     write_whole(folder / "index.html", page(study, entries, took))
     return folder / "index.html"
 

@@ -1,4 +1,4 @@
-"""Writes a study's ``results.md`` and ``results.csv``."""
+"""Writes a study's ``results.md``, ``results.csv`` and ``results.tex``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from data_kaist.layouts import image_ids
 from ssd_effnet.evaluation.metrics import in_place
-from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.evaluation.scores import GroundTruth, Scores, score, short_names
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
@@ -25,6 +29,7 @@ from ssd_effnet.study.entries import (
     setting,
     verdict_in_words,
 )
+from ssd_effnet.study.latency import Latency
 from ssd_effnet.study.records import Study, tested_on
 
 
@@ -104,6 +109,63 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
         )
     below += [*study.warnings, *(f"Left out: {sentence}" for sentence in study.left_out)]
     return table + "\n\n" + "\n".join(_md(line) + "  " for line in below).rstrip() + "\n"
+
+
+def scores_of_others(study: Study, files: Sequence[Path]) -> dict[str, Scores]:
+    """Detections of others, scored on the test data of most runs, by the files' names.
+
+    Raises:
+        DataError: one is not of these images.
+    """
+    if not files:
+        return {}
+    usual = statistics.mode(map(tested_on, study.runs))
+    evaluator = next(run.matcher.truth for run in study.runs if tested_on(run) == usual)
+    frames = study.frames[usual]
+    truth = GroundTruth(list(evaluator.annotations), [frame.name for frame in frames], image_ids(frames), source="test")
+    return {
+        name: score(evaluator, truth.read_detections(file), ("matlab",), with_ap=False)
+        for name, file in zip(short_names(files), files, strict=True)
+    }
+
+
+def results_tex(
+    study: Study, entries: Sequence[ReportEntry], took: Latency, others: Mapping[str, Scores] | None = None
+) -> str:
+    """A LaTeX ``tabular`` for a paper, without packages; ``others`` stand above the study's own.
+
+    Miss rates in percent (matlab rules), mean and standard deviation over the seeds; costs at the input size.
+    """
+    subsets = [name for name in SUBSETS if name != "all_h20"]  # nine, as papers have them
+    head = ["detector", *(name.removeprefix("reasonable_") for name in subsets)]
+    head += ["parameters, M", "multiply-adds, G", "ms", "images/s", "seeds"]
+    above = [
+        [name, *(number(of.percent("matlab")[subset]) for subset in subsets), *[NOTHING] * 5]
+        for name, of in (others or {}).items()
+    ]
+    own = []
+    for entry in entries:
+        e, ms = entry.experiment, took.ms.get(entry.name, math.nan)
+        rates = [_with_deviation(e.mean(f"MR/{s}"), e.deviation(f"MR/{s}")) for s in subsets]
+        costs = [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", number(ms, 1)]
+        own.append([entry.name, *rates, *costs, number(1000 / ms, 1), str(len(e.runs))])
+    data = {f"{run.experiment.data.test}, {run.results['test'].get('annotations', '')}" for run in study.runs}
+    notes = ["log-average miss rate in percent (matlab rules), mean and standard deviation over the seeds"]
+    notes += [f"tested on {of}" for of in sorted(data)] + ([f"ms: {took.where}"] if took.where else [])
+    rules = [[head], *([above] if above else []), own]
+    body = "\n\\hline\n".join("\n".join(" & ".join(map(_tex, row)) + r" \\" for row in part) for part in rules)
+    comments = "".join(f"% {' '.join(note.split())}\n" for note in notes)
+    return f"{comments}\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\hline\n{body}\n\\hline\n\\end{{tabular}}\n"
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", NOTHING: "--"}
+_TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
+_TEX |= {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+def _tex(text: str) -> str:
+    """Text escaped for LaTeX."""
+    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))
 
 
 def _with_deviation(mean: float, deviation: float) -> str:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from commands import command
 
-from data_kaist.detections import write_coco_results
+from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import image_ids
 from data_kaist.structures import Annotations, DetectionTable
@@ -501,13 +501,37 @@ def test_latency_is_measured_once(written: Path, study: Study, monkeypatch: pyte
         latency(study.experiments, written.parent / "latency.json")
 
 
+def test_the_table_for_a_paper(studied: Path, written: Path, study: Study, tmp_path: Path) -> None:
+    """Nine subsets with deviations, costs and speed; published detections are scored here and stand above."""
+    theirs = tmp_path / "Their_own 100%.txt"
+    widen = study.experiment(WIDEN)
+    assert widen is not None
+    write_kaist(theirs, widen.runs[0].detections)
+    shutil.copy(written.parent / "latency.json", tmp_path)
+    done = command("study", "report", studied, "--out", tmp_path, "--no-latency", "--published", theirs)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "results.tex").read_text(encoding="utf-8")
+    rows = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.endswith(r" \\")]
+    assert rows[0][1:10] == ["all", "day", "night", "near", "medium", "far", "none", "partial", "heavy"]
+    assert len(rows) == 2 + 6 and {len(row) for row in rows} == {15} and "nan" not in text
+    assert rows[0][10:] == ["parameters, M", "multiply-adds, G", "ms", "images/s", "seeds"]
+    assert rows[1][0] == r"Their\_own 100\%" and rows[1][1] == f"{widen.runs[0].figure('MR/reasonable_all'):.2f}"
+    assert rows[1][10:] == ["--"] * 5 and rows[2][0] == r"02\_widen\_3x3" and r"\_odd \textless{}i" in rows[3][0]
+    mean, deviation = widen.mean("MR/reasonable_all"), widen.deviation("MR/reasonable_all")
+    assert rows[2][1] == rf"{mean:.2f} $\pm$ {deviation:.2f}" and rows[2][14] == "3"
+    assert float(rows[2][12]) * float(rows[2][13]) == pytest.approx(1000, rel=0.05)
+    theirs.write_text("99,1,1,9,9,0.5\n")
+    done = command("study", "report", studied, "--out", tmp_path / "no", "--no-latency", "--published", theirs)
+    assert done.returncode == 1 and "image number 99" in done.stderr and not list((tmp_path / "no").glob("*"))
+
+
 def test_the_page_is_replaced_whole_or_not_at_all(
     studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = []
     monkeypatch.setattr(report, "write_whole", lambda path, text: files.append(path.name))
     report.write(copied(studied, tmp_path, "0*", "_odd*"), measure_latency=False)
-    assert files == ["results.csv", "results.md", "index.html"]
+    assert files == ["results.csv", "results.md", "results.tex", "index.html"]
     assert not list((tmp_path / "study").rglob("index.html")) and not list(tmp_path.rglob(".*.part"))
 
 
