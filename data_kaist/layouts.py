@@ -363,12 +363,12 @@ def _coco_frames(
     bad: dict[int, str] | None = {} if may_skip else None
     chosen, data = _coco_images(root, split, source.classes, bad, without_area)
     folder, not_found = _image_folder(root, file, data, source.images)
-    files = [_coco_files(folder, image.file_name) for image, _ in chosen]
+    files = [coco_files(folder, image.file_name) for image, _ in chosen]
     keys, excluded = [str(image.id) for image, _ in chosen], []
     if exclude:
         others, its_data = _coco_images(root, exclude, source.classes, {})
         its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, source.images)
-        excluded = [str(_real(_coco_files(its_folder, image.file_name)[0])) for image, _ in others]
+        excluded = [str(_real(coco_files(its_folder, image.file_name)[0])) for image, _ in others]
         keys = [str(_real(visible)) for visible, _ in files]
     left = set(_without_excluded(keys, excluded, split, exclude, len(data.images), root))
     there = [
@@ -518,7 +518,7 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
         for folders in (own, general) if is_apart else ([*own, *general],):
             found: dict[Path, Path] = {}
             for folder in folders if is_inside(image.file_name) else ():
-                for path in _coco_files(folder, image.file_name):
+                for path in coco_files(folder, image.file_name):
                     if path and _is_file(path):
                         found.setdefault(_real(path), folder)
                         break
@@ -539,7 +539,7 @@ def file_and_step(spec: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (spec, 1)
 
 
-def _coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
+def coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
     """Paths of the visible and the LWIR image of a COCO file name."""
     if is_frame_name(name):
         video, _, number = name.rpartition("/")

@@ -8,6 +8,9 @@ examples:
   ssd-effnet visualize compare runs/04_fpn/seed0 runs/08_bifpn/seed0 --out compared
   ssd-effnet visualize curves runs/04_fpn/seed0 runs/08_bifpn/seed0 --out curves.png
   ssd-effnet visualize curves MLPD.txt mine.json --annotations KAIST_annotation.json
+  ssd-effnet visualize curves MLPD.txt mine.json --annotations KAIST_annotation.json --subsets near far --size 7 3
+  ssd-effnet visualize figure --frames set08/V001/I02579 set09/V000/I01139 --detectors runs/lite0/seed0 MLPD.txt
+  ssd-effnet visualize compare MLPD.txt MSDS-RCNN.txt data.root=data/kaist --annotations KAIST_annotation.json
   ssd-effnet visualize features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
   ssd-effnet visualize data experiments/lite0.yaml augment.flip.p=1 --count 4
 
@@ -34,7 +37,8 @@ def errors(run: Path, out: Path | None, **settings: Any) -> str:
     from ssd_effnet.training.run_directory import RunDirectory
     from ssd_effnet.visualize.gallery.errors import write_errors
 
-    out = out or RunDirectory.holding(run).path / "errors"
+    is_run = run.is_dir() or run.suffix == ".ckpt"
+    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{run.stem}"))
     page = write_errors(run, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
     head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
@@ -55,11 +59,24 @@ def curves(files: Sequence[Path], out: Path, overrides: list[str], **settings: A
     from ssd_effnet.evaluation.scores import results_table
     from ssd_effnet.visualize.gallery.curves import write_curves
 
-    where = [path for path in files if "=" in str(path) and not path.exists()]
-    files = [path for path in files if path not in where]
-    scores = write_curves(files, out, overrides=[*map(str, where), *overrides], **settings)
-    shell.print_table(results_table(scores))
+    files, where = _without_settings(files)
+    scores = write_curves(files, out, overrides=[*where, *overrides], **settings)
+    shell.print_table(results_table(scores, settings["subsets"]))
     return str(out)
+
+
+def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, overrides: list[str], **settings: Any) -> str:
+    """A figure for a paper: a row per detector, a column per frame, both modalities, hits, misses and false alarms."""
+    from ssd_effnet.visualize.gallery.figure import write_figure
+
+    detectors, where = _without_settings(detectors)
+    return "\n".join(map(str, write_figure(detectors, frames, out, overrides=[*where, *overrides], **settings)))
+
+
+def _without_settings(words: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The paths, and the ``key=value`` among them."""
+    where = [path for path in words if "=" in str(path) and not path.exists()]
+    return [path for path in words if path not in where], list(map(str, where))
 
 
 def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path | None, overrides: list[str]) -> str:
@@ -107,24 +124,37 @@ def parser() -> shell.Parser:
         added.set_defaults(call=call)
         return added
 
-    def add_gallery(to: shell.Parser) -> None:
+    def add_truth(to: shell.Parser) -> None:
+        text = "COCO JSON, or a data set's root, to score against (default: the first run's test split)"
+        to.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help=text)
+        to.add_argument("--split", default="test-all-20", help="frames to take from a root (default: %(default)s)")
+
+    def add_point(to: shell.Parser) -> None:
+        point, text = to.add_mutually_exclusive_group(), "false positives per image (default: %(default)s)"
+        point.add_argument("--fppi", type=_positive(float), default=FPPI, help=text)
+        text = "least score of the operating point, in place of an FPPI"
+        point.add_argument("--score", dest="min_score", type=float, help=text)
+
+    def add_gallery(to: shell.Parser, *, pictures: bool = True) -> None:
+        add_truth(to)
         text = "whose people count (default: %(default)s)"
         to.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)
-        to.add_argument("--count", type=_positive(int), default=2000, help="pictures at most (default: %(default)s)")
+        if pictures:
+            text = "pictures at most (default: %(default)s)"
+            to.add_argument("--count", type=_positive(int), default=2000, help=text)
         to.add_argument("--class", dest="of_class", metavar="NAME", help="of data.classes (default: that of person)")
 
     of_errors = command(errors)
-    of_errors.add_argument("run", type=Path, help="a run directory or its tested checkpoint")
+    of_errors.add_argument("run", type=Path, help="a run directory, its tested checkpoint, or a file of detections")
+    of_errors.add_overrides(where := "where the data are: data.root=...")
     of_errors.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
-    point, text = of_errors.add_mutually_exclusive_group(), "false positives per image (default: %(default)s)"
-    point.add_argument("--fppi", type=_positive(float), default=FPPI, help=text)
-    text = "least score of the operating point, in place of an FPPI"
-    point.add_argument("--score", dest="min_score", type=float, help=text)
+    add_point(of_errors)
     add_gallery(of_errors)
 
     of_compare = command(compare_runs, "compare")
-    of_compare.add_argument("a", type=Path, help="a run directory or its tested checkpoint")
+    of_compare.add_argument("a", type=Path, help="a run directory, its tested checkpoint, or a file of detections")
     of_compare.add_argument("b", type=Path, help="another one, tested on the same data")
+    of_compare.add_overrides(where)
     text = "folder of the page (default: %(default)s)"
     of_compare.add_argument("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
     text = "false positives per image of both (default: %(default)s)"
@@ -134,11 +164,29 @@ def parser() -> shell.Parser:
     of_curves = command(curves)
     text = "run directories, COCO results, KAIST texts, devkit folders"
     of_curves.add_argument("files", type=Path, nargs="+", help=text)
-    of_curves.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root")
-    of_curves.add_argument("--split", default="test-all-20", help="frames to take from a root (default: %(default)s)")
+    add_truth(of_curves)
+    shell.add_subsets(of_curves)
+    text = "inches of the whole picture (default: 5.2 per subset, 5.4)"
+    of_curves.add_argument("--size", type=_positive(float), nargs=2, metavar=("WIDTH", "HEIGHT"), help=text)
+    text = "of the legends: best first, or as given (default: %(default)s)"
+    of_curves.add_argument("--order", choices=("best", "given"), default="best", help=text)
+    of_curves.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the files, in their order")
     of_curves.add_argument("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
     text = "picture: .png, .svg, .pdf (default: %(default)s)"
     of_curves.add_argument("--out", type=Path, default=Path("curves.png"), help=text)
+
+    of_figure = command(figure)
+    text = "names as set08/V001/I02579, a column each"
+    of_figure.add_argument("--frames", nargs="+", required=True, metavar="FRAME", help=text)
+    text = "runs and files of detections, a row each"
+    of_figure.add_argument("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
+    of_figure.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
+    text = "inches (default: %(default)s, a page of two columns)"
+    of_figure.add_argument("--width", type=_positive(float), default=7.0, help=text)
+    text = "written as OUT.pdf and OUT.png (default: %(default)s)"
+    of_figure.add_argument("--out", type=Path, default=Path("figure"), help=text)
+    add_point(of_figure)
+    add_gallery(of_figure, pictures=False)
 
     of_features = command(features)
     of_features.add_argument("run", type=Path, help="a run directory or a checkpoint")

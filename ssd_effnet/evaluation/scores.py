@@ -545,11 +545,19 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
     return table
 
 
-def plot_miss_rates(path: Path | str, scores: Mapping[str, Scores], rules: str = "matlab") -> None:
+def plot_miss_rates(
+    path: Path | str,
+    scores: Mapping[str, Scores],
+    rules: str = "matlab",
+    subsets: Sequence[str] = REASONABLE,
+    size: Sequence[float] | None = None,
+    *,
+    best_first: bool = True,
+) -> None:
     """Write :func:`miss_rate_figure` to a file; the suffix chooses the format, for example ``.png`` or ``.pdf``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(miss_rate_figure(scores, rules), path, dpi=120)
+    save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=best_first), path, dpi=120)
 
 
 def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
@@ -618,7 +626,12 @@ def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
 
 
 def miss_rate_figure(
-    scores: Mapping[str, Scores], rules: str = "matlab", subsets: Sequence[str] = REASONABLE
+    scores: Mapping[str, Scores],
+    rules: str = "matlab",
+    subsets: Sequence[str] = REASONABLE,
+    size: Sequence[float] | None = None,
+    *,
+    best_first: bool = True,
 ) -> Figure:
     """Miss rate against false positives per image, a panel a subset and a line a detector.
 
@@ -626,11 +639,13 @@ def miss_rate_figure(
 
     Args:
         scores: by detector, each scored under ``rules``.
+        size: width and height, inches; None: 5.2 per subset, 5.4.
+        best_first: order of the legends; else that of the scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(subsets), 5.4), layout="constrained")
+    figure = Figure(figsize=(size[0], size[1]) if size else (5.2 * len(subsets), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
     least, short = 0.5, shortened(list(scores))
@@ -643,7 +658,8 @@ def miss_rate_figure(
             handle = _draw_curve(axes, result, label, look)
             lines.append((result.mr, i, handle))
             least = min(least, *(x for x in result.reference_miss_rate if x > 0), 0.5)
-        lines.sort(key=lambda line: (math.isnan(line[0]), line[0], line[1]))
+        if best_first:
+            lines.sort(key=lambda line: (math.isnan(line[0]), line[0], line[1]))
         axes.legend(handles=[handle for _, _, handle in lines], loc="lower left", fontsize=9, title="MR in %")
         images = next(iter(scores.values())).miss_rates[rules][subset].images if scores else 0
         axes.set_title(f"{subset.replace('_', ' ')} ({images:,} images)")

@@ -27,13 +27,15 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.drawing import Marking, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
-from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.evaluation.scores import miss_rate_figure, write_results
 from ssd_effnet.training.run_directory import describe_data
 from ssd_effnet.visualize.gallery import album
 from ssd_effnet.visualize.gallery.album import Item, below, fewest
 from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
+from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.drawing import FinishedRun, cropped, markings, rings, whole, window
 from ssd_effnet.visualize.gallery.errors import write_errors
+from ssd_effnet.visualize.gallery.figure import _images
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,76 @@ def halfway(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 visualize = partial(command, "visualize")
+
+
+# ------------------------------------------------------------------------------------- figures, files of others
+
+
+def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
+    visible: Path, halfway: Path, data: Path, tmp_path: Path
+) -> None:
+    """Runs and files of others alike; both modalities, also of a detector that sees one; PDF and PNG at print size."""
+    theirs = tmp_path / "Theirs.txt"
+    shutil.copy(halfway / "detections_kaist.txt", theirs)
+    names = [frame.name for frame in FinishedRun.load(visible).frames][:2]
+    frames = ("--frames", names[0], names[1].replace("/", "_"))
+    words = (*frames, "--detectors", visible, halfway, theirs, "--out", tmp_path / "a" / "fig.v1", "--width", "5")
+    done = visualize("figure", *words, "--score", "0.2")
+    assert done.returncode == 0, done.stderr
+    picture = drawing.cv2.imread(str(tmp_path / "a" / "fig.v1.png"))
+    assert picture.shape[1] == 1500 and (tmp_path / "a" / "fig.v1.pdf").read_bytes().startswith(b"%PDF")
+    for kind in ("truth", "missed", "hit", "false_alarm"):  # each in its colour, at least in the legend
+        assert (abs(picture[:, :, ::-1].astype(int) - drawing.KINDS[kind].colour).max(2) < 12).sum() > 20
+    runs = FinishedRun.load_all([visible, halfway, theirs])
+    assert [run.name for run in runs] == ["lite0 seed 0", "lite0 seed 1", "Theirs"]
+    np.testing.assert_allclose(runs[2].detections.boxes_xyxy, runs[1].detections.boxes_xyxy)
+    assert [image.shape for image in _images(runs[0], 0)] == [(512, 640, 3)] * 2
+
+    of_root = FinishedRun.load_all([visible, theirs], annotations=data)
+    assert [run.modality for run in of_root] == ["halfway"] * 2 and len(of_root[1].images(0)) == 2
+    assert [len(run.detections) for run in of_root] == [len(runs[0].detections), len(runs[1].detections)]
+    for more, says in (
+        ((*frames, "nowhere", "--detectors", visible), "nowhere: is none of the"),
+        ((*frames, "--detectors", theirs), "--annotations"),
+        ((*frames, "--detectors", theirs, "--names", "a", "b", "--annotations", data), "2 names"),
+    ):
+        done = visualize("figure", *more, "--out", tmp_path / "no")
+        assert done.returncode == 1 and says in done.stderr and not list(tmp_path.glob("no*"))
+
+
+def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway: Path, tmp_path: Path) -> None:
+    data = ("--annotations", FinishedRun.load(visible).frames[0].visible.parents[4])  # type: ignore[union-attr]
+    files = []
+    for run in (visible, halfway):
+        files.append(tmp_path / f"{run.name}.txt")
+        shutil.copy(run / "detections_kaist.txt", files[-1])
+    pages = []
+    for a, b, name in ((visible, halfway, "runs"), (*files, "files"), (visible, files[1], "mixed")):
+        done = visualize("compare", a, b, "--out", tmp_path / name, "--count", "5", *data)
+        assert done.returncode == 0, done.stderr
+        pages.append([line for line in done.stdout.splitlines() if "finds" in line or "alone" in line])
+    assert pages[0] == pages[1] == pages[2] and len(pages[0]) == 4
+    done = visualize("errors", files[0], "--out", tmp_path / "errors", "--count", "5", *data)
+    assert done.returncode == 0 and (tmp_path / "errors" / "index.html").is_file(), done.stderr
+
+
+def test_curves_have_subsets_a_size_an_order_and_names(visible: Path, halfway: Path, tmp_path: Path) -> None:
+    out = tmp_path / "curves.png"
+    words = (halfway, visible, "--names", "second", "first", "--order", "given", "--subsets", "near", "all_h20")
+    done = visualize("curves", *words, "--size", "5", "3", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert drawing.cv2.imread(str(out)).shape == (360, 600, 3)
+    assert "MR near" in done.stdout and "MR night" not in done.stdout
+    assert [w for line in done.stdout.splitlines() for w in ("second", "first") if w in line] == ["second", "first"]
+    scores = {"b": write_curves([visible], out)["visible0/seed0"]} | {
+        "a": write_curves([halfway], out)["halfway0/seed1"]
+    }
+    for best_first in (False, True):
+        legend = miss_rate_figure(scores, size=(4, 4), best_first=best_first).axes[0].get_legend().get_texts()
+        order = [text.get_text()[-1] for text in legend]
+        rates = [scores[name].miss_rates["matlab"]["reasonable_all"].mr for name in order]
+        assert order == ["b", "a"] if not best_first else rates == sorted(rates)
+    assert visualize("curves", visible, "--names", "a", "b", "--out", out).returncode == 1
 
 
 # --------------------------------------------------------------------------------------------- pictures

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_kaist.errors import DataError
 from data_kaist.structures import Annotations
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
@@ -47,6 +46,8 @@ def write_comparison(
     most_bytes: float = MOST_BYTES,
     overrides: Sequence[str] = (),
     of_class: str | None = None,
+    annotations: Path | None = None,
+    split: str = "test-all-20",
 ) -> GalleryPage:
     """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`.
 
@@ -54,12 +55,7 @@ def write_comparison(
         DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
             tested on different data.
     """
-    a, b = (FinishedRun.load(run, overrides, of_class) for run in (run_a, run_b))
-    if a.fingerprint != b.fingerprint:
-        raise DataError(
-            f"{run_a} and {run_b} were not tested on the same frames and boxes, so they cannot be compared person by "
-            "person"
-        )
+    a, b = FinishedRun.load_all([run_a, run_b], overrides, of_class, annotations, split)
     views = [
         View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name)
         for run, name in zip((a, b), "AB", strict=True)

@@ -10,6 +10,7 @@ from data_kaist.errors import DataError, Doubt, Failure
 from data_kaist.structures import DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import GroundTruth, Scores, load_ground_truth, plot_miss_rates, score, short_names
+from ssd_effnet.evaluation.subsets import REASONABLE
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
 
@@ -21,6 +22,10 @@ def write_curves(
     annotations: Path | None = None,
     split: str = "test-all-20",
     rules: str = "matlab",
+    subsets: Sequence[str] = REASONABLE,
+    size: Sequence[float] | None = None,
+    order: str = "best",
+    names: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> dict[str, Scores]:
     """Draw the curves.
@@ -31,6 +36,10 @@ def write_curves(
         annotations: COCO file or data set's root to score against; None takes the test split of the first run.
         split: frames to take from a root.
         rules: rule set.
+        subsets: a panel each.
+        size: width and height of the whole, inches.
+        order: of the legends: ``best`` first, or as ``given``.
+        names: of the files in the legends; empty: their own.
         overrides: where the runs' data are.
 
     Returns:
@@ -42,24 +51,26 @@ def write_curves(
     if out.suffix not in SUFFIXES:
         raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
     runs = [path for path in files if (path / "config.yaml").is_file()]
-    names = dict(zip(files, short_names(files), strict=True))
+    if names and (len(names) != len(files) or len(set(names)) < len(names)):
+        raise DataError(f"{len(files)} files want as many different names, not {', '.join(names)}")
+    names_of = dict(zip(files, names or short_names(files), strict=True))
     tables: dict[str, DetectionTable] = {}
     if annotations is None:
         if not runs:
             raise DataError("there is no run among the files, so say with --annotations what they are scored against")
-        truth = _of_runs(runs, names, tables, overrides)
+        truth = _of_runs(runs, names_of, tables, overrides)
     else:
         truth = load_ground_truth(annotations, split)
         truth, found = truth.read_all([path / "detections.json" if path in runs else path for path in files])
-        tables = dict(zip(names.values(), found, strict=True))
+        tables = dict(zip(names_of.values(), found, strict=True))
     for path in files:
-        if names[path] not in tables and path not in runs:  # a run is left out
-            tables[names[path]] = truth.read_detections(path)
+        if names_of[path] not in tables and path not in runs:  # a run is left out
+            tables[names_of[path]] = truth.read_detections(path)
     evaluator = MissRateEvaluator(truth.annotations)
     scores = {
-        name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names.values() if name in tables
+        name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names_of.values() if name in tables
     }
-    plot_miss_rates(out, scores, rules)
+    plot_miss_rates(out, scores, rules, subsets, size, best_first=order == "best")
     return scores
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from data_kaist.classes import Classes, is_among
+from data_kaist.classes import PEOPLE, Classes, is_among
 from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt
-from data_kaist.layouts import Frame, Modality
+from data_kaist.layouts import Frame, Modality, coco_files, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_annotations, build_classes
 from ssd_effnet.drawing import Marking, as_rgb, beside, draw
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator, Outcome
+from ssd_effnet.evaluation.scores import GroundTruth, load_ground_truth, short_names
 from ssd_effnet.training.run_directory import RunDirectory
 
 GAP = 4  # pixels between the images of a pair
@@ -83,6 +84,55 @@ class FinishedRun:
         against = build_annotations(experiment, "test")
         return cls(name, experiment.input.modality, frames, found, classes, of_class, against)
 
+    @classmethod
+    def load_all(
+        cls,
+        paths: Sequence[Path],
+        overrides: Sequence[str] = (),
+        of_class: str | None = None,
+        annotations: Path | None = None,
+        split: str = "test-all-20",
+    ) -> list[FinishedRun]:
+        """Runs and result files of others, on the same frames.
+
+        Args:
+            paths: run directories, tested checkpoints, COCO results, KAIST texts and devkit folders.
+            overrides, of_class: as of :meth:`load`.
+            annotations: COCO file or root that all are scored against, whose images are below ``data.root``; None: the
+                test split of the first run.
+            split: frames of a root.
+
+        Raises:
+            DataError, ConfigError: one sentence, where one cannot be read, or they are not of the same frames.
+        """
+        files = [path for path in paths if _holds_results(path)]
+        names = dict(zip(files, short_names(files), strict=True))
+        if annotations is not None:
+            found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
+            truth, tables = load_ground_truth(annotations, split).read_all(found)
+            frames = _with_images(truth, _root(paths, files, overrides, annotations))
+            words = [names.get(path) or "/".join(RunDirectory.holding(path).path.parts[-2:]) for path in paths]
+            modality: Modality = "halfway" if all(frame.lwir for frame in frames) else "visible"
+            return [
+                cls(name, modality, frames, table, PEOPLE, PEOPLE.main, truth.source)
+                for name, table in zip(words, tables, strict=True)
+            ]
+        runs = {path: cls.load(path, overrides, of_class) for path in paths if path not in files}
+        if not runs:
+            raise DataError(f"{files[0]}: is no run, so say with --annotations what it is scored against")
+        first_path, first = next(iter(runs.items()))
+        for path, run in runs.items():
+            if run.fingerprint != first.fingerprint:
+                raise DataError(f"{first_path} and {path} were not tested on the same frames and boxes")
+        frames = list(first.frames)
+        truth = GroundTruth(
+            [frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames)
+        )
+        return [
+            runs[path] if path in runs else replace(first, name=names[path], detections=truth.read_detections(path))
+            for path in paths
+        ]
+
     @cached_property
     def truth(self) -> MissRateEvaluator:
         of = self.of_class
@@ -103,6 +153,36 @@ class FinishedRun:
         """
         pair = read_pair(self.frames[place], self.modality)
         return [as_rgb(image) for image in pair if image is not None]
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether it is a file or folder of detections, no run and no checkpoint."""
+    return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
+
+
+def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str], annotations: Path) -> Path:
+    """Where the images are: as said, else where the annotations or the first run's data are."""
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key.strip() == "data.root":
+            return Path(value.strip())
+    if annotations.is_dir():
+        return annotations
+    for directory in (RunDirectory.holding(path) for path in paths if path not in files):
+        return Path(directory.at_hand(directory.trained()).data.root)
+    raise DataError(f"{annotations}: says not where its images are; give data.root=...")
+
+
+def _with_images(truth: GroundTruth, root: Path) -> list[Frame]:
+    """The frames of a ground truth; a :class:`~data_kaist.errors.Doubt` counts those whose images are not there."""
+    pairs = [coco_files(root, name) for name in truth.names]
+    if lacking := [visible for visible, _ in pairs if not visible.is_file()]:
+        said = f"{len(lacking):,} of {len(pairs):,} images are not there and cannot be drawn"
+        warnings.warn(f"{root}: {said}, {lacking[0]} first", Doubt, stacklevel=3)
+    has_lwir = any(lwir and lwir.is_file() for _, lwir in pairs)
+    return [
+        Frame(name, visible, lwir if has_lwir else None, of, place=place)
+        for place, (name, (visible, lwir), of) in enumerate(zip(truth.names, pairs, truth.annotations, strict=True))
+    ]
 
 
 def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:

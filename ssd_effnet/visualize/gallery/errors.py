@@ -36,11 +36,13 @@ def write_errors(
     most_bytes: float = MOST_BYTES,
     overrides: Sequence[str] = (),
     of_class: str | None = None,
+    annotations: Path | None = None,
+    split: str = "test-all-20",
 ) -> GalleryPage:
     """Write ``out/index.html``.
 
     Args:
-        run: a run directory.
+        run: a run directory, or a file of detections.
         out: folder of the page.
         subset: whose people count.
         fppi, min_score: the operating point, as in :func:`ssd_effnet.evaluation.error_analysis.operating_point`.
@@ -48,11 +50,12 @@ def write_errors(
         most_bytes: about the page's size at most.
         overrides: where the run's data are.
         of_class: whose errors; None: the main class.
+        annotations, split: as of :meth:`.FinishedRun.load_all`.
 
     Raises:
         DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    tested = FinishedRun.load(run, overrides, of_class)
+    (tested,) = FinishedRun.load_all([run], overrides, of_class, annotations, split)
     view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
     items = error_items(view)
     shown = fewest(items, count)

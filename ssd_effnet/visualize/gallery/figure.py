@@ -1,0 +1,133 @@
+"""Figure for a paper: a row per detector, a column per frame, both modalities, hits, misses and false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+
+from data_kaist.errors import DataError
+from data_kaist.layouts import Frame, Modality
+from data_kaist.splits import spelling
+from ssd_effnet.drawing import KINDS
+from ssd_effnet.evaluation.error_analysis import FPPI, Errors
+from ssd_effnet.evaluation.scores import save_figure
+from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.visualize.gallery.drawing import FinishedRun, markings
+
+SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored")
+_DPI = 300
+
+
+def write_figure(
+    detectors: Sequence[Path],
+    frames: Sequence[str],
+    out: Path,
+    *,
+    names: Sequence[str] = (),
+    width: float = 7.0,
+    subset: str = REASONABLE[0],
+    fppi: float = FPPI,
+    min_score: float | None = None,
+    overrides: Sequence[str] = (),
+    of_class: str | None = None,
+    annotations: Path | None = None,
+    split: str = "test-all-20",
+) -> list[Path]:
+    """Draw each frame as each detector sees it, at its operating point on all test frames.
+
+    Args:
+        detectors: runs and result files, a row each.
+        frames: names, a column each.
+        out: without ending; ``.pdf`` and ``.png`` are written.
+        names: of the rows; empty: the detectors' own.
+        width: of the whole, inches; 7 is a page of two columns.
+        subset, fppi, min_score: as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
+        overrides, of_class, annotations, split: as of :meth:`.FinishedRun.load_all`.
+
+    Raises:
+        DataError, ConfigError: one sentence, where something cannot be read, or a frame is none of the test frames.
+    """
+    if names and len(names) != len(detectors):
+        raise DataError(f"{len(names)} names are given for {len(detectors)} detectors")
+    runs = FinishedRun.load_all(detectors, overrides, of_class, annotations, split)
+    place = {frame.name: i for i, frame in enumerate(runs[0].frames)}
+    places = []
+    for frame in frames:
+        name = frame if frame in place else spelling(frame) or frame
+        if name not in place:
+            raise DataError(f"{frame}: is none of the {len(place):,} test frames, as {next(iter(place))}")
+        places.append(place[name])
+    columns = [_images(runs[0], i) for i in places]
+    heights = [images[0].shape[0] / sum(image.shape[1] for image in images) for images in columns]
+    height = len(runs) * max(heights) * width / len(columns) + 0.03 * len(runs) + 0.45
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(runs), len(places), squeeze=False)
+    drawn: set[str] = set()
+    for row, (run, title) in enumerate(zip(runs, names or [run.name for run in runs], strict=True)):
+        errors = Errors(run.truth, run.detections, subset, fppi=fppi, min_score=min_score)
+        for axes, at, images in zip(grid[row], places, columns, strict=True):
+            drawn |= _draw(axes, errors, at, images)
+        grid[row][0].set_ylabel(title.replace("$", r"\$"), fontsize=7)
+    for axes, at in zip(grid[0], places, strict=True):
+        axes.set_title(runs[0].frames[at].name, fontsize=7, pad=2)
+    patches = [
+        Rectangle((0, 0), 1, 1, fill=False, edgecolor=_colour(k), linestyle=_line(k), label=KINDS[k].legend)
+        for k in SHOWN
+        if k in drawn
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(SHOWN), frameon=False, fontsize=7)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = [out.with_name(out.name + ending) for ending in (".pdf", ".png")]
+    for path in written:
+        save_figure(figure, path, dpi=_DPI)
+    return written
+
+
+def _images(run: FinishedRun, place: int) -> list[np.ndarray]:
+    """Visible and LWIR image of a frame as far as there are such files, whichever the detector sees."""
+    frame: Frame = run.frames[place]
+    if frame.visible is not None and frame.lwir is None:
+        partner = Path(*("lwir" if part == "visible" else part for part in frame.visible.parts))
+        frame = replace(frame, lwir=partner if partner != frame.visible and partner.is_file() else None)
+    modality: Modality = "halfway" if frame.visible and frame.lwir else "visible" if frame.visible else "lwir"
+    frames = [*run.frames[:place], frame, *run.frames[place + 1 :]]
+    return replace(run, frames=frames, modality=modality).images(place)
+
+
+def _draw(axes: Any, errors: Errors, place: int, images: Sequence[np.ndarray]) -> set[str]:
+    """The images beside each other with their boxes; returns the kinds that are drawn."""
+    axes.imshow(np.concatenate(images, axis=1), interpolation="none")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    drawn = set()
+    for marking in markings(errors, place):
+        boxes = np.clip(marking.boxes_xyxy, 0, [images[0].shape[1], images[0].shape[0]] * 2)
+        for x1, y1, x2, y2 in boxes if marking.kind in SHOWN else ():
+            drawn.add(marking.kind)
+            for left in (i * images[0].shape[1] for i in range(len(images))):
+                look: dict[str, Any] = {
+                    "edgecolor": _colour(marking.kind),
+                    "linestyle": _line(marking.kind),
+                    "linewidth": 0.8,
+                }
+                box = Rectangle((x1 + left, y1), x2 - x1, y2 - y1, fill=False, **look)
+                axes.add_patch(box)
+    return drawn
+
+
+def _colour(kind: str) -> tuple[float, ...]:
+    return tuple(c / 255 for c in KINDS[kind].colour)
+
+
+def _line(kind: str) -> str:
+    return "--" if KINDS[kind].dashed else "-"
