@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ class ModelFigures:
         cost: counted, not measured.
         median_ms: of the passes, milliseconds.
         fastest_ms: of the passes; on a busy machine it is nearer to what the detector can do.
+        precision: of the passes, ``trainer.precision``.
         peak_mib: most memory that weights, maps and workspace took at once, MiB; on a CPU what the process grew by.
     """
 
@@ -45,6 +47,7 @@ class ModelFigures:
     median_ms: float
     fastest_ms: float
     peak_mib: float
+    precision: str = "32-true"
 
 
 def benchmark_models(
@@ -59,7 +62,7 @@ def benchmark_models(
 ) -> Iterator[ModelFigures]:
     """Measure each experiment in its own process, so that memory figures do not mix.
 
-    Batch 1, channels_last, float32; one pass to warm up.
+    Batch 1, channels_last, in ``trainer.precision``; one pass to warm up.
 
     Args:
         files: experiments.
@@ -99,13 +102,13 @@ def _measure_model(
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8, device=device)
     image = image.to(memory_format=torch.channels_last)
-    if training:
-        times = timed(training_step(detector, build_criterion(experiment), image), runs, device)
-    else:
-        with torch.inference_mode():
-            times = timed(lambda: detector(image), runs, device)
+    precision = experiment.trainer.precision
+    lower = torch.float16 if precision.startswith("16") else torch.bfloat16
+    with torch.autocast(device, lower, enabled=precision != "32-true"), torch.inference_mode(not training):
+        once = training_step(detector, build_criterion(experiment), image) if training else partial(detector, image)
+        times = timed(once, runs, device)
     return ModelFigures(
-        experiment.name, size, counted, statistics.median(times), min(times), (_peak(device) - before) / MIB
+        experiment.name, size, counted, statistics.median(times), min(times), (_peak(device) - before) / MIB, precision
     )
 
 
@@ -134,7 +137,7 @@ def _peak(device: str) -> int:
 
 def how(training: bool) -> str:
     """Describes a timed pass."""
-    return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last, fp32"
+    return f"batch 1, {'forward + loss + backward' if training else 'forward in evaluation'}, channels_last"
 
 
 def models_table(figures: Sequence[ModelFigures], machine: str, reference: str = "00_vgg16") -> Table:
@@ -145,7 +148,17 @@ def models_table(figures: Sequence[ModelFigures], machine: str, reference: str =
     base = next((f for f in figures if f.name == reference), None)
     table = Table(title="one image through each experiment's detector", caption=machine)
     table.add_column("experiment")
-    columns = ("size", "parameters, M", "multiply-adds, 10^9", "anchors", "median ms", "fastest ms", "peak MiB")
+    columns = (
+        "size",
+        "parameters, M",
+        "multiply-adds, 10^9",
+        "anchors",
+        "precision",
+        "median ms",
+        "fastest ms",
+        "images/s",
+        "peak MiB",
+    )
     for name in (*columns, f"fastest : {reference}"):
         table.add_column(name, justify="right")
     for f in figures:
@@ -155,8 +168,10 @@ def models_table(figures: Sequence[ModelFigures], machine: str, reference: str =
             f"{f.cost.parameters / 1e6:.2f}",
             f"{f.cost.multiply_adds / 1e9:.2f}",
             f"{f.cost.anchors:,}",
+            f.precision,
             f"{f.median_ms:.0f}" if f.median_ms >= 100 else f"{f.median_ms:.1f}",
             f"{f.fastest_ms:.0f}" if f.fastest_ms >= 100 else f"{f.fastest_ms:.1f}",
+            f"{1000 / f.median_ms:.1f}",
             f"{f.peak_mib:.0f}",
             f"{f.fastest_ms / base.fastest_ms:.2f}" if base else "-",
         )

@@ -5,6 +5,7 @@ examples:
   ssd-effnet benchmark models --size 512x640 --runs 9 --threads 2
   ssd-effnet benchmark models --experiments 00_vgg16 05_deconv
   ssd-effnet benchmark models --size own --device cuda
+  ssd-effnet benchmark models input.modality=halfway trainer.precision=bf16-mixed --experiments 04_fpn 08_bifpn
   ssd-effnet benchmark models --training --size own --experiments 03_resolution
   ssd-effnet benchmark all --json figures.json                           every stage against its plain reference
   ssd-effnet benchmark data --root data/kaist --runs 9                   your own files, not synthetic ones
@@ -53,6 +54,7 @@ def parser() -> shell.Parser:
     models.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
     models.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     models.add_argument("--training", action="store_true", help="time forward + loss + backward, not the forward pass")
+    models.add_overrides("settings of all of them: input.modality=halfway, trainer.precision=bf16-mixed")
     models.set_defaults(run=run_models)
     for name, text in (*STAGES.items(), ("all", "all of these")):
         stage = what.add_parser(name, help=text)
@@ -86,7 +88,9 @@ def parser() -> shell.Parser:
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().completed().parse_args(argv)
+    arguments = parser().parse_overrides(argv)
+    if arguments.overrides and arguments.run is not run_models:
+        parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")
     arguments.run(arguments)
     return 0
 
@@ -98,8 +102,12 @@ def run_models(arguments: argparse.Namespace) -> None:
 
     usable_device(arguments.device)
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
-    files = arguments.experiments or [*numbered, Path("efficientdet_d0")]
-    settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}
+    words = list(map(str, arguments.experiments or []))  # behind the files key=value may stand, too
+    files = [Path(word) for word in words if "=" not in word] or [*numbered, Path("efficientdet_d0")]
+    arguments.overrides += [word for word in words if "=" in word]
+    settings = {
+        name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training", "overrides")
+    }
     figures = []
     for figure in benchmark_models(files, **settings):
         figures.append(figure)

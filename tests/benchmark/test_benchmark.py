@@ -22,9 +22,26 @@ def test_one_row_an_experiment() -> None:
     row = next(line for line in done.stdout.splitlines() if "efficientdet_d0" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[:3] == ["efficientdet_d0", "128x160", "3.83"]
-    assert all(float(cell) > 0 for cell in cells[5:8])
+    assert cells[5] == "32-true" and all(float(cell) > 0 for cell in cells[6:10])
+    assert float(cells[8]) == pytest.approx(1000 / float(cells[6]), rel=0.02)
     assert "1 threads" in done.stdout and "torch" in done.stdout
     assert "backward" in done.stdout
+
+
+def test_settings_of_all_experiments() -> None:
+    """Halfway fusion has two backbones' stems, LWIR alone one channel; precision is that of the passes."""
+    size = ("--size", "64x96", "--runs", "1", "--threads", "1")
+    halfway = ("input.modality=halfway", "trainer.precision=bf16-mixed")
+    rows = []
+    for words in (
+        (*halfway, *size, "--experiments", "lite0"),
+        (*size, "--experiments", "lite0", "input.modality=lwir"),
+    ):
+        done = command("benchmark", "models", *words)
+        assert done.returncode == 0, done.stderr
+        rows.append([c.strip() for line in done.stdout.splitlines() if "lite0" in line for c in line.split("│")][1:-1])
+    assert [row[5] for row in rows] == ["bf16-mixed", "32-true"] and float(rows[0][3]) > float(rows[1][3])
+    assert command("benchmark", "loss", "input.modality=lwir").returncode == 2
 
 
 def test_complaints() -> None:
