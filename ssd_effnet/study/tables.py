@@ -8,9 +8,11 @@ import io
 import math
 import re
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_kaist.errors import Doubt
 from data_kaist.layouts import image_ids
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import GroundTruth, Scores, score, short_names
@@ -123,9 +125,13 @@ def scores_of_others(study: Study, files: Sequence[Path]) -> dict[str, Scores]:
     evaluator = next(run.matcher.truth for run in study.runs if tested_on(run) == usual)
     frames = study.frames[usual]
     truth = GroundTruth(list(evaluator.annotations), [frame.name for frame in frames], image_ids(frames), source="test")
+    tables = [truth.read_detections(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if doubt := truth.doubt(file, table, evaluator):
+            warnings.warn(f"{file}: {doubt}", Doubt, stacklevel=2)
     return {
-        name: score(evaluator, truth.read_detections(file), ("matlab",), with_ap=False)
-        for name, file in zip(short_names(files), files, strict=True)
+        name: score(evaluator, table, ("matlab",), with_ap=False)
+        for name, table in zip(short_names(files), tables, strict=True)
     }
 
 

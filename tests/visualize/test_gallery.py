@@ -119,6 +119,9 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
     np.testing.assert_allclose(runs[2].detections.boxes_xyxy, runs[1].detections.boxes_xyxy)
     assert [image.shape for image in _images(runs[0], 0)] == [(512, 640, 3)] * 2
 
+    (tmp_path / "few.txt").write_text("")
+    with pytest.warns(Doubt, match="images have a detection"):
+        FinishedRun.load_all([visible, tmp_path / "few.txt"])
     of_root = FinishedRun.load_all([visible, theirs], annotations=data)
     assert [run.modality for run in of_root] == ["halfway"] * 2 and len(of_root[1].images(0)) == 2
     assert [len(run.detections) for run in of_root] == [len(runs[0].detections), len(runs[1].detections)]

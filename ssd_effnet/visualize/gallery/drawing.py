@@ -110,6 +110,7 @@ class FinishedRun:
         if annotations is not None:
             found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
             truth, tables = load_ground_truth(annotations, split).read_all(found)
+            _say_doubts(truth, dict(zip(paths, tables, strict=True)), MissRateEvaluator(truth.annotations))
             frames = _with_images(truth, _root(paths, files, overrides, annotations))
             words = [names.get(path) or "/".join(RunDirectory.holding(path).path.parts[-2:]) for path in paths]
             modality: Modality = "halfway" if all(frame.lwir for frame in frames) else "visible"
@@ -128,9 +129,10 @@ class FinishedRun:
         truth = GroundTruth(
             [frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames)
         )
+        others = {path: truth.read_detections(path) for path in files}
+        _say_doubts(truth, others, first.truth)
         return [
-            runs[path] if path in runs else replace(first, name=names[path], detections=truth.read_detections(path))
-            for path in paths
+            runs[path] if path in runs else replace(first, name=names[path], detections=others[path]) for path in paths
         ]
 
     @cached_property
@@ -158,6 +160,12 @@ class FinishedRun:
 def _holds_results(path: Path) -> bool:
     """Whether it is a file or folder of detections, no run and no checkpoint."""
     return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
+
+
+def _say_doubts(truth: GroundTruth, tables: Mapping[Path, DetectionTable], evaluator: MissRateEvaluator) -> None:
+    for path, table in tables.items():
+        if doubt := truth.doubt(path, table, evaluator):
+            warnings.warn(f"{path}: {doubt}", Doubt, stacklevel=3)
 
 
 def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str], annotations: Path) -> Path:
