@@ -145,8 +145,22 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         """Whether the entry has a parameter of this name."""
         return parameter in inspect.signature(self[name]).parameters
 
+    def refuse_unknown(self, name: str) -> None:
+        """Raise where no entry has the name.
+
+        Raises:
+            RegistryError: names the entries.
+        """
+        if name not in self:
+            raise RegistryError(f"{self.kind} {name!r} is unknown; known: {', '.join(self)}")
+
     def make(self, name: str, own: Mapping[str, Any], **supplied: Any) -> Any:
-        """The entry called with those of ``own`` and ``supplied`` that it takes."""
+        """The entry called with those of ``own`` and ``supplied`` that it takes.
+
+        Raises:
+            RegistryError: no entry has the name.
+        """
+        self.refuse_unknown(name)
         entry, arguments = self[name], self.arguments(name)
         given = {key: value for key, value in supplied.items() if self.takes(name, key)}
         for key in arguments.keys() & own.keys():

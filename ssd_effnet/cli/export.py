@@ -1,4 +1,4 @@
-"""Export a trained detector as one file: ONNX, torch's exported program (pt2), or its weights alone (safetensors).
+"""Export a trained detector as one file: ONNX, torch's pt2, or its weights alone.
 
 Input: `images`, uint8 (batch, channels, height, width), not normalised; channels are red, green, blue, LWIR as far as
 the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy in pixels of the input; `scores` float32

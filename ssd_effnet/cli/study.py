@@ -114,7 +114,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     files, laid = arguments.experiments, overlay(arguments.on) if arguments.on else []
     if arguments.what == "ablate":
-        without, left_out = ablation.write(files[0], arguments.out / "without")
+        without, left_out = ablation.write_without(files[0], arguments.out / "without")
         files = [*files, *without]
         for sentence in left_out:
             console.print(f"not run: {sentence}")

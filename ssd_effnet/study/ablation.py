@@ -1,6 +1,6 @@
 """The last experiment of a chain without each of its steps, so that a step's effect does not depend on the order.
 
-    files, left_out = write(Path("experiments/08_bifpn.yaml"), Path("runs/without/experiments"))
+    files, left_out = write_without(Path("experiments/08_bifpn.yaml"), Path("runs/without/experiments"))
 
 Each file is a difference from the last experiment, so that plan, runs and report are those of any study.
 """
@@ -53,7 +53,7 @@ def steps(final: Path) -> list[Step]:
     return found[::-1]
 
 
-def write(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
+def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """Write the last experiment minus each step of its chain.
 
     A step's keys go back to their value before it where the last experiment still has the step's own. Where later

@@ -257,10 +257,6 @@ def test_refuses_what_it_cannot_build(arguments: dict, says: str) -> None:
     [
         (["backbone.name=resnet50"], r"'resnet50' is not one of .*"),
         (["backbone.name=vgg16bn", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]"], r"did you mean `vgg16-bn`"),
-        (
-            ["backbone.name=vgg16-bn"],
-            r"`backbone\.levels`: vgg16-bn has levels of its own; leave them out",
-        ),
     ],
 )
 def test_a_backbone_that_cannot_be_built_is_named(overrides: list[str], message: str) -> None:

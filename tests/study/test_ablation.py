@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import differences, load_experiment
-from ssd_effnet.study.ablation import steps, write
+from ssd_effnet.study.ablation import steps, write_without
 from ssd_effnet.study.plan import hidden_by, overlay, plan
 
 ROOT = Path(__file__).parents[2]
@@ -12,7 +12,7 @@ LAST = ROOT / "experiments/08_bifpn.yaml"
 
 
 def test_each_step_is_taken_away_alone(tmp_path: Path) -> None:
-    files, left_out = write(LAST, tmp_path)
+    files, left_out = write_without(LAST, tmp_path)
     last = load_experiment(LAST)
     changed = {file.stem.removeprefix("08_bifpn_without_"): load_experiment(file) for file in files}
     assert [step.name for step in steps(LAST)][-1] == "08_bifpn" and len(changed) + len(left_out) == len(steps(LAST))
@@ -32,7 +32,7 @@ def test_each_step_is_taken_away_alone(tmp_path: Path) -> None:
 def test_what_is_not_another_network_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: lite0.yaml\noptimizer: {lr: 0.01}\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\noptimizer: {lr: 0.001}\n")  # lite0's own again
-    files, left_out = write(tmp_path / "b.yaml", tmp_path / "without")
+    files, left_out = write_without(tmp_path / "b.yaml", tmp_path / "without")
     assert "a: without it the network is the same" in left_out and "b_without_b" in [file.stem for file in files]
 
 

@@ -469,7 +469,7 @@ def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(begun: Path, f
     shutil.copytree(begun, directory := RunDirectory.of(longer, tmp_path).path)
     lines: list[str] = []
     results = run(longer, tmp_path, resume=True, echo=lines.append)
-    assert any(line == f"{directory}: goes on after 1 epochs to 2, at the rate that it has" for line in lines)
+    assert any(line.startswith(f"{directory}: goes on after 1 epochs to 2") for line in lines)
     assert (results["epochs"], json.loads((directory / "results_1_epochs.json").read_text())["epochs"]) == (2, 1)
     unbroken = RunDirectory.of(longer, whole).path
     left, right = weights_of(directory), weights_of(unbroken)

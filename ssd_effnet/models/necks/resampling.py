@@ -44,8 +44,7 @@ def resampler(source: Level, target: Level, upsample: str, downsample: str, own:
             is unknown.
     """
     for registry, name in ((UPSAMPLINGS, upsample), (DOWNSAMPLINGS, downsample)):
-        if name not in registry:
-            raise ValueError(f"{registry.kind} {name!r} is unknown; known: {', '.join(registry)}")
+        registry.refuse_unknown(name)
     if source.stride == target.stride:
         return (Nearest if upsample == "nearest" else Interpolated)(source.channels, target.channels)
     up = source.stride > target.stride
