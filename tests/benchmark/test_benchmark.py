@@ -28,6 +28,7 @@ def test_one_row_an_experiment() -> None:
     assert "backward" in done.stdout
 
 
+@pytest.mark.slow
 def test_settings_of_all_experiments() -> None:
     """Halfway fusion has two backbones' stems, LWIR alone one channel; precision is that of the passes."""
     size = ("--size", "64x96", "--runs", "1", "--threads", "1")

@@ -158,6 +158,7 @@ def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) 
         same(in_onnx(onnx_file, part), in_torch(checkpoint, part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pt2_finds_what_torch_finds_at_another_size(
     checkpoint: Path, few_pairs: Path, tmp_path_factory: pytest.TempPathFactory, batch: int
@@ -305,6 +306,7 @@ def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert captured.out == "" and captured.err == ""
 
 
+@pytest.mark.slow
 def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
     """Outside, the boxes come out that would enter NMS: NMS of them gives what the detector finds."""
     out = tmp_path / "new" / "boxes.pt2"

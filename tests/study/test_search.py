@@ -280,6 +280,7 @@ def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
     assert "trial 0, the best of 3" in found.description and "2 more have the same value" in found.description
 
 
+@pytest.mark.slow
 def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, by_rate)
     search = planned(files, startup=4)
@@ -416,6 +417,7 @@ def in_processes(count: int, task: Callable[[], None]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working, "_HEARTBEAT", 1)
     monkeypatch.setattr(working, "_GRACE", 1)

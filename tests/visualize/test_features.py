@@ -270,7 +270,7 @@ def test_a_frame_of_the_split_a_file_and_a_pair(
 
 
 @pytest.mark.parametrize(
-    "modality", ["lwir", "halfway", *(pytest.param(m, marks=pytest.mark.slow) for m in ("visible", "early"))]
+    "modality", ["lwir", *(pytest.param(m, marks=pytest.mark.slow) for m in ("visible", "early", "halfway"))]
 )
 def test_the_page_shows_every_picture_in_order(checkpoints: dict[str, Path], tmp_path: Path, modality: str) -> None:
     predictor = load_detector(checkpoints[modality], device="cpu")
