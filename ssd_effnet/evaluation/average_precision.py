@@ -14,6 +14,7 @@ from data_kaist.classes import PERSON, is_among
 from data_kaist.structures import Annotations, DetectionTable, xywh_rows
 
 _MAX_DETECTIONS_AN_IMAGE = 100
+AP_NAMES = ("AP", "AP50", "AP75")
 
 
 class AveragePrecision:
@@ -66,9 +67,9 @@ class AveragePrecision:
         weight = np.ones(len(self.counted)) if weight is None else weight
         counted = float(self.counted @ weight)
         if counted == 0:
-            return dict.fromkeys(("AP", "AP50", "AP75"), float("nan"))
+            return dict.fromkeys(AP_NAMES, float("nan"))
         if not len(self._image):
-            return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+            return dict.fromkeys(AP_NAMES, 0.0)
         of_detection = weight[self._image]
         right, wrong = (np.cumsum(rows * of_detection, axis=1) for rows in (self._right, self._wrong))
         recall, precision = right / counted, right / (right + wrong + np.spacing(1))

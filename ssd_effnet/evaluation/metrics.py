@@ -139,6 +139,11 @@ def in_place(place: Place) -> Iterator[Metric]:
     return (metric for metric in METRICS.values() if place in metric.shown)
 
 
+def single(place: Place) -> list[str]:
+    """Names of the metrics shown there that are one number, without parts."""
+    return [of.name for of in in_place(place) if not of.parts]
+
+
 def monitors(classes: tuple[str, ...]) -> list[str]:
     """What may choose an epoch, a learning rate or a trial; of several classes also each one's own figures."""
     names = [f"val/{figure}" for of in in_place("log") for figure in of.figures]

@@ -19,7 +19,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from data_kaist.classes import PERSON, is_among
+from data_kaist.classes import PERSON, Classes, is_among
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
 
@@ -182,6 +182,11 @@ class MissRateEvaluator:
         """bool ``(g,)``: boxes whose label is counted and that the file does not flag."""
         self._absent = is_among(labels, absent)
         self._never_counted = ~self.of_class | crosses
+
+    @classmethod
+    def for_class(cls, annotations: Sequence[Annotations], classes: Classes, name: str) -> MissRateEvaluator:
+        """Ground truth of one class, by the labels that it is scored by."""
+        return cls(annotations, classes.counted(name), classes.absent(name))
 
     def ignored(self, subset: Subset) -> np.ndarray:
         """bool ``(g,)``: boxes that are ignore regions by the subset's heights and occlusions, or in every subset."""

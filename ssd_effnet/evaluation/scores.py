@@ -27,7 +27,7 @@ from data_kaist.errors import DataError, Doubt
 from data_kaist.files import write_whole
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation import mistakes
-from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.average_precision import AP_NAMES, average_precision
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.evaluation.significance import CONFIDENCE, Comparison, compare, jackknife
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette without yellow, which is too pale for a line: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _LINE_STYLES = ("-", "--", ":", "-.")
-_AP_NAMES = ("AP", "AP50", "AP75")
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +327,7 @@ def score(
     ap = (
         average_precision(truth.annotations, detections, truth.counted, truth.absent)
         if with_ap
-        else dict.fromkeys(_AP_NAMES, float("nan"))
+        else dict.fromkeys(AP_NAMES, float("nan"))
     )
     reasonable = matcher.result("reasonable_all", MATLAB)
     return Scores(
@@ -355,7 +354,7 @@ def score_classes(
     """
     return {
         name: score(
-            MissRateEvaluator(annotations, classes.counted(name), classes.absent(name)),
+            MissRateEvaluator.for_class(annotations, classes, name),
             detections.of_class(classes.index(name)),
         )
         for name in classes.names
@@ -701,10 +700,6 @@ def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _percent(value: float) -> float | None:
-    return None if math.isnan(value) else 100 * value
 
 
 def _show(percent: float, sign: str = "") -> str:

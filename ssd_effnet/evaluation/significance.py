@@ -73,16 +73,18 @@ def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
     return block
 
 
-def replicates(reading: Callable[[np.ndarray], float], block: np.ndarray, images: np.ndarray) -> np.ndarray:
+def replicates(
+    reading: Callable[[np.ndarray], float | Sequence[float]], block: np.ndarray, images: np.ndarray
+) -> np.ndarray:
     """A figure on all images, then with each block left out.
 
     Args:
-        reading: from how often each image counts, float64 ``(n,)``, to the figure.
+        reading: from how often each image counts, float64 ``(n,)``, to the figure, or to ``k`` of them.
         block: int64 ``(n,)``, see :func:`blocks`.
         images: int64 ``(m,)``, those that the figure is of; blocks without any of them are none.
 
     Returns:
-        float64 ``(1 + G,)``.
+        float64 ``(1 + G,)``, or ``(1 + G, k)``.
     """
     return np.array(
         [reading(np.ones(len(block)))] + [reading((block != left_out) * 1.0) for left_out in np.unique(block[images])]

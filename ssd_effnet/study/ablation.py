@@ -69,6 +69,8 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     last, chain = load_experiment(final), steps(final)
     now, files, left_out = settings(last), [], []
     known: dict[str, dict[str, Any]] = {}
+    base = find_experiment(final).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     for place, step in enumerate(chain):
         taken, back = [step], step.undone(now)
         if not back:
@@ -82,8 +84,6 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
             left_out.append(f"{step.name}: without it the network is {f'that of {twin}' if twin else 'the same'}")
             continue
         file = folder / f"{name}.yaml"
-        folder.mkdir(parents=True, exist_ok=True)
-        base = find_experiment(final).resolve()
         write_whole(file, _as_yaml(base, last.name, taken, changed, sorted(changed)))
         try:
             build_skeleton(experiment := load_experiment(file))

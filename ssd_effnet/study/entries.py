@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ssd_effnet.evaluation.metrics import in_place, metric_of
+from ssd_effnet.evaluation.metrics import metric_of, single
 from ssd_effnet.evaluation.significance import Comparison, Estimate, seeds_to_tell
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
@@ -118,7 +118,7 @@ class ReportEntry:
 
 def shown() -> list[str]:
     """The figures of the report: MR all, day and night, AP, AP50 and own metrics."""
-    return [*(f"MR/{subset}" for subset in REASONABLE), *(of.name for of in in_place("report") if not of.parts)]
+    return [*(f"MR/{subset}" for subset in REASONABLE), *single("report")]
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:

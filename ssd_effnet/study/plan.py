@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from data_kaist.errors import DataError, Failure
-from ssd_effnet.build import build_classes, build_dataset
+from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import find_experiment, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError, read_yaml
@@ -207,9 +207,8 @@ def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = (
 
 
 def _evaluator(e: ExperimentConfig) -> MissRateEvaluator:
-    classes, frames = build_classes(e), build_dataset(e, "test").frames
-    truth = [frame.annotations for frame in frames]
-    return MissRateEvaluator(truth, classes.counted(classes.main), classes.absent(classes.main))
+    dataset = build_dataset(e, "test")
+    return MissRateEvaluator.for_class(dataset.annotations, dataset.classes, dataset.classes.main)
 
 
 def verdict_metric(evaluators: Iterable[MissRateEvaluator]) -> str:

@@ -21,7 +21,7 @@ from ssd_effnet.build import as_size, build_classes, build_skeleton
 from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.evaluation.average_precision import AveragePrecision
+from ssd_effnet.evaluation.average_precision import AP_NAMES, AveragePrecision
 from ssd_effnet.evaluation.metrics import figure_in, metric_of
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRateEvaluator
 from ssd_effnet.evaluation.significance import (
@@ -86,21 +86,21 @@ class Run:
 
     @cached_property
     def _precision(self) -> AveragePrecision:
-        classes = build_classes(self.experiment)
-        counted, absent = classes.counted(classes.main), classes.absent(classes.main)
-        return AveragePrecision(self.matcher.truth.annotations, self.detections, counted, absent)
+        truth = self.matcher.truth
+        return AveragePrecision(truth.annotations, self.detections, truth.counted, truth.absent)
 
     def replicates(self, figure: str) -> np.ndarray:
         """A :meth:`figure` on all test images and with each block left out, ``(1 + G,)``, in percent."""
         if figure not in self._known:
             kind, _, subset = figure.partition("/")
             if kind == "MR":
-                of = jackknife(self.matcher, self.block, subset)
-            elif kind in ("AP", "AP50", "AP75"):
-                of = replicates(lambda w: self._precision.figures(w)[kind], self.block, np.arange(len(self.block)))
+                self._known[figure] = jackknife(self.matcher, self.block, subset)
+            elif kind in AP_NAMES:
+                read, images = self._precision.figures, np.arange(len(self.block))
+                of_all = replicates(lambda weight: list(read(weight).values()), self.block, images)
+                self._known.update(zip(AP_NAMES, of_all.T, strict=True))
             else:  # a metric of the user's own has its value and no interval
-                of = np.array([self.figure(figure), math.nan, math.nan])
-            self._known[figure] = of
+                self._known[figure] = np.array([self.figure(figure), math.nan, math.nan])
         return self._known[figure]
 
 

@@ -15,7 +15,7 @@ from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
 from ssd_effnet.drawing import KINDS
 from ssd_effnet.evaluation.error_analysis import FPPI
-from ssd_effnet.evaluation.metrics import in_place
+from ssd_effnet.evaluation.metrics import single
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
@@ -118,7 +118,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
             for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
             if subset == REASONABLE[0] or somebody(study, subset)
         },
-        metrics=[of.name for of in in_place("report") if not of.parts],
+        metrics=single("report"),
         forest=forest_picture(study),
         chosen=chosen_epoch,
         taken_away=taken_away(study),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_kaist.errors import Doubt
 from data_kaist.layouts import image_ids
-from ssd_effnet.evaluation.metrics import in_place
+from ssd_effnet.evaluation.metrics import in_place, single
 from ssd_effnet.evaluation.scores import GroundTruth, Scores, score, short_names
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.study.entries import (
@@ -63,7 +63,7 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     """The table for a README, with the origin of its numbers."""
     times = ("all", "day", "night")
-    names = [of.name for of in in_place("report") if not of.parts]
+    names = single("report")
     head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times)]
     head += [f"difference of {figure_name(study.metric)}", "verdict", "p adjusted", *names, "parameters, M"]
     head += ["multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]

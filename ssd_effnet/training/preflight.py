@@ -133,7 +133,7 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
     for key, monitor in watched.items():
         figure, _, last = monitor.removeprefix("val/").rpartition("/")
         name = last if last in classes.names and figure else classes.main
-        evaluator = MissRateEvaluator(datasets["val"].annotations, classes.counted(name), classes.absent(name))
+        evaluator = MissRateEvaluator.for_class(datasets["val"].annotations, classes, name)
         subset = monitor.removeprefix("val/MR/").removesuffix(f"/{name}")
         if subset in SUBSETS:
             lacks, who = bool(evaluator.ignored(SUBSETS[subset]).all()), f"counted by the subset {subset}"

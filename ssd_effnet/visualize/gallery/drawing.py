@@ -137,10 +137,7 @@ class FinishedRun:
 
     @cached_property
     def truth(self) -> MissRateEvaluator:
-        of = self.of_class
-        return MissRateEvaluator(
-            [frame.annotations for frame in self.frames], self.classes.counted(of), self.classes.absent(of)
-        )
+        return MissRateEvaluator.for_class([f.annotations for f in self.frames], self.classes, self.of_class)
 
     @cached_property
     def fingerprint(self) -> str:
