@@ -12,10 +12,9 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -23,25 +22,12 @@ import yaml
 from data_kaist.annotations import number_of, size_of, xml_of
 from data_kaist.classes import PERSON, label_of
 from data_kaist.errors import AnnotationError, DataError, Doubt
-from data_kaist.files import (
-    MOST_PIXELS,
-    finite,
-    is_finite,
-    is_inside,
-    is_possible,
-    is_whole,
-    json_of,
-    text_of,
-    walk,
-    write_whole,
-)
-from data_kaist.images import Reading, endings_of, image_size, read_image
+from data_kaist.files import MOST_PIXELS, finite, is_possible, text_of, walk, write_whole
+from data_kaist.images import Reading, endings_of, read_image
 
-Box = Literal["full", "visible"]
 Xywh = tuple[float, float, float, float]
-
-# Caltech's bounds, which KAIST took over (Dollar et al., PAMI 2012, section 2.1): partial up to 35 % hidden
-_PARTLY, _HEAVILY = 0.99, 0.65
+VAL_STEP = 5
+"""Of a data set without splits, every fifth image is held out for ``val.json``."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +35,14 @@ class Object:
     """One object as its file has it.
 
     Attributes:
-        full: x, y, w, h of the whole person, pixels from (0, 0).
-        visible: of what can be seen; None where the data set does not say.
+        xywh: left, top, width, height of the whole object, pixels from (0, 0).
+        label: its category; those that are not ``person`` are ignored.
         ignore: neither to be found nor background.
-        label: its category; those that are not ``person`` are ignored, too.
     """
 
-    full: Xywh
-    visible: Xywh | None
-    ignore: bool
+    xywh: Xywh
     label: str = PERSON
+    ignore: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,22 +84,17 @@ class Converted:
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
-def convert(
-    data_set: str, source: Path | str, out: Path | str, *, box: Box = "full", copy: bool = False, val_step: int = 5
-) -> list[Converted]:
+def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = False) -> list[Converted]:
     """Write ``<split>.json`` files below ``out`` and put the images there, as links or as copies.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
-    keeps the whole person's height in ``height`` (where that is not known, the box's own before the cut), and
-    ``occlusion`` says how much of the person is hidden: 0 up to 1 %, 1 up to 35 %, 2 beyond.
+    keeps the height that it had before in ``height``.
 
     Args:
         data_set: one of :data:`FORMATS`.
         source: the folder that the authors' archives unpack to.
         out: folder; files of the same names are replaced, links kept.
-        box: ``full`` persons as annotated, hidden parts guessed, or what is ``visible`` of them.
         copy: copy images instead of linking their folders.
-        val_step: of a data set without splits, every ``val_step``-th image is held out for ``val.json``.
 
     Raises:
         DataError: one sentence that names the file, and the line or object.
@@ -124,19 +103,12 @@ def convert(
     source, out = Path(source), Path(out)
     if data_set not in FORMATS:
         raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(FORMATS)}")
-    if box == "visible" and data_set not in WITH_VISIBLE_BOXES:
-        names = " and ".join(WITH_VISIBLE_BOXES)
-        raise DataError(f"{data_set} has one box per person only; --box visible is for {names}")
-    if val_step < 2:
-        raise DataError(f"every {val_step}th image cannot be held out; the step should be at least 2")
     if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
         raise DataError(f"{source}: no such folder")
     pictures = list(FORMATS[data_set](source))
-    if not pictures:
-        raise DataError(f"{source}: no images there")
     splits: dict[str, list[AnnotatedImage]] = {}
     for i, picture in enumerate(pictures):
-        held_out = "val" if i % val_step == val_step - 1 else "train"
+        held_out = "val" if i % VAL_STEP == VAL_STEP - 1 else "train"
         splits.setdefault(picture.split or held_out, []).append(picture)
     if not pictures[0].split and "val" not in splits:
         raise DataError(f"{source}: too few images for a split 'val'")
@@ -145,7 +117,7 @@ def convert(
         _place(picture.file, out, picture.name, copy)
         if picture.lwir is not None:
             _place(picture.lwir, out, "lwir" + picture.name.removeprefix("visible"), copy)
-    return [_write(of_split, out / f"{split}.json", box) for split, of_split in splits.items()]
+    return [_write(of_split, out / f"{split}.json") for split, of_split in splits.items()]
 
 
 def settings_for(done: Sequence[Converted]) -> list[str]:
@@ -163,7 +135,7 @@ def settings_for(done: Sequence[Converted]) -> list[str]:
     return chosen + (["trainer.test_checkpoint=last"] if val == test else [])
 
 
-def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
+def _write(pictures: list[AnnotatedImage], file: Path) -> Converted:
     done = Converted(file, len(pictures))
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -172,41 +144,23 @@ def _write(pictures: list[AnnotatedImage], file: Path, box: Box) -> Converted:
         height, width = picture.size
         images.append({"id": i, "file_name": picture.name, "height": height, "width": width})
         for number, obj in enumerate(picture.objects, 1):
-            chosen = obj.visible if box == "visible" and obj.visible and _area(obj.visible) > 0 else obj.full
-            x, y, w, h = _cut(chosen, width, height)
-            if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
-                done.left_out.append(f"object {number} of {picture.name} has no area in the image {list(chosen)}")
+            x, y, w, h = obj.xywh
+            x1, y1 = max(x, 0), max(y, 0)
+            w1, h1 = min(x + w, width) - x1, min(y + h, height) - y1
+            if w1 <= 0 or h1 <= 0 or not is_possible(x1, y1, w1, h1, np.float32):
+                done.left_out.append(f"object {number} of {picture.name} has no area in the image {list(obj.xywh)}")
                 continue
             category = ids.setdefault(obj.label, len(ids) + 1)
-            row = {"id": len(rows) + 1, "image_id": i, "category_id": category, "bbox": [x, y, w, h], "area": w * h}
-            # pycocotools knows iscrowd only, the miss rate knows both
             ignore = int(obj.ignore or obj.label != PERSON)
-            stated = obj.full[3] if obj.full[3] > 0 else chosen[3]
-            row |= {"iscrowd": ignore, "ignore": ignore, "occlusion": _occlusion(obj), "height": stated}
-            rows.append(row)
+            row = {"id": len(rows) + 1, "image_id": i, "category_id": category, "bbox": [x1, y1, w1, h1]}
+            # pycocotools knows iscrowd only, the miss rate knows both
+            rows.append(row | {"area": w1 * h1, "iscrowd": ignore, "ignore": ignore, "height": h})
             done.others.update([obj.label] if obj.label != PERSON else [])
     done.ignored = sum(row["ignore"] for row in rows)
     done.persons = len(rows) - done.ignored
     categories = [{"id": id_, "name": label} for label, id_ in ids.items()]
     write_whole(file, json.dumps({"images": images, "annotations": rows, "categories": categories}))
     return done
-
-
-def _occlusion(obj: Object) -> int:
-    if obj.visible is None or _area(obj.full) == 0:
-        return 0
-    share = _area(obj.visible) / _area(obj.full)
-    return 0 if share >= _PARTLY else 1 if share >= _HEAVILY else 2
-
-
-def _area(xywh: Xywh) -> float:
-    return max(xywh[2], 0) * max(xywh[3], 0)
-
-
-def _cut(xywh: Xywh, width: int, height: int) -> Xywh:
-    x, y, w, h = xywh
-    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-    return x1, y1, x2 - x1, y2 - y1
 
 
 def _place(file: Path, out: Path, name: str, copy: bool) -> None:
@@ -226,51 +180,6 @@ def _place(file: Path, out: Path, name: str, copy: bool) -> None:
         (out / top).symlink_to(folder, target_is_directory=True)
     except OSError as error:
         raise DataError(f"{out / top}: cannot be made a link ({error.strerror or error}); try --copy") from error
-
-
-def _citypersons(source: Path) -> Iterator[AnnotatedImage]:
-    """CityPersons (Zhang et al., CVPR 2017; the README of its archive at Cityscapes): one JSON file per image.
-
-    Only ``pedestrian`` is to be found; riders, sitting and other persons, groups and ``ignore`` are ignored, as in the
-    authors' evaluation.
-    """
-    ending = "_gtBboxCityPersons.json"
-    for file in _files(source / "gtBboxCityPersons", f"*/*/*{ending}"):
-        split, city = file.parts[-3:-1]
-        content = json_of(text_of(file, AnnotationError), str(file), AnnotationError)
-        objects = []
-        with _reading(str(file)):
-            size = _pixels(content["imgHeight"]), _pixels(content["imgWidth"])
-            rows = list(content["objects"])
-        for i, row in enumerate(rows, 1):
-            with _reading(f"{file}: object {i}"):
-                objects.append(Object(_xywh(row["bbox"]), _xywh(row["bboxVis"]), row["label"] != "pedestrian"))
-        name = f"leftImg8bit/{split}/{city}/{file.name.removesuffix(ending)}_leftImg8bit.png"
-        yield AnnotatedImage(split, name, _image(source / name, file), size, objects)
-
-
-def _crowdhuman(source: Path) -> Iterator[AnnotatedImage]:
-    """CrowdHuman (Shao et al., arXiv:1805.00123): one JSON object per line, with full, visible and head boxes.
-
-    Tags other than ``person`` (``mask``), and persons with ``extra.ignore``, are ignore regions.
-    """
-    for file in _files(source, "annotation_*.odgt"):
-        for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
-            at = f"{file}: line {number}"
-            if not line.strip():
-                continue
-            content, objects = json_of(line, at, AnnotationError), []
-            with _reading(at):
-                name = f"Images/{content['ID']}.jpg"
-                rows = list(content["gtboxes"])
-            for i, row in enumerate(rows, 1):
-                with _reading(f"{at}: box {i}"):
-                    ignore = row["tag"] != "person" or bool(row.get("extra", {}).get("ignore", 0))
-                    objects.append(Object(_xywh(row["fbox"]), _xywh(row["vbox"]), ignore))
-            if not is_inside(name):
-                raise AnnotationError(f"{at}: the ID {content['ID']!r} leads out of {source}")
-            image = _image(source / name, at)
-            yield AnnotatedImage(file.stem.removeprefix("annotation_"), name, image, image_size(image), objects)
 
 
 def _llvip(source: Path) -> Iterator[AnnotatedImage]:
@@ -293,18 +202,19 @@ def _voc_objects(file: Path) -> tuple[tuple[int, int], list[Object]]:
         if (box := element.find("bndbox")) is None:
             raise AnnotationError(f"{at} has no <bndbox>")
         x1, y1, x2, y2 = corners = [number_of(box, tag, at) for tag in ("xmin", "ymin", "xmax", "ymax")]
-        if max(map(abs, corners)) > MOST_PIXELS:
+        if max(map(abs, corners)) > MOST_PIXELS / 2:
             raise AnnotationError(f"{at} has the corners {corners}, which lie beyond any image")
         difficult = element.findtext("difficult", "0").strip() == "1"
         label = label_of(element.findtext("name", "").strip())
-        objects.append(Object((x1, y1, x2 - x1, y2 - y1), None, difficult, label))
+        objects.append(Object((x1, y1, x2 - x1, y2 - y1), label, difficult))
     return size, objects
 
 
-_PASCAL_SIZE = re.compile(r"Image size \(X x Y x C\) : ([1-9]\d{0,8}) x ([1-9]\d{0,8}) x \d+\s*")
+_PASCAL_SIZE = re.compile(r"^Image size \(X x Y x C\) : ([1-9]\d{0,8}) x ([1-9]\d{0,8}) x \d+\s*$", re.MULTILINE)
+_PASCAL_COUNT = re.compile(r"^Objects with ground truth : (\d{1,9}) ", re.MULTILINE)
 _PASCAL_BOX = re.compile(
-    r"Bounding box for object \d+ \"[^\"]*\" \(Xmin, Ymin\) - \(Xmax, Ymax\) : "
-    r"\((\d{1,9}), (\d{1,9})\) - \((\d{1,9}), (\d{1,9})\)\s*"
+    r"^Bounding box for object .* - \(Xmax, Ymax\) : \((\d{1,9}), (\d{1,9})\) - \((\d{1,9}), (\d{1,9})\)\s*$",
+    re.MULTILINE,
 )
 
 
@@ -314,27 +224,16 @@ def _pennfudan(source: Path) -> Iterator[AnnotatedImage]:
     Its authors name no split, and leave people who are small or much occluded unmarked.
     """
     for file in _files(source / "Annotation", "*.txt"):
-        size: tuple[int, int] | None = None
-        stated: int | None = None
-        objects = []
-        for number, line in enumerate(text_of(file, AnnotationError).splitlines(), 1):
-            if line.startswith("Image size"):
-                if not (match := _PASCAL_SIZE.fullmatch(line)):
-                    raise AnnotationError(f"{file}: line {number} is not 'Image size (X x Y x C) : W x H x C'")
-                size = int(match[2]), int(match[1])
-            elif count := re.match(r"Objects with ground truth : (\d{1,9}) ", line):
-                stated = int(count[1])
-            elif line.startswith("Bounding box"):
-                if not (match := _PASCAL_BOX.fullmatch(line)):
-                    raise AnnotationError(f"{file}: line {number} is no box '... : (Xmin, Ymin) - (Xmax, Ymax)'")
-                x1, y1, x2, y2 = map(int, match.groups())
-                objects.append(Object((x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), None, False))
-        if size is None:
-            raise AnnotationError(f"{file}: no line says 'Image size (X x Y x C)'")
-        if stated != len(objects):
-            raise AnnotationError(f"{file}: states {stated} objects, but has {len(objects)} boxes")
+        text = text_of(file, AnnotationError)
+        if not (size := _PASCAL_SIZE.search(text)):
+            raise AnnotationError(f"{file}: no line says 'Image size (X x Y x C) : W x H x C'")
+        corners = [tuple(map(int, box)) for box in _PASCAL_BOX.findall(text)]
+        stated = int(count[1]) if (count := _PASCAL_COUNT.search(text)) else None
+        if stated != len(corners):
+            raise AnnotationError(f"{file}: states {stated} objects, but has {len(corners)} boxes that can be read")
+        objects = [Object((x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)) for x1, y1, x2, y2 in corners]
         name = f"PNGImages/{file.stem}.png"
-        yield AnnotatedImage("", name, _image(source / name, file), size, objects)
+        yield AnnotatedImage("", name, _image(source / name, file), (int(size[2]), int(size[1])), objects)
 
 
 def _voc(source: Path) -> Iterator[AnnotatedImage]:
@@ -395,8 +294,6 @@ def _walk(source: Path, endings: Collection[str]) -> list[Path]:
 
 def _with_persons(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
     """Name the pictures below their common folder; an only label becomes ``person``."""
-    if not pictures:
-        return
     labels = sorted({obj.label for picture in pictures for obj in picture.objects})
     if labels and PERSON not in labels and len(labels) > 1:
         raise DataError(f"{source}: none of its classes ({', '.join(labels)}) is 'person'")
@@ -452,9 +349,11 @@ def _yolo_yaml(file: Path, folder: Path) -> tuple[dict[int, str], list[tuple[Pat
         raise DataError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
         raise DataError(f"{file}: has no list 'names' of classes")
-    with _reading(f"{file}: names"):
-        numbered = names.items() if isinstance(names, dict) else enumerate(names)
+    numbered = names.items() if isinstance(names, dict) else enumerate(names)
+    try:
         classes = {int(key): str(name) for key, name in numbered}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: names: {error}") from error
     base, listed = folder / str(content.get("path") or ""), []
     for split in ("train", "val", "test"):
         value = content.get(split)
@@ -515,19 +414,16 @@ def _yolo_image(image: Path, split: str, classes: dict[int, str]) -> AnnotatedIm
             cx, cy, w, h = shares
             box = cx - w / 2, cy - h / 2, w, h
         x1, y1, w, h = (round(value * side, 3) for value, side in zip(box, (width, height) * 2, strict=True))
-        objects.append(Object((x1, y1, w, h), None, False, label_of(classes[int(label)].strip())))
+        objects.append(Object((x1, y1, w, h), label_of(classes[int(label)].strip())))
     return AnnotatedImage(split, "", image, (height, width), objects)
 
 
 FORMATS: dict[str, Callable[[Path], Iterator[AnnotatedImage]]] = {
-    "citypersons": _citypersons,
-    "crowdhuman": _crowdhuman,
     "llvip": _llvip,
     "pennfudan": _pennfudan,
     "yolo": _yolo,
     "voc": _voc,
 }
-WITH_VISIBLE_BOXES = ("citypersons", "crowdhuman")
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
@@ -541,29 +437,3 @@ def _image(path: Path, named_by: Path | str) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: missing, the image of {named_by}")
     return path
-
-
-@contextmanager
-def _reading(at: str) -> Iterator[None]:
-    """Turn missing keys and wrong types into one sentence that names the place."""
-    try:
-        yield
-    except DataError:
-        raise
-    except KeyError as error:
-        raise AnnotationError(f"{at} has no {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise AnnotationError(f"{at} is not as the format has it ({error})") from error
-
-
-def _pixels(number: Any) -> int:
-    if not is_whole(number) or not 1 <= number <= MOST_PIXELS:
-        raise ValueError(f"{number!r} should be whole pixels")
-    return number
-
-
-def _xywh(box: Any) -> Xywh:
-    if not (isinstance(box, list) and len(box) == 4 and all(is_finite(n) and abs(n) <= MOST_PIXELS for n in box)):
-        raise ValueError(f"{box!r} should be four finite numbers x, y, w, h")
-    x, y, w, h = box
-    return x, y, w, h

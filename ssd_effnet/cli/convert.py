@@ -1,8 +1,6 @@
 """Convert another data set's annotations to COCO files for `data.kind: coco`.
 
 Images are linked, not copied. SRC is the unpacked archive, or an annotation tool's export:
-  citypersons   gtBboxCityPersons/{train,val}/CITY/*.json and leftImg8bit/{train,val}/CITY/*.png
-  crowdhuman    annotation_{train,val}.odgt and Images/*.jpg
   llvip         Annotations/*.xml, visible/{train,test}/*.jpg and infrared/{train,test}/*.jpg: pairs for all modalities
   pennfudan     Annotation/*.txt and PNGImages/*.png; every fifth image goes to val.json
   yolo          data.yaml (or SRC is that file), images/ and labels/; or classes.txt and texts beside the images
@@ -10,8 +8,6 @@ Images are linked, not copied. SRC is the unpacked archive, or an annotation too
 Of yolo and voc without splits, every fifth image goes to val.json; classes other than person become ignore regions.
 
 examples:
-  ssd-effnet convert citypersons ~/cityscapes data/citypersons
-  ssd-effnet convert crowdhuman ~/CrowdHuman data/crowdhuman --box visible
   ssd-effnet convert llvip ~/LLVIP data/llvip
   ssd-effnet convert pennfudan ~/PennFudanPed data/pennfudan --copy
   ssd-effnet convert yolo ~/export/data.yaml data/mine
@@ -30,12 +26,10 @@ from ssd_effnet.cli import shell
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet convert")
     add = parser.add_argument
-    add("format", choices=("citypersons", "crowdhuman", "llvip", "pennfudan", "yolo", "voc"))
+    add("format", choices=("llvip", "pennfudan", "yolo", "voc"))
     add("source", type=Path, metavar="SRC")
     add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
-    add("--box", choices=("full", "visible"), default="full", help="whole persons, or what is visible (default: full)")
     add("--copy", action="store_true", help="copy images instead of linking their folders")
-    add("--val-step", type=int, default=5, metavar="N", help="without splits: every Nth image is held out (default: 5)")
     return parser
 
 
@@ -46,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_kaist.convert import convert, settings_for
 
     a = arguments
-    done = convert(a.format, a.source, a.out, box=a.box, copy=a.copy, val_step=a.val_step)
+    done = convert(a.format, a.source, a.out, copy=a.copy)
     for split in done:
         print(split)
     if splits := settings_for(done):
