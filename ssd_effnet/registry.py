@@ -37,7 +37,7 @@ class Argument(NamedTuple):
     Attributes:
         kind: its type: bool, int, float, str, a ``Literal``, a list of these, or one of these and None.
         default: ``dataclasses.MISSING`` where it must be given.
-        rule: limits of a number, or of each in a list, as :data:`ssd_effnet.config.checks.RULES` has them; empty: none.
+        rule: limits of a number, or of each in a list, as in the schema; empty: none.
         length: of a list; None: any.
         meaning: from the docstring.
     """

@@ -15,67 +15,11 @@ from ssd_effnet.config.yaml_files import ConfigError, nearest
 from ssd_effnet.evaluation.metrics import monitors
 from ssd_effnet.registry import SCHEDULES
 
-# of a number, or of each one in a list; what is null has no limits. Arguments of entries bring their own.
-_RULES = {
-    "adapter.channels": "at least 1",
-    "anchors.ratios": "above 0",
-    "anchors.reference_size": "at least 32, at most 16384",
-    "anchors.scales": "above 0",
-    "anchors.sizes": "above 0",
-    "anchors.variances": "above 0",
-    "box_loss.weight": "at least 0",
-    "data.lwir_quantiles": "in 0..1",
-    "data.min_height": "at least 0",
-    "data.workers": "at least 0",
-    "extras.channels": "at least 2",
-    "extras.strides": "at least 1",
-    "fusion.up_to": "at least 0",
-    "head.layers": "at least 1",
-    "input.size": "at least 32, at most 16384",
-    "input.std": "above 0",
-    "neck.channels": "at least 1",
-    "neck.extra_levels": "at least 0",
-    "neck.norm_eps": "above 0",
-    "neck.norm_momentum": "in 0..1",
-    "neck.outputs": "at least 1",
-    "neck.repeats": "at least 1",
-    "optimizer.accumulate": "at least 1",
-    "optimizer.backbone_lr_factor": "at least 0",
-    "optimizer.bias_lr_factor": "at least 0",
-    "optimizer.gradient_clip": "at least 0",
-    "optimizer.lr": "above 0",
-    "optimizer.weight_decay": "at least 0",
-    "postprocess.nms_iou": "in 0..1",
-    "postprocess.pre_nms_top_k": "at least 1",
-    "postprocess.score_threshold": "in 0..1",
-    "postprocess.top_k": "at least 1",
-    "schedule.warmup_steps": "at least 0",
-    "trainer.batch_size": "at least 1",
-    "trainer.devices": "at least 1",
-    "trainer.ema_decay": "at least 0, below 1",
-    "trainer.epochs": "at least 1",
-    "trainer.num_nodes": "at least 1",
-    "trainer.panel_images": "at least 0",
-    "trainer.process_timeout": "above 0",
-    "trainer.seed": "at least 0",
-    "trainer.threads": "at least 0",
-    "trainer.validate_every": "at least 1",
-}
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "at least": operator.ge,
     "above": operator.gt,
     "at most": operator.le,
     "below": operator.lt,
-}
-_NOT_EMPTY = ("anchors.ratios", "anchors.scales", "anchors.sizes", "data.classes", "data.train")
-_FORMS: dict[str, tuple[int, str]] = {
-    "anchors.reference_size": (2, "[height, width]"),
-    "anchors.variances": (2, "two numbers (centre, size)"),
-    "data.lwir_quantiles": (2, "[low, high]"),
-    "data.lwir_range": (2, "[low, high]"),
-    "input.mean": (4, "four numbers (R, G, B, LWIR)"),
-    "input.size": (2, "[height, width]"),
-    "input.std": (4, "four numbers (R, G, B, LWIR)"),
 }
 _TOO_LARGE = 2**31  # of any whole number
 _LONGEST_LIST = 100
@@ -91,10 +35,7 @@ def check_experiment(e: ExperimentConfig, source: str) -> None:
         ConfigError: one sentence naming the source, the key and valid values.
     """
     values = settings(e)
-    rules = _RULES | {key: field.metadata["rule"] for key, field in fields_of(e) if field.metadata.get("rule")}
-    for key, why in chain(
-        _storable(e.name, values), _lists(values, e), _numbers(values, rules), _combinations(e), _entries(e)
-    ):
+    for key, why in chain(_storable(e.name, values), _limits(values, e), _combinations(e), _entries(e)):
         raise ConfigError(f"{source}: key `{key}`: {why}")
 
 
@@ -112,24 +53,21 @@ def _storable(name: str, values: dict[str, Any]) -> Complaints:
         yield "name", f"must be the name of a folder below --out, not {name!r}"
 
 
-def _lists(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
-    for key in _NOT_EMPTY:
-        if not values[key]:
-            yield key, "must not be empty"
-    lengths = {key: field.metadata["length"] for key, field in fields_of(e) if field.metadata.get("length")}
-    for key, (length, form) in (_FORMS | {key: (n, f"{n} numbers") for key, n in lengths.items()}).items():
-        if values[key] is not None and len(values[key]) != length:
-            yield key, f"must be {form}, not {values[key]}"
-
-
-def _numbers(values: dict[str, Any], rules: dict[str, str]) -> Complaints:
-    for key, value in values.items():
-        for rule in filter(None, rules.get(key, "").split(", ")):
+def _limits(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
+    """Of each key, as its field in the schema or the annotation of an entry's argument has them; null has none."""
+    for key, field in fields_of(e):
+        value, names = values[key], field.metadata.get("names", "")
+        length = len(names.split(", ")) if names else field.metadata.get("length")
+        if value is not None and length and len(value) != length:
+            yield key, f"must be {f'[{names}]' if names else f'{length} numbers'}, not {value}"
+        for rule in filter(None, field.metadata.get("rule", "").split(", ")):
             words, _, limit = rule.rpartition(" ")
-            numbers = _each(value)
-            if words == "in" and not all(0 <= number <= 1 for number in numbers):
+            if rule == "not empty":
+                if not value:
+                    yield key, "must not be empty"
+            elif words == "in" and not all(0 <= number <= 1 for number in _each(value)):
                 yield key, f"must lie {rule}, not {value}"
-            elif words != "in" and not all(_HOLDS[words](number, float(limit)) for number in numbers):
+            elif words != "in" and not all(_HOLDS[words](number, float(limit)) for number in _each(value)):
                 yield key, f"must be {rule}{' each' if isinstance(value, list) else ''}, not {value}"
 
 

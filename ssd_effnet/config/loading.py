@@ -31,7 +31,6 @@ from ssd_effnet.config.keys import (
     type_of,
     unlike,
 )
-from ssd_effnet.config.older import translated
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
 from ssd_effnet.registry import maker
@@ -39,12 +38,13 @@ from ssd_effnet.registry import maker
 WHERE = (
     *("data.cache", "data.images", "data.root", "data.workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.panel_images"),
-    *("trainer.process_timeout", "trainer.runtime", "trainer.threads"),
+    *("trainer.process_timeout", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top
 EXPERIMENTS = _SHIPPED if _SHIPPED.is_dir() else Path(__file__).parents[2] / "experiments"
 """Folder of the project's own experiments, which are found by name from anywhere."""
+_GONE = {"data": ("cache_folder",), "trainer": ("runtime",)}  # keys of earlier versions: no result depended on them
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 
@@ -86,8 +86,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     Raises:
         ConfigError: one sentence naming file (or override), key and the nearest right key or value.
     """
-    path = find_experiment(path)
-    chain = _chain(path)
+    chain = layers_of(path)
+    path = chain[0][0]
     config = deepcopy(_defaults())
     config.plugins = _needed_plugins((str(p), layer.get("plugins")) for p, layer in reversed(chain))
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
@@ -148,7 +148,7 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
         ConfigError: this version does not know such an experiment.
     """
     config = deepcopy(_defaults())
-    content = {str(key): value for key, value in content.items()}
+    content = _of_this_schema({str(key): value for key, value in content.items()}, source)
     config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
     _apply(config, [(content, source)])
     experiment = _to_dataclass(config, source)
@@ -208,7 +208,7 @@ def normalisation_in_doubt(e: ExperimentConfig) -> str:
 
 def load_base(path: str | Path) -> ExperimentConfig:
     """An experiment file's base; the defaults if it names none."""
-    chain = _chain(find_experiment(path))
+    chain = layers_of(path)
     return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
@@ -229,10 +229,10 @@ def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
     return sorted(keys - {"trainer.seed", *WHERE})
 
 
-def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file and its bases, each with its content less ``base``; the file itself first."""
+def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """An experiment's file and its bases, each with its content less ``base``; the file itself first."""
     chain: list[tuple[Path, dict[str, Any]]] = []
-    current = path
+    current = find_experiment(path)
     while True:
         if any(current.resolve() == seen.resolve() for seen, _ in chain):
             raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
@@ -252,6 +252,24 @@ def _read_layer(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(content).__name__}")
+    return _of_this_schema(content, str(path))
+
+
+def _of_this_schema(content: dict[str, Any], source: str) -> dict[str, Any]:
+    """A file's or checkpoint's content without keys that are gone and changed no result.
+
+    Raises:
+        ConfigError: it is of the first schema, which is no more read.
+    """
+    head = content.get("head")
+    if "loss" in content or (isinstance(head, dict) and "classes" in head):
+        raise ConfigError(
+            f"{source}: is of schema 1 (`loss`, `head.classes`); this is schema 2, which has `class_loss`, `box_loss`, "
+            "`matcher` and `data.classes`: read it with the code of its commit, or write it anew (docs/keys.md)"
+        )
+    for name, gone in _GONE.items():
+        if isinstance(own := content.get(name), dict):
+            content = content | {name: {key: value for key, value in own.items() if key not in gone}}
     return content
 
 
@@ -312,7 +330,6 @@ def _choice_keys(config: DictConfig) -> list[str]:
 
 def _apply(config: DictConfig, layers: list[tuple[dict[str, Any], str]]) -> None:
     """Merge layers of equal rank key by key, so that an error can name the key; what is chosen comes first."""
-    layers = [(translated(layer, list(config.augment.names), source), source) for layer, source in layers]
     for layer, source in layers:
         for name, stated in layer.items():
             if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):

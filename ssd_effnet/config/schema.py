@@ -4,6 +4,7 @@ Loading: :mod:`ssd_effnet.config.loading`. A key of :func:`.groups.choice` names
 arguments are further keys of the group.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,8 +14,18 @@ from ssd_effnet.config.groups import choice, group
 # OmegaConf reads the annotations of these classes: they are evaluated, not postponed
 
 
-def _list(*values: Any) -> Any:
-    return field(default_factory=lambda: list(values))
+def _key(default: Any, rule: str = "", *, names: str = "") -> Any:
+    """A key with limits.
+
+    Args:
+        default: of the key; a list or map is copied.
+        rule: limits of a number, or of each in a list, as :func:`ssd_effnet.config.checks.check_experiment` reads them.
+        names: of a list's values, which fix its length.
+    """
+    metadata = {"rule": rule, "names": names}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _group(base: type) -> Any:
@@ -25,13 +36,14 @@ def _group(base: type) -> Any:
 class InputConfig:
     """Size, modality and normalisation of the images."""
 
-    size: list[int] = _list(512, 640)  # (height, width)
+    size: list[int] = _key([512, 640], "at least 32, at most 16384", names="height, width")  # (height, width)
     # early: both as four channels; halfway: two streams that join, see fusion
     modality: Literal["visible", "lwir", "early", "halfway"] = "visible"
     normalize: bool = True  # by mean and std; false: pixels stay in 0..1
     # R, G, B, LWIR in 0..1, here KAIST's; null: the published weights' own, LWIR their average
-    mean: list[float] | None = _list(0.3465, 0.3219, 0.2842, 0.1598)
-    std: list[float] | None = _list(0.2358, 0.2265, 0.2274, 0.0813)  # of the same channels; null as above
+    mean: list[float] | None = _key([0.3465, 0.3219, 0.2842, 0.1598], names="R, G, B, LWIR")
+    # of the same channels; null as above
+    std: list[float] | None = _key([0.2358, 0.2265, 0.2274, 0.0813], "above 0", names="R, G, B, LWIR")
 
 
 @dataclass
@@ -51,22 +63,24 @@ class DataConfig:
     box_of: Literal["modality", "visible", "lwir", "union"] = "modality"
     # kaist: train-all-02, test-day-20 ..., a stretch of one video, a text file of frames, or several joined by +;
     # coco: a JSON file below the root
-    train: str = "train-all-02"
+    train: str = _key("train-all-02", "not empty")
     train_frames: Literal["all", "with_people"] = "all"  # with_people: those with a person who is not ignored
     val: str = "set02/V001/I00121-I00189"  # cut out of train
     test: str = "test-all-20"  # split of the final scores
-    workers: int = 2  # loader processes; 0: none
+    workers: int = _key(2, "at least 0")  # loader processes; 0: none
     cache: Literal["none", "memory"] = "none"  # decoded frames of training and validation, once read
     on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
     allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
     # LWIR values of more than 8 bits that become 0 and 255; null: their high byte is used
-    lwir_range: list[float] | None = None
-    lwir_quantiles: list[float] | None = None  # [0.001, 0.999]: the range from the training split, where none is given
+    lwir_range: list[float] | None = _key(None, names="low, high")
+    # [0.001, 0.999]: the range from the training split, where none is given
+    lwir_quantiles: list[float] | None = _key(None, "in 0..1", names="low, high")
     # coco: orientation tags of image files, where the size in the JSON file leaves it open
     orientation: Literal["ignore", "follow"] = "ignore"
-    min_height: float = 12.0  # lower boxes are ignore regions in training, pixels of the original image
+    # lower boxes are ignore regions in training, pixels of the original image
+    min_height: float = _key(12.0, "at least 0")
     # name of each class, and the data's labels that belong to it; background is added, index 0
-    classes: dict[str, list[str]] = field(default_factory=lambda: {"person": ["person"]})
+    classes: dict[str, list[str]] = _key({"person": ["person"]}, "not empty")
 
 
 @dataclass
@@ -90,13 +104,14 @@ class FusionConfig:
 
     kernel_size: int = 1  # of the convolutions that join the streams, 1 or 3
     shared: bool = False  # one set of stream weights, or one per modality
-    up_to: int | None = None  # place of the last level to which the streams stay apart; None: all of them
+    # place of the last level to which the streams stay apart; None: all of them
+    up_to: int | None = _key(None, "at least 0")
 
 
 @dataclass
 class AdapterConfig:
     kind: Literal["none", "conv1x1", "conv3x3"] = "none"  # convolution that widens each level
-    channels: int = 512  # of each output level
+    channels: int = _key(512, "at least 1")  # of each output level
     activation: Literal["none", "relu", "silu"] = "none"  # after the convolution and its batch norm
     l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
     after_neck: bool = False  # widen the neck's outputs instead of its inputs
@@ -107,7 +122,7 @@ class NeckConfig:
     """A graph between the levels, see :class:`ssd_effnet.models.necks.GraphNeck`; only read with a ``topology``."""
 
     topology: str = choice(registry.TOPOLOGIES, "none")  # study_fpn: top-down alone, as the study wrote it
-    channels: int | None = None  # None: each level keeps its own
+    channels: int | None = _key(None, "at least 1")  # None: each level keeps its own
     upsample: str = choice(registry.UPSAMPLINGS, "bilinear")  # transposed: a learned convolution
     downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: 3x3 of stride 2
     # what inputs of a node are multiplied by; fast: ReLU(w) over their sum
@@ -115,37 +130,42 @@ class NeckConfig:
     convolution: Literal["none", "conv1x1", "conv3x3", "separable"] = "none"  # after the fusion
     activation: Literal["none", "relu", "silu"] = "none"  # of a node
     activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
-    repeats: int = 1  # of the graph, each with weights of its own
+    repeats: int = _key(1, "at least 1")  # of the graph, each with weights of its own
     project: Literal["edge", "level"] = "edge"  # where an input map takes the neck's width
-    extra_levels: int = 0  # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
-    outputs: int | None = None  # how many of the finest levels leave; None: as the topology says
-    norm_eps: float = 1e-5  # of its batch norms
-    norm_momentum: float = 0.1  # share of the new batch in the running statistics
+    # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
+    extra_levels: int = _key(0, "at least 0")
+    outputs: int | None = _key(None, "at least 1")  # how many of the finest levels leave; None: as the topology says
+    norm_eps: float = _key(1e-5, "above 0")  # of its batch norms
+    norm_momentum: float = _key(0.1, "in 0..1")  # share of the new batch in the running statistics
 
 
 @dataclass
 class ExtrasConfig:
     """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides; none for no strides."""
 
-    channels: int = 512  # of each extra level
-    strides: list[int] = _list(2, 1, 1)  # of the 3x3 convolutions, one per level
+    channels: int = _key(512, "at least 2")  # of each extra level
+    strides: list[int] = _key([2, 1, 1], "at least 1")  # of the 3x3 convolutions, one per level
 
 
 @dataclass
 class AnchorsConfig:
-    sizes: list[float] = _list(40.0, 80.0, 160.0, 200.0, 280.0, 360.0)  # side of the square of equal area, per level
-    ratios: list[float] = _list(0.5, 1.0)  # width / height
-    scales: list[float] = _list(1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # times the size; each with every ratio
+    # side of the square of equal area, per level
+    sizes: list[float] = _key([40.0, 80.0, 160.0, 200.0, 280.0, 360.0], "above 0, not empty")
+    ratios: list[float] = _key([0.5, 1.0], "above 0, not empty")  # width / height
+    # times the size; each with every ratio
+    scales: list[float] = _key([1.0, 2 ** (1 / 3), 2 ** (2 / 3)], "above 0, not empty")
     # the (height, width) in whose pixels the sizes are stated; None: those of the input, whatever its size
-    reference_size: list[int] | None = field(default_factory=lambda: [512, 640])
-    variances: list[float] = _list(0.1, 0.2)  # of the box code: centres and sizes; EfficientDet has 1, 1
+    reference_size: list[int] | None = _key([512, 640], "at least 32, at most 16384", names="height, width")
+    # of the box code: centres and sizes; EfficientDet has 1, 1
+    variances: list[float] = _key([0.1, 0.2], "above 0", names="centre, size")
 
 
 @dataclass
 class HeadConfig:
     # ssd: one 3x3 convolution per level; efficientdet: deep nets that the levels share
     kind: Literal["ssd", "efficientdet"] = "ssd"
-    layers: int = 3  # efficientdet: separable convolutions of the class and box nets before their last one
+    # efficientdet: separable convolutions of the class and box nets before their last one
+    layers: int = _key(3, "at least 1")
 
 
 @dataclass
@@ -167,27 +187,27 @@ class BoxLossConfig:
     """Loss of the boxes of positive anchors."""
 
     name: str = choice(registry.BOX_LOSSES, "smooth_l1")  # of the box code
-    weight: float = 1.0  # relative to the class loss
+    weight: float = _key(1.0, "at least 0")  # relative to the class loss
 
 
 @dataclass
 class PostprocessConfig:
-    score_threshold: float = 0.01  # lower scores are dropped
-    pre_nms_top_k: int = 1000  # boxes per image that enter NMS
-    nms_iou: float = 0.45  # IoU above which the lower-scoring box is dropped
-    top_k: int = 200  # boxes per image that remain
+    score_threshold: float = _key(0.01, "in 0..1")  # lower scores are dropped
+    pre_nms_top_k: int = _key(1000, "at least 1")  # boxes per image that enter NMS
+    nms_iou: float = _key(0.45, "in 0..1")  # IoU above which the lower-scoring box is dropped
+    top_k: int = _key(200, "at least 1")  # boxes per image that remain
 
 
 @dataclass
 class OptimizerConfig:
     name: str = choice(registry.OPTIMIZERS, "sgd")  # torch's, with torch's defaults for other arguments
-    lr: float = 1e-4  # learning rate
-    weight_decay: float = 5e-4  # see decay_norms
-    bias_lr_factor: float = 2.0  # times lr
-    backbone_lr_factor: float = 1.0  # times lr
+    lr: float = _key(1e-4, "above 0")  # learning rate
+    weight_decay: float = _key(5e-4, "at least 0")  # see decay_norms
+    bias_lr_factor: float = _key(2.0, "at least 0")  # times lr
+    backbone_lr_factor: float = _key(1.0, "at least 0")  # times lr
     decay_norms: bool = True  # weight decay on biases and norm factors too, as the study has it
-    gradient_clip: float = 0.0  # largest gradient norm; 0: none
-    accumulate: int = 1  # batches per step
+    gradient_clip: float = _key(0.0, "at least 0")  # largest gradient norm; 0: none
+    accumulate: int = _key(1, "at least 1")  # batches per step
 
 
 @dataclass
@@ -195,31 +215,28 @@ class ScheduleConfig:
     """The learning rate over a run."""
 
     name: str = choice(registry.SCHEDULES, "multistep")  # plateau: falls when its monitor stops improving
-    warmup_steps: int = 0  # steps over which the rate rises from 0; fewer than the run has
+    warmup_steps: int = _key(0, "at least 0")  # steps over which the rate rises from 0; fewer than the run has
 
 
 @dataclass
 class TrainerConfig:
-    epochs: int = 40  # passes over the training split
-    batch_size: int = 16  # images per batch, over all processes
-    seed: int = 0  # of all random numbers
-    ema_decay: float = 0.0  # 0: no moving average; step t has at most (1 + t) / (10 + t)
+    epochs: int = _key(40, "at least 1")  # passes over the training split
+    batch_size: int = _key(16, "at least 1")  # images per batch, over all processes
+    seed: int = _key(0, "at least 0")  # of all random numbers
+    ema_decay: float = _key(0.0, "at least 0, below 1")  # 0: no moving average; step t has at most (1 + t) / (10 + t)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
-    devices: int = 1  # processes on this machine, each with a GPU or a share of the cores
-    num_nodes: int = 1  # machines
-    process_timeout: float = 600.0  # seconds that a process waits for the others before the run ends
+    devices: int = _key(1, "at least 1")  # processes on this machine, each with a GPU or a share of the cores
+    num_nodes: int = _key(1, "at least 1")  # machines
+    process_timeout: float = _key(600.0, "above 0")  # seconds that a process waits for the others before the run ends
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
-    threads: int = 0  # 0: torch's own choice
+    threads: int = _key(0, "at least 0")  # 0: torch's own choice
     channels_last: bool = True  # memory layout of images and maps
-    # auto: threads, layout and allocator of a CPU are chosen by what is fastest at the start; manual: the keys above
-    runtime: Literal["manual", "auto"] = "manual"
     compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
-    validate_every: int = 1  # epochs
+    validate_every: int = _key(1, "at least 1")  # epochs
     monitor: str = "val/MR/reasonable_all"  # what chooses `best`
     test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
-    panel_images: int = (
-        8  # validation pictures in TensorBoard, the same each epoch, beside the MR-FPPI curve; 0: neither
-    )
+    # validation pictures in TensorBoard, the same each epoch, beside the MR-FPPI curve; 0: neither
+    panel_images: int = _key(8, "at least 0")
 
 
 @dataclass

@@ -7,6 +7,7 @@ Each file is a difference from the last experiment, so that plan, runs and repor
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,7 @@ from data_kaist.errors import Failure
 from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import differences, find_experiment, load_experiment
-from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import read_yaml
+from ssd_effnet.config.loading import differences, find_experiment, layers_of, load_experiment
 
 WITHOUT = "_without_"  # between the names of the last experiment and of the step
 
@@ -43,14 +42,8 @@ class Step(NamedTuple):
 
 def steps(final: Path) -> list[Step]:
     """The steps that lead to an experiment, the first one first."""
-    path, found = find_experiment(final), []
-    here: ExperimentConfig = load_experiment(path)
-    while base := read_yaml(path, "experiment").get("base"):
-        path = find_experiment(base, path)
-        parent = load_experiment(path)
-        found.append(Step(here.name, settings(parent), settings(here)))
-        here = parent
-    return found[::-1]
+    chain = [load_experiment(path) for path, _ in reversed(layers_of(final))]
+    return [Step(here.name, settings(parent), settings(here)) for parent, here in pairwise(chain)]
 
 
 def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:

@@ -15,6 +15,7 @@ from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.training.devices import accelerator
 from ssd_effnet.training.machine import cores
 from ssd_effnet.training.memory import enough_for_batches
+from ssd_effnet.training.runtime import threads_of
 
 STEPS = 3
 
@@ -48,12 +49,8 @@ def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
     Raises:
         ConfigError, DataError, OutOfMemory: as the run itself would.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(e.trainer.threads or max(cores() // jobs, 1))
-    try:
+    with threads_of(e.trainer.threads or max(cores() // jobs, 1)):
         return _timed(e)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _timed(e: ExperimentConfig) -> RunEstimate:

@@ -80,8 +80,6 @@ class Processes:
                 f"trainer.batch_size is that of all {count} processes together and must be a multiple of {count}, not "
                 f"{t.batch_size}"
             )
-        if t.runtime == "auto":
-            raise ConfigError("trainer.runtime: auto measures one process alone; set it to manual with many devices")
         if t.threads:  # Lightning would divide the cores among the processes
             os.environ["OMP_NUM_THREADS"] = str(t.threads)
         try:

@@ -27,12 +27,6 @@ from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.training.run_directory import RunError
 
 
-def blank(experiment: ExperimentConfig) -> torch.Tensor:
-    """An image as it enters the detector, black."""
-    channels = len(CHANNELS[experiment.input.modality])
-    return torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8)
-
-
 def refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
     """A norm of one value has nothing to normalise by.
 
@@ -56,9 +50,10 @@ def refuse_single_values(detector: Detector, experiment: ExperimentConfig, image
     if not norms:
         return
     hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
+    channels = len(CHANNELS[experiment.input.modality])
     detector.eval()
     with torch.no_grad():
-        detector(blank(experiment))
+        detector(torch.zeros((1, channels, *as_size(experiment.input.size)), dtype=torch.uint8))
     detector.train()
     for hook in hooks:
         hook.remove()

@@ -77,7 +77,6 @@ from ssd_effnet.training.interruption import StopAfterStep
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
 from ssd_effnet.training.preflight import (
-    blank,
     refuse_empty_statistics,
     refuse_shared_images,
     refuse_single_values,
@@ -96,7 +95,6 @@ from ssd_effnet.training.run_directory import (
     describe_data,
     describe_environment,
 )
-from ssd_effnet.training.runtime import RuntimeChoice, choose
 
 
 def run(
@@ -214,9 +212,6 @@ def _run(
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:
         sync_batch_norms(detector, gpu=gpu)
-    if t.runtime == "auto" and not gpu:
-        echo(f"runtime: {_choose_runtime(experiment, detector)}")
-
     if t.compile:
         detector.compile()  # in place: the weights keep their names
     if processes.first:
@@ -536,21 +531,6 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     places = np.array([frame.place for frame in frames])
     people = table.of_class(dataset.classes.index(dataset.classes.main))
     write_kaist(directory.kaist_file, replace(people, image_index=places[people.image_index]))
-
-
-def _choose_runtime(experiment: ExperimentConfig, detector: Detector) -> RuntimeChoice:
-    """The fastest way to train this detector on the CPU, applied; weights and statistics stay as they are."""
-    image = blank(experiment)
-
-    def step() -> None:
-        outputs = detector(image)
-        (outputs.cls_logits.sum() + outputs.bbox_regression.sum()).backward()
-        detector.zero_grad()
-
-    detector.eval()  # or the passes would count in batch norm's statistics
-    choice = choose(detector, step, experiment.trainer.threads)
-    detector.train()
-    return choice
 
 
 def _epoch_of(checkpoint: Path) -> int:

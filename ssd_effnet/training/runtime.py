@@ -1,23 +1,16 @@
-"""How a machine's CPU is used: memory that is kept, the layout of maps, threads; chosen by measurement.
-
-None of it changes what is computed but for the rounding of another layout. Here too: how calls are timed.
-"""
+"""Settings of a CPU for measurements (threads, freed memory), and timing of calls."""
 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # names of mallopt(3)
-_MARGIN = 0.97  # a setting must save so much to be preferred to one before it
 
 
 def keep_freed_memory(on: bool = True) -> bool:
@@ -44,72 +37,6 @@ def release_freed_memory() -> None:
     """Give back now what was freed (glibc), or whoever frees next does it, at his expense."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """One way of using the CPU.
-
-    Attributes:
-        threads: of torch.
-        channels_last: layout of maps and weights.
-        keep_memory: see :func:`keep_freed_memory`.
-    """
-
-    threads: int
-    channels_last: bool
-    keep_memory: bool
-
-    def apply(self, module: nn.Module) -> None:
-        """From here on, for this process and this module."""
-        torch.set_num_threads(self.threads)
-        keep_freed_memory(self.keep_memory)
-        module.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
-
-    def __str__(self) -> str:
-        layout = "channels_last" if self.channels_last else "channels_first"
-        return f"{self.threads} threads, {layout}, freed memory {'kept' if self.keep_memory else 'given back'}"
-
-
-@dataclass(frozen=True)
-class RuntimeChoice:
-    """What was measured: seconds of each way's fastest pass, and the way that is taken."""
-
-    seconds: dict[Runtime, float]
-    chosen: Runtime
-
-    def __str__(self) -> str:
-        slowest = max(self.seconds.values())
-        gain = slowest / self.seconds[self.chosen]
-        return f"{self.chosen}: the fastest of {len(self.seconds)} ways tried, {gain:.2f} times as fast as the slowest"
-
-
-def choose(module: nn.Module, step: Callable[[], object], threads: int, rounds: int = 2) -> RuntimeChoice:
-    """Try every way in turns and apply the fastest.
-
-    Args:
-        module: what ``step`` runs.
-        step: a typical pass.
-        threads: 0 tries one and torch's own number; otherwise so many are used.
-        rounds: after one that is not counted.
-    """
-    numbers = sorted({1, torch.get_num_threads()}) if threads == 0 else [threads]
-    can_keep = keep_freed_memory(False)
-    ways = [Runtime(*way) for way in itertools.product(numbers[::-1], (True, False), (True, False)[not can_keep :])]
-    seconds: dict[Runtime, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds + 1):
-        for way in ways:
-            way.apply(module)
-            start = time.perf_counter()
-            step()
-            seconds[way].append(time.perf_counter() - start)
-    fastest = {way: min(times[1:]) for way, times in seconds.items()}
-    chosen = ways[0]
-    for way in ways[1:]:
-        if fastest[way] < _MARGIN * fastest[chosen]:
-            chosen = way
-    chosen.apply(module)
-    return RuntimeChoice(fastest, chosen)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -73,69 +72,17 @@ def test_arguments_are_checked_as_the_schemas_own(overrides: list[str], says: st
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-# of a whole run of the older schema: the groups that have changed
-OLD = """
-head: {kind: ssd, classes: [person], layers: 3}
-augment: {jitter: 0.3, flip: 0.4, crop: resized, crop_scale: [0.5, 2.0], crop_ratio: [0.8, 1.2], crop_probability: 0.7}
-backbone: {name: vgg16-bn, pretrained: none, levels: null, strides: published, norm: batch, drop_connect: 0.1}
-loss: {kind: focal, iou_threshold: 0.6, negative_iou: 0.4, negative_ratio: 5.0, min_negatives: 3, alpha: 0.3,
-  gamma: 2.0, prior: 0.02, localization: l1, localization_delta: 0.5, localization_weight: 2.0}
-optimizer: {name: adamw, lr: 0.01, momentum: 0.5, weight_decay: 0.1}
-schedule: {name: cosine, milestones: [0.3], gamma: 0.2, patience: 7, monitor: val/loss_total, warmup_steps: 4,
-  final_lr_factor: 0.2}
-changes: [loss.kind, optimizer.lr]
-"""
-NEW = {
-    "augment.names": ["jitter", "resized_crop", "flip"],
-    "augment.flip.p": 0.4,
-    "augment.resized_crop.p": 0.7,
-    "augment.resized_crop.scale": [0.5, 2.0],
-    "box_loss.name": "l1",
-    "box_loss.weight": 2.0,
-    "class_loss.name": "focal",
-    "class_loss.alpha": 0.3,
-    "class_loss.gamma": 2.0,
-    "class_loss.prior": 0.02,
-    "data.classes": {"person": ["person"]},
-    "matcher.iou_threshold": 0.6,
-    "matcher.negative_iou": 0.4,
-    "schedule.final_lr_factor": 0.2,
-    "schedule.warmup_steps": 4,
-}
-
-
-def test_a_run_and_a_checkpoint_of_the_older_schema_are_read(tmp_path: Path) -> None:
-    of_run = load_experiment(written(tmp_path, "config.yaml", OLD))
-    content: dict[str, Any] = yaml.safe_load(OLD)
-    of_checkpoint = experiment_of({"name": "old", **content}, "best.ckpt")
-    for e in (of_run, of_checkpoint):
-        found = settings(e)
-        assert {key: found[key] for key in NEW} == NEW
-        unread = (
-            "box_loss.delta",
-            "class_loss.negative_ratio",
-            "schedule.gamma",
-            "optimizer.momentum",
-            "backbone.strides",
-        )
-        assert not found.keys() & set(unread)
-        assert e.changes == ["class_loss.name", "optimizer.lr"]
-    for crop, names in (("none", ["flip"]), ("ssd", ["expand", "ssd_crop", "flip"])):
-        text = OLD.replace("jitter: 0.3", "jitter: 0").replace("crop: resized", f"crop: {crop}")
-        assert load_experiment(written(tmp_path, "other.yaml", text)).augment.names == names
-    save_experiment(of_run, tmp_path / "again.yaml")
-    assert differences(load_experiment(tmp_path / "again.yaml"), of_run) == []
-
-
-def test_a_part_of_the_older_schema_is_read_or_refused(tmp_path: Path) -> None:
-    child = written(
-        tmp_path, "mine.yaml", "base: lite0\nloss: {kind: focal, gamma: 2}\naugment: {flip: 1, crop: none}\n"
-    )
-    found = settings(load_experiment(child))
-    assert (found["class_loss.name"], found["class_loss.gamma"], found["augment.flip.p"]) == ("focal", 2, 1)
-    assert found["augment.names"] == ["jitter", "flip"]
-    with pytest.raises(ConfigError, match=r"`class_loss\.gamma` is unknown"):  # it might be meant for a child's focal
-        load_experiment(written(tmp_path, "half.yaml", "base: lite0\nloss: {gamma: 2}\n"))
+def test_the_first_schema_is_refused_in_a_sentence_and_keys_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    for old in ({"loss": {"kind": "focal"}}, {"head": {"kind": "ssd", "classes": ["person"]}}):
+        file = written(tmp_path, "config.yaml", yaml.safe_dump(old))
+        with pytest.raises(ConfigError, match=rf"^{file}: is of schema 1 .* schema 2"):
+            load_experiment(file)
+        with pytest.raises(ConfigError, match=r"^best\.ckpt: is of schema 1 "):
+            experiment_of(old, "best.ckpt")
+    gone = written(tmp_path, "gone.yaml", "base: lite0\ndata: {cache_folder: ''}\ntrainer: {runtime: manual}\n")
+    assert differences(load_experiment(gone), load_experiment(LITE0)) == []
+    with pytest.raises(ConfigError, match=r"`trainer\.runtime` is unknown"):
+        load_experiment(LITE0, ["trainer.runtime=auto"])
 
 
 PART = "from ssd_effnet.registry import MATCHERS\nfrom ssd_effnet.detection.matching import MaxIoUMatcher\n"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from data_kaist.errors import Doubt
 from ssd_effnet.config.keys import key_types, options, settings
 from ssd_effnet.config.loading import (
     ConfigError,
@@ -108,7 +107,6 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
     [
         ("optimiser.lr=1", "did you mean `optimizer`"),
         ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
-        ("loss.alhpa=1", "did you mean `loss.alpha`"),  # of an older schema, whose other keys are read
         (f"optimizer.lr={10**400}", "key `optimizer.lr`: must be finite"),
         ("optimizer.lr=nan", "key `optimizer.lr`: must be finite"),
         ("trainer.batch_size=99999999999", "key `trainer.batch_size`: must be below 2,147,483,648"),
@@ -323,10 +321,7 @@ def test_bases_are_beside_the_file_or_among_the_projects_experiments(tmp_path: P
     assert "mine.yaml`" not in str(caught.value)
 
 
-def test_classes_are_a_map_of_labels_and_head_classes_of_old_runs_are_read(files: Path) -> None:
-    (files / "old.yaml").write_text("head: {classes: [person, cyclist], kind: ssd}\n")
-    old = load_experiment(files / "old.yaml")
-    assert old.data.classes == {"person": ["person"], "cyclist": ["cyclist"]}
+def test_classes_are_a_map_of_labels(files: Path) -> None:
     given = load_experiment(files / "child.yaml", ["data.classes={cyclist: [cyclist], person: [person, people]}"])
     assert list(given.data.classes) == ["cyclist", "person"] and given.data.classes["person"] == ["person", "people"]
     save_experiment(given, files / "saved.yaml")
@@ -351,11 +346,3 @@ def test_classes_are_a_map_of_labels_and_head_classes_of_old_runs_are_read(files
 def test_classes_that_cannot_be_are_refused(files: Path, value: str, says: str) -> None:
     with pytest.raises(ConfigError, match=f"data.classes.*{says}|{says}.*data.classes"):
         load_experiment(files / "child.yaml", [f"data.classes{value}"])
-
-
-def test_the_disk_cache_of_earlier_versions_is_memory(tmp_path: Path) -> None:
-    (tmp_path / "old.yaml").write_text("data: {cache: disk, cache_folder: /big}\n")
-    with pytest.warns(Doubt, match=r"old\.yaml: data\.cache: disk"):
-        assert load_experiment(tmp_path / "old.yaml").data.cache == "memory"
-    (tmp_path / "older.yaml").write_text("data: {cache_folder: ''}\n")
-    assert load_experiment(tmp_path / "older.yaml").data.cache == "none"

@@ -27,7 +27,7 @@ from ssd_effnet.config.loading import WHERE, ConfigError, ExperimentConfig, load
 from ssd_effnet.distributed import gather_from_processes, mean_over_processes, rank, sync_batch_norms, world_size
 from ssd_effnet.models.fusion import CHANNELS
 from ssd_effnet.models.weights import read_plain
-from ssd_effnet.training.devices import Processes, devices
+from ssd_effnet.training.devices import Processes, accelerator, devices
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
@@ -200,16 +200,9 @@ def test_a_process_that_is_alone_gets_back_what_it_gave() -> None:
     assert Processes.of(experiment()) == Processes(0, 1) and Processes().first
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("trainer.devices=3",), "trainer.batch_size is that of all 3 processes.* a multiple of 3, not 8"),
-        (("trainer.devices=2", "trainer.runtime=auto"), "trainer.runtime: auto measures one process"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused(overrides: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Processes.of(experiment(*overrides))
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.batch_size is that of all 3 processes.* a multiple of 3, not 8"):
+        Processes.of(experiment("trainer.devices=3"))
 
 
 def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,3 +350,17 @@ def test_others_start_its_processes_too(
     assert said.count("epoch 1/1 ") == said.count("run directory: ") == 1, said
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     assert directory.state is State.FINISHED and _files(directory) >= {"results.json", "best.ckpt", "last.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "chosen"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("gpu", True, "cuda")],
+)
+def test_where_a_run_computes_is_decided_once(
+    asked: str, cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own ``auto`` takes MPS on Apple silicon, while the run would believe in the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    e = experiment(f"trainer.accelerator={asked}")
+    assert accelerator(e) == devices(e)["accelerator"] == chosen
