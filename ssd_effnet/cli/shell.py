@@ -94,7 +94,7 @@ def command(main: Main) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
-            with _sigterm_as_ctrl_c(), _doubts_in_a_line():
+            with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _threads_errors():
                 code = main(argv)
             sys.stdout.flush()
             return code
@@ -152,6 +152,29 @@ def _doubts_in_a_line() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _threads_errors() -> Iterator[None]:
+    """Context whose end raises what a background thread failed with, where nothing else was raised, and no traceback.
+
+    TensorBoard's writer is such a thread: it raises its error once more in the first one, at the next figure.
+    """
+    usual, failures = threading.excepthook, list[BaseException]()
+
+    def keep(failed: threading.ExceptHookArgs) -> None:
+        if isinstance(failed.exc_value, Failure | OSError):
+            failures.append(failed.exc_value)
+        else:
+            usual(failed)
+
+    threading.excepthook = keep
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
+    for failure in failures:
+        raise failure
 
 
 def add_subsets(parser: argparse.ArgumentParser) -> None:

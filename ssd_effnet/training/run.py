@@ -145,6 +145,8 @@ def run(
         try:
             return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
         except (Failure, OSError) as error:
+            if isinstance(error, OSError) and error.errno and error.filename is None:  # of TensorBoard's writer
+                error.filename = str(directory)
             if processes.first and not isinstance(error, Interrupted):
                 with suppress(OSError):  # the disk may be full
                     directory.fail(str(error))

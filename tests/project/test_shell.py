@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import warnings
@@ -125,6 +126,28 @@ def test_a_doubt_is_a_line_of_the_first_process(
     monkeypatch.setenv("LOCAL_RANK", rank)
     assert shell.command(lambda argv: warnings.warn("a\nb is odd", Doubt, stacklevel=1) or 0)() == 0
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("also", [None, Failure("here first")])
+def test_a_background_thread_fails_in_the_one_sentence(
+    also: Failure | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As TensorBoard's writer does on a full disk, whether or not the first thread meets the error too."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device", "events")
+
+    @shell.command
+    def main(argv: object) -> int:
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+        if also:
+            raise also
+        return 0
+
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"error: {also or '[Errno 28] No space left on device: ' + repr('events')}\n"
 
 
 def test_a_defect_keeps_its_traceback() -> None:
