@@ -6,8 +6,8 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.training.devices import Processes, loader
 
-EXPERIMENTS = ("00_vgg16", "02_widen_3x3", "05_deconv", "08_bifpn", "lite0", "efficientdet_d0")
-SIZES = ((512, 640), (300, 300))
+EXPERIMENTS = ("lite0", "efficientdet_d0", "00_vgg16", "02_widen_3x3", "05_deconv", "08_bifpn")
+SIZES = ((300, 300), (512, 640))
 PUBLISHED = (
     "NVIDIA's SSD300 with ResNet-50 on an A100: 377 (TF32) and 724 (AMP) images/s in training, 798 and 1,058 in "
     "inference; EfficientDet-D0: 170 (TF32) and 255 (AMP) in training. Goal: lite0 at 300x300 past 1,500 in bf16"
@@ -57,13 +57,25 @@ class Speed:
 
 @dataclass(frozen=True)
 class Trial:
-    """How much is measured: ``steps`` of each way, at these batch sizes, with compiling where it is wanted."""
+    """How much is measured.
+
+    Attributes:
+        device: where.
+        steps: of ``batch`` images that are timed of each way; of larger batches as many steps as make the same images.
+        batch: images of a training step; on a GPU the largest batch that fits is measured too.
+        inference: batch sizes of inference.
+        loaded: batch sizes of training from the loader.
+        frames: synthetic pairs that are written for it.
+        workers: of the loader.
+        compiled: measure ``torch.compile`` too.
+    """
 
     device: torch.device
     steps: int = 30
     batch: int = 16
     inference: tuple[int, ...] = (1, 16, 64)
-    frames: int = 256
+    loaded: tuple[int, ...] = (16, 128)
+    frames: int = 1024
     workers: int = 8
     compiled: bool = True
 
@@ -75,34 +87,44 @@ class Trial:
 def benchmark_gpu(
     folder: Path, trial: Trial, names: Sequence[str] = EXPERIMENTS, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> Iterator[Speed]:
-    """Every figure, network by network; ``folder`` takes the synthetic frames."""
-    write_dataset(folder, trial.frames, (512, 640), seed=0)
-    for name in names:
-        for size in sizes:
-            settings = (f"input.size=[{size[0]},{size[1]}]", f"data.root={folder}", "data.cache=memory")
-            loop = (f"data.workers={trial.workers}", f"trainer.batch_size={trial.batch}", "data.val=")
-            device = f"trainer.accelerator={'gpu' if trial.gpu else 'cpu'}"
-            plain = ("backbone.pretrained=none", "backbone.norm=batch")
-            e = load_experiment(name, [*settings, *loop, *plain, device])
-            yield from _training(e, trial)
-            yield from _inference(e, trial, sorted((folder / "images").rglob("visible/*.jpg")))
+    """Every figure, network by network, the compiled ones last; ``folder`` takes the synthetic frames."""
+    write_dataset(folder, trial.frames, (512, 640), seed=0, jobs=max(trial.workers, 1))
+    experiments = []
+    for size, name in itertools.product(sizes, names):
+        settings = (f"input.size=[{size[0]},{size[1]}]", f"data.root={folder}", "data.cache=memory")
+        loop = (f"data.workers={trial.workers}", "data.val=")
+        device = f"trainer.accelerator={'gpu' if trial.gpu else 'cpu'}"
+        plain = ("backbone.pretrained=none", "backbone.norm=batch")
+        experiments.append(load_experiment(name, [*settings, *loop, *plain, device]))
+    for e in experiments:
+        for way in ("fp32", "TF32", "bf16") if trial.gpu else ("fp32", "bf16"):
+            yield from _training(e, trial, way)
+        for batch in trial.loaded:
+            yield _from_loader(e, trial, batch)
+        yield from _inference(e, trial, sorted((folder / "images").rglob("visible/*.jpg")))
+    if trial.compiled:
+        for e in experiments:
+            yield from _training(e, trial, "bf16 compiled")
 
 
-def _training(e: ExperimentConfig, trial: Trial) -> Iterator[Speed]:
+def _training(e: ExperimentConfig, trial: Trial, way: str) -> Iterator[Speed]:
+    """Whole steps of ``trial.batch`` images, and on a GPU of as many as fit."""
     height, width = e.input.size
-    ways = ["fp32", "TF32"] if trial.gpu else ["fp32"]
-    for way in [*ways, "bf16", *(["bf16 compiled"] if trial.compiled else [])]:
-        batches = [trial.batch]
-        for batch in batches:  # grows as long as twice as many fit
-            try:
-                rate, peak = _train(e, trial, way, batch)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                break
-            if trial.gpu:
-                batches.append(2 * batch)
+    rate, peak = _train(e, trial, way, trial.batch)
+    yield Speed(e.name, (height, width), "training", way, trial.batch, rate, peak)
+    if peak is None:
+        return
+    twice = _train(e, replace(trial, steps=1), way, 2 * trial.batch)[1]
+    assert twice is not None
+    free = torch.cuda.mem_get_info(trial.device)[0] / 2**20
+    batch = int((0.95 * free - peak) / (twice - peak)) * trial.batch  # memory grows in proportion
+    while batch > trial.batch:
+        with suppress(torch.OutOfMemoryError):
+            rate, peak = _train(e, trial, way, batch)
             yield Speed(e.name, (height, width), "training", way, batch, rate, peak)
-    yield _from_loader(e, trial)
+            return
+        torch.cuda.empty_cache()
+        batch = int(0.9 * batch) // trial.batch * trial.batch
 
 
 def _step(e: ExperimentConfig, trial: Trial, way: str) -> Callable[[torch.Tensor, Any], None]:
@@ -129,12 +151,17 @@ def _train(e: ExperimentConfig, trial: Trial, way: str, batch: int) -> tuple[flo
     targets = scene.targets(batch, 3, (height, width)).to(trial.device)
     step = _step(e, trial, way)
     with _tf32(way != "fp32"):
-        return _rate(lambda: step(images, targets), batch, trial)
+        rate, peak = _rate(lambda: step(images, targets), batch, trial)
+    if trial.gpu:
+        del step
+        torch.cuda.empty_cache()  # what other sizes cannot use
+    return rate, peak
 
 
-def _from_loader(e: ExperimentConfig, trial: Trial) -> Speed:
+def _from_loader(e: ExperimentConfig, trial: Trial, batch_size: int) -> Speed:
     """bf16 steps on batches of the run's own loader, from decoded frames in memory."""
     height, width = e.input.size
+    e = replace(e, trainer=replace(e.trainer, batch_size=batch_size))
     step = _step(e, trial, "bf16")
     batches = loader(e, build_dataset(e, "train"), "train", Processes())
     waited = images = 0.0
@@ -152,7 +179,7 @@ def _from_loader(e: ExperimentConfig, trial: Trial) -> Speed:
         since = time.perf_counter()
     took = time.perf_counter() - start
     what = "training from the loader"
-    return Speed(e.name, (height, width), what, "bf16", trial.batch, images / took, _peak(trial), waited / took)
+    return Speed(e.name, (height, width), what, "bf16", batch_size, images / took, _peak(trial), waited / took)
 
 
 def _inference(e: ExperimentConfig, trial: Trial, files: Sequence[Path]) -> Iterator[Speed]:
@@ -179,11 +206,12 @@ def _rate(call: Callable[[], object], images: int, trial: Trial) -> tuple[float,
     for _ in range(min(3, trial.steps)):
         call()
     _synchronize(trial)
+    steps = min(trial.steps, max(3, trial.steps * trial.batch // images))
     start = time.perf_counter()
-    for _ in range(trial.steps):
+    for _ in range(steps):
         call()
     _synchronize(trial)
-    return trial.steps * images / (time.perf_counter() - start), _peak(trial)
+    return steps * images / (time.perf_counter() - start), _peak(trial)
 
 
 def _synchronize(trial: Trial) -> None:

@@ -71,6 +71,8 @@ def parser() -> shell.Parser:
         stage.set_defaults(run=run_stages, stages=tuple(STAGES) if name == "all" else (name,))
     gpu = what.add_parser("gpu", help="training and inference of six experiments, in images per second, on one device")
     gpu.add_argument("--device", default="cuda", help="default: cuda")
+    gpu.add_argument("--experiments", nargs="+", metavar="FILE", help="default: six of them")
+    gpu.add_argument("--size", type=shell.size, nargs="+", metavar="HxW", help="default: 300x300 512x640")
     gpu.add_argument("--steps", type=int, default=30, help="that are timed of each way (default: 30)")
     gpu.add_argument("--workers", type=int, default=8, help="of the loader (default: 8)")
     gpu.add_argument("--tiny", action="store_true", help="lite0 at 64x96, one step: whether it runs, also on a CPU")
@@ -148,25 +150,26 @@ def run_gpu(arguments: argparse.Namespace) -> None:
 
     device = usable_device(arguments.device)
     trial = Trial(device, steps=arguments.steps, workers=arguments.workers)
-    names: Sequence[str] = EXPERIMENTS
-    sizes: Sequence[tuple[int, int]] = SIZES
+    names: Sequence[str] = arguments.experiments or EXPERIMENTS
+    sizes: Sequence[tuple[int, int]] = arguments.size or SIZES
     if arguments.tiny:
-        trial = Trial(device, 1, batch=2, inference=(1, 2), frames=8, workers=0, compiled=False)
+        trial = Trial(device, 1, batch=2, inference=(1, 2), loaded=(2,), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)
+    machine = machine_line(device.type, 0, f"{trial.steps} steps each")
+    out = arguments.json
+    if out == Path():
+        name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()
+        out = Path("experiments/results/devices") / f"{name}_{time.strftime('%Y-%m-%d')}.json"
     speeds: list[Speed] = []
     with tempfile.TemporaryDirectory() as folder:
         for speed in benchmark_gpu(Path(folder), trial, names, sizes):
             speeds.append(speed)
             size = f"{speed.size[0]}x{speed.size[1]}"
             where = f"{speed.experiment} {size}, {speed.what}, {speed.precision}, batch {speed.batch}"
-            print(f"{where}: {speed.images_per_second:.4g} images/s")
-    if arguments.json is not None:
-        machine = machine_line(device.type, 0, f"{trial.steps} steps each")
-        name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()
-        out = arguments.json
-        if out == Path():
-            out = Path("experiments/results/devices") / f"{name}_{time.strftime('%Y-%m-%d')}.json"
-        write_speeds(out, speeds, machine)
+            print(f"{where}: {speed.images_per_second:.4g} images/s", flush=True)
+            if out is not None:
+                write_speeds(out, speeds, machine)  # what is measured stays if the rest is stopped
+    if out is not None:
         print(f"written to {out}, and {out.parent / 'README.md'}")
 
 
