@@ -26,8 +26,6 @@ from data_kaist.files import MOST_PIXELS, finite, is_possible, text_of, walk, wr
 from data_kaist.images import Reading, endings_of, read_image
 
 Xywh = tuple[float, float, float, float]
-VAL_STEP = 5
-"""Of a data set without splits, every fifth image is held out for ``val.json``."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,9 @@ class Converted:
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
-def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = False) -> list[Converted]:
+def convert(
+    data_set: str, source: Path | str, out: Path | str, *, copy: bool = False, val_step: int = 5
+) -> list[Converted]:
     """Write ``<split>.json`` files below ``out`` and put the images there, as links or as copies.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
@@ -95,6 +95,7 @@ def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = 
         source: the folder that the authors' archives unpack to.
         out: folder; files of the same names are replaced, links kept.
         copy: copy images instead of linking their folders.
+        val_step: of a data set without splits, every ``val_step``-th image is held out for ``val.json``.
 
     Raises:
         DataError: one sentence that names the file, and the line or object.
@@ -103,12 +104,14 @@ def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = 
     source, out = Path(source), Path(out)
     if data_set not in FORMATS:
         raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(FORMATS)}")
+    if val_step < 2:
+        raise DataError(f"every {val_step}th image cannot be held out; the step should be at least 2")
     if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
         raise DataError(f"{source}: no such folder")
     pictures = list(FORMATS[data_set](source))
     splits: dict[str, list[AnnotatedImage]] = {}
     for i, picture in enumerate(pictures):
-        held_out = "val" if i % VAL_STEP == VAL_STEP - 1 else "train"
+        held_out = "val" if i % val_step == val_step - 1 else "train"
         splits.setdefault(picture.split or held_out, []).append(picture)
     if not pictures[0].split and "val" not in splits:
         raise DataError(f"{source}: too few images for a split 'val'")

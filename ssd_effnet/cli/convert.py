@@ -30,6 +30,7 @@ def parser() -> shell.Parser:
     add("source", type=Path, metavar="SRC")
     add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
     add("--copy", action="store_true", help="copy images instead of linking their folders")
+    add("--val-step", type=int, default=5, metavar="N", help="without splits: every Nth image is held out (default: 5)")
     return parser
 
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_kaist.convert import convert, settings_for
 
     a = arguments
-    done = convert(a.format, a.source, a.out, copy=a.copy)
+    done = convert(a.format, a.source, a.out, copy=a.copy, val_step=a.val_step)
     for split in done:
         print(split)
     if splits := settings_for(done):
