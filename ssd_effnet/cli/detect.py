@@ -5,7 +5,7 @@ images.json (names of its image ids) and detections_kaist.txt.
 
 examples:
   ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
-  ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs 'more/**/*.png' --out found --score 0.5
+  ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs more/*.png --out found --score 0.5
   ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found          (pairs are found by KAIST's layout)
   ssd-effnet detect runs/lite0/seed0 --visible LLVIP/visible --lwir LLVIP/infrared --out found
   ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-json
@@ -27,7 +27,7 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet detect")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
-    add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them, patterns")
+    add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them")
     add("--visible", type=Path, metavar="DIR", help="with --lwir: two folders whose equal names are pairs")
     add("--lwir", type=Path, metavar="DIR")
     add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
@@ -68,7 +68,7 @@ def detect_sources(arguments: argparse.Namespace) -> int:
 
     from data_kaist.layouts import Side
     from ssd_effnet import load_detector
-    from ssd_effnet.inference import detect as detecting
+    from ssd_effnet.inference.detect import detect
     from ssd_effnet.inference.sources import find_sources, frame_count, listed, pair_folders
 
     predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
@@ -77,15 +77,6 @@ def detect_sources(arguments: argparse.Namespace) -> int:
     if arguments.inputs:
         side: Side = "lwir" if predictor.modality == "lwir" else "visible"
         sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
-    options = detecting.Options(
-        score=arguments.score,
-        batch_size=arguments.batch,
-        pictures=arguments.pictures,
-        video=arguments.video,
-        json=arguments.json,
-        max_frames=arguments.max_frames,
-        on_bad_frame=arguments.on_bad_frame,
-    )
     total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if others:
@@ -93,11 +84,17 @@ def detect_sources(arguments: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=total or None)
-        summary = detecting.detect(
+        summary = detect(
             predictor,
             sources,
             arguments.out,
-            options,
+            score=arguments.score,
+            batch_size=arguments.batch,
+            pictures=arguments.pictures,
+            video=arguments.video,
+            json=arguments.json,
+            max_frames=arguments.max_frames,
+            on_bad_frame=arguments.on_bad_frame,
             echo=console.print,
             on_image=lambda: progress.advance(bar),
         )

@@ -25,40 +25,8 @@ from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
 from ssd_effnet.inference.predictor import Predictor
-from ssd_effnet.inference.sources import (
-    IMAGES,
-    Source,
-    Still,
-    Video,
-    frame_count,
-    frames_a_second,
-    read_video,
-    states_its_length,
-)
-from ssd_effnet.inference.video import CODECS, Film, find_codec
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of :func:`detect`.
-
-    Attributes:
-        score: detections below are neither drawn nor written.
-        batch_size: frames that are computed at once.
-        pictures: write annotated images.
-        video: write annotated videos.
-        json: write ``detections.json``, ``images.json`` and ``detections_kaist.txt``.
-        max_frames: of each video; None: all.
-        on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
-    """
-
-    score: float = 0.3
-    batch_size: int = 4
-    pictures: bool = True
-    video: bool = True
-    json: bool = True
-    max_frames: int | None = None
-    on_bad_frame: Literal["stop", "skip"] = "stop"
+from ssd_effnet.inference.sources import IMAGES, Source, Still, Video, frame_count, read_video, states_its_length
+from ssd_effnet.inference.video import SUFFIX, AnnotatedVideos
 
 
 @dataclass
@@ -108,8 +76,14 @@ def detect(
     predictor: Predictor,
     sources: Sequence[Source],
     out: Path,
-    options: Options | None = None,
     *,
+    score: float = 0.3,
+    batch_size: int = 4,
+    pictures: bool = True,
+    video: bool = True,
+    json: bool = True,
+    max_frames: int | None = None,
+    on_bad_frame: Literal["stop", "skip"] = "stop",
     echo: Callable[[str], None] = print,
     on_image: Callable[[], None] = lambda: None,
 ) -> DetectionSummary:
@@ -123,13 +97,19 @@ def detect(
       first class, where none is of ``person``); image 1 is the one of id 0.
 
     Numbers count every image, those that were left out too, also the damaged frames of a video; in its annotated
-    video the previous picture replaces each.
+    video the previous picture replaces each. Files are complete however the work ends.
 
     Args:
         predictor: the detector.
         sources: see :func:`ssd_effnet.inference.sources.find_sources`.
         out: folder; what is there under the same names is replaced.
-        options: see :class:`Options`.
+        score: detections below are neither drawn nor written.
+        batch_size: frames that are computed at once.
+        pictures: write annotated images.
+        video: write annotated videos.
+        json: write the three files of detections.
+        max_frames: of each video; None: all.
+        on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
         echo: told one line about each bad file and anything else to know.
         on_image: called after each image.
 
@@ -138,52 +118,57 @@ def detect(
             ``out`` is no folder, or an input would be overwritten; then nothing is written.
         OSError: a file cannot be written.
     """
-    options = options or Options()
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file, not a folder to write to")
     _refuse_to_overwrite(sources, out)
     summary, begun = DetectionSummary(), time.perf_counter()
-    with ExitStack() as files:
-        results = files.enter_context(Results(out, build_classes(predictor.experiment))) if options.json else None
-        films = files.enter_context(_Films(out, echo))
-        pending: list[_Shot] = []
-        notes: dict[str, np.ndarray] = {}
+    images: list[dict[str, Any]] = []
+    tables: list[DetectionTable] = []
+    pending: list[_Shot] = []
+    notes: dict[str, np.ndarray] = {}
+    videos = AnnotatedVideos(out, echo)
 
-        def flush() -> None:
-            since = time.perf_counter()
-            found = predictor.detect([shot.sample for shot in pending], score=options.score)
-            summary.model_seconds += time.perf_counter() - since
-            for shot, detections in zip(pending, found, strict=True):
-                if results is not None:
-                    results.add(shot.number, _listed_name(shot), detections)
-                if options.pictures and isinstance(shot.source, Still):
-                    save(_drawn(shot, detections, options.score), out / _picture_name(shot.source.name))
-                if options.video and isinstance(shot.source, Video):
-                    films.add(shot.source, _drawn(shot, detections, options.score), shot.place)
-                summary.images += 1
-                summary.detections += len(detections)
-                on_image()
-            pending.clear()
+    def flush() -> None:
+        since = time.perf_counter()
+        found = predictor.detect([shot.sample for shot in pending], score=score)
+        summary.model_seconds += time.perf_counter() - since
+        for shot, detections in zip(pending, found, strict=True):
+            height, width = shot.sample.original_size
+            images.append({"id": shot.number, "file_name": _listed_name(shot), "height": height, "width": width})
+            tables.append(detections)
+            if pictures and isinstance(shot.source, Still):
+                save(_drawn(shot, detections, score), out / _picture_name(shot.source.name))
+            if video and isinstance(shot.source, Video):
+                videos.add(shot.source, _drawn(shot, detections, score), shot.place)
+            summary.images += 1
+            summary.detections += len(detections)
+            on_image()
+        pending.clear()
 
+    with ExitStack() as at_the_end:
+        if json:
+            out.mkdir(parents=True, exist_ok=True)
+            at_the_end.callback(_write_results, out, build_classes(predictor.experiment), images, tables)
+        at_the_end.callback(videos.close)
         number = 0
         for source in sources:
             first, read, gap = number, 0, 0
             try:
-                for shot in _shots(predictor, source, number, options):
+                for shot in _shots(predictor, source, number, pictures, max_frames):
                     number = shot.number + 1
                     read += 1
                     gap = gap or (read if shot.place >= read else 0)
                     notes[source.name] = shot.note
                     pending.append(shot)
-                    if len(pending) == options.batch_size:
+                    if len(pending) == batch_size:
                         flush()
                 if isinstance(source, Video):
                     lost = number - first - read
                     summary.lost += lost
-                    _say_what_is_missing(source, number - first, lost, gap, echo, whole=options.max_frames is None)
+                    _say_what_is_missing(source, number - first, lost, gap, echo, whole=max_frames is None)
             except DataError as error:
                 number += isinstance(source, Still)
-                if options.on_bad_frame == "stop":
+                if on_bad_frame == "stop":
                     flush()
                     raise
                 summary.bad.append(str(error))
@@ -195,12 +180,14 @@ def detect(
     return summary
 
 
-def _shots(predictor: Predictor, source: Source, number: int, options: Options) -> Iterator[_Shot]:
+def _shots(
+    predictor: Predictor, source: Source, number: int, pictures: bool, max_frames: int | None
+) -> Iterator[_Shot]:
     if isinstance(source, Still):
         note = np.zeros(1, NOTE)
         here = {side: source.read(side, predictor.reading, note) for side in predictor.sides}
         sample = predictor.prepare(tuple(here.values()), str(source.path))
-        if options.pictures and source.visible is not None and source.lwir is not None:
+        if pictures and source.visible is not None and source.lwir is not None:
             here = {
                 side: here[side] if side in here else source.read(side, predictor.reading) for side in SIDES["early"]
             }
@@ -212,7 +199,7 @@ def _shots(predictor: Predictor, source: Source, number: int, options: Options) 
     if len(predictor.sides) > 1:
         raise ImageError(f"{source.path}: {predictor.modality} needs pairs (visible, lwir), and a video is not one")
     frames, note = read_video(source, side=predictor.sides[0]), np.zeros(1, NOTE)
-    for i, frame in enumerate(islice(frames, options.max_frames)):
+    for i, frame in enumerate(islice(frames, max_frames)):
         if frame is not None:
             sample = predictor.prepare(frame, f"{source.path}, frame {i + 1}", note)
             yield _Shot(number + i, i, f"{source.name}#{i + 1:06d}", source, (frame,), sample, note)
@@ -261,102 +248,23 @@ def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
         paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
         read |= {path.resolve() for path in paths if path is not None}
     for source in sources:
-        names = (
-            [_picture_name(source.name)] if isinstance(source, Still) else [_film_name(source, s) for _, s in CODECS]
-        )
-        for name in names:
-            if (out / name).resolve() in read:
-                raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
+        name = _picture_name(source.name) if isinstance(source, Still) else Path(source.name).with_suffix(SUFFIX)
+        if (out / name).resolve() in read:
+            raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
 
 
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-class Results:
-    """``detections.json``, ``images.json`` and ``detections_kaist.txt``.
-
-    Use it as a context: the files are written when it ends, however it ends.
-
-    Args:
-        out: their folder.
-        classes: of the detector; KAIST's text holds the main one.
-    """
-
-    def __init__(self, out: Path, classes: Classes) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.out, self.classes = out, classes
-        self.images: list[dict[str, Any]] = []
-        self.tables: list[DetectionTable] = []
-
-    def __enter__(self) -> Results:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        ids = np.array([image["id"] for image in self.images], np.int64)
-        places = np.repeat(np.arange(len(ids)), [len(table) for table in self.tables])
-        columns = [(table.boxes_xyxy, table.scores, table.labels) for table in self.tables]
-        whole = DetectionTable.empty()
-        if columns:
-            boxes, scores, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
-            whole = DetectionTable(places, boxes, scores, labels, tuple(self.classes.names))
-        categories = [{"id": label, "name": name} for label, name in enumerate(self.classes.names, start=1)]
-        write_whole(
-            self.out / "images.json",
-            json.dumps({"images": self.images, "annotations": [], "categories": categories}, indent=1) + "\n",
-        )
-        write_coco_results(self.out / "detections.json", whole, image_ids=ids.tolist())
-        main = whole.of_class(self.classes.index(self.classes.main))
-        write_kaist(self.out / "detections_kaist.txt", replace(main, image_index=ids[main.image_index]))
-
-    def add(self, image_id: int, name: str, found: DetectionTable) -> None:
-        """One image with its detections."""
-        height, width = found.size or (0, 0)
-        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        self.tables.append(found)
-
-
-class _Films:
-    """Annotated videos, one open at a time; a video that is closed has been read back."""
-
-    def __init__(self, out: Path, echo: Callable[[str], None]) -> None:
-        self.out = out
-        self.echo = echo
-        self.source: Video | None = None
-        self.film: Film | None = None
-        self.last: np.ndarray | None = None
-        self.taken: set[Path] = set()
-
-    def __enter__(self) -> _Films:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        film, self.film, self.source = self.film, None, None
-        if film is not None:
-            film.close()
-
-    def add(self, source: Video, picture: np.ndarray, place: int) -> None:
-        """The picture of a video's frame; for frames that are lost stands the one before, at the front the first."""
-        if source is not self.source:
-            self.close()
-            self.source, size = source, (picture.shape[0], picture.shape[1])
-            fps = frames_a_second(source)
-            codec = find_codec(size, fps)
-            if codec is None:
-                self.echo(f"{source.path}: OpenCV can write no video here; its frames are written as images instead")
-            path = self.out / _film_name(source, codec[1] if codec else "")
-            if path in self.taken:  # a.avi and a.mov
-                path = path.with_name(Path(source.name).name + path.suffix)
-            self.taken.add(path)
-            self.film, self.last = Film(path, codec and codec[0], fps, size), picture
-        assert self.film is not None and self.last is not None
-        while self.film.count < place:
-            self.film.add(self.last)
-        self.film.add(picture)
-        self.last = picture
-
-
-def _film_name(source: Video, suffix: str) -> str:
-    return str(Path(source.name).with_suffix(suffix))
+def _write_results(out: Path, classes: Classes, images: list[dict[str, Any]], tables: list[DetectionTable]) -> None:
+    """``detections.json``, ``images.json`` and, of the main class, ``detections_kaist.txt``."""
+    ids = np.array([image["id"] for image in images], np.int64)
+    whole = DetectionTable.empty()
+    if tables:
+        columns = ((table.boxes_xyxy, table.scores, table.labels) for table in tables)
+        boxes, scores, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
+        places = np.repeat(np.arange(len(ids)), [len(table) for table in tables])
+        whole = DetectionTable(places, boxes, scores, labels, tuple(classes.names))
+    categories = [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
+    listing = {"images": images, "annotations": [], "categories": categories}
+    write_whole(out / "images.json", json.dumps(listing, indent=1) + "\n")
+    write_coco_results(out / "detections.json", whole, image_ids=ids.tolist())
+    main = whole.of_class(classes.index(classes.main))
+    write_kaist(out / "detections_kaist.txt", replace(main, image_index=ids[main.image_index]))

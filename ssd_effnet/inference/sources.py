@@ -1,8 +1,7 @@
-"""Finds images, pairs and videos in files, folders, patterns and KAIST's layout."""
+"""Finds images, pairs and videos in files, folders and KAIST's layout."""
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections import Counter
@@ -93,8 +92,7 @@ def find_sources(
     in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once.
 
     Args:
-        inputs: images, videos, folders (with all below them, links too), or patterns such as ``frames/**/*.jpg``;
-            where nothing matches, ``*.JPG`` is tried.
+        inputs: images, videos, folders (with all below them, links too).
         side: what a picture is that lies below neither ``visible`` nor ``lwir``.
         leave_out: a folder whose files do not count: the one that is written to.
         others: counts what is left out by its ending: neither an image nor a video that can be read.
@@ -242,17 +240,7 @@ def _files_below(given: str | Path, others: Counter[str]) -> tuple[Path, list[Pa
         raise DataError(f"{given}: would be a camera, and only files are read; record a film and give that")
     if path.exists():
         return path.parent, [path]
-    path = file_of(given)
-    if not glob.has_magic(text):
-        raise DataError(f"{given}: there is no such file or folder")
-    fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
-    stem, dot, ending = text.rpartition(".")
-    any_case = stem + dot + "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
-    files: list[Path] = []
-    matches = glob.glob(text, recursive=True) or glob.glob(any_case, recursive=True)  # noqa: PTH207 - takes absolute ones
-    for match in map(Path, sorted(matches)):
-        files += _known(walk(match, others), others) if match.is_dir() else _known([match], others)
-    return Path(*fixed), list(dict.fromkeys(files))
+    raise DataError(f"{file_of(given)}: there is no such file or folder")
 
 
 def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:

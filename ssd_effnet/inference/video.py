@@ -1,11 +1,10 @@
-"""Writes videos with an available OpenCV codec and verifies them by reading."""
+"""Writes annotated copies of videos and verifies them by reading."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,87 +13,87 @@ import numpy as np
 
 from data_kaist.errors import ImageError
 from ssd_effnet.drawing import save
-from ssd_effnet.inference.sources import Video, frame_count, read_video
+from ssd_effnet.inference.sources import Video, frame_count, frames_a_second, read_video
 
-CODECS = (("VP80", ".webm"), ("avc1", ".mp4"), ("mp4v", ".mp4"), ("MJPG", ".avi"))
-"""Tried in this order: not every build of OpenCV can write every one, and browsers play the first two."""
+CODEC, SUFFIX = "VP80", ".webm"
+"""Browsers play it, and OpenCV's wheels can write it."""
 
 
-class Film:
-    """A video file, or a folder of numbered JPEGs where there is no codec.
+class AnnotatedVideos:
+    """Annotated copies below a folder: ``NAME.webm``, or a folder of JPEGs where OpenCV cannot write that.
+
+    One is open at a time, under a name of its own until it has been read back.
 
     Args:
-        path: of the file or folder.
-        codec: four letters; None: a folder.
-        fps: frames per second.
-        size: (height, width) of the frames; another size is fitted into it.
+        out: the folder.
+        echo: told where frames are written instead of a video.
     """
 
-    def __init__(self, path: Path, codec: str | None, fps: float, size: tuple[int, int]) -> None:
-        self.path = path
-        self.size = size
-        self.count = 0
-        self.beside = path.with_name(f".part-{path.name}")
+    def __init__(self, out: Path, echo: Callable[[str], None]) -> None:
+        self.out, self.echo = out, echo
+        self.source: Video | None = None
         self.writer: cv2.VideoWriter | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if codec is not None:
-            self.writer = _writer(self.beside, codec, fps, size)
+        self.path = self.beside = out
+        self.last, self.size, self.count = np.zeros((0, 0, 3), np.uint8), (0, 0), 0
+        self.taken: set[Path] = set()
 
-    def add(self, picture: np.ndarray) -> None:
-        """The next frame, uint8 ``(H, W, 3)`` RGB."""
+    def add(self, source: Video, picture: np.ndarray, place: int) -> None:
+        """The picture of a video's frame, uint8 ``(H, W, 3)`` RGB, and its place from 0.
+
+        For frames that were lost before stands the previous picture, at the front the first.
+        """
+        if source is not self.source:
+            self.close()
+            self._open(source, picture)
+        for shown in [self.last] * (place - self.count) + [picture]:
+            self._write(shown)
+        self.last = picture
+
+    def _open(self, source: Video, picture: np.ndarray) -> None:
+        self.source, self.last, self.count = source, picture, 0
+        path = self.out / Path(source.name).with_suffix(SUFFIX)
+        self.path = path.with_name(Path(source.name).name + SUFFIX) if path in self.taken else path  # a.avi and a.mov
+        self.taken.add(self.path)
+        self.beside = self.path.with_name(f".part-{self.path.name}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.size, fps = (picture.shape[1], picture.shape[0]), frames_a_second(source)
+        with _quiet():
+            code = cv2.VideoWriter.fourcc(*CODEC)
+            writer = cv2.VideoWriter(str(self.beside.resolve()), cv2.CAP_FFMPEG, code, fps, self.size)
+        self.writer = writer if writer.isOpened() else None
+        if self.writer is None:
+            self.echo(f"{source.path}: OpenCV can write no video here; its frames are written as images instead")
+
+    def _write(self, picture: np.ndarray) -> None:
         self.count += 1
         if self.writer is None:
-            save(picture, self.path / f"{self.count:06d}.jpg")
+            save(picture, self.path.with_suffix("") / f"{self.count:06d}.jpg")
             return
-        if picture.shape[:2] != self.size:  # some videos change their size on the way
-            picture = cv2.resize(picture, self.size[::-1])
+        if picture.shape[1::-1] != self.size:  # some videos change their size on the way
+            picture = cv2.resize(picture, self.size)
         self.writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Verify the file and rename it.
+        """Verify the open file and rename it.
 
         Raises:
             OSError: it cannot be read back.
         """
-        if self.writer is None:
+        writer, self.writer, self.source = self.writer, None, None
+        if writer is None:
             return
-        self.writer.release()
-        written = _frames_in(self.beside)
+        writer.release()
+        film, written = Video(self.beside.name, self.beside), 0
+        try:
+            next(read_video(film))
+            written = frame_count(film)
+        except ImageError:
+            pass
         if written < self.count:
             raise OSError(
                 f"{self.beside}: {self.count} frames were written, but {written} can be read; is the disk full?"
             )
         self.beside.replace(self.path)
-
-
-def find_codec(size: tuple[int, int], fps: float) -> tuple[str, str] | None:
-    """The first of :data:`CODECS` with which a video of that size can be written and read, with its suffix, or None."""
-    with tempfile.TemporaryDirectory() as folder:
-        for codec, suffix in CODECS:
-            path = Path(folder, codec + suffix)
-            writer = _writer(path, codec, fps, size)
-            for _ in range(2):
-                writer.write(np.zeros((*size, 3), np.uint8))
-            writer.release()
-            if path.is_file() and _frames_in(path) == 2:
-                return codec, suffix
-    return None
-
-
-def _frames_in(path: Path) -> int:
-    """Frame count stated by the file; 0 if the first frame cannot be read."""
-    film = Video(path.name, path)
-    try:
-        next(read_video(film))
-    except ImageError:
-        return 0
-    return frame_count(film)
-
-
-def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    code = cv2.VideoWriter.fourcc(*codec)
-    with _quiet():
-        return cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, code, fps, size[::-1])
 
 
 @contextmanager

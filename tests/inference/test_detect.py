@@ -17,11 +17,10 @@ from data_kaist.coco import read_coco
 from data_kaist.detections import read_coco_results, read_kaist
 from data_kaist.errors import DataError
 from ssd_effnet import load_detector
-from ssd_effnet.inference import video as film_module
-from ssd_effnet.inference.detect import Options, detect
+from ssd_effnet.inference.detect import detect
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, pair_folders, read_video
-from ssd_effnet.inference.video import Film
+from ssd_effnet.inference.video import AnnotatedVideos
 
 RANDOM = np.random.default_rng(0)
 FRAMES = 7
@@ -73,7 +72,7 @@ def files_below(folder: Path) -> set[str]:
 # what there is to look at
 
 
-def test_folders_patterns_and_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_and_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a.jpg", "deep/er/B.PNG", 'deep/it\'s «große» "写真".png', "deep/[1].tiff"]
     for name in names:
         image(tmp_path / "in" / name)
@@ -84,14 +83,11 @@ def test_folders_patterns_and_single_files(tmp_path: Path, monkeypatch: pytest.M
     assert [source.name for source in found] == ["a.jpg", "c.avi", names[3], names[2], names[1]]
     assert isinstance(found[1], Video) and isinstance(found[0], Still) and found[0].lwir is None
     assert [s.name for s in find_sources([tmp_path / "in" / "deep" / "[1].tiff"])] == ["[1].tiff"]  # no pattern
-    assert [s.name for s in find_sources([f"{tmp_path}/in/**/*.png"])] == [names[2]]
-    assert [s.name for s in find_sources([f"{tmp_path}/i?/deep"])] == [
-        f"in/{name}" for name in (*names[3:1:-1], names[1])
-    ]
     monkeypatch.chdir(tmp_path)
-    assert [s.name for s in find_sources(["in/*.jpg", "in/a.jpg", "./in"])][:2] == ["a.jpg", "c.avi"]
+    assert [s.name for s in find_sources(["in/a.jpg", "./in"])][:2] == ["a.jpg", "c.avi"]
     assert len(find_sources(["in"], leave_out=tmp_path / "in" / "deep")) == 2
-    for wrong, message in (("no", "there is no such file or folder"), ("in/*.gif", "no image or video there")):
+    (tmp_path / "none").mkdir()
+    for wrong, message in (("no", "there is no such file or folder"), ("none", "no image or video there")):
         with pytest.raises(DataError, match=message):
             find_sources([wrong])
 
@@ -261,9 +257,9 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
 def test_where_no_video_can_be_written_its_frames_are(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(film_module, "CODECS", (("what", ".mp4"),))
+    monkeypatch.setattr("ssd_effnet.inference.video.CODEC", "what")
     said: list[str] = []
-    detect(predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", Options(json=False), echo=said.append)
+    detect(predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", json=False, echo=said.append)
     assert files_below(tmp_path / "out") == {f"a/{i:06d}.jpg" for i in range(1, FRAMES + 1)}
     assert len(said) == 1 and "OpenCV can write no video here" in said[0]
 
@@ -271,18 +267,18 @@ def test_where_no_video_can_be_written_its_frames_are(
 def test_videos_of_one_name_do_not_replace_each_other(predictor: Predictor, tmp_path: Path) -> None:
     film(tmp_path / "in" / "a.avi")
     shutil.copy(tmp_path / "in" / "a.avi", tmp_path / "in" / "a.mkv")
-    detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "out", Options(json=False))
+    detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "out", json=False)
     assert files_below(tmp_path / "out") == {"a.webm", "a.mkv.webm"}
 
 
 def test_a_film_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
-    broken = Film(tmp_path / "x.mp4", "mp4v", 10, (64, 64))
-    broken.add(np.zeros((64, 64, 3), np.uint8))
-    assert broken.writer is not None
-    broken.writer.release()
-    broken.beside.write_bytes(b"")
+    videos = AnnotatedVideos(tmp_path / "out", print)
+    videos.add(Video("x.avi", film(tmp_path / "x.avi")), np.zeros((64, 64, 3), np.uint8), 0)
+    assert videos.writer is not None
+    videos.writer.release()
+    videos.beside.write_bytes(b"")
     with pytest.raises(OSError, match="1 frames were written, but 0 can be read"):
-        broken.close()
+        videos.close()
 
 
 class Stop(Exception):
@@ -299,7 +295,7 @@ def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_
 
     with pytest.raises(Stop):
         detect(
-            predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", Options(batch_size=2),
+            predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", batch_size=2,
             on_image=stop_after_four,
         )  # fmt: skip
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 4
