@@ -1,4 +1,4 @@
-"""Export a trained detector as one file: ONNX, torch's pt2, or its weights alone.
+"""Export a trained detector as one file: ONNX, or its weights alone.
 
 Input: `images`, uint8 (batch, channels, height, width), not normalised; channels are red, green, blue, LWIR as far as
 the modality has them. Outputs, best first: `boxes` float32 (batch, D, 4), xyxy in pixels of the input; `scores` float32
@@ -9,7 +9,6 @@ examples:
   ssd-effnet export runs/lite0/seed0                                     to runs/lite0/seed0/checkpoints/best.onnx
   ssd-effnet export runs/lite0/seed0 --size 256x320 --out small.onnx     images of half the size
   ssd-effnet export best.ckpt --nms outside                              decoded boxes, for an NMS of your own
-  ssd-effnet export best.ckpt --format pt2
   ssd-effnet export runs/lite0/seed0 --weights                           best.safetensors, for `detect` and `init_from`
   ssd-effnet export runs/lite0/seed0 --weights --half                    kernels in float16: half the size
 
@@ -17,9 +16,6 @@ in another program:
   session = onnxruntime.InferenceSession("best.onnx")
   boxes, scores, labels = session.run(None, {"images": images})
   session.get_modelmeta().custom_metadata_map["classes"]
-
-  extra = {"metadata.json": ""}
-  boxes, scores, labels = torch.export.load("best.pt2", extra_files=extra).module()(images)
 """
 
 from __future__ import annotations
@@ -34,7 +30,6 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet export")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
-    add("--format", choices=("onnx", "pt2"), default="onnx", help="default: onnx")
     add("--size", type=shell.size, metavar="HxW", help="of the images in pixels (default: as in training)")
     add("--nms", choices=("inside", "outside"), default="inside", help="outside: the best decoded boxes before NMS")
     add("--weights", action="store_true", help="the weights alone, as safetensors with config, scores and licence note")
@@ -47,7 +42,7 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser()
     arguments = options.completed().parse_args(argv)
-    of_graph = arguments.size or arguments.nms != "inside" or arguments.format != "onnx"
+    of_graph = arguments.size or arguments.nms != "inside"
     if (arguments.half and not arguments.weights) or (arguments.weights and of_graph):
         options.error("--weights goes with --half and --out alone, and --half with --weights")
 
@@ -58,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = done.path.stat().st_size / 1e6
         print(f"{done.metadata['experiment']}, weights in {done.metadata['weights']}: {done.path} ({size:.1f} MB)")
         return 0
-    done = export_detector(
-        arguments.checkpoint, arguments.out, format=arguments.format, size=arguments.size, nms=arguments.nms
-    )
+    done = export_detector(arguments.checkpoint, arguments.out, size=arguments.size, nms=arguments.nms)
     channels, height, width = done.input_shape
     print(
         f"{done.metadata['experiment']} written to {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)\n"

@@ -1,1 +1,1 @@
-"""Prediction, detection on images and videos, export (ONNX, pt2)."""
+"""Prediction, detection on images and videos, export (ONNX, safetensors)."""

@@ -1,4 +1,4 @@
-"""Exports a trained detector as one ONNX or torch (``.pt2``) file, or its weights alone as safetensors."""
+"""Exports a trained detector as one ONNX file, or its weights alone as safetensors."""
 
 from __future__ import annotations
 
@@ -33,11 +33,7 @@ from ssd_effnet.training.checkpoints import PREFIX
 from ssd_effnet.training.machine import git_state
 from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
 
-Format = Literal["onnx", "pt2"]
 Nms = Literal["inside", "outside"]
-
-METADATA_FILE = "metadata.json"
-"""Where a ``.pt2`` file keeps its metadata (``extra_files`` of :func:`torch.export.load`)."""
 
 
 class ExportError(Failure, RuntimeError):
@@ -97,7 +93,6 @@ def export_detector(
     checkpoint: str | Path,
     out: str | Path | None = None,
     *,
-    format: Format = "onnx",
     size: tuple[int, int] | None = None,
     nms: Nms = "inside",
 ) -> Exported:
@@ -109,22 +104,21 @@ def export_detector(
     Args:
         checkpoint: a ``.ckpt``, or a run's directory (see :func:`ssd_effnet.inference.predictor.load_detector`).
         out: the file; None: beside the checkpoint, under its name. What is there is replaced.
-        format: ``onnx`` or ``pt2``.
         size: (height, width) of the images; None: as in training. Anchors are stretched with the image.
         nms: see :class:`ExportedDetector`.
 
     Raises:
-        ExportError: a package is missing, the size is too small, or the format has no form for a part.
+        ExportError: a package is missing, the size is too small, or ONNX has no form for a part.
         WeightsError: not a checkpoint.
         ConfigError: the experiment in it cannot be built.
         OSError: the file cannot be written.
     """
-    if format == "onnx":
-        _require_packages()
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise ExportError(f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]'")
     file = checkpoint_file(Path(checkpoint))
     predictor = load_detector(file, device="cpu")
     e, size = predictor.experiment, size or predictor.input_size
-    path = file.with_suffix(f".{format}") if out is None else Path(out)
+    path = file.with_suffix(".onnx") if out is None else Path(out)
     detector = predictor.detector
     model = ExportedDetector(detector, build_postprocess(e), size, nms).eval()
     images = torch.zeros((2, len(CHANNELS[e.input.modality]), *size), dtype=torch.uint8)
@@ -135,17 +129,27 @@ def export_detector(
             raise ExportError(
                 f"{file}: this detector cannot process images of {size[0]}x{size[1]}: {_first_line(error)}"
             ) from error
-        program = _program(model, images, file)
+    try:
+        with torch.no_grad(), _without_output():
+            dynamic = {"images": {0: torch.export.Dim("batch", min=1)}}
+            program = torch.export.export(model, (images,), dynamic_shapes=dynamic)
+    except Exception as error:  # torch has no common class for what it cannot export
+        raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
     rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores
+    try:
+        with _without_output():
+            onnx_program = torch.onnx.export(
+                program, input_names=["images"], output_names=["boxes", "scores", "labels"], dynamo=True, verbose=False
+            )
+    except Exception as error:  # the exporter's errors have no common class
+        raise ExportError(f"{file}: ONNX has no form for a part of this detector: {_first_line(error)}") from error
+    assert onnx_program is not None
     metadata = describe(file, e, size, nms)
+    onnx_program.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # whoever reads the file sees all of it or none
     try:
-        if format == "onnx":
-            _write_onnx(program, metadata, beside, file)
-        else:
-            with beside.open("wb") as stream:
-                torch.export.save(program, stream, extra_files={METADATA_FILE: json.dumps(metadata, indent=2)})
+        onnx_program.save(beside, external_data=False)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -244,41 +248,6 @@ def _trained_commit(file: Path) -> str:
     if not directory.environment_file.is_file():
         return ""
     return str(directory.environment().get("git", {}).get("commit", ""))
-
-
-def _program(model: nn.Module, images: torch.Tensor, file: Path) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    try:
-        with _without_output():
-            return torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
-    except Exception as error:  # torch has no common class for what it cannot export
-        raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
-
-
-def _write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path, file: Path) -> None:
-    try:
-        with _without_output():
-            onnx_program = torch.onnx.export(
-                program,
-                input_names=["images"],
-                output_names=["boxes", "scores", "labels"],
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter's errors have no common class either
-        raise ExportError(f"{file}: ONNX has no form for a part of this detector: {_first_line(error)}") from error
-    assert onnx_program is not None
-    onnx_program.model.metadata_props.update(metadata)
-    onnx_program.save(path, external_data=False)
-
-
-def _require_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]' "
-            f"(or --format pt2, which needs torch only)"
-        )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, decode, nms
 from ssd_effnet.inference import export
-from ssd_effnet.inference.export import METADATA_FILE, ExportError, export_detector
+from ssd_effnet.inference.export import ExportError, export_detector
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNELS
@@ -96,11 +96,6 @@ def in_onnx(path: Path, images: torch.Tensor) -> Arrays:
     return found
 
 
-def in_pt2(path: Path, images: torch.Tensor) -> Arrays:
-    with torch.inference_mode():
-        return [x.numpy() for x in torch.export.load(path).module()(images)]
-
-
 def same(got: Arrays, want: Arrays) -> None:
     """To 1e-4 in scores, and in boxes as :func:`apart` has it, row by row; padding apart."""
     for i in range(len(want[0])):
@@ -156,22 +151,6 @@ def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) 
     for start, batch in ((0, 1), (1, 3)):
         part = photographs[start : start + batch]
         same(in_onnx(onnx_file, part), in_torch(checkpoint, part))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3])
-def test_pt2_finds_what_torch_finds_at_another_size(
-    checkpoint: Path, few_pairs: Path, tmp_path_factory: pytest.TempPathFactory, batch: int
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "larger.pt2"
-    if not path.exists():
-        export_detector(checkpoint, path, format="pt2", size=(96, 128))
-    larger = pictures(few_pairs, "visible", (96, 128))[:batch]
-    same(in_pt2(path, larger), in_torch(checkpoint, larger))
-    extra = {METADATA_FILE: ""}
-    torch.export.load(path, extra_files=extra)
-    metadata = json.loads(extra[METADATA_FILE])
-    assert json.loads(metadata["size"]) == [96, 128] and json.loads(metadata["trained_size"]) == [64, 96]
 
 
 def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:
@@ -295,10 +274,9 @@ def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def depends_on_pixels(images: torch.Tensor) -> torch.Tensor:
         return images.float() * (2 if images.sum() > 5 else 1)
 
-    out = tmp_path / "bad.pt2"
     monkeypatch.setattr("ssd_effnet.models.detector.Normalize.forward", lambda self, x: depends_on_pixels(x))
     with pytest.raises(ExportError, match=r"torch cannot export this detector: .") as caught:
-        export_detector(checkpoint, out, format="pt2")
+        export_detector(checkpoint, tmp_path / "bad.onnx")
     assert "\n" not in str(caught.value) and str(checkpoint) in str(caught.value)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
@@ -309,14 +287,12 @@ def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_path: Path) -> None:
     """Outside, the boxes come out that would enter NMS: NMS of them gives what the detector finds."""
-    out = tmp_path / "new" / "boxes.pt2"
-    done = command(
-        "export", checkpoint.parent.parent, "--format", "pt2", "--size", "64x96", "--nms", "outside", "--out", out
-    )
+    out = tmp_path / "new" / "boxes.onnx"
+    done = command("export", checkpoint.parent.parent, "--size", "64x96", "--nms", "outside", "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"00_vgg16 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
     assert done.stderr == ""
-    boxes, scores, labels = in_pt2(out, images[:3])
+    boxes, scores, labels = in_onnx(out, images[:3])
     p = load_detector(checkpoint).experiment.postprocess
     assert f"-> boxes (batch, {boxes.shape[1]}, 4)" in done.stdout and boxes.shape[1] > p.top_k
     assert (labels > 0).all() and (np.diff(scores) <= 0).all()
@@ -388,6 +364,6 @@ def test_weights_that_cannot_be_written_or_read(checkpoint: Path, tmp_path: Path
 
 
 def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    bad = command("export", tmp_path, "--format", "pt2")
+    bad = command("export", tmp_path)
     assert bad.returncode == 1 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
     assert "is not HxW" in command("export", checkpoint, "--size", "512").stderr

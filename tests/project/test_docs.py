@@ -213,7 +213,7 @@ def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
     if page.stem == "your-data":
         for file in ("mine/seed0/errors/index.html", "mine/seed0/results.json", "mine_study/report/index.html"):
             assert (sandbox / "runs" / file).is_file(), file
-        assert (sandbox / "runs/mine/seed0/checkpoints/best.pt2").is_file()
+        assert (sandbox / "runs/mine/seed0/checkpoints/best.onnx").is_file()
         assert list((sandbox / "found").rglob("*.jpg")) and (sandbox / "found" / "detections.json").is_file()
 
 
