@@ -227,8 +227,8 @@ def other_labels(annotations: Iterable[Annotations], classes: Classes = PEOPLE) 
 def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, classes: Classes = PEOPLE) -> str:
     """A sentence where most boxes of a class reach out of their image, are under a pixel or are ignored in training.
 
-    Corners that are read as x, y, w, h reach out of the image on most images; where all boxes would fit as corners, a
-    tenth of them is enough.
+    Corners and centres that are read as x, y, w, h reach out of the image, to the right and below only; where all
+    boxes would fit as such, three of them and a tenth of all are enough.
 
     Args:
         annotations: one per image.
@@ -237,7 +237,7 @@ def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, c
     Returns:
         With the numbers; empty where there is no doubt.
     """
-    n = out = tiny = ignored = corners = 0
+    n = out = tiny = ignored = corners = centres = 0
     for of_image in annotations:
         wanted = classes.indices(of_image.labels) > 0
         x1, y1, x2, y2 = of_image.boxes_xyxy[wanted].T
@@ -248,10 +248,13 @@ def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, c
         tiny += int(((w < 1) | (h < 1)).sum())
         ignored += int(training_ignore(of_image, min_height, classes)[wanted].sum())
         corners += int(((w > x1) & (h > y1) & (w <= width) & (h <= height)).sum())
-    if 2 * max(out, tiny, ignored) <= n and not (corners == n and 10 * out >= n > 0):
+        left, top, right, bottom = 2 * x1 - w, 2 * y1 - h, 2 * x1 + w - 2 * width, 2 * y1 + h - 2 * height
+        centres += int(((left > -2) & (top > -2) & (right < 2) & (bottom < 2)).sum())  # to a pixel
+    fit = "".join(f", or {form}" for form, fits in (("corners", corners), ("centres", centres)) if fits == n and out)
+    if 2 * max(out, tiny, ignored) <= n and not (fit and out >= max(3, n / 10)):
         return ""
     return (
         f"of {n:,} boxes of {classes} {out:,} reach out of "
         f"their image, {tiny:,} are under a pixel wide or high and {ignored:,} become ignore regions in "
-        f"training; are they x, y, width, height in pixels of the image{', or corners' if corners == n else ''}?"
+        f"training; are they x, y, width, height in pixels of the image{fit}?"
     )

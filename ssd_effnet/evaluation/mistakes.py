@@ -136,6 +136,12 @@ def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[
     for words, boxes in (
         ("they are mirrored from left to right", np.stack([width - x2, y1, width - x1, y2], 1)),
         ("y is counted from the lower edge", np.stack([x1, height - y2, x2, height - y1], 1)),
+        # what was read wrongly may be the truth, by which right boxes are moved as it was
+        (
+            "the annotations' boxes are centre x, centre y, width, height",
+            np.stack([(x1 + x2) / 2, (y1 + y2) / 2, (3 * x2 - x1) / 2, (3 * y2 - y1) / 2], 1),
+        ),
+        ("the annotations' boxes are corners x1, y1, x2, y2", np.stack([x1, y1, x1 + x2, y1 + y2], 1)),
     ):
         yield words, replace(table, boxes_xyxy=boxes)
     for step, words in (

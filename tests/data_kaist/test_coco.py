@@ -238,6 +238,11 @@ def test_boxes_that_cannot_be_what_they_say_are_doubted() -> None:
     assert "0 reach out of their image, 1 are under a pixel wide or high and 1 become" in doubt_of_boxes(shares)
     small = [people((10, 10, 20, 20), (30, 30, 40, 40), (100, 100, 150, 200))]
     assert "2 become ignore regions" in doubt_of_boxes(small) and doubt_of_boxes(small, min_height=5) == ""
-    # where every box fits as corners, a tenth over the border is enough
-    few = [people((50, 60, 150, 260), (60, 70, 170, 250), (300, 100, 641, 320))]
-    assert "or corners?" in doubt_of_boxes(few)
+    # where every box fits as another form, a tenth over the border is enough, but at least three
+    few = people((50, 60, 150, 260), (60, 70, 170, 250), (300, 100, 641, 320))
+    assert "or corners?" in doubt_of_boxes([few] * 3) and doubt_of_boxes([few]) == ""
+    # the same below: centres, as many of 60 x 180 whose feet reach over the lower border
+    centres = people((50, 100, 110, 280), (300, 200, 360, 380), (600, 420, 660, 600))
+    assert "or centres?" in doubt_of_boxes([centres] * 3)
+    cut = people((0, 100, 60, 280), (300, 200, 360, 380), (600, 420, 660, 600))  # as x, y, w, h: one on the left too
+    assert doubt_of_boxes([cut] * 3) == ""

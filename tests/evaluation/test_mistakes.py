@@ -94,6 +94,19 @@ def test_numbers_that_mean_something_else(
 
 
 @pytest.mark.parametrize(
+    ("written", "words"),
+    [(centred, "the annotations' boxes are centre x"), (lambda b: b, "the annotations' boxes are corners")],
+)
+def test_annotations_that_mean_something_else(
+    truth: list[Annotations], written: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    table = detector(truth, np.random.default_rng(1))
+    read = [np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1) for a in truth for b in [written(a.boxes_xyxy)]]
+    moved = [Annotations.from_rows(boxes, size=(HEIGHT, WIDTH)) for boxes in read]
+    assert words in doubt(MissRateEvaluator(moved), table)
+
+
+@pytest.mark.parametrize(
     ("to", "words"),
     [
         (lambda i: i - 1, "every image number is one higher"),
