@@ -37,7 +37,7 @@ def benchmark_whole(
 
 def _rows(name: str, runs: int, batch: int, size: tuple[int, int]) -> Iterator[Row]:
     """The rows of one experiment."""
-    e = load_experiment(name, ["backbone.pretrained=none", "backbone.norm=batch", "loss.kind=multibox"])
+    e = load_experiment(name, ["backbone.pretrained=none", "backbone.norm=batch", "class_loss.name=multibox"])
     detector, criterion, post = build_detector(e)[0], build_criterion(e), build_postprocess(e)
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8).to(memory_format=torch.channels_last)

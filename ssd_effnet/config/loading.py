@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_origin
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -215,6 +216,18 @@ def load_base(path: str | Path) -> ExperimentConfig:
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved experiment; :func:`load_experiment` reads it back unchanged."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))
+
+
+def as_difference(base: str, description: str, changes: Sequence[str], values: Mapping[str, Any]) -> str:
+    """An experiment file that sets dotted keys on its base, YAML."""
+    content: dict[str, Any] = {"base": base, "description": description, "changes": list(changes)}
+    for key, value in values.items():
+        *groups, last = key.split(".")
+        node = content
+        for name in groups:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
 
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:

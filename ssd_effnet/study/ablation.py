@@ -11,13 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from data_kaist.errors import Failure
 from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import differences, find_experiment, layers_of, load_experiment
+from ssd_effnet.config.loading import as_difference, differences, find_experiment, layers_of, load_experiment
 
 WITHOUT = "_without_"  # between the names of the last experiment and of the step
 
@@ -77,10 +75,10 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
             left_out.append(f"{step.name}: without it the network is {f'that of {twin}' if twin else 'the same'}")
             continue
         file = folder / f"{name}.yaml"
-        write_whole(file, _as_yaml(base, last.name, taken, changed, sorted(changed)))
+        write_whole(file, _text(base, last.name, taken, changed, sorted(changed)))
         try:
             build_skeleton(experiment := load_experiment(file))
-            write_whole(file, _as_yaml(base, last.name, taken, changed, differences(experiment, last)))
+            write_whole(file, _text(base, last.name, taken, changed, differences(experiment, last)))
         except (Failure, ValueError) as error:
             file.unlink()
             left_out.append(f"{step.name}: without it there is no network ({error})")
@@ -90,17 +88,7 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     return files, left_out
 
 
-def _as_yaml(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
+def _text(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
     names = " and ".join(step.name for step in taken)
-    content: dict[str, Any] = {
-        "base": str(base),
-        "description": f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys.",
-        "changes": keys,
-    }
-    for key, value in sorted(changed.items()):
-        group, _, name = key.partition(".")
-        if name:
-            content.setdefault(group, {})[name] = value
-        else:
-            content[group] = value
-    return yaml.safe_dump(content, sort_keys=False, width=120)
+    asked = f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys."
+    return as_difference(str(base), asked, keys, dict(sorted(changed.items())))

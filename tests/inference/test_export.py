@@ -125,7 +125,7 @@ def images(few_pairs: Path) -> torch.Tensor:
 def checkpoint(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "runs" / "vgg" / "seed0" / "checkpoints" / "best.ckpt"
     vgg = ROOT / "experiments" / "00_vgg16.yaml"  # the quickest to export
-    return write_checkpoint(path, vgg, images, "head.classes=[person,cyclist]")
+    return write_checkpoint(path, vgg, images, "data.classes={person: [person], cyclist: [cyclist]}")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ssd_effnet.structures import RawOutputs
 from ssd_effnet.visualize.detector_graph import map_graph
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-PUBLISHED_CLASSES = "head.classes=[" + ",".join(f"c{i}" for i in range(90)) + "]"
+PUBLISHED_CLASSES = "data.classes={" + ",".join(f"c{i}: [c{i}]" for i in range(90)) + "}"
 
 
 def experiment(name: str, *overrides: str) -> ExperimentConfig:

@@ -319,7 +319,7 @@ def test_a_damaged_run_blocks_no_other(studied: Path, tmp_path: Path) -> None:
     damaged = {
         f"{out / WIDEN / 'seed0'}/environment.json: lacks `data": ("environment.json", '{"git": {}}'),
         f"{out / WIDEN / 'seed1'}/results.json: cannot be read": ("results.json", ""),
-        f"{out / '04_fpn' / 'seed0'}/config.yaml: key `loss.pull` is unknown": ("config.yaml", "loss: {pull: 1}"),
+        f"{out / '04_fpn' / 'seed0'}/config.yaml: key `matcher.pull` is unknown": ("config.yaml", "matcher: {pull: 1}"),
         f"{out / ODD / 'seed0'}/results.json: lacks `minutes`": ("results.json", '{"experiment": "a", "seed": 0}'),
         f"{out / ODD / 'seed1'}/metrics.csv: cannot be read": ("metrics.csv", "epoch\nmany\n"),
     }

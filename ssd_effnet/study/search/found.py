@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
-import textwrap
-from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from data_kaist.files import write_whole
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import differences, load_base, load_experiment
+from ssd_effnet.config.loading import as_difference, differences, load_base, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.study.search.work import (
     Search,
@@ -41,28 +36,14 @@ def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def trials_table(search: Search, study: optuna.Study, count: int = 10, width: int = 200) -> Table:
-    """The best trials, for people: a row each, or a column each and as many as fit, where rows are too wide."""
-    number = counts(study)
-    title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in number.items() if n)}"
-    names = ["trial", search.monitor, "epochs", *search.space]
-    trials = []
+    """The best trials, for people: a column each, as many as fit."""
+    title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in counts(study).items() if n)}"
+    lines = [["trial", search.monitor, "epochs", *search.space]]
     for trial in best_trials(search, study)[:count]:
-        values = (value_text(value) for value in drawn(search, trial).values())
-        trials.append([str(trial_number(study, trial)), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
-    lines = [names, *trials]
-
-    def widths(columns: Iterable[Sequence[str]]) -> list[int]:
-        """Letters up to each column's end, with its frame."""
-        return list(accumulate((3 + max(map(len, column)) for column in columns), initial=1))[1:]
-
-    if widths(zip(*lines, strict=True))[-1] <= width:
-        table = Table(title=title, title_justify="left", row_styles=("bold", *[""] * max(count - 1, 1)))
-        for name in names:
-            table.add_column(name, justify="right")
-        for line in trials:
-            table.add_row(*line)
-        return table
-    fitting = lines[: max(sum(end <= width for end in widths(lines)), 2)]
+        values = [value_text(value) for value in drawn(search, trial).values()]
+        lines.append([str(trial_number(trial)), f"{trial.value:.4g}", str(1 + (trial.last_step or 0)), *values])
+    ends = accumulate((3 + max(map(len, column)) for column in lines), initial=1)  # with the frame
+    fitting = lines[: max(sum(end <= width for end in ends) - 1, 2)]
     table = Table(title=title, title_justify="left")
     for i, (head, *_) in enumerate(fitting):
         table.add_column(head, justify="right" if i else "left", overflow="fold", style="bold" if i == 1 else "")
@@ -113,39 +94,15 @@ def write_found(search: Search, study: optuna.Study, path: Path) -> ExperimentCo
     found.trainer.threads = parent.trainer.threads
     changes = differences(found, parent)
     description = (
-        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {trial_number(study, best)}, the best "
+        f"Which {', '.join(values)} suit {search.base.name}? {_FOUND_BY}: trial {trial_number(best)}, the best "
         f"of {number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} more "
         f"failed), with {search.monitor} {best.value:.4g} on the validation split {search.base.data.val}, one seed. It "
         "was chosen for this value, which is therefore better than what another seed or the test split will show."
         + (f" {equal - 1} more have the same value: which of them is best, it does not say." if equal > 1 else "")
     )
-    lines = [
-        f"base: {_flow(Path(os.path.relpath(search.file.resolve(), path.resolve().parent)).as_posix())}",
-        "description: >-",
-        *textwrap.wrap(description, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
-        *(["changes:"] + [f"  - {key}" for key in changes] if changes else ["changes: []"]),
-    ]
-    flat = settings(found)
-    content: dict[str, Any] = {}
-    for key in (key for key in changes if key in flat):  # what is chosen anew has dropped the arguments of the old
-        *groups, last = key.split(".")
-        node = content
-        for name in groups:
-            node = node.setdefault(name, {})
-        node[last] = flat[key]
-    for key, value in content.items():
-        own = value if key not in flat else {}
-        lines += (
-            [f"{key}:", *(f"  {name}: {_flow(one)}" for name, one in own.items())]
-            if own
-            else [f"{key}: {_flow(value)}"]
-        )
-    write_whole(path, "\n".join(lines) + "\n")
+    base = Path(os.path.relpath(search.file.resolve(), path.resolve().parent)).as_posix()
+    flat = settings(found)  # what is chosen anew has dropped the arguments of the old
+    write_whole(path, as_difference(base, description, changes, {key: flat[key] for key in changes if key in flat}))
     written = load_experiment(path)
     assert differences(written, load_base(path)) == changes and not differences(written, found)
     return written
-
-
-def _flow(value: Any) -> str:
-    """A value on one line of YAML."""
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).split("\n...")[0].strip()

@@ -11,13 +11,15 @@ name.
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ssd_effnet.config.keys import key_types, options
 from ssd_effnet.config.loading import set_key
@@ -43,41 +45,8 @@ _NOT_DRAWN = {
 }
 _RANGE_KEYS = ("low", "high", "step", "log")
 
-
-@dataclass(frozen=True)
-class Choice:
-    """One of ``values``, which have the type of the key."""
-
-    values: tuple[Any, ...]
-
-    def plain(self) -> list[Any]:
-        """As it stands in a file."""
-        return list(self.values)
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number of ``low ... high``, both included; ``whole`` ones stay whole.
-
-    Attributes:
-        step: between the values; None: 1 for whole numbers, no steps for others.
-        log: evenly drawn over the logarithm.
-    """
-
-    low: float
-    high: float
-    step: float | None
-    log: bool
-    whole: bool
-
-    def plain(self) -> dict[str, Any]:
-        """As it stands in a file."""
-        content = {"low": self.low, "high": self.high, "step": self.step, "log": self.log or None}
-        return {key: value for key, value in content.items() if value is not None}
-
-
-Draw = Choice | Range
-Space = dict[str, Draw]
+Space = dict[str, CategoricalDistribution | FloatDistribution | IntDistribution]
+"""What each key is drawn from; choices as JSON, since Optuna stores no lists."""
 
 
 def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
@@ -121,7 +90,7 @@ def _space_leaves(
             yield from _space_leaves(value, base, source, f"{key}.")
 
 
-def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Draw:
+def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
     place = f"{source}: key `{key}`"
     if isinstance(value, list):
         return _choice(place, [_typed(base, source, key, one) for one in value])
@@ -138,16 +107,17 @@ def _typed(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
 
-def _choice(place: str, values: list[Any]) -> Choice:
+def _choice(place: str, values: list[Any]) -> CategoricalDistribution:
     if len(values) < 2:
         raise ConfigError(f"{place}: needs two values or more to choose from, not {values!r}")
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ConfigError(f"{place}: {value!r} stands there twice")
-    return Choice(tuple(values))
+    return CategoricalDistribution([json.dumps(value) for value in values])
 
 
-def _range(place: str, kind: Any, given: dict[Any, Any]) -> Range:
+def _range(place: str, kind: Any, given: dict[Any, Any]) -> FloatDistribution | IntDistribution:
+    """A number of ``low ... high``, both included: with a ``step`` between values, or drawn over the logarithm."""
     for part in given:
         if part not in _RANGE_KEYS:
             raise ConfigError(
@@ -157,29 +127,26 @@ def _range(place: str, kind: Any, given: dict[Any, Any]) -> Range:
     if int not in kinds and float not in kinds:
         raise ConfigError(f"{place}: only numbers have a range; write a list to choose from")
     whole = float not in kinds
-    missing = [part for part in ("low", "high") if part not in given]
-    if missing:
+    if missing := [part for part in ("low", "high") if part not in given]:
         raise ConfigError(f"{place}: the range lacks {' and '.join(missing)}")
     low, high = (_number(f"{place}: {part}", given[part], whole) for part in ("low", "high"))
     step = _number(f"{place}: step", given["step"], whole) if given.get("step", "") not in NULLS else None
-    logs = {"true": True, "false": False}
-    if (given_log := str(given.get("log", "false"))).lower() not in logs:
-        raise ConfigError(f"{place}: log must be true or false, not {given_log!r}")
-    log = logs[given_log.lower()]
-    if low > high:
-        raise ConfigError(f"{place}: low ({low}) is above high ({high})")
-    if low == high:
-        raise ConfigError(f"{place}: low and high are both {low}, so there is nothing to draw")
-    if log and low <= 0:
-        raise ConfigError(f"{place}: log needs low above 0, not {low}")
-    if log and step is not None:
-        raise ConfigError(f"{place}: log and step do not go together; leave one out")
-    if step is not None:
-        if not 0 < step <= high - low:
-            raise ConfigError(f"{place}: step must be above 0 and at most high - low, not {step}")
-        steps = math.floor((high - low) / step + 1e-9)
-        high = low + steps * step if whole else float(f"{low + steps * step:.12g}")  # where the last step lands
-    return Range(low, high, step, log, whole)
+    log = str(given.get("log", "false")).lower()
+    if log not in ("true", "false"):
+        raise ConfigError(f"{place}: log must be true or false, not {given['log']!r}")
+    draw: FloatDistribution | IntDistribution
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # high becomes the last value that steps lead to
+            if whole:
+                draw = IntDistribution(int(low), int(high), log == "true", 1 if step is None else int(step))
+            else:
+                draw = FloatDistribution(low, high, log == "true", step)
+    except ValueError as error:  # low above high, log with a step or below 0
+        raise ConfigError(f"{place}: {error}") from error
+    if draw.single():
+        raise ConfigError(f"{place}: from {low} to {high} there is nothing to draw")
+    return draw
 
 
 def _number(place: str, value: Any, whole: bool) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,24 +20,30 @@ import numpy as np
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from data_kaist.errors import DataError, Failure
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config.keys import settings
+from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, find_experiment, load_experiment, save_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
-from ssd_effnet.study.search.space import Choice, Range, Space, read_space
+from ssd_effnet.study.search.space import Space, read_space
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, describe_data
 
-_STARTS = 3  # of one trial whose processes died, before it counts as failed
 _HEARTBEAT = 5  # seconds between two
 _GRACE = 30  # seconds without a heartbeat after which a process counts as dead
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    # of a trial whose process died or was stopped: so often, before it counts as failed
+    _RETRY = RetryHeartbeatStaleTrialCallback(max_retry=5, inherit_intermediate_values=True)
 
 
 class SearchError(Failure, RuntimeError):
@@ -139,13 +144,12 @@ def open_study(search: Search) -> optuna.Study:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's heartbeat
-            retry = RetryHeartbeatStaleTrialCallback(max_retry=_STARTS - 1, inherit_intermediate_values=True)
             storage = RDBStorage(
                 f"sqlite:///{database}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # SQLite's own lock
                 heartbeat_interval=_HEARTBEAT,
                 grace_period=_GRACE,
-                heartbeat_stale_trial_callback=retry,
+                heartbeat_stale_trial_callback=_RETRY,
             )
             study = optuna.create_study(
                 storage=storage,
@@ -156,12 +160,7 @@ def open_study(search: Search) -> optuna.Study:
             )
     except Exception as error:
         raise SearchError(f"{database}: is not the storage of a search ({str(error).splitlines()[0]})") from error
-    described = json.loads(json.dumps(_describe(search)))
-    if "search" not in study.user_attrs:
-        study.set_user_attr("search", described)
-    _refuse_another(study.user_attrs["search"], described, search)
-    if not snapshot(search).is_file():
-        save_experiment(search.base, snapshot(search))
+    _refuse_another(search, study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.record_heartbeat(trial._trial_id)  # a process that died before its first one would never be missed
     return study
@@ -172,39 +171,33 @@ def snapshot(search: Search) -> Path:
     return search.out / "experiment.yaml"
 
 
-def _describe(search: Search) -> dict[str, Any]:
-    values = {key: value for key, value in settings(search.base).items() if key not in WHERE}
-    space = {key: draw.plain() for key, draw in search.space.items()}
+def _refuse_another(search: Search, study: optuna.Study) -> None:
+    """Write down what is searched, or hold it against what the search was begun with."""
     data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
-    return {
-        "experiment": {"name": search.base.name, **values},
-        "space": space,
-        "draws": {"seed": search.seed},
-        "data": {stage: of["fingerprint"] for stage, of in data.items()},
+    now: dict[str, dict[str, Any]] = {
+        "another space": {key: distribution_to_json(draw) for key, draw in search.space.items()},
+        "other draws": {"seed": search.seed},
+        "other data": {stage: of["fingerprint"] for stage, of in data.items()},
     }
-
-
-def _refuse_another(started: dict[str, Any], now: dict[str, Any], search: Search) -> None:
+    if "begun" not in study.user_attrs:
+        save_experiment(search.base, snapshot(search))
+        study.set_user_attr("begun", now)
     # what a later schema has more was its default then, as for a run that goes on
-    defaults = json.loads(json.dumps(settings(ExperimentConfig())))
-    for what, before in started.items():
-        later = {key: defaults[key] for key in defaults.keys() & now[what].keys()} if what == "experiment" else {}
-        before = {**later, **before}
-        keys = sorted((before.keys() | now[what].keys()) - {*WHERE})
-        changed = [key for key in keys if before.get(key) != now[what].get(key)]
-        if changed:
-            what = {"draws": "other draws", "data": "other data"}.get(what, f"another {what}")
+    differ = {"another experiment": unlike(load_experiment(snapshot(search)), search.base).keys() - {*WHERE}}
+    for what, before in study.user_attrs["begun"].items():
+        differ[what] = {key for key in before | now[what] if before.get(key) != now[what].get(key)}
+    for what, keys in differ.items():
+        if keys:
             raise SearchError(
-                f"{search.out}: was started with {what}; these differ: {', '.join(changed)}; choose another --out, or "
-                "delete it"
+                f"{search.out}: was started with {what}; these differ: {', '.join(sorted(keys))}; choose another "
+                "--out, or delete it"
             )
 
 
 def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[[str], None] = print) -> None:
-    """Run trials, one after the other, until ``trials`` are finished or pruned.
+    """Run trials, one after the other, until ``trials`` are finished or pruned, by whatever process.
 
-    A trial that fails is written down with its sentence, and another one takes its place. When the last ones are with
-    other processes, wait for them: one that dies leaves its trial to this process.
+    A trial that fails is written down with its sentence, and another one takes its place.
 
     Args:
         echo: told one line per step.
@@ -215,48 +208,37 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
         SearchError: so much fails that something else must be wrong, or the storage cannot be written.
     """
     failed_before = counts(study)["failed"]
+
+    def refuse_to_fail_on(study: optuna.Study, _: FrozenTrial) -> None:
+        number = counts(study)
+        failed, ended = number["failed"] - failed_before, number["finished"] + number["pruned"]
+        if failed >= 10 + 2 * ended:
+            last = list(failures(study).values())[-1]
+            raise SearchError(f"{search.out}: {failed} trials failed and {ended} did not; the last one: {last}")
+
+    if len(study.get_trials(deepcopy=False, states=_ENDED)) >= trials:
+        return
     try:
-        while _one_more(study, trials, echo):
-            study.optimize(lambda trial: _run_trial(search, trial, echo), n_trials=1, gc_after_trial=True)
-            number = counts(study)
-            failed, ended = number["failed"] - failed_before, number["finished"] + number["pruned"]
-            if failed >= 10 + 2 * ended:
-                last = list(failures(study).values())[-1]
-                raise SearchError(f"{search.out}: {failed} trials failed and {ended} did not; the last one: {last}")
+        study.optimize(
+            lambda trial: _run_trial(search, trial, echo),
+            callbacks=[refuse_to_fail_on, MaxTrialsCallback(trials, states=_ENDED)],
+            gc_after_trial=True,
+        )
     except UpdateFinishedTrialError as error:
         raise SearchError(f"{search.out}: no sign of this process for {_GRACE} s, so its trial is another's") from error
     except StorageInternalError as error:
         raise SearchError(f"{search.out / 'search.db'}: cannot be written ({error.__cause__ or error})") from error
 
 
-def _one_more(study: optuna.Study, trials: int, echo: Callable[[str], None]) -> bool:
-    """Whether another trial is to be run; asked again as long as that depends on other processes."""
-    told = False
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-        number = counts(study)
-        ended = number["finished"] + number["pruned"]
-        if ended >= trials or ended + number["running"] < trials:
-            return ended < trials
-        if not told:
-            echo(f"waiting for {number['running']} that other processes run, or left less than {_GRACE} s ago")
-            told = True
-        time.sleep(1)
+def trial_number(trial: FrozenTrial) -> int:
+    """The number of a trial's first attempt, by which its run is named."""
+    number: int = trial.system_attrs.get("failed_trial", trial.number)  # as Optuna's retried_trial_number() reads it
+    return number
 
 
 def last_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """Every trial in the state of its last attempt, by its number, for which further attempts do not count."""
-    last: dict[int, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
-        last[trial.system_attrs.get("failed_trial", trial.number)] = trial  # as retried_trial_number() reads it
-    return dict(enumerate(last.values()))
-
-
-def trial_number(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
-    """The number of a trial that is in its last attempt."""
-    return next(k for k, last in last_attempts(study).items() if last.number == trial.number)
+    """Every trial in the state of its last attempt, by its number."""
+    return {trial_number(trial): trial for trial in study.get_trials(deepcopy=False)}
 
 
 def counts(study: optuna.Study) -> dict[str, int]:
@@ -269,7 +251,7 @@ def counts(study: optuna.Study) -> dict[str, int]:
 def failures(study: optuna.Study) -> dict[int, str]:
     """What the failed trials said, by their number."""
     failed = {k: trial for k, trial in last_attempts(study).items() if trial.state == TrialState.FAIL}
-    return {k: trial.user_attrs.get("failure", f"its process died {_STARTS} times") for k, trial in failed.items()}
+    return {k: trial.user_attrs.get("failure", "its process died again and again") for k, trial in failed.items()}
 
 
 def _suggest(search: Search, trial: optuna.Trial, number: int) -> None:
@@ -278,25 +260,22 @@ def _suggest(search: Search, trial: optuna.Trial, number: int) -> None:
     seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
     trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed)
     for key, draw in search.space.items():
-        if isinstance(draw, Choice):
-            trial.suggest_categorical(key, [label(value) for value in draw.values])
-        elif draw.whole:
-            step = 1 if draw.step is None else int(draw.step)
-            trial.suggest_int(key, int(draw.low), int(draw.high), step=step, log=draw.log)
+        if isinstance(draw, CategoricalDistribution):
+            trial.suggest_categorical(key, draw.choices)
         else:
-            trial.suggest_float(key, draw.low, draw.high, step=draw.step, log=draw.log)
+            suggest: Any = trial.suggest_int if isinstance(draw, IntDistribution) else trial.suggest_float
+            suggest(key, draw.low, draw.high, step=draw.step, log=draw.log)
 
 
 def drawn(search: Search, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     """The settings of a trial, with the types of the schema; numbers have six digits, so that people can read them."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, draw in search.space.items():
-        value = trial.params[key]
-        if isinstance(draw, Choice):
-            value = next(choice for choice in draw.values if label(choice) == value)
-        elif isinstance(draw, Range) and not draw.whole:
-            value = min(max(float(f"{value:.6g}"), draw.low), draw.high)
-        values[key] = value
+        values[key] = trial.params[key]
+        if isinstance(draw, CategoricalDistribution):
+            values[key] = json.loads(values[key])
+        elif isinstance(values[key], float):
+            values[key] = min(max(float(f"{values[key]:.6g}"), draw.low), draw.high)
     return values
 
 
@@ -305,14 +284,9 @@ def as_overrides(values: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def label(value: Any) -> Any:
-    """What Optuna may store as a choice."""
-    return json.dumps(value) if isinstance(value, list) else value
-
-
 def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None]) -> float:
     """The trial's run and its value; NaN, which Optuna counts as failed, where it failed by itself."""
-    number = trial_number(trial.study, trial)
+    number = trial_number(trial.study.trials[trial.number])
 
     def say(line: str) -> None:
         echo(f"trial {number}: {line}")
@@ -348,7 +322,7 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     except (Exception, KeyboardInterrupt) as error:
         # refused settings, a loss that is not finite and too little memory are the trial's own; all else is not
         if isinstance(error, Busy | Interrupted | DataError) or not isinstance(error, ValueError | RuntimeError):
-            _queue_again(trial)
+            _RETRY(trial.study, trial.study.trials[trial.number])
             raise
         note = f"failed: {' '.join(str(error).split())[:500]}"
     if directory.path.is_dir():
@@ -356,20 +330,6 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     trial.set_user_attr("failure", note)
     say(note)
     return math.nan
-
-
-def _queue_again(trial: optuna.Trial) -> None:
-    """Queue a trial that was stopped from outside; unlike the death of a process, it counts for nothing."""
-    stopped = trial.study.trials[trial.number]
-    again = optuna.create_trial(
-        state=TrialState.WAITING,
-        params=stopped.params,
-        distributions=stopped.distributions,
-        user_attrs=stopped.user_attrs,
-        system_attrs={"failed_trial": trial.number, **stopped.system_attrs},
-        intermediate_values=stopped.intermediate_values,
-    )
-    trial.study.add_trial(again)
 
 
 class Judge(Callback):
@@ -408,7 +368,7 @@ class Judge(Callback):
     def _show(self, trainer: Trainer) -> None:
         """The trial's line in TensorBoard's HParams tab."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.reported:
-            values = {key: label(value) for key, value in drawn(self.search, self.trial).items()}
+            values = {key: value_text(value) for key, value in drawn(self.search, self.trial).items()}
             best = self.search.metric.best(self.reported.values())
             trainer.logger.log_hyperparams(values, {f"search/best {self.search.monitor}": best})
 
