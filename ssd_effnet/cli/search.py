@@ -19,13 +19,13 @@ a space file:
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import multiprocessing
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,11 @@ def parser() -> shell.Parser:
         "--space", type=Path, required=True, metavar="FILE", help="NAME, or a YAML file: what to draw, see above"
     )
     parser.add_argument(
-        "--trials", type=shell.positive, required=True, metavar="N", help="finished or pruned ones in the end"
+        "--trials",
+        type=shell.positive,
+        required=True,
+        metavar="N",
+        help="finished or pruned ones in the end; with --jobs J up to J - 1 more",
     )
     parser.add_argument("--out", type=Path, help="directory of the search (default: runs/<experiment>-search)")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: OUT/<experiment>_found.yaml")
@@ -58,7 +62,6 @@ def parser() -> shell.Parser:
         "--startup-trials", type=shell.positive, default=8, metavar="N", help="random and never pruned (default: 8)"
     )
     parser.add_argument("--no-pruning", action="store_true", help="run every trial to its end")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
     return parser
 
 
@@ -95,15 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_to_overwrite(result)
         study = open_study(search)
         if arguments.jobs > 1:
-            stopped = work_in_processes(search, arguments.jobs)
+            stopped = work_in_processes(search, arguments.jobs, arguments.trials)
             number = counts(study)
             if stopped and number["finished"] + number["pruned"] < arguments.trials:  # else the others made up for it
                 print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
                 return 1
         else:
-            run_trials(search, study, arguments.trials, echo=lambda line: print(line, flush=True))
-        if not arguments.worker:
-            show(search, result)
+            run_trials(search, study, arguments.trials, echo=say)
+        show(search, result)
     except (ConfigError, SearchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -116,23 +118,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def work_in_processes(search: Search, jobs: int) -> int:
-    """The same command ``jobs`` times, each with its share of the threads; the number of those that stopped early."""
-    threads = search.base.trainer.threads or os.cpu_count() or 1
-    command = [sys.executable, *sys.argv, f"trainer.threads={max(1, threads // jobs)}", "--jobs", "1", "--worker"]
-    # one pipe for all: no progress bars, and whole lines
-    reading, writing = os.pipe()
-    workers = [subprocess.Popen(command, stdout=writing, stderr=writing) for _ in range(jobs)]
-    os.close(writing)
-    with open(reading, encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
-        while True:
-            try:
-                for line in lines:
-                    print(line, end="", flush=True)
-                break
-            except KeyboardInterrupt:  # the workers have got it too, and say so
-                continue
-    return sum(worker.wait() != 0 for worker in workers)
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def work_in_processes(search: Search, jobs: int, trials: int) -> int:
+    """Run trials in so many processes, each with its share of the threads; the number of those that stopped early."""
+    trainer = search.base.trainer
+    shared = replace(trainer, threads=max(1, (trainer.threads or os.cpu_count() or 1) // jobs))
+    search = replace(search, base=replace(search.base, trainer=shared))
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_work, args=(search, trials)) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt as stop:
+        for worker in workers:
+            if stop.args:  # SIGTERM may have come to this process alone
+                worker.terminate()
+            worker.join()
+        raise
+    return sum(worker.exitcode != 0 for worker in workers)
+
+
+def _work(search: Search, trials: int) -> None:
+    """Body of a process."""
+    from ssd_effnet.study.search.work import open_study, run_trials
+
+    @shell.command
+    def work(_: Sequence[str] | None) -> int:
+        run_trials(search, open_study(search), trials, echo=say)
+        return 0
+
+    sys.exit(work())
 
 
 def show(search: Search, result: Path) -> None:

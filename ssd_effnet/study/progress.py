@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Table
 
 from ssd_effnet.evaluation.metrics import headline, in_place, metric_of
@@ -18,47 +17,19 @@ from ssd_effnet.training.run_directory import RunDirectory, State
 STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
 
 
-class Pace:
-    """Estimates the remaining time from finished epochs.
-
-    Args:
-        jobs: all jobs to run.
-    """
-
-    def __init__(self, jobs: Sequence[Job], clock: Callable[[], float] = time.monotonic) -> None:
-        self.jobs = jobs
-        self.clock = clock
-        self.begun = clock()
-        self.epochs = sum(job.experiment.trainer.epochs for job in jobs)
-        self.given_up = 0  # epochs that ended jobs will not come to
-        self.before = self.done()
-
-    def done(self) -> int:
-        """Number of finished epochs."""
-        return sum(job.epochs_done for job in self.jobs)
-
-    def give_up(self, job: Job) -> None:
-        """Mark a job as ended."""
-        self.given_up += job.experiment.trainer.epochs - job.epochs_done
-
-    def left(self) -> str:
-        """``about 2 h 05 min left``, by the mean time of the epochs since the beginning; nothing before the first."""
-        seen = self.done() - self.before
-        if seen <= 0:
-            return ""
-        minutes = round((self.clock() - self.begun) / seen * (self.epochs - self.given_up - self.done()) / 60)
-        return f"about {minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"about {minutes} min left"
-
-
 class Display:
     """Progress bars on a terminal, else one line per job that begins or ends.
 
     Use it as a context; its methods are :func:`ssd_effnet.study.execute.execute`'s callbacks.
+
+    Args:
+        jobs: all jobs to run.
+        console: to print on.
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.jobs = jobs
         self.console = console
-        self.pace = Pace(jobs)
         self.ended = 0
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -66,8 +37,10 @@ class Display:
             TextColumn("{task.completed:.0f}/{task.total:.0f} epochs  {task.fields[note]}"),
             console=console,
             disable=not console.is_terminal,
+            speed_estimate_period=1e9,  # the mean over the whole study
         )
-        self.whole = self.progress.add_task(f"{len(jobs)} runs", total=self.pace.epochs, note="")
+        epochs = sum(job.experiment.trainer.epochs for job in jobs)
+        self.whole = self.progress.add_task(f"{len(jobs)} runs", total=epochs, completed=self._done(), note="")
         self.bars: dict[Job, TaskID] = {}
 
     def __enter__(self) -> Display:
@@ -86,16 +59,29 @@ class Display:
     def on_look(self, running: Sequence[Job]) -> None:
         for job in running:
             self.progress.update(self.bars[job], completed=job.epochs_done, note=_latest(job.directory))
-        self.progress.update(self.whole, completed=self.pace.done(), note=self.pace.left())
+        self.progress.update(self.whole, completed=self._done(), note=self.left())
 
     def on_end(self, outcome: RunOutcome) -> None:
         self.ended += 1
-        self.pace.give_up(outcome.job)
+        lost = outcome.job.experiment.trainer.epochs - outcome.job.epochs_done
+        self.progress.update(self.whole, completed=self._done(), total=(self._whole.total or 0) - lost)
         self.progress.remove_task(self.bars.pop(outcome.job))
         test = test_figures(outcome.job.directory)
         said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items())
-        of_all = f"{self.ended}/{len(self.pace.jobs)}"
-        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all} {self.pace.left()})".rstrip())
+        of_all = f"{self.ended}/{len(self.jobs)}"
+        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all} {self.left()})".rstrip())
+
+    def left(self) -> str:
+        """``about 125 min left``, by the mean time of the epochs after the first that was seen to end."""
+        seconds = self._whole.time_remaining
+        return "" if seconds is None else f"about {seconds / 60:.0f} min left"
+
+    @property
+    def _whole(self) -> Task:
+        return next(task for task in self.progress.tasks if task.id == self.whole)
+
+    def _done(self) -> int:
+        return sum(job.epochs_done for job in self.jobs)
 
 
 def _latest(directory: RunDirectory) -> str:

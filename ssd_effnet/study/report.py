@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
 from ssd_effnet.study.ablation import WITHOUT
-from ssd_effnet.study.disagreement import Disagreement, disagreement
+from ssd_effnet.study.disagreement import disagreement
 from ssd_effnet.study.entries import (
     NOTHING,
     ReportEntry,
@@ -86,20 +85,22 @@ def write(
     return folder / "index.html"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its caption."""
-
-    src: str
-    alt: str
-    caption: str
-
-
 def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
     """The whole page as one HTML text."""
     environment = templates(__file__)
-    environment.filters |= {"number": number, "between": between, "figure_name": figure_name, "setting": setting}
+    environment.filters |= {
+        "number": number,
+        "between": between,
+        "figure_name": figure_name,
+        "setting": setting,
+        "svg": svg,
+    }
     table = subset_table(study.experiments)
+    reasonable = {
+        subset: words
+        for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
+        if subset == REASONABLE[0] or any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
+    }
     return environment.get_template("report.html").render(
         study=study,
         on=read_study(study.out).get("on", []),
@@ -113,25 +114,21 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
         reasons={State.FAILED: "", State.RUNNING: "another process is at work on it", State.INTERRUPTED: "was stopped"},
         entries=entries,
         symbols=SYMBOLS,
-        reasonable={
-            subset: words
-            for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
-            if subset == REASONABLE[0] or somebody(study, subset)
-        },
+        reasonable=reasonable,
         metrics=single("report"),
-        forest=forest_picture(study),
+        forest=figures.forest(study.differences),
         chosen=chosen_epoch,
         taken_away=taken_away(study),
         last_miss_rate=last_miss_rate,
-        curves=curve_pictures(study),
-        learning=learning(study),
-        pareto=pareto_pictures(entries, took),
+        curves=curve_drawings(study, reasonable),
+        learning=figures.learning_curves(study.experiments),
+        pareto=pareto_drawings(entries, took),
         took=took,
         subsets=list(SUBSETS),
         heat=table,
         shade=shades([value for row in table.values() for value in row]),
         fusion={e.name: nodes for e in study.experiments if (nodes := fusion_weights(e))},
-        disagreements=disagreements(study),
+        disagreement=lambda d: disagreement(d, study.frames[tested_on(d.experiment.runs[0])]),
         largest=lambda nodes: max(abs(weight) for inputs in nodes.values() for weight in inputs.values()),
         fppi=FPPI,
         kinds=[KINDS[kind] for kind in _SHOWN_KINDS],
@@ -143,20 +140,6 @@ def svg(text: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
-def somebody(study: Study, subset: str) -> bool:
-    """Whether any test data have people of the subset."""
-    return any(math.isfinite(e.mean(f"MR/{subset}")) for e in study.experiments)
-
-
-def forest_picture(study: Study) -> Picture | None:
-    drawing = figures.forest(study.differences)
-    return (
-        Picture(svg(drawing), "Difference of each experiment to its parent with its 95 % interval", "")
-        if drawing
-        else None
-    )
-
-
 def taken_away(study: Study) -> list[tuple[str, Difference | None, Difference]]:
     """The steps that ``study ablate`` took away: name, difference to the one before, difference without it."""
     added = {d.experiment.name: d for d in study.differences}
@@ -164,39 +147,29 @@ def taken_away(study: Study) -> list[tuple[str, Difference | None, Difference]]:
     return [(step, added.get(step), d) for step, d in without]
 
 
-def curve_pictures(study: Study) -> list[Picture]:
-    names = ", ".join(e.name for e in study.experiments)
-    return [
-        Picture(svg(drawing), f"Miss rate against false positives per image, {words}: {names}", words)
-        for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
-        if somebody(study, subset) and (drawing := figures.miss_rate_curves(study.experiments, subset))
-    ]
+def curve_drawings(study: Study, reasonable: Mapping[str, str]) -> dict[str, str]:
+    """SVG texts by the subset's word; without the empty ones."""
+    drawn = ((words, figures.miss_rate_curves(study.experiments, subset)) for subset, words in reasonable.items())
+    return {words: drawing for words, drawing in drawn if drawing}
 
 
-def learning(study: Study) -> Picture | None:
-    drawing = figures.learning_curves(study.experiments)
-    return Picture(svg(drawing), "Validation miss rate after each epoch, a line an experiment", "") if drawing else None
-
-
-def pareto_pictures(entries: Sequence[ReportEntry], took: Latency) -> list[Picture]:
+def pareto_drawings(entries: Sequence[ReportEntry], took: Latency) -> dict[str, str]:
+    """SVG texts by what is paid; without the empty ones."""
     places = {entry.name: i for i, entry in enumerate(entries)}
 
-    def points(cost: Callable[[ReportEntry], float]) -> dict[str, figures.ParetoPoint]:
-        found = {}
-        for entry in entries:
-            mr = entry.estimates[f"MR/{REASONABLE[0]}"]
-            found[entry.name] = figures.ParetoPoint(cost(entry), mr.value, mr.low, mr.high)
-        return found
+    def drawing(label: str, cost: Callable[[ReportEntry], float]) -> str:
+        rates = {entry.name: entry.estimates[f"MR/{REASONABLE[0]}"] for entry in entries}
+        points = {
+            entry.name: figures.ParetoPoint(cost(entry), mr.value, mr.low, mr.high)
+            for entry, mr in zip(entries, rates.values(), strict=True)
+        }
+        return figures.pareto(points, label, places)
 
     drawings = {
-        "latency": figures.pareto(points(lambda e: took.ms.get(e.name, math.nan)), "latency, ms per image", places),
-        "parameters": figures.pareto(points(lambda e: e.experiment.cost.parameters / 1e6), "parameters, M", places),
+        "latency": drawing("latency, ms per image", lambda e: took.ms.get(e.name, math.nan)),
+        "parameters": drawing("parameters, M", lambda e: e.experiment.cost.parameters / 1e6),
     }
-    return [
-        Picture(svg(drawing), f"Miss rate against {what}, a mark an experiment", f"Miss rate against {what}")
-        for what, drawing in drawings.items()
-        if drawing
-    ]
+    return {what: drawn for what, drawn in drawings.items() if drawn}
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
@@ -226,7 +199,3 @@ def fusion_weights(experiment: Experiment) -> dict[str, dict[str, float]]:
     neck = build_skeleton(experiment.config).part("neck")
     names = neck.node_names if isinstance(neck, GraphNeck) else []  # in the order in which they are computed
     return {node: {name: float(np.mean(v)) for name, v in found[node].items()} for node in names if node in found}
-
-
-def disagreements(study: Study) -> list[tuple[Difference, Disagreement]]:
-    return [(d, disagreement(d, study.frames[tested_on(d.experiment.runs[0])])) for d in study.differences]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ssd_effnet.distributed import gather_from_processes
 from ssd_effnet.evaluation.metrics import in_place
-from ssd_effnet.training.machine import cores
 
 FIRST_STEPS = 4
 ENOUGH = 0.05  # share of the time from which on more workers or a cache pay
@@ -91,19 +88,8 @@ class Waiting(Callback):
             trainer.logger.log_metrics(figures, trainer.global_step)
 
 
-def _neighbours() -> str:
-    """What to do where others compete for the cores; empty where nobody does."""
-    load, here = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, cores()
-    if torch.cuda.is_available() or torch.get_num_threads() == 1 or load < here + 1:
-        return ""
-    return f"; {load:.0f} processes share {here} cores here, where trainer.threads=1 is often as fast"
-
-
 class EpochLines(Callback):
-    """One line an epoch on the terminal, for logs and for people who come back in the morning.
-
-    Before the first one, how long a step takes: hours and days can be told apart after a minute.
-    """
+    """Prints one line per epoch, and the time of a step after the first ones."""
 
     def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
         self.waiting = waiting
@@ -120,7 +106,7 @@ class EpochLines(Callback):
         if self.is_new and batch_idx + 1 == FIRST_STEPS:
             self.is_new = False
             step = (time.monotonic() - self.since) / FIRST_STEPS
-            self.echo(f"about {step:.2g} s a step, {trainer.num_training_batches} steps an epoch{_neighbours()}")
+            self.echo(f"about {step:.2g} s per step, {trainer.num_training_batches} steps per epoch")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         shown = {

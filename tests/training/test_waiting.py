@@ -24,14 +24,13 @@ def test_how_long_a_step_takes_is_said_once_after_the_first_ones(monkeypatch: py
     lines: list[str] = []
     times = iter([0.0, 8.0])
     monkeypatch.setattr("ssd_effnet.training.progress.time.monotonic", lambda: next(times, 9.0))
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     shown = EpochLines(Waiting(), lines.append)
     trainer: Any = SimpleNamespace(num_training_batches=32)
     for _ in range(2):
         shown.on_train_epoch_start(trainer, trainer)
         for batch in range(32):
             shown.on_train_batch_end(trainer, trainer, None, None, batch)
-    assert lines == ["about 2 s a step, 32 steps an epoch"]
+    assert lines == ["about 2 s per step, 32 steps per epoch"]
 
 
 def test_waiting_is_what_lies_between_two_steps() -> None:
