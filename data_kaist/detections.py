@@ -12,7 +12,6 @@ Numbers are written so that reading them gives the score back exactly and coordi
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,6 @@ import numpy as np
 from data_kaist.classes import PERSON, label_of
 from data_kaist.errors import DetectionFileError, warn_doubt
 from data_kaist.files import (
-    MOST_PIXELS,
     as_whole,
     finite,
     has_no_area,
@@ -37,7 +35,11 @@ from data_kaist.structures import DetectionTable, xywh_rows
 
 Form = Literal["kaist", "coco", "devkit"]
 
-_COLUMNS = ("image_number", "x", "y", "w", "h", "score")
+Row = tuple[int, float, float, float, float, float]
+"""Place of the image, x1, y1, x2, y2, score."""
+
+_KAIST = ("image_number", "x", "y", "w", "h", "score")
+_DEVKIT = ("x1", "y1", "x2", "y2", "score")
 
 
 def form_of(path: Path | str) -> Form:
@@ -56,7 +58,7 @@ def read_detections(
     image_ids: Sequence[int] | None = None,
     person_categories: Collection[int] | None = None,
 ) -> DetectionTable:
-    """Read detections in whichever form they are.
+    """Read detections in whichever form they are; a file without any is a detector that found nothing.
 
     Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
     entry is of a person.
@@ -75,96 +77,22 @@ def read_detections(
     if not path.exists():
         raise DetectionFileError(f"{path}: there is no such file or folder")
     form = form_of(path)
-    if form == "coco":
-        return read_coco_results(path, n_images, image_ids=image_ids, person_categories=person_categories)
     if form == "kaist":
-        return read_kaist(path, n_images)
-    if names is None:
-        raise DetectionFileError(f"{path}: a folder of the devkit's form needs the names of the frames to be read")
-    return read_devkit(path, names)
-
-
-# ---------------------------------------------------------------------------------------------------- KAIST text
-
-
-def read_kaist(path: Path | str, n_images: int) -> DetectionTable:
-    """KAIST text; see :func:`read_detections`. A file without lines is a detector that found nothing."""
-    path = Path(path)
-    text = text_of(path, DetectionFileError)
-    if not text.strip():
-        return DetectionTable.empty()
-    try:
-        rows = np.loadtxt(text.splitlines(), delimiter=",", ndmin=2, comments=None)
-    except ValueError:
-        rows = np.zeros((0, 0))
-    if rows.shape[1] != len(_COLUMNS) or _is_bad(rows, n_images):
-        rows = np.array([_kaist_line(line, n_images, where) for line, where in _lines(path, text)])
-    table = _table(rows[:, 0].astype(np.int64) - 1, rows[:, 1:5], rows[:, 5])
-    return table.rows(_has_area(path, table))
-
-
-def _is_bad(rows: np.ndarray, n_images: int) -> bool:
-    number, xy, wh = rows[:, 0], rows[:, 1:3], rows[:, 3:5]
-    return not (
-        np.isfinite(rows).all()
-        and (np.abs(rows[:, 1:5]) <= MOST_PIXELS).all()
-        and (xy + wh > xy).all()
-        and (number == np.floor(number)).all()
-        and (number >= 1).all()
-        and (number <= n_images).all()
-    )
-
-
-def _kaist_line(line: str, n_images: int, where: str) -> list[float]:
-    """The six numbers of a line, or the sentence that says why it has not got them."""
-    cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(_COLUMNS):
-        yolo = len(cells) == 1 and len(line.split()) in (5, 6)
-        hint = (
-            " (commas separate them; YOLO's class, centre, width and height in shares of the image name no image)"
-            * yolo
-        )
-        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of {','.join(_COLUMNS)}{hint}")
-    values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, _COLUMNS, strict=True)]
-    number = values[0]
-    if number == 0:
-        raise DetectionFileError(f"{where} has image number 0, but image numbers are 1-based: the first image is 1")
-    if number != math.floor(number) or number < 0:
-        raise DetectionFileError(f"{where} has image number {cells[0]}, which should be a whole number from 1")
-    if number > n_images:
-        raise DetectionFileError(f"{where} has image number {cells[0]}, but there are only {n_images} images")
-    _check_box(values[1:5], where)
-    return values
-
-
-def write_kaist(path: Path | str, table: DetectionTable) -> None:
-    """KAIST text, rows in the table's order; it knows one class."""
-    _check_writable(table)
-    rows = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
-    write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
-
-
-# -------------------------------------------------------------------------------------------------- COCO results
-
-
-def read_coco_results(
-    path: Path | str,
-    n_images: int,
-    *,
-    image_ids: Sequence[int] | None = None,
-    person_categories: Collection[int] | None = None,
-) -> DetectionTable:
-    """COCO results; see :func:`read_detections`."""
+        return _table(path, list(_kaist_rows(path, n_images)))[0]
+    if form == "devkit":
+        if names is None:
+            raise DetectionFileError(f"{path}: a folder of the devkit's form needs the names of the frames to be read")
+        return _table(path, list(_devkit_rows(path, names)))[0]
     table, category = read_categories(path, n_images, image_ids=image_ids, needed=person_categories is not None)
     if person_categories is None:
         return table
-    if len(table) and not np.isin(category, list(person_categories)).any():
-        found = ", ".join(
-            f"{n:,} are of category {c}" for c, n in zip(*np.unique(category, return_counts=True), strict=True)
-        )
+    is_person = np.isin(category, list(person_categories))
+    if len(table) and not is_person.any():
+        counts = zip(*np.unique(category, return_counts=True), strict=True)
+        found = ", ".join(f"{n:,} are of category {c}" for c, n in counts)
         ids = ", ".join(map(str, sorted(person_categories)))
         warn_doubt(f"{path}: no entry is of the ground truth's person category {ids}, but {found}")
-    return table.rows(np.isin(category, list(person_categories)))
+    return table.rows(is_person)
 
 
 def read_categories(
@@ -180,39 +108,107 @@ def read_categories(
     if not isinstance(entries, list):
         raise DetectionFileError(f"{path}: should hold a list of results, not a {type(entries).__name__}")
     place = {id_: i for i, id_ in enumerate(range(n_images) if image_ids is None else image_ids)}
-    rows = [_coco_entry(entry, f"{path}, entry {i + 1}", place, needed=needed) for i, entry in enumerate(entries)]
-    odd = [entry["image_id"] for entry in entries if not is_whole(entry["image_id"])]
-    if odd:
+    read = [_coco_entry(entry, f"{path}, entry {i + 1}", place, needed=needed) for i, entry in enumerate(entries)]
+    if odd := [entry["image_id"] for entry in entries if not is_whole(entry["image_id"])]:
         warn_doubt(f"{path}: {len(odd):,} image ids are written as {odd[0]!r} and the like; they are read as numbers")
-    values = np.array([(*box, score) for _, _, box, score in rows], np.float64).reshape(-1, 5)
-    category = np.array([category for _, category, _, _ in rows], np.int64)
-    table = _table(np.array([image for image, *_ in rows], np.int64), values[:, :4], values[:, 4])
-    has_area = _has_area(path, table)
-    return table.rows(has_area), category[has_area]
+    table, has_area = _table(path, [row for row, _ in read])
+    return table, np.array([category for _, category in read], np.int64)[has_area]
 
 
-def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) -> tuple[int, int, list[float], float]:
-    """Place of the image, category id, box xywh and score of an entry."""
+def _kaist_rows(path: Path, n_images: int) -> Iterator[Row]:
+    for line, where in _lines(path):
+        cells = line.split(",")
+        yolo = len(cells) == 1 and len(line.split()) in (5, 6)
+        hint = " (commas separate them; YOLO's class, centre, width and height in shares of the image name no image)"
+        number, x, y, w, h, score = _numbers(cells, _KAIST, where, hint * yolo)
+        if number == 0:
+            raise DetectionFileError(f"{where} has image number 0, but image numbers are 1-based: the first image is 1")
+        if number % 1 or number < 0:
+            raise DetectionFileError(f"{where} has image number {number:g}, which should be a whole number from 1")
+        if number > n_images:
+            raise DetectionFileError(f"{where} has image number {number:g}, but there are only {n_images} images")
+        _check_box((x, y, w, h), where)
+        yield int(number) - 1, x, y, x + w, y + h, score
+
+
+def _devkit_rows(folder: Path, names: Sequence[str]) -> Iterator[Row]:
+    """A frame without a file is one where nothing was found."""
+    place = {name.replace("/", "_"): i for i, name in enumerate(names)}
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise DetectionFileError(f"{folder}: holds no setXX_VYYY_IZZZZZ.txt")
+    for file in files:
+        if file.stem not in place:
+            raise DetectionFileError(f"{file}: is named after no frame of the ground truth's {len(place)}")
+        for line, where in _lines(file):
+            label, *cells = line.split()
+            if label_of(label) != PERSON:
+                raise DetectionFileError(f"{where} detects {label!r}, but only 'person' is scored")
+            x1, y1, x2, y2, score = _numbers(cells, _DEVKIT, where)
+            _check_box((x1, y1, x2 - x1, y2 - y1), where)
+            yield place[file.stem], x1 + 1, y1 + 1, x2 + 1, y2 + 1, score
+
+
+def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) -> tuple[Row, int]:
+    """Row and category id of an entry."""
     if not isinstance(entry, dict):
         raise DetectionFileError(f"{where} should be an object with image_id, category_id, bbox and score")
     for key in ("image_id", "category_id", "bbox", "score"):
         if (needed or key != "category_id") and key not in entry:
             raise DetectionFileError(f"{where} has no {key!r}")
     id_, category = as_whole(entry["image_id"]), as_whole(entry.get("category_id", 0))
-    box, score = entry["bbox"], entry["score"]
-    if not is_whole(id_):
-        raise DetectionFileError(f"{where} has image_id {id_!r}, which should be a whole number")
+    for key, value in (("image_id", id_), ("category_id", category)):
+        if not is_whole(value):
+            raise DetectionFileError(f"{where} has {key} {value!r}, which should be a whole number")
     if id_ not in place:
         raise DetectionFileError(f"{where} has image_id {id_}, which the {len(place)} images do not have")
-    if not is_whole(category):
-        raise DetectionFileError(f"{where} has category_id {category!r}, which should be a whole number")
-    if not isinstance(box, list) or len(box) != 4:
-        raise DetectionFileError(f"{where} has bbox {box!r}, which should be four numbers x, y, w, h")
-    for value, column in zip((*box, score), ("x", "y", "w", "h", "score"), strict=True):
+    if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
+        raise DetectionFileError(f"{where} has bbox {entry['bbox']!r}, which should be four numbers x, y, w, h")
+    for value, column in zip((*entry["bbox"], entry["score"]), _KAIST[1:], strict=True):
         if not is_finite(value):
             raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
-    _check_box(box, where)
-    return place[id_], category, box, score
+    x, y, w, h = entry["bbox"]
+    _check_box((x, y, w, h), where)
+    return (place[id_], x, y, x + w, y + h, entry["score"]), category
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with where it stands."""
+    for i, line in enumerate(text_of(path, DetectionFileError).splitlines(), start=1):
+        if line.strip():
+            yield line, f"{path}, line {i}:"
+
+
+def _numbers(cells: Sequence[str], columns: Sequence[str], where: str, hint: str = "") -> list[float]:
+    if len(cells) != len(columns):
+        wanted = f"the {len(columns)} of {' '.join(columns)}"
+        raise DetectionFileError(f"{where} has {len(cells)} columns, not {wanted}{hint}")
+    return [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, columns, strict=True)]
+
+
+def _check_box(xywh: tuple[float, float, float, float], where: str) -> None:
+    x, y, w, h = xywh
+    if w < 0 or h < 0:
+        raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
+    if not has_no_area(xywh) and not is_possible(x, y, w, h):
+        raise DetectionFileError(f"{where} has a box that cannot be (x {x:g}, y {y:g}, width {w:g}, height {h:g})")
+
+
+def _table(path: Path, rows: Sequence[Row]) -> tuple[DetectionTable, np.ndarray]:
+    """The rows that have an area, and which these are, bool; the others are counted in a doubt."""
+    values = np.array(rows, np.float64).reshape(-1, 6)
+    boxes = values[:, 1:5]
+    has_area = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    if left_out := int((~has_area).sum()):
+        warn_doubt(f"{path}: {left_out:,} boxes of width or height 0 are left out")
+    return DetectionTable(values[:, 0].astype(np.int64), boxes, values[:, 5]).rows(has_area), has_area
+
+
+def write_kaist(path: Path | str, table: DetectionTable) -> None:
+    """KAIST text, rows in the table's order; it knows one class."""
+    _check_writable(table)
+    rows = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
+    write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
 
 
 def write_coco_results(
@@ -242,59 +238,6 @@ def write_coco_results(
     write_whole(path, json.dumps(entries) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------- devkit folder
-
-
-def read_devkit(path: Path | str, names: Sequence[str]) -> DetectionTable:
-    """The devkit's folder; see :func:`read_detections`. A frame without a file is one where nothing was found."""
-    folder = Path(path)
-    place = {name.replace("/", "_"): i for i, name in enumerate(names)}
-    index, rows = [], []
-    files = sorted(folder.glob("*.txt"))
-    if not files:
-        raise DetectionFileError(f"{folder}: holds no setXX_VYYY_IZZZZZ.txt")
-    for file in files:
-        if file.stem not in place:
-            raise DetectionFileError(f"{file}: is named after no frame of the ground truth's {len(place)}")
-        for line, where in _lines(file, text_of(file, DetectionFileError)):
-            rows.append(_devkit_line(line, where))
-            index.append(place[file.stem])
-    values = np.array(rows, np.float64).reshape(-1, 5)
-    table = DetectionTable(np.array(index, np.int64), values[:, :4] + 1, values[:, 4])
-    return table.rows(_has_area(folder, table))
-
-
-def _devkit_line(line: str, where: str) -> list[float]:
-    cells = line.split()
-    if len(cells) != 6:
-        raise DetectionFileError(f"{where} has {len(cells)} columns, not the six of 'person x1 y1 x2 y2 score'")
-    if label_of(cells[0]) != PERSON:
-        raise DetectionFileError(f"{where} detects {cells[0]!r}, but only 'person' is scored")
-    columns = ("x1", "y1", "x2", "y2", "score")
-    values = [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells[1:], columns, strict=True)]
-    x1, y1, x2, y2 = values[:4]
-    _check_box([x1, y1, x2 - x1, y2 - y1], where)
-    return values
-
-
-# ----------------------------------------------------------------------------------------------------- what they share
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with where it stands."""
-    for i, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield line, f"{path}, line {i}:"
-
-
-def _check_box(xywh: Sequence[float], where: str) -> None:
-    x, y, w, h = xywh
-    if w < 0 or h < 0:
-        raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
-    if not has_no_area(xywh) and not is_possible(x, y, w, h):
-        raise DetectionFileError(f"{where} has a box that cannot be (x {x:g}, y {y:g}, width {w:g}, height {h:g})")
-
-
 def _check_writable(table: DetectionTable) -> None:
     """Boxes without area and numbers that are not finite are refused before they are written."""
     sizes = table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]
@@ -305,17 +248,3 @@ def _check_writable(table: DetectionTable) -> None:
             f"detection {row} on image {table.image_index[row]} cannot be written: "
             f"box {table.boxes_xyxy[row].tolist()}, score {table.scores[row]}"
         )
-
-
-def _table(index: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray) -> DetectionTable:
-    boxes = boxes_xywh.copy()
-    boxes[:, 2:] += boxes[:, :2]
-    return DetectionTable(index, boxes, scores.copy())
-
-
-def _has_area(path: Path, table: DetectionTable) -> np.ndarray:
-    """bool ``(d,)``; the boxes that have none are counted in a doubt."""
-    has_area = np.asarray((table.boxes_xyxy[:, 2:] > table.boxes_xyxy[:, :2]).all(axis=1))
-    if left_out := int((~has_area).sum()):
-        warn_doubt(f"{path}: {left_out:,} boxes of width or height 0 are left out")
-    return has_area

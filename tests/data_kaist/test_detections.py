@@ -135,7 +135,7 @@ def test_bad_results(tmp_path: Path, content: object, message: str) -> None:
     ("name", "line", "message"),
     [
         ("set06_V000_I00020", "person 1 2 3 4 0.5", "is named after no frame"),
-        ("set06_V000_I00019", "person 1 2 3 4", "line 1: has 5 columns"),
+        ("set06_V000_I00019", "person 1 2 3 4", "line 1: has 4 columns, not the 5 of x1 y1"),
         ("set06_V000_I00019", "people 1 2 3 4 0.5", "line 1: detects 'people'"),
         ("set06_V000_I00019", "person 3 2 1 4 0.5", "line 1: has a box of width -2"),
         ("set06_V000_I00019", "person 1 2 3 x 0.5", "line 1: has y2 'x', which is not a finite number"),
@@ -166,7 +166,7 @@ def test_ids_as_text_and_boxes_without_area_are_read_and_said(tmp_path: Path) ->
 
 
 def test_yolos_lines_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DetectionFileError, match=r"line 1: has 1 columns, not the six .* YOLO.s class, centre"):
+    with pytest.raises(DetectionFileError, match=r"line 1: has 1 columns, not the 6 .* YOLO.s class, centre"):
         read_detections(write(tmp_path / "d.txt", "0 0.5 0.5 0.1 0.2 0.9\n"), 3)
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from untrained import write_checkpoint
 
 from data_kaist.coco import read_coco
-from data_kaist.detections import read_coco_results, read_kaist
+from data_kaist.detections import read_detections
 from data_kaist.errors import DataError
 from ssd_effnet import load_detector
 from ssd_effnet.inference.detect import detect
@@ -159,7 +159,7 @@ def test_everything_is_written_and_fits_together(checkpoint: Path, predictor: Pr
         results = truth.loadRes(str(out / "detections.json"))
     assert results.getAnnIds(imgIds=[8]) and results.loadCats([1])[0]["name"] == "person"
 
-    coco, kaist = read_coco_results(out / "detections.json", 9), read_kaist(out / "detections_kaist.txt", 9)
+    coco, kaist = read_detections(out / "detections.json", 9), read_detections(out / "detections_kaist.txt", 9)
     np.testing.assert_array_equal(coco.image_index, kaist.image_index)
     np.testing.assert_array_equal(coco.scores, kaist.scores)
     np.testing.assert_allclose(coco.boxes_xyxy, kaist.boxes_xyxy)
@@ -195,7 +195,7 @@ def test_pairs_side_by_side(of_pairs: Predictor, predictor: Predictor, tmp_path:
     video = root / "images" / "set06" / "V000"
     detect(of_pairs, pair_folders(video / "visible", video / "lwir"), tmp_path / "folders")
     assert (tmp_path / "folders" / "I00039.jpg").read_bytes() != b""
-    by_layout, by_folders = (read_coco_results(tmp_path / name / "detections.json", 2) for name in ("early", "folders"))
+    by_layout, by_folders = (read_detections(tmp_path / name / "detections.json", 2) for name in ("early", "folders"))
     np.testing.assert_array_equal(by_layout.boxes_xyxy, by_folders.boxes_xyxy)
     with pytest.raises(DataError, match=r"alone\.jpg: has no lwir image beside it"):
         detect(of_pairs, find_sources([image(tmp_path / "alone.jpg")]), tmp_path / "out")

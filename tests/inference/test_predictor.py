@@ -12,7 +12,7 @@ import torch
 from untrained import of_pairs, write_checkpoint
 
 import ssd_effnet
-from data_kaist.detections import read_coco_results
+from data_kaist.detections import read_detections
 from data_kaist.errors import ImageError
 from data_kaist.structures import DetectionTable
 from ssd_effnet import load_detector
@@ -59,7 +59,7 @@ def test_the_detections_are_those_of_the_run(few_pairs: Path, finished: tuple[Ex
     e, directory = finished
     pairs = [(few_pairs / "visible" / f"{i}.png", few_pairs / "lwir" / f"{i}.png") for i in range(4)]
     found = load_detector(directory.path, device="cpu").predict(pairs, batch_size=e.trainer.batch_size)
-    written = read_coco_results(directory.detections_file, 4)
+    written = read_detections(directory.detections_file, 4)
     assert len(written) > 4
     for i, detections in enumerate(found):
         of_image = written.of_image(i)

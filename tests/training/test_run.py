@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.dataset import collate
-from data_kaist.detections import read_coco_results
+from data_kaist.detections import read_detections
 from data_kaist.errors import DataError, Doubt
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
@@ -91,7 +91,7 @@ def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[Exp
         batch = collate([dataset[i] for i in range(start, min(start + e.trainer.batch_size, len(dataset)))])
         found = postprocess(detector(batch.images), as_size(e.input.size), batch.original_sizes)
         tables.append(found.table(batch.indices.tolist(), ["person"]))
-    written = read_coco_results(directory / "detections.json", len(dataset))
+    written = read_detections(directory / "detections.json", len(dataset))
     np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
 
 
