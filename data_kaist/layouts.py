@@ -21,7 +21,7 @@ from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, Doubt, EmptySplitError, ImageError, SplitError
 from data_kaist.files import is_inside
 from data_kaist.images import AS_STORED, NOTE, Reading, image_size
-from data_kaist.splits import is_frame_name, listed_in, parse_split, select
+from data_kaist.splits import is_frame_name, parse_split, select
 from data_kaist.structures import Annotations
 
 Side = Literal["visible", "lwir"]
@@ -275,7 +275,6 @@ def _kaist_frames(
         )
     folder = source._annotation_folder()
     pictured = {side: _files_by_frame(images, side, *IMAGE_SUFFIXES) for side in SIDES["early"]}
-    listed = listed_in(wanted)
     written: dict[str, list[Path]] = {}  # of a pair both files, where both count
     bad: dict[int, str] = {}
     coco: dict[str, tuple[CocoImage, Annotations]] = {}
@@ -293,8 +292,8 @@ def _kaist_frames(
         ]
         written = {name: [of[name] for of in of_side] for name in of_side[0].keys() & of_side[-1].keys()}
     pictures = {name for of in pictured.values() for name in of}
-    is_selection = source.form != "xml" or bool(listed) or any(of[0].parent == folder for of in written.values())
-    names = set(written) | pictures | listed
+    is_selection = source.form != "xml" or bool(wanted.listed) or any(of[0].parent == folder for of in written.values())
+    names = set(written) | pictures | wanted.listed
     chosen = select(names, wanted)
     lacking = [name for name in chosen if name not in written]
     blind = [name for name in chosen if name not in pictures] if source.form == "coco" and images.is_dir() else []

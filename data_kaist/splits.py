@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from data_kaist.errors import SplitError
 from data_kaist.files import text_of
@@ -35,8 +36,7 @@ _USUAL = [
 _FORMS = f"a rule such as 'train-all-02', a range such as '{STUDY_VALIDATION}' or a text file of frame names"
 
 
-@dataclass(frozen=True, order=True)
-class FrameName:
+class FrameName(NamedTuple):
     """The three numbers of a frame's name; they sort as the names do."""
 
     set: int
@@ -73,64 +73,31 @@ def daytime_of(name: str) -> Daytime | None:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """``<train|test>-<all|day|night>-NN``: frames of these sets whose number modulo ``step`` is ``step - 1``."""
+class Split:
+    """Which frames belong to a split.
 
-    sets: frozenset[int]
-    step: int
+    Attributes:
+        holds: whether a frame does.
+        listed: names of the frames that text files list.
+    """
 
-    def __contains__(self, frame: object) -> bool:
-        return isinstance(frame, FrameName) and frame.set in self.sets and frame.number % self.step == self.step - 1
+    holds: Callable[[FrameName], bool]
+    listed: frozenset[str] = frozenset()
 
-
-@dataclass(frozen=True)
-class FrameRange:
-    """``setXX/VYYY/IAAAAA-IBBBBB``: the frames of one video from ``first`` to ``last``, both included."""
-
-    first: FrameName
-    last: FrameName
-
-    def __contains__(self, frame: object) -> bool:
-        return isinstance(frame, FrameName) and self.first <= frame <= self.last
+    def __contains__(self, frame: FrameName) -> bool:
+        return self.holds(frame)
 
 
-class FrameList(frozenset[FrameName]):
-    """The frames that a text file lists, one per line, as ``set00/V000/I00001`` or another of KAIST's spellings."""
-
-    @classmethod
-    def read(cls, file: Path) -> FrameList:
-        """The frames of a file; blank lines do not count.
-
-        Raises:
-            SplitError: it cannot be read, or a line names no frame.
-        """
-        frames = []
-        for number, line in enumerate(text_of(file, SplitError).splitlines(), 1):
-            if line.strip():
-                if (match := _SPELLING.search(line)) is None:
-                    raise SplitError(f"{file}: line {number} names no KAIST frame ({line.strip()[:60]!r})")
-                frames.append(FrameName(*map(int, match.groups())))
-        return cls(frames)
-
-
-@dataclass(frozen=True)
-class Together:
-    """Frames of any of several splits."""
-
-    parts: tuple[Split, ...]
-
-    def __contains__(self, frame: object) -> bool:
-        return any(frame in part for part in self.parts)
-
-
-Split = Rule | FrameRange | FrameList | Together
-
-
-def listed_in(split: Split) -> set[str]:
-    """Names of the frames that files list."""
-    if isinstance(split, Together):
-        return set().union(*map(listed_in, split.parts))
-    return set(map(str, split)) if isinstance(split, FrameList) else set()
+def _listed_in(file: Path) -> Split:
+    """The frames that a text file lists, one per line in any of KAIST's spellings; blank lines do not count."""
+    frames = []
+    for number, line in enumerate(text_of(file, SplitError).splitlines(), 1):
+        if line.strip():
+            if (name := spelling(line)) is None:
+                raise SplitError(f"{file}: line {number} names no KAIST frame ({line.strip()[:60]!r})")
+            frames.append(name)
+    listed = frozenset(frames)
+    return Split(lambda frame: str(frame) in listed, listed)
 
 
 def spelling(text: str) -> str | None:
@@ -160,23 +127,24 @@ def parse_split(spec: str, root: Path | None = None) -> Split:
         SplitError: the name has none of these forms; the message offers the nearest one that has.
     """
     if "+" in spec:
-        return Together(tuple(parse_split(part, root) for part in spec.split("+")))
+        parts = [parse_split(part, root) for part in spec.split("+")]
+        return Split(lambda frame: any(frame in part for part in parts), frozenset().union(*(p.listed for p in parts)))
     if spec.endswith(".txt"):
         file = (root or Path()) / spec
-        return FrameList.read(file if file.is_file() or not Path(spec).is_file() else Path(spec))
+        return _listed_in(file if file.is_file() or not Path(spec).is_file() else Path(spec))
     if match := _RULE.fullmatch(spec):
         part, time, step = match.groups()
         sets = TRAIN_SETS if part == "train" else TEST_SETS
         if time != "all":
             sets &= DAY_SETS if time == "day" else NIGHT_SETS
-        if int(step) < 1:
+        if (every := int(step)) < 1:
             raise SplitError(f"split {spec!r} takes every 0th frame; did you mean '{part}-{time}-01'?")
-        return Rule(sets, int(step))
+        return Split(lambda frame: frame.set in sets and frame.number % every == every - 1)
     if match := _RANGE.fullmatch(spec):
         set_, video, first, last = map(int, match.groups())
         if first > last:
             raise SplitError(f"split {spec!r} ends before it begins")
-        return FrameRange(FrameName(set_, video, first), FrameName(set_, video, last))
+        return Split(lambda frame: FrameName(set_, video, first) <= frame <= FrameName(set_, video, last))
     near = difflib.get_close_matches(spec.lower(), _USUAL, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"it should be {_FORMS}"
     raise SplitError(f"unknown split {spec!r}; {hint}")
