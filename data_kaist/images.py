@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,13 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data_kaist.errors import DataError, ImageError
-
-MAX_PIXELS_VARIABLE = "SSD_EFFNET_MAX_PIXELS"
-"""Environment variable: images of more pixels are refused before they are decoded."""
+from data_kaist.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-"""Without the variable: 100 megapixels, 300 MB decoded."""
+"""Images of more pixels, 300 MB decoded, are refused before they are decoded."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
@@ -67,7 +63,7 @@ def read_image(
 ) -> np.ndarray:
     """Decode an image file.
 
-    The header is read first, and no more pixels are decoded than :func:`max_pixels` allows: a few bytes may claim any
+    The header is read first, and no more than :data:`MAX_PIXELS` are decoded: a few bytes may claim any
     size. What follows the image's end, as the film of a "motion photo", is not read.
 
     Args:
@@ -111,11 +107,8 @@ def _decoded(path: Path, colour: bool) -> tuple[np.ndarray, _Header]:
     if header is None:
         raise _undecodable(path, data)
     height, width = header.size
-    if height * width > (most := max_pixels()):
-        raise ImageError(
-            f"{path}: {width}x{height} pixels are more than the {most:,} that are read; the environment's "
-            f"{MAX_PIXELS_VARIABLE} sets another limit"
-        )
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS:,} that are read")
     if colour and header.bits > 16:
         raise ImageError(f"{path}: has {header.bits} bits per value; a visible image has 8 or 16")
     flag = cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE
@@ -215,20 +208,6 @@ def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[st
             f"(data.orientation: {reading.orientation}, where the stated size leaves it open)"
         )
     return said
-
-
-def max_pixels() -> int:
-    """The most pixels that an image may have: the environment's ``SSD_EFFNET_MAX_PIXELS``, or :data:`MAX_PIXELS`.
-
-    Raises:
-        DataError: the variable holds no whole number above 0.
-    """
-    text = os.environ.get(MAX_PIXELS_VARIABLE, "")
-    if not text:
-        return MAX_PIXELS
-    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
-        raise DataError(f"{MAX_PIXELS_VARIABLE} is {text!r}, which should be a whole number of pixels")
-    return int(text)
 
 
 class _Header(NamedTuple):

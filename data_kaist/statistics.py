@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
 from data_kaist.layouts import Frame, Modality, spread
-from data_kaist.structures import Annotations
 
 HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
 """Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""
@@ -25,14 +23,12 @@ HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
 OCCLUSIONS = ("none", "partial", "heavy")
 
 
-@dataclass(frozen=True)
-class ChannelStatistics:
+class ChannelStatistics(NamedTuple):
     """Mean and standard deviation per channel over all pixels, in 0..1."""
 
     channels: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    frames: int
 
 
 def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelStatistics:
@@ -40,10 +36,7 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
 
     Raises:
         ImageError: an image cannot be read.
-        ValueError: there are no frames.
     """
-    if not frames:
-        raise ValueError("no frames to take statistics of")
 
     def sums(frame: Frame) -> np.ndarray:
         """``(channels, 3)``: number of pixels, sum, sum of squares."""
@@ -62,7 +55,7 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
     mean = total[:, 1] / total[:, 0]
     std = np.sqrt(np.maximum(total[:, 2] / total[:, 0] - mean**2, 0))
     names = {1: ("LWIR",), 3: ("R", "G", "B"), 4: ("R", "G", "B", "LWIR")}[len(mean)]
-    return ChannelStatistics(names, tuple(map(float, mean)), tuple(map(float, std)), len(frames))
+    return ChannelStatistics(names, tuple(map(float, mean)), tuple(map(float, std)))
 
 
 def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int = 500) -> list[float]:
@@ -90,59 +83,49 @@ def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int 
     return found
 
 
-@dataclass(frozen=True)
-class ObjectStatistics:
+class ObjectStatistics(NamedTuple):
     """The objects of some frames.
 
     Attributes:
         group: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
-        frames: number of frames; for an occlusion, those with such an object.
-        with_objects: frames with any object of the group.
-        objects: all of them.
-        person: those labelled person.
-        ignored: ignore regions of training (:func:`~data_kaist.annotations.training_ignore`), some of them persons.
+        counts: frames (for an occlusion, those with such an object), frames with any object of the group, objects,
+            those labelled person, and ignore regions of training (:func:`~data_kaist.annotations.training_ignore`),
+            some of them persons.
         heights: number of persons by :data:`HEIGHT_EDGES`.
     """
 
     group: str
-    frames: int
-    with_objects: int
-    objects: int
-    person: int
-    ignored: int
+    counts: tuple[int, ...]
     heights: tuple[int, ...]
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return self.frames, self.with_objects, self.objects, self.person, self.ignored
 
-
-def object_statistics(frames: Sequence[Frame], min_height: float = 12) -> list[ObjectStatistics]:
+def object_statistics(frames: Sequence[Frame]) -> list[ObjectStatistics]:
     """Rows for all frames, for each daytime (if any is known), and for each occlusion."""
-
-    def row(group: str, of: Sequence[Annotations], occlusion: int | None = None) -> ObjectStatistics:
-        found = Counter(frames=len(of))
-        heights: list[float] = []
-        for a in of:
-            chosen = np.full(len(a), True) if occlusion is None else a.occlusion == occlusion
-            person = chosen & np.asarray(a.labels == PERSON, bool)
-            found["with_objects"] += bool(chosen.any())
-            found["objects"] += int(chosen.sum())
-            found["person"] += int(person.sum())
-            found["ignored"] += int((chosen & training_ignore(a, min_height)).sum())
-            heights += a.height[person].tolist()
-        if occlusion is not None:
-            found["frames"] = found["with_objects"]
-        counts, _ = np.histogram(heights, [*HEIGHT_EDGES, np.inf])
-        keys = ("frames", "with_objects", "objects", "person", "ignored")
-        return ObjectStatistics(group, **{key: found[key] for key in keys}, heights=tuple(map(int, counts)))
-
     every = [frame.annotations for frame in frames]
-    rows = [row("all", every)]
+    daytime = np.array([a.daytime or "unknown" for a in every], object)
+    image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))
+    occlusion, height, ignored, person = (
+        np.concatenate([np.zeros(0), *columns])
+        for columns in (
+            [a.occlusion for a in every],
+            [a.height for a in every],
+            [training_ignore(a) for a in every],
+            [a.labels == PERSON for a in every],
+        )
+    )
+
+    def row(group: str, of: np.ndarray, n_frames: int | None = None) -> ObjectStatistics:
+        persons = of & (person == 1)
+        present = len(np.unique(image[of]))
+        counts = (present if n_frames is None else n_frames, present, of.sum(), persons.sum(), ignored[of].sum())
+        heights, _ = np.histogram(height[persons], [*HEIGHT_EDGES, np.inf])
+        return ObjectStatistics(group, tuple(map(int, counts)), tuple(map(int, heights)))
+
+    rows = [row("all", np.full(len(image), True), len(every))]
     if any(a.daytime for a in every):
-        by_time = {time: [a for a in every if (a.daytime or "unknown") == time] for time in ("day", "night", "unknown")}
-        rows += [row(time, of) for time, of in by_time.items() if of]
-    return rows + [row(f"occl. {name}", every, level) for level, name in enumerate(OCCLUSIONS)]
+        times = [time for time in ("day", "night", "unknown") if time in daytime]
+        rows += [row(time, daytime[image] == time, int((daytime == time).sum())) for time in times]
+    return rows + [row(f"occl. {name}", occlusion == level) for level, name in enumerate(OCCLUSIONS)]
 
 
 def height_bins() -> list[str]:

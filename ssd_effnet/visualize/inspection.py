@@ -142,7 +142,7 @@ def inspect(
         left_out(split, readable.skipped)
         channels = channel_statistics(readable.frames, modality)
         rows = [(name, *map("{:.4f}".format, of)) for name, of in (("mean", channels.mean), ("std", channels.std))]
-        show(f"{split}: channels over {channels.frames:,} frames, images in 0..1", channels.channels, rows)
+        show(f"{split}: channels over {len(readable.frames):,} frames, images in 0..1", channels.channels, rows)
     if sheet:
         _write_sheet(sheet, shown, modality, pictures, skip=on_bad_frame == "skip")
         say(f"sheet of pictures: {sheet}")

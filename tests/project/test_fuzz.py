@@ -21,7 +21,7 @@ from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml
 from data_kaist.coco import CocoDataset, read_coco
 from data_kaist.detections import read_detections
 from data_kaist.errors import AnnotationError, DataError, DetectionFileError, ImageError
-from data_kaist.images import MAX_PIXELS_VARIABLE, read_image
+from data_kaist.images import read_image
 from data_kaist.splits import parse_split
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.config.keys import settings as settings_of
@@ -225,7 +225,9 @@ SUFFIXES = (".jpg", ".png", ".bmp", ".tif", ".webp")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("cases", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutated_images(suffix: str, cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1000000")  # so that no mutated size takes the time of 100 megapixels
+    monkeypatch.setattr(
+        "data_kaist.images.MAX_PIXELS", 1_000_000
+    )  # so that no mutated size takes the time of 100 megapixels
 
     def check(image: np.ndarray) -> None:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size <= 3_000_000

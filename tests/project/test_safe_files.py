@@ -24,7 +24,7 @@ from untrained import of_pairs, write_checkpoint
 from data_kaist.annotations import parse_xml
 from data_kaist.coco import read_coco
 from data_kaist.errors import AnnotationError, DataError, ImageError, one_line
-from data_kaist.images import MAX_PIXELS, MAX_PIXELS_VARIABLE, read_image
+from data_kaist.images import MAX_PIXELS, read_image
 from data_kaist.layouts import DataSource
 from ssd_effnet.config.loading import ConfigError, load_experiment, save_experiment
 from ssd_effnet.inference.predictor import load_detector
@@ -187,19 +187,6 @@ def test_huge_images_are_refused_before_they_are_decoded(data: bytes, tmp_path: 
     (tmp_path / "huge").write_bytes(data)
     with pytest.raises(ImageError, match=rf"huge: \d+x\d+ pixels are more than the {MAX_PIXELS:,} that are read"):
         read_image(tmp_path / "huge", colour=True)
-
-
-def test_the_limit_of_pixels_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((10, 20), np.uint8))[1].tobytes())
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "200")
-    assert read_image(tmp_path / "a.png", colour=False).shape == (10, 20)
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "199")
-    with pytest.raises(ImageError, match=f"20x10 pixels are more than the 199 .* {MAX_PIXELS_VARIABLE}"):
-        read_image(tmp_path / "a.png", colour=False)
-    for wrong in ("many", "0", "-1", "1e9", "²"):
-        monkeypatch.setenv(MAX_PIXELS_VARIABLE, wrong)
-        with pytest.raises(DataError, match=f"{MAX_PIXELS_VARIABLE} is '{wrong}'"):
-            read_image(tmp_path / "a.png", colour=False)
 
 
 def test_a_piece_of_a_png_cannot_take_memory_that_the_file_has_not(tmp_path: Path) -> None:
