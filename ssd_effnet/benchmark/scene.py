@@ -39,12 +39,6 @@ def targets(images: int, count: int, size: tuple[int, int] = SIZE) -> Targets:
     return Targets(people(images, count, size), labels, torch.zeros(images, count, dtype=torch.bool))
 
 
-def raw(images: int, count: int, classes: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random logits ``(images, count, classes)`` and offsets ``(images, count, 4)``."""
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(images, count, classes, generator=random), torch.randn(images, count, 4, generator=random)
-
-
 def found(
     anchors_cxcywh: torch.Tensor,
     candidates: int,
@@ -80,7 +74,7 @@ def found(
     return logits[None], offsets[None]
 
 
-def test_split(images: int, lines: int, seed: int = 0) -> tuple[list[Annotations], DetectionTable]:
+def detected_split(images: int, lines: int, seed: int = 0) -> tuple[list[Annotations], DetectionTable]:
     """People of a split as large as KAIST's, and a detector's lines: most near a person, some anywhere."""
     random = np.random.default_rng(seed)
     annotations = []

@@ -8,7 +8,7 @@ import torch
 from commands import command
 
 from ssd_effnet.benchmark.models import ModelFigures, models_table
-from ssd_effnet.benchmark.rows import DisagreementError, agree, compared
+from ssd_effnet.benchmark.stages import DisagreementError, agree, compared
 from ssd_effnet.models.cost import Cost
 from ssd_effnet.training.runtime import timed
 
@@ -82,31 +82,24 @@ def test_each_stage_agrees_with_its_reference_and_states_its_figures(tmp_path: P
     rows = figures["rows"]
     stages = ["data", "loss", "postprocess", "whole", "evaluate", "forward", "export", "train"]
     assert list(dict.fromkeys(row["stage"] for row in rows)) == stages
-    assert all(row["own_fastest_ms"] >= 0 for row in rows)
-    for name in stages:
-        assert any(row["ratio"] and row["agreement"] for row in rows if row["stage"] == name), name
-    assert "1 threads" in figures["machine"]
-    assert {"torch", "opencv", "pillow"} <= figures["versions"].keys()
-    assert "processor time" in done.stdout
+    assert all(row["own_ms"] >= 0 for row in rows)
+    compared = {row["stage"] for row in rows if row["ratio"]}
+    assert compared == {"loss", "postprocess", "whole", "forward", "export", "train"}
+    assert "1 threads" in figures["machine"] and "processor time" in figures["machine"]
 
 
 def test_no_ratio_without_agreement() -> None:
-    import torch
-
-    assert agree("x", torch.ones(2), torch.ones(2) + 1e-7, 1e-6) == "x within 1e-06"
-    with pytest.raises(DisagreementError, match="x: differs from the reference by 1, more than"):
-        agree("x", torch.ones(2), torch.zeros(2), 1e-6)
-    with pytest.raises(DisagreementError, match=r"shapes \(2,\) and \(3,\) differ"):
-        agree("x", torch.ones(2), torch.ones(3), 1)
+    agree("x", torch.ones(2), torch.ones(2) + 1e-7, 1e-6)
+    for other in (torch.zeros(2), torch.ones(3)):
+        with pytest.raises(DisagreementError):
+            agree("x", torch.ones(2), other, 1e-6)
 
 
 def test_a_row_by_hand() -> None:
     times = {"own": [1.0, 2.0, 4.0], "reference": [10.0, 10.0, 10.0]}
-    row = compared("loss", "x", times, goal=6.0)
-    assert (row.own_ms, row.own_fastest_ms, row.reference_ms, row.ratio, row.ratio_fastest) == (2, 1, 10, 5, 10)
-    assert row.reached is False
-    assert compared("loss", "x", times, goal=4.0).reached is True
-    assert compared("loss", "x", times, reference=None).reached is None
+    row = compared("loss", "x", times, goal=6.0, per=2)
+    assert (row.own_ms, row.reference_ms, row.ratio, row.goal) == (1, 5, 5, 6)
+    assert compared("loss", "x", times, reference=None).ratio is None
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_kaist.structures import Targets
-from ssd_effnet.benchmark.reference import stages as reference
+from ssd_effnet.benchmark import reference
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy
 from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
@@ -25,9 +25,6 @@ def boxes_of(seed: int, *shape: int, largest: float = 90) -> torch.Tensor:
 def anchors_of(seed: int, count: int) -> torch.Tensor:
     b = boxes_of(seed, count)
     return torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1)
-
-
-# --- loss ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("people", [0, 1, 5])
@@ -51,9 +48,6 @@ def test_loss_and_gradients_are_those_of_the_loop(people: int, classes: int) -> 
         values.append((cls, loc, logits.grad, offsets.grad))
     for own_value, plain in zip(*values, strict=True):
         torch.testing.assert_close(own_value, plain, rtol=1e-6, atol=1e-6)
-
-
-# --- detections ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.01, 0.5, 1.0])

@@ -32,7 +32,7 @@ def test_a_name_of_a_class_or_function_stands_once() -> None:
     counts = Counter(
         node.name
         for path in files
-        if "reference" not in path.parts  # the other implementations that the benchmarks compare with
+        if path.name != "reference.py"  # loops that the benchmark compares with
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     )

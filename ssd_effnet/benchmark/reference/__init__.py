@@ -1,1 +1,0 @@
-"""Plain reference implementations, written from the papers and the protocol."""
