@@ -10,10 +10,9 @@ examples:
 
 from __future__ import annotations
 
-import ast
-import io
+import dataclasses
+import inspect
 import re
-import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,32 +39,41 @@ others. `config.yaml` of a run says which values it had.
 
 def keys_page() -> str:
     """The whole page, Markdown."""
-    source = Path(schema.__file__).read_text(encoding="utf-8")
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    parts = [HEAD]
-    experiment = schema.ExperimentConfig()
-    for section in _fields(classes["ExperimentConfig"]):
-        name = ast.unparse(section.target)
-        if node := classes.get(ast.unparse(section.annotation)):
-            whole, prefix, fields = getattr(experiment, name), f"{name}.", list(_fields(node))
+    meanings, experiment, parts = _meanings(), schema.ExperimentConfig(), [HEAD]
+    for name, section in vars(experiment).items():
+        if dataclasses.is_dataclass(section):
+            kind: Any = getattr(section, "base", type(section))
+            whole, prefix = section, f"{name}."
         elif name in key_types():  # stands in no section
-            whole, prefix, fields = experiment, "", [section]
-        else:  # name, description, changes, ancestors
+            kind, whole, prefix = schema.ExperimentConfig, experiment, ""
+        else:  # name, description, changes, ancestors, plugins
             continue
+        words = inspect.getdoc(kind) or ""
+        keys = [field.name for field in dataclasses.fields(kind)] if prefix else [name]
         parts += [
             f"## {name}\n",
-            *(_section_words(node) if node else []),
+            *([_code(words) + "\n"] if prefix and not words.startswith(f"{kind.__name__}(") else []),
             "| key | type | default | what it means |\n|---|---|---|---|",
-            *(_key_row(prefix, field, whole, source.splitlines(), comments) for field in fields),
+            *(_key_row(prefix, key, getattr(whole, key), meanings[kind.__name__][key]) for key in keys),
             "",
             *_arguments(name, whole),
         ]
     return "\n".join(parts)
+
+
+def _meanings() -> dict[str, dict[str, str]]:
+    """What the comments in a key's line and in those right above it say, by class of the schema."""
+    found: dict[str, dict[str, str]] = {}
+    said: list[str] = []
+    for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
+        if head := re.match(r"class (\w+)", line):
+            of = found.setdefault(head[1], {})
+        elif line.startswith("    # "):
+            said.append(line[6:])
+        elif key := re.match(r"    (\w+): .*?(?:  # (.*))?$", line):
+            of[key[1]] = " ".join([*said, *filter(None, [key[2]])])
+            said = []
+    return found
 
 
 def _arguments(group: str, whole: Any) -> Iterator[str]:
@@ -92,27 +100,15 @@ def _arguments(group: str, whole: Any) -> Iterator[str]:
             )
 
 
-def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
-    return (field for field in node.body if isinstance(field, ast.AnnAssign))
+def _code(words: str) -> str:
+    """The roles of a docstring as code."""
+    return re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words)
 
 
-def _section_words(node: ast.ClassDef) -> list[str]:
-    """A section's docstring, its roles as code."""
-    words = ast.get_docstring(node)
-    return [re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words) + "\n"] if words else []
-
-
-def _key_row(prefix: str, field: ast.AnnAssign, section: object, lines: list[str], comments: dict[int, str]) -> str:
-    """Key, type, default, and the comments in the field's own lines and in those right above it."""
-    key, first = ast.unparse(field.target), field.lineno
-    while lines[first - 2].lstrip().startswith("#"):
-        first -= 1
-    said = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
+def _key_row(prefix: str, key: str, value: Any, meaning: str) -> str:
     kind, few = key_types()[prefix + key], [f"`{name}`" for name in choices(prefix + key)]
     words = {str: ", ".join(few), list[str]: f"list of {', '.join(few)}"}.get(kind) if few else in_words(kind)
-    return (
-        f"| `{prefix}{key}` | {words or in_words(kind)} | {_value(getattr(section, key))} | {_null(' '.join(said))} |"
-    )
+    return f"| `{prefix}{key}` | {words or in_words(kind)} | {_value(value)} | {_null(meaning)} |"
 
 
 def _null(meaning: str) -> str:

@@ -24,7 +24,7 @@ COMMANDS = (
         "summarize",
         "synthesize",
     ),
-    *("search", "benchmark", "demo", "keys", "scale"),
+    *("search", "benchmark", "demo", "keys"),
 )
 DOC = """Train SSD pedestrian detectors, compare them, and find people with them.
 

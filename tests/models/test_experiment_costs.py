@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from ssd_effnet.build import as_size, build_postprocess, build_skeleton
-from ssd_effnet.cli.scale import main as scale
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import ConfigError, differences, load_experiment
+from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
@@ -150,27 +149,6 @@ def test_an_efficientdet_has_the_settings_of_its_authors(row: str) -> None:
     assert (e.schedule.name, e.schedule.final_lr_factor, e.trainer.ema_decay) == ("cosine", 0, 0.9998)
     assert o.lr / e.trainer.batch_size == pytest.approx(0.08 / 64)
     assert (e.input.mean, e.input.std) == ([0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226])
-
-
-def test_scale_prints_overrides(capsys: pytest.CaptureFixture[str]) -> None:
-    def printed(*arguments: str) -> str:
-        assert scale([*arguments]) == 0
-        return capsys.readouterr().out.strip()
-
-    assert printed("--phi", "3", "--head", "6").split() == [
-        *("backbone.name=efficientnet-b3", "backbone.drop_connect=null"),
-        *("neck.channels=160", "neck.repeats=6", "neck.fusion=fast", "head.layers=5"),
-        *("input.size=[896,1120]", "anchors.sizes=[32.0,64.0,128.0,256.0,512.0]"),
-    ]
-    assert printed("--backbone", "4") == "backbone.name=efficientnet-b4 backbone.drop_connect=null"
-    assert printed("--resolution", "7") == "input.size=[1536,1920]"
-    for wrong, says in ((["--phi", "8"], "invalid choice: 8"), ([], "give --phi")):
-        with pytest.raises(SystemExit) as ended:
-            scale(wrong)
-        assert ended.value.code == 2 and says in capsys.readouterr().err
-    assert (
-        differences(experiment("efficientdet_d2"), experiment("efficientdet_d0", *printed("--phi", "2").split())) == []
-    )
 
 
 def test_step_3_sees_the_deeper_levels_at_the_sizes_of_the_shallower() -> None:
