@@ -103,6 +103,6 @@ def evaluate(args: argparse.Namespace) -> None:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}
         evaluation.write_results(args.json, results)
     if args.plot:
-        evaluation.plot_miss_rates(args.plot, scores, rules[0])
+        evaluation.save_figure(evaluation.miss_rate_figure(scores, rules[0]), args.plot, dpi=120)
     shell.print_table(evaluation.results_table(scores, args.subsets))
     print(truth)

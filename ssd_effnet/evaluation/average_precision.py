@@ -81,16 +81,6 @@ class AveragePrecision:
         return {"AP": float(np.mean(by_threshold)), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
 
 
-def average_precision(
-    annotations: Sequence[Annotations],
-    detections: DetectionTable,
-    counted: Sequence[str] = (PERSON,),
-    absent: Sequence[str] = (),
-) -> dict[str, float]:
-    """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75 of one class, see :class:`AveragePrecision`."""
-    return AveragePrecision(annotations, detections, counted, absent).figures()
-
-
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:
     """A ``pycocotools.coco.COCO`` of one category; image ids are places in the list, annotation ids count from 1
     (pycocotools takes an id of 0 for "not matched")."""

@@ -108,8 +108,8 @@ class Curve:
     images: np.ndarray
     counted: np.ndarray
 
-    def miss_rate(self, weight: np.ndarray, rules: Rules = MATLAB) -> tuple[float, np.ndarray]:
-        """Miss rate in 0..1 and what is read at the references, where images count as often as ``weight`` says.
+    def read(self, weight: np.ndarray, rules: Rules = MATLAB) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        """What :func:`log_average` reads where images count as often as ``weight`` says.
 
         Args:
             weight: float64 ``(n,)``, one per image of the evaluator.
@@ -117,8 +117,7 @@ class Curve:
         of_detection = weight[self.image]
         right = of_detection * self.true_positive
         counted = float(self.counted @ weight)
-        mr, _, _, read = log_average(right, of_detection - right, float(weight[self.images].sum()), counted, rules)
-        return mr, read
+        return log_average(right, of_detection - right, float(weight[self.images].sum()), counted, rules)
 
 
 def log_average(
@@ -312,9 +311,7 @@ class Matcher:
         rules = RULES[rules] if isinstance(rules, str) else rules
         curve = self.curve(subset, rules)
         true_positive, counted = curve.true_positive, int(curve.counted.sum())
-        mr, fppi, miss_rate, at_references = log_average(
-            true_positive, ~true_positive, len(curve.images), counted, rules
-        )
+        mr, fppi, miss_rate, at_references = curve.read(np.ones(self.truth.n_images), rules)
         return MissRate(
             subset=subset.name,
             rules=rules.name,

@@ -27,7 +27,7 @@ from data_kaist.errors import DataError, Doubt
 from data_kaist.files import write_whole
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation import mistakes
-from ssd_effnet.evaluation.average_precision import AP_NAMES, average_precision
+from ssd_effnet.evaluation.average_precision import AP_NAMES, AveragePrecision
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.evaluation.significance import CONFIDENCE, Comparison, compare, jackknife
@@ -324,11 +324,9 @@ def score(
     if unknown := set(rules) - set(RULES):
         raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
     matcher = truth.match(detections)
-    ap = (
-        average_precision(truth.annotations, detections, truth.counted, truth.absent)
-        if with_ap
-        else dict.fromkeys(AP_NAMES, float("nan"))
-    )
+    ap = dict.fromkeys(AP_NAMES, math.nan)
+    if with_ap:
+        ap = AveragePrecision(truth.annotations, detections, truth.counted, truth.absent).figures()
     reasonable = matcher.result("reasonable_all", MATLAB)
     return Scores(
         miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
@@ -544,21 +542,6 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
     return table
 
 
-def plot_miss_rates(
-    path: Path | str,
-    scores: Mapping[str, Scores],
-    rules: str = "matlab",
-    subsets: Sequence[str] = REASONABLE,
-    size: Sequence[float] | None = None,
-    *,
-    best_first: bool = True,
-) -> None:
-    """Write :func:`miss_rate_figure` to a file; the suffix chooses the format, for example ``.png`` or ``.pdf``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=best_first), path, dpi=120)
-
-
 def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
     """Write a figure so that every name in it can be read: fonts are embedded, as TrueType in PDF and PS.
 
@@ -567,12 +550,14 @@ def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
 
     Args:
         figure: with all its texts.
-        target: whose suffix chooses the format, or a stream with ``format`` among ``more``.
+        target: whose suffix chooses the format and whose folder is made, or a stream with ``format`` among ``more``.
         more: of ``Figure.savefig``.
     """
     import matplotlib
     from matplotlib.text import Text
 
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
     texts: list[Text] = figure.findobj(Text)
     families = _families(frozenset("".join(text.get_text() for text in texts)))
     for text in texts if families else ():
@@ -632,7 +617,7 @@ def miss_rate_figure(
     *,
     best_first: bool = True,
 ) -> Figure:
-    """Miss rate against false positives per image, a panel a subset and a line a detector.
+    """Miss rate against false positives per image, one panel per subset, one line per detector.
 
     Both axes are logarithmic. Marks are what is read at the reference points, whose mean is the number in the legend.
 
@@ -653,8 +638,12 @@ def miss_rate_figure(
         for i, (detector, of_detector) in enumerate(scores.items()):
             result = of_detector.miss_rates[rules][subset]
             look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
-            label = f"{_cell(result)}  {short[detector]}".replace("$", r"\$")  # two would be read as mathematics
-            handle = _draw_curve(axes, result, label, look)
+            label = f"{_show(100 * result.mr)}  {short[detector]}".replace("$", r"\$")  # two would be mathematics
+            # what lies left of the axis' start is drawn from its edge
+            (handle,) = axes.plot(np.maximum(result.fppi, 1e-6), result.miss_rate, label=label, linewidth=1.6, **look)
+            marks = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
+            read = (result.reference_fppi, result.reference_miss_rate)
+            axes.plot(*read, markeredgecolor=look["color"], **marks)
             lines.append((result.mr, i, handle))
             least = min(least, *(x for x in result.reference_miss_rate if x > 0), 0.5)
         if best_first:
@@ -683,29 +672,9 @@ def lay_out_axes(axes: Any, least: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _draw_curve(axes: Any, result: MissRate, label: str, look: dict[str, str]) -> Any:
-    """One line and its marks; what lies left of the axis' start is drawn from its edge."""
-    handle = axes.plot(np.maximum(result.fppi, 1e-6), result.miss_rate, label=label, linewidth=1.6, **look)[0]
-    axes.plot(
-        result.reference_fppi,
-        result.reference_miss_rate,
-        linestyle="none",
-        marker="o",
-        markersize=4.5,
-        markerfacecolor="white",
-        markeredgecolor=look["color"],
-    )
-    return handle
-
-
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
 def _show(percent: float, sign: str = "") -> str:
     return "-" if math.isnan(percent) else f"{percent:{sign}.2f}"
-
-
-def _cell(result: MissRate) -> str:
-    """A miss rate in percent, as the results file has it; a dash where no box is counted."""
-    return _show(100 * result.mr)

@@ -106,7 +106,7 @@ def jackknife(
 
     def reading(weight: np.ndarray) -> float:
         nonlocal least
-        mr, at_references = curve.miss_rate(weight, rules)
+        mr, _, _, at_references = curve.read(weight, rules)
         least = min(least, float(at_references.min()))
         return 100 * mr
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_kaist.structures import Annotations, DetectionTable
-from ssd_effnet.evaluation.average_precision import average_precision
+from ssd_effnet.evaluation.average_precision import AveragePrecision
 
 BOX = (100.0, 100.0, 130.0, 160.0)
 ELSEWHERE = (300.0, 300.0, 330.0, 360.0)
@@ -23,6 +23,10 @@ def table(*rows: tuple[int, Sequence[float], float]) -> DetectionTable:
     """Rows of (image, box xyxy, score)."""
     index, boxes, scores = zip(*rows, strict=True)
     return DetectionTable(np.array(index), np.array(boxes, float), np.array(scores, float))
+
+
+def average_precision(truth: list[Annotations], found: DetectionTable) -> dict[str, float]:
+    return AveragePrecision(truth, found).figures()
 
 
 def test_one_of_two_found_at_an_overlap_of_four_fifths(capsys: pytest.CaptureFixture[str]) -> None:

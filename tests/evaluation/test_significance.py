@@ -278,7 +278,7 @@ def test_jackknife_against_bootstrap(truth: GroundTruth, published: dict[str, Ma
     for matcher in published.values():
         curve = matcher.curve("reasonable_all")
         drawn = [
-            100 * curve.miss_rate(np.bincount(random.integers(76, size=76), minlength=76)[block].astype(float))[0]
+            100 * curve.read(np.bincount(random.integers(76, size=76), minlength=76)[block].astype(float))[0]
             for _ in range(300)
         ]
         ratios.append(math.sqrt(image_variance(jackknife(matcher, block)[None])) / np.std(drawn, ddof=1))
@@ -292,7 +292,7 @@ def test_halves_of_the_videos_agree(truth: GroundTruth, published: dict[str, Mat
     curves = {name: matcher.curve("reasonable_all") for name, matcher in published.items()}
 
     def of_half(curve: Curve, images: np.ndarray) -> np.ndarray:
-        return replicates(lambda weight: 100 * curve.miss_rate(weight * images)[0], block, np.flatnonzero(images))
+        return replicates(lambda weight: 100 * curve.read(weight * images)[0], block, np.flatnonzero(images))
 
     for _ in range(8):
         half = np.isin(videos, random.permutation(16)[:8])

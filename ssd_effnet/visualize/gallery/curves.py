@@ -9,7 +9,15 @@ from pathlib import Path
 from data_kaist.errors import DataError, Doubt, Failure
 from data_kaist.structures import DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import GroundTruth, Scores, load_ground_truth, plot_miss_rates, score, short_names
+from ssd_effnet.evaluation.scores import (
+    GroundTruth,
+    Scores,
+    load_ground_truth,
+    miss_rate_figure,
+    save_figure,
+    score,
+    short_names,
+)
 from ssd_effnet.evaluation.subsets import REASONABLE
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
@@ -70,7 +78,7 @@ def write_curves(
     scores = {
         name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names_of.values() if name in tables
     }
-    plot_miss_rates(out, scores, rules, subsets, size, best_first=order == "best")
+    save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=order == "best"), out, dpi=120)
     return scores
 
 
