@@ -112,7 +112,8 @@ def read_coco(
     images = sorted((_coco_image(path, i, row) for i, row in enumerate(document["images"])), key=lambda image: image.id)
     place = {image.id: i for i, image in enumerate(images)}
     if len(place) < len(images):
-        raise AnnotationError(f"{path}: image id {_first_repeated([image.id for image in images])} occurs twice")
+        twice = next(a.id for a, b in itertools.pairwise(images) if a.id == b.id)
+        raise AnnotationError(f"{path}: image id {twice} occurs twice")
     rows: list[list[ObjectRow]] = [[] for _ in images]
     seen: Counter[Hashable] = Counter()
     for i, row in enumerate(document["annotations"]):
@@ -253,7 +254,3 @@ def _require(row: Any, keys: tuple[str, ...], where: str) -> None:
     for key in keys:
         if key not in row:
             raise AnnotationError(f"{where} has no {key!r}")
-
-
-def _first_repeated(ids: list[int]) -> int:
-    return next(a for a, b in itertools.pairwise(ids) if a == b)

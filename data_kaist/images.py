@@ -309,9 +309,3 @@ def endings_of(use: str) -> frozenset[str]:
 def kind_of(head: bytes) -> FileKind | None:
     """The kind of a file by its first 200 bytes; None where they say nothing known."""
     return next((kind for kind in FILE_KINDS if re.match(kind.start, head[:200], re.DOTALL)), None)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels; the file is decoded, so call it once for many images of one size."""
-    height, width = read_image(path, colour=False).shape
-    return height, width

@@ -8,6 +8,7 @@ import mmap
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from data_kaist.classes import PEOPLE, Classes
 from data_kaist.coco import CocoDataset, CocoImage, read_coco
 from data_kaist.errors import AnnotationError, DataError, Doubt, EmptySplitError, ImageError, SplitError
 from data_kaist.files import is_inside
-from data_kaist.images import AS_STORED, NOTE, Reading, image_size
+from data_kaist.images import AS_STORED, NOTE, Reading, read_image
 from data_kaist.splits import is_frame_name, parse_split, select
 from data_kaist.structures import Annotations
 
@@ -39,14 +40,12 @@ SIDES: dict[str, tuple[Side, ...]] = {
 }
 """The images that a modality reads; early and halfway fusion differ in the detector, not in the data."""
 
-ANNOTATION_FOLDERS: dict[str, tuple[str, ...]] = {
+ANNOTATION_FOLDERS: dict[AnnotationFormat, tuple[str, ...]] = {
     "xml": ("annotations-xml", "annotations-xml-new"),
     "bbgt": ("annotations-bbgt", "annotations-txt", "annotations", "sanitized_annotations"),
     "paired": ("annotations-paired", "annotations_paired"),
 }
 """Where annotations are looked for below the root; several that hold some are refused."""
-
-_FORMS: dict[str, AnnotationFormat] = {"xml": "xml", "bbgt": "bbgt", "paired": "paired"}
 
 BoxOf = Literal["modality", "visible", "lwir", "union"]
 """Which box of paired annotations counts; by the modality it is the LWIR image's for ``lwir`` alone."""
@@ -165,8 +164,8 @@ class DataSource:
         Raises:
             SplitError: it is none of these.
         """
-        if given in ANNOTATION_FOLDERS:
-            return replace(self, form=_FORMS[given], annotations=None)
+        if named := [form for form in ANNOTATION_FOLDERS if form == given]:
+            return replace(self, form=named[0], annotations=None)
         path = next((path for path in (self.root / given, Path(given)) if path.exists()), self.root / given)
         form: AnnotationFormat | None = "coco" if path.is_file() else annotation_form(path)
         if form is None:
@@ -204,8 +203,6 @@ class DataSource:
             ImageError: an image is missing.
             AnnotationError: an annotation is missing or broken.
         """
-        if self.kind not in ("kaist", "coco"):
-            raise SplitError(f"unknown kind of data set {self.kind!r}; it should be 'kaist' or 'coco'")
         find = _coco_frames if self.kind == "coco" else _kaist_frames
         frames = []
         for name, frame in find(self, split, exclude, modality, skipped is not None, without_area):
@@ -288,7 +285,7 @@ def _kaist_frames(
         suffix = ".xml" if source.form == "xml" else ".txt"
         of_side = [
             _files_by_frame(folder, k, suffix) | (_files_by_frame(folder / k, "", suffix) if k else {})
-            for k in _parts(side)
+            for k in (("visible", "lwir") if side == "union" else (side,))
         ]
         written = {name: [of[name] for of in of_side] for name in of_side[0].keys() & of_side[-1].keys()}
     pictures = {name for of in pictured.values() for name in of}
@@ -305,7 +302,10 @@ def _kaist_frames(
     out = select(names, parse_split(exclude, root)) if exclude else []
     chosen = _without_excluded(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
-    size = _usual_size([path for of in files.values() for path in of.values()][:20]) or KAIST_SIZE
+    size = KAIST_SIZE  # of annotations that state none
+    for path in itertools.islice((path for of in files.values() for path in of.values()), 1):
+        with suppress(ImageError):
+            size = read_image(path, colour=False).shape[:2]
     sides = _sides(modality, files.values())
     hint = f"; {len(lacking):,} frames of {split} have none, and data.on_bad_frame: skip leaves them out"
 
@@ -329,11 +329,6 @@ def _kaist_frames(
         return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 
     return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
-
-
-def _parts(side: str) -> tuple[str, ...]:
-    """Folders of the files that count for a side of paired annotations; ``""`` for others."""
-    return ("visible", "lwir") if side == "union" else (side,)
 
 
 def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations:
@@ -449,7 +444,7 @@ _PLACES: tuple[tuple[AnnotationFormat, tuple[str, ...], str], ...] = (
 
 def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
     """Folders at one of :data:`ANNOTATION_FOLDERS` that hold anything, with their format."""
-    found = [(_FORMS[form], root / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
+    found = [(form, root / name) for form, names in ANNOTATION_FOLDERS.items() for name in names]
     return [(annotation_form(path) or form, path) for form, path in found if path.is_dir() and any(path.iterdir())]
 
 
@@ -464,16 +459,6 @@ def _files_by_frame(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]
             if entry.suffix.lower() in suffixes and is_frame_name(name):
                 files[name] = min(files.get(name, entry), entry, key=lambda path: suffixes.index(path.suffix.lower()))
     return files
-
-
-def _usual_size(paths: Sequence[Path]) -> tuple[int, int] | None:
-    """Size of the first image that can be read, for annotations that state none."""
-    for path in paths:
-        try:
-            return image_size(path)
-        except ImageError:
-            continue
-    return None
 
 
 def _coco_images(
