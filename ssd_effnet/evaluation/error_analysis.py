@@ -54,55 +54,6 @@ WORDS: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class WorkingPoint:
-    """What a detector says from a least score on.
-
-    Attributes:
-        shown: bool ``(d,)``, detections from that score on.
-        min_score: the least score that is shown; NaN where nothing is.
-        fppi: false positives per image there.
-        found: bool ``(g,)``, ground-truth boxes found by what is shown.
-    """
-
-    shown: np.ndarray
-    min_score: float
-    fppi: float
-    found: np.ndarray
-
-
-def operating_point(
-    matches: Matches, scores: np.ndarray, images: int, *, fppi: float = FPPI, min_score: float | None = None
-) -> WorkingPoint:
-    """The lowest score that keeps within so many false positives per image, or a given score.
-
-    Detections are matched from the best score on, so what is shown is matched as if there were nothing else. A test set
-    too small for the FPPI allows one false positive. Where the surest of all are alike and too many, they are shown all
-    the same: better those than nobody.
-
-    Args:
-        matches: of one subset.
-        scores: ``(d,)`` of the same detections.
-        images: of the subset.
-        fppi: false positives per image that must not be exceeded.
-        min_score: if given, decides in place of ``fppi``.
-    """
-    alarms = matches.in_subset & (matches.outcome == Outcome.FALSE_POSITIVE)
-    if min_score is None:
-        wrong = np.sort(scores[alarms])[::-1]
-        allowed = max(int(fppi * images + 1e-9), 1)
-        limit = wrong[allowed] if len(wrong) > allowed else -np.inf
-        shown = scores > limit
-        if not shown.any():
-            shown = scores >= limit
-    else:
-        shown = scores >= min_score
-    found = matches.box_matched.copy()
-    found[found] = shown[matches.box_matched_by[found]]
-    least = float(scores[shown].min()) if shown.any() else float("nan")
-    return WorkingPoint(shown, least, float((alarms & shown).sum() / max(images, 1)), found)
-
-
 def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
     """The box of the same image that each detection overlaps most, ignore regions included.
 
@@ -123,12 +74,18 @@ class Errors:
         truth: of the images.
         detections: on them.
         subset: whose people count.
-        fppi, min_score: the operating point, as in :func:`operating_point`.
+        fppi: the operating point is the lowest score that keeps within so many false positives per image. A test set
+            too small for it allows one; where the surest of all are alike and too many, they are shown all the same.
+        min_score: if given, the operating point in place of ``fppi``.
 
     Attributes:
         images: of the subset.
         matches: the evaluator's.
-        point: the operating point.
+        shown: bool ``(d,)``, detections from the operating point on. Detections are matched from the best score on, so
+            these are matched as if there were nothing else.
+        min_score: the least score that is shown; NaN where nothing is.
+        fppi: false positives per image there.
+        found: bool ``(g,)``, ground-truth boxes found by what is shown.
         counted: bool ``(g,)``, people in the denominator.
         kinds: ``[kind]``: bool ``(g,)``, people missed at the operating point; or bool ``(d,)``, false alarms at *all*
             scores.
@@ -148,41 +105,45 @@ class Errors:
         self.subset: Subset = SUBSETS[subset]
         self.images = int(truth.image_is[self.subset.daytime].sum())
         self.matches = truth.match(detections).matches(subset)
-        self.point = operating_point(self.matches, detections.scores, self.images, fppi=fppi, min_score=min_score)
+        alarms = self.matches.in_subset & (self.matches.outcome == Outcome.FALSE_POSITIVE)
+        self.shown = self._shown(alarms, fppi, min_score)
+        self.min_score = float(detections.scores[self.shown].min()) if self.shown.any() else float("nan")
+        self.fppi = float((alarms & self.shown).sum() / max(self.images, 1))
+        self.found = self.matches.box_matched.copy()
+        self.found[self.found] = self.shown[self.matches.box_matched_by[self.found]]
         self.counted = ~self.matches.box_ignored
         self.nearest, self.overlap = nearest_box(truth, detections)
-        self.kinds = self._alarms()
-        self.kinds |= self._misses()
-
-    def _alarms(self) -> dict[Kind, np.ndarray]:
-        wrong = self.matches.in_subset & (self.matches.outcome == Outcome.FALSE_POSITIVE)
-        return {
-            Kind.BACKGROUND: wrong & (self.overlap < NEAR),
-            Kind.MISPLACED: wrong & (self.overlap >= NEAR) & (self.overlap < MIN_OVERLAP),
-            Kind.DUPLICATE: wrong & (self.overlap >= MIN_OVERLAP),
+        misplaced = alarms & (self.overlap >= NEAR) & (self.overlap < MIN_OVERLAP)
+        touched = np.zeros(len(self.found), bool)
+        touched[self.nearest[misplaced & self.shown]] = True
+        self.kinds = {
+            Kind.BACKGROUND: alarms & (self.overlap < NEAR),
+            Kind.MISPLACED: misplaced,
+            Kind.DUPLICATE: alarms & (self.overlap >= MIN_OVERLAP),
+            Kind.MISSED_UNSEEN: self.missed & ~touched & ~self.matches.box_matched,
+            Kind.MISSED_UNSURE: self.missed & ~touched & self.matches.box_matched,
+            Kind.MISSED_MISPLACED: self.missed & touched,
         }
 
-    def _misses(self) -> dict[Kind, np.ndarray]:
-        missed = self.counted & ~self.point.found
-        touched = np.zeros(len(missed), bool)
-        touched[self.nearest[self.kinds[Kind.MISPLACED] & self.point.shown]] = True
-        rest = missed & ~touched
-        return {
-            Kind.MISSED_UNSEEN: rest & ~self.matches.box_matched,
-            Kind.MISSED_UNSURE: rest & self.matches.box_matched,
-            Kind.MISSED_MISPLACED: missed & touched,
-        }
+    def _shown(self, alarms: np.ndarray, fppi: float, min_score: float | None) -> np.ndarray:
+        scores = self.detections.scores
+        if min_score is not None:
+            return np.asarray(scores >= min_score)
+        wrong = np.sort(scores[alarms])[::-1]
+        allowed = max(int(fppi * self.images + 1e-9), 1)
+        limit = wrong[allowed] if len(wrong) > allowed else -np.inf
+        return np.asarray(scores > limit if (scores > limit).any() else scores >= limit)
 
     @property
     def missed(self) -> np.ndarray:
         """bool ``(g,)``: people missed at the operating point."""
-        missed: np.ndarray = self.counted & ~self.point.found
+        missed: np.ndarray = self.counted & ~self.found
         return missed
 
     def at_point(self, kind: Kind) -> np.ndarray:
         """Rows of the errors of a kind at the operating point: of boxes for a miss, of detections for a false alarm."""
         rows = self.kinds[kind]
-        return np.flatnonzero(rows if is_miss(kind) else rows & self.point.shown)
+        return np.flatnonzero(rows if is_miss(kind) else rows & self.shown)
 
     # --------------------------------------------------------------------------------------------- what if
 

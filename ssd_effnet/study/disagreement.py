@@ -64,7 +64,7 @@ class Disagreement:
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
     """Compare the first seeds of an experiment and its parent; draw the frames that differ most."""
     here, there = Side(_first_seed(difference.experiment)), Side(_first_seed(difference.parent))
-    counted, found, of_parent = here.counted, here.point.found, there.point.found
+    counted, found, of_parent = here.counted, here.found, there.found
     only_here, only_there = counted & found & ~of_parent, counted & ~found & of_parent
     places = most_disputed(here.matches.box_image, here.truth.boxes_xyxy, only_here, only_there)
     pairs = [
@@ -97,10 +97,8 @@ def most_disputed(
 def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
     """One frame with one run's detections; boxes of people whom it alone finds or misses say so."""
     here = np.arange(side.truth.box_start[place], side.truth.box_start[place + 1])
-    counted, found = side.counted[here], side.point.found[here]
-    words = {
-        int(g): "found" if yes else "missed" for g, yes in zip(here, found, strict=True) if yes != other.point.found[g]
-    }
+    counted, found = side.counted[here], side.found[here]
+    words = {int(g): "found" if yes else "missed" for g, yes in zip(here, found, strict=True) if yes != other.found[g]}
     marked = markings(side, place, words)
     alarms = sum(len(marking.boxes_xyxy) for marking in marked if marking.kind == "false_alarm")
     said = f"finds {int((counted & found).sum())} of {int(counted.sum())}, false alarms: {alarms}"

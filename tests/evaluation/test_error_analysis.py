@@ -61,7 +61,7 @@ def test_each_error_has_its_kind() -> None:
         Kind.MISSED_UNSEEN: [3],
     }
     assert found.kinds[Kind.BACKGROUND].tolist() == [False, False, False, True, False, True]
-    assert found.point.fppi == 3 / 4 and found.point.min_score == 0.6 and found.missed.sum() == 3
+    assert found.fppi == 3 / 4 and found.min_score == 0.6 and found.missed.sum() == 3
     assert found.overlap[:4] == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
@@ -103,14 +103,14 @@ def test_the_operating_point_keeps_within_its_fppi() -> None:
     ten = images(*[[PERSON]] * 10)
     alarms = [(i, FAR, 0.5 + i / 100) for i in range(10)]
     found = errors(ten, (0, PERSON, 0.585), *alarms, fppi=0.3)
-    assert found.point.fppi == 0.3 and found.point.min_score == pytest.approx(0.57)
+    assert found.fppi == 0.3 and found.min_score == pytest.approx(0.57)
     assert len(found.at_point(Kind.BACKGROUND)) == 3
     assert found.missed.sum() == 9
-    assert errors(ten, *alarms, fppi=0.001).point.fppi == 0.1  # a set too small for it allows one
+    assert errors(ten, *alarms, fppi=0.001).fppi == 0.1  # a set too small for it allows one
     alike = errors(ten, *[(i, FAR, 0.5) for i in range(10)], fppi=0.1)
-    assert alike.point.shown.all() and alike.point.fppi == 1
+    assert alike.shown.all() and alike.fppi == 1
     nobody = errors(ten)
-    assert math.isnan(nobody.point.min_score) and nobody.missed.all() and nobody.miss_rate() == 1
+    assert math.isnan(nobody.min_score) and nobody.missed.all() and nobody.miss_rate() == 1
 
 
 def test_groups() -> None:

@@ -237,8 +237,8 @@ def test_nothing_is_fetched_and_nothing_is_taken_for_markup(written: Path, study
 def test_pictures_are_of_the_people_about_whom_they_part(written: Path, study: Study) -> None:
     (difference,) = [d for d in study.differences if d.experiment.name == ODD]
     here, there = Side(difference.experiment.runs[0]), Side(difference.parent.runs[0])
-    only = int((here.point.found & ~there.point.found & here.counted).sum())
-    assert only > 0 and not (there.point.found & ~here.point.found).any()
+    only = int((here.found & ~there.found & here.counted).sum())
+    assert only > 0 and not (there.found & ~here.found).any()
     said = html.unescape(words(written))
     assert f"{ODD} seed 0 alone finds {only}, 02_widen_3x3 seed 0 alone 0" in said
     assert said.count("sees it: finds") >= 2 and 'loading="lazy"' in said
@@ -249,10 +249,10 @@ def test_a_side_stops_before_a_tenth_of_a_false_alarm_an_image(study: Study) -> 
     side = Side(study.runs[0])
     alarms = np.sort(side.run.detections.scores[side.matches.outcome == 0])[::-1]
     assert len(alarms) > 1  # twelve images: two false alarms are more than a tenth
-    assert side.point.fppi == pytest.approx(1 / 12) and side.point.min_score > alarms[1]
-    assert (side.point.shown & (side.matches.outcome == 0)).sum() == 1
+    assert side.fppi == pytest.approx(1 / 12) and side.min_score > alarms[1]
+    assert (side.shown & (side.matches.outcome == 0)).sum() == 1
     silent = Side(next(run for run in study.runs if run.experiment.name == "05_deconv"))
-    assert not silent.point.found.any() and silent.point.fppi == side.point.fppi
+    assert not silent.found.any() and silent.fppi == side.fppi
 
 
 def test_most_disputed() -> None:

@@ -226,7 +226,7 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path) -> None:
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     for kind, number in numbers.items():
         assert text.count(f'data-kind="{kind}"') == number
-    assert f"{errors.point.fppi:.3f} false alarms per image" in html.unescape(text)
+    assert f"{errors.fppi:.3f} false alarms per image" in html.unescape(text)
     assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//", text) and "@import" not in text
     assert f"{100 * errors.miss_rate_if_put_right():.1f} %" in text
 
@@ -265,8 +265,8 @@ def test_two_runs_of_different_modality(visible: Path, halfway: Path, tmp_path: 
     a, b = (FinishedRun.load(path) for path in (visible, halfway))
     mine, other = (Errors(run.truth, run.detections, fppi=0.3) for run in (a, b))
     counts = {kind: sum(entry.kind == kind for entry in page.entries) for kind in KINDS}
-    assert counts["only_a"] == (mine.counted & mine.point.found & ~other.point.found).sum()
-    assert counts["only_b"] == (mine.counted & ~mine.point.found & other.point.found).sum() > 0
+    assert counts["only_a"] == (mine.counted & mine.found & ~other.found).sum()
+    assert counts["only_b"] == (mine.counted & ~mine.found & other.found).sum() > 0
     assert {len(shown.rings) for shown in page.entries[0].larger} == {1, 2}  # one image for A, two for B
     row = page.charts[0].rows[0]
     assert sum(int(cell.words) for cell in row if isinstance(cell, Bar)) == int(str(row[1])) == mine.counted.sum()

@@ -85,7 +85,7 @@ def disagreement_items(a: View, b: View) -> list[Item]:
     height = heights_of(a)
     items = []
     for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):
-        rows = np.flatnonzero(here.errors.counted & here.errors.point.found & ~there.errors.point.found)
+        rows = np.flatnonzero(here.errors.counted & here.errors.found & ~there.errors.found)
         for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
             score = here.errors.detections.scores[here.errors.matches.box_matched_by[g]]
             items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {_missed_by(there, g)}"))
@@ -118,13 +118,13 @@ def alone(here: Errors, there: Errors) -> np.ndarray:
 
 def _alarms(errors: Errors) -> np.ndarray:
     wrong = [errors.kinds[kind] for kind in Kind if not is_miss(kind)]
-    alarms: np.ndarray = np.logical_or.reduce(wrong) & errors.point.shown
+    alarms: np.ndarray = np.logical_or.reduce(wrong) & errors.shown
     return alarms
 
 
 def chart(a: View, b: View) -> Chart:
     """People found by both, by one and by neither, in all and by group."""
-    found_a, found_b = a.errors.point.found, b.errors.point.found
+    found_a, found_b = a.errors.found, b.errors.found
     parts = (found_a & found_b, found_a & ~found_b, ~found_a & found_b, ~found_a & ~found_b)
     annotations = [frame.annotations for frame in a.run.frames]
     rows: list[Sequence[str | Bar]] = []

@@ -198,10 +198,10 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
         place: of the frame.
         words: texts for some boxes of the ground truth, by their place among all boxes.
     """
-    words, truth, point = words or {}, errors.truth, errors.point
+    words, truth = words or {}, errors.truth
     here = np.arange(truth.box_start[place], truth.box_start[place + 1])
-    counted, found = errors.counted[here], point.found[here]
-    rows = np.flatnonzero((errors.detections.image_index == place) & point.shown)
+    counted, found = errors.counted[here], errors.found[here]
+    rows = np.flatnonzero((errors.detections.image_index == place) & errors.shown)
     outcome = errors.matches.outcome[rows]
     scores = dict(zip(rows.tolist(), errors.detections.rows(rows).texts(), strict=True))
     for kind, word in _ALARMS.items():

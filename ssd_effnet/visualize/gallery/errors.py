@@ -45,7 +45,7 @@ def write_errors(
         run: a run directory, or a file of detections.
         out: folder of the page.
         subset: whose people count.
-        fppi, min_score: the operating point, as in :func:`ssd_effnet.evaluation.error_analysis.operating_point`.
+        fppi, min_score: the operating point, as in :class:`ssd_effnet.evaluation.error_analysis.Errors`.
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
         overrides: where the run's data are.
@@ -93,7 +93,7 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
     if kind is Kind.MISSED_UNSURE:
         score = errors.detections.scores[errors.matches.box_matched_by[g]]
         return person(kind, view, g, f"right box at score {score:.2f} only, ")
-    near = errors.kinds[Kind.MISPLACED] & errors.point.shown & (errors.nearest == g)
+    near = errors.kinds[Kind.MISPLACED] & errors.shown & (errors.nearest == g)
     if near.any():
         row = int(np.flatnonzero(near)[np.argmax(errors.overlap[near])])
         said = f"IoU {below(errors.overlap[row])} at score {errors.detections.scores[row]:.2f}, "
@@ -118,10 +118,10 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
 
 def at_point(errors: Errors) -> str:
     """Describes the operating point and its misses."""
-    point, alarms = errors.point, sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
-    scores = "no detection at all" if np.isnan(point.min_score) else f"scores from {point.min_score:.3f} on"
+    alarms = sum(len(errors.at_point(kind)) for kind in Kind if not is_miss(kind))
+    scores = "no detection at all" if np.isnan(errors.min_score) else f"scores from {errors.min_score:.3f} on"
     return (
-        f"{scores}, where there are {point.fppi:.3f} false alarms per image ({alarms:,} in all) and "
+        f"{scores}, where there are {errors.fppi:.3f} false alarms per image ({alarms:,} in all) and "
         f"{int(errors.missed.sum()):,} of {int(errors.counted.sum()):,} people are missed"
     )
 
