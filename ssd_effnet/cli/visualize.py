@@ -83,13 +83,16 @@ def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path
     """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
     from ssd_effnet.inference.predictor import load_detector
     from ssd_effnet.training.run_directory import RunDirectory
-    from ssd_effnet.visualize.feature_page import default_folder, find_sample, write_feature_page
+    from ssd_effnet.visualize.features import find_sample, write_features
 
     predictor, directory = load_detector(run), RunDirectory.holding(run)
     predictor.experiment = directory.at_hand(predictor.experiment, overrides)
     sample, truth = find_sample(predictor, image, lwir, directory)
-    out = out or default_folder(run, image)
-    return write_feature_page(predictor, sample, out, truth=truth, detection=detection).summary
+    name = Path(image).stem if Path(image).is_file() else image.replace("/", "_")
+    out = out or directory.path / "pictures" / f"features_{name}"
+    pictures, table = write_features(predictor, sample, out, truth=truth, detection=detection)
+    shell.print_table(table)
+    return "\n".join(map(str, pictures))
 
 
 def data(experiment: Path, out: Path | None, overrides: list[str], **settings: Any) -> str:
@@ -196,16 +199,14 @@ def parser() -> shell.Parser:
     of_features.add_argument(
         "--detection", type=int, default=1, help="whose evidence is drawn (default: 1, the surest)"
     )
-    text = "folder for the page (default: pictures/features_NAME in the run)"
+    text = "folder for the pictures (default: pictures/features_NAME in the run)"
     of_features.add_argument("--out", type=Path, help=text)
 
     of_data = command(data)
     of_data.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, config.yaml of a run, or a run")
     of_data.add_overrides("settings that differ, before the options")
-    of_data.add_argument("--stage", default="train", help="train (default), val or test")
-    of_data.add_argument("--count", type=int, default=6, help="how many frames (default: 6)")
-    of_data.add_argument("--draws", type=int, help="augmentations per frame (default: 4 in training, else 1)")
-    of_data.add_argument("--epoch", type=int, default=0, help="the first epoch that is drawn, from 0 (default: 0)")
+    of_data.add_argument("--stage", choices=("train", "val", "test"), default="train", help="default: %(default)s")
+    of_data.add_argument("--count", type=shell.positive, default=6, help="how many frames (default: 6)")
     of_data.add_argument("--out", type=Path, help="folder for the pictures (default: data_NAME)")
     return parser
 

@@ -80,9 +80,12 @@ class Detector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> RawOutputs:
         """``(N, C, H, W)`` uint8 (or float of 0..255), not normalised, to raw outputs of all anchors."""
-        maps = list(self.features(images).values())[-1]
+        return self.outputs_of(list(self.features(images).values())[-1], (images.shape[-2], images.shape[-1]))
+
+    def outputs_of(self, maps: Sequence[torch.Tensor], input_size: tuple[int, int]) -> RawOutputs:
+        """Raw outputs of the last part's maps, for images of (height, width)."""
         cls_logits, bbox_regression = self.head(maps)
         map_sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
-        anchors = self.anchors(map_sizes, (images.shape[-2], images.shape[-1]), cls_logits)
+        anchors = self.anchors(map_sizes, input_size, cls_logits)
         per_position = len(anchors) // sum(h * w for h, w in map_sizes)  # the same on every level
         return RawOutputs(cls_logits, bbox_regression, anchors, tuple(h * w * per_position for h, w in map_sizes))

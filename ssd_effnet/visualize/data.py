@@ -18,13 +18,12 @@ from data_kaist.structures import Batch
 from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.config.groups import chosen
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.drawing import Marking, as_rgb, draw, save, with_caption
+from ssd_effnet.drawing import Marking, as_rgb, draw
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.visualize.panels import Panel, panels
+from ssd_effnet.visualize.panels import Panel, save_panels
 
-STAGES = ("train", "val", "test")
-DRAWS = 4
-"""Draws of a frame of the training stage; the other stages draw nothing."""
+DRAWS = {"train": 4, "val": 1, "test": 1}
+"""Draws of a frame; the stages without augmentation draw nothing."""
 
 _CELL = 320  # width of one picture
 _ROWS = 6  # frames on one picture
@@ -77,9 +76,7 @@ class DataView:
     verdict: str
 
 
-def write_data_view(
-    e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6, draws: int | None = None, epoch: int = 0
-) -> DataView:
+def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6) -> DataView:
     """Draw frames as the network receives them, turned back into pixels.
 
     Normalisation is undone with the experiment's own numbers, not with the detector's buffers: where the two differ,
@@ -89,21 +86,14 @@ def write_data_view(
         e: the experiment.
         out: folder for the pictures, ``<stage>_1.png`` ...
         stage: ``train``, ``val`` or ``test``.
-        count: frames, spread over those that have objects.
-        draws: of each frame, in as many epochs; None: :data:`DRAWS` in training, else 1.
-        epoch: the first of them, from 0.
+        count: frames, spread over those that have objects; each as in the first :data:`DRAWS` epochs.
 
     Raises:
         DataError: one sentence on what is wrong with the stage, the numbers, or the data.
     """
-    if stage not in STAGES:
-        raise DataError(f"stage {stage!r} is unknown; it should be one of {', '.join(STAGES)}")
-    draws = (DRAWS if stage == "train" else 1) if draws is None else draws
-    if count < 1 or draws < 1 or epoch < 0:
-        raise DataError(f"count {count}, draws {draws}, epoch {epoch}: the first two start at 1, the last at 0")
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")
-    if not {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]:
+    if not getattr(e.data, stage):
         raise DataError(f"{e.name}: has no split for the stage {stage}; key `data.{stage}` is empty")
     dataset = build_dataset(e, stage)
     chosen = spread(dataset.frames, count)
@@ -112,7 +102,7 @@ def write_data_view(
     sums = np.zeros((3, len(mean)))  # number of values, sum, sum of squares
     shown = []
     for place in chosen:
-        batch = collate([dataset[(epoch + k, place)] for k in range(draws)])
+        batch = collate([dataset[(k, place)] for k in range(DRAWS[stage])])
         with torch.no_grad():
             tensor: torch.Tensor = normalize(batch.images)
         values = tensor.double().transpose(0, 1).flatten(1).numpy()
@@ -123,9 +113,9 @@ def write_data_view(
     columns = (of_tensor, deviation, of_tensor * std + mean, deviation * std, mean, std)
     names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
     channels = [ChannelRow(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
-    images = len(chosen) * draws
+    images = len(chosen) * DRAWS[stage]
     verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
-    rows = [_frame_row(dataset, *of_frame, epoch=epoch if stage == "train" else None) for of_frame in shown]
+    rows = [_frame_row(dataset, *of_frame) for of_frame in shown]
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
         verdict,
@@ -133,7 +123,7 @@ def write_data_view(
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
         path = out / f"{stage}_{page}.png"
-        save(with_caption(panels(rows[start : start + _ROWS], words, width=_CELL), "", ("truth", "ignored")), path)
+        save_panels(path, rows[start : start + _ROWS], words, ("truth", "ignored"))
         pictures.append(path)
     return DataView(pictures, channels, images, verdict)
 
@@ -201,8 +191,6 @@ def _frame_row(
     place: int,
     batch: Batch,
     pixels: np.ndarray,
-    *,
-    epoch: int | None,
 ) -> list[Panel]:
     """One row: a frame as read, then augmented; LWIR below visible."""
     frame = dataset.frames[place]
@@ -222,7 +210,7 @@ def _frame_row(
             shown.append(as_rgb(image[..., -1]))
         people = int((~ignored).sum())
         what = f"{people} to be found, {len(ignored) - people} ignored"
-        when = "as it enters" if epoch is None else f"as it enters in epoch {epoch + k}"
+        when = "as it enters" if len(pixels) == 1 else f"as it enters in epoch {k}"
         names = [dataset.classes.names[label - 1] for label in targets.labels[k].tolist() if label > 0]
         texts = names if len(dataset.classes.names) > 1 else []
         cells.append(_frame_cell(shown, boxes, ignored, texts, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))

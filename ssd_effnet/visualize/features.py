@@ -1,66 +1,62 @@
-"""Feature maps, evidence of a detection and matched anchors of one image.
-
-Maps are taken by forward hooks, which are removed afterwards.
-"""
+"""Pictures of a detector's maps, fusion weights, matched anchors and evidence for one image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from matplotlib.figure import Figure
+from rich.table import Table
 
+from data_kaist.dataset import collate
+from data_kaist.errors import DataError, ImageError
 from data_kaist.structures import DetectionTable, Targets
+from data_kaist.transforms import Sample
+from ssd_effnet.build import build_criterion, build_dataset, build_postprocess
+from ssd_effnet.config.yaml_files import nearest
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.detection.losses import DetectionLoss
+from ssd_effnet.drawing import KINDS, Marking, as_rgb, draw
+from ssd_effnet.evaluation.scores import save_figure
+from ssd_effnet.inference.predictor import Predictor
+from ssd_effnet.inference.sources import Still, find_sources
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.fusion import HalfwayFusion
+from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level, RawOutputs, ScoreActivation
+from ssd_effnet.training.run_directory import RunDirectory
+from ssd_effnet.visualize.panels import Panel, save_panels
+
+LISTED = 12
+"""Detections, the surest ones, that are drawn together and listed."""
+_SHOWN_SCORE = 0.3
+_IN_A_ROW = 4
+_YELLOW = (240, 228, 66)
+# Okabe and Ito's, as in the drawing module; a level beyond the last begins anew
+_LEVEL_COLOURS = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), _YELLOW),
+    *((213, 94, 0), (204, 121, 167), (0, 114, 178), (255, 255, 255)),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """One map of one image.
-
-    Attributes:
-        part: that returned it: ``backbone``, ``adapter``, ``neck``, ``extras``; with halfway fusion also ``visible
-            stream`` and ``lwir stream``, whose joined maps the ``backbone`` hands out.
-        level: its name, channels and stride.
-        tensor: ``(N, C, h, w)``, part of the graph of the outputs.
-        row: the image in the tensor.
-        handed_on_from: the earlier part that made this map; None where ``part`` made it.
-    """
+    """One map of one image: the part that made it, its level, and ``(1, C, h, w)`` in the graph of the outputs."""
 
     part: str
     level: Level
     tensor: torch.Tensor
-    row: int = 0
-    handed_on_from: str | None = None
 
     @property
     def values(self) -> np.ndarray:
         """float32 ``(C, h, w)``."""
-        return np.asarray(self.tensor[self.row].detach().float().cpu().numpy())
+        return np.asarray(self.tensor[0].detach().float().cpu().numpy())
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.tensor.shape[-2], self.tensor.shape[-1]
-
-    def energy(self) -> np.ndarray:
-        """Mean over channels of the absolute value, ``(h, w)``."""
-        return np.asarray(np.abs(self.values).mean(axis=0))
-
-    def liveliest(self, count: int) -> list[int]:
-        """The channels with the largest standard deviation over the image, descending.
-
-        Not the largest values: a constant channel has no information about the image.
-        """
-        spread = self.values.std(axis=(1, 2))
-        return [int(c) for c in np.argsort(-spread, kind="stable")[:count]]
+    def __str__(self) -> str:
+        height, width = self.tensor.shape[-2:]
+        v = self.level
+        return f"{self.part} {v.name}: {v.channels} channels, {height}x{width}, stride {v.stride}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,72 +64,28 @@ class Seen:
     """Maps and outputs of a detector for one image.
 
     Attributes:
-        maps: in the order in which they were returned.
+        maps: in the order in which they were made; one that a part hands on is that of the part before.
+        levels: of the head.
         outputs: of the detector, with their graph.
         input_size: (height, width) of the image.
     """
 
     maps: list[FeatureMap]
+    levels: list[Level]
     outputs: RawOutputs
     input_size: tuple[int, int]
 
-    @property
-    def parts(self) -> list[str]:
-        """The parts that returned maps, in order."""
-        return list(dict.fromkeys(m.part for m in self.maps))
-
-    def of_part(self, part: str) -> list[FeatureMap]:
-        return [m for m in self.maps if m.part == part]
-
-    @property
-    def head_maps(self) -> list[FeatureMap]:
-        """The head's input maps, one per level."""
-        return self.of_part(self.maps[-1].part)
-
     def level_of_anchors(self) -> np.ndarray:
-        """int64 ``(A,)``: place in :attr:`head_maps` of the level of each anchor."""
+        """int64 ``(A,)``: place in :attr:`levels` of the level of each anchor."""
         per_level = self.outputs.anchors_per_level
         return np.repeat(np.arange(len(per_level)), per_level)
 
-    def anchor_of(self, detections: DetectionTable, row: int = 0) -> tuple[int, int, np.ndarray]:
-        """The anchor that a detection came from: its index, the place of its level, and float32 ``(4,)`` cxcywh."""
+    def anchor_of(self, detections: DetectionTable, row: int = 0) -> tuple[int, Level, np.ndarray]:
+        """The anchor that a detection came from: its index, its level, and float32 ``(4,)`` cxcywh."""
         assert detections.anchor_index is not None  # PostProcess knows it
         anchor = int(detections.anchor_index[row])
         place: np.ndarray = self.outputs.anchors_cxcywh[anchor].cpu().numpy()
-        return anchor, int(self.level_of_anchors()[anchor]), place
-
-
-@contextmanager
-def recording(detector: Detector) -> Iterator[list[FeatureMap]]:
-    """Context that records the maps of a batch's first image."""
-    maps: list[FeatureMap] = []
-
-    def record(part: str, levels: Sequence[Level]) -> Callable[..., None]:
-        names = part.split("|")
-
-        def hook(_module: nn.Module, _given: Any, handed: Sequence[torch.Tensor]) -> None:
-            made_by = {(id(m.tensor), m.row): m.handed_on_from or m.part for m in maps}
-            for i, name in enumerate(names):
-                for level, x in zip(levels, handed, strict=True):
-                    maps.append(FeatureMap(name, level, x, i, made_by.get((id(x), i))))
-
-        return hook
-
-    hooks = []
-    try:
-        for name, part in detector.parts.items():
-            levels: list[Level] = part.levels  # type: ignore[assignment]
-            if isinstance(part, HalfwayFusion):
-                both = levels[: len(part.fuse)]
-                # a single stream for both modalities takes them as one batch, an image's two rows beside each other
-                labels = ["visible stream|lwir stream"] if len(part.streams) == 1 else ["visible stream", "lwir stream"]
-                for label, stream in zip(labels, part.streams, strict=True):
-                    hooks.append(stream.register_forward_hook(record(label, both)))
-            hooks.append(part.register_forward_hook(record(name, levels)))
-        yield maps
-    finally:
-        for handle in hooks:
-            handle.remove()
+        return anchor, self.levels[self.level_of_anchors()[anchor]], place
 
 
 def see(detector: Detector, images: torch.Tensor) -> Seen:
@@ -150,27 +102,17 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
         raise ValueError(f"one image is looked at at a time, not {images.shape[0]}")
     if detector.training:
         raise ValueError("the detector must be in evaluation; call eval() first")
-    with torch.enable_grad(), recording(detector) as maps:
+    size = (images.shape[-2], images.shape[-1])
+    with torch.enable_grad():
         # a gradient that starts at the pixels reaches every map, even where all weights are frozen
-        outputs = detector(images.float().requires_grad_())
-    return Seen(list(maps), outputs, (images.shape[-2], images.shape[-1]))
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What one map contributed to the score of one detection.
-
-    Attributes:
-        map: the map.
-        grad_cam: ``(h, w)``, not negative. Each channel weighted by its mean gradient (Selvaraju et al. 2017, equations
-            1 and 2): wherever the map shows what made the score, also at other objects.
-        at_place: ``(h, w)``, not negative. Gradient times value at each position, summed over channels (HiResCAM,
-            Draelos and Carin 2020): only what this very anchor used.
-    """
-
-    map: FeatureMap
-    grad_cam: np.ndarray
-    at_place: np.ndarray
+        handed = detector.features(images.float().requires_grad_())
+        outputs = detector.outputs_of(list(handed.values())[-1], size)
+    maps: dict[int, FeatureMap] = {}
+    for name, tensors in handed.items():
+        levels: list[Level] = detector.parts[name].levels  # type: ignore[assignment]
+        for level, tensor in zip(levels, tensors, strict=True):
+            maps.setdefault(id(tensor), FeatureMap(name, level, tensor))
+    return Seen(list(maps.values()), detector.levels, outputs, size)
 
 
 def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
@@ -190,77 +132,260 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
     return logits[label] - others.logsumexp(0)
 
 
-def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation) -> list[Evidence]:
-    """The maps on which the score of a detection, a table of one row, depends, each once, in order."""
-    anchor, label = seen.anchor_of(detection)[0], int(detection.labels[0])
-    made = [m for m in seen.maps if m.handed_on_from is None]
-    score = score_logit(seen.outputs.cls_logits[0, anchor].float(), label, activation)
-    gradients = torch.autograd.grad(score, [m.tensor for m in made], retain_graph=True, allow_unused=True)
-    result = []
-    for m, gradient in zip(made, gradients, strict=True):
-        if gradient is None or not bool(gradient[m.row].any()):
-            continue
-        g, values = gradient[m.row].float().cpu().numpy(), m.values
-        cam = np.tensordot(g.mean(axis=(1, 2)), values, axes=1)
-        result.append(Evidence(m, np.maximum(cam, 0), np.maximum((g * values).sum(axis=0), 0)))
-    return result
+def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation) -> list[tuple[FeatureMap, np.ndarray]]:
+    """Maps on which the score of a detection, a table of one row, depends, and what each contributed.
 
-
-@dataclass(frozen=True, eq=False)
-class AnchorMatches:
-    """Matching of one image's anchors.
-
-    Attributes:
-        boxes_xyxy: float32 ``(M, 4)``, the objects to be found, pixels of the network's input.
-        best_iou: ``(M,)``, the largest with any anchor.
-        object_of_anchor: int64 ``(A,)``, row of ``boxes_xyxy``, -1 where the anchor has no object.
-        ignored: bool ``(A,)``, neither positive nor negative.
-        level_of_anchor: int64 ``(A,)``.
-        anchors_xyxy: float32 ``(A, 4)``.
-        counts: int64 ``(M, levels)``, positive anchors of each object.
-        ignored_counts: int64 ``(levels,)``.
-        iou_threshold: from which on an anchor belongs to an object; None where the matcher has none.
+    Returns:
+        Each map with ``(h, w)``, not negative: gradient times value at each position, summed over channels (HiResCAM,
+        Draelos and Carin 2020). Only what this very anchor used.
     """
-
-    boxes_xyxy: np.ndarray
-    best_iou: np.ndarray
-    object_of_anchor: np.ndarray
-    ignored: np.ndarray
-    level_of_anchor: np.ndarray
-    anchors_xyxy: np.ndarray
-    counts: np.ndarray
-    ignored_counts: np.ndarray
-    iou_threshold: float | None
-
-    def of_object(self, row: int) -> np.ndarray:
-        """Places of the positive anchors of an object."""
-        return np.flatnonzero(self.object_of_anchor == row)
+    anchor, label = seen.anchor_of(detection)[0], int(detection.labels[0])
+    score = score_logit(seen.outputs.cls_logits[0, anchor].float(), label, activation)
+    tensors = [m.tensor for m in seen.maps]
+    gradients = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+    return [
+        (m, np.maximum((gradient[0].float().cpu().numpy() * m.values).sum(axis=0), 0))
+        for m, gradient in zip(seen.maps, gradients, strict=True)
+        if gradient is not None and bool(gradient.any())
+    ]
 
 
 @torch.no_grad()
-def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> AnchorMatches:
-    """What the loss's own matcher says of one image's anchors and objects."""
+def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> tuple[np.ndarray, np.ndarray]:
+    """What the loss's own matcher says of one image's anchors.
+
+    Returns:
+        int64 ``(A,)``, the row of the targets that an anchor learns, -1 for none; bool ``(A,)``, ignored.
+    """
     matches = criterion.matcher(seen.outputs, targets)
-    rows = targets.is_object[0].nonzero()[:, 0]
-    boxes = targets.boxes_xyxy[0, rows]
-    anchors_xyxy = cxcywh_to_xyxy(seen.outputs.anchors_cxcywh)
-    best = iou(boxes, anchors_xyxy).amax(dim=1) if len(rows) else boxes.new_zeros(0)
-    numbers = np.full(targets.labels.shape[1] + 1, -1)  # the last one: what -1 points at
-    numbers[rows.cpu().numpy()] = np.arange(len(rows))
-    objects = numbers[matches.object_index[0].cpu().numpy()]
-    ignored = matches.ignored[0].cpu().numpy()
-    level = seen.level_of_anchors()
-    counts = np.zeros((len(rows), len(seen.head_maps)), np.int64)
-    positive = objects >= 0
-    np.add.at(counts, (objects[positive], level[positive]), 1)
-    return AnchorMatches(
-        boxes_xyxy=boxes.cpu().numpy(),
-        best_iou=best.cpu().numpy(),
-        object_of_anchor=objects,
-        ignored=ignored,
-        level_of_anchor=level,
-        anchors_xyxy=anchors_xyxy.cpu().numpy(),
-        counts=counts,
-        ignored_counts=np.bincount(level[ignored], minlength=len(seen.head_maps)),
-        iou_threshold=getattr(criterion.matcher, "iou_threshold", None),
+    return matches.object_index[0].cpu().numpy(), matches.ignored[0].cpu().numpy()
+
+
+def find_sample(
+    predictor: Predictor, image: str, lwir: Path | None = None, run: RunDirectory | None = None
+) -> tuple[Sample, bool]:
+    """Load the image for the detector; also whether its objects are known.
+
+    Args:
+        predictor: the detector with its experiment.
+        image: a file, or a frame of the experiment's test split; for a detector of LWIR alone a file is LWIR.
+        lwir: the LWIR file of a pair; None: the partner in KAIST's layout.
+        run: that the detector is of; a frame that is named is of the data that it was begun with.
+
+    Raises:
+        DataError: it is neither, it cannot be read, or it is not what the modality reads.
+        RunError: the test split is another one now.
+    """
+    if lwir is not None and len(predictor.sides) == 1:
+        raise ImageError(f"{lwir}: this detector reads {predictor.sides[0]} images alone; give its image as --image")
+    split = predictor.experiment.data.test
+    if not Path(image).is_file():
+        dataset = build_dataset(predictor.experiment, "test")
+        if run is not None and run.environment_file.is_file():
+            run.refuse_other_test_data(dataset.frames)
+        places = {frame.name: i for i, frame in enumerate(dataset.frames)}
+        if lwir is not None or image not in places:
+            raise ImageError(
+                f"{image}: is neither a file nor a frame of the test split {split!r}{nearest(image, list(places))} "
+                f"(a frame is, for example, {dataset.frames[0].name})"
+            )
+        return dataset[places[image]], True
+    if lwir is not None:
+        return predictor.prepare((image, lwir), image), False
+    (source,) = find_sources([image], side="lwir" if predictor.modality == "lwir" else "visible")
+    if not isinstance(source, Still):
+        raise ImageError(f"{image}: is a video; give one image")
+    files = [source.visible if side == "visible" else source.lwir for side in predictor.sides]
+    if None in files:
+        side = predictor.sides[files.index(None)]
+        remedy = "add --lwir FILE" if side == "lwir" else "give the visible one as --image"
+        raise ImageError(f"{image}: this detector needs a {side} image as well; {remedy}")
+    return predictor.prepare(tuple(str(file) for file in files), image), False
+
+
+def write_features(
+    predictor: Predictor, sample: Sample, out: Path, *, truth: bool, detection: int = 1
+) -> tuple[list[Path], Table]:
+    """Draw a detector's maps, anchors and evidence for one image.
+
+    Args:
+        predictor: the detector.
+        sample: as :func:`find_sample` gives it.
+        out: folder for ``image.png``, ``levels.png``, and, where there is something to show, ``fusion_weights.png``,
+            ``anchors.png`` and ``detection.png``.
+        truth: whether the sample's objects are known.
+        detection: whose evidence is drawn; 1 has the highest score.
+
+    Returns:
+        The pictures, and a table of the surest detections.
+
+    Raises:
+        DataError: there are not so many detections, or ``out`` is a file.
+        OSError: a file cannot be written.
+    """
+    if out.is_file():
+        raise DataError(f"{out}: is a file, and pictures are written into a folder")
+    e = predictor.experiment
+    batch = collate([sample]).to(predictor.device)
+    seen = see(predictor.detector, batch.images)
+    postprocess = build_postprocess(e)
+    detections = postprocess(seen.outputs, seen.input_size).table([0], predictor.classes)
+    if not 1 <= detection <= max(len(detections), 1):
+        raise DataError(f"{sample.name}: has {len(detections)} detections, counted from 1; there is no {detection}")
+    markings = [
+        Marking("ignored", sample.boxes_xyxy[sample.ignore]),
+        Marking("truth", sample.boxes_xyxy[~sample.ignore]),
+    ]
+    markings = markings if truth else []
+
+    pictures = [out / "image.png", out / "levels.png"]
+    _image_picture(pictures[0], sample, detections, markings)
+    _levels_picture(pictures[1], seen, sample)
+    neck = predictor.detector.part("neck")
+    if isinstance(neck, GraphNeck) and neck.fusion_weights():
+        pictures.append(out / "fusion_weights.png")
+        fusion_picture(pictures[-1], neck)
+    if truth and (~sample.ignore).any():
+        pictures.append(out / "anchors.png")
+        _anchors_picture(pictures[-1], seen, batch.targets, build_criterion(e), sample)
+    table = Table(title=f"{sample.name}: {len(detections)} detections", caption="pixels of the network's input")
+    for name in ("--detection", "class", "score", "level", "anchor", "box x1, y1, x2, y2"):
+        table.add_column(name)
+    if len(detections):
+        pictures.append(out / "detection.png")
+        chosen = detections.rows(np.array([detection - 1]))
+        used = evidence(seen, chosen, postprocess.activation)
+        _detection_picture(pictures[-1], seen, chosen, used, sample, markings)
+        for i in sorted({*range(min(LISTED, len(detections))), detection - 1}):
+            _, level, (*_, w, h) = seen.anchor_of(detections, i)
+            box = ", ".join(f"{side:.0f}" for side in detections.boxes_xyxy[i])
+            score = f"{detections.scores[i]:.3f}"
+            table.add_row(str(i + 1), detections.class_names[i], score, level.name, f"{w:.0f}x{h:.0f}", box)
+    return pictures, table
+
+
+def _background(sample: Sample) -> np.ndarray:
+    picture = sample.lwir if sample.visible is None else sample.visible
+    assert picture is not None
+    return as_rgb(picture)
+
+
+def _image_picture(path: Path, sample: Sample, detections: DetectionTable, known: list[Marking]) -> None:
+    """The input with its known objects and the numbered, higher-scoring detections, the surest drawn last."""
+    listed = np.arange(min(LISTED, len(detections)))
+    shown = listed[(detections.scores[listed] >= _SHOWN_SCORE) | (listed == 0)][::-1]
+    of_shown = detections.rows(shown)
+    texts = [f"#{row + 1} {text}" for row, text in zip(shown, of_shown.texts(), strict=True)]
+    markings = [*known, Marking("detection", of_shown.boxes_xyxy, texts)]
+    (height, width), (h, w) = sample.original_size, sample.size
+    words = f"{sample.name}: {width}x{height} pixels, entering as {w}x{h}. #1 is the surest detection."
+    pair = [as_rgb(x) for x in (sample.visible, sample.lwir) if x is not None]
+    row = [Panel([], draw(image, markings, zoom=max(1.0, 640 / w))) for image in pair]
+    save_panels(path, [row], [words], [m.kind for m in markings if len(m.boxes_xyxy)], width=6.4)
+
+
+def _levels_picture(path: Path, seen: Seen, sample: Sample) -> None:
+    """Mean energy of each map: rows are levels, columns parts; maps that a part hands on are not drawn again."""
+    parts = list(dict.fromkeys(m.part for m in seen.maps))
+    rows: list[list[Panel | None]] = []
+    for name in dict.fromkeys(m.level.name for m in seen.maps):
+        row: list[Panel | None] = [None] * len(parts)
+        for m in seen.maps:
+            if m.level.name == name:
+                row[parts.index(m.part)] = _heat(str(m), "mean |value|", np.abs(m.values).mean(axis=0), sample)
+        rows.append(row)
+    words = (
+        "Energy: the mean over channels of the absolute value, enlarged over the image, each position one rectangle. "
+        "Each map has its own scale from dark to bright, stated above it. Rows are levels, columns the parts in the "
+        "order of the image; a part that hands a level on as it is has no map there."
     )
+    save_panels(path, rows, [words])
+
+
+def _heat(
+    name: str,
+    what: str,
+    values: np.ndarray,
+    sample: Sample,
+    boxes: list[tuple[np.ndarray, tuple[int, int, int]]] | None = None,
+) -> Panel:
+    lines = [name, f"{what} {float(values.min()):.3g} .. {float(values.max()):.3g}"]
+    return Panel(lines, _background(sample), values, boxes or [])
+
+
+def fusion_picture(path: Path, neck: GraphNeck) -> None:
+    """Bars of the learned fusion weights of each node."""
+    level_of = dict(zip(neck.topology.input_names, neck.levels_in, strict=True))
+    level_of |= {node.name: neck.levels_in[node.level] for node in neck.topology.nodes}
+    labels, weights, colours = [], [], []
+    for i, (node, inputs) in enumerate(neck.fusion_weights().items()):
+        to = f"{node} ({level_of[node.rpartition('.')[2]].name})  "
+        for k, (source, weight) in enumerate(inputs.items()):
+            labels.append(f"{'' if k else to}<- {source} ({level_of[source].name})")
+            weights.append(weight)
+            colours.append("C0" if i % 2 else "C1")
+    figure = Figure(figsize=(8, 0.9 + 0.28 * len(weights)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(range(len(weights)), weights, color=colours)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+    axes.set_yticks(range(len(weights)), labels, fontsize=9)
+    axes.set_ylim(len(weights) - 0.4, -0.6)  # the first node on top
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.set(xlabel="what the node multiplies this input by", title="node (its level) <- input (its level)")
+    save_figure(figure, path)
+
+
+def _anchors_picture(path: Path, seen: Seen, targets: Targets, criterion: DetectionLoss, sample: Sample) -> None:
+    """Each object with its positive anchors in the colours of their levels."""
+    objects, ignored = matched_anchors(seen, targets, criterion)
+    boxes, anchors = targets.boxes_xyxy[0], cxcywh_to_xyxy(seen.outputs.anchors_cxcywh)
+    best, level = iou(boxes, anchors).amax(dim=1), seen.level_of_anchors()
+    cells: list[Panel] = []
+    for number, row in enumerate(targets.is_object[0].nonzero()[:, 0].tolist(), start=1):
+        own, box = np.flatnonzero(objects == row), boxes[row].cpu().numpy()
+        places = anchors[own].cpu().numpy()
+        here = ", ".join(f"{seen.levels[k].name} {n}" for k, n in enumerate(np.bincount(level[own])) if n)
+        around = np.concatenate((box[None], places))
+        corner = around[:, :2].min(axis=0) - 4
+        view = np.concatenate((corner, corner + (around[:, 2:].max(axis=0) - corner).max() + 4))
+        colours = [
+            (place, _LEVEL_COLOURS[level[a] % len(_LEVEL_COLOURS)]) for a, place in zip(own, places, strict=True)
+        ]
+        lines = [
+            f"object {number}, {box[2] - box[0]:.0f}x{box[3] - box[1]:.0f} pixels",
+            f"best IoU {best[row]:.2f}; {here or 'no anchor'}",
+        ]
+        cells.append(Panel(lines, _background(sample), boxes=[(box, KINDS["truth"].colour), *colours[::-1]], view=view))
+    words = (
+        f"{int((objects >= 0).sum())} of {len(objects):,} anchors have an object, by the loss's own matcher; "
+        f"{int(ignored.sum())} are ignored. A level's anchors have one colour."
+    )
+    rows = [cells[i : i + _IN_A_ROW] for i in range(0, len(cells), _IN_A_ROW)]
+    save_panels(path, rows, [words], ["truth"])
+
+
+def _detection_picture(
+    path: Path,
+    seen: Seen,
+    chosen: DetectionTable,
+    used: list[tuple[FeatureMap, np.ndarray]],
+    sample: Sample,
+    known: list[Marking],
+) -> None:
+    """The detection with its anchor, then its evidence in each map."""
+    _, level, (cx, cy, w, h) = seen.anchor_of(chosen)
+    boxes = [(chosen.boxes_xyxy[0], KINDS["detection"].colour)]
+    anchor = (np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]), _YELLOW)
+    lines = [
+        f"score {chosen.scores[0]:.3f}, from the level {level.name} (stride {level.stride})",
+        f"anchor of {w:.0f}x{h:.0f} pixels, width x height: yellow",
+    ]
+    cells = [Panel(lines, draw(_background(sample), known), boxes=[*boxes, anchor])]
+    cells += [_heat(str(m), "gradient x value", at_place, sample, boxes) for m, at_place in used]
+    words = (
+        "Gradient x value at each position (HiResCAM), of every map on which the score depends: what this very anchor "
+        "used. Only what speaks for the class is shown; each map has its own scale."
+    )
+    rows = [cells[i : i + _IN_A_ROW] for i in range(0, len(cells), _IN_A_ROW)]
+    save_panels(path, rows, [words], ["detection"])

@@ -1,4 +1,4 @@
-"""Draws panels in rows and columns: pictures with heat maps, boxes and lines of text, by matplotlib.
+"""Draws panels in rows and columns: pictures with heat maps and boxes, by matplotlib.
 
 The colours of heat are viridis: equal steps of the number look like equal steps, also to colour-blind readers and in
 grey.
@@ -7,22 +7,21 @@ grey.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from ssd_effnet.drawing import as_rgb
+from ssd_effnet.drawing import KINDS, as_rgb
+from ssd_effnet.evaluation.scores import save_figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_DPI = 100
-_LINE = 16  # pixels of a line of text
-_LETTER = 6.2  # pixels of a letter, on average
-_GAP = 8
+_LETTERS = 50  # of a line of text over a column
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,96 +32,80 @@ class Panel:
         lines: of text above it; long ones are wrapped.
         picture: uint8 ``(H, W, 3)`` or ``(H, W)``; grey below heat, so that only heat has colour.
         heat: ``(h, w)`` numbers laid over the picture without interpolation; None for none.
-        low: value of the darkest colour; None: the smallest value.
-        strength: of the heat, 0..1.
         boxes: ``(4,)`` xyxy in pixels of the picture, each with its RGB colour.
         view: xyxy, the part of the picture that is shown, which may reach beyond it; None: all.
-        columns: of the grid that it takes.
     """
 
     lines: Sequence[str]
     picture: np.ndarray
     heat: np.ndarray | None = None
-    low: float | None = None
-    strength: float = 0.6
     boxes: Sequence[tuple[np.ndarray, tuple[int, int, int]]] = ()
     view: np.ndarray | None = None
-    columns: int = 1
-
-    def height(self, width: int) -> int:
-        """Pixels of the picture at this width; a view is square."""
-        rows, columns = self.picture.shape[:2]
-        return width if self.view is not None else max(round(width * rows / columns), 1)
 
 
-def panels(rows: Sequence[Sequence[Panel | None]], words: Sequence[str] = (), *, width: int = 300) -> np.ndarray:
-    """The panels below lines of text, white where there is none.
+def save_panels(
+    path: Path,
+    rows: Sequence[Sequence[Panel | None]],
+    words: Sequence[str] = (),
+    kinds: Iterable[str] = (),
+    width: float = 3.2,
+) -> None:
+    """Write the panels below lines of text.
 
     Args:
-        width: of a column in pixels.
-
-    Returns:
-        uint8 ``(H, W, 3)`` RGB.
+        path: whose suffix chooses the format.
+        rows: of panels; None leaves a place free.
+        words: above all of them.
+        kinds: of box, for the legend; keys of :data:`ssd_effnet.drawing.KINDS`.
+        width: of a column, inches.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    across = max(640, *(sum(p.columns if p else 1 for p in row) * (width + _GAP) for row in rows))
-    head = _wrapped(words, across)
-    sizes = []
-    for row in rows:
-        shown = [(p, p.columns * (width + _GAP) - _GAP) for p in row if p is not None]
-        text = max((len(_wrapped(p.lines, w)) for p, w in shown), default=0) * _LINE + 4
-        sizes.append((text, max((p.height(w) for p, w in shown), default=0)))
-    total = len(head) * _LINE + _GAP + sum(text + picture + _GAP for text, picture in sizes)
-    figure = Figure((across / _DPI, total / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-
-    def write(text: str, x: float, y: float) -> None:
-        ascii_text = text.encode("ascii", "replace").decode()  # not every letter is in the font
-        figure.text(x / across, 1 - y / total, ascii_text, va="top", fontsize=8, parse_math=False)
-
-    for i, line in enumerate(head):
-        write(line, 3, 3 + i * _LINE)
-    y = len(head) * _LINE + _GAP
-    for row, (text, tallest) in zip(rows, sizes, strict=True):
-        x = 0
-        for panel in row:
-            wide = (panel.columns if panel else 1) * (width + _GAP) - _GAP
+    columns = max(2, *map(len, rows)) if len(rows) > 1 else len(rows[0])
+    shapes = [next(p.picture.shape for p in row if p is not None) for row in rows]
+    heights = [width * shape[0] / shape[1] + 0.45 for shape in shapes]
+    head = [part for line in words for part in textwrap.wrap(line, int(columns * width * 15))]
+    size = (columns * width, sum(heights) + 0.16 * len(head) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes_of_row, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(axes_of_row, row, strict=False):
             if panel is not None:
-                for i, line in enumerate(_wrapped(panel.lines, wide)):
-                    write(line, x + 3, y + 2 + i * _LINE)
-                high = panel.height(wide)
-                bottom = total - y - text - high
-                _fill(figure.add_axes((x / across, bottom / total, wide / across, high / total)), panel)
-            x += wide + _GAP
-        y += text + tallest + _GAP
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+                _fill(axes, panel)
+    if head:
+        figure.suptitle("\n".join(head), fontsize=8, x=0.01, ha="left", parse_math=False)
+    add_legend(figure, kinds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path, dpi=100)
+
+
+def add_legend(figure: Figure, kinds: Iterable[str]) -> None:
+    """What the boxes of these kinds mean, in a row below everything."""
+    if handles := [outline(np.array([0, 0, 1, 1]), kind, label=KINDS[kind].legend) for kind in kinds]:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
+
+
+def outline(box_xyxy: np.ndarray, kind: str, **more: Any) -> Rectangle:
+    """A box in the colour and line of its kind."""
+    x1, y1, x2, y2 = box_xyxy
+    colour, line = [c / 255 for c in KINDS[kind].colour], "--" if KINDS[kind].dashed else "-"
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linestyle=line, **more)
 
 
 def _fill(axes: Axes, panel: Panel) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.set_axis_off()
+    lines = [part for line in panel.lines for part in textwrap.wrap(line, _LETTERS)]
+    axes.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
     height, width = panel.picture.shape[:2]
     extent = (0, width, height, 0)
     picture = as_rgb(panel.picture)
     if panel.heat is not None:
         picture = as_rgb(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-    axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
+    axes.imshow(picture, extent=extent, interpolation="nearest")
     if panel.heat is not None:
-        colours = axes.imshow(panel.heat, "viridis", extent=extent, aspect="auto", interpolation="nearest")
-        colours.set(alpha=panel.strength, clim=(panel.heat.min() if panel.low is None else panel.low, panel.heat.max()))
-    for (x1, y1, x2, y2), (red, green, blue) in panel.boxes:
-        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.2)
-        box.set_edgecolor((red / 255, green / 255, blue / 255))
-        axes.add_patch(box)
+        axes.imshow(panel.heat, "viridis", extent=extent, alpha=0.6, interpolation="nearest")
+    for (x1, y1, x2, y2), colour in panel.boxes:
+        edge = [c / 255 for c in colour]
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.2, edgecolor=edge))
     if panel.view is not None:
         x1, y1, x2, y2 = panel.view
         axes.set(xlim=(x1, x2), ylim=(y2, y1))
-        axes.set_aspect("equal", anchor="NW")
-
-
-def _wrapped(lines: Sequence[str], width: float) -> list[str]:
-    return [part for line in lines for part in textwrap.wrap(line, max(int(width / _LETTER), 10))]

@@ -1,7 +1,5 @@
-"""What a detector sees: maps by hooks that leave no trace, evidence of a detection, the loss's own matches."""
+"""What a detector sees: its maps, evidence of a detection, the loss's own matches."""
 
-import base64
-import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from untrained import LITE0, SIX_LEVELS, write_checkpoint
 from data_kaist.dataset import collate
 from data_kaist.errors import DataError, ImageError
 from data_kaist.structures import Targets
-from ssd_effnet.build import build_criterion, build_detector, build_postprocess
+from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.matching import Assignment
@@ -27,9 +25,15 @@ from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.heads import SSDHead
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level, RawOutputs
-from ssd_effnet.visualize.feature_page import find_sample, write_feature_page
-from ssd_effnet.visualize.feature_pictures import fusion_picture
-from ssd_effnet.visualize.features import evidence, matched_anchors, recording, score_logit, see
+from ssd_effnet.visualize.features import (
+    evidence,
+    find_sample,
+    fusion_picture,
+    matched_anchors,
+    score_logit,
+    see,
+    write_features,
+)
 
 RANDOM = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
@@ -92,28 +96,21 @@ def test_evidence_lies_where_the_only_information_is(by_hand: Detector) -> None:
     postprocess = PostProcess()
     best = postprocess(seen.outputs, seen.input_size).table([0], ["person"])
     anchor, level, anchor_cxcywh = seen.anchor_of(best)
-    assert (anchor, level) == (2 * 6 + 4, 0)
+    assert (anchor, level.name) == (2 * 6 + 4, "blocks")
     assert best.scores[0] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-6) and (best.scores[1:] < 0.02).all()
     np.testing.assert_allclose(best.boxes_xyxy[0], (64, 32, 80, 48), atol=1e-4)
     np.testing.assert_allclose(anchor_cxcywh, (72, 40, 16, 16))
-    (of_map,) = evidence(seen, best, postprocess.activation)
-    assert of_map.map.part == "backbone"
-    for values in (of_map.grad_cam, of_map.at_place):
-        assert np.unravel_index(values.argmax(), values.shape) == (2, 4)
-        assert np.count_nonzero(values) == 1
+    ((of_map, at_place),) = evidence(seen, best, postprocess.activation)
+    assert of_map.part == "backbone"
     # the head is linear: what its maps add to the logit is gradient times value; -4 is the bias
-    assert of_map.at_place[2, 4] == pytest.approx(9, rel=1e-6)
-    assert of_map.grad_cam[2, 4] == pytest.approx(9 / (4 * 6), rel=1e-6)
+    assert np.argwhere(at_place).tolist() == [[2, 4]] and at_place[2, 4] == pytest.approx(9, rel=1e-6)
 
 
-def test_grad_cam_sees_the_other_person_too_and_the_place_does_not(by_hand: Detector) -> None:
+def test_evidence_is_that_of_one_anchor(by_hand: Detector) -> None:
     seen = see(by_hand, bright_at(2, 4, also=(1, 1)))
     first = PostProcess()(seen.outputs, seen.input_size).table([0], ["person"])
-    (of_map,) = evidence(seen, first, "softmax")
-    place = divmod(seen.anchor_of(first)[0], 6)
-    assert place in ((2, 4), (1, 1))
-    assert set(zip(*np.nonzero(of_map.grad_cam), strict=True)) == {(1, 1), (2, 4)}
-    assert set(zip(*np.nonzero(of_map.at_place), strict=True)) == {place}
+    ((_, at_place),) = evidence(seen, first, "softmax")
+    assert np.argwhere(at_place).tolist() == [[*divmod(seen.anchor_of(first)[0], 6)]]
 
 
 def test_the_logit_is_that_of_the_score() -> None:
@@ -123,26 +120,18 @@ def test_the_logit_is_that_of_the_score() -> None:
     assert score_logit(logits, 1, "sigmoid") == logits[0]
 
 
-def test_hooks_leave_no_trace(predictor: Predictor) -> None:
+def test_maps_are_those_of_the_parts_each_once(predictor: Predictor) -> None:
     detector = predictor.detector
     with torch.no_grad():
-        before = detector(IMAGE)
-        plain = detector.features(IMAGE)
+        before, plain = detector(IMAGE), detector.features(IMAGE)
     seen = see(detector, IMAGE)
-    torch.testing.assert_close(seen.outputs.cls_logits, before.cls_logits, rtol=0, atol=0)
-    torch.testing.assert_close(seen.outputs.bbox_regression, before.bbox_regression, rtol=0, atol=0)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in detector.modules())
-    assert seen.parts == list(plain)
-    for part, maps in plain.items():
-        for m, x in zip(seen.of_part(part), maps, strict=True):
-            np.testing.assert_array_equal(m.values, x[0].numpy())
-            assert m.level.channels == x.shape[1] and m.size == tuple(x.shape[-2:])
+    assert torch.equal(seen.outputs.cls_logits, before.cls_logits)
     # lite0 widens its levels, and extras hand those on
-    assert {m.handed_on_from for m in seen.of_part("adapter")} == {None}
-    assert [m.handed_on_from for m in seen.of_part("extras")] == ["adapter"] * 3 + [None] * 3
-    with pytest.raises(ZeroDivisionError), recording(detector):
-        raise ZeroDivisionError
-    assert not any(module._forward_hooks for module in detector.modules())
+    made = [*plain["backbone"], *plain["adapter"], *plain["extras"][3:]]
+    assert [m.part for m in seen.maps] == ["backbone"] * 3 + ["adapter"] * 3 + ["extras"] * 3
+    for m, x in zip(seen.maps, made, strict=True):
+        np.testing.assert_array_equal(m.values, x[0].numpy())
+        assert m.level.channels == x.shape[1]
     assert all(p.grad is None for p in detector.parameters())
 
 
@@ -165,35 +154,9 @@ def test_detections_are_found_again_among_the_anchors(settings: tuple[str, ...])
     postprocess = build_postprocess(e)
     detections = postprocess(seen.outputs, (64, 96)).table([0], tuple(e.data.classes))
     assert len(detections) > 5 and {*detections.class_names} == {"person", "cyclist"}
-    level = seen.level_of_anchors()
-    for row in range(len(detections)):
-        anchor, of_level, _ = seen.anchor_of(detections, row)
-        assert of_level == level[anchor]
     used = evidence(seen, detections, postprocess.activation)
-    of_level = seen.head_maps[seen.anchor_of(detections)[1]]
-    assert any(u.map.tensor is of_level.tensor for u in used)
-    assert all(np.isfinite(u.at_place).all() and u.at_place.min() >= 0 for u in used)
-
-
-def test_the_matches_are_those_of_the_loss(predictor: Predictor) -> None:
-    seen = see(predictor.detector, IMAGE)
-    criterion = build_criterion(predictor.experiment)
-    boxes = torch.tensor([[[8, 8, 20, 40], [0, 0, 60, 60], [50, 20, 62, 50], [0, 0, 0, 0]]], dtype=torch.float32)
-    ignore = torch.tensor([[False, True, False, False]])
-    targets = Targets(boxes, torch.tensor([[1, 1, 1, 0]]), ignore)
-    wanted = criterion.matcher(seen.outputs, targets)
-    matches = matched_anchors(seen, targets, criterion)
-    np.testing.assert_array_equal(matches.boxes_xyxy, boxes[0, [0, 2]].numpy())
-    for row, number in ((0, 0), (2, 1)):
-        places = (wanted.object_index[0] == row).nonzero()[:, 0].numpy()
-        assert len(places)
-        np.testing.assert_array_equal(matches.of_object(number), places)
-        of_level = np.bincount(matches.level_of_anchor[places], minlength=6)
-        np.testing.assert_array_equal(matches.counts[number], of_level)
-    np.testing.assert_array_equal(matches.ignored, wanted.ignored[0].numpy())
-    assert matches.ignored_counts.sum() == wanted.ignored.sum() > 0
-    nobody = matched_anchors(seen, Targets(boxes, torch.zeros_like(targets.labels), ignore & False), criterion)
-    assert nobody.counts.shape == (0, 6) and (nobody.object_of_anchor == -1).all()
+    assert any(m.level == seen.anchor_of(detections)[1] for m, _ in used)
+    assert all(np.isfinite(at_place).all() and at_place.min() >= 0 for _, at_place in used)
 
 
 def last_anchors(outputs: RawOutputs, targets: Targets) -> Assignment:
@@ -208,34 +171,11 @@ def test_matching_is_what_the_loss_says(predictor: Predictor) -> None:
     seen = see(predictor.detector, IMAGE)
     targets = Targets(torch.tensor([[[10.0, 5, 30, 50]]]), torch.tensor([[1]]), torch.tensor([[False]]))
     criterion = DetectionLoss(MultiBoxLoss(), matcher=last_anchors)
-    matches = matched_anchors(seen, targets, criterion)
+    objects, ignored = matched_anchors(seen, targets, criterion)
     count = len(seen.outputs.anchors_cxcywh)
-    assert matches.of_object(0).tolist() == list(range(count - 8, count))
-    assert matches.ignored.nonzero()[0].tolist() == [0, 1, 2] and matches.iou_threshold is None
+    assert np.flatnonzero(objects == 0).tolist() == list(range(count - 8, count))
+    assert ignored.nonzero()[0].tolist() == [0, 1, 2]
     assert int(criterion(seen.outputs, targets).positives) == 8
-
-
-def test_both_streams_of_halfway_fusion(checkpoints: dict[str, Path]) -> None:
-    pair = torch.cat((IMAGE, IMAGE[:, :1]), dim=1)
-    two = load_detector(checkpoints["halfway"], device="cpu").detector
-    seen = see(two, pair)
-    assert seen.parts[:3] == ["visible stream", "lwir stream", "backbone"]
-
-    torch.manual_seed(0)
-    e = load_experiment(LITE0, [*SIX_LEVELS, "input.modality=halfway", "fusion.shared=true", "fusion.up_to=1"])
-    shared = build_detector(e, pretrained=False)[0].eval()
-    seen = see(shared, pair)
-    visible, lwir, joined = (seen.of_part(name) for name in ("visible stream", "lwir stream", "backbone"))
-    assert (len(visible), len(lwir), len(joined)) == (2, 2, 3)
-    stream = shared.get_submodule("backbone.streams.0")
-    with torch.no_grad():
-        entering = shared.normalize(pair)
-        alone = stream(entering[:, 3:].expand(-1, 3, -1, -1))
-    np.testing.assert_allclose(lwir[1].values, alone[1][0].numpy(), rtol=1e-4, atol=1e-5)
-    assert np.abs(visible[1].values - lwir[1].values).max() > 0
-    detection = build_postprocess(e)(seen.outputs, seen.input_size).table([0], ["person"])
-    used = [u.map.part for u in evidence(seen, detection, "softmax")]
-    assert {"visible stream", "lwir stream"} <= set(used)
 
 
 def test_a_frame_of_the_split_a_file_and_a_pair(
@@ -243,9 +183,6 @@ def test_a_frame_of_the_split_a_file_and_a_pair(
 ) -> None:
     by_name, known = find_sample(predictor, "visible/4")
     assert known and len(by_name.boxes_xyxy) == 1 and by_name.size == (64, 96)
-    by_file, known = find_sample(predictor, str(few_pairs / "visible" / "4.png"))
-    assert known and by_file.name == by_name.name
-    np.testing.assert_array_equal(by_file.visible, by_name.visible)
     shutil.copy(few_pairs / "visible" / "4.png", tmp_path / "a.png")
     shutil.copy(few_pairs / "lwir" / "4.png", tmp_path / "b.png")
     elsewhere, known = find_sample(predictor, str(tmp_path / "a.png"))
@@ -272,72 +209,50 @@ def test_a_frame_of_the_split_a_file_and_a_pair(
 @pytest.mark.parametrize(
     "modality", ["lwir", *(pytest.param(m, marks=pytest.mark.slow) for m in ("visible", "early", "halfway"))]
 )
-def test_the_page_shows_every_picture_in_order(checkpoints: dict[str, Path], tmp_path: Path, modality: str) -> None:
+def test_every_picture_and_the_table(checkpoints: dict[str, Path], tmp_path: Path, modality: str) -> None:
     predictor = load_detector(checkpoints[modality], device="cpu")
     sample, truth = find_sample(predictor, "visible/5")
     out = tmp_path / "a folder, größer"
-    page = write_feature_page(predictor, sample, out, truth=truth, detection=2)
-    text = page.index.read_text(encoding="utf-8")
-    shown = [
-        cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
-        for jpeg in re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', text)
-    ]
-    assert [picture.shape for picture in shown] == [cv2.imread(str(path)).shape for path in page.pictures]
-    assert page.pictures == sorted(out.glob("*.png"))
-    streams = ["channels_visible_stream", "channels_lwir_stream"] if modality == "halfway" else []
-    parts = [*streams, "channels_backbone", "channels_adapter", "channels_extras"]
-    assert [path.stem[3:] for path in page.pictures] == ["image", "levels", *parts, "anchors", "detection"]
-    assert "Why detection 2 scores" in text
-    assert '<tr class="chosen"><td>2</td><td>person</td>' in text
-
-    out = tmp_path / "unknown"
-    page = write_feature_page(predictor, sample, out, truth=False)
-    assert not list(out.glob("*anchors*")) and "No ground truth is known" in page.index.read_text(encoding="utf-8")
+    pictures, table = write_features(predictor, sample, out, truth=truth, detection=2)
+    assert [path.name for path in pictures] == ["image.png", "levels.png", "anchors.png", "detection.png"]
+    assert {*out.iterdir()} == {*pictures} and all(cv2.imread(str(path)) is not None for path in pictures)
+    assert next(iter(table.columns[0].cells)) == "1" and table.row_count == 12
+    pictures, _ = write_features(predictor, sample, tmp_path / "unknown", truth=False)
+    assert [path.name for path in pictures] == ["image.png", "levels.png", "detection.png"]
 
 
-def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path) -> None:
+def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample, _ = find_sample(predictor, "visible/5")
-    with pytest.raises(DataError, match="detections are counted from 1"):
-        write_feature_page(predictor, sample, tmp_path, truth=True, detection=0)
-    with pytest.raises(DataError, match=r"visible/5: has \d+ detections, so there is no number 500"):
-        write_feature_page(predictor, sample, tmp_path, truth=True, detection=500)
+    for number in (0, 500):
+        with pytest.raises(DataError, match=rf"visible/5: has \d+ detections, counted from 1; there is no {number}"):
+            write_features(predictor, sample, tmp_path, truth=True, detection=number)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(DataError, match="file: is a file, and pictures are written into a folder"):
-        write_feature_page(predictor, sample, file, truth=True)
+        write_features(predictor, sample, file, truth=True)
     assert not list(tmp_path.glob("*.png"))
-    keep = predictor.experiment.postprocess.score_threshold
-    try:
-        predictor.experiment.postprocess.score_threshold = 0.999
-        page = write_feature_page(predictor, sample, tmp_path, truth=True)
-        assert "Nothing is found, not even with a score of 0.999" in page.index.read_text(encoding="utf-8")
-        assert not list(tmp_path.glob("*detection*"))
-        with pytest.raises(DataError, match="finds nothing there, so there is no detection 2"):
-            write_feature_page(predictor, sample, tmp_path, truth=True, detection=2)
-    finally:
-        predictor.experiment.postprocess.score_threshold = keep
+    monkeypatch.setattr(predictor.experiment.postprocess, "score_threshold", 0.999)
+    pictures, table = write_features(predictor, sample, tmp_path, truth=True)
+    assert table.row_count == 0 and "detection.png" not in [path.name for path in pictures]
+    with pytest.raises(DataError, match="has 0 detections"):
+        write_features(predictor, sample, tmp_path, truth=True, detection=2)
 
 
-def test_fusion_weights_are_drawn_for_a_neck_that_has_them() -> None:
+def test_fusion_weights_are_drawn_for_a_neck_that_has_them(tmp_path: Path) -> None:
     settings = ("neck.topology=bifpn", "neck.channels=16", "neck.fusion=unbounded", "neck.repeats=2")
     detector = build_detector(load_experiment(LITE0, [*SIX_LEVELS, *settings]), pretrained=False)[0]
     neck = detector.part("neck")
     assert isinstance(neck, GraphNeck)
     bars = sum(len(inputs) for inputs in neck.fusion_weights().values())
-    picture = fusion_picture(neck)
-    assert picture.dtype == np.uint8 and picture.shape[0] > 26 * bars
-    with torch.no_grad():
-        for name, parameter in neck.named_parameters():
-            if name.endswith("scalars"):
-                parameter.neg_()  # unbounded weights may be negative
-    assert (fusion_picture(neck) != 255).any()
+    fusion_picture(tmp_path / "a.png", neck)
+    assert cv2.imread(str(tmp_path / "a.png")).shape[0] > 26 * bars
 
 
 def test_the_command(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     line = ("--image", "visible/4", "--out", tmp_path / "out")
     done = command("visualize", "features", checkpoints["visible"], *line)
-    assert done.returncode == 0 and "pictures of visible/4" in done.stdout
-    assert (tmp_path / "out" / "index.html").is_file()
+    assert done.returncode == 0 and "visible/4" in done.stdout
+    assert (tmp_path / "out" / "detection.png").is_file()
     shutil.copy(checkpoints["visible"], run := tmp_path / "run.ckpt")
     (tmp_path / "environment.json").write_text('{"data": {"test": {"fingerprint": "of other data"}}}')
     done = command("visualize", "features", run, "--image", "visible/4", "--out", tmp_path / "other")

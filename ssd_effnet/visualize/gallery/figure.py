@@ -11,16 +11,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 
 from data_kaist.errors import DataError
 from data_kaist.layouts import Frame, Modality
 from data_kaist.splits import spelling
-from ssd_effnet.drawing import KINDS
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors
 from ssd_effnet.evaluation.scores import save_figure
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.visualize.gallery.drawing import FinishedRun, markings
+from ssd_effnet.visualize.panels import add_legend, outline
 
 SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored")
 _DPI = 300
@@ -80,12 +79,7 @@ def write_figure(
         grid[row][0].set_ylabel(title.replace("$", r"\$"), fontsize=7)
     for axes, at in zip(grid[0], places, strict=True):
         axes.set_title(runs[0].frames[at].name, fontsize=7, pad=2)
-    patches = [
-        Rectangle((0, 0), 1, 1, fill=False, edgecolor=_colour(k), linestyle=_line(k), label=KINDS[k].legend)
-        for k in SHOWN
-        if k in drawn
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(SHOWN), frameon=False, fontsize=7)
+    add_legend(figure, [kind for kind in SHOWN if kind in drawn])
     out.parent.mkdir(parents=True, exist_ok=True)
     written = [out.with_name(out.name + ending) for ending in (".pdf", ".png")]
     for path in written:
@@ -115,19 +109,6 @@ def _draw(axes: Any, errors: Errors, place: int, images: Sequence[np.ndarray]) -
         for x1, y1, x2, y2 in boxes if marking.kind in SHOWN else ():
             drawn.add(marking.kind)
             for left in (i * images[0].shape[1] for i in range(len(images))):
-                look: dict[str, Any] = {
-                    "edgecolor": _colour(marking.kind),
-                    "linestyle": _line(marking.kind),
-                    "linewidth": 0.8,
-                }
-                box = Rectangle((x1 + left, y1), x2 - x1, y2 - y1, fill=False, **look)
-                axes.add_patch(box)
+                moved = np.array([x1 + left, y1, x2 + left, y2])
+                axes.add_patch(outline(moved, marking.kind, linewidth=0.8))
     return drawn
-
-
-def _colour(kind: str) -> tuple[float, ...]:
-    return tuple(c / 255 for c in KINDS[kind].colour)
-
-
-def _line(kind: str) -> str:
-    return "--" if KINDS[kind].dashed else "-"
