@@ -10,7 +10,6 @@ import pytest
 from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml, read_annotation, training_ignore
 from data_kaist.classes import PERSON
 from data_kaist.errors import AnnotationError
-from data_kaist.layouts import DataSource
 from data_kaist.splits import FrameName, parse_split
 from data_kaist.structures import Annotations
 
@@ -92,13 +91,6 @@ def test_xml_fields() -> None:
     assert annotations.daytime == "night"
 
 
-def test_xml_without_objects_or_size() -> None:
-    annotations = parse_xml(b"<annotation></annotation>", "a.xml")
-    assert annotations.boxes_xyxy.shape == (0, 4)
-    assert annotations.size == (512, 640)
-    assert training_ignore(annotations).shape == (0,)
-
-
 BROKEN_XML = {
     "cut off": (xml({})[:-30], "not readable as XML"),
     "empty": (b"", "not readable as XML"),
@@ -176,20 +168,6 @@ def test_broken_bbgt(data: bytes, message: str) -> None:
     with pytest.raises(AnnotationError, match=message) as error:
         parse_bbgt(data, "a.txt")
     assert str(error.value).startswith("a.txt: ")
-
-
-@pytest.mark.parametrize("layout", ["{side}/set00/V000/I00001.txt", "set00/V000/{side}/I00001.txt"])
-def test_paired_annotations_go_with_the_modality(layout: str, tmp_path: Path) -> None:
-    for side, x in (("visible", 10), ("lwir", 14)):
-        path = tmp_path / layout.format(side=side)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(bbgt(f"person {x} 20 30 60 0 0 0 0 0 0 0"))
-    source = DataSource("kaist", tmp_path, "paired", tmp_path)
-    (tmp_path / "images").mkdir()
-    skipped: list[tuple[str, str]] = []
-    for modality, x in ((None, 10), ("any", 10)):
-        (frame,) = source.frames("train-all-01", modality=modality, skipped=skipped)
-        assert frame.annotations.boxes_xyxy[0, 0] == x and frame.annotations.daytime == "day"
 
 
 def test_training_ignore() -> None:

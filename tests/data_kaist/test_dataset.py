@@ -299,16 +299,6 @@ def test_frames_are_spread_over_those_with_objects_unless_too_few_have() -> None
     assert spread(frames, 0) == spread([], 3) == []
 
 
-def test_real_frames(shared: Path) -> None:
-    frames = DataSource("kaist", shared / "data/kaist-mini").frames("test-all-20", modality="early")
-    assert len(frames) == 7
-    visible, lwir = read_pair(frames[0], "early")
-    assert visible is not None
-    assert lwir is not None
-    assert visible.shape == (512, 640, 3)
-    assert lwir.shape == (512, 640)
-
-
 def _break(root: Path, how: str) -> None:
     xml = root / "annotations-xml" / f"{TRAIN[1]}.xml"
     if how == "root":

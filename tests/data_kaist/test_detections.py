@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_kaist.detections import form_of, read_detections, write_coco_results, write_kaist
+from data_kaist.detections import read_detections, write_coco_results, write_kaist
 from data_kaist.errors import DetectionFileError, Doubt
 from data_kaist.structures import DetectionTable
 
@@ -59,10 +59,6 @@ def test_what_the_forms_say(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "d.json").read_text()) == [
         {"image_id": 2, "category_id": 1, "bbox": [10, 20, 20, 60], "score": 0.5}
     ]
-
-
-def test_the_form_is_seen_from_the_path(tmp_path: Path) -> None:
-    assert [form_of(p) for p in ("a.txt", "a.json", "a", tmp_path)] == ["kaist", "coco", "kaist", "devkit"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])

@@ -14,11 +14,10 @@ import torch
 from PIL import Image, ImageOps
 from untrained import write_checkpoint
 
-from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
+from data_kaist.dataset import doubts_of, read_pair
 from data_kaist.errors import DataError, ImageError
 from data_kaist.images import NOTE, Reading, kind_of, read_image
 from data_kaist.layouts import DataSource
-from data_kaist.transforms import Resize
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
@@ -229,23 +228,6 @@ def test_clipped_shares_and_8_bits_beside_a_range_are_said(tmp_path: Path) -> No
     said = doubts_of(frames)
     assert "20.00 % of" in said["range"] and "5.00 % above" in said["range"]
     assert "1 of 2 LWIR images have 8 bits" in said["depth"] and "lwir/b.png" in said["depth"]
-
-
-def test_the_cache_keeps_frames_as_they_are_read(tmp_path: Path) -> None:
-    (tmp_path / "lwir").mkdir()
-    (tmp_path / "visible").mkdir()
-    thermal(tmp_path / "lwir" / "a.png", "14 bits")
-    Image.fromarray(np.zeros((96, 116, 3), np.uint8)).save(tmp_path / "visible" / "a.png")
-    root = coco(tmp_path, [("visible/a.png", (96, 116))])
-    seen = []
-    for reading in (Reading(), Reading((7000, 8899)), Reading((0, 65535)), Reading(orientation="follow")):
-        frames = DataSource("coco", root, reading=reading).frames("train.json", modality="lwir")
-        data = DetectionDataset(frames, "lwir", Resize((96, 116)), cache="memory")
-        first, kept = data[0].lwir, data[0].lwir
-        assert first is not None and kept is not None
-        np.testing.assert_array_equal(first, kept)
-        seen.append(int(first.max()))
-    assert seen == [34, 255, 35, 34]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from defusedxml import ElementTree
 from data_kaist.errors import RequestError
 from data_kaist.synthetic import write_dataset
 from data_kaist.synthetic.canvas import Camera
-from data_kaist.synthetic.figures import Person, paint_cyclist, paint_person
+from data_kaist.synthetic.figures import Person, paint_person
 from data_kaist.synthetic.look import Look
 from data_kaist.synthetic.render import Backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
@@ -236,26 +236,6 @@ def test_a_group_is_one_box_that_its_members_do_not_hide() -> None:
     (box,) = paint_figures(flat_view(free), FramePlan(members, ["people"]), np.random.default_rng(0))
     assert (box.label, box.occlusion) == ("people", 0)
     assert box.w > 0.75 * 350 / 9.3
-
-
-def test_a_figure_over_the_edge_is_clipped_to_the_frame() -> None:
-    free = np.full((260, 320), np.inf, np.float32)
-    at_edge = Figure(0, somebody(), False, -160 * 6.0 / 350, 6.0)
-    (box,) = paint_figures(flat_view(free), FramePlan([at_edge], ["person"]), np.random.default_rng(0))
-    assert box.x == 0 and 0 < box.w < 25
-
-
-def test_sprites_stand_on_their_anchor_at_their_height() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        person = replace(Person.sample(rng), extra="")
-        sprite = paint_person(person, 60.0, rng)
-        rows = np.flatnonzero((sprite.alpha >= 0.5).any(axis=1))
-        assert abs(int(rows[-1]) - sprite.anchor[1]) <= 4
-        assert rows[-1] - rows[0] == pytest.approx(person.stature * 60, rel=0.12)
-        assert sprite.warmth.max() <= 1.3 and sprite.bgr.shape == (*sprite.alpha.shape, 3)
-        assert not (sprite.alpha[0] > 0.5).any(), "the head must not be cut off"
-        assert paint_cyclist(person, 60.0, rng).alpha.max() == 1.0
 
 
 # The command

@@ -117,19 +117,6 @@ def test_each_modality_alone_sees_what_it_sees_in_the_pair(box: tuple[int, int, 
     np.testing.assert_array_equal(alone.boxes_xyxy, pair.boxes_xyxy)
 
 
-def test_flip_by_hand() -> None:
-    after = HorizontalFlip(p=1)(sample_of([(10, 20, 30, 50)]), np.random.default_rng(0))
-    np.testing.assert_array_equal(after.boxes_xyxy, [[90, 20, 110, 50]])
-
-
-def test_resize_by_hand() -> None:
-    after = Resize((48, 240))(sample_of([(10, 20, 30, 50)]), np.random.default_rng(0))
-    assert after.size == (48, 240)
-    assert after.original_size == SIZE
-    np.testing.assert_array_equal(after.boxes_xyxy, [[20, 10, 60, 25]])
-    assert after.boxes_xyxy.dtype == np.float32
-
-
 def test_resize_clips_what_reaches_over_the_border_and_drops_what_vanishes() -> None:
     before = sample_of([(-10, 20, 30, 50), (0, 0, 4, 4)])
     after = Resize((24, 30))(before, np.random.default_rng(0))

@@ -97,32 +97,6 @@ def test_all_subsets_have_a_column_and_each_rule_set_a_row(truth: Path, found: P
     assert command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "many").returncode == 2
 
 
-@pytest.mark.parametrize(("rules", "kept"), [("matlab", {"matlab"}), ("python", {"python"})])
-def test_one_rule_set(truth: Path, found: Path, tmp_path: Path, rules: str, kept: set[str]) -> None:
-    done = command(
-        "evaluate", "--annotations", truth, "--detections", found, "--rules", rules, "--json", tmp_path / "o.json"
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads((tmp_path / "o.json").read_text())["found"]) == kept | {
-        "annotations",
-        "recall",
-        "people",
-        "ap",
-    }
-
-
-def test_files_of_one_stem_stay_apart(truth: Path, found: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other" / "found.txt"
-    other.parent.mkdir()
-    other.write_text("")
-    done = command("evaluate", "--annotations", truth, "--detections", found, other, "--json", tmp_path / "o.json")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "o.json").read_text())
-    assert list(results) == [f"{tmp_path.name}/found.txt", "other/found.txt"]
-    assert results["other/found.txt"]["ap"] == {"AP": 0, "AP50": 0, "AP75": 0}
-    assert results["other/found.txt"]["matlab"]["reasonable_all"] == 100
-
-
 def test_short_names(tmp_path: Path) -> None:
     assert short_names(["a/x.txt", "b/y.txt"]) == ["x", "y"]
     assert short_names(["a/x.txt", "a/x.json", "b/y.txt"]) == ["x.txt", "x.json", "y"]
@@ -241,22 +215,6 @@ def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
     assert (
         done.returncode == 0 and "of 3 boxes of persons 0 reach out of their image, 3 are under a pixel" in done.stderr
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("0,1,2,3,4,0.5\n", "bad.txt, line 1: has image number 0, but image numbers are 1-based"),
-        ("1,1,2,3,4\n", "bad.txt, line 1: has 5 columns"),
-    ],
-)
-def test_one_sentence_for_a_bad_file(truth: Path, found: Path, tmp_path: Path, text: str, message: str) -> None:
-    bad = tmp_path / "bad.txt"
-    bad.write_text(text)
-    done = command("evaluate", "--annotations", truth, "--detections", found, bad, "--json", tmp_path / "o.json")
-    assert done.returncode != 0
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "o.json").exists()
 
 
 def test_one_sentence_for_wrong_paths(truth: Path, found: Path, tmp_path: Path) -> None:

@@ -139,12 +139,6 @@ def test_average_precision_by_images() -> None:
     assert matched.figures(weight.astype(float)) == pytest.approx(written_out, abs=1e-9)
 
 
-def test_jackknife_of_a_mean_is_its_standard_error() -> None:
-    values = np.random.default_rng(4).normal(size=40)
-    mean = replicates(lambda weight: float(weight @ values / weight.sum()), np.arange(40), np.arange(40))
-    assert math.sqrt(image_variance(mean[None])) == pytest.approx(values.std(ddof=1) / math.sqrt(40))
-
-
 # ------------------------------------------------------------------------------------------------ verdicts
 
 
@@ -185,11 +179,6 @@ def test_no_variance_is_no_evidence() -> None:
     same, other = np.full((3, 11), 20.0), np.full((3, 11), 21.0)
     assert (compare(same, same).p, compare(same, other).p) == (1, 1)
     assert compare(same, other).doubt()
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03, 1.0]) == pytest.approx([0.09, 0.04, 0.09, 1.0])
-    assert holm([0.9, 0.8]) == [1, 1]
 
 
 def test_how_many_seeds_would_tell() -> None:
