@@ -6,8 +6,8 @@ annotations but not imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -160,9 +160,11 @@ class Targets:
     ignore: torch.Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        return replace(
-            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        )
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Targets:
+        """The same change made to every tensor."""
+        return Targets(change(self.boxes_xyxy), change(self.labels), change(self.ignore))
 
     @property
     def is_object(self) -> torch.Tensor:
@@ -190,18 +192,12 @@ class Batch:
     names: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            targets=self.targets.to(device, non_blocking),
-            original_sizes=self.original_sizes.to(device, non_blocking=non_blocking),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        t = self.targets
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            targets=Targets(t.boxes_xyxy.pin_memory(), t.labels.pin_memory(), t.ignore.pin_memory()),
-            original_sizes=self.original_sizes.pin_memory(),
-        )
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """Indices and names stay on the host."""
+        sizes = change(self.original_sizes)
+        return replace(self, images=change(self.images), targets=self.targets.each(change), original_sizes=sizes)

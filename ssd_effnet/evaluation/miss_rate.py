@@ -258,7 +258,7 @@ class Matcher:
         self._cache: dict[tuple[float, float, tuple[int, ...]], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def _pairs(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs of a detection and a box that covers half of it, in order of rank, IoU and box, ascending.
+        """Pairs of a detection and a box that covers half of it, by rank; of a rank the best IoU and last box first.
 
         An ignore region asks for no more, and an IoU of a half implies it. Returns rank, box and IoU, each ``(p,)``.
         """
@@ -266,7 +266,7 @@ class Matcher:
         row, box, iou, covered = self.truth.touching(self._image[among], boxes[among])
         enough = np.maximum(iou, covered) >= MIN_OVERLAP  # the maximum only guards against rounding
         rank, box, iou = among[row[enough]], box[enough], iou[enough]
-        order = np.lexsort((box, iou, rank))
+        order = np.lexsort((-box, -iou, rank))
         return rank[order], box[order], iou[order]
 
     def _outcomes(self, subset: Subset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -279,9 +279,14 @@ class Matcher:
             ignored = self.truth.ignored(subset)
             on_ignored = ignored[self._pair_box]
             candidates = ~on_ignored & (self._pair_iou >= MIN_OVERLAP)
-            found = _match_greedily(
-                self._pair_rank[candidates], self._pair_box[candidates], len(self._row), len(ignored)
-            )
+            found = np.full(len(self._row), -1, np.int64)
+            taken: set[int] = set()
+            for rank, box in zip(
+                self._pair_rank[candidates].tolist(), self._pair_box[candidates].tolist(), strict=True
+            ):
+                if found[rank] < 0 and box not in taken:
+                    found[rank] = box
+                    taken.add(box)
             outcome = np.full(len(self._row), Outcome.FALSE_POSITIVE, np.int8)
             outcome[self._pair_rank[on_ignored]] = Outcome.DROPPED
             outcome[~self._considered] = Outcome.DROPPED
@@ -359,30 +364,3 @@ def _place_in_group(group: np.ndarray) -> np.ndarray:
     place = np.empty(len(group), np.int64)
     place[order] = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
     return place
-
-
-def _match_greedily(rank: np.ndarray, box: np.ndarray, n_detections: int, n_boxes: int) -> np.ndarray:
-    """The greedy matching for all images at once, in a few rounds in place of one step a detection.
-
-    In a round, a detection that is the first to ask for its best free box gets it: nobody before it can take that box
-    away, and its better boxes are gone already, so going through the detections one by one would end the same. The
-    first detection of all always gets its wish, so each round settles something.
-
-    Args:
-        rank, box: int64 ``(p,)``, pairs sorted by rank and within a rank from the worst box to the best.
-
-    Returns:
-        int64 ``(n_detections,)``: the box found, -1 where none.
-    """
-    found = np.full(n_detections, -1, np.int64)
-    taken = np.zeros(n_boxes, bool)
-    first = np.empty(n_boxes, np.int64)
-    while len(rank):
-        first[box[::-1]] = rank[::-1]  # of equal indices the last assignment stays: the lowest rank
-        best = np.flatnonzero(np.diff(rank, append=n_detections))
-        best = best[first[box[best]] == rank[best]]
-        found[rank[best]] = box[best]
-        taken[box[best]] = True
-        free = ~taken[box] & (found[rank] < 0)
-        rank, box = rank[free], box[free]
-    return found
