@@ -193,12 +193,10 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     except pickle.UnpicklingError as error:
         # torch's message ends in advice to switch the check off; the first sentence of the cause is what is of use.
         cause = str(error).partition("\n")[0]
-        if _is_pickle(path):
-            raise WeightsError(
-                f"{path} is not read: it holds more than tensors and plain data, or is damaged; reading it could run "
-                f"code. Save its state_dict alone and take that file ({cause[:200]})"
-            ) from error
-        raise WeightsError(f"{path} is no file of PyTorch weights, or is damaged") from error
+        raise WeightsError(
+            f"{path} is not read: it is damaged, or holds more than tensors and plain data, and reading it could run "
+            f"code. Save its state_dict alone and take that file ({cause[:200]})"
+        ) from error
     except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
@@ -226,13 +224,6 @@ def refuse_unreadable(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether the file begins as torch's (a zip) or a bare pickle does, not as text or a picture."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    return start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def cache_directory() -> Path:

@@ -15,7 +15,7 @@ from ssd_effnet.build import build_backbone
 from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.models.backbones import BACKBONES, VGG16, EfficientNet
 from ssd_effnet.models.backbones.efficientnet import NAMES, Strides, stages
-from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES, TORCHVISION_NAMES_BN
+from ssd_effnet.models.backbones.vgg import torchvision_names
 
 EVERY_LEVEL = range(7)
 
@@ -85,19 +85,12 @@ def test_vgg_has_the_published_count(batch_norm: bool, published: int) -> None:
     assert ours + classifier == (138_365_992 if batch_norm else 138_357_544)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_vgg_name_table_follows_torchvisions_order(batch_norm: bool) -> None:
-    """torchvision's `features` is one sequence: conv, (bn,) relu ..., with a pooling after each group."""
-    table = TORCHVISION_NAMES_BN if batch_norm else TORCHVISION_NAMES
-    expected, index = {}, 0
-    for group, repeats in enumerate((2, 2, 3, 3, 3), start=1):
-        for i in range(1, repeats + 1):
-            expected[f"features.{index}"] = f"conv{group}.conv{group}_{i}"
-            if batch_norm:
-                expected[f"features.{index + 1}"] = f"conv{group}.bn{group}_{i}"
-            index += 3 if batch_norm else 2
-        index += 1
-    assert table == expected
+def test_vgg_names_are_torchvisions() -> None:
+    """By hand from its printed layers: the first, and the last of each."""
+    plain, normed = torchvision_names(False), torchvision_names(True)
+    assert len(plain) == 13 and plain["features.0"] == "conv1.conv1_1" and plain["features.28"] == "conv5.conv5_3"
+    assert plain["features.10"] == "conv3.conv3_1" and len(normed) == 26
+    assert normed["features.40"] == "conv5.conv5_3" and normed["features.41"] == "conv5.bn5_3"
 
 
 def test_vgg_conv4_3_is_after_the_relu_and_stays_untouched() -> None:

@@ -14,7 +14,7 @@ from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import IMAGENET, TENSORFLOW_LITE, load_experiment, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES, VGG16, Backbone, EfficientNet
 from ssd_effnet.models.backbones.pretrained import PRETRAINED, load_pretrained, pretrained_weights
-from ssd_effnet.models.backbones.vgg import TORCHVISION_NAMES_BN
+from ssd_effnet.models.backbones.vgg import torchvision_names
 from ssd_effnet.models.weights import WeightsError, read_state_dict
 from ssd_effnet.structures import Level
 
@@ -91,7 +91,7 @@ def torchvision_like_vgg_bn() -> dict[str, torch.Tensor]:
     """A file as torchvision's vgg16_bn: the names, classifier included, and no batch counters (it is of 2017)."""
     source = VGG16(batch_norm=True).state_dict()
     file = {}
-    for theirs, module in TORCHVISION_NAMES_BN.items():
+    for theirs, module in torchvision_names(True).items():
         for kind in ("weight", "bias", "running_mean", "running_var"):
             if f"{module}.{kind}" in source:
                 file[f"{theirs}.{kind}"] = source[f"{module}.{kind}"]
@@ -226,7 +226,7 @@ def test_vgg_gives_torchvisions_maps(shared: Path) -> None:
         torch.testing.assert_close(backbone(image)[0], features[:23](image), rtol=0, atol=0)  # conv4_3 after its ReLU
         deep = backbone.conv5(features[:24](image))
         torch.testing.assert_close(deep, features(image), rtol=0, atol=0)
-    with pytest.raises(WeightsError, match=r"vgg16_conv_imagenet\.pth has the weights of vgg16, not of vgg16-bn"):
+    with pytest.raises(WeightsError, match=r"vgg16_conv_imagenet\.pth for vgg16-bn"):
         load_pretrained(VGG16(batch_norm=True), "vgg16-bn", str(file))
 
 

@@ -17,51 +17,24 @@ from ssd_effnet.structures import Level
 # Convolutions of conv1 ... conv5, all 3x3: (output channels, how many).
 _GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
-# torchvision numbers the layers of `features` one by one, activations and poolings included. Written out rather than
-# counted, so that a weight goes where its name says.
-TORCHVISION_NAMES: dict[str, str] = {
-    "features.0": "conv1.conv1_1",
-    "features.2": "conv1.conv1_2",
-    "features.5": "conv2.conv2_1",
-    "features.7": "conv2.conv2_2",
-    "features.10": "conv3.conv3_1",
-    "features.12": "conv3.conv3_2",
-    "features.14": "conv3.conv3_3",
-    "features.17": "conv4.conv4_1",
-    "features.19": "conv4.conv4_2",
-    "features.21": "conv4.conv4_3",
-    "features.24": "conv5.conv5_1",
-    "features.26": "conv5.conv5_2",
-    "features.28": "conv5.conv5_3",
-}
-TORCHVISION_NAMES_BN: dict[str, str] = {
-    "features.0": "conv1.conv1_1",
-    "features.1": "conv1.bn1_1",
-    "features.3": "conv1.conv1_2",
-    "features.4": "conv1.bn1_2",
-    "features.7": "conv2.conv2_1",
-    "features.8": "conv2.bn2_1",
-    "features.10": "conv2.conv2_2",
-    "features.11": "conv2.bn2_2",
-    "features.14": "conv3.conv3_1",
-    "features.15": "conv3.bn3_1",
-    "features.17": "conv3.conv3_2",
-    "features.18": "conv3.bn3_2",
-    "features.20": "conv3.conv3_3",
-    "features.21": "conv3.bn3_3",
-    "features.24": "conv4.conv4_1",
-    "features.25": "conv4.bn4_1",
-    "features.27": "conv4.conv4_2",
-    "features.28": "conv4.bn4_2",
-    "features.30": "conv4.conv4_3",
-    "features.31": "conv4.bn4_3",
-    "features.34": "conv5.conv5_1",
-    "features.35": "conv5.bn5_1",
-    "features.37": "conv5.conv5_2",
-    "features.38": "conv5.bn5_2",
-    "features.40": "conv5.conv5_3",
-    "features.41": "conv5.bn5_3",
-}
+
+def torchvision_names(batch_norm: bool) -> dict[str, str]:
+    """torchvision's names of layers that have weights, and the module's.
+
+    torchvision numbers the layers of ``features`` one by one, activations and poolings included.
+
+    >>> list(torchvision_names(True).items())[:3]
+    [('features.0', 'conv1.conv1_1'), ('features.1', 'conv1.bn1_1'), ('features.3', 'conv1.conv1_2')]
+    """
+    names, number = {}, 0
+    for group, (_, repeats) in enumerate(_GROUPS, start=1):
+        for i in range(1, repeats + 1):
+            for kind in ("conv", "bn") if batch_norm else ("conv",):
+                names[f"features.{number}"] = f"conv{group}.{kind}{group}_{i}"
+                number += 1
+            number += 1  # the ReLU
+        number += 1  # the pooling
+    return names
 
 
 class VGG16(Backbone):
