@@ -93,7 +93,6 @@ def test_xml_fields() -> None:
 
 BROKEN_XML = {
     "cut off": (xml({})[:-30], "not readable as XML"),
-    "empty": (b"", "not readable as XML"),
     "entities": (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "not readable as XML"),
     "encoding": (b'<?xml version="1.0" encoding="nonsense"?><annotation/>', "not readable as XML"),
     "no name": (xml({}, {"name": ""}), "object 2 has no <name>"),
@@ -103,17 +102,11 @@ BROKEN_XML = {
     ),
     "no x": (xml({}).replace(b"<x>10</x>", b""), r"object 1 \(person\) has no <x>"),
     "no occlusion": (xml({}).replace(b"<occlusion>0</occlusion>", b""), "has no <occlusion>"),
-    "text": (xml({"x": "ten"}), "has x 'ten', which is not a finite number"),
     "nan": (xml({"y": "nan"}), "has y 'nan', which is not a finite number"),
-    "infinite": (xml({}, {"w": "inf"}), r"object 2 \(person\) has w 'inf'"),
-    "blank": (xml({"h": ""}), "has h '', which is not a finite number"),
     "no width": (xml({"w": 0}), r"has a box without area \(x 10, y 20, w 0, h 60\)"),
-    "negative height": (xml({"name": "cyclist", "h": -3}), r"object 1 \(cyclist\) has a box without area"),
     "right of the frame": (xml({"x": 640}), "lies outside its 640x512 image"),
-    "above the frame": (xml({"y": -60}), "lies outside its 640x512 image"),
     "occlusion": (xml({"occlusion": 3}), "has occlusion 3.*, which should be 0, 1 or 2"),
     "size": (xml(size="<size><width>0</width><height>5</height></size>"), "<size> says 0x5 pixels"),
-    "size without height": (xml(size="<size><width>9</width></size>"), "<size> has no <height>"),
 }
 
 
@@ -160,7 +153,6 @@ def test_bbgt_fields(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not a text file"),
         (bbgt("person 10 20 30 60"), "object 1 has 5 columns, which should be 12"),
         (bbgt("person 10 20 x 60 0 0 0 0 0 0 0"), r"object 1 \(person\) has w 'x'"),
-        (bbgt("person 10 20 30 0 0 0 0 0 0 0 0"), "box without area"),
         (bbgt("", "person 10 600 30 60 0 0 0 0 0 0 0"), "outside its 640x512 image"),
     ],
 )

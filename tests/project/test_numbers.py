@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.dataset import collate
@@ -99,12 +98,6 @@ def test_what_is_not_finite_is_refused_with_its_frames(
         module.test_step(batch, 0)
 
 
-# --- objects of any size through the transforms ----------------------------------------------------------------------
-
-sizes = st.floats(1e-3, 1e6)
-places = st.floats(-1e6, 1e6)
-
-
 # --- detections ------------------------------------------------------------------------------------------------------
 
 MANY = 10_000
@@ -139,9 +132,6 @@ def test_ten_thousand_boxes_of_equal_score_are_suppressed_and_cut() -> None:
     first, second = (PostProcess(top_k=200)(raw, (512, 640)) for _ in range(2))
     assert torch.equal(first.boxes_xyxy, second.boxes_xyxy) and (first.labels > 0).sum() <= 200
     assert (first.scores[first.labels > 0] == 0.5).all()
-
-
-# --- splits ----------------------------------------------------------------------------------------------------------
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
