@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ from ssd_effnet.training.devices import (
     environments,
     loader,
 )
-from ssd_effnet.training.interruption import StopAfterStep
+from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
 from ssd_effnet.training.preflight import (
@@ -132,7 +132,10 @@ def run(
         if directory.begun and (edited := directory.edited(directory.trained())):
             echo(f"{directory.config_file} was edited after the run had begun, and is not believed: {edited}")
     else:
-        echo = _nothing
+
+        def echo(line: str) -> None:
+            pass
+
     if resume and directory.results_file.is_file() and directory.trained().trainer.epochs >= experiment.trainer.epochs:
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
@@ -166,10 +169,6 @@ def _quieten_lightning() -> None:
         ".*sync_dist=True.*",  # what is logged is the same in every process
     ):
         warnings.filterwarnings("ignore", noise)
-
-
-def _nothing(line: str) -> None:
-    """The echo of a process that does not speak."""
 
 
 def _run(
@@ -229,49 +228,87 @@ def _run(
                 echo(f"what it had come to stays in {kept}")
         save_experiment(experiment, directory.config_file)
         directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
-    module = _module(experiment, detector, datasets)
-    stop = StopAfterStep(echo, first=processes.first)
-    timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
-    waiting = Waiting()
-    loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
-    if not resumed:
-        refuse_to_end_warming_up(experiment, len(loaders["train"]))
-    rows = MetricsCsv(directory.metrics_file)
-    begin = read_plain(directory.last)["global_step"] if resumed else None
-    trainer, best = _trainer(experiment, directory, datasets, echo, waiting, [timer, stop, *callbacks], rows, begin)
-    if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
-        loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
-    session = _Session(experiment, directory, datasets, loaders, module, trainer, best, rows, stop, timer, waiting)
+    session = _Session(experiment, directory, datasets, detector, processes, echo, callbacks, resumed=resumed)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time, or the others waited "
         f"for it longer than trainer.process_timeout, {t.process_timeout:g} s (its own words, if it had any, stand "
         f"above); with --resume it resumes from {directory.last}"
     )
-    with ending_together(trainer, lost):
-        session.fit(resumed=resumed)
-        echo(str(waiting))
+    with ending_together(session.trainer, lost):
+        session.fit()
+        echo(str(session.waiting))
         for doubt in session.doubts() if processes.first else ():
             echo(doubt)
         return session.finish(shown)
 
 
-@dataclass(frozen=True, eq=False)
 class _Session:
-    """The parts of a run that is going on; datasets and loaders by stage."""
+    """A run that is going on: trainer, module, loaders by stage, and what is kept and written beside the steps."""
 
-    experiment: ExperimentConfig
-    directory: RunDirectory
-    datasets: Mapping[str, DetectionDataset]
-    loaders: Mapping[str, DataLoader[Sample]]
-    module: TrainingModule
-    trainer: Trainer
-    best: ModelCheckpoint
-    rows: MetricsCsv
-    stop: StopAfterStep
-    timer: Timer
-    waiting: Waiting
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        directory: RunDirectory,
+        datasets: dict[str, DetectionDataset],
+        detector: Detector,
+        processes: Processes,
+        echo: Callable[[str], None],
+        callbacks: Sequence[Callback],
+        *,
+        resumed: bool,
+    ) -> None:
+        t = experiment.trainer
+        self.experiment, self.directory, self.datasets, self.resumed = experiment, directory, datasets, resumed
+        self.module = _module(experiment, detector, datasets)
+        self.loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
+        begin: int | None = None
+        if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
+            self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
+            begin = read_plain(directory.last)["global_step"] + 1
+        else:
+            refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
+        self.stop = StopOnSignal(first=processes.first)
+        self.timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
+        self.waiting = Waiting()
+        self.rows = MetricsCsv(directory.metrics_file)
+        keep = partial(
+            ModelCheckpoint,
+            dirpath=directory.last.parent,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        mode = metric_of(t.monitor).mode
+        self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
+        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout(), self.waiting]
+        used += [FusionWeights(), self.rows]  # the weights before the file, which writes down what it finds
+        # without validation nothing says which epoch is best. The last one has a callback of its own:
+        # ModelCheckpoint's save_last writes only when there is a new best
+        used += [*([self.best] if "val" in datasets else []), keep(filename="last")]
+        if t.ema_decay:
+            used.append(EMAWeightAveraging(decay=t.ema_decay))
+        if "val" in datasets and t.panel_images:
+            used.append(Pictures(datasets["val"], t.panel_images))
+        on_terminal = echo is print and sys.stderr.isatty()
+        used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(self.waiting, echo))
+        self.trainer = Trainer(
+            **devices(experiment),
+            precision=t.precision,
+            max_epochs=t.epochs,
+            accumulate_grad_batches=experiment.optimizer.accumulate,
+            gradient_clip_val=experiment.optimizer.gradient_clip or None,
+            check_val_every_n_epoch=t.validate_every,
+            num_sanity_val_steps=0,
+            log_every_n_steps=LOG_EVERY,
+            # what a killed attempt wrote after its last checkpoint is not drawn beside what is now computed anew
+            logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False, purge_step=begin),
+            plugins=[WholeCheckpoints(), *environments()],
+            callbacks=used,
+            use_distributed_sampler=False,
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+        )
 
-    def fit(self, *, resumed: bool) -> None:
+    def fit(self) -> None:
         """All epochs, or those after the last checkpoint."""
         trainer, last = self.trainer, self.directory.last
 
@@ -284,7 +321,7 @@ class _Session:
                 self.module,
                 self.loaders["train"],
                 self.loaders.get("val"),
-                ckpt_path=last if resumed else None,
+                ckpt_path=last if self.resumed else None,
                 weights_only=True,
             )
 
@@ -323,9 +360,9 @@ class _Session:
                 yield
         except DataError as error:
             raise _without_traceback(error) from error
-        except (SystemExit, RuntimeError, OSError) as error:
-            # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker before the step
-            if not self.trainer.interrupted or not (self.stop.asked or isinstance(error, SystemExit)):
+        except (KeyboardInterrupt, SystemExit, RuntimeError, OSError) as error:
+            # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker, too
+            if isinstance(error, RuntimeError | OSError) and not self.stop.asked:
                 if str(error).startswith(DEAD_WORKER):
                     raise RunError(
                         f"a process that reads ahead has died, as it does where memory or /dev/shm runs out ({error}); "
@@ -550,80 +587,11 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
     optimizer = build_optimizer(experiment, model)
     schedule = build_schedule(experiment, optimizer, steps)
     plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
-        | (
-            {
-                "monitor": getattr(experiment.schedule, "monitor", experiment.trainer.monitor),
-                "frequency": experiment.trainer.validate_every,
-            }
-            if plateau
-            else {}
-        ),
-    }
-
-
-def _trainer(
-    experiment: ExperimentConfig,
-    directory: RunDirectory,
-    datasets: dict[str, DetectionDataset],
-    echo: Callable[[str], None],
-    waiting: Waiting,
-    more: Sequence[Callback],
-    rows: MetricsCsv,
-    begin: int | None,
-) -> tuple[Trainer, ModelCheckpoint]:
-    """The trainer and what keeps its best epoch; ``begin`` is the step after which a resumed run goes on."""
-    t = experiment.trainer
-    keep = partial(ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False)
-    best = keep(
-        filename="best",
-        monitor=t.monitor,
-        mode=metric_of(t.monitor).mode,
-        every_n_epochs=t.validate_every,
-        save_on_train_epoch_end=True,
-    )
-    # a callback of its own: ModelCheckpoint's save_last writes only when there is a new best
-    last = keep(filename="last", save_on_train_epoch_end=True)
-    # the weights before the file, which writes down what it finds
-    recorders = [FusionWeights(), rows]
-    # without validation nothing says which epoch is best
-    callbacks: list[Callback] = [
-        *more,
-        Doubts(datasets, echo),
-        ScalarLayout(),
-        waiting,
-        *recorders,
-        *([best] if "val" in datasets else []),
-        last,
-    ]
-    if t.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=t.ema_decay))
-    if "val" in datasets and t.panel_images:
-        callbacks.append(Pictures(datasets["val"], t.panel_images))
-    on_terminal = echo is print and sys.stderr.isatty()
-    callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(waiting, echo))
-    trainer = Trainer(
-        **devices(experiment),
-        precision=t.precision,
-        max_epochs=t.epochs,
-        accumulate_grad_batches=experiment.optimizer.accumulate,
-        gradient_clip_val=experiment.optimizer.gradient_clip or None,
-        check_val_every_n_epoch=t.validate_every,
-        num_sanity_val_steps=0,
-        log_every_n_steps=LOG_EVERY,
-        # what a killed attempt wrote after its last checkpoint is not drawn beside what is now computed anew
-        logger=TensorBoardLogger(
-            directory.path, name="", version="", default_hp_metric=False, purge_step=begin and begin + 1
-        ),
-        plugins=[WholeCheckpoints(), *environments()],
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-        enable_progress_bar=on_terminal,
-        enable_model_summary=False,
-    )
-    return trainer, best
+    step: dict[str, Any] = {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
+    if plateau:
+        watched = getattr(experiment.schedule, "monitor", experiment.trainer.monitor)
+        step |= {"monitor": watched, "frequency": experiment.trainer.validate_every}
+    return {"optimizer": optimizer, "lr_scheduler": step}
 
 
 def _label_doubts(datasets: Mapping[str, DetectionDataset]) -> Iterator[str]:
