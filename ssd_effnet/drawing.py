@@ -1,4 +1,4 @@
-"""Draws boxes, legends and contact sheets; all pictures use it.
+"""Draws boxes and legends; all pictures use it.
 
 Pictures are uint8 ``(H, W, 3)`` RGB. Box colours are in :data:`KINDS`, from Okabe and Ito's palette for colour-blind
 readers; ground truth is solid, detections are dashed.
@@ -106,18 +106,6 @@ def with_caption(picture: np.ndarray, caption: str, kinds: Iterable[str] = ()) -
             cv2.putText(strip, text, (x, y), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
             x += cv2.getTextSize(text, _FONT, 0.42, 1)[0][0] + 9
     return np.concatenate((picture, strip), axis=0)
-
-
-def sheet(pictures: Sequence[np.ndarray], columns: int = 2, gap: int = 6) -> np.ndarray:
-    """A contact sheet; pictures of different sizes stand at the top left of equal cells."""
-    height = max(p.shape[0] for p in pictures) + gap
-    width = max(p.shape[1] for p in pictures) + gap
-    rows = -(-len(pictures) // columns)
-    canvas = np.full((rows * height, min(columns, len(pictures)) * width, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * height, i % columns * width
-        canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = as_rgb(picture)
-    return canvas
 
 
 def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> bytes:

@@ -1,11 +1,10 @@
-"""Synthetic benchmark inputs: anchors, people, raw outputs, detections of a test split."""
+"""Synthetic benchmark inputs: anchors, people, raw outputs."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from data_kaist.structures import Annotations, DetectionTable, Targets
+from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import encode, iou, xyxy_to_cxcywh
 from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.structures import Level
@@ -72,34 +71,3 @@ def found(
         offsets[chosen] = wanted + offsets[chosen]
     logits[chosen, 1] = 1.5 * torch.randn(candidates, generator=random).clamp(min=-2)
     return logits[None], offsets[None]
-
-
-def detected_split(images: int, lines: int, seed: int = 0) -> tuple[list[Annotations], DetectionTable]:
-    """People of a split as large as KAIST's, and a detector's lines: most near a person, some anywhere."""
-    random = np.random.default_rng(seed)
-    annotations = []
-    for i in range(images):
-        n = int(random.poisson(1.2))
-        height = np.round(random.uniform(30, 200, n))
-        left, top = np.round(random.uniform(0, 560, n)), np.round(random.uniform(0, 310, n))
-        boxes = np.stack([left, top, left + np.round(0.41 * height), top + height], 1)
-        kinds = random.choice(["person", "person", "person", "people"], n).tolist()
-        annotations.append(
-            Annotations.from_rows(
-                boxes,
-                kinds,
-                occlusion=random.choice(3, n, p=[0.7, 0.2, 0.1]).tolist(),
-                size=SIZE,
-                daytime="day" if i < 0.65 * images else "night",
-            )
-        )
-    image = random.integers(0, images, lines)
-    boxes = np.zeros((lines, 4))
-    for row, i in enumerate(image):
-        of_image = annotations[i].boxes_xyxy
-        if len(of_image) and random.random() < 0.75:
-            boxes[row] = of_image[random.integers(len(of_image))] + random.normal(0, 4, 4)
-        else:
-            x, y, h = random.uniform(0, 560), random.uniform(0, 310), random.uniform(40, 200)
-            boxes[row] = x, y, x + 0.41 * h, y + h
-    return annotations, DetectionTable(image, boxes, np.round(random.random(lines), 4))

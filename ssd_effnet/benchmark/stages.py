@@ -35,8 +35,6 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.losses import DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.postprocess import PostProcess
-from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.inference.export import export_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
@@ -204,20 +202,6 @@ def _postprocess(s: Settings) -> Iterator[Row]:
             where = "spread over the frame" if spread else "around 12 people"
             case = f"{len(anchors):,} anchors, {number:,} candidates {where}, {len(boxes)} kept"
             yield compared("postprocess", case, times)
-
-
-def _evaluate(s: Settings) -> Iterator[Row]:
-    """Miss rates of a test split as large as KAIST's."""
-    annotations, table = scene.detected_split(images := 2252, lines := 6000)
-    evaluator = MissRateEvaluator(annotations)
-
-    def rates() -> list[float]:
-        matcher = evaluator.match(table)
-        return [matcher.result(name).mr for name in REASONABLE]
-
-    times = in_turns({"own": rates}, s.runs)
-    case = f"miss rates all, day, night; {images:,} images, {lines:,} lines"
-    yield compared("evaluate", case, times, reference=None)
 
 
 def _whole(s: Settings) -> Iterator[Row]:
@@ -407,7 +391,6 @@ STAGES: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "loss": _loss,
     "postprocess": _postprocess,
     "whole": _whole,
-    "evaluate": _evaluate,
     "forward": _forward,
     "export": _export,
     "train": _train,

@@ -31,7 +31,6 @@ STAGES = {
     "loss": "MultiBox, forward and backward; against a loop over images",
     "postprocess": "decoding and NMS; against a loop over boxes",
     "whole": "training step and inference of lite0 and 00_vgg16; against the same with loops for the loss and NMS",
-    "evaluate": "miss rates of a test split",
     "forward": "VGG16-BN, EfficientNet-B4, lite0, alone and from JPEG to detections; against NCHW without folding",
     "export": "an ONNX file of lite0 in onnxruntime; against the detector in torch",
     "train": "a training step of EfficientNet-B4; against the same in NCHW with the plain loss",

@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ssd_effnet.build import build_skeleton
     from ssd_effnet.config.loading import load_experiment
     from ssd_effnet.visualize.detector_graph import draw_detector
-    from ssd_effnet.visualize.summary import summarize, summary_table
+    from ssd_effnet.visualize.summary import summary_table
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
-    table = summary_table(summarize(experiment))
+    table = summary_table(experiment)
     if arguments.graph:
         draw_detector(experiment.name, build_skeleton(experiment), arguments.graph)
     shell.print_table(table)

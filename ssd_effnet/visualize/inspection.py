@@ -20,8 +20,8 @@ from data_kaist.layouts import BoxOf, DataSource, Frame, Modality, Skipped, spre
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
 from data_kaist.transforms import Compose
-from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
-from ssd_effnet.drawing import sheet as sheet_of
+from ssd_effnet.drawing import Marking, beside, draw
+from ssd_effnet.visualize.panels import Panel, save_panels
 
 Kind = Literal["kaist", "coco"]
 
@@ -192,7 +192,7 @@ def _bars(counts: Sequence[int]) -> str:
 
 def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
     """Pictures spread evenly over the frames that have objects (over all, if too few have)."""
-    pictures = []
+    cells = []
     for frame in (frames[place] for place in spread(frames, max(number, 1))):
         try:
             images = [image for image in read_pair(frame, modality) if image is not None]
@@ -205,10 +205,11 @@ def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number
             Marking("truth", annotations.boxes_xyxy[~ignore], [f"{h:.0f}" for h in annotations.height[~ignore]]),
             Marking("ignored", annotations.boxes_xyxy[ignore], [str(label) for label in annotations.labels[ignore]]),
         ]
-        picture = beside([draw(image, markings) for image in images])
         time = f", {annotations.daytime}" if annotations.daytime else ""
         height, width = annotations.size
-        pictures.append(with_caption(picture, f"{frame.name}{time}, {width}x{height}", ("truth", "ignored")))
-    if not pictures:
+        words = f"{frame.name}{time}, {width}x{height}"
+        cells.append(Panel([words], beside([draw(image, markings) for image in images])))
+    if not cells:
         raise ImageError("none of the pictures chosen for the sheet can be read")
-    save(sheet_of(pictures, columns=1 if modality == "early" and len(pictures) < 3 else 2), path)
+    rows = [cells[i : i + 2] for i in range(0, len(cells), 2)]
+    save_panels(path, rows, kinds=("truth", "ignored"), width=6.4)

@@ -80,7 +80,7 @@ def test_each_stage_agrees_with_its_reference_and_states_its_figures(tmp_path: P
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     rows = figures["rows"]
-    stages = ["data", "loss", "postprocess", "whole", "evaluate", "forward", "export", "train"]
+    stages = ["data", "loss", "postprocess", "whole", "forward", "export", "train"]
     assert list(dict.fromkeys(row["stage"] for row in rows)) == stages
     assert all(row["own_ms"] >= 0 for row in rows)
     compared = {row["stage"] for row in rows if row["ratio"]}
