@@ -16,6 +16,7 @@ from ssd_effnet.benchmark import scene
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_skeleton
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import Cost, cost
+from ssd_effnet.training.preflight import refuse_single_values
 from ssd_effnet.training.runtime import timed
 
 MIB = 2**20
@@ -67,6 +68,7 @@ def measure_model(
 
     Raises:
         ConfigError: the experiment cannot be read or built.
+        RunError: a norm would see a single value in training.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -75,7 +77,11 @@ def measure_model(
     counted = cost(build_skeleton(experiment), size)
     channels = build_skeleton(experiment).normalize.mean.numel()
     before = _peak(device)
-    detector = build_detector(experiment, pretrained=False)[0].train(training).to(device)
+    detector = build_detector(experiment, pretrained=False)[0]
+    if training:
+        experiment.input.size = list(size)
+        refuse_single_values(detector, experiment, images=1)
+    detector = detector.train(training).to(device)
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.randint(0, 256, (1, channels, *size), dtype=torch.uint8, device=device)
     image = image.to(memory_format=torch.channels_last)

@@ -100,7 +100,7 @@ def run_models(arguments: argparse.Namespace) -> None:
     from concurrent.futures import ProcessPoolExecutor
 
     from ssd_effnet.benchmark.models import measure_model, models_table
-    from ssd_effnet.config.loading import EXPERIMENTS
+    from ssd_effnet.config.loading import EXPERIMENTS, load_experiment
     from ssd_effnet.registry import load_plugins, plugins
     from ssd_effnet.training.machine import machine_line
 
@@ -108,6 +108,8 @@ def run_models(arguments: argparse.Namespace) -> None:
     words = list(map(str, arguments.experiments or []))  # behind the files key=value may stand, too
     files = [Path(word) for word in words if "=" not in word] or [*numbered, Path("efficientdet_d0")]
     overrides = [*arguments.overrides, *(word for word in words if "=" in word)]
+    for file in files:
+        load_experiment(file, overrides)  # what is wrong is said before the first one is measured
     settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}
     figures = []
     spawn = multiprocessing.get_context("spawn")

@@ -31,15 +31,28 @@ def type_of(node: Any) -> Any:
     return OmegaConf.get_type(node) if isinstance(node, DictConfig) else type(node)
 
 
-def fields_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """Every dotted key below a node with its field, arguments of what it names included."""
-    plain = not isinstance(node, DictConfig)
-    for field in dataclasses.fields(node if plain else type_of(node)):
-        child = getattr(node, field.name) if plain else node._get_node(field.name)
-        if dataclasses.is_dataclass(child if plain else type_of(child)):
-            yield from fields_of(child, f"{prefix}{field.name}.")
-        elif prefix or field.name not in _OF_THE_FILE:
-            yield f"{prefix}{field.name}", field
+def fields_of(node: Node) -> Iterator[tuple[str, Field]]:
+    """Every dotted key of an experiment with its field, arguments of what it names included."""
+    for field in dataclasses.fields(type_of(node)):
+        child = node._get_node(field.name) if isinstance(node, DictConfig) else getattr(node, field.name)
+        if dataclasses.is_dataclass(type_of(child)):
+            yield from ((f"{field.name}.{key}", of) for key, of in _fields_of_group(type_of(child)))
+        elif field.name not in _OF_THE_FILE:
+            yield field.name, field
+
+
+@cache
+def _fields_of_group(kind: type) -> tuple[tuple[str, Field], ...]:
+    """A group's keys with their fields: its class says what it names, and the types of groups in it."""
+    found: list[tuple[str, Field]] = []
+    for field in dataclasses.fields(kind):
+        nested = (
+            _fields_of_group(field.type)
+            if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
+            else ()
+        )
+        found += [(f"{field.name}.{key}", of) for key, of in nested] or [(field.name, field)]
+    return tuple(found)
 
 
 def key_types(of: Node | None = None) -> dict[str, Any]:

@@ -308,7 +308,8 @@ def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
 
 def _override(config: DictConfig, overrides: Iterable[str]) -> None:
     """Apply ``key=value``, names of choices before their arguments, whatever the order."""
-    naming = [text for text in overrides if text.partition("=")[0].strip() in _choice_keys(config)]
+    choosing = _choice_keys(config)
+    naming = [text for text in overrides if text.partition("=")[0].strip() in choosing]
     _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in naming])
     others = [text for text in overrides if text not in naming]
     _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in others])

@@ -15,6 +15,7 @@ from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.training.devices import accelerator
 from ssd_effnet.training.machine import cores
 from ssd_effnet.training.memory import enough_for_batches
+from ssd_effnet.training.preflight import refuse_single_values
 from ssd_effnet.training.runtime import threads_of
 
 STEPS = 3
@@ -47,7 +48,7 @@ def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
         jobs: runs side by side: where the experiment does not say how many threads it takes, it gets its share.
 
     Raises:
-        ConfigError, DataError, OutOfMemory: as the run itself would.
+        ConfigError, DataError, RunError, OutOfMemory: as the run itself would.
     """
     with threads_of(e.trainer.threads or max(cores() // jobs, 1)):
         return _timed(e)
@@ -57,7 +58,9 @@ def _timed(e: ExperimentConfig) -> RunEstimate:
     device = accelerator(e)
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
     train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
-    detector = build_detector(e, pretrained=False)[0].to(device).train()
+    detector = build_detector(e, pretrained=False)[0]
+    refuse_single_values(detector, e, batch_size)
+    detector = detector.to(device).train()
     if e.trainer.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     criterion, optimizer = build_criterion(e), build_optimizer(e, detector)

@@ -95,6 +95,7 @@ from ssd_effnet.training.run_directory import (
     describe_data,
     describe_environment,
 )
+from ssd_effnet.training.runtime import threads_of
 
 
 def run(
@@ -139,7 +140,7 @@ def run(
     if resume and directory.results_file.is_file() and directory.trained().trainer.epochs >= experiment.trainer.epochs:
         echo(f"{directory} is finished; nothing to do")
         return directory.results()
-    with directory.lock() if processes.first else nullcontext():
+    with directory.lock() if processes.first else nullcontext(), threads_of(experiment.trainer.threads):
         if processes.first:
             directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
@@ -184,8 +185,6 @@ def _run(
     t = experiment.trainer
     gpu = accelerator(experiment) == "cuda"
     seed_everything(t.seed, workers=True, verbose=False)
-    if t.threads:
-        torch.set_num_threads(t.threads)
     experiment = with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}

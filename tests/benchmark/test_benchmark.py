@@ -1,6 +1,7 @@
 """The benchmark measures what it says, and refuses what it cannot."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from ssd_effnet.training.runtime import timed
 ROOT = Path(__file__).parents[2]
 
 
-def test_one_row_an_experiment() -> None:
-    line = ("--size", "128x160", "--runs", "1", "--threads", "1", "--training")
-    done = command("benchmark", "models", "--experiments", ROOT / "experiments" / "efficientdet_d0.yaml", *line)
+def test_one_row_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    line = ("--experiments", "efficientdet_d0", "--runs", "1", "--threads", "1", "--training", "--size")
+    small = command("benchmark", "models", *line, "64x96")
+    assert small.returncode == 1 and "would normalise a single value" in small.stderr
+    done = command("benchmark", "models", *line, "256x320")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "efficientdet_d0" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[:3] == ["efficientdet_d0", "128x160", "3.83"]
+    assert cells[:3] == ["efficientdet_d0", "256x320", "3.83"]
     assert cells[5] == "32-true" and all(float(cell) > 0 for cell in cells[6:10])
     assert float(cells[8]) == pytest.approx(1000 / float(cells[6]), rel=0.02)
     assert "1 threads" in done.stdout and "torch" in done.stdout

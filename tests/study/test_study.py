@@ -13,6 +13,7 @@ from commands import Done, command
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from untrained import SMALL as SMALLEST
 
 from ssd_effnet.config.loading import ConfigError, save_experiment
 from ssd_effnet.evaluation.scores import write_results
@@ -24,11 +25,8 @@ from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 LITE0, WIDEN = EXPERIMENTS / "lite0.yaml", EXPERIMENTS / "02_widen_3x3.yaml"
-SMALL = [
-    *("input.size=[96,128]", "backbone.pretrained=none", "backbone.norm=batch", "adapter.channels=32"),
-    *("extras.channels=32", "trainer.batch_size=4", "trainer.epochs=1", "trainer.panel_images=0", "data.workers=0"),
-    *("trainer.accelerator=cpu", "backbone.name=efficientnet-lite0", "schedule.warmup_steps=0"),
-]
+SMALL = [*SMALLEST, "backbone.name=efficientnet-lite0", "data.kind=coco"]
+SMALL += ["data.train=train.json", "data.val=val.json", "data.test=five.json", "data.allow_overlap=true"]
 
 
 def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -> None:
@@ -88,11 +86,11 @@ def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def ran(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """Two experiments side by side, one of which cannot work."""
     out = tmp_path_factory.mktemp("study")
     wrong = "02*:optimizer.lr=1e30"
-    settings = ("--seeds", "0", *SMALL, wrong, f"data.root={synthetic}", f"--out={out}", "--jobs=2")
+    settings = ("--seeds", "0", *SMALL, wrong, f"data.root={few_pairs}", f"--out={out}", "--jobs=2")
     return out, command("study", "run", WIDEN, LITE0, *settings)
 
 
@@ -106,9 +104,9 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, Done]) -> None:
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
 
 
-def test_tensorboard_lists_what_differs_between_the_experiments(ran: tuple[Path, Done], synthetic: Path) -> None:
+def test_tensorboard_lists_what_differs_between_the_experiments(ran: tuple[Path, Done], few_pairs: Path) -> None:
     out, _ = ran
-    jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={synthetic}", "02*:optimizer.lr=1e30"], out)
+    jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={few_pairs}", "02*:optimizer.lr=1e30"], out)
     assert {"adapter.kind", "optimizer.lr", "optimizer.name"} <= set(jobs[0].varied) and "input.size" not in jobs[
         0
     ].varied
@@ -128,25 +126,25 @@ def hparams_of(file: Path) -> dict[str, object]:
 
 
 def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(
-    ran: tuple[Path, Done], synthetic: Path
+    ran: tuple[Path, Done], few_pairs: Path
 ) -> None:
     out, _ = ran
     before = (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns
-    again = command("study", "run", LITE0, *SMALL, f"data.root={synthetic}", f"--out={out}")
+    again = command("study", "run", LITE0, *SMALL, f"data.root={few_pairs}", f"--out={out}")
     assert again.returncode == 0 and "1 runs: 1 finished, 0 to do" in again.stdout, again.stderr
     assert (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns == before
     status = command("study", "status", out)
     assert "the loss" in status.stdout and "finished" in status.stdout and status.returncode == 0
 
 
-def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], synthetic: Path, tmp_path: Path) -> None:
+def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], few_pairs: Path, tmp_path: Path) -> None:
     out, _ = ran
     with pytest.raises(
         RunError,
         match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)",
     ):
-        check(plan([LITE0], [0], [*SMALL, f"data.root={synthetic}", "optimizer.lr=0.5"], out))
-    jobs = plan([LITE0], [0], [*SMALL, f"data.root={synthetic}"], out)
+        check(plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}", "optimizer.lr=0.5"], out))
+    jobs = plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}"], out)
     check(jobs)
     environment_file = jobs[0].directory.environment_file
     text = environment_file.read_text()
@@ -164,15 +162,15 @@ def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], synthe
         environment_file.write_text(text)
 
 
-def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(synthetic: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(few_pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "none"
     seeds = ("--seeds", "0", "1", "--dry-run")
-    done = command("study", "run", WIDEN, *seeds, *SMALL, f"data.root={synthetic}", "--out", out)
+    done = command("study", "run", WIDEN, *seeds, *SMALL, f"data.root={few_pairs}", "--out", out)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "02_widen_3x3" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[1:3] == ["0 1", "96x128"] and cells[7].endswith("a run")
-    assert float(cells[3]) > 0.5 and cells[5] == "1,584"  # millions of parameters; 264 positions x 6 anchors
+    assert cells[1:3] == ["0 1", "64x96"] and cells[7].endswith("a run")
+    assert float(cells[3]) > 0 and cells[5] == "756"  # millions of parameters; (8 x 12 + 24 + 6) x 6 anchors
     assert "hours" in done.stdout and not out.exists()
 
 
@@ -218,8 +216,8 @@ def _write_epochs(job: Job, epochs: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) -> None:
-    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=30")
+def test_a_killed_study_goes_on_where_it_was(few_pairs: Path, tmp_path: Path) -> None:
+    settings = (*SMALL, f"data.root={few_pairs}", "trainer.epochs=30")
     line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -239,9 +237,9 @@ def test_a_killed_study_goes_on_where_it_was(synthetic: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("all_of_them", [True, False])
-def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, synthetic: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, few_pairs: Path, tmp_path: Path) -> None:
     """Sent to the study alone, as ``kill`` does, or to its runs and their workers too, as ``timeout`` does."""
-    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
+    settings = (*SMALL, f"data.root={few_pairs}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
     line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
