@@ -218,26 +218,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(len(self._places(number)) for number in self._batches())
+        return sum(map(len, self._batches(np.arange(self.length))))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.train:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter([(self.epoch, int(order[i])) for number in self._batches() for i in self._places(number)])
+        return iter([(self.epoch, int(place)) for batch in self._batches(order) for place in batch])
 
-    def _batches(self) -> list[int]:
-        """Numbers of this process's batches, counted through the processes."""
+    def _batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """Those of this process."""
+        batches = [order[start : start + self.batch_size] for start in range(0, self.length, self.batch_size)]
         if self.train:
-            batches = self.length // (self.batch_size * self.world_size) * self.world_size
-            return list(range(self.rank, batches, self.world_size))
-        batches = -(-self.length // self.batch_size)
-        rounds = -(-batches // self.world_size)
-        return [number % batches for number in range(self.rank, rounds * self.world_size, self.world_size)]
-
-    def _places(self, number: int) -> range:
-        """Where a batch lies in the order."""
-        return range(number * self.batch_size, min((number + 1) * self.batch_size, self.length))
+            batches = batches[: self.length // (self.batch_size * self.world_size) * self.world_size]
+        rounds = -(-len(batches) // self.world_size)
+        return [batches[i % len(batches)] for i in range(self.rank, rounds * self.world_size, self.world_size)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, TypeGuard
 
@@ -41,19 +42,12 @@ def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -
                 file.flush()
                 os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
-        _forget(beside)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        _forget(beside)
+    except BaseException as error:
+        with suppress(OSError):  # what went wrong before is what is to be told
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-
-
-def _forget(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # what went wrong before is what is to be told
-        return
 
 
 def text_of(path: Path, kind: type[DataError]) -> str:

@@ -103,6 +103,8 @@ def _by_chance(
 
     So few images may say too little, which is why the share is at least a hundredth per detection on an image, up to 5.
     """
+    from scipy.special import bdtrc  # here, because it takes a while to import
+
     n, places = int(person.sum()), np.flatnonzero(sample)
     steps = np.unique(np.linspace(1, max(len(places) - 1, 1), 8).astype(int))
     at_random = 0
@@ -112,8 +114,7 @@ def _by_chance(
         at_random += _number_found(truth, person, sample, replace(table, image_index=to[table.image_index]))
     density = sample[table.image_index].sum() / len(places)
     p = min(max(at_random / (len(steps) * n) if len(places) > 1 else 0, 0.01 * min(max(density, 1), 5)), 1 - 1e-9)
-    log = [_log_choose(n, k) + k * math.log(p) + (n - k) * math.log1p(-p) for k in range(found, n + 1)]
-    return sum(map(math.exp, log)) > _CHANCE * (1 + 1e-9)
+    return float(bdtrc(found - 1, n, p)) > _CHANCE * (1 + 1e-9)
 
 
 def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[str, DetectionTable]]:
@@ -164,7 +165,7 @@ def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTa
     missing, seen = truth.n_images - 1 - last, has[: last + 1]
     before, after, heard = int(peopled[: last + 1].sum()), int(peopled[last + 1 :].sum()), int((peopled & has).sum())
     longest = int(np.diff(np.flatnonzero(np.concatenate([[True], seen]))).max()) - 1
-    rare = math.exp(_log_choose(before, heard) - _log_choose(before + after, heard)) <= 0.01
+    rare = math.comb(before, heard) / math.comb(before + after, heard) <= 0.01
     if after < 2 or missing <= 2 * longest or not rare:
         return ""
     share = missing / truth.n_images
@@ -184,7 +185,3 @@ def _skips(images: int, table: DetectionTable) -> str:
         f"all its detections lie on images that are {step} apart, {len(places):,} of {images:,}; "
         "are they of this split, and of all of it?"
     )
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -74,15 +74,15 @@ class GroundTruth:
 
         Beside what ``ssd-effnet detect`` wrote lies ``images.json``: then images are known by their names.
         """
+        return self._read(path)[0]
+
+    def _read(self, path: Path | str) -> tuple[DetectionTable, set[int]]:
+        """Detections, and the places of the images that were looked at."""
         if (listing := _listing(path)) is not None:
             return self._by_names(Path(path), listing)
-        return read_detections(
-            path,
-            len(self.annotations),
-            names=self.names,
-            image_ids=self.image_ids,
-            person_categories=self.person_categories,
-        )
+        n, ids = len(self.annotations), self.image_ids
+        table = read_detections(path, n, names=self.names, image_ids=ids, person_categories=self.person_categories)
+        return table, set(range(n))
 
     def read_all(self, paths: Sequence[Path]) -> tuple[GroundTruth, list[DetectionTable]]:
         """Several files of detections, and the images that all of them looked at.
@@ -90,17 +90,14 @@ class GroundTruth:
         Where ``images.json`` lies beside a file, images that it does not name were not looked at, and are left out; a
         :class:`~data_kaist.errors.Doubt` counts them.
         """
-        tables = [self.read_detections(path) for path in paths]
-        seen = set(range(len(self.names)))
-        for path in paths:
-            if (listing := _listing(path)) is not None:
-                seen &= set(places_by_name(read_coco(listing).names, self.names, str(listing)))
+        tables, looked_at = zip(*map(self._read, paths), strict=True)
+        seen = set(range(len(self.names))).intersection(*looked_at)
         if len(seen) == len(self.names):
-            return self, tables
+            return self, list(tables)
         kept = sorted(seen)
         new = np.full(len(self.names), -1)
         new[kept] = range(len(kept))
-        tables = [replace(table, image_index=new[table.image_index]) for table in tables]
+        renumbered = [replace(table, image_index=new[table.image_index]) for table in tables]
         truth = GroundTruth(
             [self.annotations[place] for place in kept],
             [self.names[place] for place in kept],
@@ -109,9 +106,9 @@ class GroundTruth:
             f"{self.source}, the {len(kept):,} images that were looked at",
             [int(new[place]) for place in self.listed if new[place] >= 0],
         )
-        return truth, [table.rows(table.image_index >= 0) for table in tables]
+        return truth, [table.rows(table.image_index >= 0) for table in renumbered]
 
-    def _by_names(self, path: Path, listing: Path) -> DetectionTable:
+    def _by_names(self, path: Path, listing: Path) -> tuple[DetectionTable, set[int]]:
         seen = read_coco(listing)
         is_text = path.suffix == ".txt"
         table = read_detections(
@@ -135,7 +132,7 @@ class GroundTruth:
             )
         to = dict(zip(ids if is_text else range(len(ids)), place, strict=True))
         index = np.array([to.get(i, -1) for i in table.image_index.tolist()], np.int64)
-        return replace(table, image_index=index).rows(index >= 0)
+        return replace(table, image_index=index).rows(index >= 0), set(place)
 
     def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
         """A sentence where detections look as if they were written another way (:mod:`ssd_effnet.evaluation.mistakes`).

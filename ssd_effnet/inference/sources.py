@@ -166,20 +166,20 @@ def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) 
 
 def frame_count(source: Source) -> int:
     """Frames: 1 of a still, what the file says of a video; 0 where it says nothing or cannot be opened."""
-    if isinstance(source, Still):
-        return 1
-    film = _open(source)
-    count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-    film.release()
-    return max(count, 0)
+    return 1 if isinstance(source, Still) else max(int(_stated(source, cv2.CAP_PROP_FRAME_COUNT)), 0)
 
 
 def frames_a_second(video: Video) -> float:
     """As the file says; 25 where it says nothing credible."""
-    film = _open(video)
-    fps = float(film.get(cv2.CAP_PROP_FPS))
-    film.release()
+    fps = _stated(video, cv2.CAP_PROP_FPS)
     return fps if 0.1 <= fps <= 240 else _USUAL_FPS
+
+
+def _stated(video: Video, key: int) -> float:
+    film = _open(video)
+    value = float(film.get(key))
+    film.release()
+    return value
 
 
 def states_its_length(video: Video) -> bool:
