@@ -1,4 +1,4 @@
-"""Draws boxes and legends; all pictures use it.
+"""Draws boxes and captions; all pictures use it.
 
 Pictures are uint8 ``(H, W, 3)`` RGB. Box colours are in :data:`KINDS`, from Okabe and Ito's palette for colour-blind
 readers; ground truth is solid, detections are dashed.
@@ -82,29 +82,11 @@ def beside(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def with_caption(picture: np.ndarray, caption: str, kinds: Iterable[str] = ()) -> np.ndarray:
-    """The picture over a white strip that holds a caption and the legend of the kinds of box that it shows."""
-    line = 18
-    entries = [(KINDS[k].legend, KINDS[k]) for k in dict.fromkeys(kinds)]
-    rows: list[list[tuple[str, MarkingKind | None]]] = [[(caption, None)]] if caption else []
-    width, x = picture.shape[1], picture.shape[1] + 1
-    for text, kind in entries:
-        needed = 30 + cv2.getTextSize(text, _FONT, 0.42, 1)[0][0]
-        if x + needed > width:
-            rows.append([])
-            x = 4
-        rows[-1].append((text, kind))
-        x += needed
-    strip = np.full((line * len(rows) + 4, width, 3), 255, np.uint8)
-    for i, row in enumerate(rows):
-        x, y = 4, line * i + 14
-        for text, symbol in row:
-            if symbol is not None:
-                _rectangle(strip, np.array([x, y - 10, x + 16, y + 1]), symbol)
-                x += 21
-            _say_what_is_not_drawn(text.isascii())
-            cv2.putText(strip, text, (x, y), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-            x += cv2.getTextSize(text, _FONT, 0.42, 1)[0][0] + 9
+def with_caption(picture: np.ndarray, caption: str) -> np.ndarray:
+    """The picture over a white strip that holds a caption."""
+    strip = np.full((22, picture.shape[1], 3), 255, np.uint8)
+    _say_what_is_not_drawn(caption.isascii())
+    cv2.putText(strip, caption, (4, 14), _FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate((picture, strip), axis=0)
 
 

@@ -105,9 +105,8 @@ def run_models(arguments: argparse.Namespace) -> None:
     from ssd_effnet.training.machine import machine_line
 
     numbered = sorted(EXPERIMENTS.glob("[01][0-9]*.yaml"))
-    words = list(map(str, arguments.experiments or []))  # behind the files key=value may stand, too
-    files = [Path(word) for word in words if "=" not in word] or [*numbered, Path("efficientdet_d0")]
-    overrides = [*arguments.overrides, *(word for word in words if "=" in word)]
+    files, behind = shell.without_settings(arguments.experiments or [])
+    files, overrides = files or [*numbered, Path("efficientdet_d0")], [*arguments.overrides, *behind]
     for file in files:
         load_experiment(file, overrides)  # what is wrong is said before the first one is measured
     settings = {name: getattr(arguments, name) for name in ("size", "runs", "threads", "device", "training")}

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ssd_effnet.evaluation.metrics import headline
     from ssd_effnet.training.run import run
     from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.gallery.drawing import FinishedRun
     from ssd_effnet.visualize.gallery.errors import write_errors
 
     experiment = load_experiment("demo", arguments.overrides)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = directory / "errors" / "index.html"
     print(f"3. every miss and false alarm in {errors}")
     if not errors.is_file():
-        write_errors(directory, errors.parent)
+        write_errors(FinishedRun.load(directory), errors.parent)
 
     test = results["test"]
     table = Table(title=f"{experiment.name} on {test['images']} synthetic test pairs, percent", title_justify="left")

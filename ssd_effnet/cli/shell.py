@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -175,6 +176,12 @@ def _threads_errors() -> Iterator[None]:
         threading.excepthook = usual
     for failure in failures:
         raise failure
+
+
+def without_settings(words: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Paths, and the ``key=value`` among them: what is no file there."""
+    settings = [str(word) for word in words if "=" in str(word) and not Path(word).exists()]
+    return [Path(word) for word in words if str(word) not in settings], settings
 
 
 def add_subsets(parser: argparse.ArgumentParser) -> None:

@@ -86,8 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser().error("--address needs --executor ray")
         arguments.seeds = seeds
     elif arguments.what == "report":
-        settings = [word for word in arguments.published if "=" in word and not Path(word).exists()]
-        arguments.published = [Path(word) for word in arguments.published if word not in settings]
+        arguments.published, settings = shell.without_settings(arguments.published)
         arguments.overrides += settings
     elif arguments.what == "status" and arguments.overrides:
         parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")

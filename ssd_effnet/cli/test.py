@@ -28,8 +28,7 @@ def parser() -> shell.Parser:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
-    overrides = [word for word in arguments.runs if "=" in word and not Path(word).exists()]
-    runs = [Path(word) for word in arguments.runs if word not in overrides]
+    runs, overrides = shell.without_settings(arguments.runs)
     if not runs:
         parser().error("no RUN")
     if Path(arguments.name).name != arguments.name:

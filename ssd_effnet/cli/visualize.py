@@ -32,51 +32,48 @@ from ssd_effnet.evaluation.subsets import RULES, SUBSETS
 # Each command is a function of the arguments below, which returns its message. Imports are local: torch starts slowly.
 
 
-def errors(run: Path, out: Path | None, **settings: Any) -> str:
+def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -> str:
     """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
     from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.gallery.drawing import FinishedRun
     from ssd_effnet.visualize.gallery.errors import write_errors
 
     is_run = run.is_dir() or run.suffix == ".ckpt"
     out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{run.stem}"))
-    page = write_errors(run, out, **settings)
+    (tested,) = FinishedRun.load_all([run], **data)
+    page = write_errors(tested, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
     head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
     return "\n".join([*page.lead, head, *table, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 
-def compare_runs(a: Path, b: Path, out: Path, **settings: Any) -> str:
+def compare_runs(a: Path, b: Path, out: Path, data: dict[str, Any], **settings: Any) -> str:
     """A page of what one run finds and another misses, each at its own score for the same false positives per image."""
     from ssd_effnet.visualize.gallery.compare import write_comparison
+    from ssd_effnet.visualize.gallery.drawing import FinishedRun
 
-    page = write_comparison(a, b, out, **settings)
+    one, other = FinishedRun.load_all([a, b], **data)
+    page = write_comparison(one, other, out, **settings)
     kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
     return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 
-def curves(files: Sequence[Path], out: Path, overrides: list[str], **settings: Any) -> str:
+def curves(files: Sequence[Path], out: Path, **settings: Any) -> str:
     """Miss rate against false positives per image: several detectors in one picture, runs and result files alike."""
     from ssd_effnet.evaluation.scores import results_table
     from ssd_effnet.visualize.gallery.curves import write_curves
 
-    files, where = _without_settings(files)
-    scores = write_curves(files, out, overrides=[*where, *overrides], **settings)
+    scores = write_curves(files, out, **settings)
     shell.print_table(results_table(scores, settings["subsets"]))
     return str(out)
 
 
-def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, overrides: list[str], **settings: Any) -> str:
+def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, data: dict[str, Any], **settings: Any) -> str:
     """A figure for a paper: a row per detector, a column per frame, both modalities, hits, misses and false alarms."""
+    from ssd_effnet.visualize.gallery.drawing import FinishedRun
     from ssd_effnet.visualize.gallery.figure import write_figure
 
-    detectors, where = _without_settings(detectors)
-    return "\n".join(map(str, write_figure(detectors, frames, out, overrides=[*where, *overrides], **settings)))
-
-
-def _without_settings(words: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The paths, and the ``key=value`` among them."""
-    where = [path for path in words if "=" in str(path) and not path.exists()]
-    return [path for path in words if path not in where], list(map(str, where))
+    return "\n".join(map(str, write_figure(FinishedRun.load_all(detectors, **data), frames, out, **settings)))
 
 
 def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path | None, overrides: list[str]) -> str:
@@ -225,5 +222,13 @@ def _positive(kind: type) -> Callable[[str], float]:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser().parse_overrides(argv))
-    print(arguments.pop("call")(**arguments))
+    for name in ("files", "detectors"):  # behind these key=value may stand, too
+        if name in arguments:
+            arguments[name], where = shell.without_settings(arguments[name])
+            arguments["overrides"] = [*where, *arguments["overrides"]]
+    call = arguments.pop("call")
+    if call in (errors, compare_runs, figure):
+        names = ("overrides", "of_class", "annotations", "split")
+        arguments["data"] = {name: arguments.pop(name) for name in names}
+    print(call(**arguments))
     return 0

@@ -234,7 +234,7 @@ def _drawn(shot: _Shot, detections: DetectionTable, score: float) -> np.ndarray:
     drawn = beside([draw(picture, [marking]) for picture in shot.pictures])
     # OpenCV's letters are ASCII
     caption = f"{shot.name}   scores from {score:g}".encode("ascii", "replace").decode()
-    return with_caption(drawn, caption, ["detection"])
+    return with_caption(drawn, caption)
 
 
 def _picture_name(name: str) -> str:

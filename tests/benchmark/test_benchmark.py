@@ -11,7 +11,6 @@ from commands import command
 from ssd_effnet.benchmark.models import ModelFigures, models_table
 from ssd_effnet.benchmark.stages import DisagreementError, agree, compared
 from ssd_effnet.models.cost import Cost
-from ssd_effnet.training.runtime import timed
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,11 +54,6 @@ def test_complaints() -> None:
     assert done.returncode == 1 and "there is no such experiment file" in done.stderr
 
 
-def test_the_first_call_is_not_counted() -> None:
-    calls: list[int] = []
-    assert len(timed(lambda: calls.append(1), 3)) == 3 and len(calls) == 4
-
-
 def test_ratios_to_the_baseline_of_the_same_run() -> None:
     def figures(name: str, ms: float) -> ModelFigures:
         return ModelFigures(name, (512, 640), Cost(10**6, 10**9, 10), ms, ms, 100.0)
@@ -67,13 +61,6 @@ def test_ratios_to_the_baseline_of_the_same_run() -> None:
     table = models_table([figures("00_vgg16", 200.0), figures("x", 50.0)], "a machine")
     assert list(table.columns[-1].cells) == ["1.00", "0.25"]
     assert list(models_table([figures("x", 50.0)], "").columns[-1].cells) == ["-"]
-
-
-@pytest.mark.slow
-def test_all_experiments() -> None:
-    done = command("benchmark", "models", "--size", "64x96", "--runs", "1")
-    assert done.returncode == 0, done.stderr
-    assert all(f"{i:02}_" in done.stdout for i in range(13))
 
 
 @pytest.mark.slow

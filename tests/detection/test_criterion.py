@@ -60,12 +60,6 @@ def test_ignore_regions_take_anchors_without_object() -> None:
     assert found.ignored.tolist() == [[True, False, True, False, True]]
 
 
-def test_an_image_without_objects_matches_nothing() -> None:
-    found = match(ANCHORS, targets([], [([0, 0, 10, 10], False)]))
-    assert found.object_index[0].tolist() == [-1] * 5
-    assert found.object_index[1].tolist() == [0, -1, -1, -1, 0]
-
-
 def outputs(images: int) -> RawOutputs:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(images, len(ANCHORS), 2, generator=generator, requires_grad=True)

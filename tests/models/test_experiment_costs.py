@@ -88,19 +88,6 @@ def test_efficientdet_has_its_published_size(name: str) -> None:
     assert found.anchors == 9 * sum((side // stride) ** 2 for stride in (8, 16, 32, 64, 128))
 
 
-def test_efficientdet_d0_part_by_part() -> None:
-    """A backbone without its classifier and last convolution, five levels of one width, nets that all levels share."""
-    detector = build_skeleton(experiment("efficientdet_d0", PUBLISHED_CLASSES))
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in detector.parts.items()}
-    # EfficientNet-B0's 5,288,548 less classifier, the 1x1 convolution before it and its norm
-    assert counts["backbone"] == 5_288_548 - (1280 + 1) * 1000 - 320 * 1280 - 2 * 1280
-    assert [(v.channels, v.stride) for v in detector.levels] == [(64, 8), (64, 16), (64, 32), (64, 64), (64, 128)]
-    neck = detector.part("neck")
-    assert isinstance(neck, GraphNeck)
-    norms = [m for m in (*neck.modules(), *detector.head.modules()) if isinstance(m, torch.nn.BatchNorm2d)]
-    assert {(n.eps, n.momentum) for n in norms} == {(1e-3, 0.01)}
-
-
 # hparams_config.py of google/automl (012f92d), per row: backbone_name, image_size, fpn_num_filters, fpn_cell_repeats,
 # box_class_repeats, fpn_weight_method, anchor_scale; then the backbone's drop-connect of efficientdet_arch.py
 AUTHORS = {

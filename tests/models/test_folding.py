@@ -14,8 +14,7 @@ from ssd_effnet.models.backbones import Backbone
 from ssd_effnet.models.backbones.check import ContractError, check_backbone
 from ssd_effnet.models.backbones.efficientnet import MBConvBlock
 from ssd_effnet.models.folding import FoldError, fold, foldable
-from ssd_effnet.models.layers import ConvNormAct, FoldingSequential, FrozenBatchNorm2d, replace_batch_norm
-from ssd_effnet.models.necks.resampling import Strided, Transposed
+from ssd_effnet.models.layers import ConvNormAct, FoldingSequential, FrozenBatchNorm2d
 from ssd_effnet.structures import Level
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -68,31 +67,6 @@ def test_outputs_stay(name: str, left: int) -> None:
         before, after = detector(images), folded(images)
     for own, plain in ((after.cls_logits, before.cls_logits), (after.bbox_regression, before.bbox_regression)):
         assert (own - plain).abs().max() <= 1e-5 * plain.abs().max().clamp(min=1)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("build", [lambda: Transposed(4, 6, 2), lambda: Strided(4, 6, 2)])
-def test_a_pair_by_itself(build: Callable[[], nn.Module], frozen: bool) -> None:
-    torch.manual_seed(0)
-    inner = build()
-
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return inner_size(self.inner, x)
-
-    def inner_size(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = module(x, (16, 20) if isinstance(module, Transposed) else (4, 5))
-        return result
-
-    module = lively(replace_batch_norm(Fixed(), "frozen" if frozen else "batch")).eval()
-    x = torch.randn(2, 4, 8, 10)
-    folded = fold(module, x)
-    assert norms(module) == 1 and norms(folded) == 0
-    torch.testing.assert_close(folded(x), module(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_given_module_is_left_alone() -> None:

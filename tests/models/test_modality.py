@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_kaist.structures import Targets
-from ssd_effnet.build import build_criterion, build_detector, build_optimizer, build_skeleton
+from ssd_effnet.build import build_detector, build_optimizer
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES, Backbone
 from ssd_effnet.models.backbones.pretrained import load_pretrained
@@ -18,11 +17,6 @@ from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
 from ssd_effnet.structures import Level
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-TARGETS = Targets(
-    torch.tensor([[[20.0, 10, 40, 60]], [[50, 8, 70, 56]]]),
-    torch.ones(2, 1, dtype=torch.int64),
-    torch.zeros(2, 1).bool(),
-)
 
 
 def experiment(*overrides: str, name: str = "lite0") -> ExperimentConfig:
@@ -36,23 +30,6 @@ def halfway(*overrides: str, name: str = "lite0") -> HalfwayFusion:
     return detector.backbone
 
 
-@pytest.mark.parametrize("name", ["vgg16-bn", "efficientnet-lite0"])
-@torch.no_grad()
-def test_the_parts_of_a_cut_backbone_are_the_backbone(name: str) -> None:
-    torch.manual_seed(0)
-    whole = BACKBONES[name]().eval()
-    images = torch.randn(1, 3, 64, 97)
-    expected = whole(images)
-    for at in (1, 2):
-        shallow, deep = whole.cut(stop=at), whole.cut(at)
-        first = shallow(images)
-        for a, b in zip([*first, *deep(first[-1])], expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
-        names = [set(dict(part.named_parameters())) for part in (shallow, deep, whole)]
-        assert names[0] | names[1] == names[2] and not names[0] & names[1]
-        assert [*shallow.levels, *deep.levels] == whole.levels
-
-
 @pytest.mark.parametrize(("shared", "up_to"), [("false", "null"), ("false", "1"), ("true", "0"), ("true", "2")])
 def test_every_parameter_learns_from_the_deepest_map_or_its_own(shared: str, up_to: str) -> None:
     fusion = halfway(f"fusion.shared={shared}", f"fusion.up_to={up_to}").train()
@@ -60,28 +37,6 @@ def test_every_parameter_learns_from_the_deepest_map_or_its_own(shared: str, up_
     assert [tuple(x.shape) for x in maps] == [(2, 40, 8, 12), (2, 112, 4, 6), (2, 320, 2, 3)]
     sum(x.square().mean() for x in maps).backward()  # type: ignore[union-attr]
     assert [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-
-
-def size_of(*overrides: str) -> int:
-    detector = build_skeleton(experiment("input.modality=halfway", *overrides))
-    return sum(p.numel() for p in detector.parameters())
-
-
-def test_sharing_and_joining_early_save_parameters() -> None:
-    assert size_of("fusion.up_to=0") < size_of("fusion.up_to=1") < size_of()
-    assert size_of("fusion.shared=true") < size_of()
-    assert size_of("fusion.kernel_size=1") < size_of("fusion.kernel_size=3")
-    assert size_of("fusion.up_to=2") == size_of()
-
-
-@pytest.mark.parametrize(("up_to", "shared"), [("null", "false"), ("0", "true"), ("1", "false")])
-def test_vgg_keeps_its_maps(up_to: str, shared: str) -> None:
-    overrides = ("input.modality=halfway", f"fusion.up_to={up_to}", f"fusion.shared={shared}", "input.size=[512,640]")
-    detector = build_skeleton(experiment(*overrides, name="00_vgg16"))
-    with torch.device("meta"):
-        maps = detector.features(torch.empty(1, 4, 512, 640))["backbone"]
-    assert [tuple(x.shape[1:]) for x in maps] == [(512, 64, 80), (512, 32, 40), (512, 16, 20)]
-    assert [level.name for level in detector.backbone.levels] == ["conv4_3", "conv6", "conv7"]
 
 
 def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
@@ -162,32 +117,6 @@ def test_a_level_that_is_not_there_is_refused() -> None:
         ConfigError, match=r"key `fusion\.up_to`: 3 is not one of the levels 0 \(stage3\), 1 \(stage5\)"
     ):
         halfway("fusion.up_to=3")
-
-
-@pytest.mark.parametrize("modality", list(CHANNELS))
-def test_a_step_of_each_modality_lowers_the_loss(modality: str) -> None:
-    e = experiment(f"input.modality={modality}", "input.size=[64,96]", "backbone.drop_connect=0")
-    torch.manual_seed(0)
-    detector = build_detector(e, pretrained=False)[0].train()
-    criterion, optimizer = build_criterion(e), build_optimizer(e, detector)
-    images = torch.randint(0, 256, (2, len(CHANNELS[modality]), 64, 96), dtype=torch.uint8)
-    losses = []
-    for _ in range(4):
-        loss = criterion(detector(images), TARGETS).total
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-
-
-def test_halfway_exports() -> None:
-    fusion = halfway("fusion.up_to=1", "fusion.shared=true").eval()
-    images = torch.randn(1, 4, 64, 96)
-    exported = torch.export.export(fusion, (images,)).module()
-    with torch.no_grad():
-        for a, b in zip(exported(images), fusion(images), strict=True):
-            torch.testing.assert_close(a, b)
 
 
 class Whole(nn.Module):

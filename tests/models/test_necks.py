@@ -126,29 +126,6 @@ def test_study_fpn_transposed_walks_the_widths_down() -> None:
     assert [level.channels for level in neck.levels] == [7, 14, 20]
 
 
-def test_transposed_too_small_repeats_its_border() -> None:
-    """75 -> 37 by a convolution without padding: twice 37 is one short of 75."""
-    given_levels = levels(2)
-    neck: Any = randomise(GraphNeck(given_levels, fpn(2), upsample="transposed"))
-    fine, coarse = maps(given_levels, [(7, 5), (3, 2)])
-    edge = neck.turns[0]["td0"].edges[1]
-    doubled = bn(edge.norm, F.conv_transpose2d(coarse, edge.conv.weight, stride=2))
-    doubled = torch.cat([doubled, doubled[..., -1:, :]], dim=-2)
-    doubled = torch.cat([doubled, doubled[..., -1:]], dim=-1)
-    assert_same(neck([fine, coarse]), [fine + doubled, coarse])
-
-
-@pytest.mark.parametrize("ratio", [4, 8])
-def test_transposed_kernel_follows_the_ratio(ratio: int) -> None:
-    given_levels = [Level("a", 3, 8), Level("b", 5, 8 * ratio)]
-    neck: Any = randomise(GraphNeck(given_levels, fpn(2), upsample="transposed"))
-    fine, coarse = maps(given_levels, [(2 * ratio, 3 * ratio), (2, 3)])
-    edge = neck.turns[0]["td0"].edges[1]
-    raised = bn(edge.norm, F.conv_transpose2d(coarse, edge.conv.weight, stride=ratio))
-    assert edge.conv.weight.shape == (5, 3, ratio, ratio)
-    assert_same(neck([fine, coarse]), [fine + raised, coarse])
-
-
 def test_fpn() -> None:
     neck = plain(fpn(3))
     c0, c1, c2 = maps(levels(3))
@@ -312,14 +289,6 @@ def test_fusion_weights_for_the_log() -> None:
     ]  # fmt: skip
     # A node with one input weighs nothing.
     assert "td2" not in GraphNeck(levels(3), fpn(3), fusion="unbounded").fusion_weights()
-
-
-def test_nodes_that_nothing_asks_for_are_not_built() -> None:
-    """Only two of four levels leave the last turn; all four feed it."""
-    topology = Topology("partial", 4, panet(4).nodes, panet(4).outputs, returned=2)
-    neck: Any = GraphNeck(levels(4), topology, repeats=2)
-    assert "out3" in neck.turns[0] and "out3" not in neck.turns[1] and "out2" not in neck.turns[1]
-    assert [tuple(x.shape[-2:]) for x in neck(maps(levels(4)))] == SIZES[:2]
 
 
 @pytest.mark.parametrize("repeats", [1, 2])

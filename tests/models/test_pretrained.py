@@ -167,13 +167,6 @@ def test_what_does_not_fit_a_backbone_of_ones_own_is_listed_and_another_file_ref
         load_pretrained(Own(), "mine", "imagenet")
 
 
-def test_published_names_are_read_behind_a_prefix_too(tmp_path: Path) -> None:
-    content = {f"module.{name}": tensor for name, tensor in torchvision_like_vgg_bn().items()}
-    torch.save(content, tmp_path / "vgg.pth")
-    report = load_pretrained(VGG16(batch_norm=True), "vgg16-bn", str(tmp_path / "vgg.pth"))
-    assert report is not None and len(report.loaded) == 13 * 6
-
-
 def test_of_two_streams_the_one_that_fits_is_taken(tmp_path: Path) -> None:
     visible, lwir = Own(3), Own(1)
     streams = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssd_effnet.models.necks import Node, Topology, bifpn, fully_connected, nas_fpn, simplified_panet, study_fpn
+from ssd_effnet.models.necks import Node, Topology, bifpn, fully_connected, nas_fpn, study_fpn
 from ssd_effnet.models.necks.graph import FastFusion
 from ssd_effnet.registry import FUSIONS
 
@@ -47,12 +47,6 @@ def test_bifpn_is_the_published_table() -> None:
         ("out4", ("in4", "out3")),
     ]
     assert bifpn(5).outputs == ("td0", "out1", "out2", "out3", "out4")
-
-
-def test_simplified_panet_has_no_node_with_one_input() -> None:
-    for count in (2, 3, 5):
-        assert all(len(node.inputs) == 2 for node in simplified_panet(count).nodes)
-        assert len(simplified_panet(count).nodes) == 2 * (count - 1)
 
 
 @pytest.mark.parametrize(

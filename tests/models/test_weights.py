@@ -14,7 +14,6 @@ from torch import nn
 from ssd_effnet.models.weights import (
     WeightsError,
     adapt_first_convolution,
-    cache_directory,
     download,
     load_by_name,
     read_state_dict,
@@ -200,13 +199,6 @@ def test_a_wrong_file_in_the_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"other")
     with pytest.raises(WeightsError, match=r"w\.pth is not the file that https://example\.org/w\.pth stands for"):
         download("https://example.org/w.pth", PREFIX, tmp_path)
-
-
-def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SSD_EFFNET_CACHE", raising=False)
-    assert cache_directory() == Path.home() / ".cache" / "ssd_effnet"
-    monkeypatch.setenv("SSD_EFFNET_CACHE", "/somewhere")
-    assert cache_directory() == Path("/somewhere")
 
 
 # Other input channels

@@ -232,18 +232,18 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path) -> None:
 
 
 def test_pairs_lie_side_by_side(halfway: Path, tmp_path: Path) -> None:
-    page = write_errors(halfway, tmp_path, min_score=0.5)
+    page = write_errors(FinishedRun.load(halfway), tmp_path, min_score=0.5)
     entry = next(entry for entry in page.entries if entry.larger)
     assert entry.width > 1.9 * entry.height_shown and len(entry.larger[0].rings) == 2
 
 
 def test_a_page_keeps_within_its_size(visible: Path, tmp_path: Path) -> None:
-    large = write_errors(visible, tmp_path / "large")
-    small = write_errors(visible, tmp_path / "small", most_bytes=250e3)
+    large = write_errors(FinishedRun.load(visible), tmp_path / "large")
+    small = write_errors(FinishedRun.load(visible), tmp_path / "small", most_bytes=250e3)
     sizes = [(tmp_path / name / "index.html").stat().st_size for name in ("large", "small")]
     assert sizes[1] < 0.5 * sizes[0] and len(small.entries) == len(large.entries)
     assert all(key in small.pictures for entry in small.entries for key in [shown.key for shown in entry.larger])
-    few = write_errors(visible, tmp_path / "few", count=4)
+    few = write_errors(FinishedRun.load(visible), tmp_path / "few", count=4)
     assert len(few.entries) == 4 and any("4 of" in line for line in few.lead)
 
 
@@ -254,15 +254,15 @@ def test_a_frame_that_cannot_be_read_says_so(visible: Path, tmp_path: Path, monk
         raise ImageError(f"frame {place} is truncated")
 
     monkeypatch.setattr(album.FinishedRun, "images", broken)
-    page = write_errors(visible, tmp_path)
+    page = write_errors(FinishedRun.load(visible), tmp_path)
     assert page.entries and all("is truncated" in entry.caption and not entry.thumbnail for entry in page.entries)
 
 
 def test_two_runs_of_different_modality(visible: Path, halfway: Path, tmp_path: Path) -> None:
     done = visualize("compare", visible, halfway, "--out", tmp_path, "--fppi", "0.3")
     assert done.returncode == 0 and "A finds, B misses:" in done.stdout
-    page = write_comparison(visible, halfway, tmp_path, fppi=0.3)
     a, b = (FinishedRun.load(path) for path in (visible, halfway))
+    page = write_comparison(a, b, tmp_path, fppi=0.3)
     mine, other = (Errors(run.truth, run.detections, fppi=0.3) for run in (a, b))
     counts = {kind: sum(entry.kind == kind for entry in page.entries) for kind in KINDS}
     assert counts["only_a"] == (mine.counted & mine.found & ~other.found).sum()

@@ -36,26 +36,16 @@ KINDS = {
 
 
 def write_comparison(
-    run_a: Path,
-    run_b: Path,
+    a: FinishedRun,
+    b: FinishedRun,
     out: Path,
     *,
     subset: str = REASONABLE[0],
     fppi: float = FPPI,
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
-    overrides: Sequence[str] = (),
-    of_class: str | None = None,
-    annotations: Path | None = None,
-    split: str = "test-all-20",
 ) -> GalleryPage:
-    """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`.
-
-    Raises:
-        DataError, ConfigError: one sentence, where a run is not finished, its data are not there, or the two were
-            tested on different data.
-    """
-    a, b = FinishedRun.load_all([run_a, run_b], overrides, of_class, annotations, split)
+    """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`."""
     views = [
         View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name)
         for run, name in zip((a, b), "AB", strict=True)

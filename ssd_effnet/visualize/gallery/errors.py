@@ -26,7 +26,7 @@ from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_pag
 
 
 def write_errors(
-    run: Path,
+    run: FinishedRun,
     out: Path,
     *,
     subset: str = REASONABLE[0],
@@ -34,34 +34,23 @@ def write_errors(
     min_score: float | None = None,
     count: int = MOST_ENTRIES,
     most_bytes: float = MOST_BYTES,
-    overrides: Sequence[str] = (),
-    of_class: str | None = None,
-    annotations: Path | None = None,
-    split: str = "test-all-20",
 ) -> GalleryPage:
     """Write ``out/index.html``.
 
     Args:
-        run: a run directory, or a file of detections.
+        run: as :meth:`.FinishedRun.load_all` gives it.
         out: folder of the page.
         subset: whose people count.
         fppi, min_score: the operating point, as in :class:`ssd_effnet.evaluation.error_analysis.Errors`.
         count: how many errors are shown; charts count all.
         most_bytes: about the page's size at most.
-        overrides: where the run's data are.
-        of_class: whose errors; None: the main class.
-        annotations, split: as of :meth:`.FinishedRun.load_all`.
-
-    Raises:
-        DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
     """
-    (tested,) = FinishedRun.load_all([run], overrides, of_class, annotations, split)
-    view = View(tested, Errors(tested.truth, tested.detections, subset, fppi=fppi, min_score=min_score))
+    view = View(run, Errors(run.truth, run.detections, subset, fppi=fppi, min_score=min_score))
     items = error_items(view)
     shown = fewest(items, count)
     entries, pictures = paste([view], shown, most_bytes)
     page = GalleryPage(
-        title=f"Errors of {tested.name}",
+        title=f"Errors of {run.name}",
         lead=lead(view, len(items), len(shown)),
         entries=entries,
         kinds={kind.value: WORDS[kind] for kind in Kind},

@@ -26,7 +26,7 @@ _DPI = 300
 
 
 def write_figure(
-    detectors: Sequence[Path],
+    runs: Sequence[FinishedRun],
     frames: Sequence[str],
     out: Path,
     *,
@@ -35,28 +35,22 @@ def write_figure(
     subset: str = REASONABLE[0],
     fppi: float = FPPI,
     min_score: float | None = None,
-    overrides: Sequence[str] = (),
-    of_class: str | None = None,
-    annotations: Path | None = None,
-    split: str = "test-all-20",
 ) -> list[Path]:
     """Draw each frame as each detector sees it, at its operating point on all test frames.
 
     Args:
-        detectors: runs and result files, a row each.
+        runs: a row each, as :meth:`.FinishedRun.load_all` gives them.
         frames: names, a column each.
         out: without ending; ``.pdf`` and ``.png`` are written.
         names: of the rows; empty: the detectors' own.
         width: of the whole, inches; 7 is a page of two columns.
         subset, fppi, min_score: as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
-        overrides, of_class, annotations, split: as of :meth:`.FinishedRun.load_all`.
 
     Raises:
-        DataError, ConfigError: one sentence, where something cannot be read, or a frame is none of the test frames.
+        DataError: a frame is none of the test frames, or the names are not as many as the runs.
     """
-    if names and len(names) != len(detectors):
-        raise DataError(f"{len(names)} names are given for {len(detectors)} detectors")
-    runs = FinishedRun.load_all(detectors, overrides, of_class, annotations, split)
+    if names and len(names) != len(runs):
+        raise DataError(f"{len(names)} names are given for {len(runs)} detectors")
     place = {frame.name: i for i, frame in enumerate(runs[0].frames)}
     places = []
     for frame in frames:
