@@ -154,17 +154,6 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
     from ssd_effnet.study.estimate import estimate_run
 
     table = Table(title="what would run", title_justify="left")
-    for name in (
-        "experiment",
-        "seeds",
-        "input",
-        "parameters, M",
-        "multiply-adds, 10^9",
-        "anchors",
-        "epochs",
-        "minutes",
-    ):
-        table.add_column(name, justify="left" if name in ("experiment", "seeds") else "right")
     total = 0.0
     experiments = {job.experiment.name: job.experiment for job in todo}
     for name, experiment in experiments.items():
@@ -173,16 +162,19 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
         total += sum(
             expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds
         )
-        table.add_row(
-            name,
-            " ".join(str(job.experiment.trainer.seed) for job in seeds),
-            "x".join(map(str, experiment.input.size)),
-            f"{expected.cost.parameters / 1e6:.2f}",
-            f"{expected.cost.multiply_adds / 1e9:.2f}",
-            f"{expected.cost.anchors:,}",
-            str(experiment.trainer.epochs),
-            f"{expected.minutes:.1f} a run",
-        )
+        row = {
+            "experiment": name,
+            "seeds": " ".join(str(job.experiment.trainer.seed) for job in seeds),
+            "input": "x".join(map(str, experiment.input.size)),
+            "parameters, M": f"{expected.cost.parameters / 1e6:.2f}",
+            "multiply-adds, 10^9": f"{expected.cost.multiply_adds / 1e9:.2f}",
+            "anchors": f"{expected.cost.anchors:,}",
+            "epochs": str(experiment.trainer.epochs),
+            "minutes": f"{expected.minutes:.1f} a run",
+        }
+        for column in row if not table.columns else ():
+            table.add_column(column, justify="left" if column in ("experiment", "seeds") else "right")
+        table.add_row(*row.values())
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
     print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")

@@ -19,13 +19,14 @@ from data_kaist.layouts import SIDES, Side
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
+from ssd_effnet.config.loading import experiment_of
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.inference.sources import file_of
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
 from ssd_effnet.models.fusion import CHANNELS
 from ssd_effnet.models.weights import WeightsError, load_by_name
-from ssd_effnet.training.checkpoints import PREFIX, experiment_in, read_checkpoint
+from ssd_effnet.training.checkpoints import PREFIX, read_checkpoint
 from ssd_effnet.training.machine import usable_device
 from ssd_effnet.training.memory import enough_memory
 from ssd_effnet.training.run_directory import checkpoint_file
@@ -61,7 +62,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     where = usable_device(device)
     file = checkpoint_file(Path(path))
     content = read_checkpoint(file)
-    experiment = _zoomed(experiment_in(content, file), zoom)
+    experiment = _zoomed(experiment_of(content["experiment"], str(file)), zoom)
     detector, _ = build_detector(experiment, pretrained=False)
     named = content["state_dict"]
     weights = {name.removeprefix(PREFIX): named[name] for name in named if name.startswith(PREFIX)}

@@ -95,24 +95,23 @@ class ReportEntry:
     @property
     def costs(self) -> list[tuple[str, str, str, str]]:
         """Costs as (name, of the parent, of the experiment, ratio)."""
-        rows: list[tuple[str, Callable[[Experiment], float], Callable[[float], str]]] = [
+        rows: list[tuple[str, Callable[[Experiment], Any], Callable[[Any], str]]] = [
             ("parameters, M", lambda e: e.cost.parameters, lambda v: f"{v / 1e6:.2f}"),
             ("multiply-adds, 10⁹", lambda e: e.cost.multiply_adds, lambda v: f"{v / 1e9:.2f}"),
             ("anchors", lambda e: e.cost.anchors, lambda v: f"{v:,.0f}"),
+            ("input size", input_size, str),
             ("epochs", lambda e: e.config.trainer.epochs, lambda v: f"{v:g}"),
             ("learning rate", lambda e: e.config.optimizer.lr, lambda v: f"{v:g}"),
         ]
         table = []
         for what, of, show in rows:
-            here, there = of(self.experiment), of(self.difference.parent) if self.difference else math.nan
-            times = NOTHING if math.isnan(there) or not there else "same" if here == there else f"×{here / there:.2f}"
-            table.append((what, NOTHING if math.isnan(there) else show(there), show(here), times))
-        here_size, there_size = (
-            input_size(self.experiment),
-            input_size(self.difference.parent) if self.difference else NOTHING,
-        )
-        times = NOTHING if not self.difference else "same" if here_size == there_size else "other"
-        table.insert(3, ("input size", there_size, here_size, times))
+            here, there = of(self.experiment), of(self.difference.parent) if self.difference else None
+            times = (
+                "same" if here == there else "other" if isinstance(here, str) else f"×{here / (there or math.nan):.2f}"
+            )
+            table.append(
+                (what, NOTHING, show(here), NOTHING) if there is None else (what, show(there), show(here), times)
+            )
         return table
 
 

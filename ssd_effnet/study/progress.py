@@ -100,25 +100,26 @@ def test_figures(directory: RunDirectory) -> dict[str, float]:
 def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
     """One row per run: state, epochs, results or reason of failure."""
     table = Table(title=title, title_justify="left")
-    table.add_column("experiment")
-    for name in ("seed", "state", "epochs", "best val", "MR all", "MR day", "MR night", "AP", "minutes"):
-        table.add_column(name, justify="left" if name == "state" else "right")
-    table.add_column("reason", overflow="fold")
     for directory in directories:
         experiment, state, rows = directory.trained(), directory.state, directory.metrics()
-        seen = [row[experiment.trainer.monitor] for row in rows if experiment.trainer.monitor in row]
-        best = metric_of(experiment.trainer.monitor).best(seen, default=None)
-        test = test_figures(directory)
-        table.add_row(
-            experiment.name,
-            str(experiment.trainer.seed),
-            f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
-            f"{len(rows)}/{experiment.trainer.epochs}",
-            _number_or_dash(best),
-            *(_number_or_dash(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")),
-            f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
-            directory.failure() if state is State.FAILED else "",
-        )
+        monitor, test = experiment.trainer.monitor, test_figures(directory)
+        best = metric_of(monitor).best([row[monitor] for row in rows if monitor in row], default=None)
+        row = {
+            "experiment": experiment.name,
+            "seed": str(experiment.trainer.seed),
+            "state": f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
+            "epochs": f"{len(rows)}/{experiment.trainer.epochs}",
+            "best val": _number_or_dash(best),
+            **{name: _number_or_dash(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")},
+            "minutes": f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
+            "reason": directory.failure() if state is State.FAILED else "",
+        }
+        for name in row if not table.columns else ():
+            left = name in ("experiment", "state", "reason")
+            table.add_column(
+                name, justify="left" if left else "right", overflow="fold" if name == "reason" else "ellipsis"
+            )
+        table.add_row(*row.values())
     return table
 
 

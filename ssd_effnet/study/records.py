@@ -34,7 +34,6 @@ from ssd_effnet.evaluation.significance import (
     jackknife,
     replicates,
 )
-from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.study.plan import read_study, runs_of, verdict_metric
 from ssd_effnet.training.machine import code_name
@@ -128,10 +127,6 @@ class Experiment:
     def cost(self) -> Cost:
         """Cost at the experiment's input size."""
         return cost(build_skeleton(self.config), as_size(self.config.input.size))
-
-    @property
-    def matchers(self) -> list[Matcher]:
-        return [run.matcher for run in self.runs]
 
     def replicates(self, figure: str) -> np.ndarray:
         """:meth:`Run.replicates` of the planned seeds, ``(seeds, 1 + G)``."""
@@ -331,11 +326,6 @@ def difference(experiment: Experiment, parent: Experiment, metric: str) -> Diffe
         if key not in (*WHERE, "trainer.seed")
     ]
     return Difference(experiment, parent, sorted(confounds, key=lambda c: not c.intended), metric)
-
-
-def subset_table(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
-    """Mean miss rates by experiment and subset in percent; NaN without people in the subset."""
-    return {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in experiments}
 
 
 def _warnings(experiments: Sequence[Experiment]) -> list[str]:

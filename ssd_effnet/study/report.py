@@ -35,7 +35,7 @@ from ssd_effnet.study.entries import (
 )
 from ssd_effnet.study.latency import Latency, latency
 from ssd_effnet.study.plan import read_study, study_file
-from ssd_effnet.study.records import Difference, Experiment, Study, load_study, subset_table, tested_on
+from ssd_effnet.study.records import Difference, Experiment, Study, load_study, tested_on
 from ssd_effnet.study.tables import results_csv, results_md, results_tex, scores_of_others
 from ssd_effnet.training.run_directory import RunError, State
 from ssd_effnet.visualize.templates import templates
@@ -95,7 +95,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
         "setting": setting,
         "svg": svg,
     }
-    table = subset_table(study.experiments)
+    table = {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in study.experiments}
     reasonable = {
         subset: words
         for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)

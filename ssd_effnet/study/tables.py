@@ -62,40 +62,32 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 
 def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
     """The table for a README, with the origin of its numbers."""
-    times = ("all", "day", "night")
-    names = single("report")
-    head = ["experiment", "parent", "what changed", *(f"MR {t}" for t in times)]
-    head += [f"difference of {figure_name(study.metric)}", "verdict", "p adjusted", *names, "parameters, M"]
-    head += ["multiply-adds, 10⁹", "anchors", "input size", "epochs", "learning rate"]
-    head += ["seeds"]
-    lines = [head, [":--" if i in (0, 1, 2, 7) else "--:" for i in range(len(head))]]
+    metric, rows = figure_name(study.metric), []
     for entry in entries:
-        e = entry.experiment
+        e, d = entry.experiment, entry.difference
         mr_all = entry.estimates[f"MR/{REASONABLE[0]}"]
-        shown = [_with_deviation(e.mean(f"MR/{s}"), e.deviation(f"MR/{s}")) for s in REASONABLE]
-        shown[0] += f" ({number(mr_all.low)} to {number(mr_all.high)})" if math.isfinite(mr_all.low) else ""
-        others = [change(c) for c in entry.confounds(False)]
-        changes = "; ".join([change(c) for c in entry.confounds(True)] + [f"also {other}" for other in others])
-        d = entry.difference
-        difference = between(d.comparison, "+") if d else NOTHING
-        adjusted = number(d.adjusted, 3) if d else NOTHING
-        cells = [
-            entry.name,
-            entry.parent or NOTHING,
-            changes or NOTHING,
-            *shown,
-            difference,
-            verdict_in_words(entry),
-            adjusted,
-        ]
-        cells += [_with_deviation(e.mean(name), e.deviation(name)) for name in names]
-        cells += [f"{e.cost.parameters / 1e6:.2f}", f"{e.cost.multiply_adds / 1e9:.2f}", f"{e.cost.anchors:,}"]
-        cells += [input_size(e), str(e.config.trainer.epochs), setting(e.config.optimizer.lr)]
-        lines.append([_md(cell) for cell in [*cells, str(len(e.runs))]])
+        rates = [_with_deviation(e.mean(f"MR/{s}"), e.deviation(f"MR/{s}")) for s in REASONABLE]
+        rates[0] += f" ({number(mr_all.low)} to {number(mr_all.high)})" if math.isfinite(mr_all.low) else ""
+        changes = [change(c) for c in entry.confounds(True)] + [f"also {change(c)}" for c in entry.confounds(False)]
+        row = {"experiment": entry.name, "parent": entry.parent or NOTHING}
+        row |= {"what changed": "; ".join(changes) or NOTHING}
+        row |= dict(zip(("MR all", "MR day", "MR night"), rates, strict=True))
+        row |= {f"difference of {metric}": between(d.comparison, "+") if d else NOTHING}
+        row |= {"verdict": verdict_in_words(entry), "p adjusted": number(d.adjusted, 3) if d else NOTHING}
+        row |= {name: _with_deviation(e.mean(name), e.deviation(name)) for name in single("report")}
+        row |= {"parameters, M": f"{e.cost.parameters / 1e6:.2f}"}
+        row |= {"multiply-adds, 10⁹": f"{e.cost.multiply_adds / 1e9:.2f}", "anchors": f"{e.cost.anchors:,}"}
+        row |= {"input size": input_size(e), "epochs": str(e.config.trainer.epochs)}
+        row |= {"learning rate": setting(e.config.optimizer.lr), "seeds": str(len(e.runs))}
+        rows.append(row)
+    head = list(rows[0]) if rows else ["no run is finished"]
+    words = ("experiment", "parent", "what changed", "verdict")
+    lines = [head, [":--" if name in words else "--:" for name in head]]
+    lines += [[_md(cell) for cell in row.values()] for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     below = [
         "MR: log-average miss rate in percent, matlab rules, lower is better; mean ± standard deviation over seeds, "
-        f"in brackets the 95 % interval for other images and other seeds. Verdicts are of {figure_name(study.metric)}, "
+        f"in brackets the 95 % interval for other images and other seeds. Verdicts are of {metric}, "
         f"p is adjusted for all {max(study.planned, len(study.differences))} differences of the plan (Holm)."
     ]
     if study.runs:

@@ -10,8 +10,6 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from data_kaist.files import write_whole
-from ssd_effnet.config.loading import experiment_of
-from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.weights import WeightsError, read_plain, refuse_unreadable
 
 PREFIX = "detector."
@@ -41,15 +39,6 @@ def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
     if not any(name.startswith(PREFIX) for name in content["state_dict"]):
         raise WeightsError(f"{refusal}; none of its weights is named {PREFIX}...")
     return content
-
-
-def experiment_in(content: dict[str, Any], file: Path) -> ExperimentConfig:
-    """The experiment that a checkpoint states, checked against the schema; keys it lacks are the schema's defaults.
-
-    Raises:
-        ConfigError: this version does not know such an experiment.
-    """
-    return experiment_of(content["experiment"], str(file))
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -60,6 +60,8 @@ class Processes:
                 cannot be shared equally.
         """
         t = experiment.trainer
+        if t.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ConfigError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
         count = t.devices * t.num_nodes
         starters: dict[type[TorchElasticEnvironment | SLURMEnvironment], str]
         starters = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}

@@ -233,6 +233,3 @@ def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
     image, boxes, scores, labels = (np.concatenate([getattr(table, name) for table in tables]) for name in columns)
     whole = DetectionTable(image, boxes, scores, labels, tables[0].classes)
     return whole.rows(np.lexsort((-whole.scores, whole.image_index)))
-
-
-# the next two are named as Lightning's, by whose names checkpoints hold their states

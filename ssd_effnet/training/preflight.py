@@ -71,13 +71,6 @@ def refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
         )
 
 
-def refuse_the_impossible(experiment: ExperimentConfig) -> None:
-    """What the schema allows and this machine or this code cannot do."""
-    t = experiment.trainer
-    if t.accelerator == "gpu" and not torch.cuda.is_available():
-        raise RunError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-
-
 def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
     """A class whose objects are all ignore regions is not learned."""
     least, classes = experiment.data.min_height, dataset.classes

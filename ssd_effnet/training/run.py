@@ -80,7 +80,6 @@ from ssd_effnet.training.preflight import (
     refuse_empty_statistics,
     refuse_shared_images,
     refuse_single_values,
-    refuse_the_impossible,
     refuse_to_end_warming_up,
     refuse_to_train_on_nobody,
     refuse_to_watch_nobody,
@@ -126,7 +125,6 @@ def run(
     """
     _quieten_lightning()
     directory = RunDirectory.of(experiment, out)
-    refuse_the_impossible(experiment)
     processes = Processes.of(experiment)
     if processes.first:
         directory.refuse_to_mix(experiment, resume=resume)

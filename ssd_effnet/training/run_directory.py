@@ -27,13 +27,13 @@ from data_kaist.layouts import Frame, category_ids, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.keys import unlike
-from ssd_effnet.config.loading import WHERE, elsewhere, load_experiment, varied
+from ssd_effnet.config.loading import WHERE, elsewhere, experiment_of, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.registry import SCHEDULES
-from ssd_effnet.training.checkpoints import experiment_in, read_checkpoint
+from ssd_effnet.training.checkpoints import read_checkpoint
 from ssd_effnet.training.machine import code_name, code_patch, describe_machine
 
 try:
@@ -68,6 +68,16 @@ class State(StrEnum):
     FINISHED = "finished"
 
 
+class _File:
+    """A file of a run's directory, whether it is there or not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, directory: RunDirectory, kind: type[RunDirectory]) -> Path:
+        return directory.path / self.name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run.
@@ -93,48 +103,16 @@ class RunDirectory:
             return cls(path)
         return cls(path.parent.parent if path.parent.name == cls(path).last.parent.name else path.parent)
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def environment_file(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def results_file(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def failure_file(self) -> Path:
-        return self.path / "failure.txt"
-
-    @property
-    def log_file(self) -> Path:
-        """What a run said that was not started from a terminal of its own."""
-        return self.path / "train.log"
-
-    @property
-    def detections_file(self) -> Path:
-        return self.path / "detections.json"
-
-    @property
-    def kaist_file(self) -> Path:
-        return self.path / "detections_kaist.txt"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint of the last epoch."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint that the validation split chose."""
-        return self.path / "checkpoints" / "best.ckpt"
+    config_file = _File("config.yaml")
+    environment_file = _File("environment.json")
+    metrics_file = _File("metrics.csv")
+    results_file = _File("results.json")
+    failure_file = _File("failure.txt")
+    log_file = _File("train.log")  # what a run said that was not started from a terminal of its own
+    detections_file = _File("detections.json")
+    kaist_file = _File("detections_kaist.txt")
+    last = _File("checkpoints/last.ckpt")  # of the last epoch
+    best = _File("checkpoints/best.ckpt")  # that the validation split chose
 
     @property
     def state(self) -> State:
@@ -230,7 +208,7 @@ class RunDirectory:
                     raise
                 warnings.warn(str(error), Doubt, stacklevel=2)
                 continue
-            experiment = experiment_in(content, file)
+            experiment = experiment_of(content["experiment"], str(file))
             for group, _, key in (key.partition(".") for key in WHERE):
                 setattr(getattr(experiment, group), key, getattr(getattr(config, group), key))
             return experiment

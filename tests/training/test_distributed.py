@@ -362,3 +362,7 @@ def test_where_a_run_computes_is_decided_once(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     e = experiment(f"trainer.accelerator={asked}")
     assert accelerator(e) == devices(e)["accelerator"] == chosen
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if asked == "gpu":
+        with pytest.raises(ConfigError, match=r"trainer\.accelerator is gpu, but torch finds no CUDA device here"):
+            Processes.of(e)
