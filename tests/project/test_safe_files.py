@@ -60,7 +60,7 @@ def test_code_in_a_checkpoint_is_not_run(place: str, tmp_path: Path) -> None:
         file.write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(WeightsError, match=r"bad\.ckpt.*could run code"):
         load_detector(file, device="cpu")
-    with pytest.raises(WeightsError, match=r"bad\.ckpt is not read: it holds more than tensors"):
+    with pytest.raises(WeightsError, match=r"bad\.ckpt is not read: .*more than tensors"):
         read_state_dict(file)
     assert not trace.exists()
     if place == "a bare pickle":
