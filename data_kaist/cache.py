@@ -69,28 +69,23 @@ class FrameCache:
         if not self._filled[index]:
             return None
         views = self._views(index)
-        for view in views.values():
-            view.flags.writeable = False
-        return views.get("visible"), views.get("lwir")
+        for view in views:
+            if view is not None:
+                view.flags.writeable = False
+        return views
 
     def put(self, index: int, images: Images) -> None:
         """Keep a copy of a frame's images, of the sizes that its annotations state."""
-        given = {"visible": images[0], "lwir": images[1]}
-        for side, view in self._views(index).items():
-            image = given[side]
-            assert image is not None
-            view[:] = image
+        for view, image in zip(self._views(index), images, strict=True):
+            if view is not None and image is not None:
+                view[:] = image
         self._filled[index] = 1  # last: another worker may be looking
 
-    def _views(self, index: int) -> dict[str, np.ndarray]:
+    def _views(self, index: int) -> Images:
         height, width = self._sizes[index]
-        start, views = int(self._starts[index]), {}
-        for side in self._sides:
-            end = start + height * width * _CHANNELS[side]
-            shape = (height, width, 3) if side == "visible" else (height, width)
-            views[str(side)] = self._pixels[start:end].reshape(shape)
-            start = end
-        return views
+        planes = self._pixels[self._starts[index] : self._starts[index + 1]].reshape(-1, height * width)
+        visible = planes[:3].reshape(height, width, 3) if "visible" in self._sides else None
+        return visible, planes[-1].reshape(height, width) if "lwir" in self._sides else None
 
 
 def free_memory() -> int | None:

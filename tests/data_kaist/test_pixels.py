@@ -398,6 +398,16 @@ def test_frames_after_a_damaged_one_are_read_and_keep_their_numbers(visible: Pre
     assert shown == [before.get(i, i) for i in range(40)]
 
 
+def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.avi").write_bytes(b"not a film")
+    with pytest.raises(DataError, match=r"bad\.avi: not a video that can be decoded"):
+        list(read_video(Video("x", tmp_path / "bad.avi")))
+    assert next(read_video(Video("x", numbered(tmp_path / "a:b 100% «ü».avi", "MJPG", 2)), side="lwir")).shape == (
+        96,
+        160,
+    )
+
+
 def test_a_damaged_end_is_said(visible: Predictor, tmp_path: Path) -> None:
     video = damaged(numbered(tmp_path / "film.avi", "MJPG"), {38, 39})
     said: list[str] = []

@@ -119,20 +119,6 @@ def test_pairs_are_found_by_layout_and_by_two_folders(tmp_path: Path) -> None:
             pair_folders(video / "visible", tmp_path / folder)
 
 
-def test_videos_are_read_frame_by_frame(tmp_path: Path) -> None:
-    video = Video("x", film(tmp_path / "a:b 100% «ü».avi"))
-    assert frame_count(video) == FRAMES
-    frames = list(read_video(video))
-    assert len(frames) == FRAMES and frames[0].shape == (72, 104, 3)
-    assert [round(float(frame.mean())) for frame in frames] == pytest.approx(
-        [10 + 20 * i for i in range(FRAMES)], abs=3
-    )
-    assert next(read_video(video, side="lwir")).shape == (72, 104)
-    (tmp_path / "bad.avi").write_bytes(b"not a film")
-    with pytest.raises(DataError, match=r"bad\.avi: not a video that can be decoded"):
-        list(read_video(Video("x", tmp_path / "bad.avi")))
-
-
 # what comes out
 
 

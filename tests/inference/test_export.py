@@ -137,18 +137,6 @@ def test_onnx_finds_what_torch_finds(checkpoint: Path, onnx_file: Path, images: 
     same(in_onnx(onnx_file, images[:batch]), want)
 
 
-def test_onnx_over_photographs(checkpoint: Path, onnx_file: Path, shared: Path) -> None:
-    root = shared / "data" / "kaist-mini"
-    if not root.is_dir():
-        pytest.skip("kaist-mini is absent")
-    frames = DataSource("kaist", root).frames("test-all-20")[:6]
-    predictor = load_detector(checkpoint, device="cpu")
-    photographs = collate([predictor.prepare(f.visible) for f in frames if f.visible]).images.contiguous()
-    for start, batch in ((0, 1), (1, 3)):
-        part = photographs[start : start + batch]
-        same(in_onnx(onnx_file, part), in_torch(checkpoint, part))
-
-
 def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:
     session = ort.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
     facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
