@@ -39,7 +39,7 @@ from ssd_effnet.inference.export import export_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
 from ssd_effnet.structures import RawOutputs
-from ssd_effnet.training.runtime import bfloat16_pays, in_turns, keep_freed_memory
+from ssd_effnet.training.runtime import bfloat16_pays, in_turns
 
 
 class DisagreementError(Failure, RuntimeError):
@@ -198,7 +198,7 @@ def _postprocess(s: Settings) -> Iterator[Row]:
             plain_boxes, plain_scores = plain()[0]
             agree("scores", scores, plain_scores, 0)
             agree("boxes", boxes, plain_boxes, 1e-3)
-            times = in_turns({"own": own, "reference": plain}, s.runs, release=True)
+            times = in_turns({"own": own, "reference": plain}, s.runs)
             where = "spread over the frame" if spread else "around 12 people"
             case = f"{len(anchors):,} anchors, {number:,} candidates {where}, {len(boxes)} kept"
             yield compared("postprocess", case, times)
@@ -252,7 +252,7 @@ def _infer(e: ExperimentConfig, detector: Detector, image: torch.Tensor, found: 
 
 
 def _forward(s: Settings) -> Iterator[Row]:
-    """Networks alone, then from a JPEG to detections: folded, channels_last, memory kept; against NCHW as trained."""
+    """Networks alone, then from a JPEG to detections: folded, channels_last; against NCHW as trained."""
     for name in ("00_vgg16", "01_effnet_b4", "lite0"):
         yield from _forward_of(name, s)
 
@@ -265,7 +265,6 @@ def _forward_of(name: str, s: Settings) -> Iterator[Row]:
     folded = _folded(detector.eval().to(s.device))
 
     def network(way: str, pixels: np.ndarray = picture) -> RawOutputs:
-        keep_freed_memory(way != "reference")
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(s.device).contiguous(memory_format=_layout(way))
         with _bfloat16(s.device, way == "bf16"):
             out: RawOutputs = (detector if way == "reference" else folded)(image)
@@ -337,7 +336,6 @@ def _train(s: Settings) -> Iterator[Row]:
         programs["compiled"] = torch.compile(detectors["own"])
 
     def step(way: str) -> torch.Tensor:
-        keep_freed_memory(way != "reference")
         torch.manual_seed(0)
         optimizer = optimizers.get(way, optimizers["own"])
         optimizer.zero_grad()
@@ -352,7 +350,7 @@ def _train(s: Settings) -> Iterator[Row]:
     agree("loss of the first step", step("own") / step("reference"), torch.ones((), device=s.device), 1e-3)
     times = in_turns({way: partial(step, way) for way in programs}, s.runs, s.device)
     case = f"training step, {name} {size[0]}x{size[1]}, batch {batch}"
-    yield compared("train", f"{case}: channels_last, memory kept", times, per=batch)
+    yield compared("train", f"{case}: channels_last", times, per=batch)
     for way in [way for way in programs if way not in detectors]:
         yield compared("train", f"{case}: {way} (its ratio to fp32)", times, way, "own", per=batch)
 

@@ -1,42 +1,12 @@
-"""Settings of a CPU for measurements (threads, freed memory), and timing of calls."""
+"""Number of threads, and timing of calls."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # names of mallopt(3)
-
-
-def keep_freed_memory(on: bool = True) -> bool:
-    """Let the allocator keep what is freed; returns whether that can be said here (glibc).
-
-    By itself it gives maps of 32 MiB and more back to the system each time, and the next one is zeroed page by page
-    again. Peak memory grows by what lies scattered: some tens of percent.
-    """
-    if platform.system() != "Linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    settings = (
-        {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
-        if on
-        else {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # where glibc's own rule ends up
-    )
-    return all(mallopt(name, value) for name, value in settings.items())
-
-
-def release_freed_memory() -> None:
-    """Give back now what was freed (glibc), or whoever frees next does it, at his expense."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
@@ -60,24 +30,13 @@ def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[fl
     return in_turns({"call": call}, runs, device)["call"]
 
 
-def in_turns(
-    calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu", *, release: bool = False
-) -> dict[str, list[float]]:
-    """Milliseconds of each call in each of ``runs`` rounds; a first round is not counted.
-
-    By :func:`clock`.
-
-    Args:
-        release: give freed memory back to the system before each call. Else whoever frees next does it: for
-            milliseconds beside a way that leaves megabytes. Not for ways that live on memory that is kept.
-    """
+def in_turns(calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Milliseconds of each call in each of ``runs`` rounds, by :func:`clock`; a first round is not counted."""
     now = clock(device)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs + 1):
         for name, call in calls.items():
             _wait(device)
-            if release:
-                release_freed_memory()
             start = now()
             call()
             _wait(device)
