@@ -77,44 +77,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: a search needs optuna: pip install '.[search]'", file=sys.stderr)
         return 1
 
-    from data_kaist.errors import DataError
-    from ssd_effnet.config.yaml_files import ConfigError
     from ssd_effnet.study.search.found import refuse_to_overwrite
-    from ssd_effnet.study.search.work import SearchError, counts, open_study, plan_search, run_trials
-    from ssd_effnet.training.run_directory import Interrupted, RunError
+    from ssd_effnet.study.search.work import counts, open_study, plan_search, run_trials
 
-    again = "run the same command again to continue"
-    try:
-        search = plan_search(
-            arguments.experiment,
-            arguments.space,
-            arguments.overrides,
-            out=arguments.out,
-            seed=arguments.seed,
-            startup=arguments.startup_trials,
-            pruning=not arguments.no_pruning,
-        )
-        result = arguments.result or search.out / f"{search.base.name}_found.yaml"
-        refuse_to_overwrite(result)
-        study = open_study(search)
-        if arguments.jobs > 1:
-            stopped = work_in_processes(search, arguments.jobs, arguments.trials)
-            number = counts(study)
-            if stopped and number["finished"] + number["pruned"] < arguments.trials:  # else the others made up for it
-                print(f"error: not all processes came to the end, see above; {again}", file=sys.stderr)
-                return 1
-        else:
-            run_trials(search, study, arguments.trials, echo=say)
-        show(search, result)
-    except (ConfigError, SearchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, Interrupted):
-        print(f"error: stopped; {again}", file=sys.stderr)
-        return 130
-    except (DataError, RunError, OSError) as error:
-        print(f"error: {error}; {again}", file=sys.stderr)
-        return 1
+    search = plan_search(
+        arguments.experiment,
+        arguments.space,
+        arguments.overrides,
+        out=arguments.out,
+        seed=arguments.seed,
+        startup=arguments.startup_trials,
+        pruning=not arguments.no_pruning,
+    )
+    result = arguments.result or search.out / f"{search.base.name}_found.yaml"
+    refuse_to_overwrite(result)
+    study = open_study(search)
+    if arguments.jobs == 1:
+        run_trials(search, study, arguments.trials, echo=say)
+    elif work_in_processes(search, arguments.jobs, arguments.trials):
+        number = counts(study)
+        if number["finished"] + number["pruned"] < arguments.trials:  # else the others made up for it
+            print("error: not all processes came to the end, see above; run the same command again", file=sys.stderr)
+            return 1
+    show(search, result)
     return 0
 
 
