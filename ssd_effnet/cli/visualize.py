@@ -131,7 +131,7 @@ def parser() -> shell.Parser:
 
     def add_point(to: shell.Parser) -> None:
         point, text = to.add_mutually_exclusive_group(), "false positives per image (default: %(default)s)"
-        point.add_argument("--fppi", type=_positive(float), default=FPPI, help=text)
+        point.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
         text = "least score of the operating point, in place of an FPPI"
         point.add_argument("--score", dest="min_score", type=float, help=text)
 
@@ -141,7 +141,7 @@ def parser() -> shell.Parser:
         to.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)
         if pictures:
             text = "pictures at most (default: %(default)s)"
-            to.add_argument("--count", type=_positive(int), default=2000, help=text)
+            to.add_argument("--count", type=shell.positive, default=2000, help=text)
         to.add_argument("--class", dest="of_class", metavar="NAME", help="of data.classes (default: that of person)")
 
     of_errors = command(errors)
@@ -158,7 +158,7 @@ def parser() -> shell.Parser:
     text = "folder of the page (default: %(default)s)"
     of_compare.add_argument("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
     text = "false positives per image of both (default: %(default)s)"
-    of_compare.add_argument("--fppi", type=_positive(float), default=FPPI, help=text)
+    of_compare.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
     add_gallery(of_compare)
 
     of_curves = command(curves)
@@ -167,7 +167,7 @@ def parser() -> shell.Parser:
     add_truth(of_curves)
     shell.add_subsets(of_curves)
     text = "inches of the whole picture (default: 5.2 per subset, 5.4)"
-    of_curves.add_argument("--size", type=_positive(float), nargs=2, metavar=("WIDTH", "HEIGHT"), help=text)
+    of_curves.add_argument("--size", type=positive_number, nargs=2, metavar=("WIDTH", "HEIGHT"), help=text)
     text = "of the legends: best first, or as given (default: %(default)s)"
     of_curves.add_argument("--order", choices=("best", "given"), default="best", help=text)
     of_curves.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the files, in their order")
@@ -182,7 +182,7 @@ def parser() -> shell.Parser:
     of_figure.add_argument("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
     of_figure.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
     text = "inches (default: %(default)s, a page of two columns)"
-    of_figure.add_argument("--width", type=_positive(float), default=7.0, help=text)
+    of_figure.add_argument("--width", type=positive_number, default=7.0, help=text)
     text = "written as OUT.pdf and OUT.png (default: %(default)s)"
     of_figure.add_argument("--out", type=Path, default=Path("figure"), help=text)
     add_point(of_figure)
@@ -208,15 +208,11 @@ def parser() -> shell.Parser:
     return parser
 
 
-def _positive(kind: type) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value: float = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    read.__name__ = "positive number"  # what the refusal calls it
-    return read
+def positive_number(text: str) -> float:
+    """An argument above 0, and finite."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise ValueError
+    return value
 
 
 @shell.command

@@ -33,16 +33,9 @@ _FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a
 
 @dataclass(frozen=True)
 class ChannelRow:
-    """Statistics of one channel over all shown pixels.
+    """Statistics of one channel over all shown pixels: as it enters the backbone, as pixels in 0..1, as configured.
 
-    Attributes:
-        name: ``red``, ``green``, ``blue`` or ``lwir``.
-        mean: as it enters the backbone; wanted is 0.
-        std: as it enters the backbone; wanted is 1.
-        pixel_mean: of the pixels, 0..1, before the detector normalises.
-        pixel_std: likewise.
-        configured_mean: what the detector subtracts, ``input.mean``; 0 where ``input.normalize`` is off.
-        configured_std: what it divides by, ``input.std``; 1 where ``input.normalize`` is off.
+    Entering, a mean of 0 and a deviation of 1 are wanted. Where ``input.normalize`` is off, 0 and 1 are configured.
     """
 
     name: str
@@ -61,14 +54,7 @@ class ChannelRow:
 
 @dataclass(frozen=True)
 class DataView:
-    """Result of :func:`write_data_view`.
-
-    Attributes:
-        pictures: files, in order.
-        channels: of all images that were drawn.
-        images: how many these were.
-        verdict: a sentence on the channels, and what is doubtful in the files.
-    """
+    """Pictures in order, the channels of all ``images`` on them, and a sentence on these and what is doubtful."""
 
     pictures: list[Path]
     channels: list[ChannelRow]

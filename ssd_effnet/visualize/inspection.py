@@ -46,20 +46,8 @@ def inspect(
 ) -> None:
     """Print tables of what a data set holds, and write a sheet of pictures.
 
-    Args:
-        root: the data set's folder, or a COCO file.
-        kind: ``kaist`` or ``coco``; None: whichever it looks like.
-        splits: None: the study's three, or every COCO file.
-        annotations: of KAIST, as ``data.train_annotations``: ``xml``, ``bbgt``, ``paired``, a folder or a COCO file.
-        annotations_dir: where they are, if not below the root.
-        box_of: which box of paired annotations counts, as ``data.box_of``.
-        images: folder of the images, if not where they are looked for.
-        modality: images that must be there; None: those of each side that has any.
-        sheet: None: ``sheet.png``, if there are images.
-        pictures: on the sheet; 0: none is written.
-        stats: mean and standard deviation of each channel, too; reads every image.
-        on_bad_frame: ``skip`` leaves them out and says so.
-        reading: how image files become pixels.
+    Arguments are the options of ``ssd-effnet inspect``, where None is the default; ``reading`` is how image files
+    become pixels.
 
     Raises:
         DataError: one sentence on what is wrong with root, split or frames.

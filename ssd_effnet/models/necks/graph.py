@@ -169,10 +169,6 @@ class GraphNeck(nn.Module):
                 f"{topology.name}: the topology joins {topology.num_levels} levels, got {len(levels)}{extra}: "
                 f"{', '.join(level.name for level in levels)}"
             )
-        if repeats < 1:
-            raise ValueError(f"{topology.name}: repeats must be 1 or more, got {repeats}")
-        if project not in ("edge", "level"):
-            raise ValueError(f"{topology.name}: project {project!r} is unknown; known: edge, level")
         own = arguments or {}
         self.topology = topology
         self.given = len(levels)
@@ -266,8 +262,6 @@ class GraphNeck(nn.Module):
 
 
 def _after_fusion(kind: Convolution, channels: int, activation_name: str, activation_first: bool) -> nn.Module:
-    if kind not in ("none", "conv1x1", "conv3x3", "separable"):
-        raise ValueError(f"convolution {kind!r} is unknown; known: none, conv1x1, conv3x3, separable")
     act = activation(activation_name)
     if isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU):
         # A node with one input fuses nothing: what it would overwrite is another node's map.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_kaist.errors import DataError, Doubt, Failure
+from data_kaist.errors import DataError
 from data_kaist.structures import DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import (
-    GroundTruth,
     Scores,
     load_ground_truth,
     miss_rate_figure,
@@ -66,7 +64,12 @@ def write_curves(
     if annotations is None:
         if not runs:
             raise DataError("there is no run among the files, so say with --annotations what they are scored against")
-        truth = _of_runs(runs, names_of, tables, overrides)
+        # knows how to build a data set, for which torch is loaded
+        from ssd_effnet.visualize.gallery.drawing import FinishedRun
+
+        tested = FinishedRun.load_runs(runs, overrides, leave_out=True)
+        truth = next(iter(tested.values())).ground_truth()
+        tables = {names_of[path]: run.detections for path, run in tested.items()}
     else:
         truth = load_ground_truth(annotations, split)
         truth, found = truth.read_all([path / "detections.json" if path in runs else path for path in files])
@@ -80,29 +83,3 @@ def write_curves(
     }
     save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=order == "best"), out, dpi=120)
     return scores
-
-
-def _of_runs(
-    runs: Sequence[Path], names: dict[Path, str], tables: dict[str, DetectionTable], overrides: Sequence[str]
-) -> GroundTruth:
-    """The test split of the first run, which must be that of all; their detections go into ``tables``."""
-    from data_kaist.layouts import image_ids
-    from ssd_effnet.visualize.gallery.drawing import (
-        FinishedRun,
-    )  # knows how to build a data set, for which torch is loaded
-
-    tested = {}
-    for path in runs:
-        try:
-            tested[path] = FinishedRun.load(path, overrides)
-        except Failure as error:
-            if path == runs[-1] and not tested:
-                raise
-            warnings.warn(f"left out: {error}", Doubt, stacklevel=3)
-    first_path, first = next(iter(tested.items()))
-    for path, run in tested.items():
-        if run.fingerprint != first.fingerprint:
-            raise DataError(f"{first_path} and {path} were not tested on the same frames and boxes")
-        tables[names[path]] = run.detections
-    frames = first.frames
-    return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames))

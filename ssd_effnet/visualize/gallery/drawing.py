@@ -12,7 +12,7 @@ import numpy as np
 
 from data_kaist.classes import PEOPLE, Classes, is_among
 from data_kaist.dataset import fingerprint, read_pair
-from data_kaist.errors import DataError, Doubt
+from data_kaist.errors import DataError, Doubt, Failure
 from data_kaist.layouts import Frame, Modality, coco_files, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_annotations, build_classes
@@ -85,6 +85,25 @@ class FinishedRun:
         return cls(name, experiment.input.modality, frames, found, classes, of_class, against)
 
     @classmethod
+    def load_runs(
+        cls, paths: Sequence[Path], overrides: Sequence[str], of_class: str | None = None, *, leave_out: bool = False
+    ) -> dict[Path, FinishedRun]:
+        """Runs that were tested on the same frames and boxes; ``leave_out`` those that cannot be read, with a doubt."""
+        runs: dict[Path, FinishedRun] = {}
+        for path in paths:
+            try:
+                runs[path] = cls.load(path, overrides, of_class)
+            except Failure as error:
+                if not leave_out or (path == paths[-1] and not runs):
+                    raise
+                warnings.warn(f"left out: {error}", Doubt, stacklevel=3)
+        first = next(iter(runs))
+        for path, run in runs.items():
+            if run.fingerprint != runs[first].fingerprint:
+                raise DataError(f"{first} and {path} were not tested on the same frames and boxes")
+        return runs
+
+    @classmethod
     def load_all(
         cls,
         paths: Sequence[Path],
@@ -118,17 +137,11 @@ class FinishedRun:
                 cls(name, modality, frames, table, PEOPLE, PEOPLE.main, truth.source)
                 for name, table in zip(words, tables, strict=True)
             ]
-        runs = {path: cls.load(path, overrides, of_class) for path in paths if path not in files}
-        if not runs:
+        if len(files) == len(paths):
             raise DataError(f"{files[0]}: is no run, so say with --annotations what it is scored against")
-        first_path, first = next(iter(runs.items()))
-        for path, run in runs.items():
-            if run.fingerprint != first.fingerprint:
-                raise DataError(f"{first_path} and {path} were not tested on the same frames and boxes")
-        frames = list(first.frames)
-        truth = GroundTruth(
-            [frame.annotations for frame in frames], [frame.name for frame in frames], image_ids(frames)
-        )
+        runs = cls.load_runs([path for path in paths if path not in files], overrides, of_class)
+        first = next(iter(runs.values()))
+        truth = first.ground_truth()
         others = {path: truth.read_detections(path) for path in files}
         _say_doubts(truth, others, first.truth)
         return [
@@ -138,6 +151,11 @@ class FinishedRun:
     @cached_property
     def truth(self) -> MissRateEvaluator:
         return MissRateEvaluator.for_class([f.annotations for f in self.frames], self.classes, self.of_class)
+
+    def ground_truth(self) -> GroundTruth:
+        """Its test split, for detections of others."""
+        frames = list(self.frames)
+        return GroundTruth([f.annotations for f in frames], [f.name for f in frames], image_ids(frames))
 
     @cached_property
     def fingerprint(self) -> str:
