@@ -11,20 +11,8 @@ from types import ModuleType
 from ssd_effnet.cli import shell
 
 COMMANDS = (
-    *(
-        "train",
-        "test",
-        "study",
-        "evaluate",
-        "detect",
-        "visualize",
-        "export",
-        "convert",
-        "inspect",
-        "summarize",
-        "synthesize",
-    ),
-    *("search", "benchmark", "demo", "keys"),
+    *("train", "test", "study", "evaluate", "detect", "visualize", "export"),
+    *("convert", "inspect", "summarize", "synthesize", "search", "benchmark", "demo", "keys"),
 )
 DOC = """Train SSD pedestrian detectors, compare them, and find people with them.
 

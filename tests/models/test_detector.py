@@ -1,6 +1,6 @@
 """The baseline detector's shapes, as published, on inputs that are not square."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,8 @@ from torch import nn
 
 from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
-from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.extras import ExtraLevels
-from ssd_effnet.models.fusion import HalfwayFusion
 from ssd_effnet.models.layers import ConvNormAct, FrozenBatchNorm2d, L2Norm
-from ssd_effnet.models.necks import GraphNeck, bifpn, fpn
 from ssd_effnet.structures import Level, RawOutputs
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -80,35 +76,6 @@ def test_postprocess_returns_boxes_in_original_pixels() -> None:
     torch.testing.assert_close(boxes, torch.tensor([[128.0, 32, 192, 96], [368, 32, 432, 96]]))
     torch.testing.assert_close(scores, logits[0, [0, 2]].softmax(-1)[:, 1])
     assert labels.tolist() == [1, 1]
-
-
-LEVELS = [Level(f"stage{i}", 4, 8 * 2**i) for i in range(3)]
-PARTS: dict[str, Callable[[], nn.Module]] = {
-    "adapter": lambda: Adapter(LEVELS, 3, 6),
-    "extras": lambda: ExtraLevels(LEVELS, 6),
-    "transposed": lambda: GraphNeck(LEVELS, fpn(3), channels=6, upsample="transposed", convolution="conv3x3"),
-    "strided": lambda: GraphNeck(LEVELS, bifpn(3), channels=6, downsample="conv", convolution="separable"),
-    "fusion": lambda: HalfwayFusion([nn.Identity(), nn.Identity()], None, LEVELS, 3).fuse,
-}
-
-
-@pytest.mark.parametrize("build", PARTS.values(), ids=list(PARTS))
-def test_parts_start_themselves_with_xavier_as_the_sweep_over_them_did(
-    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    part = build()
-    for module in ("adapters", "extras", "fusion", "necks.graph"):
-        monkeypatch.setattr(f"ssd_effnet.models.{module}.initialise", lambda part: None)
-    torch.manual_seed(0)
-    swept = build()
-    for module in swept.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1:
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for (name, ours), theirs in zip(part.state_dict().items(), swept.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
 
 
 class ZeroConv(ConvNormAct):

@@ -218,11 +218,5 @@ def test_a_picture_shows_every_map(name: str) -> None:
     assert len(outputs) == len(detector.levels)
     neck = detector.part("neck")
     if isinstance(neck, GraphNeck):
-        nodes = [node for turn in neck.nodes_of_turns for node in turn]
-        assert {target for _, target in edges} >= {
-            f"neck.{k}.{node.name}" for k, turn in enumerate(neck.nodes_of_turns) for node in turn
-        }
-        others = len(edges) - sum(len(node.inputs) for node in nodes)
-        added = len(neck.levels_in) - len(neck.levels_in[: neck.given])
-        adapted = 3 if any(True for _ in detector.get_submodule("adapter").parameters()) else 0
-        assert others == added + adapted + len(e.extras.strides)
+        named = {f"neck.{k}.{node.name}" for k, nodes in enumerate(neck.nodes_of_turns) for node in nodes}
+        assert {target for _, target in edges} >= named

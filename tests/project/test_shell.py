@@ -159,24 +159,6 @@ def test_a_defect_keeps_its_traceback() -> None:
         main([])
 
 
-@pytest.mark.parametrize(
-    ("script", "part", "words"),
-    [
-        ("detect", "ssd_effnet.load_detector", ["a.ckpt", "b.jpg", "--out", "o"]),
-        ("evaluate", "ssd_effnet.evaluation.scores.short_names", ["--annotations", "a", "--detections", "b"]),
-    ],
-)
-def test_a_defect_below_a_command_does_too(
-    script: str, part: str, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object, **__: object) -> None:
-        raise ValueError("a defect")
-
-    monkeypatch.setattr(part, fails)
-    with pytest.raises(ValueError, match=r"^a defect$"):
-        main([script, *words])
-
-
 def test_a_pipe_that_is_closed_is_no_error() -> None:
     code = "from ssd_effnet.cli import shell; shell.command(lambda argv: [print(i) for i in range(10**5)] and 0)"
     command = [sys.executable, "-c", f"import sys; {code.replace('; shell', '; sys.exit(shell', 1)}())"]
