@@ -77,7 +77,7 @@ def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, data: di
 
 
 def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path | None, overrides: list[str]) -> str:
-    """What a detector makes of one image: maps of every part, fusion weights, anchors, why it scores."""
+    """What a detector makes of one image: maps of every part, anchors, why it scores."""
     from ssd_effnet.inference.predictor import load_detector
     from ssd_effnet.training.run_directory import RunDirectory
     from ssd_effnet.visualize.features import find_sample, write_features

@@ -1,4 +1,4 @@
-"""Pictures of a detector's maps, fusion weights, matched anchors and evidence for one image."""
+"""Pictures of a detector's maps, matched anchors and evidence for one image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from data_kaist.dataset import collate
@@ -19,11 +18,9 @@ from ssd_effnet.config.yaml_files import nearest
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.detection.losses import DetectionLoss
 from ssd_effnet.drawing import KINDS, Marking, as_rgb, draw
-from ssd_effnet.evaluation.scores import save_figure
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import Still, find_sources
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level, RawOutputs, ScoreActivation
 from ssd_effnet.training.run_directory import RunDirectory
 from ssd_effnet.visualize.panels import Panel, save_panels
@@ -211,8 +208,8 @@ def write_features(
     Args:
         predictor: the detector.
         sample: as :func:`find_sample` gives it.
-        out: folder for ``image.png``, ``levels.png``, and, where there is something to show, ``fusion_weights.png``,
-            ``anchors.png`` and ``detection.png``.
+        out: folder for ``image.png``, ``levels.png``, and, where there is something to show, ``anchors.png`` and
+            ``detection.png``.
         truth: whether the sample's objects are known.
         detection: whose evidence is drawn; 1 has the highest score.
 
@@ -241,10 +238,6 @@ def write_features(
     pictures = [out / "image.png", out / "levels.png"]
     _image_picture(pictures[0], sample, detections, markings)
     _levels_picture(pictures[1], seen, sample)
-    neck = predictor.detector.part("neck")
-    if isinstance(neck, GraphNeck) and neck.fusion_weights():
-        pictures.append(out / "fusion_weights.png")
-        fusion_picture(pictures[-1], neck)
     if truth and (~sample.ignore).any():
         pictures.append(out / "anchors.png")
         _anchors_picture(pictures[-1], seen, batch.targets, build_criterion(e), sample)
@@ -311,29 +304,6 @@ def _heat(
 ) -> Panel:
     lines = [name, f"{what} {float(values.min()):.3g} .. {float(values.max()):.3g}"]
     return Panel(lines, _background(sample), values, boxes or [])
-
-
-def fusion_picture(path: Path, neck: GraphNeck) -> None:
-    """Bars of the learned fusion weights of each node."""
-    level_of = dict(zip(neck.topology.input_names, neck.levels_in, strict=True))
-    level_of |= {node.name: neck.levels_in[node.level] for node in neck.topology.nodes}
-    labels, weights, colours = [], [], []
-    for i, (node, inputs) in enumerate(neck.fusion_weights().items()):
-        to = f"{node} ({level_of[node.rpartition('.')[2]].name})  "
-        for k, (source, weight) in enumerate(inputs.items()):
-            labels.append(f"{'' if k else to}<- {source} ({level_of[source].name})")
-            weights.append(weight)
-            colours.append("C0" if i % 2 else "C1")
-    figure = Figure(figsize=(8, 0.9 + 0.28 * len(weights)), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(range(len(weights)), weights, color=colours)
-    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
-    axes.set_yticks(range(len(weights)), labels, fontsize=9)
-    axes.set_ylim(len(weights) - 0.4, -0.6)  # the first node on top
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.margins(x=0.15)
-    axes.set(xlabel="what the node multiplies this input by", title="node (its level) <- input (its level)")
-    save_figure(figure, path)
 
 
 def _anchors_picture(path: Path, seen: Seen, targets: Targets, criterion: DetectionLoss, sample: Sample) -> None:

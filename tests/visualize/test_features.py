@@ -23,12 +23,10 @@ from ssd_effnet.inference.predictor import Predictor, load_detector
 from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.heads import SSDHead
-from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.structures import Level, RawOutputs
 from ssd_effnet.visualize.features import (
     evidence,
     find_sample,
-    fusion_picture,
     matched_anchors,
     score_logit,
     see,
@@ -236,16 +234,6 @@ def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path, m
     assert table.row_count == 0 and "detection.png" not in [path.name for path in pictures]
     with pytest.raises(DataError, match="has 0 detections"):
         write_features(predictor, sample, tmp_path, truth=True, detection=2)
-
-
-def test_fusion_weights_are_drawn_for_a_neck_that_has_them(tmp_path: Path) -> None:
-    settings = ("neck.topology=bifpn", "neck.channels=16", "neck.fusion=unbounded", "neck.repeats=2")
-    detector = build_detector(load_experiment(LITE0, [*SIX_LEVELS, *settings]), pretrained=False)[0]
-    neck = detector.part("neck")
-    assert isinstance(neck, GraphNeck)
-    bars = sum(len(inputs) for inputs in neck.fusion_weights().values())
-    fusion_picture(tmp_path / "a.png", neck)
-    assert cv2.imread(str(tmp_path / "a.png")).shape[0] > 26 * bars
 
 
 def test_the_command(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -44,10 +44,7 @@ class Fusion(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         weights = self.weights()
         terms = list(maps) if weights is None else [w * x for w, x in zip(weights, maps, strict=True)]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return sum(terms[1:], terms[0])
 
 
 FUSIONS["unbounded"] = Fusion
@@ -87,10 +84,7 @@ class GlobalPoolFusion(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         first, second, *rest = maps
-        total = first + first.amax(dim=(-2, -1), keepdim=True).sigmoid() * second
-        for x in rest:
-            total = total + x
-        return total
+        return sum(rest, first + first.amax(dim=(-2, -1), keepdim=True).sigmoid() * second)
 
 
 class _GraphNode(nn.Module):
