@@ -294,11 +294,10 @@ class RunDirectory:
         return max(self.metrics_file.read_bytes().count(b"\n") - 1, 0) if self.metrics_file.is_file() else 0
 
     @contextmanager
-    def lock(self, wait: float = 1.0) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other processes out of this directory as long as the block runs; a killed process lets go by itself.
 
-        Args:
-            wait: seconds for which to try: who only looks at :attr:`state` holds the lock for a moment.
+        It tries for a second: who only looks at :attr:`state` holds the lock for a moment.
 
         Raises:
             Busy: another process is at work here.
@@ -308,15 +307,12 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self}: cannot be made ({error.strerror or error}); choose another --out") from error
-        lock = FileLock(self.path / ".lock", timeout=wait)
         try:
-            lock.acquire()
+            held = FileLock(self.path / ".lock").acquire(timeout=1)
         except Timeout:
             raise Busy(f"{self}: another process is at work on this run") from None
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def sweep(self) -> None:
         """Remove what a killed process left half written; for whoever holds the lock."""
