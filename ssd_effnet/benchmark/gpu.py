@@ -92,7 +92,7 @@ def benchmark_gpu(
     experiments = []
     for size, name in itertools.product(sizes, names):
         settings = (f"input.size=[{size[0]},{size[1]}]", f"data.root={folder}", "data.cache=memory")
-        loop = (f"data.workers={trial.workers}", "data.val=")
+        loop = (f"data.workers={trial.workers}", "data.val=", "schedule.name=constant")
         device = f"trainer.accelerator={'gpu' if trial.gpu else 'cpu'}"
         plain = ("backbone.pretrained=none", "backbone.norm=batch")
         experiments.append(load_experiment(name, [*settings, *loop, *plain, device]))

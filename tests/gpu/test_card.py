@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def without_tf32() -> None:
 
 
 def on_both(path: Path) -> tuple[ExperimentConfig, Detector, Detector, torch.Tensor, Targets]:
-    e = load_experiment(path, ["backbone.drop_connect=0"], tiny=True)
+    drops = load_experiment(path).backbone.name.startswith("efficientnet-b")
+    e = load_experiment(path, ["backbone.drop_connect=0"] if drops else [], tiny=True)
     torch.manual_seed(0)
     detector = build_detector(e, pretrained=False)[0]
     height, width = e.input.size
@@ -63,14 +65,13 @@ def test_a_step_and_an_evaluation_agree_with_the_cpu(path: Path, record_property
     e, cpu, card, images, targets = on_both(path)
     criterion, postprocess = build_criterion(e), build_postprocess(e)
     images_card, targets_card = images.to(CARD), targets.to(CARD)
-    outputs: RawOutputs = cpu.train()(images)
-    losses = criterion(outputs, targets)
-    for name, tolerance, low in (("fp32", FP32, False), ("bf16", BF16, True)):
+    for mode, tolerance, low in ((False, BF16, True), (True, FP32, False)):  # batch norm of two images amplifies bf16
+        outputs: RawOutputs = cpu.train(mode)(images)
         with torch.autocast("cuda", torch.bfloat16, enabled=low):
-            found = copy.deepcopy(card).train()(images_card)
-        apart = distance(criterion(found, targets_card).total, losses.total)
-        record_property(f"loss {name} within", f"{apart:.1e}")
-        assert apart < tolerance, name
+            found = copy.deepcopy(card).train(mode)(images_card)
+        apart = distance(criterion(found, targets_card).total, criterion(outputs, targets).total)
+        record_property(f"loss {'bf16' if low else 'fp32'} within", f"{apart:.1e}")
+        assert apart < tolerance, low
 
     optimizer = build_optimizer(e, card)
     criterion(card.train()(images_card), targets_card).total.backward()  # the first step makes anchors and workspaces
@@ -84,16 +85,19 @@ def test_a_step_and_an_evaluation_agree_with_the_cpu(path: Path, record_property
     assert all(p.grad is not None and p.grad.isfinite().all() for p in card.parameters())
     optimizer.step()
 
-    # the same raw outputs: an untrained network's scores lie so close that rounding alone would order them anew
-    with torch.inference_mode():
-        raw = cpu.eval()(images)
-        moved = RawOutputs(raw.cls_logits.to(CARD), raw.bbox_regression.to(CARD), raw.anchors_cxcywh.to(CARD))
-        size = (images.shape[-2], images.shape[-1])
-        of_cpu, of_card = postprocess(raw, size), postprocess(moved, size)
+    # made-up raw outputs: an untrained network's scores are so equal that rounding alone would order them
+    outputs = cpu.eval()(images)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(outputs.cls_logits.shape, generator=generator)
+    offsets = 0.1 * torch.randn(outputs.bbox_regression.shape, generator=generator)
+    raw = replace(outputs, cls_logits=logits, bbox_regression=offsets)
+    size = (images.shape[-2], images.shape[-1])
+    on_card = RawOutputs(logits.to(CARD), offsets.to(CARD), raw.anchors_cxcywh.to(CARD), raw.anchors_per_level)
+    of_cpu, of_card = postprocess(raw, size), postprocess(on_card, size)
     assert distance(of_card.scores, of_cpu.scores) < 1e-5
     assert (of_card.labels.cpu() == of_cpu.labels).float().mean() > 0.99
     close = (of_card.boxes_xyxy.cpu() - of_cpu.boxes_xyxy).abs().amax(-1) < 1e-2
-    assert close.float().mean() > 0.95  # boxes of equal scores may change places
+    assert close.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("way", ["compiled", "channels_last"])
