@@ -162,6 +162,7 @@ def _from_loader(e: ExperimentConfig, trial: Trial, batch_size: int) -> Speed:
     """bf16 steps on batches of the run's own loader, from decoded frames in memory."""
     height, width = e.input.size
     e = replace(e, trainer=replace(e.trainer, batch_size=batch_size))
+    _reset_peak(trial)
     step = _step(e, trial, "bf16")
     batches = loader(e, build_dataset(e, "train"), "train", Processes())
     waited = images = 0.0
@@ -201,8 +202,7 @@ def _inference(e: ExperimentConfig, trial: Trial, files: Sequence[Path]) -> Iter
 
 def _rate(call: Callable[[], object], images: int, trial: Trial) -> tuple[float, float | None]:
     """Images per second after three calls that are not counted (one of a single step), and peak memory in MiB."""
-    if trial.gpu:
-        torch.cuda.reset_peak_memory_stats(trial.device)
+    _reset_peak(trial)
     for _ in range(min(3, trial.steps)):
         call()
     _synchronize(trial)
@@ -217,6 +217,11 @@ def _rate(call: Callable[[], object], images: int, trial: Trial) -> tuple[float,
 def _synchronize(trial: Trial) -> None:
     if trial.gpu:
         torch.cuda.synchronize(trial.device)
+
+
+def _reset_peak(trial: Trial) -> None:
+    if trial.gpu:
+        torch.cuda.reset_peak_memory_stats(trial.device)
 
 
 def _peak(trial: Trial) -> float | None:
@@ -253,14 +258,7 @@ def _line(s: dict[str, Any]) -> str:
     peak = "-" if s["peak_mib"] is None else f"{s['peak_mib']:.0f}"
     waiting = "-" if s["waiting"] is None else f"{s['waiting']:.1%}"
     size = "x".join(map(str, s["size"]))
-    cells = (
-        s["experiment"],
-        size,
-        s["what"],
-        s["precision"],
-        s["batch"],
-        f"{s['images_per_second']:.4g}",
-        peak,
-        waiting,
+    rate = f"{s['images_per_second']:.4g}"
+    return (
+        f"| {s['experiment']} | {size} | {s['what']} | {s['precision']} | {s['batch']} | {rate} | {peak} | {waiting} |"
     )
-    return f"| {' | '.join(map(str, cells))} |"
