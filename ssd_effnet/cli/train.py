@@ -8,7 +8,7 @@ examples:
   ssd-effnet train experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (smoke test)
   ssd-effnet train runs/lite0/seed0/config.yaml --out runs/again
   ssd-effnet train experiments/lite0.yaml init_from=runs/lite0/seed0 data.root=data/mine --out runs/tuned
-  ssd-effnet train experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/scaling.md)
+  ssd-effnet train experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/running.md)
 
 --tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
 pretrained weights, no loader processes. Its figures mean nothing. All keys that

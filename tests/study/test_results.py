@@ -1,4 +1,4 @@
-"""The tables of the READMEs say what the reports of the studies said, which stand whole in experiments/results."""
+"""Tables of experiments/README.md equal the reports in experiments/results."""
 
 import csv
 import re
@@ -55,19 +55,3 @@ def test_every_run_of_a_table_is_listed(study: str) -> None:
         assert len(rates) == int(row["seeds"])
         assert sum(rates) / len(rates) == pytest.approx(numbers(row["MR all"])[0], abs=0.0051)
     assert {run["commit"] for run in runs} == set(re.findall(r"commit `(\w+)`", section(study)))
-
-
-def test_the_first_page_shows_only_what_a_report_could_tell() -> None:
-    report = table("\n" + (FOLDER / "results" / "twin.md").read_text("utf-8"))
-    reported = {row["experiment"]: row for row in report}
-    first_page = table((FOLDER.parent / "README.md").read_text("utf-8").split("## The study")[1])
-    twin = [row for row in first_page if row["data"] == "synthetic twin"]
-    assert len(twin) >= 3
-    for row in twin:
-        name, parent = re.findall(r"`(\w+)`.* against (\w+)", row["experiment"])[0]
-        there = reported[name]
-        rates = [numbers(reported[experiment]["MR all"])[0] for experiment in (name, there["parent"])]
-        assert there["parent"].startswith(parent) and numbers(row["result"]) == pytest.approx(rates, abs=0.051), name
-        assert row["result"].split(": ")[-1] == there["verdict"] and there["verdict"] in ("better", "worse"), name
-    (photographs,) = [row for row in first_page if row not in twin]
-    assert photographs["result"].removeprefix("AP ") in README.split("`ssd-effnet train experiments/pennfudan.yaml")[1]
