@@ -1,4 +1,4 @@
-"""What a run does beside its steps: best epoch, moving average (EMA), metrics.csv, fusion weights, pictures."""
+"""Callbacks of a run: best epoch, moving average (EMA), metrics.csv, fusion weights, pictures."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from ssd_effnet.training.module import TrainingModule
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
-    """Lightning's, but that of equal epochs the later one is kept: the first has learned the least.
+    """Lightning's, except that the later of two equal epochs is kept.
 
-    A run that was moved goes on with the best score that it had: its files lie in the present folder.
+    A run that was moved keeps its best score and finds its files in the new folder.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -48,15 +48,15 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
 
 
 class EMAWeightAveraging(callbacks.WeightAveraging):
-    """Exponential moving average of weights and statistics, also of a short run.
+    """Exponential moving average (EMA) of weights and statistics, with a ramp-up.
 
     Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
-    ``num_updates``), so that the first steps are soon forgotten. t travels in the checkpoint.
+    ``num_updates``), so that the first steps soon lose their weight. t is stored in the checkpoint.
 
-    The average lies where the weights do, and no update waits for the device.
+    The average is on the weights' device; updates do not synchronise with it.
 
     Args:
-        decay: of a long run, in 0..1.
+        decay: limit of the decay, in 0..1.
     """
 
     def __init__(self, decay: float) -> None:
@@ -78,7 +78,7 @@ class EMAWeightAveraging(callbacks.WeightAveraging):
 
     @torch.no_grad()
     def follow(self, average: nn.Module, module: nn.Module, t: int) -> None:
-        """Update ``t``, from 0, of the weights and statistics of ``average`` by those of ``module``."""
+        """Update number ``t``, from 0, of ``average`` by ``module``."""
         share = max(9 / (10 + t), 1 - self.decay) if t else 1.0
         averages, values = ([*m.parameters(), *m.buffers()] for m in (average, module))
         numbers = [i for i, old in enumerate(averages) if old.is_floating_point()]
@@ -88,7 +88,7 @@ class EMAWeightAveraging(callbacks.WeightAveraging):
 
 
 class MetricsCsv(Callback):
-    """``metrics.csv``: one row an epoch. The rows travel in the checkpoint, so a resumed run rewrites the same file."""
+    """``metrics.csv``: one row per epoch; stored in the checkpoint, so a resumed run rewrites the same file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,10 +118,9 @@ class MetricsCsv(Callback):
 
 
 class FusionWeights(Callback):
-    """``fusion/<node>/<input>`` each epoch: what each node of a weighted neck multiplies its inputs by.
+    """Logs the fusion weights of each node per epoch, ``fusion/<node>/<input>``.
 
-    Of the weights that are validated and tested: the averaged ones where there are such. So one sees which level a node
-    listens to. Silent where nothing is learned.
+    From the validated weights: the averaged ones, if any. Logs nothing where no weights are learned.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,11 +142,11 @@ class FusionWeights(Callback):
 
 
 class Doubts(Callback):
-    """Says once what is doubtful in the image files that were read: values of more than 8 bits, orientation tags.
+    """Reports doubtful image files once: more than 8 bits, orientation tags.
 
     Args:
         datasets: by stage.
-        echo: told one line about each.
+        echo: called with one line per doubt.
     """
 
     def __init__(self, datasets: Mapping[str, DetectionDataset], echo: Callable[[str], None]) -> None:
@@ -156,7 +155,7 @@ class Doubts(Callback):
         self.said: dict[tuple[str, str], str] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at a few frames before hours are spent."""
+        """Check a few frames before training."""
         dataset = self.datasets["train"]
         for place in spread(dataset.frames, 8):
             with suppress(ImageError):  # whoever comes to read it stops there
@@ -173,7 +172,7 @@ class Doubts(Callback):
         for stage in stages:
             for kind, sentence in doubts_of(self.datasets[stage].frames).items():
                 before = self.said.get((stage, kind))
-                # shares over a few frames are said again over all of them
+                # shares over a few frames are reported again over all
                 new = before is None or (kind == "range" and before != sentence)
                 if new and (kinds is None or kind in kinds):
                     self.echo(f"{stage}: {sentence}")
@@ -181,7 +180,7 @@ class Doubts(Callback):
 
 
 class ScalarLayout(Callback):
-    """TensorBoard's Custom Scalars tab: miss rates, AP, losses and rates, all runs in one picture each."""
+    """TensorBoard's Custom Scalars: one chart each of miss rates, AP, losses and rates."""
 
     LAYOUT: ClassVar = {
         "validation": {
@@ -200,7 +199,7 @@ class ScalarLayout(Callback):
 
 
 class Pictures(Callback):
-    """TensorBoard: the same validation frames each epoch with truth and detections, and the MR-FPPI curve.
+    """TensorBoard images per epoch: validation frames with boxes, and the MR-FPPI curve.
 
     Args:
         dataset: validation frames.
@@ -231,7 +230,7 @@ class Pictures(Callback):
             ]
             pair = [image for image in read_pair(frame, self.dataset.modality) if image is not None]
             picture = beside([draw(image, markings) for image in pair])
-            # as JPEG: add_image writes PNG, ten times the bytes, and TensorBoard reads them all before it shows a curve
+            # as JPEG: add_image writes PNG, ten times the bytes, which TensorBoard reads before it shows a curve
             image = Summary.Image(
                 height=picture.shape[0], width=picture.shape[1], colorspace=3, encoded_image_string=encoded(picture)
             )

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, and read with the experiment that is in them."""
+"""Checkpoint files: atomic writing, and reading with their experiment."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PREFIX = "detector."
 
 
 def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """The content of a training checkpoint, tensors and plain data only.
+    """Content of a training checkpoint: tensors and plain data only.
 
     Args:
         file: one of this project.
-        mapped: leave the tensors on the disk until somebody looks at them, for whoever wants the plain data.
+        mapped: map the tensors from disk, where only the plain data are needed.
 
     Raises:
-        WeightsError: not there, damaged, or none of this project; says what it lacks.
+        WeightsError: missing, damaged, or not of this project.
     """
     refusal = f"{file}: is not a checkpoint of this project"
     refuse_unreadable(file)
@@ -42,7 +42,7 @@ def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes beside the old checkpoint, waits for the disk, and renames.
+    """Atomic checkpoint files: temporary file, sync, rename.
 
     Lightning itself writes into the system's folder for temporary files and moves: where that is another file system,
     moving is copying over the last good checkpoint.

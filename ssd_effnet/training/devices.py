@@ -1,7 +1,7 @@
-"""The processes of one run: who starts them, what each reads, which of them writes, and how they end together.
+"""Processes of one run: start, shares of the data, common end.
 
-Lightning finds out whether torchrun or SLURM has started them; where nobody has, it starts those of this machine
-itself, by the command of the first one.
+Lightning recognises processes of torchrun and SLURM; otherwise it starts those of this machine itself, by the command
+of the first one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EVALUATION_BATCH = 16  # images at most: batches that do not depend on the numbe
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run; the first one, of rank 0, is the one that writes and speaks."""
+    """This process among those of the run; rank 0 writes and prints."""
 
     rank: int = 0
     count: int = 1
@@ -53,11 +53,11 @@ class Processes:
 
     @classmethod
     def of(cls, experiment: ExperimentConfig) -> Processes:
-        """Found out before anything is written or started.
+        """From the config and the environment, before anything is written or started.
 
         Raises:
-            ConfigError: devices that are not there, processes that were started in another number, or a batch that
-                cannot be shared equally.
+            ConfigError: missing devices, another number of started processes, or a batch that cannot be divided
+                equally.
         """
         t = experiment.trainer
         if t.accelerator == "gpu" and not torch.cuda.is_available():
@@ -72,8 +72,8 @@ class Processes:
                 raise ConfigError(" ".join(str(error).split())) from error
             if started != count:
                 raise ConfigError(
-                    f"trainer.devices x trainer.num_nodes is {count}, but {name} has started {started} processes; both "
-                    "must say the same"
+                    f"trainer.devices x trainer.num_nodes is {count}, but {name} has started {started} processes; the "
+                    "numbers must be equal"
                 )
         if count == 1:
             return cls()
@@ -92,15 +92,15 @@ class Processes:
 
 
 def accelerator(experiment: ExperimentConfig) -> Literal["cpu", "cuda"]:
-    """Where a run computes: by ``auto`` on CUDA where torch finds it, else on the CPU; never on Apple's MPS."""
+    """Accelerator of a run; ``auto``: CUDA if available, else the CPU (never MPS)."""
     asked = experiment.trainer.accelerator
     return "cuda" if asked == "gpu" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def devices(experiment: ExperimentConfig) -> dict[str, Any]:
-    """What Lightning's ``Trainer`` needs to know of devices."""
+    """Arguments of Lightning's ``Trainer`` that concern devices."""
     t = experiment.trainer
-    # no buffers to hand round: batch norms are synchronised. In evaluation it would wait for processes that are done
+    # no broadcast of buffers: batch norms are synchronised. In evaluation it would wait for finished processes
     patience = timedelta(seconds=t.process_timeout)
     ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True, timeout=patience)
     strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
@@ -113,14 +113,14 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
 
 
 def environments() -> list[SLURMEnvironment]:
-    """SLURM's, told not to requeue: Lightning would write checkpoints of its own and start from them unasked."""
+    """SLURM's environment without requeue, for which Lightning would write and load checkpoints of its own."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def loader(
     experiment: ExperimentConfig, dataset: DetectionDataset, stage: str, processes: Processes
 ) -> DataLoader[Sample]:
-    """This process's batches: a share of each in training, whole ones in turn with the other processes in evaluation.
+    """Loader of this process: a share of each training batch, every n-th evaluation batch.
 
     Raises:
         ConfigError: fewer frames than processes.
@@ -146,7 +146,7 @@ def loader(
 
 
 class LostBatch(DataError):
-    """A batch that was read ahead and could not be handed over."""
+    """A prefetched batch could not be passed to the main process."""
 
 
 DEAD_WORKER = ("DataLoader worker (pid", "Pin memory thread exited", "Too many open files. Communication")
@@ -160,7 +160,7 @@ def _begin_worker(worker: int) -> None:
 
 
 def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
-    """In place of a batch its error, for which the loader would otherwise wait for ever."""
+    """Return the error in place of a batch; otherwise the loader waits for ever."""
     memory, room = Path("/dev/shm"), ""
     if memory.is_dir() and "shared memory" in str(error):
         room = f"; {memory} holds {shutil.disk_usage(memory).total >> 20} MiB, and a container takes --shm-size=2g"
@@ -171,12 +171,12 @@ def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
 
 @contextmanager
 def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
-    """Whatever ends this process ends those that it has started, and the other way round.
+    """Context in which the end of one process ends all of them.
 
     Args:
         trainer: of the run.
-        lost: what there is to say where another process has ended before its time. The first process raises it when
-            it hears of that from the network, or ends with these words when Lightning's watch sees it first.
+        lost: error for a process that ended early. Rank 0 raises it on a network error, or exits with its text where
+            Lightning notices first.
     """
 
     def in_our_words(record: logging.LogRecord) -> bool:
@@ -193,12 +193,12 @@ def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
         if not _lost_another(error):
             raise
         if not trainer.is_global_zero:
-            sys.exit(1)  # the first one says it
+            sys.exit(1)  # rank 0 prints it
         raise lost from error
     finally:
         watch.removeFilter(in_our_words)
 
 
 def _lost_another(error: BaseException) -> bool:
-    """Whether it is a complaint of the network between the processes, NCCL's or gloo's."""
+    """Whether an error is of the network between processes (NCCL, gloo)."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

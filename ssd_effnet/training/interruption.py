@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM end a run at once; it goes on from its last epoch's checkpoint."""
+"""Handling of Ctrl+C and SIGTERM: the run ends at once and can be resumed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopOnSignal(Callback):
-    """Raises KeyboardInterrupt at Ctrl+C, and at SIGTERM, which batch systems and ``timeout`` send.
+    """Raises KeyboardInterrupt on Ctrl+C and SIGTERM (sent by batch systems and ``timeout``).
 
     Args:
         first: whether this process stops the run; the others go on until it ends them.
 
     Attributes:
-        asked: whether somebody wants the run to end.
+        asked: whether a signal has arrived.
     """
 
     def __init__(self, *, first: bool = True) -> None:
@@ -30,7 +30,7 @@ class StopOnSignal(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals as long as the block runs; where threads may not, they stay with whoever has them."""
+        """Handle the signals within the block; outside the main thread they are left alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -49,7 +49,7 @@ class StopOnSignal(Callback):
             signal.signal(number, self._ask)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has put its own handler of SIGTERM before ours: it talks to processes that may not listen."""
+        """Restore this handler of SIGTERM: Lightning's waits for processes that may hang."""
         if self._listens:
             self._listen()
 
@@ -62,5 +62,5 @@ class StopOnSignal(Callback):
 
 
 def leave_to_parent(worker: int) -> None:
-    """For a loader's worker: the terminal's Ctrl+C reaches it too, and is its parent's to answer."""
+    """Ignore Ctrl+C in a loader's worker; its parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

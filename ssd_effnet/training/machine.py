@@ -1,4 +1,4 @@
-"""Where something ran: versions, device and the state of this code."""
+"""Versions, device and commit, for run directories and reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data_kaist.errors import RequestError
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "opencv-python-headless", "efficientnet-pytorch")
 _SOURCES = (b".py", b".html", b".sh", b".toml")  # files that decide what the code does
-_MOST_FILES = 1000  # that git does not know, in a patch
+_MOST_FILES = 1000  # untracked files, in a patch
 
 
 def describe_machine() -> dict[str, Any]:
@@ -40,7 +40,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def machine_line(device: str, threads: int, how: str) -> str:
-    """One line: what figures were measured on, and ``how``."""
+    """One line: machine, versions and ``how`` of a measurement."""
     if device != "cpu":
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:
@@ -49,10 +49,10 @@ def machine_line(device: str, threads: int, how: str) -> str:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name, tried; ``auto`` is the GPU where there is one.
+    """The device of that name, after a trial; ``auto``: a GPU if available.
 
     Raises:
-        RequestError: torch knows none of that name, or finds none here.
+        RequestError: unknown or unavailable device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +77,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Name of the processor, where the system provides it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -85,7 +85,7 @@ def processor() -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this code, and how the tree differs from it.
+    """Commit of this code, and a hash of its changes.
 
     Returns:
         ``{"commit", "dirty"}``; with changes also ``diff``, the hash of :func:`code_patch`. Where the code is in no
@@ -107,15 +107,15 @@ def git_state() -> dict[str, Any]:
 
 
 def code_patch() -> bytes:
-    """What ``git apply`` makes this code of its commit: changes, and source files that git does not know yet.
+    """Patch from the commit to this code, with untracked source files.
 
     Raises:
-        OSError, subprocess.SubprocessError: git cannot be asked.
+        OSError, subprocess.SubprocessError: git failed.
     """
     listed = _git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")
     index = Path(__file__).resolve().parents[2] / os.fsdecode(_git("rev-parse", "--git-path", "index").rstrip(b"\n"))
     with tempfile.TemporaryDirectory() as folder:
-        ours = shutil.copy2(index, folder)  # new files are announced in it; its time tells git what is racy
+        ours = shutil.copy2(index, folder)  # intent-to-add goes into this copy of the index, whose time git compares
         new = [name for name in listed if name.endswith(_SOURCES)][:_MOST_FILES]
         if new:
             names = ("--pathspec-from-file=-", "--pathspec-file-nul")
@@ -125,12 +125,12 @@ def code_patch() -> bytes:
 
 
 def code_name(git: Mapping[str, Any]) -> str:
-    """A state of the code in short, as :func:`git_state` has it: ``1a2b3c4``, with changes ``1a2b3c4+5d6e7f8``."""
+    """Short form of :func:`git_state`: ``1a2b3c4``, with changes ``1a2b3c4+5d6e7f8``."""
     return str(git.get("commit", "unknown"))[:7] + (f"+{git.get('diff', '')[:7]}" if git.get("dirty") else "")
 
 
 def _git(*arguments: str, given: bytes = b"", index: str = "") -> bytes:
-    """Ask git about this code alone: in a hook, GIT_DIR and its like speak of the hook's repository."""
+    """Run git on this code, without a hook's GIT_DIR and similar variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_INDEX_FILE": index} if index else {}
     command = ["git", "-C", str(Path(__file__).resolve().parents[2]), "--literal-pathspecs", *arguments]

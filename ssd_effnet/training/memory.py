@@ -1,4 +1,4 @@
-"""Memory that runs out, in a sentence that says what did not fit and what to change."""
+"""Out-of-memory errors as one sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_
 
 
 class OutOfMemory(Failure, RuntimeError):
-    """What is to be computed does not fit into the memory of the GPU, or of the machine."""
+    """The computation does not fit into the memory of the GPU or machine."""
 
 
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """In it, memory that runs out raises :class:`OutOfMemory`; all other errors stay as they are.
+    """Context that turns out-of-memory errors into :class:`OutOfMemory`; others pass.
 
     Args:
-        what: is computed.
-        remedy: what to do about it.
+        what: the computation.
+        remedy: what to change.
     """
     try:
         yield

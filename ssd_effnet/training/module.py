@@ -37,7 +37,7 @@ class UnreadLoss(NamedTuple):
 
     Attributes:
         step: optimiser steps before it.
-        of_all: scalar, mean over all processes; ``mine``: of this one.
+        of_all, mine: scalars, the mean over all processes and that of this one.
         names: the frames of this process's share.
     """
 
@@ -48,12 +48,12 @@ class UnreadLoss(NamedTuple):
 
 
 class ImageFindings(NamedTuple):
-    """What an evaluated batch gave.
+    """Result of an evaluated batch.
 
     Attributes:
         table: its detections.
         losses: their means over the batch, by name.
-        images: how many it has.
+        images: number of images.
     """
 
     table: DetectionTable
@@ -62,7 +62,7 @@ class ImageFindings(NamedTuple):
 
 
 class TrainingModule(LightningModule):
-    """Training, validation and test of one detector, in one process or in several with a share of each batch.
+    """Training, validation and test steps; each process has a share of a batch.
 
     Args:
         detector: images to raw outputs.
@@ -70,10 +70,10 @@ class TrainingModule(LightningModule):
         postprocess: raw outputs to detections.
         optimizers: called with the detector and the number of optimiser steps of the whole run; returns what
             Lightning's ``configure_optimizers`` may return.
-        annotations: what is to be found, for the stages ``val`` and ``test``, an entry a frame of the data set.
+        annotations: ground truth for the stages ``val`` and ``test``, one entry per frame of the data set.
         channel_names: of the input, for the logger.
         experiment: the resolved config as plain data; stored in every checkpoint, from which a detector is rebuilt.
-        classes: what the labels mean.
+        classes: names of the labels.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TrainingModule(LightningModule):
         self.experiment = experiment
         self.classes = classes
         self.unread: list[UnreadLoss] = []
-        self.found: dict[int, ImageFindings] = {}  # by the place of a batch's first image
+        self.found: dict[int, ImageFindings] = {}  # by the index of a batch's first image
         self.results: dict[str, tuple[DetectionTable, dict[str, Scores]]] = {}  # scores by class
 
     def configure_optimizers(self) -> Any:
@@ -107,11 +107,11 @@ class TrainingModule(LightningModule):
         checkpoint["experiment"] = self.experiment
 
     def on_train_epoch_start(self) -> None:
-        """Forget the metrics of the epoch before: one without a validation has no figures of a validation."""
+        """Clear the last epoch's metrics: without validation there are none."""
         self.trainer.callback_metrics.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        # drop-connect draws from torch's generator: begun anew each step, a resumed run draws what an unbroken one does
+        # drop-connect draws from torch's generator; seeded per step, a resumed run draws the same numbers
         place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
@@ -119,14 +119,14 @@ class TrainingModule(LightningModule):
         self.unread.append(UnreadLoss(self.global_step, of_all[0], losses.total.detach(), batch.names))
         for name, value in zip(LOSSES, of_all, strict=True):
             self.log(f"train_epoch/{name}", value, on_step=False, on_epoch=True, batch_size=len(batch.names))
-        # each reading is a wait for a GPU; Lightning's logger looks at the same steps
+        # each reading waits for the GPU; Lightning's logger reads at the same steps
         if (self.global_step + 1) % LOG_EVERY == 0 or self.trainer.is_last_batch:
             self._refuse_non_finite_losses()
             self._log_step(batch, of_all)
         return losses.total
 
     def _refuse_non_finite_losses(self) -> None:
-        """Read the losses of the steps since the last reading: every process reads the same and comes here."""
+        """Raise if a loss since the last reading is not finite, in all processes alike."""
         unread, self.unread = self.unread, []
         finite = torch.stack([loss.of_all for loss in unread]).isfinite().tolist()
         if not all(finite):
@@ -158,14 +158,14 @@ class TrainingModule(LightningModule):
         self._score("test")
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Lightning's moment to step a schedule; plateau's is earlier, see :meth:`on_train_epoch_end`."""
+        """Step a schedule; plateau is stepped earlier, by :meth:`on_train_epoch_end`."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
 
     def on_train_epoch_end(self) -> None:
-        """Step plateau, and let no weights into a checkpoint that are not finite: it is written right after this.
+        """Step plateau and refuse non-finite weights, before the checkpoint is written.
 
-        Lightning itself steps plateau after the checkpoint, so that a resumed run would have missed a step.
+        Lightning steps plateau after the checkpoint: a resumed run would miss a step.
         """
         for name, parameter in self.detector.named_parameters():
             if not torch.isfinite(parameter).all():
@@ -196,7 +196,7 @@ class TrainingModule(LightningModule):
         )
 
     def _score(self, stage: str) -> None:
-        # a batch that two processes evaluated, because there was none left for one of them, counts once
+        # a batch that two processes evaluated (the last ones) counts once
         by_place = {place: found for share in gather_from_processes(self.found) for place, found in share.items()}
         batches = [by_place[place] for place in sorted(by_place)]
         self.found = {}
@@ -210,14 +210,14 @@ class TrainingModule(LightningModule):
         figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
         on_bar = [of.figures[0] for of in in_place("line")]
         for name, value in figures.items():
-            if not math.isnan(value):  # nobody of that kind is in the split
+            if not math.isnan(value):  # no object of that kind in the split
                 self.log(f"{stage}/{name}", value, prog_bar=name in on_bar)
 
     @torch.no_grad()
     def _log_input(self, batch: Batch) -> None:
-        """Mean and std of each channel as it enters the backbone: a normalisation that is not running shows here.
+        """Log mean and std per channel at the backbone, to check the normalisation.
 
-        Of several processes the first one's share is what is logged.
+        Of several processes rank 0's share is logged.
         """
         entering = self.detector.normalize(batch.images)
         for i, name in enumerate(self.channel_names):
@@ -226,7 +226,7 @@ class TrainingModule(LightningModule):
 
 
 def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
-    """Tables of several batches as one, by image, best first."""
+    """Tables of several batches as one, sorted by image and score."""
     if not tables:
         return DetectionTable.empty()
     columns = ("image_index", "boxes_xyxy", "scores", "labels")

@@ -1,4 +1,4 @@
-"""Checks before the first step: what would end in a wrong result or a traceback is one sentence."""
+"""Checks before the first step; each refuses with one sentence."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ from ssd_effnet.training.run_directory import RunError
 
 
 def refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
-    """A norm of one value has nothing to normalise by.
+    """Refuse norms over a single value.
 
-    A batch norm has one in batches of one image, and torch stops there in the first step. A group norm looks at one
-    image however many there are, and gives its bias.
+    Torch fails at a batch norm with one image of one pixel; a group norm of one pixel returns its bias.
     """
 
     def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -60,7 +59,7 @@ def refuse_single_values(detector: Detector, experiment: ExperimentConfig, image
 
 
 def refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
-    """A frozen norm whose statistics no weights have brought would normalise by nothing for ever."""
+    """Refuse frozen norms without loaded statistics."""
     norms = [name for name, part in detector.named_modules() if isinstance(part, FrozenBatchNorm2d)]
     lacking = (*report.missing, *(name for name, *_ in report.misshapen))
     empty = [norm for norm in norms if f"{norm}.running_var".endswith(tuple(n for n in lacking if "running_var" in n))]
@@ -72,7 +71,7 @@ def refuse_empty_statistics(detector: Detector, report: LoadReport) -> None:
 
 
 def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDataset) -> None:
-    """A class whose objects are all ignore regions is not learned."""
+    """Refuse a class whose training objects are all ignore regions."""
     least, classes = experiment.data.min_height, dataset.classes
     index = np.concatenate([classes.indices(of_frame.labels) for of_frame in dataset.annotations])
     ignored = np.concatenate([training_ignore(of_frame, least, classes) for of_frame in dataset.annotations])
@@ -88,7 +87,7 @@ def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDa
 
 
 def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """No image of one COCO file is to be trained on and to be validated or tested on as well."""
+    """Refuse images of a COCO data set that are in two splits."""
     e, t = experiment.data, experiment.trainer
     splits = {"train": e.train, "val": e.val, "test": e.test}
     frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
@@ -99,7 +98,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
             continue
         others = frames[other]
         files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
-        if stage == "val" and len(files) > 1:  # what was cut out of training is shared, too
+        if stage == "val" and len(files) > 1:  # a val cut out of training shares its file, too
             others = build_source(experiment, "train").frames(e.train, modality=None, skipped=[])
         if both := shared(frames[stage], others):
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
@@ -111,7 +110,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
 
 
 def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """Miss rate and AP need somebody to find: noticed before hours are spent."""
+    """Refuse a monitor that the validation split leaves undefined."""
     if "val" not in datasets:
         return
     watched = {"trainer.monitor": experiment.trainer.monitor}
@@ -136,7 +135,7 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
 
 
 def refuse_to_end_warming_up(experiment: ExperimentConfig, batches: int) -> None:
-    """Of ``batches`` an epoch: the learning rate should be reached before the run is over."""
+    """Refuse a warm-up longer than the run; ``batches`` per epoch."""
     epochs, warmup = experiment.trainer.epochs, experiment.schedule.warmup_steps
     steps = epochs * math.ceil(batches / experiment.optimizer.accumulate)
     if warmup >= steps:

@@ -1,4 +1,4 @@
-"""Where the training time goes: how much of it waits for data, and the lines that say so."""
+"""Time spent waiting for data, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from ssd_effnet.distributed import gather_from_processes
 from ssd_effnet.evaluation.metrics import in_place
 
 FIRST_STEPS = 4
-ENOUGH = 0.05  # share of the time from which on more workers or a cache pay
+ENOUGH = 0.05  # share of the time above which more workers or a cache pay
 
 
 class Waiting(Callback):
-    """Times what lies between two steps, which is the loader's, and the steps; of several processes the slowest loader.
+    """Measures step and loader time; of several processes the slowest loader's.
 
-    TensorBoard has ``time/data_share`` and ``time/step_seconds`` each epoch. ``metrics.csv`` has not: the same run
-    writes the same file.
+    Logs ``time/data_share`` and ``time/step_seconds`` per epoch, not into ``metrics.csv``, which is reproducible.
 
     Attributes:
         of_epoch: share of the last epoch's time, in 0..1.
-        waited, worked: seconds since the run was started, over its interruptions; ``steps`` counts its batches.
+        waited, worked: seconds since the start of the run, over interruptions; ``steps``: its batches.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -43,7 +42,7 @@ class Waiting(Callback):
 
     @property
     def step_seconds(self) -> float:
-        """A batch's time, waiting among it; the mean."""
+        """Mean seconds per batch, waiting included."""
         return (self.waited + self.worked) / max(self.steps, 1)
 
     def __str__(self) -> str:
@@ -75,7 +74,7 @@ class Waiting(Callback):
         self._since = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # the others wait for the slowest inside their step, so its waiting is what counts
+        # the others wait for the slowest inside their step, so its waiting counts
         waited, worked = max(gather_from_processes((self._now[0], self._now[1])))
         self.waited += waited
         self.worked += worked

@@ -1,4 +1,4 @@
-"""One run: an experiment with a seed, from config to ``results.json`` in a directory that tells all."""
+"""Runs an experiment with a seed: train, resume, test, ``results.json``."""
 
 from __future__ import annotations
 
@@ -106,19 +106,19 @@ def run(
     callbacks: Sequence[Callback] = (),
     shown: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Train, choose, test once and write everything down; return what ``results.json`` holds.
+    """Train, choose the best epoch, test once; return the content of ``results.json``.
 
-    With several devices each process comes here and returns the same; only the first one writes and speaks.
+    With several devices each process returns the same; only rank 0 writes and prints.
 
     Args:
         experiment: resolved.
         out: folder of runs.
         resume: go on from ``checkpoints/last.ckpt`` where there is one, to more epochs where the schedule allows; a
             finished run is returned as it is.
-        echo: told one line a step of the way.
-        callbacks: of Lightning, beside the run's own; a search prunes with one.
-        shown: keys that TensorBoard's HParams tab lists beside experiment and seed. The tab takes its columns from one
-            run, so runs to be compared should show the same ones; None: those that are not the schema's own.
+        echo: called with one line per stage.
+        callbacks: further ones of Lightning, such as a search's pruner.
+        shown: keys in TensorBoard's HParams tab beside experiment and seed, equal for compared runs; None: those that
+            differ from the schema's defaults.
 
     Raises:
         RunError, ConfigError, DataError, WeightsError, NonFiniteError, OutOfMemory: one sentence each.
@@ -156,7 +156,7 @@ def run(
 
 
 def _quieten_lightning() -> None:
-    """Our own lines say what happens."""
+    """Turn off Lightning's own messages."""
     for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):
         logging.getLogger(chatter).setLevel(logging.WARNING)
     for noise in (
@@ -165,7 +165,7 @@ def _quieten_lightning() -> None:
         ".*LeafSpec.*",
         ".*logging interval.*",
         ".*no `val_data.*",
-        ".*sync_dist=True.*",  # what is logged is the same in every process
+        ".*sync_dist=True.*",  # all processes log the same
     ):
         warnings.filterwarnings("ignore", noise)
 
@@ -179,7 +179,7 @@ def _run(
     callbacks: Sequence[Callback],
     shown: Sequence[str],
 ) -> dict[str, Any]:
-    """The run itself, from the last checkpoint where it is ``resumed``."""
+    """The run, from the last checkpoint if ``resumed``."""
     t = experiment.trainer
     gpu = accelerator(experiment) == "cuda"
     seed_everything(t.seed, workers=True, verbose=False)
@@ -240,7 +240,7 @@ def _run(
 
 
 class _Session:
-    """A run that is going on: trainer, module, loaders by stage, and what is kept and written beside the steps."""
+    """A run in progress: trainer, module, loaders by stage, callbacks."""
 
     def __init__(
         self,
@@ -259,13 +259,13 @@ class _Session:
         self.module = _module(experiment, detector, datasets)
         self.loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
         begin: int | None = None
-        if resumed:  # Lightning tells the sampler only after the workers have begun to read ahead
+        if resumed:  # Lightning sets the sampler's epoch only after the workers have begun to prefetch
             self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
             begin = read_plain(directory.last)["global_step"] + 1
         else:
             refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
-        self.timer = Timer()  # its state travels in the checkpoint: a resumed run took the time of all its parts
+        self.timer = Timer()  # its state is in the checkpoint: a resumed run adds up the times
         self.waiting = Waiting()
         self.rows = MetricsCsv(directory.metrics_file)
         keep = partial(
@@ -277,8 +277,8 @@ class _Session:
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
         used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout(), self.waiting]
-        used += [FusionWeights(), self.rows]  # the weights before the file, which writes down what it finds
-        # without validation nothing says which epoch is best. The last one has a callback of its own:
+        used += [FusionWeights(), self.rows]  # before the file, which records its metrics
+        # without validation no epoch is best. The last one has a callback of its own:
         # ModelCheckpoint's save_last writes only when there is a new best
         used += [*([self.best] if "val" in datasets else []), keep(filename="last")]
         if t.ema_decay:
@@ -296,7 +296,7 @@ class _Session:
             check_val_every_n_epoch=t.validate_every,
             num_sanity_val_steps=0,
             log_every_n_steps=LOG_EVERY,
-            # what a killed attempt wrote after its last checkpoint is not drawn beside what is now computed anew
+            # drops the events that a killed attempt wrote after its last checkpoint
             logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False, purge_step=begin),
             plugins=[WholeCheckpoints(), *environments()],
             callbacks=used,
@@ -323,16 +323,16 @@ class _Session:
             )
 
     def validations(self, monitor: str) -> list[float]:
-        """What each validation gave, in the order of the epochs."""
+        """Value of the monitor at each validation, by epoch."""
         return [row[monitor] for row in self.rows.rows if monitor in row]
 
     def doubts(self) -> Iterator[str]:
-        """What was decided by a metric that did not move."""
+        """Sentences about choices by a metric that never changed."""
         t, schedule = self.experiment.trainer, self.experiment.schedule
         watched: str | None = getattr(schedule, "monitor", None)
 
         def stood(monitor: str) -> str:
-            """A sentence's begin where no validation was better than the first one, else nothing."""
+            """Beginning of a sentence where no validation beat the first one, else empty."""
             metric, values = metric_of(monitor), self.validations(monitor)
             if len(values) < 2 or metric.best(values) != values[0]:
                 return ""
@@ -345,24 +345,24 @@ class _Session:
             yield f"{said}; {schedule.name} cut the learning rate for that, whatever the loss did (schedule.monitor)"
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
-        """What the weights of a checkpoint find in the test split."""
+        """Detections and scores of a checkpoint on the test split."""
         with self._interruptible(lambda: f"{checkpoint}: stopped while it was tested; --resume tests it anew"):
             return _test(self.trainer, self.module, self.loaders["test"], checkpoint)
 
     @contextmanager
     def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
-        """Errors of the loop in the run's own words; ``sentence`` says where it was stopped."""
+        """Context that turns errors of the loop into one ``sentence``."""
         try:
             with self.stop.listening(), enough_for_batches(self.experiment):
                 yield
         except DataError as error:
             raise _without_traceback(error) from error
         except (KeyboardInterrupt, SystemExit, RuntimeError, OSError) as error:
-            # SystemExit is Lightning's answer to Ctrl+C; SIGTERM may have ended a loader's worker, too
+            # Lightning raises SystemExit on Ctrl+C; SIGTERM may have ended a loader's worker, too
             if isinstance(error, RuntimeError | OSError) and not self.stop.asked:
                 if str(error).startswith(DEAD_WORKER):
                     raise RunError(
-                        f"a process that reads ahead has died, as it does where memory or /dev/shm runs out ({error}); "
+                        f"a data loader process has died, as it does where memory or /dev/shm runs out ({error}); "
                         f"fewer data.workers need less; {sentence()}"
                     ) from error
                 raise
@@ -371,7 +371,7 @@ class _Session:
             raise Interrupted(sentence()) from None
 
     def finish(self, shown: Sequence[str]) -> dict[str, Any]:
-        """Test what was chosen, write down what came of it, and return it."""
+        """Test the chosen checkpoint; write and return the results."""
         t, directory, datasets = self.experiment.trainer, self.directory, self.datasets
         writes = self.trainer.is_global_zero
         chosen = directory.best if t.test_checkpoint == "best" and "val" in datasets else directory.last
@@ -397,7 +397,7 @@ class _Session:
             if writes:
                 _write_detections(directory, datasets["test"], table)
             results["test"] = _test_results(self.experiment, datasets["test"], scores)
-            if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # said, never chosen
+            if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # reported, never used to choose
                 _, of_last = self.test(directory.last)
                 results["test_last"] = {"epoch": last_epoch, **classes_as_dict(of_last, classes)}
             if writes:
@@ -414,13 +414,13 @@ TEST_KEYS = tuple(sorted({key for key in key_types() if key.startswith("data.")}
 def test_again(
     path: Path, overrides: Sequence[str] = (), name: str = "", *, echo: Callable[[str], None] = print
 ) -> tuple[Path, dict[str, Scores]]:
-    """Test a finished run's weights on other data, beside the run: ``tests/<name>/`` with results and detections.
+    """Test a finished run on other data; writes ``tests/<name>/`` in the run.
 
     Args:
         path: the run directory or its tested checkpoint.
         overrides: ``key=value`` of :data:`TEST_KEYS`: another split, annotation set or data set.
         name: of the folder; empty: made of the overrides.
-        echo: told what is tested.
+        echo: called with a line about the data.
 
     Returns:
         The folder, and the scores by class.
@@ -470,7 +470,7 @@ def test_again(
 
 
 def _test_name(overrides: Sequence[str]) -> str:
-    """``test=test-day-20,root=LLVIP`` of the overrides that say what is tested."""
+    """Folder name of a test, from its overrides: ``test=test-day-20,root=LLVIP``."""
     parts = []
     for key, _, value in (override.partition("=") for override in sorted(overrides)):
         if key not in WHERE or key in ("data.root", "data.images"):
@@ -482,15 +482,15 @@ def _test_name(overrides: Sequence[str]) -> str:
 def _test(
     trainer: Trainer, module: TrainingModule, batches: DataLoader[Sample], checkpoint: Path
 ) -> tuple[DetectionTable, dict[str, Scores]]:
-    """What a checkpoint's weights find in the batches, and the scores by class."""
-    # loaded here: given the path, Lightning would take the weights beside the moving average that was validated
+    """Detections of a checkpoint in the batches, and scores by class."""
+    # loaded here: Lightning would take the raw weights, not the moving average that was validated
     module.load_state_dict(read_plain(checkpoint)["state_dict"])
     trainer.test(module, batches, verbose=False)
     return module.results["test"]
 
 
 def _test_results(experiment: ExperimentConfig, dataset: DetectionDataset, scores: dict[str, Scores]) -> dict[str, Any]:
-    """``test`` of a results file: what was tested on, and every figure."""
+    """Entry ``test`` of a results file: data and figures."""
     counted = {"split": experiment.data.test, "annotations": build_annotations(experiment, "test")}
     return {**counted, "images": len(dataset), **classes_as_dict(scores, dataset.classes)}
 
@@ -511,7 +511,7 @@ def _module(
 
 
 def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDataset, echo: Callable[[str], None]) -> None:
-    """What a stage's data are, and what is odd about them."""
+    """Print a stage's data and doubts about them."""
     echo(f"{stage}: {dataset}; annotations: {build_annotations(experiment, stage)}")
     if dataset.skipped:
         echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
@@ -524,13 +524,13 @@ def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDatase
 
 
 def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
-    """Fill a detector with the weights of ``init_from`` by name, all but the normalisation of the input.
+    """Load the weights of ``init_from`` by name, without the input's normalisation.
 
     Returns:
         The file and its SHA-256, for ``environment.json``.
 
     Raises:
-        WeightsError: there are none, or none of them fits.
+        WeightsError: no weights, or none that fits.
     """
     given = Path(experiment.init_from).expanduser()
     try:
@@ -555,7 +555,7 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     frames = dataset.frames
     ids, categories = image_ids(frames), category_ids(frames, dataset.classes)
     write_coco_results(directory.detections_file, table, image_ids=ids, category_ids=categories)
-    if all(is_frame_name(frame.name) and frame.image_id is None for frame in frames):  # the numbers' names
+    if all(is_frame_name(frame.name) and frame.image_id is None for frame in frames):  # names of the numbers
         sizes = [frame.annotations.size for frame in frames]
         images = [
             {"id": id_, "file_name": frame.name, "height": height, "width": width}
@@ -570,12 +570,12 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
 
 
 def _epoch_of(checkpoint: Path) -> int:
-    """The epoch after which it was written, from 1."""
+    """Epoch after which a checkpoint was written, from 1."""
     return int(read_plain(checkpoint)["epoch"]) + 1
 
 
 def _without_traceback(error: DataError) -> DataError:
-    """The error's own sentence: a loader's worker puts its traceback before it."""
+    """The error's sentence, without the traceback that a loader's worker adds."""
     kind = type(error)
     return kind(str(error.args[0]).strip().rpartition("\n")[2].removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
 
@@ -592,7 +592,7 @@ def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> d
 
 
 def _label_doubts(datasets: Mapping[str, DetectionDataset]) -> Iterator[str]:
-    """Labels in ``data.classes`` that no box of the training data has, and those by which a class is not scored."""
+    """Sentences on labels of ``data.classes`` without boxes or without scores."""
     classes = datasets["train"].classes
     there = {label for of_frame in datasets["train"].annotations for label in of_frame.labels}
     if lacking := [label for label in classes.all_labels if not is_among([label], there).any()]:
@@ -612,7 +612,7 @@ def _log_test(
     scores: Mapping[str, Scores],
     classes: Classes,
 ) -> None:
-    """Final figures and curve for TensorBoard, and its HParams tab, in the run's own directory."""
+    """Log the final figures, the curve and HParams to TensorBoard."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
     values = settings(experiment)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, ``<out>/<experiment>/seed<k>/``: its files, its state, and whether it may go on."""
+"""Run directory ``<out>/<experiment>/seed<k>/``: files, state, lock, checks before resuming."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ _MOST_OF_A_PATCH = 1_000_000  # bytes
 
 
 class RunError(Failure, RuntimeError):
-    """A sentence about why a run cannot start or go on."""
+    """A run cannot start or continue."""
 
 
 class Busy(RunError):
-    """Another process is at work on the run."""
+    """Another process holds the run's lock."""
 
 
 class Interrupted(RunError):
-    """Somebody stopped the run; it can go on."""
+    """The run was stopped by a signal; it can be resumed."""
 
     exit_code = 130
 
 
 class State(StrEnum):
-    """How far a run has come. ``FAILED``: it said why in ``failure.txt``; ``INTERRUPTED``: it did not get to."""
+    """State of a run. ``FAILED``: ``failure.txt`` has the reason; ``INTERRUPTED``: there is none."""
 
     ABSENT = "absent"
     RUNNING = "running"
@@ -69,7 +69,7 @@ class State(StrEnum):
 
 
 class _File:
-    """A file of a run's directory, whether it is there or not."""
+    """Path of a file in a run's directory."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class RunDirectory:
     """The files of one run.
 
     Attributes:
-        path: the directory, whether it is there or not.
+        path: the directory, which need not exist.
     """
 
     path: Path
@@ -98,7 +98,7 @@ class RunDirectory:
 
     @classmethod
     def holding(cls, path: Path) -> RunDirectory:
-        """A run directory itself, or that of a checkpoint; of one that lies in none, the folder that it lies in."""
+        """The run directory of a checkpoint or of itself; else the checkpoint's folder."""
         if path.is_dir():
             return cls(path)
         return cls(path.parent.parent if path.parent.name == cls(path).last.parent.name else path.parent)
@@ -108,15 +108,15 @@ class RunDirectory:
     metrics_file = _File("metrics.csv")
     results_file = _File("results.json")
     failure_file = _File("failure.txt")
-    log_file = _File("train.log")  # what a run said that was not started from a terminal of its own
+    log_file = _File("train.log")  # output of a run started by a study
     detections_file = _File("detections.json")
     kaist_file = _File("detections_kaist.txt")
     last = _File("checkpoints/last.ckpt")  # of the last epoch
-    best = _File("checkpoints/best.ckpt")  # that the validation split chose
+    best = _File("checkpoints/best.ckpt")  # chosen on the validation split
 
     @property
     def state(self) -> State:
-        """What the files say, and whether a process holds the lock."""
+        """State according to the files and the lock."""
         if self.results_file.is_file():
             return State.FINISHED
         if not self.path.is_dir():
@@ -129,7 +129,7 @@ class RunDirectory:
 
     @property
     def _held(self) -> bool:
-        """Whether a process holds the lock; nothing is written, since a study's disk may be read-only."""
+        """Whether a process holds the lock; writes nothing, for read-only disks."""
         file = self.path / ".lock"
         if not file.is_file():
             return False
@@ -148,7 +148,7 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to lose: one that was stopped before its first epoch was over has nothing."""
+        """Whether the run has completed an epoch."""
         return self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())
 
     def experiment(self) -> ExperimentConfig:
@@ -156,7 +156,7 @@ class RunDirectory:
 
         Raises:
             RunError: there is no run.
-            ConfigError: its config is not readable.
+            ConfigError: its config cannot be read.
         """
         if not self.config_file.is_file():
             raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
@@ -164,7 +164,7 @@ class RunDirectory:
         return deepcopy(_config(self.config_file, (stat.st_mtime_ns, stat.st_ino, stat.st_size)))
 
     def at_hand(self, experiment: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
-        """The run's experiment with its data where they are now; their fingerprint proves that they are the same.
+        """The run's experiment with the present location of its data.
 
         A relative ``data.root``, and relative annotations of a split, are looked for where the run was started, here,
         and in the folders around the run.
@@ -191,13 +191,13 @@ class RunDirectory:
         return moved
 
     def trained(self) -> ExperimentConfig:
-        """What is trained here: the experiment in the checkpoint, which nobody edits; without one the config.
+        """The experiment in the checkpoint; without one, the config.
 
-        Keys that say where it runs (:data:`ssd_effnet.config.loading.WHERE`) are the config's. A finished run's results
-        are whole without a checkpoint, so one that is damaged is a warning there.
+        Keys of location (:data:`ssd_effnet.config.loading.WHERE`) are the config's. A damaged checkpoint of a finished
+        run is a warning: its results do not depend on it.
 
         Raises:
-            RunError, ConfigError, WeightsError: there is no run, or its config or checkpoint is not readable.
+            RunError, ConfigError, WeightsError: no run, or its config or checkpoint cannot be read.
         """
         config = self.experiment()
         for file in filter(Path.is_file, (self.last, self.best)):
@@ -215,20 +215,20 @@ class RunDirectory:
         return config
 
     def edited(self, trained: ExperimentConfig) -> str:
-        """What the config says otherwise than was trained, ``key (value, now another one)``, or nothing."""
+        """Edits of the config since training, ``key (value, now another one)``, or empty."""
         config = self.experiment()
         name, seed = (("name", trained.name, config.name), ("trainer.seed", trained.trainer.seed, config.trainer.seed))
         own = [f"{key} ({was}, now {now})" for key, was, now in (name, seed) if was != now]
         return ", ".join([*own, *_changes(trained, config)])
 
     def refuse_a_copy(self) -> ExperimentConfig:
-        """A run is what its folder, its checkpoint (or config) and its results say alike: one experiment, one seed.
+        """Refuse a run whose folder, checkpoint (or config) and results disagree.
 
         Returns:
             What is trained here, as :meth:`trained`.
 
         Raises:
-            RunError: they disagree, as where the folder was copied or renamed; or as :meth:`trained`.
+            RunError: the folder was copied or renamed; or as :meth:`trained`.
         """
         trained = self.trained()
         results = self.results() if self.results_file.is_file() else {}
@@ -239,7 +239,7 @@ class RunDirectory:
         for name, seed in held:
             if self.path.parts[-2:] != (name, f"seed{seed}"):
                 raise RunError(
-                    f"{self}: holds {name} seed {seed}, so it is a copy or was renamed, or somebody edited its files; "
+                    f"{self}: holds {name} seed {seed}, so it is a copy or was renamed, or its files were edited; "
                     f"a run lies in its own folder, {name}/seed{seed}"
                 )
         return trained
@@ -251,7 +251,7 @@ class RunDirectory:
         return read_json(self.results_file)
 
     def metrics(self) -> list[dict[str, float]]:
-        """One row an epoch; a cell that is empty is left out. Nothing before the first epoch's end."""
+        """Rows of ``metrics.csv``, one per epoch, without empty cells."""
         if not self.metrics_file.is_file():
             return []
         try:
@@ -261,7 +261,7 @@ class RunDirectory:
             raise RunError(f"{self.metrics_file}: cannot be read ({error})") from error
 
     def damage(self) -> str:
-        """Why commands over several runs leave this one out: a file cannot be read, or lacks something; or nothing."""
+        """Why commands over several runs skip this one (an unreadable file), or empty."""
         try:
             if self.config_file.is_file() or self.results_file.is_file():
                 self._refuse_damage()
@@ -290,14 +290,14 @@ class RunDirectory:
             _refuse_lack(self.results_file, results, keys)
 
     def epochs_done(self) -> int:
-        """Rows of ``metrics.csv``, counted without reading their numbers: a display asks every second."""
+        """Number of rows of ``metrics.csv``, without parsing them."""
         return max(self.metrics_file.read_bytes().count(b"\n") - 1, 0) if self.metrics_file.is_file() else 0
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of this directory as long as the block runs; a killed process lets go by itself.
+        """Lock of this directory; released also when the process is killed.
 
-        It tries for a second: who only looks at :attr:`state` holds the lock for a moment.
+        Tries for a second, because reading :attr:`state` takes the lock for a moment.
 
         Raises:
             Busy: another process is at work here.
@@ -315,18 +315,18 @@ class RunDirectory:
             yield
 
     def sweep(self) -> None:
-        """Remove what a killed process left half written; for whoever holds the lock."""
+        """Remove half-written files of a killed process; needs the lock."""
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
 
     def start_over(self) -> None:
-        """Remove what an attempt wrote that ended before its first epoch was over; for whoever holds the lock."""
+        """Remove files of an attempt that completed no epoch; needs the lock."""
         events = self.path.glob("events.out.tfevents.*")
         for old in (self.environment_file, self.metrics_file, self.best, self.last, *events):
             old.unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
-        """Write down why the run ended before its end; the next attempt removes it."""
+        """Write the reason of a failure; the next attempt removes it."""
         write_whole(self.failure_file, reason.strip() + "\n")
 
     def failure(self) -> str:
@@ -334,10 +334,10 @@ class RunDirectory:
         return self.failure_file.read_text(encoding="utf-8").strip() if self.failure_file.is_file() else ""
 
     def refuse_to_mix(self, experiment: ExperimentConfig, *, resume: bool) -> None:
-        """A directory holds one run of one config.
+        """Refuse a directory that holds another run.
 
         Raises:
-            RunError: it holds one, and this is not its continuation.
+            RunError: it holds a run that this one does not continue.
         """
         if not self.begun:
             return
@@ -357,11 +357,11 @@ class RunDirectory:
             raise RunError(f"{self}: cannot go on to {more} epochs: {self.last} is not there")
 
     def refuse_another_config(self, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
-        """What has begun here, and this run or another seed of it, are one experiment; where they run is free.
+        """Refuse a config that differs in more than seed and location.
 
         Args:
             experiment: of this run.
-            epochs: that the begun one is to have in the end; None: those that it was begun with.
+            epochs: new number of epochs of the run; None: unchanged.
 
         Raises:
             RunError: they differ in more than the seed.
@@ -376,7 +376,7 @@ class RunDirectory:
             )
 
     def with_its_range(self, experiment: ExperimentConfig) -> ExperimentConfig:
-        """The experiment with the LWIR range that this run took from the training split by the same quantiles."""
+        """The experiment with the LWIR range that this run measured."""
         data = experiment.data
         if data.lwir_quantiles is None or data.lwir_range:
             return experiment
@@ -386,7 +386,7 @@ class RunDirectory:
         return replace(experiment, data=replace(data, lwir_range=begun.lwir_range))
 
     def refuse_other_data(self, data: Mapping[str, Any]) -> None:
-        """Data of a run that has begun must be those that it was begun with.
+        """Refuse data that differ from those at the start of the run.
 
         Args:
             data: as :func:`describe_data` gives them.
@@ -405,7 +405,7 @@ class RunDirectory:
             )
 
     def refuse_other_test_data(self, frames: Sequence[Frame]) -> None:
-        """What a finished run found can be looked at only on the data that it was tested on.
+        """Refuse test data that differ from those of the finished run.
 
         Args:
             frames: of its test split, as they are now.
@@ -423,14 +423,14 @@ class RunDirectory:
     def tested(
         self, overrides: Sequence[str] = (), known: dict[str, Sequence[Frame]] | None = None
     ) -> tuple[ExperimentConfig, Sequence[Frame], DetectionTable]:
-        """A finished run: what was trained, the frames of its test split, and what it found on them.
+        """A finished run: experiment, test frames, detections.
 
         Args:
-            overrides: where the data are, as for :meth:`at_hand`.
-            known: frames by fingerprint, of runs that were read before; those of this one are added.
+            overrides: location of the data, as for :meth:`at_hand`.
+            known: frames by fingerprint, a cache over several runs.
 
         Raises:
-            RunError, DataError, ConfigError: one sentence, where a file is missing or the data are others now.
+            RunError, DataError, ConfigError: a file is missing or the data have changed.
         """
         experiment = self.at_hand(self.trained(), overrides)
         known = {} if known is None else known
@@ -448,7 +448,7 @@ class RunDirectory:
         return experiment, frames, replace(table, classes=classes.names)
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
-        """Write the environment; a resumed run keeps the one it was started in and lists the later ones below it."""
+        """Write the environment; a resumed run appends its own to the first."""
         if resumed and self.environment_file.is_file():
             first = self.environment()
             if code_name(environment["git"]) != code_name(first["git"]):
@@ -459,7 +459,7 @@ class RunDirectory:
         write_results(self.environment_file, environment)
 
     def _write_patch(self, environment: Mapping[str, Any], name: str) -> None:
-        """How the code differs from its commit, where it does; a patch of more than a megabyte is cut."""
+        """Write the code's changes since its commit, at most a megabyte."""
         if environment["git"].get("dirty"):
             patch = code_patch()
             if len(patch) > _MOST_OF_A_PATCH:
@@ -468,7 +468,7 @@ class RunDirectory:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The file itself, or the one that a run's directory stands for: that of its results, or its best so far.
+    """Checkpoint of a path: the file, or a run's tested or best one.
 
     Raises:
         WeightsError: there is none.
@@ -490,12 +490,12 @@ def checkpoint_file(path: Path) -> Path:
 
 @functools.lru_cache(maxsize=256)
 def _config(file: Path, stamp: tuple[int, ...]) -> ExperimentConfig:
-    """A run's config; ``stamp`` is another one where somebody has written the file anew."""
+    """A run's config, cached until the file's ``stamp`` changes."""
     return load_experiment(file)
 
 
 def _changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:
-    """``key (value, now another one)`` for what makes them two experiments."""
+    """Differences that matter, ``key (value, now another one)``."""
     found = unlike(begun, now)
     return [f"{key} ({found[key][0]}, now {found[key][1]})" for key in varied([begun, now])]
 
@@ -506,7 +506,7 @@ def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:
 
 
 def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.Module) -> dict[str, Any]:
-    """Versions, machine, code and data: what a reader needs to trust a result or to repeat it."""
+    """Versions, machine, code and data of a run."""
     return {
         **describe_machine(),
         "parameters": sum(p.numel() for p in detector.parameters()),
@@ -516,7 +516,7 @@ def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.
 
 
 def _refuse_lack(path: Path, content: Any, keys: Iterable[str]) -> None:
-    """Dotted keys that one of our own files must have.
+    """Refuse a file without these dotted keys.
 
     Raises:
         RunError: it lacks one.
@@ -530,10 +530,10 @@ def _refuse_lack(path: Path, content: Any, keys: Iterable[str]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What one of our own files holds.
+    """Content of a JSON file of a run.
 
     Raises:
-        RunError: it is not there, or somebody has changed it.
+        RunError: missing, or no valid JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

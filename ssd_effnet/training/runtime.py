@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def threads_of(number: int) -> Iterator[None]:
-    """Torch with so many threads inside, as before outside; 0 changes nothing."""
+    """Context with this number of torch threads; 0: unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -21,17 +21,17 @@ def threads_of(number: int) -> Iterator[None]:
 
 
 def bfloat16_pays() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware made for it (AMX); elsewhere it has been slower."""
+    """Whether this CPU has AMX for bfloat16; without it bfloat16 is slower."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
 def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
-    """Milliseconds of each of ``runs`` calls, after one that is not counted."""
+    """Milliseconds of ``runs`` calls, after one warm-up call."""
     return in_turns({"call": call}, runs, device)["call"]
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Milliseconds of each call in each of ``runs`` rounds, by :func:`clock`; a first round is not counted."""
+    """Milliseconds of each call in ``runs`` rounds, after a warm-up round."""
     now = clock(device)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs + 1):
@@ -45,9 +45,9 @@ def in_turns(calls: Mapping[str, Callable[[], object]], runs: int, device: str =
 
 
 def clock(device: str = "cpu") -> Callable[[], float]:
-    """Processor time where one thread does all the work, so that what else the machine runs does not count; else time.
+    """Processor time with one thread (excludes other processes), else wall time.
 
-    A neighbour still takes cache and memory bandwidth, and so slows what it is measured beside.
+    Other processes still take cache and memory bandwidth.
     """
     one_thread = device == "cpu" and torch.get_num_threads() == 1
     return time.process_time if one_thread else time.perf_counter
