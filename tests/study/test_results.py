@@ -54,4 +54,4 @@ def test_every_run_of_a_table_is_listed(study: str) -> None:
         rates = [float(run["MR_reasonable_all"]) for run in runs if run["experiment"] == row["experiment"]]
         assert len(rates) == int(row["seeds"])
         assert sum(rates) / len(rates) == pytest.approx(numbers(row["MR all"])[0], abs=0.0051)
-    assert {run["commit"] for run in runs} == set(re.findall(r"commit `(\w+)`", section(study)))
+    assert {run["commit"] for run in runs} == set(re.findall(r"commit\s`([^`]+)`", section(study)))
