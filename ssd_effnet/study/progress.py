@@ -68,8 +68,8 @@ class Display:
         self.progress.remove_task(self.bars.pop(outcome.job))
         test = test_figures(outcome.job.directory)
         said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items())
-        of_all = f"{self.ended}/{len(self.jobs)}"
-        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all} {self.left()})".rstrip())
+        of_all = f"{self.ended}/{len(self.jobs)} {self.left()}".rstrip()
+        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all})")
 
     def left(self) -> str:
         """``about 125 min left``, by the mean time of the epochs after the first that was seen to end."""

@@ -279,7 +279,8 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
             sentence = str(error)
             left_out.append(sentence if str(directory) in sentence else f"{directory}: {sentence}")
     if left_out and not by_name:
-        raise RunError("; ".join(left_out))
+        others = f"; {len(left_out) - 1} more runs cannot be read either" if len(left_out) > 1 else ""
+        raise RunError(left_out[0] + others)
     experiments = []
     for name, runs in by_name.items():
         usual = statistics.mode(map(tested_on, runs))
