@@ -184,11 +184,11 @@ class HorizontalFlip:
 class RandomResizedCrop:
     """Zoom in (a smaller window) or out (a larger canvas) at a random place; follow it with :class:`Resize`.
 
+    Zooming in and out are equally likely; torchvision draws the area uniformly, which shrinks people in 4 of 5.
+
     Attributes:
-        scale: range of the window's area as a share of the image's. Drawn evenly in the logarithm, so that zooming in
-            and out are equally likely (torchvision draws evenly in the area: four of five windows of 0.25 ... 4
-            would shrink the people).
-        ratio: range of the window's width : height relative to the image's own. At 1 people keep their shape.
+        scale: range of the window's area relative to the image's, drawn log-uniformly.
+        ratio: range of the window's width / height relative to the image's.
         p: probability.
         fill: R, G, B, LWIR of new canvas.
     """
@@ -286,8 +286,7 @@ class PhotometricJitter:
     The visible changes are one affine map of the colour (a 3x4 matrix), so that they cost one pass over the pixels.
 
     Attributes:
-        strength: each factor is drawn from 1 - strength ... 1 + strength; hue turns by up to a tenth of ``strength``
-            of the full circle (0.3: 11 degrees).
+        strength: factors are 1 - strength ... 1 + strength; hue turns by up to strength / 10 of a circle.
         p: probability.
     """
 

@@ -39,11 +39,11 @@ KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
 
 
 def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Detector, LoadReport | None]:
-    """The experiment's detector and the report on its pretrained weights, None where there are none.
+    """The experiment's detector, and the report on its pretrained weights or None.
 
     Args:
         e: the experiment.
-        pretrained: False leaves the weights random: for counting, and where a checkpoint follows.
+        pretrained: False: random weights, for counting or before loading a checkpoint.
 
     Raises:
         ConfigError: naming the key, where the parts do not fit together.
@@ -126,10 +126,10 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
 
 
 def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: int) -> nn.Module:
-    """The experiment's head; its loss decides whether background is among the classes.
+    """The experiment's head; the class loss decides whether background is a class.
 
     Raises:
-        ConfigError: for levels that the head cannot share.
+        ConfigError: levels that the head cannot share.
     """
     loss = build_class_loss(e)
     num_classes = len(e.data.classes) + (1 if loss.activation == "softmax" else 0)
@@ -142,7 +142,7 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
 
 
 def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[nn.Module, LoadReport | None]:
-    """The experiment's backbone for images of so many channels, with its weights, its norms and ``levels``."""
+    """The experiment's backbone with weights, norms and selected levels."""
     b = e.backbone
     backbone = build_backbone(e, in_channels)
     report = load_pretrained(backbone, b.name, b.pretrained) if pretrained else None
@@ -156,7 +156,7 @@ def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tup
 
 
 def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, LoadReport | None]:
-    """Two streams up to the level ``fusion.up_to``, one trunk beyond; all with the same pretrained weights."""
+    """Halfway fusion: two streams up to level ``fusion.up_to``, then one trunk."""
     whole, report = build_stream(e, 3, pretrained)
     levels = _levels_of(whole)
     fused = len(levels) if e.fusion.up_to is None else e.fusion.up_to + 1
@@ -208,7 +208,7 @@ def _levels_of(backbone: nn.Module) -> list[Level]:
 
 
 def build_normalize(e: ExperimentConfig) -> Normalize:
-    """Mean and std of the channels that the modality has; 0 and 1 where the experiment switches normalisation off."""
+    """Normalisation of the modality's channels; mean 0 and std 1 if switched off."""
     channels = CHANNELS[e.input.modality]
     if not e.input.normalize:
         return Normalize([0.0] * len(channels), [1.0] * len(channels))
@@ -241,7 +241,7 @@ def build_postprocess(e: ExperimentConfig) -> PostProcess:
 
 
 def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
-    """The chain of transforms: augmentation only for the stage ``train``."""
+    """Transforms of a stage; augmentation only for ``train``."""
     resize = Resize(as_size(e.input.size))
     if stage != "train":
         return Compose((resize,))
@@ -251,18 +251,18 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
 
 
 def build_classes(e: ExperimentConfig) -> Classes:
-    """What the detector tells apart, and the data's labels of each class."""
+    """The detector's classes, and the data's labels of each."""
     return Classes({name: tuple(labels) for name, labels in e.data.classes.items()})
 
 
 def build_reading(e: ExperimentConfig) -> Reading:
-    """How the experiment's image files become pixels."""
+    """Settings for decoding the experiment's image files."""
     limits = e.data.lwir_range
     return Reading((limits[0], limits[1]) if limits else None, e.data.orientation)
 
 
 def build_source(e: ExperimentConfig, stage: str) -> DataSource:
-    """Where the data of a stage (``train``, ``val`` or ``test``) lie, and in which form."""
+    """Location and format of the data of a stage."""
     d, root = e.data, Path(e.data.root)
     folder = root / d.annotations_dir if d.annotations_dir else None
     source = DataSource(d.kind, root, d.annotations, folder, d.images, build_reading(e), build_classes(e), d.box_of)
@@ -272,7 +272,7 @@ def build_source(e: ExperimentConfig, stage: str) -> DataSource:
 
 
 def build_annotations(e: ExperimentConfig, stage: str) -> str:
-    """What the objects of a stage's split are read from: a file or folder, and of pairs which box."""
+    """Annotations of a stage's split: file or folder, and which box of a pair."""
     split = {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]
     return build_source(e, stage).annotations_of(split, e.input.modality)
 
@@ -299,10 +299,10 @@ def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Fr
 
 
 def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
-    """Frames, transforms and modality of the stage ``train``, ``val`` or ``test``.
+    """Data set of the stage ``train``, ``val`` or ``test``.
 
     Raises:
-        DataError: one sentence on what is wrong with root, split or frames.
+        DataError: wrong root, split or frames.
     """
     e = with_lwir_range(e)
     skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
@@ -326,7 +326,7 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
 
 
 def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str, object]]:
-    """Trainable parameters by rate: backbone or the rest, weights or biases; each group has a ``name`` for the logger.
+    """Trainable parameters grouped by learning rate, each group with a ``name``.
 
     Biases (of convolutions and norms) take ``bias_lr_factor`` times the rate and, as in Caffe's SSD, batch norm's
     factors are weights like any other unless ``decay_norms`` is off.
@@ -364,9 +364,9 @@ def build_optimizer(e: ExperimentConfig, detector: nn.Module) -> torch.optim.Opt
 def build_schedule(
     e: ExperimentConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over all ``steps`` of a run, stepped each optimiser step.
+    """Learning-rate schedule over all ``steps`` of a run.
 
-    A ``ReduceLROnPlateau`` is no function of the step: it is stepped each validation, by ``schedule.monitor``.
+    A ``ReduceLROnPlateau`` is stepped per validation instead, by ``schedule.monitor``.
     """
     (schedule,) = make(e.schedule, optimizer=optimizer, steps=steps, warmup_steps=e.schedule.warmup_steps)
     assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)

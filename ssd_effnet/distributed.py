@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes train together; 1 where none were started."""
+    """Number of processes of the run."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -43,9 +43,9 @@ def gather_from_processes(thing: T) -> list[T]:
 
 
 def rand_of_batch(rows: int, device: torch.device) -> torch.Tensor:
-    """Uniform numbers for the ``rows`` images that this process has of the batch, float32 ``(rows,)``.
+    """Uniform random numbers for this process's images, float32 ``(rows,)``.
 
-    Processes with one seed draw what a single one draws for the whole batch, and each takes its rows.
+    Each process draws the numbers of the whole batch and takes its rows.
     """
     return torch.rand(rows * world_size(), device=device)[rank() * rows :][:rows]
 
@@ -54,7 +54,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over all processes on a CPU, which torch's ``SyncBatchNorm`` does not support."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, C, H, W)`` to the same; each process must bring as many images."""
+        """``(N, C, H, W)`` to the same; each process must have the same number of images."""
         if not self.training or world_size() == 1:
             return super().forward(x)
         dims = [0, 2, 3]
@@ -74,7 +74,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 class _Mean(torch.autograd.Function):
-    """The mean over processes, through which gradients flow back to all of them."""
+    """Mean over processes, with gradients to all of them."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class _Mean(torch.autograd.Function):
 
 
 def sync_batch_norms(module: nn.Module, *, gpu: bool) -> None:
-    """Swap every batch norm below ``module`` for one over all processes; frozen and group norms stay as they are."""
+    """Replace batch norms below ``module`` by ones over all processes."""
     if gpu:
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return

@@ -65,7 +65,7 @@ def multistep(
 
     Args:
         milestones: shares of the run's steps.
-        gamma: what the rate is multiplied by at each of them.
+        gamma: factor of the rate at each.
     """
     return by_step(optimizer, lambda step: gamma ** sum(step >= share * steps for share in milestones), warmup_steps)
 
@@ -75,7 +75,7 @@ def cosine(optimizer: optim.Optimizer, steps: int, warmup_steps: int = 0, final_
     """The rate falls as half a cosine.
 
     Args:
-        final_lr_factor: where it ends, times the rate.
+        final_lr_factor: final rate as a factor of ``lr``.
     """
 
     def factor(step: int) -> float:
@@ -101,8 +101,8 @@ def plateau(
     """The rate falls when a metric stops improving; stepped at each validation.
 
     Args:
-        gamma: what the rate is multiplied by.
-        patience: validations without improvement before it is.
+        gamma: factor of the rate.
+        patience: validations without improvement.
         monitor: the metric.
     """
     return ReduceLROnPlateau(optimizer, mode=metric_of(monitor).mode, factor=gamma, patience=patience)

@@ -1,4 +1,4 @@
-"""Registries: the parts that an experiment may name, with their arguments.
+"""Registries of parts that an experiment names, with their arguments.
 
 An entry is a class or function, registered beside its definition or in a plugin::
 
@@ -28,7 +28,7 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class RegistryError(Failure, ValueError):
-    """A part or a plugin that cannot be registered; one sentence."""
+    """A part or plugin cannot be registered."""
 
 
 class Argument(NamedTuple):
@@ -50,11 +50,11 @@ class Argument(NamedTuple):
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):
-    """Entries of one kind by name; the module that holds the project's own is imported at the first look.
+    """Entries of one kind by name; imports its home module on first use.
 
     Args:
         kind: in messages.
-        home: that module. Where it cannot know this class, it holds them in ``table``.
+        home: module of the project's own entries. If it cannot import this class, they are in ``table``.
         supplied: parameters that :mod:`ssd_effnet.build` gives to those entries that take them.
         table: name of a dictionary in ``home``.
     """
@@ -65,7 +65,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         self.supplied = supplied
         self.table = table
         self._own: dict[str, Callable[..., Any]] = {}
-        self.plugins: dict[str, str] = {}  # of those entries that came by one
+        self.plugins: dict[str, str] = {}  # of entries registered by one
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that adds a class or function.
@@ -155,7 +155,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
             raise RegistryError(f"{self.kind} {name!r} is unknown; known: {', '.join(self)}")
 
     def make(self, name: str, own: Mapping[str, Any], **supplied: Any) -> Any:
-        """The entry called with those of ``own`` and ``supplied`` that it takes.
+        """Call the entry with those arguments of ``own`` and ``supplied`` that it takes.
 
         Raises:
             RegistryError: no entry has the name.
@@ -169,7 +169,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
 
 
 def maker(entry: Callable[..., Any]) -> Callable[..., Any]:
-    """The class or function behind an entry: several names may stand for one with other fixed arguments."""
+    """Class or function behind an entry, without its fixed arguments."""
     return entry.func if isinstance(entry, partial) else entry
 
 
@@ -178,11 +178,11 @@ def _named(entry: Callable[..., Any]) -> str:
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    """The annotation, evaluated where its function stands; None where that is not possible."""
+    """The evaluated annotation; None where that is not possible."""
     if annotation is inspect.Parameter.empty:
         return None
     names: dict[str, Any] = {}
-    for kind in reversed(getattr(function, "__mro__", (function,))):  # where a base's parameter was written down
+    for kind in reversed(getattr(function, "__mro__", (function,))):  # module of the base class with the parameter
         names |= vars(sys.modules[kind.__module__])
     try:
         return get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), names, include_extras=True)["it"]
@@ -191,7 +191,7 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _kind(hint: Any) -> Any:
-    """The type as the schema has it, sequences as lists; None for one that no config can hold."""
+    """Type as in the schema, sequences as lists; None if a config cannot hold it."""
     if hint in (bool, int, float, str) or get_origin(hint) is Literal:
         return hint
     parts = [part for part in get_args(hint) if part is not Ellipsis]
@@ -209,7 +209,7 @@ def _length(hint: Any) -> int | None:
 
 
 def _meaning(doc: str, argument: str) -> str:
-    """What the sections ``Args`` and ``Attributes`` say of an argument."""
+    """Description of an argument in ``Args`` or ``Attributes``."""
     found = re.search(rf"^ +{argument}: (.*(?:\n {{8,}}.*)*)", doc, re.MULTILINE)
     return (
         re.sub(r":\w+:`(?:[.~]?\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", " ".join(found[1].split())).rstrip(".")
@@ -240,7 +240,7 @@ def load_plugins(modules: Sequence[str], folder: str | Path | None = None) -> No
 
     Args:
         modules: names, as in ``import``.
-        folder: is searched after the installed ones; None: the working folder.
+        folder: searched after the installed ones; None: the working folder.
 
     Raises:
         RegistryError: there is no such module.

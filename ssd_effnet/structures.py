@@ -1,8 +1,7 @@
-"""The few shapes that travel between the parts.
+"""Data structures passed between the parts of a detector.
 
-Box arrays say their format in their name and are in pixels. Sizes are always ``(height, width)``.
-This file needs numpy only: tensors are named in annotations but torch is not imported, so that the
-evaluator starts without it.
+Names of box arrays state their format; units are pixels. Sizes are ``(height, width)``. Torch is imported for type
+annotations only, so that the evaluator starts without it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ ScoreActivation = Literal["softmax", "sigmoid"]
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map of a detector: what the next part needs to know of it.
+    """Name, channels and stride of a feature map.
 
     Attributes:
         name: shown in tables and graphs, for example ``"conv4_3"`` or ``"stage2"``.
@@ -42,14 +41,14 @@ class Level:
 
 @dataclass
 class RawOutputs:
-    """What a detector predicts before anyone asks which boxes that means.
+    """Outputs of the head for all anchors.
 
     Attributes:
         cls_logits: ``(N, A, K)``, K classes: with background at index 0, or foreground only, see
             :data:`ScoreActivation`.
         bbox_regression: ``(N, A, 4)``, offsets from the anchors (see :func:`ssd_effnet.detection.boxes.encode`).
         anchors_cxcywh: ``(A, 4)``, pixels of the network's input.
-        anchors_per_level: anchors of each level that the head sees, in the order of ``A``; empty: one level.
+        anchors_per_level: anchors of each level of the head, in the order of ``A``; empty: one level.
     """
 
     cls_logits: torch.Tensor
@@ -61,13 +60,13 @@ class RawOutputs:
         self.anchors_per_level = self.anchors_per_level or (len(self.anchors_cxcywh),)
 
     def refuse_non_finite(self, names: Sequence[str]) -> None:
-        """Raise where anything is infinite or not a number: it would count as nothing found.
+        """Raise where an output is infinite or NaN.
 
         Args:
             names: of the images.
 
         Raises:
-            NonFiniteError: names the images that are concerned.
+            NonFiniteError: names the images.
         """
         scores, offsets = (x.isfinite().flatten(1).all(1) for x in (self.cls_logits, self.bbox_regression))
         finite = (scores & offsets).tolist()
@@ -76,7 +75,7 @@ class RawOutputs:
 
 
 class NonFiniteError(Failure, RuntimeError):
-    """Loss, weights or outputs became infinite or not a number; the sentence names step, frames or images."""
+    """Loss, weights or outputs are infinite or NaN."""
 
 
 @dataclass
@@ -87,7 +86,7 @@ class Detections:
         boxes_xyxy: float32 ``(N, D, 4)``.
         scores: float32 ``(N, D)``, 0 on padding.
         labels: int64 ``(N, D)``, 0 on padding.
-        anchor_index: int64 ``(N, D)``, the anchor that each came from; any on padding.
+        anchor_index: int64 ``(N, D)``, the anchor of each; undefined on padding.
     """
 
     boxes_xyxy: torch.Tensor
@@ -101,10 +100,10 @@ class Detections:
         return self.boxes_xyxy[i, rows], self.scores[i, rows], self.labels[i, rows]
 
     def table(self, image_index: Sequence[int], classes: Sequence[str]) -> DetectionTable:
-        """The rows that are no padding, image by image.
+        """Detections without padding as a table, sorted by image.
 
         Args:
-            image_index: ``N`` places of the images in the list of frames.
+            image_index: ``N`` indices of the images in the list of frames.
             classes: names of the labels 1, 2, ...
         """
         image, row = (self.labels > 0).nonzero(as_tuple=True)

@@ -1,6 +1,6 @@
 """Write the page of all config keys, docs/keys.md: types, defaults, meanings.
 
-The meanings are the comments in the schema and the docstrings of what it may name. Without a checkout and without
+Meanings are the schema's comments and the docstrings of registry entries. Without a checkout and without
 --out, the page is printed.
 
 examples:
@@ -27,13 +27,10 @@ from ssd_effnet.registry import maker
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"  # in a checkout
 HEAD = """# All keys
 
-What an experiment may set, by section: in its file, or as `section.key=value` in a command, for example
-`ssd-effnet train experiments/lite0.yaml trainer.seed=1 'input.size=[256,320]'`. `null` stands for nothing; text is
-taken as written, whole numbers are decimal. A key that does not exist is refused with the nearest right one, a value
-of another type with the type. The defaults are those of the schema; most experiments start from a base that sets
-others. `config.yaml` of a run says which values it had.
+Keys of an experiment, in its file or in a command: `ssd-effnet train lite0 trainer.seed=1 'input.size=[256,320]'`. Most
+experiments have a base that sets other values than these defaults; `config.yaml` of a run has all.
 
-<!-- written by ssd-effnet keys from ssd_effnet/config/schema.py and the registries; a test holds it to that -->
+<!-- written by `ssd-effnet keys` from ssd_effnet/config/schema.py and the registries -->
 """
 
 
@@ -53,10 +50,10 @@ def keys_page() -> str:
         parts += [
             f"## {name}\n",
             *([_code(words) + "\n"] if prefix and not words.startswith(f"{kind.__name__}(") else []),
-            "| key | type | default | what it means |\n|---|---|---|---|",
+            "| key | type | default | meaning |\n|---|---|---|---|",
             *(_key_row(prefix, key, getattr(whole, key), meanings[kind.__name__][key]) for key in keys),
-            "",
             *_arguments(name, whole),
+            "",
         ]
     return "\n".join(parts)
 
@@ -77,27 +74,18 @@ def _meanings() -> dict[str, dict[str, str]]:
 
 
 def _arguments(group: str, whole: Any) -> Iterator[str]:
-    """A table of the arguments of what the group may name; without plugins."""
+    """Rows of the arguments of what the group may name; without plugins."""
     for key, of in choice_fields(whole).items():
         alike: dict[object, list[str]] = {}
         for name in of:
             if name not in of.plugins:
                 alike.setdefault(maker(of[name]), []).append(name)
-        rows = []
         for first, *others in alike.values():
             named = f"`{first}`" + (f" ... `{others[-1]}`" if others else "")
             prefix = f"{group}." if isinstance(getattr(whole, key), str) else f"{group}.{first}."
-            rows += [
-                f"| `{prefix}{argument}` | {named} | {in_words(a.kind)} | {_value(a.default)} | {_null(a.meaning)} |"
-                for argument, a in of.arguments(first).items()
-            ]
-        if rows:
-            yield from (
-                f"| key | with `{group}.{key}` | type | default | what it means |",
-                "|---|---|---|---|---|",
-                *rows,
-                "",
-            )
+            for argument, a in of.arguments(first).items():
+                row = f"{in_words(a.kind)} | {_value(a.default)} | {named}: {_null(a.meaning)}"
+                yield f"| `{prefix}{argument}` | {row} |"
 
 
 def _code(words: str) -> str:

@@ -14,7 +14,7 @@ from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.metrics import monitors
 
 _OF_THE_FILE = ("name", "description", "changes", "ancestors", "plugins")
-_WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
+_WORDS = {bool: "`true` or `false`", int: "integer", float: "number", str: "text"}
 
 Node = ExperimentConfig | DictConfig
 Field = dataclasses.Field[Any]

@@ -365,7 +365,7 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
     dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
     known = choices(dotted, config)
     if several and not isinstance(value, list):
-        raise ConfigError(f"{source}: key `{dotted}`: wants a list of names, for example [{','.join(known[:2])}]")
+        raise ConfigError(f"{source}: key `{dotted}`: expected list of names, for example [{','.join(known[:2])}]")
     for one in value if several else [value]:
         if one not in known:
             raise ConfigError(
@@ -393,7 +393,7 @@ def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
         source: file or override, for the sentence.
 
     Raises:
-        ConfigError: one sentence naming source, key and what the schema wants.
+        ConfigError: one sentence naming source, key and expected type.
     """
     _apply(config, [(_nested(key, value), source)])
 
@@ -412,7 +412,7 @@ def _put(config: DictConfig, key: str, value: Any, source: str) -> None:
             default = default_of(field)  # a list's, written as in a command
             shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default).replace("'", "")
             example = f", for example {shown}" if isinstance(default, list | dict) else ""
-            reason = f"wants a {in_words(field.type)}{example}, not {as_written(value)}"
+            reason = f"expected {in_words(field.type)}{example}, not {as_written(value)}"
         raise ConfigError(f"{source}: key `{key}`: {reason}") from error
 
 

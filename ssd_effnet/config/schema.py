@@ -37,55 +37,55 @@ class InputConfig:
     """Size, modality and normalisation of the images."""
 
     size: list[int] = _key([512, 640], "at least 32, at most 16384", names="height, width")  # (height, width)
-    # early: both as four channels; halfway: two streams that join, see fusion
+    # early: both as four channels; halfway: two streams, see fusion
     modality: Literal["visible", "lwir", "early", "halfway"] = "visible"
     normalize: bool = True  # by mean and std; false: pixels stay in 0..1
-    # R, G, B, LWIR in 0..1, here KAIST's; null: the published weights' own, LWIR their average
+    # R, G, B, LWIR in 0..1, KAIST's; null: that of the weights
     mean: list[float] | None = _key([0.3465, 0.3219, 0.2842, 0.1598], names="R, G, B, LWIR")
-    # of the same channels; null as above
+    # as mean
     std: list[float] | None = _key([0.2358, 0.2265, 0.2274, 0.0813], "above 0", names="R, G, B, LWIR")
 
 
 @dataclass
 class DataConfig:
-    kind: Literal["kaist", "coco"] = "kaist"  # kaist: its folders; coco: images and a JSON file per split
-    root: str = "data/kaist"  # the folder of the data set
-    # folder of the images, below the JSON file's own or below the root; empty: looked for as docs/your-data.md says
+    kind: Literal["kaist", "coco"] = "kaist"  # coco: images and a JSON file per split
+    root: str = "data/kaist"  # folder of the data set
+    # folder of the images below the JSON file's or the root; empty: searched
     images: str = ""
-    # which of KAIST's: the original XML, bbGt text, or one box per image of a pair
+    # KAIST's XML, bbGt text, or one box per image of a pair
     annotations: Literal["xml", "bbgt", "paired"] = "xml"
-    annotations_dir: str = ""  # of KAIST, below the root, where it has several that may be meant; empty: looked for
-    # of KAIST, a set of its own per split: xml, bbgt, paired, a folder, or a COCO file with im_name; empty: as above
+    annotations_dir: str = ""  # of KAIST, below the root; empty: searched
+    # of KAIST, for one split: xml, bbgt, paired, a folder, or a COCO file with im_name; empty: as above
     train_annotations: str = ""
     val_annotations: str = ""  # empty: those of training
-    test_annotations: str = ""
-    # which box of KAIST's paired annotations counts; modality: the LWIR image's for lwir alone, else the visible one's
+    test_annotations: str = ""  # likewise
+    # box of KAIST's paired annotations; modality: lwir for input lwir, else visible
     box_of: Literal["modality", "visible", "lwir", "union"] = "modality"
-    # kaist: train-all-02, test-day-20 ..., a stretch of one video, a text file of frames, or several joined by +;
+    # kaist: train-all-02, test-day-20 ..., part of a video, a text file of frames, or several joined by +;
     # coco: a JSON file below the root
     train: str = _key("train-all-02", "not empty")
-    train_frames: Literal["all", "with_people"] = "all"  # with_people: those with a person who is not ignored
-    val: str = "set02/V001/I00121-I00189"  # cut out of train
+    train_frames: Literal["all", "with_people"] = "all"  # with_people: those with a person not ignored
+    val: str = "set02/V001/I00121-I00189"  # taken out of train
     test: str = "test-all-20"  # split of the final scores
     workers: int = _key(2, "at least 0")  # loader processes; 0: none
-    cache: Literal["none", "memory"] = "none"  # decoded frames of training and validation, once read
-    on_bad_frame: Literal["stop", "skip"] = "stop"  # at a frame that cannot be read; skip lists what is left out
-    allow_overlap: bool = False  # coco: images of val or test may be trained on, and images of test may be val's
-    # LWIR values of more than 8 bits that become 0 and 255; null: their high byte is used
+    cache: Literal["none", "memory"] = "none"  # keeps decoded frames of training and validation
+    on_bad_frame: Literal["stop", "skip"] = "stop"  # unreadable frames; skip lists them
+    allow_overlap: bool = False  # coco: splits may share images
+    # LWIR values that become 0 and 255; null: the high byte of 16 bits
     lwir_range: list[float] | None = _key(None, names="low, high")
-    # [0.001, 0.999]: the range from the training split, where none is given
+    # range from quantiles of the training split, such as [0.001, 0.999]
     lwir_quantiles: list[float] | None = _key(None, "in 0..1", names="low, high")
-    # coco: orientation tags of image files, where the size in the JSON file leaves it open
+    # coco: orientation tags where the JSON file's size fits both
     orientation: Literal["ignore", "follow"] = "ignore"
-    # lower boxes are ignore regions in training, pixels of the original image
+    # pixels of the original image; lower boxes are ignored in training
     min_height: float = _key(12.0, "at least 0")
-    # name of each class, and the data's labels that belong to it; background is added, index 0
+    # the data's labels of each class
     classes: dict[str, list[str]] = _key({"person": ["person"]}, "not empty")
 
 
 @dataclass
 class AugmentConfig:
-    """Random changes of training images; each has a group of its own with its arguments."""
+    """Random changes of training images; the arguments of each are a group."""
 
     names: list[str] = choice(registry.AUGMENTATIONS, ["jitter", "resized_crop", "flip"])  # in this order
 
@@ -94,7 +94,7 @@ class AugmentConfig:
 class BackboneConfig:
     name: str = choice(registry.BACKBONES, "vgg16-bn")  # the network
     pretrained: str = "none"  # imagenet, none or a file
-    levels: list[int] | None = None  # places of the levels that it hands out; None: those of the study
+    levels: list[int] | None = None  # indices of the levels; None: those of the study
     norm: Literal["batch", "frozen", "group"] = "batch"  # frozen: batch norm with fixed statistics
 
 
@@ -102,9 +102,9 @@ class BackboneConfig:
 class FusionConfig:
     """Halfway fusion of the two modalities; read only with ``input.modality: halfway``."""
 
-    kernel_size: int = 1  # of the convolutions that join the streams, 1 or 3
-    shared: bool = False  # one set of stream weights, or one per modality
-    # place of the last level to which the streams stay apart; None: all of them
+    kernel_size: int = 1  # 1 or 3, of the convolutions that join the streams
+    shared: bool = False  # one set of weights for both streams
+    # index of the last level with two streams; None: all
     up_to: int | None = _key(None, "at least 0")
 
 
@@ -114,63 +114,63 @@ class AdapterConfig:
     channels: int = _key(512, "at least 1")  # of each output level
     activation: Literal["none", "relu", "silu"] = "none"  # after the convolution and its batch norm
     l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
-    after_neck: bool = False  # widen the neck's outputs instead of its inputs
+    after_neck: bool = False  # on the neck's outputs instead of its inputs
 
 
 @dataclass
 class NeckConfig:
-    """A graph between the levels, see :class:`ssd_effnet.models.necks.GraphNeck`; only read with a ``topology``."""
+    """Graph between the levels; read only with a ``topology``."""
 
-    topology: str = choice(registry.TOPOLOGIES, "none")  # study_fpn: top-down alone, as the study wrote it
+    topology: str = choice(registry.TOPOLOGIES, "none")  # study_fpn: the study's top-down path
     channels: int | None = _key(None, "at least 1")  # None: each level keeps its own
     upsample: str = choice(registry.UPSAMPLINGS, "bilinear")  # transposed: a learned convolution
     downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: 3x3 of stride 2
-    # what inputs of a node are multiplied by; fast: ReLU(w) over their sum
+    # weights of a node's inputs; fast: ReLU(w) over their sum
     fusion: str = choice(registry.FUSIONS, "sum")
     convolution: Literal["none", "conv1x1", "conv3x3", "separable"] = "none"  # after the fusion
     activation: Literal["none", "relu", "silu"] = "none"  # of a node
-    activation_first: bool = False  # before the convolution, as in the code of EfficientDet and NAS-FPN
-    repeats: int = _key(1, "at least 1")  # of the graph, each with weights of its own
-    project: Literal["edge", "level"] = "edge"  # where an input map takes the neck's width
-    # coarser levels, made by pooling, that join the graph: EfficientDet's P6 and P7
+    activation_first: bool = False  # before the convolution (code of EfficientDet and NAS-FPN)
+    repeats: int = _key(1, "at least 1")  # of the graph, each with own weights
+    project: Literal["edge", "level"] = "edge"  # 1x1 convolutions to the neck's width: per edge or per level
+    # coarser input levels made by pooling (EfficientDet's P6, P7)
     extra_levels: int = _key(0, "at least 0")
-    outputs: int | None = _key(None, "at least 1")  # how many of the finest levels leave; None: as the topology says
+    outputs: int | None = _key(None, "at least 1")  # number of finest levels returned; None: the topology's
     norm_eps: float = _key(1e-5, "above 0")  # of its batch norms
     norm_momentum: float = _key(0.1, "in 0..1")  # share of the new batch in the running statistics
 
 
 @dataclass
 class ExtrasConfig:
-    """SSD's extra levels on top of the deepest one: 1x1, then 3x3 with these strides; none for no strides."""
+    """SSD's extra levels on the deepest one: 1x1, then 3x3."""
 
     channels: int = _key(512, "at least 2")  # of each extra level
-    strides: list[int] = _key([2, 1, 1], "at least 1")  # of the 3x3 convolutions, one per level
+    strides: list[int] = _key([2, 1, 1], "at least 1")  # of the 3x3 convolutions; [] for no levels
 
 
 @dataclass
 class AnchorsConfig:
-    # side of the square of equal area, per level
+    # per level, side of the square of equal area
     sizes: list[float] = _key([40.0, 80.0, 160.0, 200.0, 280.0, 360.0], "above 0, not empty")
     ratios: list[float] = _key([0.5, 1.0], "above 0, not empty")  # width / height
-    # times the size; each with every ratio
+    # factors of the size, with every ratio
     scales: list[float] = _key([1.0, 2 ** (1 / 3), 2 ** (2 / 3)], "above 0, not empty")
-    # the (height, width) in whose pixels the sizes are stated; None: those of the input, whatever its size
+    # (height, width) to which sizes refer; None: the input's
     reference_size: list[int] | None = _key([512, 640], "at least 32, at most 16384", names="height, width")
-    # of the box code: centres and sizes; EfficientDet has 1, 1
+    # of the box code: centres, sizes; EfficientDet: 1, 1
     variances: list[float] = _key([0.1, 0.2], "above 0", names="centre, size")
 
 
 @dataclass
 class HeadConfig:
-    # ssd: one 3x3 convolution per level; efficientdet: deep nets that the levels share
+    # ssd: 3x3 convolutions per level; efficientdet: nets shared by levels
     kind: Literal["ssd", "efficientdet"] = "ssd"
-    # efficientdet: separable convolutions of the class and box nets before their last one
+    # efficientdet: convolutions before the last one
     layers: int = _key(3, "at least 1")
 
 
 @dataclass
 class MatcherConfig:
-    """Which anchor learns which object."""
+    """Assigns anchors to objects."""
 
     name: str = choice(registry.MATCHERS, "max_iou")  # max_iou: SSD's
 
@@ -200,12 +200,12 @@ class PostprocessConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = choice(registry.OPTIMIZERS, "sgd")  # torch's, with torch's defaults for other arguments
+    name: str = choice(registry.OPTIMIZERS, "sgd")  # torch's
     lr: float = _key(1e-4, "above 0")  # learning rate
     weight_decay: float = _key(5e-4, "at least 0")  # see decay_norms
     bias_lr_factor: float = _key(2.0, "at least 0")  # times lr
     backbone_lr_factor: float = _key(1.0, "at least 0")  # times lr
-    decay_norms: bool = True  # weight decay on biases and norm factors too, as the study has it
+    decay_norms: bool = True  # weight decay on biases and norm factors too
     gradient_clip: float = _key(0.0, "at least 0")  # largest gradient norm; 0: none
     accumulate: int = _key(1, "at least 1")  # batches per step
 
@@ -214,8 +214,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over a run."""
 
-    name: str = choice(registry.SCHEDULES, "multistep")  # plateau: falls when its monitor stops improving
-    warmup_steps: int = _key(0, "at least 0")  # steps over which the rate rises from 0; fewer than the run has
+    name: str = choice(registry.SCHEDULES, "multistep")  # plateau: by its monitor
+    warmup_steps: int = _key(0, "at least 0")  # steps of linear rise from 0
 
 
 @dataclass
@@ -223,19 +223,19 @@ class TrainerConfig:
     epochs: int = _key(40, "at least 1")  # passes over the training split
     batch_size: int = _key(16, "at least 1")  # images per batch, over all processes
     seed: int = _key(0, "at least 0")  # of all random numbers
-    ema_decay: float = _key(0.0, "at least 0, below 1")  # 0: no moving average; step t has at most (1 + t) / (10 + t)
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where torch finds one
-    devices: int = _key(1, "at least 1")  # processes on this machine, each with a GPU or a share of the cores
+    ema_decay: float = _key(0.0, "at least 0, below 1")  # of the moving average, at most (1 + t) / (10 + t); 0: none
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if available
+    devices: int = _key(1, "at least 1")  # processes per machine, each with a GPU or share of the cores
     num_nodes: int = _key(1, "at least 1")  # machines
-    process_timeout: float = _key(600.0, "above 0")  # seconds that a process waits for the others before the run ends
+    process_timeout: float = _key(600.0, "above 0")  # seconds to wait for other processes
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
     threads: int = _key(0, "at least 0")  # 0: torch's own choice
     channels_last: bool = True  # memory layout of images and maps
-    compile: bool = False  # torch.compile of the detector: minutes at the start, and a C++ compiler is needed
+    compile: bool = False  # torch.compile: minutes at the start; needs a C++ compiler
     validate_every: int = _key(1, "at least 1")  # epochs
-    monitor: str = "val/MR/reasonable_all"  # what chooses `best`
+    monitor: str = "val/MR/reasonable_all"  # chooses `best`
     test_checkpoint: Literal["best", "last"] = "best"  # which weights are tested
-    # validation pictures in TensorBoard, the same each epoch, beside the MR-FPPI curve; 0: neither
+    # validation pictures in TensorBoard; 0: none, nor the MR-FPPI curve
     panel_images: int = _key(8, "at least 0")
 
 
@@ -243,9 +243,8 @@ class TrainerConfig:
 class ExperimentConfig:
     """A complete experiment.
 
-    ``name`` is the file's stem where the file has none, ``changes`` the keys in which it differs from its base, and
-    ``ancestors`` the names of its base, that one's base and so on, which a file need not state. ``plugins`` says which
-    modules hold parts that it names; it does not import them.
+    ``name`` defaults to the file's stem; ``changes``: keys that differ from the base; ``ancestors``: names of its base,
+    that one's base and so on, filled by loading; ``plugins``: modules of its parts, which it does not import.
     """
 
     name: str = ""
@@ -253,7 +252,7 @@ class ExperimentConfig:
     changes: list[str] = field(default_factory=list)
     ancestors: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
-    # a run, whose tested weights training starts from, or a file of weights; as data.root, seen from the working folder
+    # run or weights file to start from, relative to the working folder
     init_from: str = ""
     input: InputConfig = field(default_factory=InputConfig)
     data: DataConfig = field(default_factory=DataConfig)

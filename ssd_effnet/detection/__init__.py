@@ -1,1 +1,1 @@
-"""Boxes, matching, losses and what turns a network's outputs into detections."""
+"""Boxes, matching, losses and postprocessing."""

@@ -7,7 +7,7 @@ import torch
 Variances = tuple[float, float]
 SSD_VARIANCES: Variances = (0.1, 0.2)
 
-# exp(8) times an anchor is larger than any image: beyond, a wild offset would only make infinities
+# exp(8) times an anchor is larger than any image; larger offsets would overflow
 _LARGEST_LOG_SIZE = 8.0
 
 
@@ -24,13 +24,13 @@ def cxcywh_to_xyxy(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
 
 
 def area(boxes_xyxy: torch.Tensor) -> torch.Tensor:
-    """``(..., 4)`` to ``(...)``; 0 for boxes turned inside out."""
+    """Areas, ``(..., 4)`` to ``(...)``; 0 for inverted boxes."""
     size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
     return size[..., 0] * size[..., 1]
 
 
 def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Areas shared by each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``."""
+    """Intersection areas of ``(..., n, 4)`` and ``(..., m, 4)``: ``(..., n, m)``."""
     # one coordinate at a time: (..., n, m, 2) temporaries cost twice the memory traffic
     ax1, ay1, ax2, ay2 = a_xyxy.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = b_xyxy.unsqueeze(-3).unbind(-1)
@@ -40,7 +40,7 @@ def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each of ``(..., n, 4)`` with each of ``(..., m, 4)``: ``(..., n, m)``.
+    """Intersection over union of ``(..., n, 4)`` and ``(..., m, 4)``: ``(..., n, m)``.
 
     >>> iou(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 5], [20, 20, 30, 30]]))
     tensor([[0.5000, 0.0000]])
@@ -53,9 +53,9 @@ def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
 def encode(
     boxes_cxcywh: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES
 ) -> torch.Tensor:
-    """Boxes as offsets from their anchors, ``(..., 4)`` both (SSD, equation 2; variances as in its code).
+    """Box offsets from anchors, ``(..., 4)`` (SSD, equation 2; variances as in its code).
 
-    Sizes must be positive: the caller drops degenerate boxes, here they would be minus infinity.
+    Sizes must be positive; degenerate boxes would give minus infinity.
     """
     centre = (boxes_cxcywh[..., :2] - anchors_cxcywh[..., :2]) / (variances[0] * anchors_cxcywh[..., 2:])
     size = torch.log(boxes_cxcywh[..., 2:] / anchors_cxcywh[..., 2:]) / variances[1]
@@ -82,14 +82,14 @@ def nms(
     """Greedy non-maximum suppression of a batch.
 
     A box is kept unless a kept box before it overlaps it with IoU > ``iou_threshold``. Block by block: the greedy
-    choice within a block, then what it suppresses among all later boxes. On a CPU, rows that are gone in every image
-    are left out of later blocks; elsewhere no shape depends on a value.
+    choice within a block, then suppression of later boxes. On a CPU, rows suppressed in every image are left out of
+    later blocks; elsewhere no shape depends on a value.
 
     Args:
         boxes_xyxy: ``(N, n, 4)`` float, each image's boxes sorted by falling score.
-        valid: bool ``(N, n)``; rows that are padding, or must not take part, are False.
+        valid: bool ``(N, n)``; False for padding and excluded rows.
         block: boxes compared at a time, at most 32 on a CPU; memory grows with ``N * n * block``, not with ``n * n``.
-        most: the first so many kept ones per image are all that is asked for; a CPU may leave out later ones.
+        most: number of kept boxes needed per image; a CPU may leave out later ones.
 
     Returns:
         bool ``(N, n)``: kept.
@@ -112,10 +112,10 @@ def nms(
 
 
 def _greedy(better_overlaps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The greedy choice among sorted boxes.
+    """Greedy choice among sorted boxes.
 
-    It is the fixed point of "kept = valid and no kept better box overlaps me", reached after as many rounds as the
-    longest chain of suppressions, a few in practice. An exported graph holds the rounds as one loop.
+    The fixed point of "kept = valid and not overlapped by a kept better box", reached after as many rounds as the
+    longest chain of suppressions, a few in practice. An exported graph has the rounds as one loop.
 
     Args:
         better_overlaps: bool ``(N, b, b)``, [i, j]: i is better than j and overlaps it.

@@ -1,4 +1,4 @@
-"""From raw outputs and targets to losses; all images and anchors at once, without a wait for the device."""
+"""Losses of raw outputs, batched, without host synchronisation; hard negative mining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AtLeast0 = Annotated[float, "at least 0"]
 
 @dataclass
 class Losses:
-    """Scalars: ``total`` is the loss to minimise, the sum of ``cls`` and ``loc``; ``positives`` counts anchors."""
+    """Scalars: loss to minimise (``total``), its parts ``cls`` and ``loc``, number of positives."""
 
     total: torch.Tensor
     cls: torch.Tensor
@@ -50,8 +50,8 @@ BoxLoss = Callable[[RawOutputs, Assignment], torch.Tensor]
 class DetectionLoss(nn.Module):
     """Matching, class loss and box loss, divided by the number of positives.
 
-    Both sums are divided by the number of positives in the batch, an image without any counting as one. Where several
-    processes train, each has a share of the batch and the mean of their losses is that of the whole batch.
+    An image without positives counts as one. With several processes, each has a share of the batch and the mean of
+    their losses is that of the whole batch.
 
     Args:
         class_loss: of all anchors.
@@ -78,9 +78,9 @@ class DetectionLoss(nn.Module):
         """Losses of a batch; finite also where no image has an object."""
         assignment = self.matcher(outputs, targets)
         positives = assignment.positive.sum(1)  # (N,)
-        # an image without positives counts as one: a batch with hardly any would else divide many negatives by nothing
+        # an image without positives counts as one, so that the divisor is never 0
         divisor = positives.clamp(min=1).sum()
-        if self.training:  # in evaluation the processes do not go in step
+        if self.training:  # in evaluation the processes are not synchronised
             divisor = mean_over_processes(divisor)
         cls = self.class_loss(outputs, assignment) / divisor
         loc = self.box_weight * self.box_loss(outputs, assignment) / divisor
@@ -89,13 +89,13 @@ class DetectionLoss(nn.Module):
 
 @CLASS_LOSSES.register("multibox")
 class MultiBoxLoss(ClassLoss):
-    """Cross-entropy over positives and the hardest negatives of each image (SSD, 2.2).
+    """Cross-entropy over positives and hard negatives of each image (SSD, 2.2).
 
     Logits are those of all classes with background at index 0.
 
     Args:
-        negative_ratio: negatives per positive, of an image.
-        min_negatives: at least so many negatives per image, so that an image without objects teaches something.
+        negative_ratio: negatives per positive, in each image.
+        min_negatives: at least this many per image, so that images without objects count.
     """
 
     activation = "softmax"
@@ -111,10 +111,10 @@ class MultiBoxLoss(ClassLoss):
         return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="sum")
 
     def hardest_negatives(self, logits: torch.Tensor, assignment: Assignment) -> torch.Tensor:
-        """bool ``(N, A)``: the negatives of the largest cross-entropy, a number of its own for each image."""
+        """Hard negatives: those of largest cross-entropy per image, bool ``(N, A)``."""
         candidates = ~assignment.positive & ~assignment.ignored
         wanted = (assignment.positive.sum(1) * self.negative_ratio).long().clamp(min=self.min_negatives)
-        # cross-entropy of a negative is softplus(margin), and so in the order of margins
+        # cross-entropy of a negative is softplus(margin), which has the order of the margins
         others = logits[..., 1] if logits.shape[-1] == 2 else logits[..., 1:].logsumexp(-1)
         margin = (others - logits[..., 0]).masked_fill(~candidates, -torch.inf)
         order = margin.argsort(dim=1, descending=True)
@@ -127,13 +127,13 @@ class MultiBoxLoss(ClassLoss):
 class FocalLoss(ClassLoss):
     """Focal loss over all anchors that are not ignored (Lin et al. 2017, RetinaNet, equation 5).
 
-    ``-alpha_t (1 - p_t)^gamma log(p_t)``, each class a yes-or-no question of its own: logits are those of the
+    ``-alpha_t (1 - p_t)^gamma log(p_t)``, a binary loss per class: logits are those of the
     foreground classes only.
 
     Args:
-        alpha: weight of the positive answer; the negative one has ``1 - alpha``.
-        gamma: how little well-classified anchors count; 1.5 in EfficientDet, 2 in RetinaNet, 0 is cross-entropy.
-        prior: the score of every anchor before training.
+        alpha: weight of positives; negatives have ``1 - alpha``.
+        gamma: less weight of well-classified anchors; EfficientDet: 1.5, RetinaNet: 2, cross-entropy: 0.
+        prior: initial score of every anchor.
     """
 
     activation = "sigmoid"
@@ -153,7 +153,7 @@ class FocalLoss(ClassLoss):
         labels = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
         yes = assignment.classes[..., None] == labels  # (N, A, K)
         z = torch.where(yes, logits, -logits)  # p_t = sigmoid(z)
-        # 1 - p_t = exp(-softplus(z)): as a power of a difference it would lose its gradient for sure answers
+        # 1 - p_t = exp(-softplus(z)): a power of the difference would lose its gradient at 1
         focal = F.softplus(-z) * torch.exp(-self.gamma * F.softplus(z))
         weighted = torch.where(yes, self.alpha, 1 - self.alpha) * focal
         return (weighted * ~assignment.ignored[..., None]).sum()
@@ -161,10 +161,10 @@ class FocalLoss(ClassLoss):
 
 @BOX_LOSSES.register("smooth_l1")
 class SmoothL1:
-    """Smooth L1 loss of the box code, square up to ``delta`` and straight beyond (SSD, equation 2).
+    """Smooth L1 loss of the box code (SSD, equation 2).
 
     Args:
-        delta: where it turns from quadratic to linear.
+        delta: change from quadratic to linear.
         variances: of the box code, see :func:`.boxes.encode`.
     """
 
@@ -178,13 +178,13 @@ class SmoothL1:
         return torch.where(assignment.positive[..., None], losses, 0).sum()
 
     def of_offsets(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """``(N, A, 4)`` each, and so the losses."""
+        """Losses of offsets, all ``(N, A, 4)``."""
         return F.smooth_l1_loss(predicted, wanted, reduction="none", beta=self.delta)
 
 
 @BOX_LOSSES.register("huber")
 class Huber(SmoothL1):
-    """``delta`` times smooth L1, so that the square part is the same for every ``delta``."""
+    """Huber loss: ``delta`` times smooth L1."""
 
     def of_offsets(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return F.huber_loss(predicted, wanted, reduction="none", delta=self.delta)
@@ -192,7 +192,7 @@ class Huber(SmoothL1):
 
 @BOX_LOSSES.register("l1")
 class L1(SmoothL1):
-    """Absolute differences of the box code: smooth L1 without a square part."""
+    """L1 loss of the box code."""
 
     def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
         super().__init__(0.0, variances)

@@ -1,4 +1,4 @@
-"""Which anchor learns which object; all images at once, without a wait for the device."""
+"""Matching of anchors to objects, batched, without host synchronisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAIRS = 2**20
 
 @dataclass
 class Assignment:
-    """What each anchor is to learn.
+    """Training target of each anchor.
 
     Attributes:
         object_index: int64 ``(N, A)``, row of the targets, -1 where the anchor has no object.
@@ -44,7 +44,7 @@ class Assignment:
         ignored: torch.Tensor,
         quality: torch.Tensor,
     ) -> Assignment:
-        """Classes and boxes looked up by ``object_index``; whoever has an object is not ignored."""
+        """Look up classes and boxes by ``object_index``; positives are not ignored."""
         positive, rows = object_index >= 0, object_index.clamp(min=0)
         boxes = targets.boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
         return cls(
@@ -57,7 +57,7 @@ class Assignment:
 
     @property
     def positive(self) -> torch.Tensor:
-        """bool ``(N, A)``: anchors that have an object."""
+        """Anchors with an object, bool ``(N, A)``."""
         return self.object_index >= 0
 
 
@@ -68,15 +68,16 @@ Matcher = Callable[[RawOutputs, Targets], Assignment]
 @MATCHERS.register("max_iou")
 @dataclass(frozen=True)
 class MaxIoUMatcher:
-    """Each object takes its best anchor; then each anchor its best object with IoU >= ``iou_threshold`` (SSD, 2.2).
+    """SSD's matching by IoU (section 2.2).
 
-    Where two objects have the same best anchor, the later one takes it. An anchor without object that lies by half or
-    more of its own area in one ignore region is ignored.
+    Each object takes its best anchor; then each anchor its best object with IoU >= ``iou_threshold``.
+
+    Where two objects have the same best anchor, the later one takes it. An anchor without object that has half
+    of its area or more in one ignore region is ignored.
 
     Args:
-        iou_threshold: from which on an anchor belongs to an object.
-        negative_iou: an anchor without object, but with an IoU from here on, is ignored (RetinaNet, section 4: 0.4);
-            None: it is negative.
+        iou_threshold: least IoU of a positive.
+        negative_iou: other anchors from this IoU on are ignored (RetinaNet, section 4: 0.4); None: they are negatives.
     """
 
     iou_threshold: Annotated[float, "above 0, at most 1"] = 0.5
@@ -93,8 +94,8 @@ class MaxIoUMatcher:
         boxes, is_object, areas = targets.boxes_xyxy, targets.is_object, area(anchors)
         best_overlap = anchors.new_full((len(boxes), len(anchors)), -1)  # (N, A)
         best_object = torch.zeros_like(best_overlap, dtype=torch.int64)
-        covered = torch.zeros_like(best_overlap)  # the most of an anchor's area that lies in one ignore region
-        of_objects = []  # the largest IoU of each object, and the anchor that has it
+        covered = torch.zeros_like(best_overlap)  # largest share of an anchor's area in one ignore region
+        of_objects = []  # largest IoU of each object, and its anchor
         step = max(1, _PAIRS // best_overlap.numel())
         for start in range(0, boxes.shape[1], step):
             some = slice(start, start + step)
@@ -110,7 +111,7 @@ class MaxIoUMatcher:
 
         of_object, best_anchor = (torch.cat(parts, dim=1) for parts in zip(*of_objects, strict=True))  # (N, M)
         rows = torch.arange(boxes.shape[1], device=boxes.device).expand_as(best_anchor)
-        # amax settles two objects that claim one anchor, in the same way on every device
+        # amax resolves two objects with one anchor, alike on every device
         claims = torch.full_like(best_object, -1)
         claims.scatter_reduce_(1, best_anchor, torch.where(is_object, rows, -1), "amax")
         object_index = torch.where(best_overlap >= self.iou_threshold, best_object, -1)

@@ -1,4 +1,4 @@
-"""From raw outputs to detections."""
+"""Postprocessing: raw outputs to detections by decoding and NMS."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ssd_effnet.structures import Detections, RawOutputs, ScoreActivation
 
 
 class PostProcess(nn.Module):
-    """Scores, score threshold, the best ``pre_nms_top_k``, NMS within a class, the best ``top_k``; a batch at once.
+    """Score threshold, best ``pre_nms_top_k``, NMS per class, best ``top_k``; batched.
 
     Args:
         score_threshold: boxes of lower scores are dropped.
         pre_nms_top_k: boxes per image that enter NMS, all classes together.
-        nms_iou: overlap above which the worse of two boxes of one class goes.
+        nms_iou: IoU above which the lower-scoring box of a class is dropped.
         top_k: boxes per image that remain.
-        activation: from logits to scores, as the loss was that they were trained by: ``softmax`` over all classes with
+        activation: from logits to scores, as in the loss: ``softmax`` over all classes with
             background at index 0, or ``sigmoid`` of the foreground classes.
         variances: of the box code, as in the loss.
     """
@@ -49,13 +49,13 @@ class PostProcess(nn.Module):
 
         Args:
             outputs: of the detector.
-            input_size: (height, width) of the images that the detector saw.
-            original_sizes: ``(N, 2)``, (height, width) of each image before it was resized; None: as they were seen.
+            input_size: (height, width) of the detector's input.
+            original_sizes: ``(N, 2)``, (height, width) of each image before it was resized; None: not resized.
         """
         scores, anchor, labels = self.candidates(outputs)
         boxes = self.boxes(outputs, anchor, input_size)
         sized = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-        # far-apart copies of the plane, one per class, keep classes from suppressing each other
+        # shifted per class, so that classes do not suppress each other
         apart = boxes + (labels * 2 * max(input_size))[..., None]
         kept = nms(apart, (scores >= self.score_threshold) & sized, self.nms_iou, most=self.top_k)
         scores, rank = torch.where(kept, scores, 0).topk(min(self.top_k, scores.shape[1]), dim=1)
@@ -69,20 +69,20 @@ class PostProcess(nn.Module):
         return replace(found, boxes_xyxy=found.boxes_xyxy * stretch.repeat(1, 2)[:, None])
 
     def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
-        """Boxes ``(N, n, 4)`` xyxy of these anchors ``(N, n)``, cut at the image's border."""
+        """Boxes xyxy ``(N, n, 4)`` of anchors ``(N, n)``, clipped to the image."""
         offsets = outputs.bbox_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = cxcywh_to_xyxy(decode(offsets, outputs.anchors_cxcywh[anchor], self.variances))
         height, width = input_size
         return torch.minimum(boxes.clamp(min=0), boxes.new_tensor((width, height, width, height)))
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """``(..., K)`` to ``(..., foreground classes)``."""
+        """Scores of logits, ``(..., K)`` to ``(..., foreground classes)``."""
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)[..., 1:]
 
     def candidates(self, outputs: RawOutputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores of the best ``pre_nms_top_k`` in falling order with anchor and label, ``(N, n)`` each.
+        """Best ``pre_nms_top_k`` scores with anchor and label, sorted, ``(N, n)`` each.
 
-        ``n`` depends on shapes alone, never on scores: a GPU's host need not wait, and an exported graph can hold it.
+        ``n`` depends on shapes alone: no host synchronisation, and exportable.
         """
         scores = self.scores(outputs.cls_logits.float())
         classes = scores.shape[-1]

@@ -1,4 +1,4 @@
-"""Adapters: convolutions that bring each level to the wanted width."""
+"""Adapters: one convolution per level that sets its width."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ssd_effnet.structures import Level
 
 
 class Adapter(nn.Module):
-    """Widen (or narrow) each level by a convolution with bias and batch norm, as step 2 of the study has it.
+    """Convolution with bias and batch norm on each level (step 2).
 
     Args:
         levels: of the input maps.
         kernel_size: 1 or 3; 0 passes the maps unchanged (step 1).
         channels: width of every output level.
-        activation: after the batch norm; the study has none.
+        activation: after the batch norm; the study uses none.
         l2_norm: L2-normalise the first (shallowest) level and rescale it, as SSD does with conv4_3.
     """
 

@@ -19,14 +19,14 @@ class AnchorGenerator(nn.Module):
     as high, so an anchor covers the same part of the scene at any input size.
 
     Args:
-        levels: the maps that the head sees, finest first.
+        levels: input maps of the head, finest first.
         sizes: one for each level.
         ratios: width / height.
         scales: factors on the size.
         reference_size: (height, width) in whose pixels ``sizes`` are stated.
 
     Raises:
-        ValueError: if there is not one size for each level.
+        ValueError: not one size per level.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class AnchorGenerator(nn.Module):
                 f"({', '.join(level.name for level in levels)}), not {len(sizes)} sizes"
             )
         self.reference_size = reference_size
-        # plain numbers: tensors would lie on the device of the moment, the meta device where a detector is only counted
+        # plain numbers: tensors would be on the current device, meta where only the cost is counted
         self.shapes_wh = [[(s * k * math.sqrt(r), s * k / math.sqrt(r)) for r in ratios for k in scales] for s in sizes]
         self.per_position = len(ratios) * len(scales)
         self._made: dict[object, torch.Tensor] = {}
@@ -54,12 +54,12 @@ class AnchorGenerator(nn.Module):
     ) -> torch.Tensor:
         """Anchors of all levels, ``(A, 4)`` cxcywh float32 in input pixels, ordered by level, row, column, shape.
 
-        Centres stand at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2).
+        Centres are at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2).
 
         Args:
             map_sizes: (height, width) of each level's map.
             input_size: (height, width) of the network's input.
-            like: a tensor on the device that is wanted.
+            like: a tensor on the device to use.
         """
         key = (tuple(map_sizes), tuple(input_size), like.device)
         if key not in self._made:

@@ -29,7 +29,7 @@ class Cost:
 
 
 def cost(detector: Detector, size: tuple[int, int]) -> Cost:
-    """Count, by one forward pass; nearly free for a detector on torch's meta device (``build.build_skeleton``).
+    """Count by one forward pass, also on the meta device (``build.build_skeleton``).
 
     Args:
         detector: on any device; left in the mode it is in.
@@ -49,7 +49,7 @@ def cost(detector: Detector, size: tuple[int, int]) -> Cost:
 
 
 def multiply_adds(module: nn.Module, x: Any) -> tuple[int, Any]:
-    """Multiply-adds of one call, counted as :class:`Cost` says, and what the call returns."""
+    """Multiply-adds of a call (see :class:`Cost`), and its result."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         result = module(x)
-    return counter.get_total_flops() // 2, result  # the counter takes a product and an addition for two
+    return counter.get_total_flops() // 2, result  # the counter counts a product and an addition as two

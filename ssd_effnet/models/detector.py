@@ -28,7 +28,7 @@ class Normalize(nn.Module):
 
 
 class Detector(nn.Module):
-    """normalise -> parts, one after another -> head.
+    """Normalisation, parts in order, head.
 
     The order of the parts is data, because experiments differ in it: an adapter before a neck gives it maps of one
     width, an adapter after it lets the neck work on the backbone's own widths (the study's steps 4 and 5, whose
@@ -36,9 +36,8 @@ class Detector(nn.Module):
 
     Args:
         normalize: pixels to the backbone's input.
-        parts: ``backbone`` first, then any of ``adapter``, ``neck`` and ``extras`` in the order an image meets them.
-            Each has the ``levels`` it returns and was built for those of the part before it. They are attributes
-            of the detector under their names; :meth:`part` is None for one that is not there.
+        parts: ``backbone`` first, then any of ``adapter``, ``neck`` and ``extras`` in order. Each has the ``levels``
+            that it returns and was built for those of the part before it. Attributes of the detector by name.
         head: maps to class logits and box offsets.
         anchors: map sizes to anchors.
     """
@@ -60,17 +59,17 @@ class Detector(nn.Module):
         return {name: self.get_submodule(name) for name in self._order}
 
     def part(self, name: str) -> nn.Module | None:
-        """The part of that name, None where the detector has none."""
+        """The part of that name, or None."""
         return self.parts.get(name)
 
     @property
     def levels(self) -> list[Level]:
-        """The maps that the head sees."""
+        """Levels of the head's input maps."""
         levels: list[Level] = list(self.parts.values())[-1].levels  # type: ignore[assignment]
         return levels
 
     def features(self, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        """The maps that each part returns, by part."""
+        """Output maps of each part, by name."""
         maps = self.normalize(images)
         handed: dict[str, list[torch.Tensor]] = {}
         for name, part in self.parts.items():

@@ -12,12 +12,14 @@ from ssd_effnet.structures import Level
 
 
 class ExtraLevels(nn.Module):
-    """Each extra level is 1x1 to half the channels, then 3x3 (SSD, figure 2), both with batch norm and ReLU.
+    """Extra levels, each 1x1 to half the channels, then 3x3 (SSD, figure 2).
+
+    Both convolutions have batch norm and ReLU.
 
     Args:
         levels: of the input maps, which are all passed on.
-        channels: of each extra level; the study has 256 (1x1), then 512 (3x3).
-        strides: of each extra level's 3x3 convolution; the study has 2, 1, 1.
+        channels: of each extra level; the study: 256 (1x1), then 512 (3x3).
+        strides: of each extra level's 3x3 convolution; the study: 2, 1, 1.
     """
 
     levels: list[Level]

@@ -26,17 +26,15 @@ class FoldError(Failure):
 
 
 def fold(module: M, images: torch.Tensor | None = None) -> M:
-    """A copy for evaluation without the batch norms that follow a convolution.
+    """Copy for evaluation with batch norms folded into convolutions.
 
-    Only what a module's class declares is folded: its method ``folds`` yields names below it, (convolution, norm,
-    activations that may then overwrite their input), where the norm alone reads the convolution's output. A subclass
-    with a ``forward`` of its own declares nothing until it says so itself. The copy must not be trained, and its
-    weights are not those of a checkpoint.
+    Only what a class declares is folded: its method ``folds`` yields names (convolution, norm, activations that may
+    then work in place), where only the norm reads the convolution's output. A subclass with its own ``forward`` must
+    declare ``folds`` again. The copy must not be trained, and its weights are not those of a checkpoint.
 
     Args:
-        module: any; it stays as it is.
-        images: a small input for it, to compare the copy with the module, the declaring parts one by one; None: they
-            are not compared.
+        module: any; not modified.
+        images: a small input, with which copy and module are compared part by part; None: no comparison.
 
     Raises:
         FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
@@ -59,9 +57,9 @@ def fold(module: M, images: torch.Tensor | None = None) -> M:
 
 
 def foldable(module: nn.Module) -> Iterator[tuple[str, str, str]]:
-    """(part, convolution, norm): what :func:`fold` folds; the last two are names below the part.
+    """(part, convolution, norm) to fold; the last two are names below the part.
 
-    What is declared stays apart all the same where the convolution stands in several places, or computes its weights.
+    Excludes convolutions that are used twice or compute their weights.
     """
     places = Counter(id(child) for parent in module.modules() for child in parent._modules.values())
     for name, part in module.named_modules():
@@ -97,7 +95,7 @@ def _into(convolution: nn.Module, norm: nn.Module) -> None:
 
 
 def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch.Tensor) -> None:
-    """Run ``plain`` and give each part's input to the same part of ``folded``, too, and the whole input to the whole.
+    """Compare outputs of ``plain`` and ``folded`` on the same inputs, by part and in whole.
 
     Raises:
         FoldError: naming the first part whose output differs.
@@ -109,7 +107,7 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
 
     def before(name: str, _part: nn.Module, *given: Any) -> None:
         uncalled.discard(name)
-        inputs[name] = copy.deepcopy(given)  # what the part overwrites, its copy must see, too
+        inputs[name] = copy.deepcopy(given)  # a copy, because the part may overwrite its input
 
     def after(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
         below = sorted(part for part in uncalled if part.startswith(f"{name}." if name else ""))
@@ -118,12 +116,12 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
         arguments, named = inputs.pop(name)
         try:
             answers = _tensors(folded.get_submodule(name)(*arguments, **named))
-        except Exception as error:  # a part that reads its norm's statistics fails in whatever way it likes
+        except Exception as error:  # a part that reads its norm's statistics may raise any error
             reason = str(error).partition("\n")[0]
             raise FoldError(f"{guilty} fails when folded ({reason}); {advice}") from error
         for own, wanted in zip(answers, _tensors(handed), strict=True):
             if not wanted.numel() or not wanted.isfinite().all():
-                continue  # of such weights nothing can be said; whoever uses them is told
+                continue  # not comparable; non-finite outputs are refused elsewhere
             apart, largest = float((own - wanted).abs().max()), float(wanted.abs().max())
             if not apart <= _ROUNDING * largest:
                 raise FoldError(f"{guilty} gives other outputs when folded (by {apart:.2g} of {largest:.2g}); {advice}")
@@ -147,7 +145,7 @@ def _named_part(module: nn.Module, name: str) -> str:
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """Copies of all tensors in lists, dictionaries and dataclasses."""
+    """Copies of all tensors in nested lists, dictionaries and dataclasses."""
     if isinstance(value, torch.Tensor):
         return [value.clone()]
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ from torch import nn
 from ssd_effnet.models.layers import ConvNormAct, initialise
 from ssd_effnet.structures import Level
 
-# places in the R, G, B, LWIR order of a pair
+# indices in the order R, G, B, LWIR of a pair
 CHANNELS: dict[str, tuple[int, ...]] = {
     "visible": (0, 1, 2),
     "lwir": (3,),
@@ -25,13 +25,13 @@ class HalfwayFusion(nn.Module):
 
     At each level up to which the streams stay apart, their maps are concatenated and reduced to the channels of one
     by a convolution, batch norm and ReLU (Liu et al., "Multispectral deep neural networks for pedestrian detection",
-    arXiv:1611.02644, section 3.2). What lies deeper is made once, from the joined map.
+    arXiv:1611.02644, section 3.2). Deeper levels are computed once, from the joined map.
 
     Args:
         streams: (visible, LWIR), with three and one input channels; or a single network for both, with three input
             channels, of which the LWIR image fills each.
         trunk: the network beyond, from the deepest joined map on; None where the streams reach the last level.
-        levels: the maps that go out: the streams', then the trunk's.
+        levels: the returned maps: the streams', then the trunk's.
         fused: how many of these are the streams'.
         kernel_size: of the convolutions that join, 1 or 3.
     """
@@ -57,8 +57,8 @@ class HalfwayFusion(nn.Module):
         """float ``(N, 4, H, W)`` in the order R, G, B, LWIR, already normalised -> one map per level."""
         visible, lwir = images[:, :3], images[:, 3:]
         if len(self.streams) == 1:
-            # as one batch, so that batch norm sees in training the mixture whose statistics it keeps for testing
-            # (an image's two beside each other: a share of the batch is a share of the rows, whoever has it)
+            # as one batch, so that batch norm trains on the mixture whose statistics it keeps
+            # (an image's two are adjacent: a share of the batch is a share of the rows)
             both = self.streams[0](torch.stack([visible, lwir.expand(-1, 3, -1, -1)], 1).flatten(0, 1))
             pairs = [x.unflatten(0, (images.shape[0], 2)).unbind(1) for x in both]
         else:

@@ -1,7 +1,7 @@
-"""Heads: from maps to class logits and box offsets.
+"""Heads: maps to class logits and box offsets.
 
-Every head is called with levels, anchors per position and K, the number of class logits of an anchor (the loss decides
-whether background is among them), and returns ``cls_logits (N, A, K)`` and ``bbox_regression (N, A, 4)``, anchors
+A head is built from levels, anchors per position and K, the class logits per anchor (with background or not, as the
+loss needs), and returns ``cls_logits (N, A, K)`` and ``bbox_regression (N, A, 4)``, anchors
 ordered by level, row, column, shape.
 """
 
@@ -59,7 +59,7 @@ class EfficientDetHead(nn.Module):
         prior: see :func:`prior_bias`.
 
     Raises:
-        ValueError: for levels of different widths: shared convolutions cannot read them.
+        ValueError: levels of different widths, which shared convolutions cannot read.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SharedNet(nn.Module):
         width: channels in and between.
         out_channels: of the last convolution, which has neither norm nor activation.
         layers: convolutions before the last one.
-        num_levels: number of maps that will be given.
+        num_levels: number of input maps.
     """
 
     def __init__(self, width: int, out_channels: int, layers: int, num_levels: int) -> None:
@@ -128,7 +128,7 @@ class SharedNet(nn.Module):
         return bias
 
     def forward(self, x: torch.Tensor, level: int) -> torch.Tensor:
-        """``(N, width, H, W) -> (N, out_channels, H, W)``, a map of the level of that number."""
+        """``(N, width, H, W) -> (N, out_channels, H, W)``, for the level of that index."""
         for convolution, norms in zip(self.convolutions, self.norms, strict=True):
             assert isinstance(norms, nn.ModuleList)
             x = self.activation(norms[level](convolution(x)))

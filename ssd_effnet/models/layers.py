@@ -19,7 +19,7 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of that name, one of :data:`ACTIVATIONS`; in place where that is possible."""
+    """Activation by name (:data:`ACTIVATIONS`), in place if possible."""
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation {name!r} is unknown; known: {', '.join(ACTIVATIONS)}")
     return nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
@@ -31,10 +31,10 @@ def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], A
     Args:
         module: any.
         what: the method.
-        overridden_by: the method that the declaration is about.
+        overridden_by: the method that it describes.
 
     Returns:
-        The module's method; None where its class has none, or has changed ``overridden_by`` since it was declared.
+        The method; None if the class has none or overrides ``overridden_by`` below its declaration.
     """
     for kind in type(module).__mro__:
         if what in vars(kind):
@@ -46,9 +46,9 @@ def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], A
 
 
 def initialise(part: nn.Module) -> None:
-    """Run ``initialise`` of every module in ``part`` whose class declares it and has no constructor since.
+    """Run ``initialise`` of each module in ``part`` that declares it.
 
-    A part calls it at the end of its constructor. Other modules keep the values that they were built with.
+    A part calls it at the end of its constructor. Classes that override the constructor must declare it again.
     """
     for module in part.modules():
         if own := declared(module, "initialise", "__init__"):
@@ -56,7 +56,7 @@ def initialise(part: nn.Module) -> None:
 
 
 def xavier(convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Xavier's weights and a bias of 0, as SSD initialises convolutions without pretrained weights.
+    """Xavier's initialisation with bias 0 (SSD, layers without pretrained weights).
 
     Depthwise ones keep torch's default: Xavier's fan-out counts filters that do not apply.
     """
@@ -67,7 +67,7 @@ def xavier(convolution: nn.Conv2d | nn.ConvTranspose2d) -> None:
 
 
 class FoldingSequential(nn.Sequential):
-    """A Sequential that lets :func:`.folding.fold` fold each norm into the convolution right before it."""
+    """Sequential whose norms can be folded into the convolution before them."""
 
     def folds(self) -> Iterator[tuple[str, str]]:
         """(convolution, norm): names of neighbours."""
@@ -79,7 +79,7 @@ class FoldingSequential(nn.Sequential):
 class ConvNormAct(FoldingSequential):
     """Convolution (zero padding, so that stride 1 keeps the size), batch norm, activation.
 
-    ``bias`` defaults to "where there is no norm"; the study's adapters have both.
+    ``bias`` defaults to true without a norm; the study's adapters have both.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SeparableConv(nn.Sequential):
 
 
 class L2Norm(nn.Module):
-    """Unit length over the channels at each position, then a learned factor per channel (ParseNet, section 3.3).
+    """L2 norm over channels, times a learned factor per channel (ParseNet, section 3.3).
 
     ``(N, C, H, W) -> (N, C, H, W)``. The factor starts at 20, as in SSD.
     """
@@ -142,7 +142,7 @@ class L2Norm(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine terms are constants, for batches too small to estimate them.
+    """Batch norm with constant statistics and affine terms, for small batches.
 
     Same state names as :class:`torch.nn.BatchNorm2d`, so weights move between the two.
     """
@@ -166,17 +166,17 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def set_batch_norm(module: nn.Module, eps: float, momentum: float) -> None:
-    """Epsilon and momentum (the share of the new batch) of every batch norm in ``module``."""
+    """Set epsilon and momentum (share of the new batch) of all batch norms."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eps, part.momentum = eps, momentum
 
 
 def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
-    """Swap every batch norm below ``module`` and return it.
+    """Replace every batch norm below ``module``; return the module.
 
     Args:
-        norm: ``batch`` leaves all as it is, ``frozen`` makes them constants, ``group`` takes group norm of up to 32
+        norm: ``batch``: no change; ``frozen``: constants; ``group``: group norm of up to 32
             groups (the largest power of two that divides the channels), keeping the affine terms.
     """
     if norm == "batch":

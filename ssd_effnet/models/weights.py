@@ -1,6 +1,6 @@
-"""Weights: fetched with their hash, read without running code, loaded by name.
+"""Weights: download with hash check, safe reading, loading by name.
 
-Nothing is skipped silently: what a file lacks, has too much of or has in another shape stands in the report.
+Missing, unexpected and misshapen tensors are in the report.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _log = logging.getLogger(__name__)
 
 
 class WeightsError(Failure, ValueError):
-    """Weights that cannot be had, read or used; one sentence that says which file and what to do."""
+    """Weights are not available, readable or usable."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's tensors and of a module's; names are the module's, ``unexpected`` the file's.
+    """Result of loading a file's tensors into a module.
 
     Attributes:
-        loaded: copied into the module.
+        loaded: copied into the module; names are the module's, in ``unexpected`` the file's.
         missing: in the module only; they keep the values they had.
         unexpected: in the file only; unused.
         misshapen: in both, in different shapes (name, the module's shape, the file's); not copied.
@@ -75,7 +75,7 @@ class LoadReport:
 
 
 def _by_part(names: Sequence[str]) -> str:
-    """``_fc.weight, _fc.bias, _blocks.7._bn1.weight`` -> ``_fc (2), _blocks.7 (1)``: names by the part they are of."""
+    """Names counted by part: ``_fc.weight, _fc.bias`` -> ``_fc (2)``."""
     counts: dict[str, int] = {}
     for name in names:
         part = ".".join(name.split(".")[:-1][:2]) or name
@@ -92,7 +92,7 @@ def load_by_name(
     optional: tuple[str, ...] | None = None,
     source: str = "",
 ) -> LoadReport:
-    """Copy tensors into the parameters and buffers that bear their names and have their shapes.
+    """Copy tensors into parameters and buffers of equal name and shape.
 
     Args:
         module: filled in place; tensors keep their device and dtype.
@@ -101,12 +101,12 @@ def load_by_name(
             (``{"features.0": "conv1.conv1_1"}`` renames ``features.0.weight`` and leaves ``features.01.weight``).
             ``{"backbone": ""}`` takes ``backbone.`` away.
         optional: beginnings of the module's names that the file may lack; anything else missing, and any other shape,
-            is an error. None: everything may be missing or misshapen, and the report says so.
+            is an error. None: everything may be missing or misshapen, and is reported.
         source: where the tensors came from, for messages.
 
     Raises:
         WeightsError: two names of the file become one, a tensor has an Inf or NaN, nothing at all fits, or what is not
-            optional is missing. The module is then as it was.
+            optional is missing. The module is then unchanged.
     """
     renamed: dict[str, torch.Tensor] = {}
     origin: dict[str, str] = {}
@@ -154,7 +154,7 @@ def _rename(name: str, rename: Mapping[str, str]) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that ``torch.save`` wrote, on the CPU; of a training checkpoint its ``state_dict``.
+    """Tensors of a weights file, on the CPU; of a checkpoint its ``state_dict``.
 
     Raises:
         WeightsError: as :func:`read_plain`, or the file holds something else than named tensors.
@@ -171,12 +171,12 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
-    """What a file of ``torch.save`` or safetensors holds, on the CPU; tensors and plain data only: no code is run.
+    """Read a ``torch.save`` or safetensors file on the CPU without running code.
 
     Args:
         path: the file; one that ends in ``.safetensors`` is read as ``{"state_dict", "experiment"}``, the latter where
             its metadata hold a ``config``.
-        mapped: tensors stay on the disk until they are looked at; not for files older than torch 1.6.
+        mapped: tensors are memory-mapped; not for files older than torch 1.6.
 
     Raises:
         WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
@@ -191,13 +191,13 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        # torch's message ends in advice to switch the check off; the first sentence of the cause is what is of use.
+        # torch's message ends in advice to switch the check off; the first sentence has the cause.
         cause = str(error).partition("\n")[0]
         raise WeightsError(
             f"{path} is not read: it is damaged, or holds more than tensors and plain data, and reading it could run "
             f"code. Save its state_dict alone and take that file ({cause[:200]})"
         ) from error
-    except Exception as error:  # a damaged file can send torch's reader anywhere: struct.error, KeyError, EOFError ...
+    except Exception as error:  # torch's reader may raise anything: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
     return content
@@ -216,9 +216,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises a :class:`WeightsError` that says why the system does not open a file.
+    """Raise :class:`WeightsError` if the file cannot be opened.
 
-    Asked before torch is: its reader calls damaged files an OSError, too.
+    Called before torch's reader, which raises OSError for damaged files too.
     """
     try:
         path.open("rb").close()
@@ -233,12 +233,12 @@ def cache_directory() -> Path:
 
 
 def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, *, alternatives: str = "") -> Path:
-    """The file of an address, from the cache or fetched into it; its hash is checked either way.
+    """Download a file into the cache if it is missing, and check its hash.
 
     Args:
         url: ends in the file's name.
-        sha256_prefix: how the file's SHA-256 begins, in hexadecimal; eight digits stand in PyTorch's file names. They
-            guard against the wrong or a broken file, not against a forger.
+        sha256_prefix: how the file's SHA-256 begins, in hexadecimal; PyTorch's file names have eight digits. They
+            detect a wrong or damaged file, not a forgery.
         cache_dir: None for :func:`cache_directory`.
         alternatives: a sentence for the message of failure: what to do instead.
 
@@ -283,7 +283,7 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
     Args:
         weight: ``(O, 3, k, k)``.
         in_channels: 3: as it is. 1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their
-            sum. So a grey image, normalised, is answered alike by all three.
+            sum. So the response to a normalised grey image is the same.
 
     Returns:
         ``(O, in_channels, k, k)``.

@@ -112,8 +112,8 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
         ("trainer.batch_size=99999999999", "key `trainer.batch_size`: must be below 2,147,483,648"),
         ("data.root=${nowhere}", "nowhere"),
         ("data.root=???", "key `data.root`"),
-        ("trainer.epochs=1:30", "wants a whole number, not '1:30'"),
-        ("input={size: [1:30, 64]}", "wants a list of whole numbers, for example [512,640], not [1:30, 64]"),
+        ("trainer.epochs=1:30", "expected integer, not '1:30'"),
+        ("input={size: [1:30, 64]}", "expected list of integers, for example [512,640], not [1:30, 64]"),
         ("trainer=3", "group of settings"),
         ("input.modality=vsible", "did you mean `visible`"),
         ("input.size=[512]", "height, width"),
@@ -259,10 +259,10 @@ def test_defaults_are_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [
-        ("input.size=128,160", "wants a list of whole numbers, for example [512,640], not '128,160'"),
-        ("optimizer.lr=abc", "wants a number, not 'abc'"),
+        ("input.size=128,160", "expected list of integers, for example [512,640], not '128,160'"),
+        ("optimizer.lr=abc", "expected number, not 'abc'"),
         ("trainer.compile=perhaps", "'perhaps' is not one of true, false"),
-        ("backbone.levels=3", "wants a list of whole numbers, or `null`, not 3"),
+        ("backbone.levels=3", "expected list of integers, or `null`, not 3"),
         ("trainer.epochs", "example trainer.epochs=VALUE, without a space"),
         ("epochs", "example optimizer.lr=0.001"),
     ],
@@ -327,7 +327,7 @@ def test_classes_are_a_map_of_labels(files: Path) -> None:
         ("={person: []}", "needs names"),
         ("={a/b: [person]}", "needs names"),
         ("={a: [person], b: [Person ]}", "belongs to both a and b"),
-        ("=person", r"wants a map of names.*, for example \{person: \[person\]\}"),
+        ("=person", r"expected map of names.*, for example \{person: \[person\]\}"),
         (".cyclist=[cyclist]", "the whole map"),
     ],
 )

@@ -257,13 +257,13 @@ def test_the_page_of_keys_is_that_of_the_schema(tmp_path: Path) -> None:
     assert written == (ROOT / "docs" / "keys.md").read_text("utf-8"), "run `ssd-effnet keys`"
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", written, re.MULTILINE))
     assert rows.keys() >= settings(ExperimentConfig()).keys()
-    assert "`focal` | number | `1.5` |" in rows["class_loss.gamma"]  # of what is not the default, too
+    assert rows["class_loss.gamma"].startswith("number | `1.5` | `focal`: ")  # of what is not the default, too
     assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"
-    assert rows["fusion.up_to"].startswith("whole number, or `null` | `null` | place of the last level")
-    assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | what chooses `best`")  # beside the value
+    assert rows["fusion.up_to"].startswith("integer, or `null` | `null` | index of the last level")
+    assert rows["trainer.monitor"].endswith("| `val/MR/reasonable_all` | chooses `best`")  # beside the value
     assert rows["anchors.reference_size"].split(" | ")[1:] == [
         "`[512, 640]`",
-        "the (height, width) in whose pixels the sizes are stated; null: those of the input, whatever its size",
+        "(height, width) to which sizes refer; null: the input's",
     ]  # in the line above
 
 

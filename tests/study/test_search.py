@@ -119,7 +119,7 @@ def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str
         ("optimizer.lrr: [1, 2]", "key `optimizer.lrr` is unknown; did you mean `optimizer.lr`?"),
         ("optimiser: {lr: [1, 2]}", "did you mean `optimizer`?"),
         ("optimizer.name: [sgdd, adamw]", "key `optimizer.name`: 'sgdd' is not one of sgd, rmsprop, adamw"),
-        ("optimizer.lr: [fast, 1]", "key `optimizer.lr`: wants a number, not 'fast'"),
+        ("optimizer.lr: [fast, 1]", "key `optimizer.lr`: expected number, not 'fast'"),
         ("optimizer.lr: []", "two values or more"),
         ("optimizer.lr: {low: 1e-2, high: 1e-4}", "low=0.01, high=0.0001"),
         ("optimizer.lr: {low: 0, high: 1, log: true}", "log"),

@@ -1,6 +1,6 @@
 """Backbones: normalised images in, one feature map per level out (:class:`.contract.Backbone`).
 
-A new one is a module with ``levels`` and ``forward``, registered in ``BACKBONES``; ImageNet weights to download for it
+A new one is a module with ``levels`` and ``forward``, registered in ``BACKBONES``; downloadable ImageNet weights
 are a line in :mod:`.pretrained`.
 """
 

@@ -18,11 +18,11 @@ SIZES = ((64, 96), (75, 101))
 
 
 class ContractError(Failure, ValueError):
-    """The first broken contract, in one sentence."""
+    """A backbone breaks the contract."""
 
 
 def check_backbone(build: Callable[..., nn.Module]) -> nn.Module:
-    """Check what the detector, training and export rely on.
+    """Check a backbone against the contract.
 
     Args:
         build: makes the backbone, called as the project calls it: ``build(in_channels=3)``.
@@ -51,7 +51,7 @@ def check_backbone(build: Callable[..., nn.Module]) -> nn.Module:
 def _check_levels(backbone: Any) -> None:
     levels, name = getattr(backbone, "levels", []), type(backbone).__name__
     if not levels:
-        raise ContractError(f"{name}.levels is empty; it should list a Level for each map that is handed out")
+        raise ContractError(f"{name}.levels is empty; it should list a Level for each map that it returns")
     strides = [level.stride for level in levels]
     if strides != sorted(set(strides)):
         raise ContractError(f"{name}.levels should go from shallow to deep, not by strides {strides}")
@@ -106,7 +106,7 @@ def _check_images_are_apart(backbone: Any) -> None:
 
 @torch.no_grad()
 def _check_cuts(backbone: Any) -> None:
-    """Check that a backbone that can be cut, as halfway fusion does, gives the same maps in parts."""
+    """Check that a cut backbone returns the same maps as the whole."""
     if not can_be_cut(backbone):
         return
     images = torch.randn(1, 3, *SIZES[0])
@@ -119,7 +119,7 @@ def _check_cuts(backbone: Any) -> None:
 
 @torch.no_grad()
 def _check_folds(backbone: Any) -> None:
-    """Check that folding what ``folds`` declares keeps the maps, with norms as after training."""
+    """Check that folding by ``folds`` keeps the maps, with trained norms."""
     for norm in backbone.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.uniform_(-0.5, 0.5)

@@ -1,6 +1,6 @@
 """The contract of a backbone: any module with ``levels`` that returns one map per level.
 
-:class:`Backbone` is one way to write it, as a chain of modules, which halfway fusion can cut.
+:class:`Backbone` is a chain of modules that halfway fusion can cut.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from ssd_effnet.structures import Level
 
 
 class Backbone(nn.Module):
-    """A network that turns normalised images into one feature map per level.
-
-    It is a chain of modules, cut at the levels; :meth:`forward` is written once, here.
+    """A chain of modules from normalised images to one map per level.
 
     Attributes:
         levels: the maps that :meth:`forward` returns, shallow to deep. The next parts take channels and strides
@@ -25,8 +23,7 @@ class Backbone(nn.Module):
         segments: for each level the names of the submodules that lead to it from the level before (to the first one
             from the images), in that order.
 
-    Every parameter lies on the way to some level, so that none is without a gradient: distributed training
-    stops at parameters that have none.
+    Each parameter affects some level: distributed training fails at parameters without a gradient.
     """
 
     levels: list[Level]
@@ -36,7 +33,7 @@ class Backbone(nn.Module):
         """float ``(N, in_channels, H, W)``, already normalised -> one ``(N, channels, ceil(H / stride), ceil(W /
         stride))`` per level.
 
-        Any size is taken: the maps are rounded up, never cropped.
+        Any size is accepted: map sizes are rounded up, never cropped.
         """
         x, maps = images, []
         for names in self.segments:
@@ -46,7 +43,7 @@ class Backbone(nn.Module):
         return maps
 
     def cut(self, start: int = 0, stop: int | None = None) -> Self:
-        """A copy of the part between two levels, for halfway fusion.
+        """Copy of the part between two levels, for halfway fusion.
 
         Args:
             start: place of the first level that it returns; beyond 0, the copy takes the map of the level before
@@ -54,18 +51,18 @@ class Backbone(nn.Module):
             stop: place after its last level; None: to the end.
 
         Returns:
-            The part, with copies of the weights under the names they had; what belongs to other levels is gone.
+            The part with copied weights, under their names, without the other levels' modules.
         """
         part = copy.deepcopy(self)
         part.levels, part.segments = self.levels[start:stop], self.segments[start:stop]
         kept = {name for names in part.segments for name in names}
         for name in {name for names in self.segments for name in names} - kept:
-            part.set_submodule(name, nn.Identity())  # rather than deleted: the others' numbers are their names
+            part.set_submodule(name, nn.Identity())  # replaced, not deleted: the others are named by their numbers
         return part
 
 
 def can_be_cut(backbone: nn.Module) -> bool:
-    """Whether it has a ``cut`` that belongs to its ``forward``."""
+    """Whether the backbone has a ``cut`` that fits its ``forward``."""
     for kind in type(backbone).__mro__:
         if "cut" in vars(kind):
             return True
@@ -75,9 +72,9 @@ def can_be_cut(backbone: nn.Module) -> bool:
 
 
 class Selected(nn.Module):
-    """Some levels of a backbone that always returns all of them.
+    """A selection of a backbone's levels.
 
-    Parameters that no selected level depends on are frozen: distributed training stops at such without a gradient.
+    Parameters that no selected level depends on are frozen: distributed training fails without their gradients.
 
     Args:
         backbone: any.
@@ -108,6 +105,6 @@ class Selected(nn.Module):
             own.requires_grad_(own.requires_grad and id(copied) not in idle)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """As the backbone's, of the selected levels."""
+        """Maps of the selected levels."""
         maps = self.whole(images)
         return [maps[place] for place in self.places]

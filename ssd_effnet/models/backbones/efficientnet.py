@@ -1,9 +1,9 @@
-"""EfficientNet B0-B7 and Lite0-2 as backbones: the stages' ends, without the classifier.
+"""EfficientNet B0-B7 and Lite0-2 as backbones, without the classifier.
 
 Tan and Le, "EfficientNet", arXiv:1905.11946, table 1; MBConv blocks from MobileNetV2, arXiv:1801.04381, with
 squeeze-and-excitation, arXiv:1709.01507. The block tables come from efficientnet-pytorch and efficientnet-lite-pytorch,
-and the parameters bear those packages' names, so that their weights load as they are. The blocks are built here because
-the packages bake the padding for one input size, use an activation that does not export, and carry a classifier whose
+and the parameters have those packages' names, so that their weights load unchanged. The blocks are built here because
+the packages fix the padding for one input size, use an activation that does not export, and contain a classifier whose
 parameters would get no gradient.
 """
 
@@ -35,7 +35,7 @@ _HALVING_STAGES = (4, 6)
 
 
 class Stage(NamedTuple):
-    """One row of table 1: blocks that work at one size; the first one changes size and channels."""
+    """One row of table 1: blocks of one size, the first with a stride."""
 
     repeats: int
     kernel: int
@@ -86,8 +86,8 @@ class EfficientNet(Backbone):
 
     Levels are counted 0 ... 6 as in the study's table, and named ``stage1`` ... ``stage7`` as in the paper. With B4,
     ``halving`` and 512x640: 24 @ 256x320, 32 @ 128x160, 56 @ 64x80, 112 @ 32x40, 160 @ 16x20, 272 @ 8x10, 448 @ 4x5.
-    ``published`` keeps the size in stages 5 and 7, as the network was trained on ImageNet. No weight has another
-    shape in one than in the other.
+    ``published`` keeps the size in stages 5 and 7, as the network was trained on ImageNet. Weights have the same
+    shapes in both.
     """
 
     def __init__(
@@ -101,12 +101,11 @@ class EfficientNet(Backbone):
         """
         Args:
             name: ``efficientnet-b0`` ... ``-b7``, ``efficientnet-lite0`` ... ``-lite2``.
-            levels: which stages' ends to hand out, ascending, 0 ... 6; None for 2, 3, 4. Later stages are not built.
+            levels: stages whose last map is returned, ascending, 0 ... 6; None for 2, 3, 4. Later stages are not built.
             strides: ``halving`` (the study's) or ``published``.
             in_channels: channels of the images.
-            drop_connect: probability that the last block of the whole network is skipped in training (stochastic
-                depth, arXiv:1603.09382), earlier blocks less; None for the published 0.2, 0 to switch it off. Drawn
-                from torch's generator, so ``torch.manual_seed`` decides it.
+            drop_connect: probability of skipping the last block of the whole network in training, falling to 0 at
+                the first (stochastic depth, arXiv:1603.09382); None for the published 0.2.
 
         Raises:
             ValueError: an unknown name or stride rule, levels that are not ascending or not in 0 ... 6, or a rate
@@ -157,7 +156,7 @@ class EfficientNet(Backbone):
         return [("_conv_stem", "_bn0", "_activation")] if isinstance(self._conv_stem, SameConv2d) else []
 
     def _initialise(self) -> None:
-        """Normal with variance 2 / fan-out, as the networks were trained; a depthwise filter's fan-out is its area."""
+        """Normal weights with variance 2 / fan-out; depthwise: fan-out is the filter's area."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
@@ -218,7 +217,7 @@ class MBConvBlock(nn.Module):
         if self.squeezes:
             weights = F.adaptive_avg_pool2d(x, 1)  # (N, width, 1, 1)
             weights = self._se_expand(self._activation(self._se_reduce(weights)))
-            # in place where no gradient asks for x: the widened map is the largest of the block
+            # in place where x needs no gradient: the widened map is the largest of the block
             x = torch.sigmoid(weights) * x if torch.is_grad_enabled() else x.mul_(torch.sigmoid_(weights))
         x = self._bn2(self._project_conv(x))
         if self.skips:
@@ -232,8 +231,8 @@ class SameConv2d(nn.Conv2d):
     """A convolution whose output is ``ceil(size / stride)``: TensorFlow's "SAME" padding.
 
     The padding follows from the size of the map at hand. With stride 2 and an even size it is one more on the right
-    and bottom than on the left and top, which ``nn.Conv2d`` cannot say; otherwise it is left to the convolution, which
-    spares a copy of the map. There is no bias, until a norm is folded in.
+    and bottom than on the left and top, which ``nn.Conv2d`` does not support; otherwise the convolution pads, which
+    saves a copy of the map. There is no bias, until a norm is folded in.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -258,12 +257,12 @@ def _same_padding(size: int, kernel: int, stride: int) -> int:
 
 
 def _drop_images(x: torch.Tensor, rate: float) -> torch.Tensor:
-    """Zero the whole map of some images of ``(N, C, H, W)`` and scale the others, so that the mean stays."""
+    """Stochastic depth: zero the maps of some images and scale the others."""
     # float32 whatever the precision of x: bfloat16 has too few steps below 1 to draw a rate from.
     keep = rand_of_batch(len(x), x.device)[:, None, None, None] >= rate
     return x * keep / (1 - rate)
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    """The packages' momentum and epsilon (TensorFlow's 0.99 counts the other way round)."""
+    """Batch norm with the packages' momentum (TensorFlow's 0.99 is 0.01 here) and epsilon."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)

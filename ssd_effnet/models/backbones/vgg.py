@@ -19,7 +19,7 @@ _GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 def torchvision_names(batch_norm: bool) -> dict[str, str]:
-    """torchvision's names of layers that have weights, and the module's.
+    """Torchvision's layer names to the module's, of layers with weights.
 
     torchvision numbers the layers of ``features`` one by one, activations and poolings included.
 
@@ -38,9 +38,9 @@ def torchvision_names(batch_norm: bool) -> dict[str, str]:
 
 
 class VGG16(Backbone):
-    """VGG16 with the fully connected layers turned into convolutions (conv6) and one halving more (conv7).
+    """VGG16 with convolutions for the fully connected layers (conv6) and conv7.
 
-    Maps for 512x640: conv4_3 512 @ 64x80 (after the ReLU; the L2 norm is another part's), conv6 512 @ 32x40, conv7
+    Maps for 512x640: conv4_3 512 @ 64x80 (after the ReLU; the L2 norm is in the adapter), conv6 512 @ 32x40, conv7
     512 @ 16x20. All poolings round up (SSD300 does so at its third, where 75 becomes 38), so that a map measures
     ``ceil(size / stride)`` here as in every backbone.
 
@@ -76,7 +76,7 @@ class VGG16(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He's initialisation (arXiv:1502.01852); without batch norm the signal would vanish over 17 layers."""
+        """He's initialisation (arXiv:1502.01852); needed without batch norm."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

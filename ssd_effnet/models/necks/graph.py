@@ -1,4 +1,4 @@
-"""The module that runs any neck topology."""
+"""Executor of neck topologies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Convolution = Literal["none", "conv1x1", "conv3x3", "separable"]
 
 
 class Fusion(nn.Module):
-    """A weighted sum of maps of one shape (EfficientDet, section 3.3), one learned scalar per input, initially 1.
+    """Weighted sum of maps (EfficientDet, section 3.3), one scalar per input, initially 1.
 
     Args:
         num_inputs: number of maps.
@@ -30,11 +30,11 @@ class Fusion(nn.Module):
 
     def __init__(self, num_inputs: int) -> None:
         super().__init__()
-        # One input has nothing to be weighed against, and a weight normalised to 1 would never get a gradient.
+        # With one input a normalised weight is 1 and gets no gradient.
         self.register_parameter("scalars", nn.Parameter(torch.ones(num_inputs)) if num_inputs > 1 else None)
 
     def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
-        """``(num_inputs,)``, what each input is multiplied by."""
+        """Factors of the inputs, ``(num_inputs,)``."""
         return scalars
 
     def weights(self) -> torch.Tensor | None:
@@ -52,7 +52,7 @@ FUSIONS["unbounded"] = Fusion
 
 @FUSIONS.register("sum")
 class PlainSum(Fusion):
-    """Nothing is learned."""
+    """Sum without learned weights."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -60,7 +60,7 @@ class PlainSum(Fusion):
 
 @FUSIONS.register("softmax")
 class SoftmaxFusion(Fusion):
-    """The softmax of the scalars."""
+    """Weights: softmax of the scalars."""
 
     def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
         return scalars.softmax(0)
@@ -102,7 +102,7 @@ class _GraphNode(nn.Module):
 
 
 class GraphNeck(nn.Module):
-    """Runs a topology on the maps of a backbone or adapter.
+    """Neck that runs a topology on input maps.
 
     With the defaults it is the study's step 4 given :func:`study_fpn`; with ``upsample="transposed"`` its step 5. As in
     EfficientDet: ``channels``, ``fusion="fast"``, ``convolution="separable"``, ``activation="silu"``,
@@ -110,9 +110,9 @@ class GraphNeck(nn.Module):
     ``activation_first=True``.
 
     Args:
-        levels_in: the levels of the maps that will be given, finest first.
+        levels_in: levels of the input maps, finest first.
         topology: the table; its ``num_levels`` counts ``levels_in`` and ``extra_levels``.
-        channels: width of all maps that leave; None lets each level keep its own.
+        channels: width of all output maps; None: each level keeps its own.
         upsample: to a finer level, one of ``UPSAMPLINGS``.
         downsample: to a coarser level, one of ``DOWNSAMPLINGS``.
         fusion: one of ``FUSIONS``.
@@ -121,15 +121,15 @@ class GraphNeck(nn.Module):
         activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
             published code of EfficientDet and NAS-FPN.
         repeats: repetitions of the graph, each with its own weights.
-        project: where the width of a given map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
+        project: where the width of an input map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
         extra_levels: coarser levels to make from the last one first, see :class:`PooledLevels`.
         arguments: of ``upsample``, ``downsample`` and ``fusion``, by name.
 
     Attributes:
-        levels: the levels of the maps that leave, finest first, under the names of ``levels_in``.
-        levels_in: the levels that enter the graph, extra ones included.
+        levels: levels of the output maps, finest first, with the names of ``levels_in``.
+        levels_in: levels of the graph's input, extra ones included.
 
     Raises:
         ValueError: for unknown names, levels that do not fit the topology or are not ordered, and resampling that a
@@ -167,7 +167,7 @@ class GraphNeck(nn.Module):
         self.topology = topology
         self.given = len(levels)
 
-        # From the last turn back: a node that nothing asks for would hold parameters that never get a gradient.
+        # From the last turn back: an unused node would have parameters without a gradient.
         wanted = set(topology.outputs[: topology.num_returned])
         turns: list[set[str]] = []
         for _ in range(repeats):
@@ -226,18 +226,18 @@ class GraphNeck(nn.Module):
             known = dict(zip(self.topology.input_names, entering, strict=True))
             for node in nodes:
                 known[node.name] = turn[node.name]([known[s] for s in node.inputs], sizes[node.level])
-            # An output that the next turn never reads was not computed; its entering map keeps the place.
+            # An output that the next turn does not read is not computed; its input map takes the place.
             entering = [known.get(name, x) for name, x in zip(self.topology.outputs, entering, strict=True)]
         return entering[: self.topology.num_returned]
 
     @property
     def node_names(self) -> list[str]:
-        """In the order in which they are computed; with several turns ``<turn>.<node>``, turns counted from 0."""
+        """Nodes in the order of computation; with several turns ``<turn>.<node>``, turns counted from 0."""
         several = len(self.turns) > 1
         return [f"{k}.{n.name}" if several else n.name for k, nodes in enumerate(self.nodes_of_turns) for n in nodes]
 
     def fusion_weights(self) -> dict[str, dict[str, float]]:
-        """Fusion weights ``{node: {input: weight}}``, empty where nothing is learned."""
+        """Fusion weights ``{node: {input: weight}}``, empty without learned weights."""
         table: dict[str, dict[str, float]] = {}
         names = iter(self.node_names)
         for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
@@ -251,14 +251,14 @@ class GraphNeck(nn.Module):
 
     @property
     def nodes_of_turns(self) -> list[list[Node]]:
-        """The table's rows that each repetition runs, without nodes that no output needs."""
+        """Rows of the table per repetition, without nodes that no output needs."""
         return [[node for node in self.topology.nodes if node.name in turn] for turn in self.turns]  # type: ignore[operator]
 
 
 def _after_fusion(kind: Convolution, channels: int, activation_name: str, activation_first: bool) -> nn.Module:
     act = activation(activation_name)
     if isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU):
-        # A node with one input fuses nothing: what it would overwrite is another node's map.
+        # With one input, an in-place activation would overwrite another node's map.
         act.inplace = False
     if kind == "none":
         return act

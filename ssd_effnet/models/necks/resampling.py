@@ -1,8 +1,8 @@
 """Resampling between levels: interpolation, pooling, strided and transposed convolutions.
 
-Every module here maps ``(N, C_source, H, W)`` and a size to ``(N, C_target, *size)``. The size that is asked for is the
-target's actual one: levels of 300x300, 513x641 or 480x600 do not double exactly, and what a fixed factor leaves over
-or short is cropped or repeated at the lower and right borders.
+Every module here maps ``(N, C_source, H, W)`` and a size to ``(N, C_target, *size)``. The size is the
+target's actual one: levels of 300x300, 513x641 or 480x600 do not double exactly, so maps are cropped or repeated at the
+lower and right borders.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def lateral(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def resampler(source: Level, target: Level, upsample: str, downsample: str, own: Mapping[str, Any] = {}) -> nn.Module:
-    """The module that carries maps of ``source`` to ``target``.
+    """Module that resamples maps of level ``source`` to ``target``.
 
     A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
     of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
@@ -68,7 +68,7 @@ def _whole(ratio: int | None) -> int:
 
 @UPSAMPLINGS.register("bilinear")
 class Interpolated(nn.Module):
-    """Width, then bilinear (corners not aligned) or nearest to the size; equal sizes pass as they are."""
+    """Width, then bilinear (corners not aligned) or nearest interpolation."""
 
     mode = "bilinear"
 
@@ -85,14 +85,14 @@ class Interpolated(nn.Module):
 
 @UPSAMPLINGS.register("nearest")
 class Nearest(Interpolated):
-    """Each value repeated."""
+    """Nearest-neighbour interpolation."""
 
     mode = "nearest"
 
 
 @DOWNSAMPLINGS.register("max_pool")
 class Pooled(nn.Module):
-    """Width, then the maximum over ``ratio + 1`` positions every ``ratio`` ones, as EfficientDet pools.
+    """Width, then max-pool of ``ratio + 1`` with stride ``ratio`` (EfficientDet).
 
     Padded as little and as evenly as the size needs, the odd row or column at the lower or right border ("same").
     Without a ratio (strides that do not divide each other), the maximum over an even division of the map.
@@ -110,7 +110,7 @@ class Pooled(nn.Module):
 
 @UPSAMPLINGS.register("transposed")
 class Transposed(nn.Module):
-    """Transposed convolution whose kernel and stride are both the ratio, and batch norm (the study's step 5)."""
+    """Transposed convolution (kernel and stride: the ratio) and batch norm (step 5)."""
 
     def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Transposed(nn.Module):
 
 @DOWNSAMPLINGS.register("conv")
 class Strided(nn.Module):
-    """Convolution of ``ratio + 1`` (3x3 for a ratio of 2) with stride ``ratio``, and batch norm (PANet, figure 1)."""
+    """Convolution of ``ratio + 1`` with stride ``ratio``, and batch norm (PANet, figure 1)."""
 
     def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class PooledLevels(nn.Module):
     further one a max-pool of the one before.
 
     Args:
-        last: the coarsest level that is there.
+        last: the coarsest given level.
         count: number of levels to add.
         channels: their width; None keeps the width of ``last``.
     """
@@ -186,17 +186,17 @@ def same_max_pool(x: torch.Tensor, ratio: int, size: Size) -> torch.Tensor:
 
 
 def _pad_same(x: torch.Tensor, ratio: int, size: Size, value: float) -> torch.Tensor:
-    """Just enough border for a kernel of ``ratio + 1`` at stride ``ratio`` to reach ``size``."""
+    """Least padding for a kernel of ``ratio + 1`` at stride ``ratio``."""
     padding: list[int] = []
     for have, want in zip(reversed(x.shape[-2:]), reversed(size), strict=True):
-        # Never more than "same" would need: a window that sees only padding has no maximum.
+        # Never more than "same" needs: a window of padding alone has no maximum.
         short = max(0, (min(want, -(-have // ratio)) - 1) * ratio + ratio + 1 - have)
         padding += [short // 2, short - short // 2]
     return F.pad(x, padding, value=value) if any(padding) else x
 
 
 def _fit(x: torch.Tensor, size: Size) -> torch.Tensor:
-    """Crop, or repeat the last row and column, so that positions stay where they are."""
+    """Crop, or repeat the last row and column; positions are kept."""
     height, width = size
     x = x[..., :height, :width]
     short = [0, width - x.shape[-1], 0, height - x.shape[-2]]

@@ -1,13 +1,13 @@
 """Neck topologies as tables: FPN, PANet, BiFPN, NAS-FPN ...
 
-A topology names maps and says nothing of widths, convolutions or how a map changes its size: that is the executor's
-part (:class:`ssd_effnet.models.necks.graph.GraphNeck`). Levels are counted from the finest, 0, to the coarsest; the
+A topology names maps; widths, convolutions and resampling are the executor's
+(:class:`ssd_effnet.models.necks.graph.GraphNeck`). Levels are counted from the finest, 0, to the coarsest; the
 maps that enter are called ``in0``, ``in1`` ... . Nodes of the way down are called ``td``, nodes of the way back up
 ``out``, each with its level.
 
 Sources: FPN (Lin et al. 2017), PANet (Liu et al. 2018), NAS-FPN (Ghiasi et al. 2019); fully-connected FPN, simplified
-PANet and BiFPN (Tan et al. 2020, EfficientDet, section 3 and figure 2), which also gives the form shared by all here:
-every node convolves what it has fused.
+PANet and BiFPN (Tan et al. 2020, EfficientDet, section 3 and figure 2), whose form all share: each node
+convolves its sum.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Node:
     Attributes:
         name: unique within the topology.
         level: the level whose size and width the map takes; 0 is the finest.
-        inputs: maps that it fuses: names of entering maps or of nodes above it in the table.
-        merge: ``sum`` fuses all inputs as the executor's ``fusion`` says. ``global_pool`` is NAS-FPN's attention: the
+        inputs: names of input maps or of nodes above it in the table.
+        merge: ``sum`` fuses all inputs by the executor's ``fusion``. ``global_pool`` is NAS-FPN's attention: the
             first input (the coarser one) plus the second times the sigmoid of the first's global maximum, plus any
             further inputs; nothing in it is weighted.
     """
@@ -42,17 +42,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Topology:
-    """A table of nodes, each after the nodes that it reads.
+    """Table of nodes, in order of computation.
 
     Attributes:
         name: shown in pictures and messages.
-        num_levels: number of maps that enter.
+        num_levels: number of input maps.
         nodes: the table.
-        outputs: for each level, finest first, the node that leaves; a repeated neck feeds them to its next turn.
-        returned: how many of the finest ``outputs`` leave the last turn; all where it is None.
+        outputs: the output node of each level, finest first; a repeated neck feeds them to its next turn.
+        returned: how many of the finest ``outputs`` the last turn returns; None: all.
 
     Raises:
-        ValueError: for a table that cannot be run as it is written; the message names topology and node.
+        ValueError: an invalid table; names topology and node.
     """
 
     name: str
@@ -88,21 +88,21 @@ class Topology:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """``in0``, ``in1`` ...: the entering maps, finest first."""
+        """Names of the input maps, ``in0``, ``in1`` ..., finest first."""
         return tuple(f"in{level}" for level in range(self.num_levels))
 
     @property
     def num_returned(self) -> int:
-        """How many maps leave the neck."""
+        """Number of output maps."""
         return self.num_levels if self.returned is None else self.returned
 
     @property
     def edges(self) -> list[tuple[str, str]]:
-        """Every arrow as (from, to), in the order of the table."""
+        """Edges (from, to), in the order of the table."""
         return [(source, node.name) for node in self.nodes for source in node.inputs]
 
     def needed_for(self, outputs: Iterable[str]) -> set[str]:
-        """Names of the maps, entering ones among them, without which ``outputs`` cannot be computed."""
+        """Names of the maps that ``outputs`` depend on."""
         needed = set(outputs)
         for node in reversed(self.nodes):
             if node.name in needed:
@@ -114,12 +114,12 @@ class Topology:
 def fpn(num_levels: int, outputs: int | None = None) -> Topology:
     """Top-down: each level adds the one above it.
 
-    In EfficientDet's form (section 3.1): a node convolves its sum and hands the result down. Lin et al. hand down the
-    bare sum and convolve only what leaves; without convolutions the two are one.
+    In EfficientDet's form (section 3.1): a node convolves its sum and passes the result down. Lin et al. pass the
+    sum down and convolve only the outputs; without convolutions both are the same.
 
     Args:
-        num_levels: number of maps that enter.
-        outputs: how many of the finest leave; all where it is None.
+        num_levels: number of input maps.
+        outputs: how many of the finest are returned; None: all.
     """
     top = num_levels - 1
     nodes = [Node(f"td{top}", top, (f"in{top}",))]
@@ -129,9 +129,9 @@ def fpn(num_levels: int, outputs: int | None = None) -> Topology:
 
 @TOPOLOGIES.register("study_fpn")
 def study_fpn(num_levels: int = 5, outputs: int = 3) -> Topology:
-    """The study's top-down pyramid (steps 4 and 5), of which the finest levels leave.
+    """The study's top-down pyramid (steps 4 and 5); returns the finest levels.
 
-    The study goes up to level 6, returns to level 2 and takes 2, 3, 4: five levels enter, three leave.
+    The study goes up to level 6, returns to level 2 and takes 2, 3, 4: five inputs, three outputs.
     """
     return replace(fpn(num_levels, outputs), name="study_fpn")
 
@@ -147,7 +147,7 @@ def panet(num_levels: int) -> Topology:
 
 @TOPOLOGIES.register("simplified_panet")
 def simplified_panet(num_levels: int) -> Topology:
-    """PANet without the nodes that have one input: they fuse nothing (EfficientDet, section 3.2 and figure 2e)."""
+    """PANet without nodes of one input (EfficientDet, section 3.2 and figure 2e)."""
     full = panet(num_levels)
     instead = {node.name: node.inputs[0] for node in full.nodes if len(node.inputs) == 1}
     nodes = tuple(
@@ -160,9 +160,9 @@ def simplified_panet(num_levels: int) -> Topology:
 
 @TOPOLOGIES.register("bifpn")
 def bifpn(num_levels: int) -> Topology:
-    """Simplified PANet and an edge from each entering map to the output node of its level (EfficientDet, figure 2f).
+    """Simplified PANet with an edge from each input to its level's output (EfficientDet, figure 2f).
 
-    For five levels: down through levels 3, 2, 1 to 0, which leaves already, and back up through 1, 2, 3 to 4.
+    For five levels: down through levels 3, 2, 1 to 0, and back up through 1, 2, 3 to 4.
     """
     base = simplified_panet(num_levels)
     nodes = tuple(
@@ -184,10 +184,10 @@ def fully_connected(num_levels: int) -> Topology:
 
 @TOPOLOGIES.register("nas_fpn")
 def nas_fpn(num_levels: int = 5) -> Topology:
-    """The searched graph of seven merging cells for P3 to P7, levels 0 to 4 here (Ghiasi et al. 2019, figure 6).
+    """NAS-FPN: seven searched merging cells for P3 to P7 (Ghiasi et al. 2019, figure 6).
 
     Wiring and order of the inputs as in the authors' code (tensorflow/tpu, ``nasfpn.py``): the coarser input of a
-    global-pooling cell is the one pooled, by its maximum; an entering map that no cell reads joins the output of its
+    global-pooling cell is the one pooled, by its maximum; an input map that no cell reads is added to the output of its
     level. The published cell activates, then convolves 3x3, then normalises.
     """
     if num_levels != 5:
