@@ -1,1 +1,1 @@
-"""Miss rate, AP, error analysis and how sure a difference is. Builds on numpy, not on torch."""
+"""Miss rate, AP, error analysis and significance; without torch."""

@@ -1,5 +1,4 @@
-"""COCO's average precision (T.-Y. Lin et al., "Microsoft COCO", ECCV 2014): pycocotools matches, images may be
-weighted."""
+"""COCO's average precision by pycocotools, with weights per image (T.-Y. Lin et al., ECCV 2014)."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ AP_NAMES = ("AP", "AP50", "AP75")
 
 
 class AveragePrecision:
-    """One table of detections matched once by pycocotools, to be read under any weight of the images.
+    """Average precision of one table of detections, matched once for all image weights.
 
-    Objects whose label is not counted or that carry the ignore flag are crowd regions: they need not be found, and
-    detections on them do not count. Height, occlusion and border, which the miss rate asks for, play no part.
+    Objects with the ignore flag or a label that is not counted are crowd regions: neither they nor detections on them
+    count. Height, occlusion and border, unlike in the miss rate, have no influence.
 
     Args:
         annotations: one per image.
-        detections: boxes in pixels of the original images; the best 100 of an image enter.
+        detections: boxes in pixels of the original images; at most the best 100 per image are used.
         counted, absent: labels, as of :class:`.miss_rate.MissRateEvaluator`.
     """
 
@@ -59,7 +58,7 @@ class AveragePrecision:
         self._right, self._wrong = matched & ~ignored, ~matched & ~ignored
 
     def figures(self, weight: np.ndarray | None = None) -> dict[str, float]:
-        """``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN where there is no object to be found.
+        """``AP``, ``AP50``, ``AP75`` in percent; 0 without detections, NaN without objects.
 
         Args:
             weight: float64 ``(n,)``, how often each image counts; None: once.
@@ -82,8 +81,9 @@ class AveragePrecision:
 
 
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:
-    """A ``pycocotools.coco.COCO`` of one category; image ids are places in the list, annotation ids count from 1
-    (pycocotools takes an id of 0 for "not matched")."""
+    """A ``pycocotools.coco.COCO`` of one category.
+
+    Image ids are indices; annotation ids start at 1, because pycocotools takes 0 for "not matched"."""
     from pycocotools.coco import COCO
 
     coco = COCO()

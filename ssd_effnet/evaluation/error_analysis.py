@@ -1,11 +1,10 @@
-"""What a detector does wrong, kind by kind, and what each kind costs in miss rate.
+"""Errors of a detector by kind, and each kind's cost in miss rate.
 
 In the spirit of TIDE (D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
-section 2): each error has one kind, and a kind's weight is what the measure would be if that kind alone were gone. Here
-the measure is the log-average miss rate, and both the matches and every "what if" are the evaluator's own: an edited
-table of detections is matched anew. The weights do not add up, since one change makes another worth more or less.
+section 2): each error has one kind, and a kind's cost is the miss rate without that kind alone. Edited tables of
+detections are matched again by the evaluator. The costs do not add up.
 
-A *operating point* is a least score; a subset's people who are not found from that score on are missed there.
+An *operating point* is a least score; people not found from that score on are missed there.
 """
 
 from __future__ import annotations
@@ -22,18 +21,17 @@ from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, Matches, MissRateEvalua
 from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, SUBSETS, Rules, Subset
 
 FPPI = 0.1
-NEAR = 0.1  # TIDE's threshold between background and a box that means an object but lies badly
-HEIGHTS = (0, 45, 55, 80, 115, 200, float("inf"))  # pixels; 45, 55 and 115 are the benchmark's own
+NEAR = 0.1  # TIDE's threshold between background and a badly localised box
+HEIGHTS = (0, 45, 55, 80, 115, 200, float("inf"))  # pixels; 45, 55 and 115 are the benchmark's
 
 
 class Kind(StrEnum):
-    """The six kinds of error; each missed person and each false alarm of a subset has exactly one.
+    """Kinds of error: one for each missed person and each false alarm.
 
-    A missed person is ``MISSED_MISPLACED`` if at the operating point a ``MISPLACED`` false alarm lies nearest to it;
-    else ``MISSED_UNSURE`` if a right detection of it was written down with a score below the operating point; else
-    ``MISSED_UNSEEN``. A false alarm's kind is told by its greatest IoU with any box of its image, ignore regions
-    included: ``BACKGROUND`` below 0.1, ``MISPLACED`` below 0.5, and from there ``DUPLICATE``, since all people whom it
-    could have found were found by better detections (one that covers an ignore region would have been dropped).
+    A missed person is ``MISSED_MISPLACED`` if a ``MISPLACED`` false alarm at the operating point is nearest to it; else
+    ``MISSED_UNSURE`` if a correct detection has a score below the operating point; else ``MISSED_UNSEEN``. A false
+    alarm's kind depends on its greatest IoU with a box of its image, ignore regions included: ``BACKGROUND`` below 0.1,
+    ``MISPLACED`` below 0.5, else ``DUPLICATE``, since better detections have found those people.
     """
 
     MISSED_UNSEEN = "missed_unseen"
@@ -55,10 +53,10 @@ WORDS: dict[Kind, str] = {
 
 
 def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
-    """The box of the same image that each detection overlaps most, ignore regions included.
+    """Box of the image that each detection overlaps most, ignore regions included.
 
     Returns:
-        int64 ``(d,)``, place among all boxes, -1 where it touches none; float64 ``(d,)``, their IoU.
+        int64 ``(d,)``, index among all boxes, -1 for none; float64 ``(d,)``, their IoU.
     """
     row, box, iou, _ = truth.touching(detections.image_index, detections.boxes_xyxy)
     order = np.lexsort((iou, row))
@@ -68,24 +66,23 @@ def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[n
 
 
 class Errors:
-    """The errors of one table of detections in one subset.
+    """Errors of one table of detections in one subset.
 
     Args:
         truth: of the images.
         detections: on them.
         subset: whose people count.
-        fppi: the operating point is the lowest score that keeps within so many false positives per image. A test set
-            too small for it allows one; where the surest of all are alike and too many, they are shown all the same.
+        fppi: the operating point is the lowest score within this number of false positives per image, at least one
+            false positive in all; equal highest scores are always shown.
         min_score: if given, the operating point in place of ``fppi``.
 
     Attributes:
         images: of the subset.
         matches: the evaluator's.
-        shown: bool ``(d,)``, detections from the operating point on. Detections are matched from the best score on, so
-            these are matched as if there were nothing else.
-        min_score: the least score that is shown; NaN where nothing is.
+        shown: bool ``(d,)``, detections from the operating point on.
+        min_score: the least score that is shown; NaN without detections.
         fppi: false positives per image there.
-        found: bool ``(g,)``, ground-truth boxes found by what is shown.
+        found: bool ``(g,)``, ground-truth boxes found by shown detections.
         counted: bool ``(g,)``, people in the denominator.
         kinds: ``[kind]``: bool ``(g,)``, people missed at the operating point; or bool ``(d,)``, false alarms at *all*
             scores.
@@ -136,26 +133,25 @@ class Errors:
 
     @property
     def missed(self) -> np.ndarray:
-        """bool ``(g,)``: people missed at the operating point."""
+        """People missed at the operating point, bool ``(g,)``."""
         missed: np.ndarray = self.counted & ~self.found
         return missed
 
     def at_point(self, kind: Kind) -> np.ndarray:
-        """Rows of the errors of a kind at the operating point: of boxes for a miss, of detections for a false alarm."""
+        """Errors of a kind at the operating point: rows of boxes or detections."""
         rows = self.kinds[kind]
         return np.flatnonzero(rows if is_miss(kind) else rows & self.shown)
 
     # --------------------------------------------------------------------------------------------- what if
 
     def miss_rate(self, detections: DetectionTable | None = None, rules: Rules = MATLAB) -> float:
-        """In 0..1, of these detections or of an edited table; NaN where nobody counts."""
+        """Miss rate (0..1) of these detections or an edited table; NaN without people."""
         return self.truth.match(self.detections if detections is None else detections).result(self.subset, rules).mr
 
     def miss_rate_without(self, kind: Kind) -> float:
-        """Miss rate if this kind were gone.
+        """Miss rate without this kind of error.
 
-        A kind of false alarm: all of that kind are taken out of the table, whatever their score; nothing else changes.
-        A kind of miss: as :meth:`miss_rate_if_found` for those people, who are the missed at the operating point.
+        False alarms of the kind are removed at all scores; for misses see :meth:`miss_rate_if_found`.
         """
         if is_miss(kind):
             return self.miss_rate_if_found(self.kinds[kind])
@@ -164,11 +160,11 @@ class Errors:
     def miss_rate_if_found(self, people: np.ndarray) -> float:
         """Miss rate if these people were found at every score.
 
-        Each gets a detection of just its box with a score above all others; the detection that had found it, if any, is
-        taken out, since it would be a duplicate now. All other detections keep their outcomes.
+        Each gets a detection of its box with the highest score; the detection that had found it is removed. All other
+        detections keep their outcomes.
 
         Args:
-            people: bool ``(g,)``, counted ones; the rest is left alone.
+            people: bool ``(g,)``; only counted ones are used.
         """
         people = people & self.counted
         found_by = self.matches.box_matched_by[people]
@@ -185,11 +181,10 @@ class Errors:
         )
 
     def miss_rate_if_put_right(self) -> float:
-        """Miss rate if every ``MISPLACED`` false alarm, at all scores, lay exactly on the box that it is nearest to.
+        """Miss rate if each ``MISPLACED`` false alarm were moved to its nearest box.
 
-        The table is matched anew, so that it finds the person, if nobody surer does, or falls upon an ignore region.
-        What is a false alarm only now is taken out, as non-maximum suppression would: the moved detections that come
-        second, and right detections less sure than a moved one that takes their person.
+        The table is matched again. New false alarms are removed, as NMS would: moved detections of people already
+        found, and correct detections with a lower score than a moved one.
         """
         moved = self.kinds[Kind.MISPLACED]
         boxes = self.detections.boxes_xyxy.copy()
@@ -202,13 +197,13 @@ class Errors:
 
 
 def is_miss(kind: Kind) -> bool:
-    """A missed person, not a false alarm."""
+    """Whether the kind is a miss, not a false alarm."""
     return kind.value.startswith("missed")
 
 
 @dataclass(frozen=True)
 class Group:
-    """People of one sort: how many, how many of them are missed, and the miss rate (0..1) if those were found."""
+    """People of one sort: number, number missed, miss rate (0..1) if found."""
 
     words: str
     people: int
@@ -217,10 +212,10 @@ class Group:
 
 
 def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list[Group]]:
-    """The counted people by time of day, height and occlusion; groups without people are left out.
+    """Counted people by time of day, height and occlusion, without empty groups.
 
     Args:
-        annotations: of the images, as the evaluator was given them.
+        annotations: of the evaluator's images.
     """
     found = {}
     for sort, parts in people_groups(errors.matches, annotations).items():
@@ -238,7 +233,7 @@ def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list
 
 
 def people_groups(matches: Matches, annotations: Sequence[Annotations]) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """All boxes by time of day, height and occlusion: ``[sort]`` holds words and bool ``(g,)``, empty groups too."""
+    """Boxes by time of day, height, occlusion: ``[sort]`` has names and bool ``(g,)``."""
     height, occlusion = box_column(annotations, "height"), box_column(annotations, "occlusion")
     daytime = np.array([a.daytime or "" for a in annotations], dtype="U5")[matches.box_image]
     return {
@@ -254,6 +249,6 @@ def people_groups(matches: Matches, annotations: Sequence[Annotations]) -> dict[
 
 
 def box_column(annotations: Sequence[Annotations], name: str) -> np.ndarray:
-    """``(g,)``: a column of all images' annotations one after the other, as :class:`Matches` numbers boxes."""
+    """Column ``(g,)`` of all images' annotations, numbered as in :class:`Matches`."""
     columns = [getattr(a, name) for a in annotations]
     return np.concatenate(columns) if columns else np.zeros(0)

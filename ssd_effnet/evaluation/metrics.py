@@ -1,4 +1,4 @@
-"""All metrics as one table: function, unit, direction, and where each is shown.
+"""Table of metrics: function, unit, direction, where shown.
 
 A metric of your own is a function of :class:`~ssd_effnet.evaluation.scores.Scores`, registered in one line::
 
@@ -29,19 +29,19 @@ EVERYWHERE: tuple[Place, ...] = ("results", "log", "line", "report")
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is computed by, what it is measured in, and which way it gets better.
+    """A metric: function, unit, direction.
 
     Attributes:
-        name: as it is logged, without stage and part: ``MR`` of ``val/MR/reasonable_all``.
-        function: of the scores of one class: a number in the unit, or one for each part; NaN where there is none.
-            None: not of detections; the training module logs it.
+        name: logged name without stage and part: ``MR`` of ``val/MR/reasonable_all``.
+        function: from the scores of one class to a number, or one per part; NaN for none. None: logged by the training
+            module.
         unit: ``%``, or empty.
         lower_is_better: its direction.
-        shown: ``results``: results.json; ``log``: metrics.csv, TensorBoard, a study's results.csv, and whatever
-            watches a metric (``trainer.monitor``, a schedule, a search); ``line``: the terminal's lines and tables;
+        shown: ``results``: results.json; ``log``: metrics.csv, TensorBoard, a study's results.csv, and
+            monitors (``trainer.monitor``, a schedule, a search); ``line``: the terminal's lines and tables;
             ``report``: a study's tables.
-        parts: of a function that gives several numbers; a line has room for the first, a table for three.
-        group: key of results.json that holds it; empty: its name.
+        parts: names of several numbers; a line shows the first, a table three.
+        group: its key in results.json; empty: its name.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Metric:
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """The direction, as optimisers call it."""
+        """Direction: ``min`` or ``max``."""
         return "min" if self.lower_is_better else "max"
 
     @property
@@ -80,10 +80,10 @@ def metric(
     parts: tuple[str, ...] = (),
     group: str = "",
 ) -> Callable[[Callable[[Scores], Any]], Callable[[Scores], Any]]:
-    """Decorator that adds a function to :data:`METRICS`; arguments as of :class:`Metric`.
+    """Decorator that registers a function as a :class:`Metric`.
 
     Raises:
-        ValueError: a name that another function has, or with a slash.
+        ValueError: a name that is taken or has a slash.
     """
 
     def add(function: Callable[[Scores], Any]) -> Callable[[Scores], Any]:
@@ -110,13 +110,13 @@ def miss_rates_python(scores: Scores) -> dict[str, float]:
 
 @metric("recall", unit="%", lower_is_better=False, shown=("results",))
 def recall(scores: Scores) -> float:
-    """Of ``reasonable_all``, at the lowest score."""
+    """Recall of ``reasonable_all`` at the lowest score."""
     return 100 * scores.recall
 
 
 @metric("people", lower_is_better=False, shown=("results",))
 def counted_people(scores: Scores) -> int:
-    """Objects that count in ``reasonable_all``."""
+    """Number of counted objects in ``reasonable_all``."""
     return scores.people
 
 
@@ -135,17 +135,17 @@ def metric_of(logged: str) -> Metric:
 
 
 def in_place(place: Place) -> Iterator[Metric]:
-    """The metrics that are shown there."""
+    """Metrics shown in a place."""
     return (metric for metric in METRICS.values() if place in metric.shown)
 
 
 def single(place: Place) -> list[str]:
-    """Names of the metrics shown there that are one number, without parts."""
+    """Names of metrics without parts shown in a place."""
     return [of.name for of in in_place(place) if not of.parts]
 
 
 def monitors(classes: tuple[str, ...]) -> list[str]:
-    """What may choose an epoch, a learning rate or a trial; of several classes also each one's own figures."""
+    """Metrics that can choose an epoch, learning rate or trial, per class if several."""
     names = [f"val/{figure}" for of in in_place("log") for figure in of.figures]
     of_classes = classes if len(classes) > 1 else ()
     own = [f"val/{f}/{name}" for of in in_place("log") if of.function for f in of.figures for name in of_classes]
@@ -162,7 +162,7 @@ def figure_in(test: Mapping[str, Any], figure: str) -> float:
 
 
 def headline(test: Mapping[str, Any]) -> dict[str, float]:
-    """What one line shows of a results file: MR all, day and night, AP, AP50 and own ones; NaN for none."""
+    """Figures of a results file in one line: MR, AP and plugins' metrics; NaN for none."""
     return {
         figure.replace("/reasonable_", " ").replace("/", " "): figure_in(test, figure)
         for of in in_place("line")

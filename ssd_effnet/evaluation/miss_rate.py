@@ -1,5 +1,7 @@
-"""The log-average miss rate of the KAIST benchmark, after P. Dollar et al., "Pedestrian Detection: An Evaluation of
-the State of the Art", PAMI 2012, as the KAIST devkit and the script most papers since 2021 ran compute it.
+"""Log-average miss rate of the KAIST benchmark.
+
+P. Dollar et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012, by the rules of the KAIST
+devkit and of the script that most papers since 2021 ran.
 
     >>> people = Annotations.from_rows([(100, 100, 150, 220), (300, 100, 350, 220)], size=(512, 640))
     >>> detections = DetectionTable(np.array([0]), np.array([[102.0, 101, 149, 219]]), np.array([0.9]))
@@ -25,11 +27,11 @@ from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
 
 MIN_OVERLAP = 0.5
 MAX_DETECTIONS_AN_IMAGE = 1000
-BORDER = 5  # pixels; a box that reaches into this margin of the frame is ignored
+BORDER = 5  # pixels; boxes that reach into this margin of the frame are ignored
 
 
 class Outcome(IntEnum):
-    """What became of a detection; a ``DROPPED`` one (on an ignore region, or beyond the first 1,000) counts nowhere."""
+    """Outcome of a detection; ``DROPPED``: on an ignore region or beyond the first 1,000."""
 
     DROPPED = -1
     FALSE_POSITIVE = 0
@@ -46,11 +48,11 @@ class MissRate:
         recall: true positives / counted boxes at the lowest score, in 0..1; NaN where no box is counted.
         counted: boxes in the denominator.
         images: images of the subset.
-        detections: detections on those images, whatever became of them.
-        fppi: float64 ``(k,)``, false positives per image as the score falls, without detections that count nowhere.
+        detections: detections on those images, dropped ones included.
+        fppi: float64 ``(k,)``, false positives per image as the score falls, without dropped detections.
         miss_rate: float64 ``(k,)``, 1 - recall at the same points; NaN where no box is counted.
-        reference_fppi: float64 ``(9,)``, where the curve is read.
-        reference_miss_rate: float64 ``(9,)``, what is read there, before the floor; NaN where no box is counted.
+        reference_fppi: float64 ``(9,)``, reference points of the mean.
+        reference_miss_rate: float64 ``(9,)``, miss rate there, before the floor; NaN where no box is counted.
     """
 
     subset: str
@@ -68,11 +70,13 @@ class MissRate:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Who found whom in one subset, by the evaluator itself. Rows of detections are those of the table as given;
-    rows of boxes are those of all images one after the other (``box_image`` and ``box_row`` say where each stands).
+    """Matches of detections and boxes in one subset.
+
+    Rows of detections are those of the table; rows of boxes are those of all images in order (see ``box_image``,
+    ``box_row``).
 
     Attributes:
-        in_subset: bool ``(d,)``, detection lies on an image of the subset; the outcome is stated for all alike.
+        in_subset: bool ``(d,)``, the detection is on an image of the subset.
         outcome: int8 ``(d,)``, values of :class:`Outcome`.
         matched_row: int64 ``(d,)``, row of the box found within its image's ``Annotations``, -1 where none.
         box_image: int64 ``(g,)``, image of each ground-truth box.
@@ -94,10 +98,10 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What one subset's miss rate is computed from, image by image.
+    """Data of one subset's miss-rate curve, by image.
 
     Attributes:
-        true_positive: bool ``(k,)``, in order of falling score; detections that count nowhere are left out.
+        true_positive: bool ``(k,)``, in order of falling score, without dropped detections.
         image: int64 ``(k,)``, the image each lies on.
         images: int64 ``(n,)``, the images of the subset.
         counted: int64, one per image of the evaluator: its boxes in the denominator, 0 outside the subset.
@@ -109,7 +113,7 @@ class Curve:
     counted: np.ndarray
 
     def read(self, weight: np.ndarray, rules: Rules = MATLAB) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """What :func:`log_average` reads where images count as often as ``weight`` says.
+        """:func:`log_average` of the curve with images weighted.
 
         Args:
             weight: float64 ``(n,)``, one per image of the evaluator.
@@ -123,11 +127,10 @@ class Curve:
 def log_average(
     true_positives: np.ndarray, false_positives: np.ndarray, images: float, counted: float, rules: Rules = MATLAB
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Reads a curve at the reference points; the last step of every miss rate.
+    """Log-average miss rate of a curve at the reference points.
 
     Args:
-        true_positives, false_positives: ``(k,)`` numbers or bools, in order of falling score; numbers where images
-            count more or less than once.
+        true_positives, false_positives: ``(k,)`` numbers (weights) or bools, in order of falling score.
         images: images of the subset.
         counted: boxes in the denominator.
 
@@ -141,18 +144,18 @@ def log_average(
     place = np.searchsorted(fppi, rules.references, side="right") - 1
     before_start = recall[-1] if rules.wraps_round and len(recall) else 0.0
     read = np.where(place < 0, before_start, recall[place] if len(recall) else 0.0)
-    with np.errstate(divide="ignore"):  # the floor may be 0, and exp(-inf) is the 0 that is meant
+    with np.errstate(divide="ignore"):  # the floor may be 0; exp(-inf) is then 0
         mr = float(np.exp(np.mean(np.log(np.maximum(1 - read, rules.floor)))))
     return mr, fppi, 1 - recall, 1 - read
 
 
 class MissRateEvaluator:
-    """The ground truth of a set of images, packed for matching against any number of detection tables.
+    """Ground truth of a set of images, packed for matching detection tables.
 
     Args:
-        annotations: one per image; their order is what ``DetectionTable.image_index`` counts in.
-        counted: labels of boxes that are to be found; all others are ignore regions.
-        absent: labels of boxes that are no ignore regions either: as if they were not there.
+        annotations: one per image; in the order of ``DetectionTable.image_index``.
+        counted: labels of boxes to be found; all others are ignore regions.
+        absent: labels of boxes that are left out.
     """
 
     def __init__(
@@ -184,11 +187,11 @@ class MissRateEvaluator:
 
     @classmethod
     def for_class(cls, annotations: Sequence[Annotations], classes: Classes, name: str) -> MissRateEvaluator:
-        """Ground truth of one class, by the labels that it is scored by."""
+        """Ground truth of one class, by its scored labels."""
         return cls(annotations, classes.counted(name), classes.absent(name))
 
     def ignored(self, subset: Subset) -> np.ndarray:
-        """bool ``(g,)``: boxes that are ignore regions by the subset's heights and occlusions, or in every subset."""
+        """Ignore regions of a subset, bool ``(g,)``."""
         wanted = np.isin(self._occlusion, subset.occlusions)
         too_small_or_large = (self._height < subset.min_height) | (self._height > subset.max_height)
         ignored: np.ndarray = self._never_counted | too_small_or_large | ~wanted
@@ -197,14 +200,14 @@ class MissRateEvaluator:
     def touching(
         self, image: np.ndarray, boxes_xyxy: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs of a detection and a box of its image that share some area, ignore regions included.
+        """Overlapping pairs of a detection and a box, ignore regions included.
 
         Args:
             image: int64 ``(d,)``, of each detection.
             boxes_xyxy: float64 ``(d, 4)``.
 
         Returns:
-            Row of the detection (ascending), place of the box among all (ascending within a row), their IoU, and the
+            Row of the detection (ascending), index of the box among all (ascending within a row), their IoU, and the
             share of the detection that the box covers; each ``(p,)``.
         """
         counts = np.diff(self.box_start)[image]
@@ -222,20 +225,20 @@ class MissRateEvaluator:
         return row, box, shared / (area_d + area_g - shared), shared / area_d
 
     def match(self, detections: DetectionTable) -> Matcher:
-        """Overlaps of the detections with the boxes, ready for every subset.
+        """Overlaps of the detections with the boxes, for all subsets.
 
         Raises:
-            ValueError: a detection that is not finite, or on an image there is no annotation of.
+            ValueError: a detection that is not finite, or on an image without annotation.
         """
         return Matcher(self, detections)
 
 
 class Matcher:
-    """One table of detections against the ground truth; made by :meth:`MissRateEvaluator.match`.
+    """One table of detections matched to ground truth, by :meth:`MissRateEvaluator.match`.
 
-    Inside, detections are known by their *rank*: their place by falling score, equal scores by image and then by row.
-    Within an image this is the order in which the greedy matching goes through them, over all images it is the order
-    of the curve, so one sort serves both. Only pairs that overlap enough are kept, and the subsets share them.
+    Internally detections are indexed by *rank*: order by falling score, then image, then row. This is the order of
+    greedy matching within an image and of the curve over all images. Only pairs that overlap enough are kept, for all
+    subsets.
     """
 
     def __init__(self, truth: MissRateEvaluator, detections: DetectionTable) -> None:
@@ -258,21 +261,22 @@ class Matcher:
         self._cache: dict[tuple[float, float, tuple[int, ...]], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def _pairs(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs of a detection and a box that covers half of it, by rank; of a rank the best IoU and last box first.
+        """Candidate pairs of detection and box by rank, best IoU and last box first.
 
-        An ignore region asks for no more, and an IoU of a half implies it. Returns rank, box and IoU, each ``(p,)``.
+        The box covers half of the detection: enough for an ignore region, and implied by an IoU of 0.5. Returns rank,
+        box and IoU, each ``(p,)``.
         """
         among = np.flatnonzero(self._considered)
         row, box, iou, covered = self.truth.touching(self._image[among], boxes[among])
-        enough = np.maximum(iou, covered) >= MIN_OVERLAP  # the maximum only guards against rounding
+        enough = np.maximum(iou, covered) >= MIN_OVERLAP  # the maximum only prevents rounding errors
         rank, box, iou = among[row[enough]], box[enough], iou[enough]
         order = np.lexsort((-box, -iou, rank))
         return rank[order], box[order], iou[order]
 
     def _outcomes(self, subset: Subset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Outcome ``(d,)`` by rank, box found ``(d,)`` by rank or -1, ignored ``(g,)``; over all images.
+        """Outcome and box found (-1: none), ``(d,)`` by rank; ignored boxes, ``(g,)``.
 
-        Subsets that differ in the time of day only share it: an image's matching does not depend on other images.
+        Shared by subsets that differ only in the time of day.
         """
         key = (subset.min_height, subset.max_height, subset.occlusions)
         if key not in self._cache:
@@ -332,7 +336,7 @@ class Matcher:
         )
 
     def matches(self, subset: Subset | str) -> Matches:
-        """Every detection's outcome and every box's fate in one subset (the same under both rule sets)."""
+        """Outcomes of detections and boxes in one subset, equal under both rule sets."""
         subset = SUBSETS[subset] if isinstance(subset, str) else subset
         truth = self.truth
         outcome, found, ignored = self._outcomes(subset)
@@ -357,7 +361,7 @@ class Matcher:
 
 
 def _place_in_group(group: np.ndarray) -> np.ndarray:
-    """int64 ``(n,)``: how many earlier elements are equal, for each element of ``group (n,)``."""
+    """Number of earlier equal elements, int64 ``(n,)``."""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))

@@ -1,4 +1,4 @@
-"""The usual mistakes in files of detections: each is tried as a repair, and named where it finds many more persons."""
+"""Detects common mistakes in detection files by trying a repair of each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 LIFT = 0.2
 """A repair is named where so large a share of the persons more is found."""
 
-_MOST_IMAGES = 300  # with persons, spread over the set: enough to see a lift
-_CHANCE = 1e-4  # of a repair finding so many persons on images that are not theirs
+_MOST_IMAGES = 300  # with persons, spread over the set
+_CHANCE = 1e-4  # of a repair finding as many persons on other images
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -51,19 +51,16 @@ def doubt(
     table: DetectionTable,
     others: Callable[[], Iterable[tuple[str, DetectionTable]]] = tuple,
 ) -> str:
-    """A sentence where detections look as if they were written another way than they are read.
+    """A sentence if detections look wrongly written; else empty.
 
-    Units and corners, the numbering of images and categories are tried. A repair counts where it finds a share of
-    :data:`LIFT` of the persons more, and more than it would find on other images by chance. Before, images are looked
-    for that the detector was not shown: at the end, or all but every second, third ... one.
+    Tries units, corners, image numbering and categories. A repair counts if it finds a share of :data:`LIFT` more
+    persons, and more than by chance on other images. Also looks for images that the detector did not process: at the
+    end, or all but every n-th.
 
     Args:
         truth: of the images.
         table: detections as they were read.
-        others: more repairs: what would have to be so, and the table that it makes.
-
-    Returns:
-        Empty where there is no doubt.
+        others: further repairs: description and repaired table.
     """
     images = truth.n_images
     person = truth.of_class.copy()
@@ -90,7 +87,7 @@ def doubt(
 
 
 def _number_found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable) -> int:
-    """How many of the persons some detection on their image covers by half, as IoU goes."""
+    """Number of persons found at an IoU of 0.5."""
     rows = sample[table.image_index]
     _, box, iou, _ = truth.touching(table.image_index[rows], table.boxes_xyxy[rows])
     return len(np.unique(box[(iou >= MIN_OVERLAP) & person[box]]))
@@ -99,9 +96,9 @@ def _number_found(truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarr
 def _by_chance(
     truth: MissRateEvaluator, person: np.ndarray, sample: np.ndarray, table: DetectionTable, found: int
 ) -> bool:
-    """Whether detections of other images would find as many: a binomial tail at the share that moved ones find.
+    """Whether detections moved to other images find as many (binomial tail).
 
-    So few images may say too little, which is why the share is at least a hundredth per detection on an image, up to 5.
+    The share is at least 0.01 per detection on an image, up to 5, because there are few images.
     """
     from scipy.special import bdtrc  # here, because it takes a while to import
 
@@ -118,7 +115,7 @@ def _by_chance(
 
 
 def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[str, DetectionTable]]:
-    """What would have to be so, and the table that it makes; the likeliest first."""
+    """Repairs, likeliest first: description and repaired table."""
     images = truth.n_images
     height, width = np.array([truth.annotations[i].size for i in table.image_index], np.float64).T
     x1, y1, x2, y2 = table.boxes_xyxy.T
@@ -137,7 +134,7 @@ def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[
     for words, boxes in (
         ("they are mirrored from left to right", np.stack([width - x2, y1, width - x1, y2], 1)),
         ("y is counted from the lower edge", np.stack([x1, height - y2, x2, height - y1], 1)),
-        # what was read wrongly may be the truth, by which right boxes are moved as it was
+        # if the ground truth was read wrongly, correct boxes are moved likewise
         (
             "the annotations' boxes are centre x, centre y, width, height",
             np.stack([(x1 + x2) / 2, (y1 + y2) / 2, (3 * x2 - x1) / 2, (3 * y2 - y1) / 2], 1),
@@ -155,9 +152,9 @@ def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[
 
 
 def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTable) -> str:
-    """A sentence where the last images with persons are silent in a row that is longer than silence elsewhere is.
+    """A sentence if the last images with persons have no detections; else empty.
 
-    Were the images with a detection anywhere among those with persons, they would all lie before it too rarely.
+    Tests the chance that all images with detections come before them.
     """
     has = np.bincount(table.image_index, minlength=truth.n_images) > 0
     peopled = np.bincount(truth.box_image[person], minlength=truth.n_images) > 0
@@ -176,7 +173,7 @@ def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTa
 
 
 def _skips(images: int, table: DetectionTable) -> str:
-    """A sentence where detections lie on every second, third ... image and on no other, on at least half of those."""
+    """A sentence if only every n-th image has detections; else empty."""
     places = np.unique(table.image_index)
     step = int(np.gcd.reduce(np.diff(places))) if len(places) >= 10 else 1
     if step < 2 or 2 * len(places) < images / step:

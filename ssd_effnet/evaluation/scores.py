@@ -1,6 +1,6 @@
-"""Scores and compares detections: miss rates under both rule sets and AP, as a results file, a table and a picture.
+"""Scores and compares detections: miss rates and AP as JSON, table and figure.
 
-Starts fast on purpose: neither torch nor lightning is imported, matplotlib, rich and pycocotools only when needed.
+Starts fast: no torch or lightning; matplotlib, rich and pycocotools are imported when needed.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-# Okabe and Ito's palette without yellow, which is too pale for a line: told apart by colour-blind readers too.
+# Okabe and Ito's palette without yellow, which is too pale for a line; safe for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _LINE_STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """What detections are scored against, and what reading them needs.
+    """Ground truth, with the names and ids that detections refer to.
 
     Attributes:
         annotations: one per image.
         names: frame names in the same order.
-        image_ids: ids of the images if the ground truth is a COCO file, else None (ids are places).
+        image_ids: ids of the images if the ground truth is a COCO file, else None (ids are indices).
         person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
         source: the COCO file, or the folder of annotations and the split.
-        listed: places of the images in the order in which the COCO file lists them.
+        listed: indices of the images in the order of the COCO file.
     """
 
     annotations: list[Annotations]
@@ -70,14 +70,14 @@ class GroundTruth:
         return line + (f"; not persons: {others}" if others else "")
 
     def read_detections(self, path: Path | str) -> DetectionTable:
-        """Detections of these images from a file or folder of any form (:mod:`data_kaist.detections`).
+        """Detections of these images from a file or folder (:mod:`data_kaist.detections`).
 
-        Beside what ``ssd-effnet detect`` wrote lies ``images.json``: then images are known by their names.
+        With ``images.json`` beside the file, as ``ssd-effnet detect`` writes it, images are matched by name.
         """
         return self._read(path)[0]
 
     def _read(self, path: Path | str) -> tuple[DetectionTable, set[int]]:
-        """Detections, and the places of the images that were looked at."""
+        """Detections, and the indices of the processed images."""
         if (listing := _listing(path)) is not None:
             return self._by_names(Path(path), listing)
         n, ids = len(self.annotations), self.image_ids
@@ -85,10 +85,9 @@ class GroundTruth:
         return table, set(range(n))
 
     def read_all(self, paths: Sequence[Path]) -> tuple[GroundTruth, list[DetectionTable]]:
-        """Several files of detections, and the images that all of them looked at.
+        """Several files of detections, and the images that all of them cover.
 
-        Where ``images.json`` lies beside a file, images that it does not name were not looked at, and are left out; a
-        :class:`~data_kaist.errors.Doubt` counts them.
+        Images missing in a file's ``images.json`` are left out; a :class:`~data_kaist.errors.Doubt` counts them.
         """
         tables, looked_at = zip(*map(self._read, paths), strict=True)
         seen = set(range(len(self.names))).intersection(*looked_at)
@@ -135,7 +134,7 @@ class GroundTruth:
         return replace(table, image_index=index).rows(index >= 0), set(place)
 
     def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
-        """A sentence where detections look as if they were written another way (:mod:`ssd_effnet.evaluation.mistakes`).
+        """A sentence if detections look wrongly written (:mod:`ssd_effnet.evaluation.mistakes`).
 
         Args:
             path: of the detections.
@@ -152,7 +151,7 @@ class GroundTruth:
                     index = np.asarray(order)[table.image_index]
                     yield f"its images are numbered in the order of {how}", replace(table, image_index=index)
             if form_of(path) == "coco" and self.person_categories is not None:
-                with warnings.catch_warnings():  # what is odd in the file was said when it was read first
+                with warnings.catch_warnings():  # doubts were reported at the first reading
                     warnings.simplefilter("ignore", Doubt)
                     everything, category = read_categories(path, len(self.annotations), image_ids=self.image_ids)
                 for c in sorted(set(category.tolist()) - self.person_categories):
@@ -162,13 +161,13 @@ class GroundTruth:
 
 
 def _listing(path: Path | str) -> Path | None:
-    """What ``ssd-effnet detect`` wrote beside its detections: the images that their numbers mean."""
+    """Image names by number, from ``images.json`` of ``ssd-effnet detect``."""
     listing = Path(path).with_name("images.json")
     return listing if Path(path).name in ("detections.json", "detections_kaist.txt") and listing.is_file() else None
 
 
 def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> list[int]:
-    """The place of each name among others, -1 where it is none of them; folders before a name may differ.
+    """Index of each name among others, -1 for none; leading folders may differ.
 
     >>> places_by_name(["b", "street/a", "c"], ["mine/a", "mine/b"], "images.json")
     [1, 0, -1]
@@ -176,7 +175,7 @@ def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> li
     Args:
         names: without the files' endings; folders ``visible`` and ``lwir`` in them do not count.
         among: likewise.
-        where: the first ones stand, for the error.
+        where: file of the first ones, for messages.
 
     Raises:
         DataError: a name fits several, or several fit one.
@@ -209,7 +208,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
     """Ground truth from a COCO file, or from the annotations below a data set's root.
 
     Args:
-        path: a ``.json`` file, whose images are all taken, or a folder.
+        path: a ``.json`` file (all its images) or a folder.
         split: frames to take from a folder (:mod:`data_kaist.splits`).
 
     Raises:
@@ -235,7 +234,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
 
 def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
-    """Annotations below a data set's root, or below the annotation folder itself; images need not be there."""
+    """Annotations below a data set's root or annotation folder; images may be missing."""
     from data_kaist.layouts import DataSource, annotation_form, annotation_sets
 
     found = annotation_sets(folder)
@@ -252,14 +251,14 @@ def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTru
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Everything that is stated of one detector.
+    """All figures of one detector.
 
     Attributes:
         miss_rates: ``miss_rates[rule set][subset]``, for the rule sets asked for.
         recall: of ``reasonable_all`` under the matlab rules, in 0..1; NaN where no box is counted.
-        people: how many are counted in it.
+        people: number counted in it.
         ap: ``AP``, ``AP50``, ``AP75`` in percent; NaN if not asked for or where there is no person.
-        matcher: gives the matches of every subset, for pictures and resampling.
+        matcher: matches of every subset, for pictures and resampling.
     """
 
     miss_rates: dict[str, dict[str, MissRate]]
@@ -269,11 +268,11 @@ class Scores:
     matcher: Matcher
 
     def percent(self, rules: str) -> dict[str, float]:
-        """Miss rates in percent by subset; empty where this rule set was not asked for."""
+        """Miss rates in percent by subset; empty for a rule set not computed."""
         return {subset: 100 * result.mr for subset, result in self.miss_rates.get(rules, {}).items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The results file's form: everything in its unit, None where there is no number.
+        """Form of the results file, in units; None for no number.
 
         Returns:
             ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "people": ..., "ap": {"AP", "AP50",
@@ -310,10 +309,10 @@ def score(
     """Score one table of detections.
 
     Args:
-        truth: made of the annotations, one per image, once for all tables.
+        truth: evaluator of the annotations.
         detections: on those images.
         rules: names in :data:`ssd_effnet.evaluation.subsets.RULES`.
-        with_ap: AP takes thirty times as long as the miss rates.
+        with_ap: compute AP, which takes thirty times as long as miss rates.
 
     Raises:
         ValueError: an unknown rule set, or detections that fit no image.
@@ -337,12 +336,12 @@ def score(
 def score_classes(
     annotations: Sequence[Annotations], detections: DetectionTable, classes: Classes
 ) -> dict[str, Scores]:
-    """Score each class by itself, its own detections against its own boxes.
+    """Score each class by its own detections and boxes.
 
     Args:
         annotations: one per image.
         detections: on those images, of all classes.
-        classes: say by which labels each is scored (:meth:`data_kaist.classes.Classes.counted`).
+        classes: labels by which each is scored (:meth:`data_kaist.classes.Classes.counted`).
 
     Returns:
         By class, in the order of the classes.
@@ -359,7 +358,7 @@ def score_classes(
 def named_figures(scores: Mapping[str, Scores], classes: Classes) -> Iterator[tuple[str, float]]:
     """``(name, percent)`` for a logger: ``MR/reasonable_all``, ``AP`` ... of the main class.
 
-    Of several classes each has its own as well: ``MR/reasonable_all/cyclist``.
+    With several classes also of each: ``MR/reasonable_all/cyclist``.
     """
     yield from scores[classes.main].named()
     for name, of_class in scores.items() if len(scores) > 1 else ():
@@ -367,9 +366,9 @@ def named_figures(scores: Mapping[str, Scores], classes: Classes) -> Iterator[tu
 
 
 def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str, Any]:
-    """The results file's form: :meth:`Scores.as_dict` of the main class; of several, ``classes`` holds those of each.
+    """:meth:`Scores.as_dict` of the main class, with ``classes`` if several.
 
-    Where training takes more labels for a class than it is scored by, ``scored_labels`` says by which.
+    ``scored_labels`` is given where training uses more labels for a class than scoring.
     """
     results = scores[classes.main].as_dict()
     if scored := {name: list(classes.counted(name)) for name in classes.names if classes.ignored_in_scoring(name)}:
@@ -382,7 +381,7 @@ def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str,
 def compare_detectors(
     a: Sequence[Matcher], b: Sequence[Matcher], block: np.ndarray, rules: Sequence[str] = ("matlab", "python")
 ) -> dict[str, dict[str, Comparison]]:
-    """``[rule set][subset]`` of the reasonable subsets in percent; each side holds the seeds of one recipe.
+    """Comparisons ``[rule set][subset]`` in percent; each side has one recipe's seeds.
 
     Args:
         a, b: of one evaluator.
@@ -398,7 +397,7 @@ def compare_detectors(
 
 
 def verdict(comparison: Comparison) -> str:
-    """In words. With one file a side it is of these weights: another seed of either recipe may turn it round."""
+    """Verdict in words; with one file per side only about these weights."""
     first = "A" if comparison.difference < 0 else "B"
     if comparison.seeds == (1, 1) and comparison.readable:
         sure = comparison.p <= 1 - CONFIDENCE
@@ -427,12 +426,12 @@ def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, C
 
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
-    """Write results as JSON; the file is replaced whole or not at all."""
+    """Write results as JSON, atomically."""
     write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def short_names(paths: Sequence[Path | str]) -> list[str]:
-    """A name for each file: its stem, or as much more of its path as it takes to tell it from the others.
+    """Distinct short names of files: the stem, or more of the path.
 
     Raises:
         DataError: the same file twice.
@@ -451,9 +450,7 @@ def short_names(paths: Sequence[Path | str]) -> list[str]:
 
 
 def _names_from_short_to_long(path: Path) -> list[str]:
-    """``c``, ``c.txt``, ``b/c.txt``, ``a/b/c.txt`` ... for ``/a/b/c.txt``; a folder's name has no suffix to cut, and a
-    run's says only its seed.
-    """
+    """Names of ``/a/b/c.txt`` by length: ``c``, ``c.txt``, ``b/c.txt`` ...; of a run more than its seed."""
     parts = path.parts
     if (path / "config.yaml").is_file():
         return ["/".join(parts[-k:]) for k in range(2, len(parts) + 1)]
@@ -467,12 +464,12 @@ def results_table(
 ) -> Table:
     """One row per detector: miss rates under each rule set, recall, the people it is of, and AP.
 
-    A dash stands for no number. More than three subsets have a row for each rule set.
+    A dash for no number. With more than three subsets one row per rule set.
 
     Args:
         scores: by detector.
         subsets: names in :data:`ssd_effnet.evaluation.subsets.SUBSETS`, the columns.
-        seeds: detectors whose mean and standard deviation make another row, by its name.
+        seeds: detectors by name of a further row with their mean and standard deviation.
     """
     from rich.table import Table
 
@@ -509,7 +506,7 @@ def results_table(
 
 
 def with_deviation(values: Sequence[float]) -> str:
-    """The mean of several seeds' percent with their standard deviation, or the one; a dash where one is no number.
+    """Mean and standard deviation of percents; a dash for NaN.
 
     >>> with_deviation([20.0, 22.0])
     '21.00 ± 1.41'
@@ -519,7 +516,7 @@ def with_deviation(values: Sequence[float]) -> str:
 
 
 def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """One row per rule set and subset: miss rates, their difference and what follows from it. Arguments as for
+    """One row per rule set and subset: miss rates, difference, verdict. Arguments as for
     :func:`comparisons_as_dict`; a dash stands for no number.
     """
     from rich.table import Table
@@ -540,10 +537,10 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
 
 
 def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
-    """Write a figure so that every name in it can be read: fonts are embedded, as TrueType in PDF and PS.
+    """Write a figure with embedded TrueType fonts.
 
-    Letters that the usual font lacks are taken from another one of this machine; where there is none, a
-    :class:`~data_kaist.errors.Doubt` says so once.
+    Missing letters are taken from another font of this machine; without one, a :class:`~data_kaist.errors.Doubt` is
+    given.
 
     Args:
         figure: with all its texts.
@@ -563,13 +560,13 @@ def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
         matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "report"}),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # said once, in our words
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # warned once, below
         figure.savefig(target, **more)
 
 
 @cache
 def _families(letters: frozenset[str]) -> tuple[str, ...]:
-    """Fonts of this machine that have what matplotlib's usual one lacks."""
+    """Fonts of this machine with the letters that matplotlib's default lacks."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
     missing = {ord(letter) for letter in letters if not letter.isspace()} - get_font(
@@ -578,7 +575,7 @@ def _families(letters: frozenset[str]) -> tuple[str, ...]:
     families = []
     real = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # that draws boxes
     for entry in real if missing else ():
-        with suppress(OSError, RuntimeError):  # a file that is gone, or no font
+        with suppress(OSError, RuntimeError):  # a missing file, or no font
             if has := missing & get_font(entry.fname).get_charmap().keys():
                 families.append(entry.name)
                 missing -= has
@@ -591,7 +588,7 @@ def _families(letters: frozenset[str]) -> tuple[str, ...]:
 
 
 def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
-    """Names of at most so many letters for a legend, each still its own: cut at the end, or where they agree.
+    """Names shortened for a legend, still distinct.
 
     >>> shortened(["one", "a long name of the first", "a long name of the second"], 12)
     {'one': 'one', 'a long name of the first': 'a lo…first', 'a long name of the second': 'a lo…second'}
@@ -616,7 +613,7 @@ def miss_rate_figure(
 ) -> Figure:
     """Miss rate against false positives per image, one panel per subset, one line per detector.
 
-    Both axes are logarithmic. Marks are what is read at the reference points, whose mean is the number in the legend.
+    Both axes are logarithmic. Marks are at the reference points, whose mean is in the legend.
 
     Args:
         scores: by detector, each scored under ``rules``.
@@ -635,8 +632,8 @@ def miss_rate_figure(
         for i, (detector, of_detector) in enumerate(scores.items()):
             result = of_detector.miss_rates[rules][subset]
             look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
-            label = f"{_show(100 * result.mr)}  {short[detector]}".replace("$", r"\$")  # two would be mathematics
-            # what lies left of the axis' start is drawn from its edge
+            label = f"{_show(100 * result.mr)}  {short[detector]}".replace("$", r"\$")  # two would start mathematics
+            # points left of the axis start are drawn at its edge
             (handle,) = axes.plot(np.maximum(result.fppi, 1e-6), result.miss_rate, label=label, linewidth=1.6, **look)
             marks = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
             read = (result.reference_fppi, result.reference_miss_rate)
@@ -658,7 +655,7 @@ def miss_rate_figure(
 
 
 def lay_out_axes(axes: Any, least: float) -> None:
-    """Logarithmic axes of miss rate over false positives per image, down to a little below the ``least`` miss rate."""
+    """Logarithmic axes of miss rate over FPPI, from below the ``least`` miss rate."""
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
     floor = 0.6 * least

@@ -1,7 +1,7 @@
-"""Whether one experiment beats another: a jackknife over stretches of video and the spread over seeds, together.
+"""Significance of differences: jackknife over video blocks, and spread over seeds.
 
-Frames of one video show the same people, so that single images are no independent evidence: on KAIST's test set,
-intervals over images are 1.25 to 1.9 times too narrow. What is left out in turn is therefore a *block*, a stretch of
+Frames of one video show the same people, so images are not independent: on KAIST's test set, intervals over images are
+1.25 to 1.9 times too narrow. The jackknife therefore leaves out *blocks*, stretches of
 about 30 test frames (B. Efron and C. Stein, "The jackknife estimate of variance", 1981). A figure is an array of
 *replicates* ``(1 + G,)``: its value on all images, then with each of ``G`` blocks left out; an experiment is one row
 per seed.
@@ -33,24 +33,24 @@ _VIDEO = re.compile(r"^(.*set\d\d/V\d\d\d)(?:/|$)")
 
 
 class TooFewVideosError(Failure, ValueError):
-    """Whole videos cannot be the blocks; the sentence says how many there are."""
+    """Too few videos to use them as blocks."""
 
 
 def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
-    """The block of each image: what counts as one independent piece of evidence.
+    """Block of each image, the unit of independent evidence.
 
     Each ``setXX/VYYY`` is cut into stretches of about 30 frames; with fewer than 20 blocks in all, into stretches of
     about 10. An image without such a name is a block of its own.
 
     Args:
-        names: of all images, those of a video in its order.
-        videos: whole videos are the blocks.
+        names: of all images, in order within a video.
+        videos: use whole videos as blocks.
 
     Returns:
         int64 ``(n,)``, from 0 in order of appearance.
 
     Raises:
-        TooFewVideosError: ``videos``, and there are fewer than 10.
+        TooFewVideosError: ``videos`` with fewer than 10.
     """
     of_video: dict[str, list[int]] = {}
     for i, name in enumerate(names):
@@ -79,9 +79,9 @@ def replicates(
     """A figure on all images, then with each block left out.
 
     Args:
-        reading: from how often each image counts, float64 ``(n,)``, to the figure, or to ``k`` of them.
+        reading: from image weights, float64 ``(n,)``, to the figure, or to ``k`` of them.
         block: int64 ``(n,)``, see :func:`blocks`.
-        images: int64 ``(m,)``, those that the figure is of; blocks without any of them are none.
+        images: int64 ``(m,)``, images of the figure; blocks without any are skipped.
 
     Returns:
         float64 ``(1 + G,)``, or ``(1 + G, k)``.
@@ -96,8 +96,8 @@ def jackknife(
 ) -> np.ndarray:
     """Replicates of a miss rate in percent.
 
-    Where a curve reads zero at any of the nine points, the geometric mean is that of the floor and says nothing of how
-    sure it is: then those with a block left out are NaN.
+    Where the curve is zero at a reference point, the floor decides the geometric mean: replicates with a block left out
+    are then NaN.
     """
     subset = SUBSETS[subset] if isinstance(subset, str) else subset
     rules = RULES[rules] if isinstance(rules, str) else rules
@@ -118,13 +118,13 @@ def jackknife(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Experiment A against B in one figure, in its unit.
+    """Comparison of experiments A and B in one figure.
 
     Attributes:
         a, b: means over the seeds.
         difference: A less B.
-        low, high: 95 % interval of the difference, for other images and other seeds; NaN where it is not known.
-        p: two-sided, of no difference; NaN where it is not known.
+        low, high: 95 % interval of the difference, for other images and other seeds; NaN if unknown.
+        p: two-sided, of no difference; NaN if unknown.
         seeds: of A and B.
         blocks: of images.
         freedom: degrees of freedom of Student's t.
@@ -153,7 +153,7 @@ class Comparison:
         return min(self.seeds) >= FEWEST_SEEDS
 
     def doubt(self, p: float | None = None) -> str:
-        """Why no verdict can be had; empty where A and B differ.
+        """Why there is no verdict; empty where A and B differ.
 
         Args:
             p: adjusted for other comparisons (:func:`holm`); None: its own.
@@ -172,10 +172,10 @@ class Comparison:
 def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     """Compare two experiments by replicates of one figure on the same blocks.
 
-    The variance of the difference is that of either's seeds, and what the images add to it: the jackknife's variance
-    of the difference of means, less the part that each seed has for itself (which its spread over seeds holds
-    already). Student's t has the degrees of freedom of F. E. Satterthwaite, "An approximate distribution of estimates
-    of variance components", 1946. One row a side speaks of other images only: of these weights, not of the recipe.
+    The variance of the difference is the seeds' plus the images': the jackknife variance of the difference of means,
+    less the part of single seeds (already in the spread over seeds). Student's t has the degrees of freedom of F. E.
+    Satterthwaite, "An approximate distribution of estimates of variance components", 1946. One row per side covers
+    other images only: these weights, not the recipe.
 
     Args:
         a, b: float64 ``(seeds, 1 + G)``, see :func:`replicates`.
@@ -225,7 +225,7 @@ def _freedom(parts: Sequence[tuple[float, float]]) -> float:
 
 
 def image_variance(a: np.ndarray, b: np.ndarray | None = None) -> float:
-    """What other images add to the variance of a mean over seeds, or of a difference of two."""
+    """Variance from other images, of a mean over seeds or a difference."""
     sides = [a] if b is None else [a, b]
     means = [x.mean(axis=0) for x in sides]
     of_images = _jackknife_variance(means[0] - (means[1] if b is not None else 0))
@@ -245,7 +245,7 @@ def _jackknife_variance(x: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval for other images and, from two seeds on, other seeds."""
+    """Mean over seeds with 95 % interval (other images; from two seeds on, other seeds)."""
 
     value: float
     low: float
@@ -288,15 +288,15 @@ def holm(p: Sequence[float]) -> list[float]:
 def seeds_to_tell(
     a: np.ndarray, b: np.ndarray, difference: float = 2.0, most: int = 999
 ) -> tuple[float, float, float] | None:
-    """How many seeds a side would tell a difference with 80 % power.
+    """Seeds per side that detect a difference with 80 % power.
 
     Args:
         a, b: float64 ``(seeds, 1 + G)``, at least two rows in one of them.
-        difference: to be told, in the unit of the figure.
+        difference: to detect, in the unit of the figure.
 
     Returns:
         At the pooled spread of the seeds, and at the lower and upper 95 % limit of that; ``inf`` beyond ``most``.
-        None where no number of seeds would do, because the images alone forbid it.
+        None where no number of seeds suffices, because of the images.
     """
     from scipy.special import chdtri, stdtrit
 

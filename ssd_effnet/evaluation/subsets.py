@@ -1,4 +1,4 @@
-"""Which boxes and images a miss rate counts, and the two ways of computing it, as tables of data."""
+"""Subsets (day, night, height, occlusion) and rule sets of the miss rate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from data_kaist.structures import Daytime
 
 @dataclass(frozen=True)
 class Subset:
-    """A part of the ground truth on which a miss rate is stated.
+    """A subset of the ground truth, by height, occlusion and time of day.
 
     Attributes:
         name: key in tables and results files.
         min_height, max_height: counted heights in pixels of the original image, both ends included.
         occlusions: counted levels (0 none, 1 partial, 2 heavy).
-        daytime: only images of that time of day; None takes all, images of unknown time included.
+        daytime: only images of that time of day; None: all, also of unknown time.
     """
 
     name: str
@@ -54,12 +54,12 @@ REASONABLE = ("reasonable_all", "reasonable_day", "reasonable_night")
 
 @dataclass(frozen=True)
 class Rules:
-    """How outcomes become a miss rate. The matching itself is the same in both rule sets.
+    """Rules from outcomes to a miss rate; matching is the same in both.
 
     Attributes:
         name: key in tables and results files.
-        references: false positives per image at which the curve is read, ascending.
-        floor: the least miss rate that enters the mean of logarithms.
+        references: false positives per image of the reference points, ascending.
+        floor: least miss rate in the mean of logarithms.
         wraps_round: a reference before the curve's first point takes the final recall; otherwise recall 0.
         skips_silent_images: the boxes of images without any detection are left out of the denominator.
     """
@@ -79,7 +79,7 @@ MATLAB = Rules(
     skips_silent_images=False,
 )
 PYTHON = Rules(
-    "python",  # the evaluation script most papers since 2021 ran; both switches are faults of it that we reproduce
+    "python",  # the script of most papers since 2021; both switches reproduce its faults
     references=(0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000),
     floor=0.0,
     wraps_round=True,
