@@ -1,5 +1,6 @@
 """The baseline detector's shapes, as published, on inputs that are not square."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from torch import nn
 
 from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
+from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.detector import Detector
+from ssd_effnet.models.extras import ExtraLevels
+from ssd_effnet.models.fusion import HalfwayFusion
 from ssd_effnet.models.layers import ConvNormAct, FrozenBatchNorm2d, L2Norm
+from ssd_effnet.models.necks import GraphNeck, bifpn, fpn
 from ssd_effnet.structures import Level, RawOutputs
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -76,6 +81,27 @@ def test_postprocess_returns_boxes_in_original_pixels() -> None:
     torch.testing.assert_close(boxes, torch.tensor([[128.0, 32, 192, 96], [368, 32, 432, 96]]))
     torch.testing.assert_close(scores, logits[0, [0, 2]].softmax(-1)[:, 1])
     assert labels.tolist() == [1, 1]
+
+
+def test_the_convolutions_of_every_part_start_with_xavier() -> None:
+    """Uniform within ``sqrt(6 / (fan-in + fan-out))`` with a bias of 0; depthwise ones as torch has them."""
+    torch.manual_seed(0)
+    levels = [Level(f"stage{i}", 24, 8 * 2**i) for i in range(3)]
+    parts = [
+        Adapter(levels, 3, 16),
+        ExtraLevels(levels, 16),
+        GraphNeck(levels, fpn(3), channels=16, upsample="transposed", convolution="conv3x3"),
+        GraphNeck(levels, bifpn(3), channels=16, downsample="conv", convolution="separable"),
+        HalfwayFusion([nn.Identity(), nn.Identity()], None, levels, 3).fuse,
+    ]
+    for part in parts:
+        convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m.groups == 1]
+        assert len(convolutions) >= 3
+        for convolution in convolutions:
+            inputs, outputs, height, width = convolution.weight.shape
+            bound = math.sqrt(6 / ((inputs + outputs) * height * width))
+            assert convolution.weight.abs().max() <= bound and convolution.weight.std() > 0.9 * bound / math.sqrt(3)
+            assert convolution.bias is None or not convolution.bias.any()
 
 
 class ZeroConv(ConvNormAct):
