@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image, ImageOps
+from untrained import SMALL as SMALLEST
 from untrained import write_checkpoint
 
 from data_kaist.dataset import doubts_of, read_pair
@@ -247,10 +247,8 @@ def radiometric(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL = (
-    *("input.size=[96,128]", "trainer.batch_size=4", "data.workers=1", "trainer.accelerator=cpu", "trainer.threads=1"),
-    *("data.kind=coco", "data.train=train.json", "data.val=", "data.test=val.json", "trainer.epochs=1"),
-    *("trainer.test_checkpoint=last", "backbone.pretrained=none", "backbone.norm=batch", "trainer.panel_images=0"),
-    "schedule.warmup_steps=0",
+    *(*SMALLEST, "input.size=[96,128]", "trainer.batch_size=4", "data.workers=1", "trainer.test_checkpoint=last"),
+    *("data.kind=coco", "data.train=train.json", "data.val=", "data.test=val.json"),
 )
 
 
@@ -313,8 +311,8 @@ def test_data_are_inspected_with_a_range(
     assert "data.lwir_range 7000 to 8900" in printed
     inspect(radiometric / "train.json", modality="lwir", stats=True, sheet=sheet)
     assert "8 of 8 LWIR images have 16 bits" in capsys.readouterr().out
-    command = [sys.executable, ROOT / "scripts" / "inspect_data.py", radiometric / "train.json", "--modality", "lwir"]
-    done = subprocess.run([*command, "--lwir-range", "7000", "8900", "--sheet", sheet], capture_output=True, text=True)
+    file = radiometric / "train.json"
+    done = command("inspect", file, "--modality", "lwir", "--lwir-range", 7000, 8900, "--sheet", sheet)
     assert done.returncode == 0 and "data.lwir_range 7000 to 8900" in done.stdout.replace("\n", " ")
 
 

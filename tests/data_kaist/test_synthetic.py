@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commands import command
 from defusedxml import ElementTree
 
 from data_kaist.errors import RequestError
@@ -241,12 +243,19 @@ def test_a_group_is_one_box_that_its_members_do_not_hide() -> None:
 # The command
 
 
-def test_command_writes_then_does_nothing_then_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    request = [str(tmp_path / "out"), "--frames", "6", "--size", "96x128", "--seed", "1"]
+def test_command_writes_then_does_nothing_then_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it prints as the next command runs."""
+    monkeypatch.chdir(tmp_path)
+    request = [str(tmp_path / "my data"), "--frames", "6", "--size", "96x128", "--seed", "1"]
     for more, code, words in (([], 0, "pairs/s"), ([], 0, "already holds"), (["--seed", "2"], 1, "another data set")):
         assert main([*request, *more]) == code
         said = capsys.readouterr()
         assert words in (said.err if code else said.out) and len(said.err.splitlines()) == code
+        if "next: ssd-effnet " in said.out:
+            done = command(*shlex.split(said.out.partition("next: ssd-effnet ")[2]))
+            assert done.returncode == 0 and (tmp_path / "sheet.png").is_file(), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ def cost_of(e: ExperimentConfig) -> Cost:
 # parameters, multiply-adds in 10^6, anchors; at each experiment's own input size
 GOLDEN = {
     "00_vgg16": (23_591_704, 132_803, 41_760),
-    "00b_vgg16_rmsprop": (23_591_704, 132_803, 41_760),
     "01_effnet_b4": (8_086_792, 4_809, 41_760),
     "02_widen_3x3": (10_084_328, 8_014, 41_760),
     "02a_widen_1x1": (8_740_840, 6_043, 41_760),
@@ -40,8 +39,6 @@ GOLDEN = {
     "04_fpn": (23_381_328, 8_727, 41_760),
     "05_deconv": (23_950_032, 8_786, 41_760),
     "06_weighted_fusion": (24_277_536, 8_841, 41_760),
-    "06a_softmax": (24_277_536, 8_841, 41_760),
-    "06b_unbounded": (24_277_536, 8_841, 41_760),
     "06c_sum": (24_277_528, 8_841, 41_760),  # the same without two scalars in each of four nodes
     "07_repeated_fpn": (26_451_488, 9_108, 41_760),
     "07a_one_width": (28_216_152, 15_632, 41_760),
@@ -74,7 +71,11 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", list(PUBLISHED))
+@pytest.mark.parametrize(
+    "name",
+    # the settings of the others are compared one by one below
+    [name if name in ("d0", "d7") else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED],
+)
 def test_efficientdet_has_its_published_size(name: str) -> None:
     """EfficientDet, table 2 and the authors' code: square input, 90 classes.
 

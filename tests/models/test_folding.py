@@ -42,13 +42,13 @@ def norms(module: nn.Module) -> int:
     return sum(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in module.modules())
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_all_norms_behind_a_convolution_are_folded(path: Path) -> None:
+@pytest.mark.parametrize("name", ["00_vgg16", "02_widen_3x3", "07_repeated_fpn", "08_bifpn", "efficientdet_d0"])
+def test_all_norms_behind_a_convolution_are_folded(name: str) -> None:
     """All but those of EfficientDet's head, where a norm per level follows one convolution: 2 nets of 3 to 5 layers."""
-    detector = build_skeleton(load_experiment(path, SMALL))
+    detector = build_skeleton(load_experiment(EXPERIMENTS / f"{name}.yaml", SMALL))
     shared = sum(norms(net) for net in detector.head.children())
     assert norms(detector) - len(list(foldable(detector))) == shared
-    assert (shared > 0) == path.stem.startswith("efficientdet")
+    assert (shared > 0) == name.startswith("efficientdet")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ssd_effnet.structures import Level
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_backbone_has_published_weights() -> None:
+def test_published_weights_are_those_of_known_backbones() -> None:
     assert set(PRETRAINED) <= set(BACKBONES)
     for name, entry in PRETRAINED.items():
         assert own_normalisation(name) is not None

@@ -383,7 +383,13 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     e = second.experiment()
     e.optimizer.lr, e.trainer.threads = 0.01, 2  # threads are the machine's
     save_experiment(e, second.config_file)
-    assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in load_study(copy).warnings
+    environment = json.loads(second.environment_file.read_text())
+    environment["git"] = {"commit": "0" * 40, "dirty": False}
+    second.environment_file.write_text(json.dumps(environment))
+    warnings = load_study(copy).warnings
+    assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in warnings
+    (code,) = [warning for warning in warnings if warning.startswith("not all runs have the same code")]
+    assert code.endswith(f". 0000000: {WIDEN} seed 1")
     jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
     with pytest.raises(RunError, match=rf"{WIDEN}/seed1: .* these differ: optimizer\.lr \(0\.01, now"):
         check(jobs)
