@@ -9,7 +9,7 @@ examples:
   ssd-effnet study ablate 08_bifpn --on twin --seeds 0 1 2 --out runs/without
   ssd-effnet study status runs/chain
   ssd-effnet study report runs/chain
-  ssd-effnet study report runs/chain --published MLPD.txt MSDS-RCNN.txt   (their rows above the own ones in results.tex)
+  ssd-effnet study report runs/chain --published MLPD.txt MSDS-RCNN.txt   (their rows above the own ones)
   ssd-effnet study report /mnt/other/chain data.root=data/kaist --out reports/chain
 
 `run` skips what is finished, resumes what was interrupted and continues past failed runs; run it again to continue.
@@ -46,7 +46,7 @@ def parser() -> shell.Parser:
         if name == "report":
             command.add_argument("--no-latency", action="store_true", help="do not time the detectors on this machine")
             command.add_argument("--out", dest="to", type=Path, metavar="FOLDER", help="default: DIRECTORY/report")
-            of_others = "detections of others on the same test data, as rows of results.tex"
+            of_others = "detections of others on the same test data, as rows of the tables"
             command.add_argument("--published", nargs="+", default=[], metavar="FILE", help=of_others)
             command.add_overrides("where the runs' data are here: data.root=...")
     return parser

@@ -15,6 +15,7 @@ from ssd_effnet.build import build_skeleton
 from ssd_effnet.drawing import KINDS
 from ssd_effnet.evaluation.error_analysis import FPPI
 from ssd_effnet.evaluation.metrics import single
+from ssd_effnet.evaluation.scores import Scores
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
@@ -60,7 +61,7 @@ def write(
         folder: of the report; None: ``<out>/report``.
         measure_latency: time the detectors that were not timed before on this machine.
         overrides: where the runs' data are, as :meth:`.RunDirectory.at_hand` takes them.
-        published: detections of others on the same test data, for rows of their own in ``results.tex``.
+        published: detections of others on the same test data, for rows of their own in the tables.
 
     Returns:
         The page.
@@ -79,14 +80,16 @@ def write(
     entries = [ReportEntry(study, experiment) for experiment in study.experiments]
     took = latency(study.experiments, folder / "latency.json", measure=measure_latency)
     write_whole(folder / "results.csv", results_csv(entries))
-    write_whole(folder / "results.md", results_md(study, entries))
+    write_whole(folder / "results.md", results_md(study, entries, others))
     write_whole(folder / "results.tex", results_tex(study, entries, took, others))
-    write_whole(folder / "index.html", page(study, entries, took))
+    write_whole(folder / "index.html", page(study, entries, took, others))
     return folder / "index.html"
 
 
-def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
-    """The whole page as one HTML text."""
+def page(
+    study: Study, entries: Sequence[ReportEntry], took: Latency, others: Mapping[str, Scores] | None = None
+) -> str:
+    """The whole page as one HTML text; ``others`` stand above the own rows of the table of subsets."""
     environment = templates(__file__)
     environment.filters |= {
         "number": number,
@@ -95,7 +98,8 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
         "setting": setting,
         "svg": svg,
     }
-    table = {e.name: [e.mean(f"MR/{subset}") for subset in SUBSETS] for e in study.experiments}
+    table = [(name, [of.percent("matlab")[subset] for subset in SUBSETS]) for name, of in (others or {}).items()]
+    table += [(e.name, [e.mean(f"MR/{subset}") for subset in SUBSETS]) for e in study.experiments]
     reasonable = {
         subset: words
         for subset, words in zip(REASONABLE, ("all", "day", "night"), strict=True)
@@ -126,7 +130,7 @@ def page(study: Study, entries: Sequence[ReportEntry], took: Latency) -> str:
         took=took,
         subsets=list(SUBSETS),
         heat=table,
-        shade=shades([value for row in table.values() for value in row]),
+        shade=shades([value for _, row in table for value in row]),
         fusion={e.name: nodes for e in study.experiments if (nodes := fusion_weights(e))},
         disagreement=lambda d: disagreement(d, study.frames[tested_on(d.experiment.runs[0])]),
         largest=lambda nodes: max(abs(weight) for inputs in nodes.values() for weight in inputs.values()),

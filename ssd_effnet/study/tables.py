@@ -60,8 +60,8 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
     return text.getvalue()
 
 
-def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
-    """The table for a README, with the origin of its numbers."""
+def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str, Scores] | None = None) -> str:
+    """The table for a README, with the origin of its numbers; ``others`` stand above the study's own."""
     metric, rows = figure_name(study.metric), []
     for entry in entries:
         e, d = entry.experiment, entry.difference
@@ -81,9 +81,14 @@ def results_md(study: Study, entries: Sequence[ReportEntry]) -> str:
         row |= {"learning rate": setting(e.config.optimizer.lr), "seeds": str(len(e.runs))}
         rows.append(row)
     head = list(rows[0]) if rows else ["no run is finished"]
+    above = []
+    for name, of in (others or {}).items():
+        rates = [number(of.percent("matlab")[subset]) for subset in REASONABLE]
+        known = {"experiment": name} | dict(zip(("MR all", "MR day", "MR night"), rates, strict=True))
+        above.append(dict.fromkeys(head, NOTHING) | known)
     words = ("experiment", "parent", "what changed", "verdict")
     lines = [head, [":--" if name in words else "--:" for name in head]]
-    lines += [[_md(cell) for cell in row.values()] for row in rows]
+    lines += [[_md(cell) for cell in row.values()] for row in (*above, *rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     below = [
         "MR: log-average miss rate in percent, matlab rules, lower is better; mean ± standard deviation over seeds, "
@@ -111,7 +116,7 @@ def scores_of_others(study: Study, files: Sequence[Path]) -> dict[str, Scores]:
     Raises:
         DataError: one is not of these images.
     """
-    if not files:
+    if not files or not study.runs:
         return {}
     usual = statistics.mode(map(tested_on, study.runs))
     evaluator = next(run.matcher.truth for run in study.runs if tested_on(run) == usual)

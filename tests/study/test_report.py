@@ -523,6 +523,12 @@ def test_the_table_for_a_paper(studied: Path, written: Path, study: Study, tmp_p
     assert rows[0][10:] == ["parameters, M", "multiply-adds, G", "ms", "images/s", "seeds"]
     assert rows[1][0] == r"Their\_own 100\%" and rows[1][1] == f"{widen.runs[0].figure('MR/reasonable_all'):.2f}"
     assert rows[1][10:] == ["--"] * 5 and rows[2][0] == r"02\_widen\_3x3" and r"\_odd \textless{}i" in rows[3][0]
+    markdown = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()[2:4]
+    assert markdown[0].startswith(f"| Their_own 100% | – | – | {' | '.join(rows[1][1:4])} | – ")
+    assert markdown[1].startswith("| 02_widen_3x3 |") and len({line.count(" | ") for line in markdown}) == 1
+    page = (tmp_path / "index.html").read_text(encoding="utf-8").partition('id="subsets"')[2]
+    assert re.findall(r'<th scope="row" class="l">(.*?)</th>', page)[:2] == ["Their_own 100%", WIDEN]
+    assert f">{float(rows[1][1]):.1f}</td>" in page.partition("Their_own")[2].partition("</tr>")[0]
     mean, deviation = widen.mean("MR/reasonable_all"), widen.deviation("MR/reasonable_all")
     assert rows[2][1] == rf"{mean:.2f} $\pm$ {deviation:.2f}" and rows[2][14] == "3"
     assert float(rows[2][12]) * float(rows[2][13]) == pytest.approx(1000, rel=0.05)
@@ -545,7 +551,9 @@ def test_the_command_where_nothing_is_finished_and_where_nothing_is(studied: Pat
     bad = command("study", "report", tmp_path)
     assert bad.returncode == 1 and "holds no runs" in bad.stderr and "Traceback" not in bad.stderr
     shutil.copytree(studied / "07_repeated_fpn", tmp_path / "07_repeated_fpn")
-    done = command("study", "report", tmp_path, "--no-latency")
+    theirs = tmp_path / "theirs.txt"  # without a run of one's own it cannot be scored
+    theirs.write_text("1,1,1,9,9,0.5\n")
+    done = command("study", "report", tmp_path, "--no-latency", "--published", theirs)
     assert done.stdout.strip() == str(tmp_path / "report" / "index.html") and done.returncode == 0, done.stderr
     text = words(tmp_path / "report" / "index.html")
     assert "No run is finished." in text and "no study.json" in text and "the loss is" in text
