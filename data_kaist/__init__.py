@@ -1,1 +1,1 @@
-"""The KAIST multispectral pedestrian data set as code: formats, splits, transforms and a synthetic twin."""
+"""KAIST multispectral pedestrian data: formats, splits, transforms, synthetic twin."""

@@ -43,10 +43,10 @@ class ObjectRow(NamedTuple):
     height: float | None = None
 
     def checked(self, size: tuple[int, int] | None, at: str) -> ObjectRow:
-        """The row itself; an AnnotationError where its box or occlusion cannot be.
+        """The row; raises AnnotationError for an impossible box or occlusion.
 
         Args:
-            size: (height, width) of the image that the box has to be on; None: it may be anywhere.
+            size: (height, width) of the image that contains the box; None: not checked.
             at: file and object, for the message.
         """
         x, y, w, h = self.xywh
@@ -81,14 +81,14 @@ def read_annotation(
     without_area: list[str] | None = None,
     of_pair: bool = False,
 ) -> Annotations:
-    """Read the annotation of one frame: XML where the file ends so, else text.
+    """Read the annotation of one frame: ``.xml``, else text.
 
     Args:
         file: path of the annotation.
-        name: of the frame, which says whether it is day or night.
+        name: of the frame, from which day or night follows.
         size: (height, width) in pixels of the image, for files that state none.
         without_area: see :func:`data_kaist.coco.read_coco`.
-        of_pair: the file is of one image of a pair, which an object in the other image may have left.
+        of_pair: the file is of one image of a pair; its objects may be outside that image.
 
     Raises:
         AnnotationError: one sentence that names the file and the object: not XML or text, a missing tag or column,
@@ -142,7 +142,7 @@ def parse_bbgt(
     without_area: list[str] | None = None,
     of_pair: bool = False,
 ) -> Annotations:
-    """The objects in the bytes of a ``bbGt`` file: a header, then ``label x y w h occ vx vy vw vh ignore angle``.
+    """Objects of a ``bbGt`` file: header, ``label x y w h occ vx vy vw vh ignore angle``.
 
     The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
     Arguments and errors as for :func:`read_annotation`; the text states no size.
@@ -177,7 +177,7 @@ def parse_bbgt(
 
 
 def xml_of(data: bytes | str, where: str) -> Any:
-    """The root element of an XML text; AnnotationError where it is none, or refers to entities."""
+    """Root element of an XML text; AnnotationError for invalid XML or entities."""
     try:
         return fromstring(data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
@@ -185,7 +185,7 @@ def xml_of(data: bytes | str, where: str) -> Any:
 
 
 def size_of(element: Any, at: str) -> tuple[int, int]:
-    """(height, width) in pixels of an XML element ``<size>``; AnnotationError unless both are whole and above 0."""
+    """(height, width) of an XML element ``<size>``; AnnotationError unless whole and positive."""
     height, width = (number_of(element, tag, at) for tag in ("height", "width"))
     if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS) or height % 1 or width % 1:
         raise AnnotationError(f"{at} says {width:g}x{height:g} pixels, which should be whole and above 0")
@@ -193,7 +193,7 @@ def size_of(element: Any, at: str) -> tuple[int, int]:
 
 
 def number_of(parent: Any, tag: str, at: str) -> float:
-    """The finite number in an XML element's tag; AnnotationError where there is none."""
+    """Finite number of an XML tag; AnnotationError if there is none."""
     text = parent.findtext(tag)
     if text is None:
         raise AnnotationError(f"{at} has no <{tag}>")
@@ -201,10 +201,10 @@ def number_of(parent: Any, tag: str, at: str) -> float:
 
 
 def training_ignore(annotations: Annotations, min_height: float = 12, classes: Classes = PEOPLE) -> np.ndarray:
-    """Which objects are ignore regions in training: neither to be found nor background.
+    """Ignore regions in training: neither objects nor background.
 
-    They are those that belong to no class, that the file flags, that are lower than ``min_height`` pixels, or that
-    reach over the border of the image (the rule of the study).
+    Objects of no class, flagged ones, those lower than ``min_height`` pixels, and those over the image's border (the
+    rule of the study).
 
     Returns:
         bool ``(n,)``.
@@ -218,17 +218,17 @@ def training_ignore(annotations: Annotations, min_height: float = 12, classes: C
 
 
 def other_labels(annotations: Iterable[Annotations], classes: Classes = PEOPLE) -> str:
-    """``people 205, cyclist 105``: labels of no class with their numbers of boxes; empty where there is none."""
+    """Labels of no class with counts: ``people 205, cyclist 105``; empty for none."""
     counts = Counter(str(label) for of_image in annotations for label in of_image.labels)
     others = [label for label, _ in counts.most_common() if not is_among([label], classes.all_labels).any()]
     return ", ".join(f"{label} {counts[label]:,}" for label in others)
 
 
 def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, classes: Classes = PEOPLE) -> str:
-    """A sentence where most boxes of a class reach out of their image, are under a pixel or are ignored in training.
+    """A sentence if most boxes of a class look wrong; else empty.
 
-    Corners and centres that are read as x, y, w, h reach out of the image, to the right and below only; where all
-    boxes would fit as such, three of them and a tenth of all are enough.
+    Boxes over the border, under a pixel, or ignored in training. Corners and centres read as x, y, w, h cross the right
+    and lower border only; if all boxes fit as such, three of them and a tenth of all suffice.
 
     Args:
         annotations: one per image.

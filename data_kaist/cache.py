@@ -14,14 +14,14 @@ from data_kaist.layouts import SIDES, Frame, Modality
 
 Images = tuple[np.ndarray | None, np.ndarray | None]
 _CHANNELS = {"visible": 3, "lwir": 1}
-_KEPT_FREE = 2**30  # bytes that training itself is going to want
+_KEPT_FREE = 2**30  # bytes reserved for training itself
 
 
 class FrameCache:
-    """One block of memory with room for every frame, filled as frames are read.
+    """Shared memory for all decoded frames, filled as frames are read.
 
-    A loader's workers that are forked share it, so that a frame is decoded once whoever reads it; where workers are
-    spawned instead, each has a block of its own, and so has each process of a run.
+    Forked loader workers share it, so that each frame is decoded once; spawned workers and processes of a run have one
+    each.
 
     Args:
         frames: with the sizes that their annotations state.
@@ -29,10 +29,10 @@ class FrameCache:
         processes: of the run on this machine.
 
     Attributes:
-        bytes: what all of them take once every frame was read.
+        bytes: size of all frames.
 
     Raises:
-        ImageError: that is more than the machine has left.
+        ImageError: larger than the free memory.
     """
 
     def __init__(self, frames: Sequence[Frame], modality: Modality, processes: int = 1) -> None:
@@ -65,7 +65,7 @@ class FrameCache:
         self._allocate()
 
     def get(self, index: int) -> Images | None:
-        """The images of a frame, read-only, or None where it was not read yet."""
+        """Images of a frame, read-only, or None if not read yet."""
         if not self._filled[index]:
             return None
         views = self._views(index)
@@ -89,7 +89,7 @@ class FrameCache:
 
 
 def free_memory() -> int | None:
-    """Bytes that may still be taken, by the system's word and the container's; None where neither says."""
+    """Free memory in bytes by system and container limits; None if unknown."""
     known = []
     system = Path("/proc/meminfo")
     if system.is_file():

@@ -13,7 +13,7 @@ KAIST_LABELS = (PERSON, "people", "cyclist", "person?")
 
 
 def label_of(name: str) -> str:
-    """``person`` for that word and ``pedestrian`` in any case, blanks around them or not; any other name as it is.
+    """Normalised label: ``person`` also for ``pedestrian``, without case and blanks.
 
     >>> label_of(" Pedestrian")
     'person'
@@ -22,13 +22,13 @@ def label_of(name: str) -> str:
 
 
 def _label_key(label: str) -> str:
-    """What two labels that mean the same share: case and blanks around them do not count."""
+    """Label without case and outer blanks, for comparison."""
     key = str(label).strip().casefold()
     return PERSON if key == "pedestrian" else key
 
 
 def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
-    """bool ``(n,)``: labels that are one of those wanted, without case and blanks around them."""
+    """Whether labels are among the wanted ones, bool ``(n,)``, without case and blanks."""
     names = list(labels)
     keys = {_label_key(label) for label in wanted}
     known = {name: _label_key(name) in keys for name in set(names)}
@@ -37,7 +37,7 @@ def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a detector tells apart; class 0 is background.
+    """Classes of a detector with their labels; class 0 is background.
 
     >>> classes = Classes({"person": ("person", "people"), "cyclist": ("cyclist",)})
     >>> classes.indices(["Cyclist ", "person", "person?"]).tolist()
@@ -58,12 +58,12 @@ class Classes:
 
     @cached_property
     def all_labels(self) -> tuple[str, ...]:
-        """Labels that belong to any class."""
+        """Labels of all classes."""
         return tuple(label for labels in self.labels.values() for label in labels)
 
     @cached_property
     def main(self) -> str:
-        """The class with the label ``person``, whose figures are stated without its name; else the first one."""
+        """Class with the label ``person`` (figures without a class name), else the first."""
         return next((name for name in self.names if is_among([PERSON], self.labels[name]).all()), self.names[0])
 
     def __str__(self) -> str:
@@ -74,16 +74,16 @@ class Classes:
         return self.names.index(name) + 1
 
     def indices(self, labels: Iterable[str]) -> np.ndarray:
-        """int64 ``(n,)``: the class index of each label, 0 for one that belongs to no class."""
+        """Class index of each label, int64 ``(n,)``, 0 for none."""
         index = {_label_key(label): self.index(name) for name, of in self.labels.items() for label in of}
         return np.array([index.get(_label_key(label), 0) for label in labels], np.int64)
 
     def words(self, labels: Iterable[str]) -> list[str]:
-        """What is written beside boxes of these labels: their class, where there are several."""
+        """Captions of boxes: their class, if there are several."""
         return [self.names[i - 1] if i and len(self.names) > 1 else "" for i in self.indices(labels)]
 
     def counted(self, name: str) -> tuple[str, ...]:
-        """Labels that are to be found where a class is scored; others are ignore regions, or :meth:`absent`.
+        """Scored labels of a class; others are ignore regions, or :meth:`absent`.
 
         All of the class, but that KAIST's other labels never count beside ``person``: its protocol ignores them.
         """
@@ -93,11 +93,11 @@ class Classes:
         return tuple(label for label in labels if not is_among([label], KAIST_LABELS[1:]).any())
 
     def ignored_in_scoring(self, name: str) -> tuple[str, ...]:
-        """Labels that training takes for the class and its score does not: ignore regions there."""
+        """Labels used in training but not in scoring: ignore regions there."""
         return tuple(label for label in self.labels[name] if label not in self.counted(name))
 
     def absent(self, name: str) -> tuple[str, ...]:
-        """Labels of other classes where a class is scored: a detection on their boxes is a false positive.
+        """Labels of other classes in scoring: detections on them are false positives.
 
         Not so KAIST's other labels beside ``person``: its protocol makes them ignore regions.
         """

@@ -1,4 +1,4 @@
-"""Reader of ground truth in COCO form: plain, or with KAIST's ``im_name``, ``height``, ``occlusion``, ``ignore``."""
+"""Reads COCO ground truth, also KAIST's with ``im_name``, ``height``, ``occlusion``."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class CocoImage:
 
 @dataclass(frozen=True, eq=False)
 class CocoDataset:
-    """A COCO file, images in order of their ids: the order that 1-based image numbers count in.
+    """A COCO file, images sorted by id (the order of 1-based image numbers).
 
     Attributes:
         images: one per image.
         annotations: one per image, in the same order.
         categories: label by category id.
-        listed: places of the images in the order in which the file lists them.
+        listed: indices of the images in the order of the file.
     """
 
     images: list[CocoImage]
@@ -97,7 +97,7 @@ def read_coco(
     Args:
         path: the file.
         bad: None raises at the first bad box; a dictionary collects the reason by image id instead.
-        without_area: a list leaves boxes of width or height 0 out and collects where they stand; None: they are bad.
+        without_area: a list leaves boxes of width or height 0 out and collects their positions; None: they are bad.
         classes: one category at least must belong to one of them.
 
     Raises:
@@ -229,7 +229,7 @@ def _coco_image(path: Path, index: int, row: Any) -> CocoImage:
 
 
 def _object(row: dict[str, Any], label: str, size: tuple[int, int], where: str) -> ObjectRow:
-    """The annotation, if its numbers can be true."""
+    """The annotation, with its numbers checked."""
     box = row["bbox"]
     if not (isinstance(box, list) and len(box) == 4 and all(is_finite(n) for n in box)):
         raise AnnotationError(f"{where} has bbox {box!r}, which should be four finite numbers x, y, w, h")

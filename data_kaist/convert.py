@@ -30,12 +30,12 @@ Xywh = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Object:
-    """One object as its file has it.
+    """One object of a source file.
 
     Attributes:
         xywh: left, top, width, height of the whole object, pixels from (0, 0).
         label: its category; those that are not ``person`` are ignored.
-        ignore: neither to be found nor background.
+        ignore: neither object nor background.
     """
 
     xywh: Xywh
@@ -57,15 +57,15 @@ class AnnotatedImage:
 
 @dataclass
 class Converted:
-    """What was written for one split.
+    """Files and counts of one written split.
 
     Attributes:
         file: the COCO file.
         images: number of images.
-        persons: boxes to be found.
+        persons: boxes of persons.
         ignored: ignore regions.
         others: boxes by label that are not persons; ignore regions.
-        left_out: boxes that have no area inside their image, or too little for a float32.
+        left_out: boxes without area inside their image.
     """
 
     file: Path
@@ -85,7 +85,7 @@ class Converted:
 def convert(
     data_set: str, source: Path | str, out: Path | str, *, copy: bool = False, val_step: int = 5
 ) -> list[Converted]:
-    """Write ``<split>.json`` files below ``out`` and put the images there, as links or as copies.
+    """Write ``<split>.json`` and images (links or copies) below ``out``.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
     keeps the height that it had before in ``height``.
@@ -124,10 +124,10 @@ def convert(
 
 
 def settings_for(done: Sequence[Converted]) -> list[str]:
-    """``key=value`` of the splits, for ``ssd-effnet train``: the test split is never the one that chooses.
+    """Settings ``key=value`` of the splits for ``ssd-effnet train``.
 
-    A test split is tested on; without one val is, and the last epoch stands. Without val a tenth of train chooses.
-    Empty without a training split.
+    The test split never chooses the epoch: without one, val is tested and the last epoch used. Without val, a tenth of
+    train chooses. Empty without a training split.
     """
     images = {split.file.name: split.images for split in done}
     if "train.json" not in images:
@@ -195,7 +195,7 @@ def _llvip(source: Path) -> Iterator[AnnotatedImage]:
 
 
 def _voc_objects(file: Path) -> tuple[tuple[int, int], list[Object]]:
-    """Size and objects of a Pascal VOC file; corners are taken as they stand, as annotation tools write them."""
+    """Size and objects of a Pascal VOC file; corners are used unchanged."""
     root = xml_of(text_of(file, AnnotationError), str(file))
     if (stated := root.find("size")) is None:
         raise AnnotationError(f"{file} has no <size>")
@@ -222,9 +222,9 @@ _PASCAL_BOX = re.compile(
 
 
 def _pennfudan(source: Path) -> Iterator[AnnotatedImage]:
-    """Penn-Fudan (Wang et al., ACCV 2007): PASCAL Annotation Version 1.00, corners from (1, 1), both inside the box.
+    """Penn-Fudan (Wang et al., ACCV 2007): PASCAL 1.00, inclusive corners from (1, 1).
 
-    Its authors name no split, and leave people who are small or much occluded unmarked.
+    It has no splits; small or heavily occluded people are not annotated.
     """
     for file in _files(source / "Annotation", "*.txt"):
         text = text_of(file, AnnotationError)

@@ -1,4 +1,4 @@
-"""Frames read, transformed and put into batches."""
+"""Data set, sampler and batches of frames."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.n
 
 
 def doubts_of(frames: Sequence[Frame]) -> dict[str, str]:
-    """What there is to say of those frames that were read, see :func:`data_kaist.images.doubts`."""
+    """Doubts about read frames, see :func:`data_kaist.images.doubts`."""
     notes = []
     for frame in frames:
         if frame.note is not None:
@@ -71,13 +71,13 @@ def fingerprint(frames: Sequence[Frame]) -> str:
 class DetectionDataset(Dataset[Sample]):
     """Frames, read and transformed.
 
-    A key is a frame's place, or ``(epoch, place)`` as :class:`EpochSampler` yields it. The transform's randomness comes
-    from (seed, epoch, place) alone: it depends neither on the number of workers nor on the order of reading.
+    A key is an index, or ``(epoch, index)`` from :class:`EpochSampler`. Random transforms depend on (seed, epoch,
+    index) alone, not on workers or reading order.
 
     Attributes:
-        frames: what is left of the frames given.
+        frames: the given frames without skipped ones.
         skipped: (name, reason) of unreadable frames, with ``on_bad_frame="skip"``.
-        without_people: number of frames that whoever chose the frames left out, since nobody in them counts.
+        without_people: number of frames left out before, because nobody in them counts.
         cache: decoded frames, None without.
     """
 
@@ -94,7 +94,7 @@ class DetectionDataset(Dataset[Sample]):
         processes: int = 1,
         classes: Classes = PEOPLE,
     ) -> None:
-        """Hold the frames; with ``skip``, read each once and drop those that cannot be read.
+        """With ``skip``, read each frame once and drop unreadable ones.
 
         Args:
             frames: of :meth:`data_kaist.layouts.DataSource.frames`.
@@ -103,9 +103,9 @@ class DetectionDataset(Dataset[Sample]):
             seed: of the random transforms.
             on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
-            cache: ``memory`` keeps decoded frames, see :mod:`data_kaist.cache`, which may refuse.
-            processes: of the run on this machine, which have memory of their own each.
-            classes: which labels are to be found.
+            cache: ``memory`` keeps decoded frames (:mod:`data_kaist.cache`).
+            processes: of the run on this machine, with a cache each.
+            classes: labels of each class.
         """
         if modality not in SIDES:
             raise ImageError(f"unknown modality {modality!r}; it should be one of {', '.join(SIDES)}")
@@ -187,16 +187,16 @@ class DetectionDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields ``(epoch, place)``, so that a data set's randomness can depend on the epoch in any worker.
+    """Yields ``(epoch, index)``; batches of several processes equal those of one.
 
-    With several processes they take turns, a batch each. A round of training is therefore the one batch that a single
-    process with their batches together would take, and evaluation has the batches that a single process would have.
+    Processes take turns, one batch each. A round of training has the images of one process's batch, and evaluation the
+    batches of one process.
 
     Args:
         length: of the data set.
         batch_size: of each process.
-        train: shuffle, and leave out what is left when no round can be filled any more. Otherwise everything is taken
-            in order, and the processes that have no batch in the last round take one from the front once more.
+        train: shuffle, and drop an incomplete last round. Otherwise all in order; processes without a batch in the
+            last round repeat one from the front.
         seed: of the order.
         rank: of this process.
         world_size: number of processes.
@@ -227,7 +227,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(place)) for batch in self._batches(order) for place in batch])
 
     def _batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """Those of this process."""
+        """Batches of this process."""
         batches = [order[start : start + self.batch_size] for start in range(0, self.length, self.batch_size)]
         if self.train:
             batches = batches[: self.length // (self.batch_size * self.world_size) * self.world_size]

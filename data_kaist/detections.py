@@ -1,4 +1,4 @@
-"""Detections in files: three forms, read into a :class:`~data_kaist.structures.DetectionTable`; two of them written.
+"""Reads and writes files of detections in three formats.
 
 - KAIST text, ``image_number,x,y,w,h,score`` per line, image numbers from 1;
 - COCO results, a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, image ids from 0 or those
@@ -6,7 +6,7 @@
 - the KAIST devkit's, a folder of ``setXX_VYYY_IZZZZZ.txt`` with ``person x1 y1 x2 y2 score`` per line, coordinates one
   less than those of the ground truth (the devkit adds 1).
 
-Numbers are written so that reading them gives the score back exactly and coordinates to ten digits.
+Scores are written exactly, coordinates with ten digits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_detections(
     image_ids: Sequence[int] | None = None,
     person_categories: Collection[int] | None = None,
 ) -> DetectionTable:
-    """Read detections in whichever form they are; a file without any is a detector that found nothing.
+    """Read detections in any of the formats; an empty file means no detections.
 
     Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
     entry is of a person.
@@ -132,7 +132,7 @@ def _kaist_rows(path: Path, n_images: int) -> Iterator[Row]:
 
 
 def _devkit_rows(folder: Path, names: Sequence[str]) -> Iterator[Row]:
-    """A frame without a file is one where nothing was found."""
+    """Rows of a devkit folder; no file means no detections."""
     place = {name.replace("/", "_"): i for i, name in enumerate(names)}
     files = sorted(folder.glob("*.txt"))
     if not files:
@@ -173,7 +173,7 @@ def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) 
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with where it stands."""
+    """Non-blank lines with their positions."""
     for i, line in enumerate(text_of(path, DetectionFileError).splitlines(), start=1):
         if line.strip():
             yield line, f"{path}, line {i}:"
@@ -205,7 +205,7 @@ def _table(path: Path, rows: Sequence[Row]) -> tuple[DetectionTable, np.ndarray]
 
 
 def write_kaist(path: Path | str, table: DetectionTable) -> None:
-    """KAIST text, rows in the table's order; it knows one class."""
+    """Write KAIST text of one class, rows in the table's order."""
     _check_writable(table)
     rows = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
     write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
@@ -218,7 +218,7 @@ def write_coco_results(
     image_ids: Sequence[int] | None = None,
     category_ids: Sequence[int] | None = None,
 ) -> None:
-    """COCO results, rows in the table's order; ids are places from 0 and labels unless the ground truth's are given."""
+    """Write COCO results; ids default to indices from 0 and labels."""
     _check_writable(table)
     entries = [
         {
@@ -239,7 +239,7 @@ def write_coco_results(
 
 
 def _check_writable(table: DetectionTable) -> None:
-    """Boxes without area and numbers that are not finite are refused before they are written."""
+    """Refuse boxes without area and non-finite numbers."""
     sizes = table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]
     good = np.isfinite(table.boxes_xyxy).all(axis=1) & np.isfinite(table.scores) & (sizes > 0).all(axis=1)
     if not good.all():

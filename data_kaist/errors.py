@@ -26,16 +26,16 @@ class Doubt(UserWarning):
 
 
 def warn_doubt(sentence: str) -> None:
-    """Warn of what a file's reader finds odd."""
+    """Warn of odd input."""
     warnings.warn(sentence, Doubt, stacklevel=3)
 
 
 class RequestError(Failure, ValueError):
-    """A device, zoom, score or batch size that there is not."""
+    """An invalid device, zoom, score or batch size."""
 
 
 def one_line(text: str) -> str:
-    """Printable text of at most 2,000 characters, for people; letters of every script stay as they are."""
+    """Printable text of at most 2,000 characters; letters of all scripts are kept."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 + 5 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -46,7 +46,7 @@ class DataError(Failure, ValueError):
 
 
 class AnnotationError(DataError):
-    """A ground-truth file that is broken, or says something that cannot be true."""
+    """A ground-truth file is broken or has impossible values."""
 
 
 class DetectionFileError(DataError):
@@ -58,8 +58,8 @@ class ImageError(DataError):
 
 
 class SplitError(DataError):
-    """A split that nobody knows, or that is empty."""
+    """An unknown or empty split."""
 
 
 class EmptySplitError(SplitError):
-    """A split that none of the frames on the disk belongs to."""
+    """A split without frames on disk."""

@@ -1,4 +1,4 @@
-"""Files written whole; text, JSON and numbers read with checks."""
+"""Atomic writing; checked reading of text, JSON and numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -
     Args:
         path: of the file.
         content: text is written as UTF-8.
-        sync: wait until the disk has it, so that it outlives a power cut too.
+        sync: wait for the disk, to survive a power cut.
 
     Raises:
         OSError: it cannot be written; names the file.
@@ -36,14 +36,14 @@ def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            # names from the disk may hold bytes that are no UTF-8: they come out as they were
+            # names from the disk may have bytes that are no UTF-8; they are kept
             file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         beside.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # what went wrong before is what is to be told
+        with suppress(OSError):  # the earlier error matters
             beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -65,7 +65,7 @@ def text_of(path: Path, kind: type[DataError]) -> str:
 
 
 def json_of(text: str, where: str, kind: type[DataError]) -> Any:
-    """What a JSON text says.
+    """Content of a JSON text.
 
     Raises:
         kind: it is not JSON, is nested a thousand deep, or holds a number of thousands of digits.
@@ -80,7 +80,7 @@ def json_of(text: str, where: str, kind: type[DataError]) -> Any:
 
 
 def finite(text: str, name: str, at: str, kind: type[DataError]) -> float:
-    """The number that a text writes in ASCII digits: Python would also read ``1_0`` as ten, and other scripts' digits.
+    """Finite number in ASCII digits; refuses ``1_0`` and digits of other scripts.
 
     Args:
         text: as it stands in the file.
@@ -106,7 +106,7 @@ def is_whole(value: Any) -> TypeGuard[int]:
 
 
 def as_whole(value: Any) -> Any:
-    """``3`` also for ``3.0`` and ``"3"``, as some programs write ids; any other value as it is."""
+    """Integer of ``3``, ``3.0`` or ``"3"``, as programs write ids; else unchanged."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_PIXELS:
         return int(value)
     if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,15}\s*", value):
@@ -115,7 +115,7 @@ def as_whole(value: Any) -> Any:
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
-    """A number that a float can hold: JSON's whole numbers may be longer. True and false are none."""
+    """Whether a value is a number that a float can hold; not for booleans."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -124,14 +124,14 @@ MOST_PIXELS = 1e15
 
 
 def is_possible(x: float, y: float, w: float, h: float, dtype: type[np.floating] = np.float64) -> bool:
-    """Whether a box has some area left once its corners are numbers of ``dtype``, and is not beyond all images."""
+    """Whether a box has area in ``dtype`` and plausible coordinates."""
     if not all(abs(value) <= MOST_PIXELS for value in (x, y, w, h)):
         return False
     return bool(dtype(x + w) > dtype(x) and dtype(y + h) > dtype(y))
 
 
 def has_no_area(xywh: Any) -> bool:
-    """Whether these are four finite numbers of a box whose width or height is 0, the other one not below."""
+    """Whether these are four finite numbers of a box of width or height 0."""
     numbers = isinstance(xywh, list | tuple) and len(xywh) == 4 and all(map(is_finite, xywh))
     return numbers and min(xywh[2:]) == 0
 
@@ -143,7 +143,7 @@ def is_inside(name: str) -> bool:
 
 
 def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Files below a folder, by name, hidden folders left out; where several links lead, once.
+    """Files below a folder, sorted, each once, without hidden folders.
 
     Args:
         folder: links are followed.

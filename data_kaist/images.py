@@ -37,13 +37,13 @@ NOTE = np.dtype(
 
 @dataclass(frozen=True)
 class Reading:
-    """How stored pixels become those that are used; as it stands, KAIST's.
+    """Settings for decoding image files; the defaults are KAIST's.
 
     Attributes:
         lwir_range: low and high: LWIR values of more than 8 bits become 0..255 between them, linearly; None: their
             high byte.
-        orientation: of a file's tag. ``follow``: the picture is turned upright; ``ignore``: it stays as it is stored,
-            unless only upright it has the size that is asked for; ``never``: the tag is not looked at.
+        orientation: of a file's tag. ``follow``: turned upright; ``ignore``: as stored, unless only upright it has the
+            expected size; ``never``: tag not read.
     """
 
     lwir_range: tuple[float, float] | None = None
@@ -64,13 +64,13 @@ def read_image(
     """Decode an image file.
 
     The header is read first, and no more than :data:`MAX_PIXELS` are decoded: a few bytes may claim any
-    size. What follows the image's end, as the film of a "motion photo", is not read.
+    size. Data after the image's end (the video of a "motion photo") are not read.
 
     Args:
-        path: any name the file system allows, also outside ASCII; what the file is, its content says.
+        path: any name; the content decides the type.
         colour: RGB, else one channel.
         reading: of orientation tags and of more than 8 bits.
-        size: (height, width) that the image should have, where that is known.
+        size: expected (height, width), if known.
         note: one row of :data:`NOTE`, filled in.
 
     Returns:
@@ -92,7 +92,7 @@ def read_image(
 
 
 def lwir_values(path: Path) -> np.ndarray:
-    """The values ``(H, W)`` of an LWIR file in the type in which it stores them; errors as :func:`read_image`."""
+    """Stored values ``(H, W)`` of an LWIR file; errors as :func:`read_image`."""
     return _decoded(path, colour=False)[0]
 
 
@@ -220,7 +220,7 @@ class _Header(NamedTuple):
 
 
 def _header(data: np.ndarray) -> _Header | None:
-    """What an image file states; None where nothing can be understood."""
+    """Header of an image file; None if it cannot be parsed."""
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first and cannot be above ours
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=_FORMATS) as image:
@@ -236,8 +236,8 @@ def _header(data: np.ndarray) -> _Header | None:
                 tag = image.getexif().get(_ORIENTATION_TAG, 1)
             tag = tag if tag in range(2, 9) else 1
             if image.format == "PNG":
-                image.verify()  # OpenCV takes as much memory as a chunk states, up to 4 GiB
-    except Exception:  # a broken header can send its readers anywhere
+                image.verify()  # OpenCV allocates as much memory as a chunk states, up to 4 GiB
+    except Exception:  # a broken header may raise any error
         return None
     return _Header((height, width), bits, tag, tiff is not None)
 
@@ -245,7 +245,7 @@ def _header(data: np.ndarray) -> _Header | None:
 def _as_wanted(
     image: np.ndarray, header: _Header, reading: Reading, size: tuple[int, int] | None, note: np.ndarray | None
 ) -> np.ndarray:
-    """The image as stored or upright: the form that has the size, else as :attr:`Reading.orientation` says."""
+    """The image as stored or upright, by size, else by :attr:`Reading.orientation`."""
     other = _turned(image, _TURN_BACK.get(header.tag, header.tag) if header.upright else header.tag)
     stored, upright = (other, image) if header.upright else (image, other)
     fits = [size in (None, form.shape[:2]) for form in (stored, upright)]
@@ -256,7 +256,7 @@ def _as_wanted(
 
 
 def _turned(image: np.ndarray, tag: int) -> np.ndarray:
-    """A stored image as its EXIF orientation tag, 2 to 8, wants it shown."""
+    """Apply an EXIF orientation tag, 2 to 8."""
     if tag >= 5:
         image = image.swapaxes(0, 1)
     if tag in (3, 4, 7, 8):
@@ -302,10 +302,10 @@ FILE_KINDS = (
 
 
 def endings_of(use: str) -> frozenset[str]:
-    """The endings by which files of a use are recognised; of any other file its content decides."""
+    """File endings of a use; files with other endings are recognised by content."""
     return frozenset(ending for kind in FILE_KINDS if kind.use == use for ending in kind.endings)
 
 
 def kind_of(head: bytes) -> FileKind | None:
-    """The kind of a file by its first 200 bytes; None where they say nothing known."""
+    """Kind of a file by its first 200 bytes; None if unknown."""
     return next((kind for kind in FILE_KINDS if re.match(kind.start, head[:200], re.DOTALL)), None)

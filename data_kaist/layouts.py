@@ -1,4 +1,4 @@
-"""Frames found on disk, in KAIST's own layout or in COCO form."""
+"""Finds frames on disk, in KAIST's layout or COCO form."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its files (None where it has none) and what is known of its objects.
+    """One frame: its image files and annotations.
 
     Attributes:
         image_id: in a COCO file, None elsewhere.
-        place: in its split from 0, bad frames that were left out counted: what image numbers count.
+        place: index in its split, counting bad frames; image numbers refer to it.
         category_ids: of each class in a COCO file; empty elsewhere: 1, 2, ...
-        reading: how its files become pixels.
+        reading: settings for decoding.
         note: one row of :data:`data_kaist.images.NOTE`, filled in as they are read.
     """
 
@@ -78,24 +78,24 @@ class Frame:
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
-    """Image ids in COCO results: of the COCO file, or places in the split."""
+    """Image ids in COCO results: of the COCO file, or indices in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
 
 
 def category_ids(frames: Sequence[Frame], classes: Classes) -> list[int]:
-    """What COCO results call the classes: the ids of their COCO file, or 1, 2, ..."""
+    """Category ids of the classes in COCO results: of the COCO file, or 1, 2, ..."""
     return list(frames[0].category_ids or range(1, len(classes.names) + 1))
 
 
 def spread(frames: Sequence[Frame], count: int) -> list[int]:
-    """Places of ``count`` frames, spread evenly over those that have objects; over all where too few have."""
+    """Indices of ``count`` frames, spread evenly over those with objects."""
     peopled = [place for place, frame in enumerate(frames) if len(frame.annotations)]
     choice = peopled if len(peopled) >= count else range(len(frames))
     return [choice[i] for i in np.linspace(0, len(choice) - 1, min(count, len(choice))).round().astype(int)]
 
 
 def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) -> list[Frame]:
-    """The frames with an object that :func:`~data_kaist.annotations.training_ignore` leaves to be found.
+    """Frames with an object that is not ignored in training.
 
     Raises:
         EmptySplitError: there is none.
@@ -107,7 +107,7 @@ def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) ->
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
-    """The ``frames`` whose image is among the ``others``' too, by file or content.
+    """Frames whose image is also among the ``others``, by file or content.
 
     Of a pair the visible image is compared. Only files of equal size are read.
     """
@@ -133,7 +133,7 @@ def _sha256(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a data set lies, and in which form.
+    """Location and format of a data set.
 
     Attributes:
         kind: ``kaist``: ``root/images/setXX/VYYY/{visible,lwir}/IZZZZZ.jpg`` (``.png``; the sets may lie in the root
@@ -142,8 +142,8 @@ class DataSource:
         form: of KAIST's annotations: ``xml``, ``bbgt``, ``paired`` or ``coco``, a file with ``im_name``.
         annotations: that file, or the folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
         images: folder of the images, if not where they are looked for.
-        reading: how image files become pixels; KAIST has no orientation tags, and none is looked at.
-        classes: of whose labels a COCO file must have one.
+        reading: settings for decoding; KAIST has no orientation tags.
+        classes: a COCO file must have a label of them.
     """
 
     kind: Literal["kaist", "coco"]
@@ -182,7 +182,7 @@ class DataSource:
         skipped: Skipped | None = None,
         without_area: list[str] | None = None,
     ) -> list[Frame]:
-        """The frames of a split: of KAIST sorted by name, of a COCO file in the order of its ids.
+        """Frames of a split, sorted by name (KAIST) or id (COCO).
 
         A KAIST frame is one with an image or an annotation; one without the other is an error, so that half a download
         is not mistaken for the whole. Annotations other than the original XML, flat ones and lists of frames are
@@ -192,7 +192,7 @@ class DataSource:
         Args:
             split: of KAIST as in :func:`data_kaist.splits.parse_split`; of COCO ``train.json`` below the root, or
                 ``train.json%10`` for every tenth image (place modulo 10 is 9).
-            exclude: another split, to be cut out of this one; of COCO files its image files.
+            exclude: another split to remove; of COCO files by image file.
             modality: images that must be there, see :data:`Wanted`; the LWIR image of a COCO file is the file of the
                 same name below ``lwir/`` where the visible one is below ``visible/``.
             skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
@@ -220,7 +220,7 @@ class DataSource:
         return [replace(frame, reading=reading, note=notes[i : i + 1]) for i, frame in enumerate(frames)]
 
     def annotations_of(self, split: str, modality: str = "visible") -> str:
-        """What :meth:`frames` reads the objects from: the COCO file or the folder; of paired ones the side, too."""
+        """Source of annotations: COCO file or folder, and the side of paired ones."""
         if self.kind == "coco":
             return str(self.root / file_and_step(split)[0])
         folder = self._annotation_folder()
@@ -332,7 +332,7 @@ def _kaist_frames(
 
 
 def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations:
-    """The objects of one file, or of a pair's two, in order, with the smallest boxes that hold both."""
+    """Objects of one file, or of a pair's two with the union of boxes."""
     first, *others = of_pair
     for file, other in zip(files[1:], others, strict=True):
         if other.labels.tolist() != first.labels.tolist():
@@ -397,7 +397,7 @@ def _coco_frames(
 
 
 def _category_ids(data: CocoDataset, classes: Classes) -> tuple[int, ...]:
-    """The id that results of each class have: that of its first category; one of its own for a class without."""
+    """Category id of each class: its first category's, or a new one."""
     index = dict(zip(data.categories, classes.indices(data.categories.values()).tolist(), strict=True))
     free = itertools.count(max(data.categories) + 1)
     return tuple(
@@ -409,7 +409,7 @@ def _category_ids(data: CocoDataset, classes: Classes) -> tuple[int, ...]:
 def _without_excluded(
     chosen: list[str], excluded: list[str], split: str, exclude: str | None, total: int, root: Path
 ) -> list[str]:
-    """``chosen`` without ``excluded``; empty is an error that says at which step it became so."""
+    """``chosen`` without ``excluded``; raises if nothing is left."""
     if not chosen:
         found = f"{total:,} frames were found there and none belongs to it"
         raise EmptySplitError(f"{root}: split {split!r} is empty; {found}")
@@ -421,7 +421,7 @@ def _without_excluded(
 
 
 def _sides(modality: Wanted, there: Iterable[Mapping[Side, Path]]) -> Sequence[Side]:
-    """The images that each frame must have, where ``there`` says what the frames of the split have."""
+    """Images that each frame must have, given those that are ``there``."""
     if modality == "any":
         return [side for side in SIDES["early"] if any(side in of for of in there)]
     return SIDES[modality] if modality else ()
@@ -449,7 +449,7 @@ def annotation_sets(root: Path) -> list[tuple[AnnotationFormat, Path]]:
 
 
 def _files_by_frame(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]:
-    """Files ``folder/setXX/VYYY/inner/IZZZZZ.suffix`` or ``folder/inner/setXX_VYYY_IZZZZZ.suffix`` by frame name."""
+    """Files of a folder by frame name, nested or flat."""
     files: dict[str, Path] = {}
     flat = folder / inner
     inside = [(f"{video.parent.name}/{video.name}/", video / inner) for video in folder.glob("set??/V???")]
@@ -468,7 +468,7 @@ def _coco_images(
     bad: dict[int, str] | None = None,
     without_area: list[str] | None = None,
 ) -> tuple[list[tuple[CocoImage, Annotations]], CocoDataset]:
-    """The images that ``file.json`` or ``file.json%step`` selects, and all that the file holds."""
+    """Images selected by ``file.json`` or ``file.json%step``, and all of the file."""
     file, step = file_and_step(spec)
     if step < 1 or ("%" in file and not _is_file(root / file)):
         file = file.rpartition("%")[0] or file
@@ -482,7 +482,7 @@ def _coco_images(
 
 
 def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple[Path, str]:
-    """The folder of a COCO file's images, and a clause on where it was looked for in vain.
+    """Folder of a COCO file's images, and a clause on the places searched.
 
     It is the first of {the file's own folder, ``root``} x {., images, S, images/S} that holds an image of the file, S
     being the file's name without ``instances_`` and ``.json``; or x {``given``}. Exports of Roboflow, COCO and CVAT
@@ -518,7 +518,7 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
 
 
 def file_and_step(spec: str) -> tuple[str, int]:
-    """``file.json`` and 10 of ``file.json%10``; a ``%`` that no number follows is part of the file's name."""
+    """Parts of ``file.json%10``: file and 10; ``%`` without a number is part of the name."""
     match = re.fullmatch(r"(.+)%([0-9]{1,9})", spec, re.DOTALL)
     return (match[1], int(match[2])) if match else (spec, 1)
 
@@ -536,13 +536,13 @@ def coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
 
 
 def _image_file(stem: Path) -> Path:
-    """The file of this name with one of :data:`IMAGE_SUFFIXES`, the first where there is none."""
+    """File of this name with one of :data:`IMAGE_SUFFIXES`; the first if none exists."""
     files = [stem.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
     return next((file for file in files if _is_file(file)), files[0])
 
 
 def _real(path: Path) -> Path:
-    """The path without links, or as it is where no file system can hold it."""
+    """The path without links, unchanged if invalid."""
     try:
         return path.resolve()
     except (OSError, ValueError):
@@ -550,7 +550,7 @@ def _real(path: Path) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Also for names that no file system can hold, of which pathlib complains."""
+    """``is_file``, False for invalid names, for which pathlib raises."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Names of KAIST frames and the rules that select them.
+"""Names of KAIST frames, day and night, and splits.
 
 A frame is named ``setXX/VYYY/IZZZZZ``. Every official list of the data set is a rule, so none is stored here:
 ``<train|test>-<all|day|night>-NN`` are the frames of those sets whose number modulo NN is NN - 1
-(``test-all-20`` are the 2,252 frames on which the miss rate is published). Lists that others publish are read.
+(``test-all-20`` are the 2,252 frames on which the miss rate is published). Other lists are read from text files.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def daytime_of(name: str) -> Daytime | None:
 
 @dataclass(frozen=True)
 class Split:
-    """Which frames belong to a split.
+    """Frames of a split.
 
     Attributes:
-        holds: whether a frame does.
-        listed: names of the frames that text files list.
+        holds: whether a frame belongs to it.
+        listed: names of frames in text files.
     """
 
     holds: Callable[[FrameName], bool]
@@ -89,7 +89,7 @@ class Split:
 
 
 def _listed_in(file: Path) -> Split:
-    """The frames that a text file lists, one per line in any of KAIST's spellings; blank lines do not count."""
+    """Frames of a text file, one per line in any of KAIST's spellings."""
     frames = []
     for number, line in enumerate(text_of(file, SplitError).splitlines(), 1):
         if line.strip():
@@ -101,7 +101,7 @@ def _listed_in(file: Path) -> Split:
 
 
 def spelling(text: str) -> str | None:
-    """``set00/V000/I00001`` of a path or name in any of KAIST's spellings; None where there is none.
+    """Frame name of a path or name in any of KAIST's spellings, or None.
 
     >>> spelling("images/set00_V000_visible_I00001.jpg")
     'set00/V000/I00001'
@@ -111,7 +111,7 @@ def spelling(text: str) -> str | None:
 
 
 def parse_split(spec: str, root: Path | None = None) -> Split:
-    """What a split's name means.
+    """The split of a name.
 
     >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
     True
@@ -124,7 +124,7 @@ def parse_split(spec: str, root: Path | None = None) -> Split:
         root: folder that the text file is relative to; the current one is tried as well.
 
     Raises:
-        SplitError: the name has none of these forms; the message offers the nearest one that has.
+        SplitError: an invalid name; the message has the nearest valid one.
     """
     if "+" in spec:
         parts = [parse_split(part, root) for part in spec.split("+")]
@@ -154,7 +154,7 @@ def select(names: Iterable[str], split: str | Split) -> list[str]:
     """The frames of ``names`` that belong to a split, sorted.
 
     Raises:
-        SplitError: the split's name is wrong or a name is not a frame's. An empty result is the caller's to judge.
+        SplitError: an invalid split or frame name. The result may be empty.
     """
     wanted = parse_split(split) if isinstance(split, str) else split
     return sorted(name for name in names if FrameName.parse(name) in wanted)

@@ -1,4 +1,4 @@
-"""What a data set holds: colours, objects by daytime and occlusion, heights."""
+"""Statistics of a data set: colours, objects by daytime and occlusion, heights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelStatistics:
-    """Read every frame once; the numbers are those with which a detector normalises.
+    """Mean and standard deviation per channel, for ``input.mean`` and ``input.std``.
 
     Raises:
         ImageError: an image cannot be read.
@@ -134,6 +134,6 @@ def height_bins() -> list[str]:
 
 
 def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:
-    """Heights in pixels below which so many per cent of the persons lie; empty without persons."""
+    """Quantiles of the persons' heights in pixels; empty without persons."""
     heights = [float(h) for frame in frames for h in frame.annotations.height[frame.annotations.labels == PERSON]]
     return dict(zip(shares, map(float, np.percentile(heights, shares)), strict=True)) if heights else {}

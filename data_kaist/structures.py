@@ -1,7 +1,7 @@
-"""Annotations, batches and detections: what travels between files, loaders and metrics.
+"""Annotations, batches and detections, between files, loaders and metrics.
 
-Box arrays say their format in their name and are in pixels. Sizes are always ``(height, width)``. Torch is named in
-annotations but not imported.
+Names of box arrays state their format; units are pixels. Sizes are ``(height, width)``. Torch is imported for type
+annotations only.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Annotations:
         boxes_xyxy: float32 ``(n, 4)``, pixels of the original image.
         labels: ``(n,)`` numpy array of str: ``person``, ``people``, ``cyclist``, ``person?`` ...
         ignore: bool ``(n,)``, the file's own ignore flag (bbGt's last but one column, COCO's ``ignore`` or
-            ``iscrowd``). Not ``person`` is ignored as well, but that is a rule of those who read this, not a flag.
+            ``iscrowd``). Other labels than ``person`` are not flagged; readers ignore them.
         occlusion: int64 ``(n,)``: 0 none, 1 partial, 2 heavy.
         height: float32 ``(n,)``, pixels, as the file states it (it need not equal ``y2 - y1`` after clipping).
         size: ``(height, width)`` of the image in pixels.
-        daytime: ``"day"``, ``"night"`` or None where nobody knows.
+        daytime: ``"day"``, ``"night"`` or None if unknown.
     """
 
     boxes_xyxy: np.ndarray
@@ -56,7 +56,7 @@ class Annotations:
         size: tuple[int, int],
         daytime: Daytime | None = None,
     ) -> Annotations:
-        """Arrays of the right type and shape from plain lists; what is not given is ``person``, False, 0, y2 - y1."""
+        """Annotations from plain lists; defaults: ``person``, False, 0, y2 - y1."""
         boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
         n = len(boxes)
         return cls(
@@ -75,15 +75,15 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class DetectionTable:
-    """Detections of one image or many (numpy), as files, metrics and pages have them; one row per detection.
+    """Detections of one or more images (numpy), one row each.
 
     Attributes:
-        image_index: int64 ``(d,)``, 0-based place of the image in the list of frames.
+        image_index: int64 ``(d,)``, 0-based index of the image in the list of frames.
         boxes_xyxy: float64 ``(d, 4)``, pixels of the original image; of a detector itself float32.
-        scores: float64 ``(d,)``, any real number, higher is surer; of a detector itself float32, 0..1.
+        scores: float64 ``(d,)``, any real number, higher is more confident; of a detector float32, 0..1.
         labels: int64 ``(d,)``, class index from 1; not given: all 1.
         classes: names of the class indices 1, 2, ...
-        anchor_index: int64 ``(d,)``, the anchor that each came from; None where that is not known.
+        anchor_index: int64 ``(d,)``, anchor of each; None if unknown.
         size: (height, width) in pixels, of the detections of one image that a detector was given.
     """
 
@@ -112,7 +112,7 @@ class DetectionTable:
         return tuple(self.classes[label - 1] for label in self.labels.tolist())
 
     def texts(self) -> list[str]:
-        """What is written beside each box: its score, after its class where there are several."""
+        """Captions of boxes: score, after the class if there are several."""
         named = zip(self.class_names, self.scores.tolist(), strict=True)
         return [f"{name} {score:.2f}" if len(self.classes) > 1 else f"{score:.2f}" for name, score in named]
 
@@ -125,7 +125,7 @@ class DetectionTable:
         return self.rows(self.labels == label)
 
     def rows(self, kept: np.ndarray) -> DetectionTable:
-        """Those where ``kept``, bool ``(d,)``, is true; or the rows at these places, int64, in this order."""
+        """Rows selected by a mask, bool ``(d,)``, or by indices, int64."""
         anchors = None if self.anchor_index is None else self.anchor_index[kept]
         return replace(
             self,
@@ -163,25 +163,25 @@ class Targets:
         return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Targets:
-        """The same change made to every tensor."""
+        """Apply a function to every tensor."""
         return Targets(change(self.boxes_xyxy), change(self.labels), change(self.ignore))
 
     @property
     def is_object(self) -> torch.Tensor:
-        """bool ``(N, M)``: rows to be found, neither padding nor ignored."""
+        """Objects, neither padding nor ignored, bool ``(N, M)``."""
         return (self.labels > 0) & ~self.ignore
 
 
 @dataclass
 class Batch:
-    """What a loader yields.
+    """A batch of images and targets.
 
     Attributes:
         images: uint8 ``(N, C, H, W)``, channels_last in memory; channels are R, G, B, LWIR as far as the modality has
             them. Not normalised: the detector does that.
         targets: objects in pixels of ``images``.
         original_sizes: int64 ``(N, 2)``, (height, width) of each image before it was resized to ``(H, W)``.
-        indices: int64 ``(N,)``, places in the data set's list of frames.
+        indices: int64 ``(N,)``, into the data set's frames.
         names: frame names, for messages.
     """
 

@@ -1,4 +1,4 @@
-"""A synthetic twin of KAIST: painted street scenes in KAIST's layout, for trying things without the real data."""
+"""Synthetic twin of KAIST: painted street scenes in KAIST's layout."""
 
 from data_kaist.synthetic.writer import write_dataset
 

@@ -58,10 +58,10 @@ class Canvas:
 
     Attributes:
         camera: what :meth:`face` projects with.
-        glows: whether ``glow`` is painted at all; by day nobody would see it.
+        glows: whether ``glow`` is painted at all; invisible by day.
         paint: uint8 ``(H, W, 4)``; B, G, R of the surface in white light, and its heat (100 is the air).
         glow: uint8 ``(H, W, 3)``; light that a surface sends out itself, B, G, R.
-        depth: float32 ``(H, W)``; metres, infinite on ground and sky, which hide nobody.
+        depth: float32 ``(H, W)``; metres, infinite on ground and sky.
     """
 
     def __init__(self, size: tuple[int, int], camera: Camera, *, glows: bool) -> None:

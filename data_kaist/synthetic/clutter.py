@@ -1,4 +1,4 @@
-"""What stands about in a street: cars, trees, poles, bins, and things that only look like people."""
+"""Street furniture: cars, trees, poles, bins, and distractors that resemble people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIN_COLOURS = palette("325a3c 5a5a5a 28466e a09b96")
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A footprint on the ground that nobody stands in, metres."""
+    """A footprint on the ground without people, metres."""
 
     x0: float
     x1: float
@@ -243,7 +243,7 @@ def _dummy(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: fl
 
 
 def _poster(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
-    """A distractor: a poster case with somebody painted on it; at night it is lit and evenly warm."""
+    """A distractor: a poster case with a person on it; at night lit and evenly warm."""
     tone = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
     glow = shaded(tone, 0.9) if look.lit_city else None
     heat = 118.0 if look.lit_city else 97.0

@@ -32,7 +32,7 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Person:
-    """Who walks there and how; see :meth:`sample`."""
+    """Appearance and gait of a person; see :meth:`sample`."""
 
     stature: float  # metres
     build: float  # width relative to the average
@@ -52,7 +52,7 @@ class Person:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Person:
-        """Anybody one meets in a street."""
+        """A random person."""
         child = rng.random() < 0.07
         skirt = rng.random() < 0.14
         hem = float(rng.choice([0.47, 0.45, 0.42, 0.33, 0.27], p=[0.35, 0.3, 0.17, 0.1, 0.08]))
@@ -94,7 +94,7 @@ class _Brush:
     """Paints in a figure's metres onto an oversampled patch."""
 
     def __init__(self, pixels_per_metre: float, half_width: float, top: float) -> None:
-        # Small figures get more samples a pixel, so that thin limbs do not flicker away.
+        # Small figures get more samples per pixel, so that thin limbs do not flicker away.
         self.over = 2 if pixels_per_metre > 45 else 3 if pixels_per_metre > 22 else 4
         self.scale = pixels_per_metre * self.over
         below = 0.06
@@ -166,7 +166,7 @@ class _Brush:
 
 
 def paint_person(person: Person, pixels_per_metre: float, rng: np.random.Generator) -> Sprite:
-    """The sprite of somebody on foot."""
+    """Sprite of a pedestrian."""
     p, h = person, person.stature
     umbrella = p.extra == "umbrella"
     brush = _Brush(pixels_per_metre, max(0.62, 0.4 * h), 2.3 if umbrella else h * 1.09 + 0.05)
@@ -278,7 +278,7 @@ def paint_person(person: Person, pixels_per_metre: float, rng: np.random.Generat
 
 
 def paint_cyclist(person: Person, pixels_per_metre: float, rng: np.random.Generator) -> Sprite:
-    """The sprite of somebody on a bicycle."""
+    """Sprite of a cyclist."""
     p = person
     brush = _Brush(pixels_per_metre, 1.05, 1.95)
     sin, cos = float(np.sin(p.view)), float(np.cos(p.view))

@@ -42,7 +42,7 @@ class FramePlan:
 
 
 class _Crowd:
-    """Collects figures that neither stand in furniture nor in each other."""
+    """Collects figures that overlap neither furniture nor each other."""
 
     def __init__(
         self, rng: np.random.Generator, look: Look, camera: Camera, depth: np.ndarray, obstacles: list[Obstacle]
@@ -61,7 +61,7 @@ class _Crowd:
         return all(abs(f.x - x) > apart or abs(f.z - z) > 0.5 for f in self.figures)
 
     def is_behind(self, x: float, z: float) -> bool:
-        """Whether street furniture hides the waist of somebody at ``(x, z)``."""
+        """Whether street furniture hides the waist of a person at ``(x, z)``."""
         u, v = self.camera.project(np.array([[x, 0.9, z]]))[0]
         rows, columns = self.depth.shape
         return bool(0 <= v < rows and 0 <= u < columns and self.depth[int(v), int(u)] < z)

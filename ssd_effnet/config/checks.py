@@ -54,7 +54,7 @@ def _storable(name: str, values: dict[str, Any]) -> Complaints:
 
 
 def _limits(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
-    """Of each key, as its field in the schema or the annotation of an entry's argument has them; null has none."""
+    """Limits of each key, from the schema or an argument's annotation."""
     for key, field in fields_of(e):
         value, names = values[key], field.metadata.get("names", "")
         length = len(names.split(", ")) if names else field.metadata.get("length")
@@ -118,7 +118,7 @@ def _combinations(e: ExperimentConfig) -> Complaints:
 
 
 def _entries(e: ExperimentConfig) -> Complaints:
-    """What constructors refuse that need nothing but the config."""
+    """Errors of constructors that need only the config."""
     for key in ("augment", "matcher", "class_loss", "box_loss"):
         try:
             make(getattr(e, key), variances=tuple(e.anchors.variances))

@@ -1,4 +1,4 @@
-"""Groups of settings whose further keys are the arguments of what they name.
+"""Config groups whose keys include the arguments of a registry entry.
 
 A class of the schema marks the key that names an entry of a registry by :func:`choice`. :func:`group_class` makes the
 dataclass that has the entry's arguments too: with ``name: focal`` the keys ``alpha``, ``gamma`` and ``prior``. Where
@@ -20,7 +20,7 @@ _Entries = tuple[tuple[Registry, str, Any, bool], ...]  # registry, name, entry,
 
 
 def choice(of: Registry, default: str | list[str]) -> Any:
-    """A key that names an entry, or a list of such; a default that is none of them stands for nothing."""
+    """A key that names registry entries; a default that is no entry means none."""
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"registry": of})
     return dataclasses.field(default=default, metadata={"registry": of})
@@ -32,7 +32,7 @@ def choice_fields(group: Any) -> dict[str, Registry]:
 
 
 def names_for(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """What a key of :func:`choice` may be; empty for any other key."""
+    """Allowed names of a key of :func:`choice`; empty for other keys."""
     known = tuple(field.metadata.get("registry", ()))
     return (
         known if field.default in known or not isinstance(field.default, str) or not known else (field.default, *known)
@@ -49,12 +49,12 @@ def chosen(part: Any) -> Iterator[tuple[Registry, str, Any]]:
 
 
 def make(part: Any, **supplied: Any) -> list[Any]:
-    """What a group names, built from its own arguments and from those supplied ones that each takes."""
+    """Build the entries that a group names, from its arguments and supplied ones."""
     return [of.make(name, vars(own), **supplied) for of, name, own in chosen(part)]
 
 
 def group(base: type, values: Mapping[str, Any] | None = None) -> Any:
-    """A group with these values, plain ones, of the class that has the arguments of what they name."""
+    """A group with these values, of the dataclass for its entries."""
     stated = {**vars(base()), **(values or {})}
     kind = group_class(base, stated)
     given = {}
@@ -106,7 +106,7 @@ def _field(key: str, argument: Argument) -> tuple[str, Any, Any]:
 
 
 def _reduce(self: Any) -> tuple[Any, ...]:
-    """For pickling and copying: the class is made anew, in another process from the same plugins."""
+    """For pickling and copying: makes the class again."""
     return _restore, (self.base, dataclasses.asdict(self), dict(plugins))
 
 

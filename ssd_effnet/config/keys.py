@@ -27,12 +27,12 @@ def defaults() -> ExperimentConfig:
 
 
 def type_of(node: Any) -> Any:
-    """The dataclass of a group in an OmegaConf config; of anything else what it holds."""
+    """Dataclass of a group in an OmegaConf config; of other values their content."""
     return OmegaConf.get_type(node) if isinstance(node, DictConfig) else type(node)
 
 
 def fields_of(node: Node) -> Iterator[tuple[str, Field]]:
-    """Every dotted key of an experiment with its field, arguments of what it names included."""
+    """Dotted keys of an experiment with fields, arguments of entries included."""
     for field in dataclasses.fields(type_of(node)):
         child = node._get_node(field.name) if isinstance(node, DictConfig) else getattr(node, field.name)
         if dataclasses.is_dataclass(type_of(child)):
@@ -56,7 +56,7 @@ def _fields_of_group(kind: type) -> tuple[tuple[str, Field], ...]:
 
 
 def key_types(of: Node | None = None) -> dict[str, Any]:
-    """The type of every dotted key, in the schema's order; name, description, changes, ancestors, plugins are none."""
+    """Types of the dotted keys, in the schema's order, without name, description and the like."""
     return {key: field.type for key, field in fields_of(of or defaults())}
 
 
@@ -76,7 +76,7 @@ def default_of(field: Field) -> Any:
 
 
 def unlike(a: ExperimentConfig, b: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Values of the sorted keys in which two experiments differ; an argument that one lacks counts as its default.
+    """Keys and values in which two experiments differ; missing arguments have defaults.
 
     The order of classes counts.
     """
@@ -103,7 +103,7 @@ def takes_text(key: str, of: Node | None = None) -> bool:
 
 
 def options(kind: Any) -> tuple[Any, ...]:
-    """The types that ``X | None`` stands for; any other stands for itself."""
+    """Types of ``X | None``; other types alone."""
     return (kind,) if kind in _WORDS or get_origin(kind) in (Literal, list, dict) else get_args(kind)
 
 

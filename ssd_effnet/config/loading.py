@@ -117,13 +117,13 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
 
 @cache
 def _defaults() -> DictConfig:
-    """The defaults as OmegaConf has them, to be copied: making them takes five times as long."""
+    """Defaults as an OmegaConf config, cached for copying."""
     config: DictConfig = OmegaConf.structured(defaults())
     return config
 
 
 def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequence[str] = WHERE) -> ExperimentConfig:
-    """A copy with overrides of keys that are ``free``, usually those that only say where it runs.
+    """Copy with overrides of ``free`` keys, by default those of location.
 
     Raises:
         ConfigError: one of a key that is not free, or that :func:`load_experiment` would refuse.
@@ -143,10 +143,10 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequ
 
 
 def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
-    """The experiment that a checkpoint states; keys it lacks are the schema's defaults.
+    """Experiment of a checkpoint; missing keys have the schema's defaults.
 
     Raises:
-        ConfigError: this version does not know such an experiment.
+        ConfigError: not readable by this version.
     """
     config = deepcopy(_defaults())
     content = _of_this_schema({str(key): value for key, value in content.items()}, source)
@@ -173,7 +173,7 @@ def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
 
 
 def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: str = "") -> Path:
-    """The experiment file that is meant, with or without ``.yaml``.
+    """Path of an experiment file, with or without ``.yaml``.
 
     Args:
         path: of a file, or the bare name of one of the project's experiments (:data:`EXPERIMENTS`).
@@ -195,7 +195,7 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
 
 
 def normalisation_in_doubt(e: ExperimentConfig) -> str:
-    """A warning if the normalisation belongs to weights that the backbone does not have; else empty."""
+    """A warning if the normalisation is of other weights; else empty."""
     own, stated = own_normalisation(e.backbone.name), {"mean": e.input.mean, "std": e.input.std}
     if not e.input.normalize or own is None or stated not in [own_normalisation(name) for name in _PUBLISHED]:
         return ""
@@ -231,12 +231,12 @@ def as_difference(base: str, description: str, changes: Sequence[str], values: M
 
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
-    """Sorted dotted keys in which two experiments differ, names and descriptions apart; the order of classes counts."""
+    """Sorted dotted keys in which two experiments differ, names and descriptions apart."""
     return list(unlike(a, b))
 
 
 def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
-    """Sorted keys that do not have the same value in all of them, seed and :data:`WHERE` apart."""
+    """Sorted keys that differ among experiments, seed and :data:`WHERE` apart."""
     first, *others = experiments
     keys = {key for other in others for key in differences(first, other)}
     return sorted(keys - {"trainer.seed", *WHERE})
@@ -272,7 +272,7 @@ def _of_this_schema(content: dict[str, Any], source: str) -> dict[str, Any]:
     """A file's or checkpoint's content without keys that are gone and changed no result.
 
     Raises:
-        ConfigError: it is of the first schema, which is no more read.
+        ConfigError: it is of schema 1, which is not supported.
     """
     head = content.get("head")
     if "loss" in content or (isinstance(head, dict) and "classes" in head):
@@ -316,7 +316,7 @@ def _override(config: DictConfig, overrides: Iterable[str]) -> None:
 
 
 def _parse_override(text: str, config: DictConfig) -> dict[str, Any]:
-    """A key of type text takes what is written; quotes around all of it are the shell's or YAML's."""
+    """Key and value of ``key=value``; outer quotes of a text are removed."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         meant = f"{text}=VALUE, without a space" if text in key_types(config) else "optimizer.lr=0.001"
@@ -422,9 +422,7 @@ def _leaves(layer: dict[str, Any], node: DictConfig, source: str, path: tuple[st
         dotted = ".".join((*path, str(key)))
         if not path and "." in str(key) and str(key) in key_types(node):
             group, _, name = str(key).partition(".")
-            raise ConfigError(
-                f"{source}: key `{key}`: in a file it stands in its group, `{group}: {{{name}: {value}}}`"
-            )
+            raise ConfigError(f"{source}: key `{key}`: in a file write it in its group, `{group}: {{{name}: {value}}}`")
         if key not in fields:
             known = [".".join((*path, name)) for name in fields] + list(key_types(node) if not path else ())
             raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}{_of_what(node, path)}")
@@ -450,7 +448,7 @@ def _of_what(node: DictConfig, path: tuple[str, ...]) -> str:
 def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
     try:
         experiment = OmegaConf.to_object(config)
-    except (OmegaConfBaseException, RecursionError) as error:  # ${...} that leads nowhere, ??? that nobody filled
+    except (OmegaConfBaseException, RecursionError) as error:  # unresolved ${...} or ???
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{source}: key `{key}`: {str(error).splitlines()[0]}") from error
     assert isinstance(experiment, ExperimentConfig)

@@ -21,9 +21,9 @@ class ConfigError(Failure, ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Lists and mappings of texts as written, each key once: YAML 1.1 would read 010 as 8, 1:30 as 90 and no as False.
+    """YAML loader of plain texts (YAML 1.1 reads 010 as 8, no as False).
 
-    Aliases are refused: nine lines of them can stand for a billion values.
+    Duplicate keys and aliases are refused: nine lines of aliases can expand to a billion values.
     """
 
     def __init__(self, stream: str) -> None:
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
                 name = self.construct_object(key)
                 if name in seen:
                     line = key.start_mark.line + 1
-                    raise ConfigError(f"key `{name}` stands there twice, for the second time in line {line}")
+                    raise ConfigError(f"key `{name}` is a duplicate (line {line})")
                 seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -54,7 +54,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
     Args:
         path: the file.
-        kind: of file, for the sentence that says it is not there.
+        kind: of file, for messages.
 
     Raises:
         ConfigError: it is not there, not text or not YAML.
@@ -94,7 +94,7 @@ def as_written(value: Any) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
-    if len(name) > 1000:  # nobody's slip of the finger, and the comparison would take minutes
+    if len(name) > 1000:  # too long for a typo, and slow to compare
         return ""
     # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [

@@ -1,4 +1,6 @@
-"""Subsets (day, night, height, occlusion) and rule sets of the miss rate."""
+"""Subsets (day, night, height, occlusion) and rule sets of the miss rate.
+
+A frame's time of day: :mod:`data_kaist.splits`."""
 
 from __future__ import annotations
 

@@ -91,26 +91,26 @@ def detect(
 
     - annotated images under the names of the sources, an annotated video for each video (``NAME.webm``, or a folder of
       frames where OpenCV can write no video);
-    - ``detections.json``, COCO results; ``images.json`` says what their image ids mean and is a COCO file without
+    - ``detections.json``, COCO results; ``images.json``, a COCO file of their images without
       annotations (``COCO("images.json").loadRes("detections.json")``);
     - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons (or the
       first class, where none is of ``person``); image 1 is the one of id 0.
 
-    Numbers count every image, those that were left out too, also the damaged frames of a video; in its annotated
-    video the previous picture replaces each. Files are complete however the work ends.
+    Numbers count all images, also skipped ones and damaged video frames, for which the annotated video repeats the
+    previous picture. Files are complete also after an error.
 
     Args:
         predictor: the detector.
         sources: see :func:`ssd_effnet.inference.sources.find_sources`.
         out: folder; what is there under the same names is replaced.
         score: detections below are neither drawn nor written.
-        batch_size: frames that are computed at once.
+        batch_size: frames per batch.
         pictures: write annotated images.
         video: write annotated videos.
         json: write the three files of detections.
         max_frames: of each video; None: all.
         on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
-        echo: told one line about each bad file and anything else to know.
+        echo: called with one line per bad file or remark.
         on_image: called after each image.
 
     Raises:
@@ -210,7 +210,7 @@ def _say_what_is_missing(
 ) -> None:
     """Report damaged frames and a premature end.
 
-    Some kinds of file only estimate their length; a tenth is more than an estimate is wrong by.
+    Some formats only estimate their length, by less than a tenth.
     """
     stated = frame_count(video)
     missing = stated - seen if whole else 0
@@ -224,7 +224,7 @@ def _say_what_is_missing(
 
 
 def _listed_name(shot: _Shot) -> str:
-    """Its name in ``images.json``: of a KAIST frame with set and video, also where a folder inside a set was given."""
+    """Name in ``images.json``; of a KAIST frame with set and video."""
     whole = "/".join(shot.source.path.absolute().parts[-4:])
     return whole if isinstance(shot.source, Still) and spelling(whole) and not spelling(shot.name) else shot.name
 

@@ -37,17 +37,17 @@ Nms = Literal["inside", "outside"]
 
 
 class ExportError(Failure, RuntimeError):
-    """A sentence about why a detector cannot be exported."""
+    """A detector cannot be exported."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: the file.
         input_shape: of ``images``, uint8, without the batch: (channels, height, width).
-        rows: boxes that come out for an image, padding counted; 0 of weights alone.
+        rows: output boxes per image, with padding; 0 for weights alone.
         metadata: see :func:`describe`.
     """
 
@@ -64,7 +64,7 @@ class ExportedDetector(nn.Module):
         detector: in evaluation mode.
         postprocess: of the same experiment.
         size: (height, width) of the images.
-        nms: ``inside``: detections as PyTorch gives them; ``outside``: the boxes that would enter NMS.
+        nms: ``inside``: detections; ``outside``: boxes before NMS.
     """
 
     def __init__(self, detector: Detector, postprocess: PostProcess, size: tuple[int, int], nms: Nms) -> None:
@@ -96,14 +96,14 @@ def export_detector(
     size: tuple[int, int] | None = None,
     nms: Nms = "inside",
 ) -> Exported:
-    """Write the detector of a checkpoint as one file, in float32, for batches of any number of images.
+    """Export a checkpoint's detector to ONNX, float32, with a dynamic batch.
 
     ONNX is made by torch's exporter for exported programs (``dynamo=True``): it keeps the batch dynamic and turns the
-    loop of NMS into an ONNX ``Loop``. The older one, which follows a traced run, would freeze the number of rounds.
+    loop of NMS into an ONNX ``Loop``. The older exporter would fix the number of rounds.
 
     Args:
         checkpoint: a ``.ckpt``, or a run's directory (see :func:`ssd_effnet.inference.predictor.load_detector`).
-        out: the file; None: beside the checkpoint, under its name. What is there is replaced.
+        out: the file; None: beside the checkpoint, under its name. An existing file is replaced.
         size: (height, width) of the images; None: as in training. Anchors are stretched with the image.
         nms: see :class:`ExportedDetector`.
 
@@ -124,7 +124,7 @@ def export_detector(
     images = torch.zeros((2, len(CHANNELS[e.input.modality]), *size), dtype=torch.uint8)
     with torch.no_grad():
         try:
-            detector(images)  # makes the anchors, which the export then finds as constants
+            detector(images)  # makes the anchors, which become constants of the export
         except (RuntimeError, ValueError) as error:
             raise ExportError(
                 f"{file}: this detector cannot process images of {size[0]}x{size[1]}: {_first_line(error)}"
@@ -147,7 +147,7 @@ def export_detector(
     metadata = describe(file, e, size, nms)
     onnx_program.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # whoever reads the file sees all of it or none
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # atomic
     try:
         onnx_program.save(beside, external_data=False)
         beside.replace(path)
@@ -163,7 +163,7 @@ LICENCE = (
 
 
 def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, half: bool = False) -> Exported:
-    """Write the weights of a checkpoint alone as safetensors, with what is needed to use and to judge them.
+    """Write a checkpoint's weights as safetensors with config and scores.
 
     :func:`.predictor.load_detector` and ``init_from`` read the file. Metadata are those of :func:`describe`, with the
     normalisation, the scores of the run's test, the fingerprints of its data and a note on licences.
@@ -171,7 +171,7 @@ def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, hal
     Args:
         checkpoint: a ``.ckpt``, or a run's directory, which stands for the checkpoint that was tested.
         out: the file; None: beside the checkpoint, under its name.
-        half: kernels and matrices in float16; vectors (norms, biases) stay as they are.
+        half: kernels and matrices in float16; vectors (norms, biases) in float32.
 
     Raises:
         ExportError: a weight is too large for float16, or ``out`` does not end in ``.safetensors``.
@@ -226,7 +226,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "size": list(size),  # (height, width)
         "trained_size": list(as_size(e.input.size)),
         "boxes": "xyxy, pixels of the input",
-        "lwir_range": e.data.lwir_range,  # of values of more than 8 bits: these become 0 and 255, linearly
+        "lwir_range": e.data.lwir_range,  # LWIR values of more than 8 bits that become 0 and 255
         "resize": "bilinear, each side by itself (cv2.INTER_LINEAR)",
         "nms": nms,
         "nms_iou": p.nms_iou,

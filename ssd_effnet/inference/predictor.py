@@ -48,8 +48,8 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
         path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
             not finished, for ``checkpoints/best.ckpt``, or ``last.ckpt`` where there is no best one.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
-        zoom: how much larger than in training images enter the network, each side; anchors keep their pixels. For
-            people who are smaller in their images than those that it was trained on; time grows with the square.
+        zoom: factor of the input's sides relative to training; anchors keep their pixels. For smaller people than in
+            training; time grows with the square.
 
     Raises:
         WeightsError: missing, or not a checkpoint of this project.
@@ -92,7 +92,7 @@ class Predictor:
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized.
-        reading: how files become pixels: upright, and by the range of LWIR values that the detector was trained with.
+        reading: settings for decoding: upright, with the LWIR range of training.
         detector: as trained; detections come from a folded copy.
     """
 
@@ -110,7 +110,7 @@ class Predictor:
         self._postprocess = build_postprocess(experiment)
 
     def _fold(self, detector: Detector) -> Detector:
-        """Compared with the detector on a small input; at the experiment's size where the network takes no other."""
+        """Folded copy, compared with the detector on a small input."""
 
         def noise(size: tuple[int, int]) -> torch.Tensor:
             shape = (1, len(CHANNELS[self.modality]), *size)
@@ -143,14 +143,14 @@ class Predictor:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
                 Files are decoded as in training, an alpha channel is dropped, and orientation tags are followed: boxes
                 are in the upright picture. Where only the high byte of 16 bits is used, a warning says so.
-            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, a low one,
-                as evaluation wants it. For people to look at, 0.3 to 0.5.
-            batch_size: images that are computed at once.
+            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, low
+                for evaluation. For display, 0.3 to 0.5.
+            batch_size: images per batch.
 
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
-            NonFiniteError: what the network says of an image is infinite or not a number, as its weights may be.
-            OutOfMemory: so many images at once do not fit into the device's memory.
+            NonFiniteError: outputs of the network are infinite or NaN.
+            OutOfMemory: the batch does not fit into the device's memory.
             RequestError: a score or a batch size out of range.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
@@ -236,7 +236,7 @@ class Predictor:
 
 
 def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:
-    """The same network for larger images: anchors scale with the input, so what they refer to grows with it."""
+    """The experiment with a larger input and the same anchors in pixels."""
     if zoom == 1:
         return e
     size = [max(32, 32 * round(zoom * side / 32)) for side in e.input.size]

@@ -19,7 +19,7 @@ from data_kaist.images import Reading, endings_of, kind_of, read_image
 from data_kaist.layouts import Side
 
 IMAGES, VIDEOS = endings_of("image"), endings_of("video")
-_RAW = endings_of("other")  # in form a TIFF, which holds a small picture only
+_RAW = endings_of("other")  # in TIFF format, with a small picture only
 
 _USUAL_FPS = 25.0
 _ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
@@ -32,7 +32,7 @@ UPRIGHT = Reading(orientation="follow")
 
 @dataclass(frozen=True)
 class Still:
-    """One picture, or one pair.
+    """An image or pair.
 
     Attributes:
         name: its path below what was given, with ``/``.
@@ -93,12 +93,12 @@ def find_sources(
 
     Args:
         inputs: images, videos, folders (with all below them, links too).
-        side: what a picture is that lies below neither ``visible`` nor ``lwir``.
-        leave_out: a folder whose files do not count: the one that is written to.
-        others: counts what is left out by its ending: neither an image nor a video that can be read.
+        side: modality of pictures below neither ``visible`` nor ``lwir``.
+        leave_out: a folder to skip: the output.
+        others: counts skipped files by ending.
 
     Raises:
-        DataError: an input is not there, holds nothing to look at, or is an address or a camera.
+        DataError: an input is missing, empty, an address or a camera.
     """
     others = Counter() if others is None else others
     found: dict[tuple[Path, ...], tuple[Source, Path]] = {}
@@ -116,7 +116,7 @@ def find_sources(
             source = _source(file, file.relative_to(base).as_posix(), side)
             paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
             key = tuple(path.resolve() for path in paths if path is not None)
-            if key not in found or source.path == file:  # a pair bears the name of its visible file
+            if key not in found or source.path == file:  # a pair has the name of its visible file
                 found[key] = source, file
     return _with_names_of_their_own(found.values())
 
@@ -165,12 +165,12 @@ def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) 
 
 
 def frame_count(source: Source) -> int:
-    """Frames: 1 of a still, what the file says of a video; 0 where it says nothing or cannot be opened."""
+    """Number of frames: 1 of an image, the file's of a video; 0 if unknown."""
     return 1 if isinstance(source, Still) else max(int(_stated(source, cv2.CAP_PROP_FRAME_COUNT)), 0)
 
 
 def frames_a_second(video: Video) -> float:
-    """As the file says; 25 where it says nothing credible."""
+    """Frame rate of the file; 25 if implausible."""
     fps = _stated(video, cv2.CAP_PROP_FPS)
     return fps if 0.1 <= fps <= 240 else _USUAL_FPS
 
@@ -183,7 +183,7 @@ def _stated(video: Video, key: int) -> float:
 
 
 def states_its_length(video: Video) -> bool:
-    """Whether the kind of file says how many frames it holds; others say it from their duration."""
+    """Whether the format stores its number of frames, not only a duration."""
     with video.path.open("rb") as file:
         kind = kind_of(file.read(200))
     return kind is not None and kind.name in ("AVI", "MP4")
@@ -192,8 +192,8 @@ def states_its_length(video: Video) -> bool:
 def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray | None]:
     """The frames, one at a time: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
 
-    None stands for a frame that is damaged, so that the others keep their places; in a film of a fixed rate also for
-    those that a damaged piece of the file has swallowed whole. Damaged frames at the end are missing.
+    None for a damaged frame, so that the others keep their index; with a fixed rate also for lost frames. Damaged
+    frames at the end are missing.
 
     Raises:
         ImageError: it cannot be opened, or holds no frame that can be decoded.
@@ -256,8 +256,8 @@ def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:
 
 
 def _content(path: Path) -> str | None:
-    """``image``, ``video`` or ``other`` by the first bytes; None where they say nothing, or cannot be read."""
-    if not path.is_file():  # a pipe would make us wait
+    """``image``, ``video`` or ``other`` by the first bytes; None if unknown."""
+    if not path.is_file():  # a pipe would block
         return None
     try:
         with path.open("rb") as file:

@@ -26,7 +26,7 @@ class AnnotatedVideos:
 
     Args:
         out: the folder.
-        echo: told where frames are written instead of a video.
+        echo: called where frames are written instead of a video.
     """
 
     def __init__(self, out: Path, echo: Callable[[str], None]) -> None:
@@ -40,7 +40,7 @@ class AnnotatedVideos:
     def add(self, source: Video, picture: np.ndarray, place: int) -> None:
         """The picture of a video's frame, uint8 ``(H, W, 3)`` RGB, and its place from 0.
 
-        For frames that were lost before stands the previous picture, at the front the first.
+        Lost frames before it repeat the previous picture, or the first.
         """
         if source is not self.source:
             self.close()
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
     """Suppress OpenCV's message about the VP8 tag, which bypasses its log."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is nowhere to print
+    except OSError:  # no stderr
         yield
         return
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The last experiment of a chain without each of its steps, so that a step's effect does not depend on the order.
+"""Ablation: the last experiment of a chain without each of its steps.
 
     files, left_out = write_without(Path("experiments/08_bifpn.yaml"), Path("runs/without/experiments"))
 

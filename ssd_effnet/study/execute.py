@@ -152,6 +152,6 @@ def work(job: Job, threads: int) -> None:
 
 
 def _visible(slot: int, gpus: int, each: int) -> str:
-    """The GPUs of this slot, so many each, among those that the user lets this study see."""
+    """GPUs of this slot, among the visible ones."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
     return ",".join(dict.fromkeys(allowed[(slot * each + i) % len(allowed)] for i in range(each)))

@@ -1,4 +1,4 @@
-"""Checkpoint files: atomic writing, and reading with their experiment."""
+"""Checkpoint files: atomic writing, and reading. Resuming: :mod:`.run`, :mod:`.run_directory`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a
 class ChannelRow:
     """Statistics of one channel over all shown pixels: as it enters the backbone, as pixels in 0..1, as configured.
 
-    Entering, a mean of 0 and a deviation of 1 are wanted. Where ``input.normalize`` is off, 0 and 1 are configured.
+    At the input, mean 0 and deviation 1 are expected. Where ``input.normalize`` is off, 0 and 1 are configured.
     """
 
     name: str
@@ -65,8 +65,8 @@ class DataView:
 def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6) -> DataView:
     """Draw frames as the network receives them, turned back into pixels.
 
-    Normalisation is undone with the experiment's own numbers, not with the detector's buffers: where the two differ,
-    where channels change places or a box stays behind its person, the pictures look wrong.
+    Normalisation is undone by the experiment's numbers, not the detector's buffers: if they differ, channels are
+    swapped or boxes misplaced, the pictures look wrong.
 
     Args:
         e: the experiment.
@@ -123,7 +123,7 @@ def configured(e: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """The pixels that a normalised tensor stands for.
+    """Pixels of a normalised tensor.
 
     Args:
         entering: float ``(N, C, H, W)``.

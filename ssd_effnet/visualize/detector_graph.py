@@ -18,7 +18,7 @@ _FILL = {"input": "#dbe7f5", "node": "#f3f3f3", "attention": "#fbe3c8", "output"
 
 @dataclass(frozen=True)
 class GraphBox:
-    """One map: its stride, its column, what is written on it, and its kind, a key of the colours."""
+    """A map in the graph: stride, column, text, kind (key of the colours)."""
 
     stride: int
     column: int
@@ -34,7 +34,7 @@ class MapGraph:
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, level: Level, label: str, sources: Sequence[str], kind: str = "node") -> str:
-        """A box right of all that it reads, and alone in its row there; returns its name."""
+        """Add a box right of its inputs in a free place; return its name."""
         column = max((self.boxes[source].column + 1 for source in sources), default=0)
         while (level.stride, column) in {(box.stride, box.column) for box in self.boxes.values()}:
             column += 1
@@ -46,8 +46,8 @@ class MapGraph:
 def map_graph(detector: Detector) -> MapGraph:
     """All maps from the backbone to the head.
 
-    Kinds: ``input`` enters from the backbone, ``attention`` fuses by global pooling, ``output`` goes to the head. A
-    part that hands its maps on as they are is not in it.
+    Kinds: ``input`` enters from the backbone, ``attention`` fuses by global pooling, ``output`` goes to the head. Parts
+    that return their inputs are left out.
     """
     drawing = MapGraph()
     entering: list[str] = []

@@ -61,7 +61,7 @@ class Seen:
     """Maps and outputs of a detector for one image.
 
     Attributes:
-        maps: in the order in which they were made; one that a part hands on is that of the part before.
+        maps: in order of computation.
         levels: of the head.
         outputs: of the detector, with their graph.
         input_size: (height, width) of the image.
@@ -79,7 +79,7 @@ class Seen:
 
     def anchor_of(self, detections: DetectionTable, row: int = 0) -> tuple[int, Level, np.ndarray]:
         """The anchor that a detection came from: its index, its level, and float32 ``(4,)`` cxcywh."""
-        assert detections.anchor_index is not None  # PostProcess knows it
+        assert detections.anchor_index is not None  # set by PostProcess
         anchor = int(detections.anchor_index[row])
         place: np.ndarray = self.outputs.anchors_cxcywh[anchor].cpu().numpy()
         return anchor, self.levels[self.level_of_anchors()[anchor]], place
@@ -93,10 +93,10 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
         images: ``(1, C, H, W)``, 0..255, on the detector's device.
 
     Raises:
-        ValueError: not one image, or a detector that is training: its batch norms would learn from the image.
+        ValueError: not one image, or a detector in training mode.
     """
     if images.shape[0] != 1:
-        raise ValueError(f"one image is looked at at a time, not {images.shape[0]}")
+        raise ValueError(f"expected one image, not {images.shape[0]}")
     if detector.training:
         raise ValueError("the detector must be in evaluation; call eval() first")
     size = (images.shape[-2], images.shape[-1])
@@ -115,8 +115,7 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
 def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
     """The logit whose sigmoid is the score, a scalar.
 
-    With softmax that is the log odds of the class against all others, not its logit alone: background's logit says as
-    much about a person as a person's.
+    With softmax: the log odds of the class against all others, background included.
 
     Args:
         logits: ``(K,)`` of one anchor.
@@ -149,7 +148,7 @@ def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation)
 
 @torch.no_grad()
 def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> tuple[np.ndarray, np.ndarray]:
-    """What the loss's own matcher says of one image's anchors.
+    """The loss's assignment of one image's anchors.
 
     Returns:
         int64 ``(A,)``, the row of the targets that an anchor learns, -1 for none; bool ``(A,)``, ignored.

@@ -1,7 +1,6 @@
 """Draws panels in rows and columns: pictures with heat maps and boxes, by matplotlib.
 
-The colours of heat are viridis: equal steps of the number look like equal steps, also to colour-blind readers and in
-grey.
+Heat maps use viridis, which is perceptually uniform, also in grey and for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def save_panels(
 
 
 def add_legend(figure: Figure, kinds: Iterable[str]) -> None:
-    """What the boxes of these kinds mean, in a row below everything."""
+    """Add a legend of box kinds below."""
     if handles := [outline(np.array([0, 0, 1, 1]), kind, label=KINDS[kind].legend) for kind in kinds]:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
 

@@ -120,7 +120,7 @@ def test_a_saved_experiment_reads_back_as_it_is(files: Path) -> None:
         ("input.std=[1, 1, 1, 0]", "above 0"),
         ("trainer.ema_decay=1.0", "below 1"),
         ("data.val=test-all-20", "must not choose the epoch"),
-        ("input={size: [64, 64], size: [96, 96]}", "the value: key `size` stands there twice"),
+        ("input={size: [64, 64], size: [96, 96]}", "the value: key `size` is a duplicate"),
         ("data.train=", "key `data.train`: must not be empty"),
         ("optimizer.lr", "form key=value"),
     ],
@@ -180,10 +180,10 @@ def test_a_merged_mapping_may_be_changed(files: Path) -> None:
         ("data: {workers: -1}", "must be at least 0"),
         (
             "optimizer: {lr: 1}\ninput: {}\noptimizer: {lr: 2}",
-            "key `optimizer` stands there twice, for the second time in line 3",
+            "key `optimizer` is a duplicate (line 3)",
         ),
-        ("optimizer:\n  lr: 1\n  lr: 1", "key `lr` stands there twice, for the second time in line 3"),
-        ("extras: {? strides : [1], 'strides': [2]}", "key `strides` stands there twice"),
+        ("optimizer:\n  lr: 1\n  lr: 1", "key `lr` is a duplicate (line 3)"),
+        ("extras: {? strides : [1], 'strides': [2]}", "key `strides` is a duplicate"),
     ],
 )
 def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
@@ -274,7 +274,7 @@ def test_a_value_of_another_kind_is_answered_with_what_is_wanted(override: str, 
 
 def test_a_key_of_the_command_line_in_a_file_is_answered_with_its_group(tmp_path: Path) -> None:
     (tmp_path / "dotted.yaml").write_text("optimizer.lr: 0.01\n")
-    with pytest.raises(ConfigError, match=r"in a file it stands in its group, `optimizer: \{lr: 0\.01\}`"):
+    with pytest.raises(ConfigError, match=r"in a file write it in its group, `optimizer: \{lr: 0\.01\}`"):
         load_experiment(tmp_path / "dotted.yaml")
 
 

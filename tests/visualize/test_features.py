@@ -134,7 +134,7 @@ def test_maps_are_those_of_the_parts_each_once(predictor: Predictor) -> None:
 
 
 def test_what_cannot_be_looked_at(predictor: Predictor) -> None:
-    with pytest.raises(ValueError, match="one image is looked at at a time, not 2"):
+    with pytest.raises(ValueError, match="expected one image, not 2"):
         see(predictor.detector, IMAGE.expand(2, -1, -1, -1))
     detector = build_detector(load_experiment(LITE0, SIX_LEVELS), pretrained=False)[0]
     with pytest.raises(ValueError, match="must be in evaluation"):

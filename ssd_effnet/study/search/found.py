@@ -1,4 +1,4 @@
-"""What a search has found: for people, and as an experiment file."""
+"""Results of a search, as a table and an experiment file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def trials_table(search: Search, study: optuna.Study, count: int = 10, width: int = 200) -> Table:
-    """The best trials, for people: a column each, as many as fit."""
+    """Table of the best trials, one column each."""
     title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in counts(study).items() if n)}"
     lines = [["trial", search.monitor, "epochs", *search.space]]
     for trial in best_trials(search, study)[:count]:
@@ -53,7 +53,7 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10, width: in
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each key decides whether a trial is among the best, shares of 1 (PED-ANOVA); {} for too few trials."""
+    """Importance of each key (PED-ANOVA), shares of 1; {} for too few trials."""
     if counts(study)["finished"] < 10:  # it compares the best tenth with all others
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()

@@ -1,4 +1,4 @@
-"""What a search may draw: a YAML file of experiment keys, each with a range or a list of choices.
+"""Search spaces: YAML files of keys with ranges or choices.
 
     optimizer.lr: {low: 1e-4, high: 1e-2, log: true}
     optimizer.name: [sgd, rmsprop, adamw]
@@ -66,7 +66,7 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
     space: Space = {}
     for key, value in _space_leaves(content, base, str(path), ""):
         if key in space:
-            raise ConfigError(f"{path}: key `{key}` stands there twice")
+            raise ConfigError(f"{path}: key `{key}` is a duplicate")
         space[key] = _draw(base, str(path), key, value)
     return space
 
@@ -112,7 +112,7 @@ def _choice(place: str, values: list[Any]) -> CategoricalDistribution:
         raise ConfigError(f"{place}: needs two values or more to choose from, not {values!r}")
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise ConfigError(f"{place}: {value!r} stands there twice")
+            raise ConfigError(f"{place}: {value!r} is a duplicate")
     return CategoricalDistribution([json.dumps(value) for value in values])
 
 

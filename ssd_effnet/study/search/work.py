@@ -47,12 +47,12 @@ with warnings.catch_warnings():
 
 
 class SearchError(Failure, RuntimeError):
-    """A sentence about why a search cannot start or go on."""
+    """A search cannot start or continue."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, how and where; :func:`plan_search` makes one.
+    """Settings of a search, made by :func:`plan_search`.
 
     Attributes:
         file: the experiment that is searched around.
@@ -200,7 +200,7 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
     A trial that fails is written down with its sentence, and another one takes its place.
 
     Args:
-        echo: told one line per step.
+        echo: called with one line per step.
 
     Raises:
         Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: it is
@@ -249,7 +249,7 @@ def counts(study: optuna.Study) -> dict[str, int]:
 
 
 def failures(study: optuna.Study) -> dict[int, str]:
-    """What the failed trials said, by their number."""
+    """Reasons of failed trials, by number."""
     failed = {k: trial for k, trial in last_attempts(study).items() if trial.state == TrialState.FAIL}
     return {k: trial.user_attrs.get("failure", "its process died again and again") for k, trial in failed.items()}
 
@@ -333,7 +333,7 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
 
 
 class Judge(Callback):
-    """Tells Optuna each validation of a trial, and stops the run where Optuna sees no hope.
+    """Reports each validation to Optuna, and stops pruned trials.
 
     The run is stopped when the next epoch begins: by then everything about the last one is written.
     """

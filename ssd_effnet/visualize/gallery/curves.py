@@ -42,7 +42,7 @@ def write_curves(
         annotations: COCO file or data set's root to score against; None takes the test split of the first run.
         split: frames to take from a root.
         rules: rule set.
-        subsets: a panel each.
+        subsets: one panel each.
         size: width and height of the whole, inches.
         order: of the legends: ``best`` first, or as ``given``.
         names: of the files in the legends; empty: their own.
@@ -58,13 +58,13 @@ def write_curves(
         raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
     runs = [path for path in files if (path / "config.yaml").is_file()]
     if names and (len(names) != len(files) or len(set(names)) < len(names)):
-        raise DataError(f"{len(files)} files want as many different names, not {', '.join(names)}")
+        raise DataError(f"{len(files)} files need as many different names, not {', '.join(names)}")
     names_of = dict(zip(files, names or short_names(files), strict=True))
     tables: dict[str, DetectionTable] = {}
     if annotations is None:
         if not runs:
             raise DataError("there is no run among the files, so say with --annotations what they are scored against")
-        # knows how to build a data set, for which torch is loaded
+        # imports torch
         from ssd_effnet.visualize.gallery.drawing import FinishedRun
 
         tested = FinishedRun.load_runs(runs, overrides, leave_out=True)

@@ -35,7 +35,7 @@ class FinishedRun:
 
     Attributes:
         name: experiment and seed.
-        modality: what the detector sees, and what is drawn.
+        modality: of the detector and the pictures.
         frames: of the test split.
         detections: on them, of the class.
         classes: that the detector tells apart.
@@ -163,7 +163,7 @@ class FinishedRun:
         return fingerprint(self.frames)
 
     def images(self, place: int) -> list[np.ndarray]:
-        """The images that the detector sees of a frame, visible before LWIR, as RGB.
+        """Images of a frame that the detector uses, visible first, as RGB.
 
         Raises:
             ImageError: one of them cannot be read.
@@ -192,7 +192,7 @@ def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str]
         return annotations
     for directory in (RunDirectory.holding(path) for path in paths if path not in files):
         return Path(directory.at_hand(directory.trained()).data.root)
-    raise DataError(f"{annotations}: says not where its images are; give data.root=...")
+    raise DataError(f"{annotations}: does not state where its images are; give data.root=...")
 
 
 def _with_images(truth: GroundTruth, root: Path) -> list[Frame]:

@@ -1,4 +1,4 @@
-"""Figure for a paper: a row per detector, a column per frame, both modalities, hits, misses and false alarms."""
+"""Figure for a paper: one row per detector, one column per frame."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def write_figure(
     fppi: float = FPPI,
     min_score: float | None = None,
 ) -> list[Path]:
-    """Draw each frame as each detector sees it, at its operating point on all test frames.
+    """Draw frames with each detector's boxes at its operating point.
 
     Args:
-        runs: a row each, as :meth:`.FinishedRun.load_all` gives them.
-        frames: names, a column each.
+        runs: one row each, as :meth:`.FinishedRun.load_all` gives them.
+        frames: names, one column each.
         out: without ending; ``.pdf`` and ``.png`` are written.
         names: of the rows; empty: the detectors' own.
         width: of the whole, inches; 7 is a page of two columns.
