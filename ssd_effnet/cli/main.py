@@ -56,7 +56,7 @@ def version() -> str:
 
 
 def _completed_words() -> list[str]:
-    """The command on the line that a shell asks completions of; argcomplete is told to begin at it."""
+    """Command of a line to complete; sets where argcomplete begins."""
     if "_ARGCOMPLETE" not in os.environ:
         return []
     first = int(os.environ["_ARGCOMPLETE"])  # place of the first word behind the program

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ssd_effnet.training.run_directory import RunDirectory
 
     results = run(experiment, arguments.out, resume=arguments.resume)
-    if rank() > 0:  # of several processes the first one speaks
+    if rank() > 0:  # only the first process prints
         return 0
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})

@@ -47,7 +47,7 @@ class ReportEntry:
 
     @property
     def evidence(self) -> list[tuple[str, str]]:
-        """What the verdict stands on, as (what, value); empty without a parent."""
+        """Evidence of the verdict as (name, value); empty without a parent."""
         d = self.difference
         if d is None:
             return []

@@ -32,7 +32,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
     least, short = 0.5, shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):
         results = [run.matcher.result(subset) for run in experiment.runs]
-        if not all(math.isfinite(result.mr) for result in results):  # nobody to miss, and no curve
+        if not all(math.isfinite(result.mr) for result in results):  # no people, and no curve
             continue
         mean = np.mean([miss_rate_at(result, _FPPI) for result in results], axis=0)
         least = min([least, *mean[mean > 0]])

@@ -122,7 +122,7 @@ def _leaves_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[
 
 
 def hidden_by(laid: Sequence[str], jobs: Sequence[Job]) -> list[str]:
-    """Sentences about experiments whose own changes are keys that were laid over all: their question is not asked."""
+    """Sentences about experiments whose changes are hidden by an overlay."""
     keys, notes = {setting.partition("=")[0] for setting in laid}, {}
     for job in jobs:
         if job.experiment.ancestors and (own := sorted(keys.intersection(job.experiment.changes))):
@@ -153,7 +153,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
     begun, left_out = survey(jobs[0].directory.path.parents[1])
     for job in jobs:
         own = job.directory
-        if own.damage():  # it is left out, and blocks nobody
+        if own.damage():  # it is left out, and blocks no other run
             continue
         other_seeds = [d for d in begun if d.begun and d != own and d.path.parent == own.path.parent]
         for directory in [own, *other_seeds] if own.begun else other_seeds:
@@ -225,7 +225,7 @@ def read_study(out: Path) -> dict[str, Any]:
 
 
 def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
-    """The runs in a study's directory, and why others that lie there are left out, a sentence each."""
+    """Runs in a study's directory, and one sentence per run left out."""
     runs, left_out = [], []
     for file in sorted(out.glob("*/*/config.yaml")):
         if damage := RunDirectory(file.parent).damage():

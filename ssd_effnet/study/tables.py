@@ -61,7 +61,7 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 
 
 def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str, Scores] | None = None) -> str:
-    """The table for a README, with the origin of its numbers; ``others`` stand above the study's own."""
+    """The table for a README, with the origin of its numbers; ``others`` are above the study's own."""
     metric, rows = figure_name(study.metric), []
     for entry in entries:
         e, d = entry.experiment, entry.difference
