@@ -2,8 +2,8 @@
 
 An entry is a class or function, registered beside its definition or in a plugin::
 
-    @CLASS_LOSSES.register("quality_focal")
-    class QualityFocal(ClassLoss): ...
+    @CLASS_LOSSES.register("cross_entropy")
+    class CrossEntropy(ClassLoss): ...
 
 Its own arguments are the parameters of its signature that a config can hold, less those that
 :mod:`ssd_effnet.build` supplies. ``docs/extending.md`` shows each kind.

@@ -49,12 +49,14 @@ class RawOutputs:
         bbox_regression: ``(N, A, 4)``, offsets from the anchors (see :func:`ssd_effnet.detection.boxes.encode`).
         anchors_cxcywh: ``(A, 4)``, pixels of the network's input.
         anchors_per_level: anchors of each level of the head, in the order of ``A``; empty: one level.
+        anchors_per_position: consecutive anchors with one centre.
     """
 
     cls_logits: torch.Tensor
     bbox_regression: torch.Tensor
     anchors_cxcywh: torch.Tensor
     anchors_per_level: tuple[int, ...] = ()
+    anchors_per_position: int = 1
 
     def __post_init__(self) -> None:
         self.anchors_per_level = self.anchors_per_level or (len(self.anchors_cxcywh),)

@@ -172,7 +172,7 @@ class HeadConfig:
 class MatcherConfig:
     """Assigns anchors to objects."""
 
-    name: str = choice(registry.MATCHERS, "max_iou")  # max_iou: SSD's
+    name: str = choice(registry.MATCHERS, "max_iou")  # max_iou: SSD's; atss: a threshold per object
 
 
 @dataclass
@@ -186,7 +186,7 @@ class ClassLossConfig:
 class BoxLossConfig:
     """Loss of the boxes of positive anchors."""
 
-    name: str = choice(registry.BOX_LOSSES, "smooth_l1")  # of the box code
+    name: str = choice(registry.BOX_LOSSES, "smooth_l1")  # giou and ciou: of the boxes, others of the box code
     weight: float = _key(1.0, "at least 0")  # relative to the class loss
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_kaist.structures import Targets
-from ssd_effnet.detection.boxes import SSD_VARIANCES, Variances, encode, xyxy_to_cxcywh
+from ssd_effnet.detection.boxes import (
+    SSD_VARIANCES,
+    Variances,
+    area,
+    cxcywh_to_xyxy,
+    decode,
+    encode,
+    iou,
+    xyxy_to_cxcywh,
+)
 from ssd_effnet.detection.matching import Assignment, Matcher, MaxIoUMatcher
 from ssd_effnet.distributed import mean_over_processes
 from ssd_effnet.registry import BOX_LOSSES, CLASS_LOSSES
 from ssd_effnet.structures import RawOutputs, ScoreActivation
 
 AtLeast0 = Annotated[float, "at least 0"]
+
+# square pixels added to divisors: boxes without area have finite losses and gradients
+_EPS = 1e-7
 
 
 @dataclass
@@ -159,6 +172,43 @@ class FocalLoss(ClassLoss):
         return (weighted * ~assignment.ignored[..., None]).sum()
 
 
+@CLASS_LOSSES.register("quality_focal")
+class QualityFocalLoss(ClassLoss):
+    """Quality focal loss over all anchors that are not ignored (Li et al. 2020, QFL).
+
+    ``-|y - p|^beta ((1 - y) log(1 - p) + y log(p))``; y is 0 for negatives and other classes, else the IoU of the
+    decoded box and its object, without gradient. Logits are those of the foreground classes only.
+
+    Args:
+        beta: less weight of well-estimated anchors; the authors' is 2, cross-entropy: 0.
+        prior: initial score of every anchor.
+        variances: of the box code, see :func:`.boxes.encode`.
+    """
+
+    activation = "sigmoid"
+
+    def __init__(
+        self,
+        beta: AtLeast0 = 2.0,
+        prior: Annotated[float, "above 0, below 1"] = 0.01,
+        variances: Variances = SSD_VARIANCES,
+    ) -> None:
+        self.beta = beta
+        self.prior = prior
+        self.variances = variances
+
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        logits = outputs.cls_logits.float()
+        found = decoded(outputs, self.variances).detach()
+        quality = iou(found[..., None, :], assignment.boxes_xyxy[..., None, :])[..., 0]  # (N, A, 1)
+        labels = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
+        wanted = torch.where(assignment.classes[..., None] == labels, quality, 0)  # (N, A, K)
+        # a power below 1 has no finite gradient at 0
+        modulation = (wanted - logits.sigmoid()).abs().clamp(min=_EPS) ** self.beta
+        losses = modulation * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        return (losses * ~assignment.ignored[..., None]).sum()
+
+
 @BOX_LOSSES.register("smooth_l1")
 class SmoothL1:
     """Smooth L1 loss of the box code (SSD, equation 2).
@@ -196,3 +246,54 @@ class L1(SmoothL1):
 
     def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
         super().__init__(0.0, variances)
+
+
+def decoded(outputs: RawOutputs, variances: Variances) -> torch.Tensor:
+    """Boxes of all anchors, xyxy in pixels, float32 ``(N, A, 4)``."""
+    return cxcywh_to_xyxy(decode(outputs.bbox_regression.float(), outputs.anchors_cxcywh, variances))
+
+
+@BOX_LOSSES.register("giou")
+class GIoU:
+    """1 - GIoU of the decoded box and its object (Rezatofighi et al. 2019, algorithm 2).
+
+    Args:
+        variances: of the box code, see :func:`.boxes.encode`.
+    """
+
+    def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
+        self.variances = variances
+
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        losses = self.of_boxes(decoded(outputs, self.variances), assignment.boxes_xyxy)
+        return torch.where(assignment.positive, losses, 0).sum()
+
+    def of_boxes(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Losses of boxes, xyxy ``(..., 4)`` to ``(...)``; finite also without area."""
+        shared, union, hull = overlap_and_hull(found, wanted)
+        return 1 - shared / (union + _EPS) + (area(hull) - union) / (area(hull) + _EPS)
+
+
+@BOX_LOSSES.register("ciou")
+class CIoU(GIoU):
+    """CIoU loss: 1 - IoU, distance of centres and aspect ratio (Zheng et al. 2020, equations 8 to 11).
+
+    Alpha has no gradient, as in the authors' code; the gradient of the aspect ratio is that of the formula.
+    """
+
+    def of_boxes(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        shared, union, hull = overlap_and_hull(found, wanted)
+        a, b = xyxy_to_cxcywh(found), xyxy_to_cxcywh(wanted)
+        diagonal = (hull[..., 2:] - hull[..., :2]).square().sum(-1)
+        off_centre = (a - b)[..., :2].square().sum(-1) / (diagonal + _EPS)
+        angle = torch.atan(b[..., 2] / (b[..., 3] + _EPS)) - torch.atan(a[..., 2] / (a[..., 3] + _EPS))
+        v, not_shared = 4 / math.pi**2 * angle**2, 1 - shared / (union + _EPS)
+        alpha = (v / (not_shared.clamp(min=0) + v + _EPS)).detach()
+        return not_shared + off_centre + alpha * v
+
+
+def overlap_and_hull(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Intersection and union ``(...)`` and the smallest enclosing box, for pairs of boxes ``(..., 4)``."""
+    low, high = torch.minimum(a_xyxy, b_xyxy), torch.maximum(a_xyxy, b_xyxy)
+    shared = area(torch.cat((high[..., :2], low[..., 2:]), dim=-1))
+    return shared, area(a_xyxy) + area(b_xyxy) - shared, torch.cat((low[..., :2], high[..., 2:]), dim=-1)

@@ -65,6 +65,38 @@ Matcher = Callable[[RawOutputs, Targets], Assignment]
 """From raw outputs and targets of a batch to what each anchor is to learn."""
 
 
+Candidates = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From IoU ``(N, m, A)`` and boxes ``(N, m, 4)`` of m objects to the IoU, -1 where an anchor is no candidate."""
+
+
+def best_objects(
+    outputs: RawOutputs, targets: Targets, candidates: Candidates
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Object of largest IoU of each anchor, a few objects at a time.
+
+    Returns:
+        ``(N, A)`` each: the IoU, -1 without a candidate; the row of the targets, of equals the first; True where one
+        ignore region has half of the anchor's area or more.
+    """
+    anchors = cxcywh_to_xyxy(outputs.anchors_cxcywh)
+    boxes, areas = targets.boxes_xyxy, area(anchors)
+    best_overlap = anchors.new_full((len(boxes), len(anchors)), -1)
+    best_object = torch.zeros_like(best_overlap, dtype=torch.int64)
+    covered = torch.zeros_like(best_overlap)  # largest share of an anchor's area in one ignore region
+    step = max(1, _PAIRS // best_overlap.numel())
+    for start in range(0, boxes.shape[1], step):
+        some = slice(start, start + step)
+        shared = intersection(boxes[:, some], anchors)  # (N, m, A)
+        covered = torch.maximum(covered, (shared * targets.ignore[:, some, None]).amax(dim=1))
+        union = (area(boxes[:, some])[..., None] + areas).sub_(shared).clamp_(min=torch.finfo(shared.dtype).tiny)
+        overlap = shared.div_(union).masked_fill_(~targets.is_object[:, some, None], -1)
+        highest, row = candidates(overlap, boxes[:, some]).max(dim=1)
+        better = highest > best_overlap
+        best_overlap = torch.where(better, highest, best_overlap)
+        best_object = torch.where(better, row + start, best_object)
+    return best_overlap, best_object, covered >= 0.5 * areas
+
+
 @MATCHERS.register("max_iou")
 @dataclass(frozen=True)
 class MaxIoUMatcher:
@@ -72,8 +104,7 @@ class MaxIoUMatcher:
 
     Each object takes its best anchor; then each anchor its best object with IoU >= ``iou_threshold``.
 
-    Where two objects have the same best anchor, the later one takes it. An anchor without object that has half
-    of its area or more in one ignore region is ignored.
+    Where two objects have the same best anchor, the later one takes it. Ignore regions: see :func:`best_objects`.
 
     Args:
         iou_threshold: least IoU of a positive.
@@ -90,34 +121,59 @@ class MaxIoUMatcher:
     @torch.no_grad()
     def __call__(self, outputs: RawOutputs, targets: Targets) -> Assignment:
         """Time grows with the padded number of objects; memory with the anchors of the batch."""
-        anchors = cxcywh_to_xyxy(outputs.anchors_cxcywh)
-        boxes, is_object, areas = targets.boxes_xyxy, targets.is_object, area(anchors)
-        best_overlap = anchors.new_full((len(boxes), len(anchors)), -1)  # (N, A)
-        best_object = torch.zeros_like(best_overlap, dtype=torch.int64)
-        covered = torch.zeros_like(best_overlap)  # largest share of an anchor's area in one ignore region
         of_objects = []  # largest IoU of each object, and its anchor
-        step = max(1, _PAIRS // best_overlap.numel())
-        for start in range(0, boxes.shape[1], step):
-            some = slice(start, start + step)
-            shared = intersection(boxes[:, some], anchors)  # (N, m, A)
-            covered = torch.maximum(covered, (shared * targets.ignore[:, some, None]).amax(dim=1))
-            union = (area(boxes[:, some])[..., None] + areas).sub_(shared).clamp_(min=torch.finfo(shared.dtype).tiny)
-            overlap = shared.div_(union).masked_fill_(~is_object[:, some, None], -1)
-            of_objects.append(overlap.max(dim=2))
-            highest, row = overlap.max(dim=1)
-            better = highest > best_overlap  # of equals the first object
-            best_overlap = torch.where(better, highest, best_overlap)
-            best_object = torch.where(better, row + start, best_object)
 
+        def all_anchors(overlap: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+            of_objects.append(overlap.max(dim=2))
+            return overlap
+
+        best_overlap, best_object, ignored = best_objects(outputs, targets, all_anchors)
         of_object, best_anchor = (torch.cat(parts, dim=1) for parts in zip(*of_objects, strict=True))  # (N, M)
-        rows = torch.arange(boxes.shape[1], device=boxes.device).expand_as(best_anchor)
+        rows = torch.arange(best_anchor.shape[1], device=best_anchor.device).expand_as(best_anchor)
         # amax resolves two objects with one anchor, alike on every device
         claims = torch.full_like(best_object, -1)
-        claims.scatter_reduce_(1, best_anchor, torch.where(is_object, rows, -1), "amax")
+        claims.scatter_reduce_(1, best_anchor, torch.where(targets.is_object, rows, -1), "amax")
         object_index = torch.where(best_overlap >= self.iou_threshold, best_object, -1)
         quality = torch.where(claims >= 0, of_object.gather(1, claims.clamp(min=0)), best_overlap)
-        ignored = covered >= 0.5 * areas
         if self.negative_iou is not None:
             ignored |= best_overlap >= self.negative_iou
         object_index = torch.where(claims >= 0, claims, object_index)
         return Assignment.of_objects(outputs, targets, object_index, ignored, quality)
+
+
+@MATCHERS.register("atss")
+@dataclass(frozen=True)
+class ATSSMatcher:
+    """Adaptive training sample selection (Zhang et al. 2020, algorithm 1).
+
+    Candidates of an object are the anchors nearest to its centre on each level. Those with an IoU of at least mean +
+    standard deviation of the candidates' IoU and a centre inside the box are positive; an anchor of several objects
+    takes that of the largest IoU. An object may have no anchor. Ignore regions: see :func:`best_objects`.
+
+    Args:
+        positions: nearest positions per level (k), with all anchors there, as in the authors' code.
+    """
+
+    positions: Annotated[int, "at least 1"] = 9
+
+    @torch.no_grad()
+    def __call__(self, outputs: RawOutputs, targets: Targets) -> Assignment:
+        """Time and memory as of :class:`MaxIoUMatcher`."""
+        wanted = self.positions * outputs.anchors_per_position
+        x, y = outputs.anchors_cxcywh[:, :2].unbind(1)
+
+        def positives(overlap: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+            x1, y1, x2, y2 = boxes_xyxy[..., None].unbind(2)  # (N, m, 1)
+            distance, first, near = (x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2, 0, []
+            for level in distance.split(outputs.anchors_per_level, dim=2):
+                near.append(level.topk(min(wanted, level.shape[2]), largest=False).indices + first)
+                first += level.shape[2]
+            anchor = torch.cat(near, dim=2)  # (N, m, C)
+            of_near = overlap.gather(2, anchor)
+            threshold = of_near.mean(2, True) + of_near.std(2, correction=min(1, of_near.shape[2] - 1), keepdim=True)
+            inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
+            kept = torch.where((of_near >= threshold) & inside.gather(2, anchor), of_near, -1)
+            return torch.full_like(overlap, -1).scatter_(2, anchor, kept)
+
+        overlap, rows, ignored = best_objects(outputs, targets, positives)
+        return Assignment.of_objects(outputs, targets, torch.where(overlap >= 0, rows, -1), ignored, overlap)

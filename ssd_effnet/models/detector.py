@@ -87,4 +87,5 @@ class Detector(nn.Module):
         map_sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(map_sizes, input_size, cls_logits)
         per_position = len(anchors) // sum(h * w for h, w in map_sizes)  # the same on every level
-        return RawOutputs(cls_logits, bbox_regression, anchors, tuple(h * w * per_position for h, w in map_sizes))
+        per_level = tuple(h * w * per_position for h, w in map_sizes)
+        return RawOutputs(cls_logits, bbox_regression, anchors, per_level, per_position)

@@ -10,7 +10,7 @@ from waits import NoWaits
 from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
 from ssd_effnet.detection.losses import BOX_LOSSES, CLASS_LOSSES, DetectionLoss, MultiBoxLoss
-from ssd_effnet.detection.matching import Assignment, MaxIoUMatcher
+from ssd_effnet.detection.matching import Assignment, ATSSMatcher, Matcher, MaxIoUMatcher
 from ssd_effnet.structures import RawOutputs
 
 # four anchors of 10x10 in a row, and one of 10x20 over the first
@@ -107,9 +107,12 @@ def test_a_batch_of_ignore_regions_only_is_zero_and_finite() -> None:
 
 @pytest.mark.parametrize("class_loss", CLASS_LOSSES)
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-def test_nothing_waits_for_the_device_from_forward_to_backward(class_loss: str, box_loss: str) -> None:
+@pytest.mark.parametrize("matcher", [MaxIoUMatcher(0.5, 0.4), ATSSMatcher()])
+def test_nothing_waits_for_the_device_from_forward_to_backward(
+    class_loss: str, box_loss: str, matcher: Matcher
+) -> None:
     raw, truth = outputs(2), targets([([0, 0, 10, 10], False), ([0, 0, 40, 20], True)], [])
-    criterion = DetectionLoss(CLASS_LOSSES[class_loss](), BOX_LOSSES[box_loss](), MaxIoUMatcher(0.5, 0.4))
+    criterion = DetectionLoss(CLASS_LOSSES[class_loss](), BOX_LOSSES[box_loss](), matcher)
     with NoWaits():
         criterion(raw, truth).total.backward()
     assert raw.cls_logits.grad is not None and raw.cls_logits.grad.abs().sum() > 0
