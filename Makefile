@@ -57,10 +57,10 @@ demo: setup  ## synthetic data -> training -> test -> table and pictures, at mos
 	$(PY) scripts/demo.py
 
 test: setup  ## the tests, under five minutes on two cores
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -q
 
 test-slow: setup  ## the long tests too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m "not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -q -m "not gpu"
 
 test-gpu: setup  ## every experiment on the GPU; without one, on a fake device (needs torch's CUDA build)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m gpu tests/gpu

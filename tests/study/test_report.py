@@ -185,7 +185,7 @@ def test_the_numbers_are_the_evaluators(written: Path, study: Study) -> None:
 def test_the_table_to_paste(written: Path, study: Study) -> None:
     lines = (written.parent / "results.md").read_text(encoding="utf-8").splitlines()
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-    assert len(table) == 2 + 6 and {len(row) for row in table} == {len(table[0])}  # also where a name holds a |
+    assert len(table) == 2 + 7 and {len(row) for row in table} == {len(table[0])}  # also where a name holds a |
     cells = {row[0].strip(): [cell.strip() for cell in row] for row in table[2:]}
     widen = study.experiment(WIDEN)
     assert widen is not None
@@ -526,10 +526,10 @@ def test_the_table_for_a_paper(studied: Path, written: Path, study: Study, publi
     assert rows[0][10:] == ["parameters, M", "multiply-adds, G", "ms", "images/s", "seeds"]
     assert rows[1][0] == r"Their\_own 100\%" and rows[1][1] == f"{widen.runs[0].figure('MR/reasonable_all'):.2f}"
     assert rows[1][10:] == ["--"] * 5 and rows[2][0] == r"02\_widen\_3x3" and r"\_odd \textless{}i" in rows[3][0]
-    markdown = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()[2:4]
+    markdown = (written.parent / "results.md").read_text(encoding="utf-8").splitlines()[2:4]
     assert markdown[0].startswith(f"| Their_own 100% | – | – | {' | '.join(rows[1][1:4])} | – ")
     assert markdown[1].startswith("| 02_widen_3x3 |") and len({line.count(" | ") for line in markdown}) == 1
-    page = (tmp_path / "index.html").read_text(encoding="utf-8").partition('id="subsets"')[2]
+    page = written.read_text(encoding="utf-8").partition('id="subsets"')[2]
     assert re.findall(r'<th scope="row" class="l">(.*?)</th>', page)[:2] == ["Their_own 100%", WIDEN]
     assert f">{float(rows[1][1]):.1f}</td>" in page.partition("Their_own")[2].partition("</tr>")[0]
     mean, deviation = widen.mean("MR/reasonable_all"), widen.deviation("MR/reasonable_all")

@@ -181,6 +181,7 @@ def test_a_search_that_would_deceive_is_refused(files: Path, overrides: list[str
 # with real runs
 
 
+@pytest.mark.slow
 def test_a_search_from_the_command_to_the_new_experiment(files: Path) -> None:
     out, result = files / "search", files / "deep" / "found.yaml"
     line = ["search", files / "tiny.yaml", "--space", files / "space.yaml", "--out", out, "--startup-trials", 1]

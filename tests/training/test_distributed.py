@@ -159,6 +159,7 @@ def test_a_run_of_several_processes_is_that_of_one(count: int, few_pairs: Path, 
     assert len(alone.detections_file.read_bytes()) > 10_000
 
 
+@pytest.mark.slow
 def test_two_processes_step_clip_accumulate_cut_the_rate_and_go_on_as_one_does(few_pairs: Path, tmp_path: Path) -> None:
     """Here weights move: what differs after three steps is rounding."""
     loop = ("trainer.epochs=3", "optimizer.accumulate=2", "schedule.name=plateau", "schedule.patience=0")
