@@ -28,14 +28,11 @@ from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
 from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
-from ssd_effnet.models.heads import EfficientDetHead, SSDHead
 from ssd_effnet.models.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.registry import BACKBONES, TOPOLOGIES
 from ssd_effnet.structures import Level
-
-KERNELS = {"none": 0, "conv1x1": 1, "conv3x3": 3}
 
 
 def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Detector, LoadReport | None]:
@@ -85,7 +82,7 @@ def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Modul
     """One part of the detector for the given levels; None if the experiment has none."""
     if name == "adapter":
         a = e.adapter
-        return Adapter(levels, KERNELS[a.kind], a.channels, a.activation, a.l2_norm)
+        return Adapter(levels, a.kind, a.channels, a.activation, a.l2_norm, vars(a))
     if name == "extras":
         return ExtraLevels(levels, e.extras.channels, e.extras.strides) if e.extras.strides else None
     return build_neck(e, levels)
@@ -133,12 +130,18 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
     """
     loss = build_class_loss(e)
     num_classes = len(e.data.classes) + (1 if loss.activation == "softmax" else 0)
-    if e.head.kind == "ssd":
-        return SSDHead(levels, anchors_per_position, num_classes, prior=loss.prior)
     try:
-        return EfficientDetHead(levels, anchors_per_position, num_classes, layers=e.head.layers, prior=loss.prior)
+        (head,) = make(
+            e.head,
+            levels=levels,
+            anchors_per_position=anchors_per_position,
+            num_classes=num_classes,
+            prior=loss.prior,
+        )
     except ValueError as error:
         raise ConfigError(f"{e.name}: key `head.kind`: {error}") from error
+    assert isinstance(head, nn.Module)
+    return head
 
 
 def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tuple[nn.Module, LoadReport | None]:

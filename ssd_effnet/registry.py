@@ -223,6 +223,10 @@ TOPOLOGIES = Registry("topology", "ssd_effnet.models.necks.topologies", ("num_le
 FUSIONS = Registry("fusion", "ssd_effnet.models.necks.graph", ("num_inputs",))
 UPSAMPLINGS = Registry("upsampling", "ssd_effnet.models.necks.resampling", ("in_channels", "out_channels", "ratio"))
 DOWNSAMPLINGS = Registry("downsampling", "ssd_effnet.models.necks.resampling", ("in_channels", "out_channels", "ratio"))
+CONVOLUTIONS = Registry(
+    "convolution", "ssd_effnet.models.layers", ("in_channels", "out_channels", "activation", "bias")
+)
+HEADS = Registry("head", "ssd_effnet.models.heads", ("levels", "anchors_per_position", "num_classes", "prior"))
 MATCHERS = Registry("matcher", "ssd_effnet.detection.matching", ("variances",))
 CLASS_LOSSES = Registry("class loss", "ssd_effnet.detection.losses", ("variances",))
 BOX_LOSSES = Registry("box loss", "ssd_effnet.detection.losses", ("variances",))

@@ -55,7 +55,7 @@ def _storable(name: str, values: dict[str, Any]) -> Complaints:
 
 def _limits(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
     """Limits of each key, from the schema or an argument's annotation."""
-    for key, field in fields_of(e):
+    for key, field in fields_of(e).items():
         value, names = values[key], field.metadata.get("names", "")
         length = len(names.split(", ")) if names else field.metadata.get("length")
         if value is not None and length and len(value) != length:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -31,33 +30,28 @@ def type_of(node: Any) -> Any:
     return OmegaConf.get_type(node) if isinstance(node, DictConfig) else type(node)
 
 
-def fields_of(node: Node) -> Iterator[tuple[str, Field]]:
-    """Dotted keys of an experiment with fields, arguments of entries included."""
-    for field in dataclasses.fields(type_of(node)):
-        child = node._get_node(field.name) if isinstance(node, DictConfig) else getattr(node, field.name)
-        if dataclasses.is_dataclass(type_of(child)):
-            yield from ((f"{field.name}.{key}", of) for key, of in _fields_of_group(type_of(child)))
-        elif field.name not in _OF_THE_FILE:
-            yield field.name, field
+def fields_of(node: Node) -> dict[str, Field]:
+    """Fields of an experiment's dotted keys, with the arguments of its entries; not to be changed."""
+    names = [field.name for field in dataclasses.fields(ExperimentConfig)]
+    parts = map(node._get_node, names) if isinstance(node, DictConfig) else (getattr(node, name) for name in names)
+    return _fields(ExperimentConfig, tuple(map(type_of, parts)))
 
 
 @cache
-def _fields_of_group(kind: type) -> tuple[tuple[str, Field], ...]:
-    """A group's keys with their fields: its class says what it names, and the types of groups in it."""
-    found: list[tuple[str, Field]] = []
-    for field in dataclasses.fields(kind):
-        nested = (
-            _fields_of_group(field.type)
-            if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
-            else ()
-        )
-        found += [(f"{field.name}.{key}", of) for key, of in nested] or [(field.name, field)]
-    return tuple(found)
+def _fields(of: type, kinds: tuple[Any, ...]) -> dict[str, Field]:
+    found: dict[str, Field] = {}
+    for field, kind in zip(dataclasses.fields(of), kinds, strict=True):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            nested = _fields(kind, tuple(part.type for part in dataclasses.fields(kind)))
+            found |= {f"{field.name}.{key}": part for key, part in nested.items()}
+        elif of is not ExperimentConfig or field.name not in _OF_THE_FILE:
+            found[field.name] = field
+    return found
 
 
 def key_types(of: Node | None = None) -> dict[str, Any]:
     """Types of the dotted keys, in the schema's order, without name, description and the like."""
-    return {key: field.type for key, field in fields_of(of or defaults())}
+    return {key: field.type for key, field in fields_of(of or defaults()).items()}
 
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:
@@ -81,14 +75,14 @@ def unlike(a: ExperimentConfig, b: ExperimentConfig) -> dict[str, tuple[Any, Any
     The order of classes counts.
     """
     left, right = settings(a), settings(b)
-    fields = {**dict(fields_of(a)), **dict(fields_of(b))}
+    fields = fields_of(a) | fields_of(b)
     pairs = {key: tuple(of.get(key, default_of(fields[key])) for of in (left, right)) for key in sorted(fields)}
     return {key: (before, after) for key, (before, after) in pairs.items() if str(before) != str(after)}
 
 
 def choices(key: str, of: Node | None = None) -> tuple[str, ...]:
     """The allowed values of a key with few choices; otherwise empty."""
-    field = dict(fields_of(of or defaults())).get(key)
+    field = fields_of(of or defaults()).get(key)
     if field is None or field.type is bool:
         return ("true", "false") if field else ()
     if key.endswith(".monitor") and field.type is str:

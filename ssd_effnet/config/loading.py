@@ -280,7 +280,8 @@ def _of_this_schema(content: dict[str, Any], source: str) -> dict[str, Any]:
             f"{source}: is of schema 1 (`loss`, `head.classes`); this is schema 2, which has `class_loss`, `box_loss`, "
             "`matcher` and `data.classes`: read it with the code of its commit, or write it anew (docs/keys.md)"
         )
-    for name, gone in _GONE.items():
+    gone_here = _GONE | ({"head": ("layers",)} if isinstance(head, dict) and head.get("kind") == "ssd" else {})
+    for name, gone in gone_here.items():
         if isinstance(own := content.get(name), dict):
             content = content | {name: {key: value for key, value in own.items() if key not in gone}}
     return content
@@ -339,7 +340,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _choice_keys(config: DictConfig) -> list[str]:
-    return [key for key, field in fields_of(config) if "registry" in field.metadata]
+    return [key for key, field in fields_of(config).items() if "registry" in field.metadata]
 
 
 def _apply(config: DictConfig, layers: list[tuple[dict[str, Any], str]]) -> None:
@@ -375,6 +376,8 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
         raise ConfigError(f"{source}: key `{dotted}`: names each once, not {as_written(value)}")
     kind: Any = type_of(config[name])
     of, stated = choice_fields(kind)[key], cast("dict[str, Any]", OmegaConf.to_container(config[name]))
+    if value == stated[key]:
+        return
     if not several:
         before = of.get(str(stated[key]))
         if before is None or value not in of or maker(before) is not maker(of[value]):
@@ -405,7 +408,7 @@ def _put(config: DictConfig, key: str, value: Any, source: str) -> None:
         OmegaConf.update(config, key, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        field = dict(fields_of(config)).get(key)
+        field = fields_of(config).get(key)
         if few := choices(key, config):
             reason = f"{value!r} is not one of {', '.join(few)}{nearest(str(value), few)}"
         elif field and isinstance(error, OmegaConfBaseException):

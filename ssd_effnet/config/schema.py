@@ -110,7 +110,7 @@ class FusionConfig:
 
 @dataclass
 class AdapterConfig:
-    kind: Literal["none", "conv1x1", "conv3x3"] = "none"  # convolution that widens each level
+    kind: str = choice(registry.CONVOLUTIONS, "none")  # convolution that widens each level
     channels: int = _key(512, "at least 1")  # of each output level
     activation: Literal["none", "relu", "silu"] = "none"  # after the convolution and its batch norm
     l2_norm: bool = False  # of the shallowest level, as SSD does with conv4_3
@@ -127,7 +127,7 @@ class NeckConfig:
     downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: 3x3 of stride 2
     # weights of a node's inputs; fast: ReLU(w) over their sum
     fusion: str = choice(registry.FUSIONS, "sum")
-    convolution: Literal["none", "conv1x1", "conv3x3", "separable"] = "none"  # after the fusion
+    convolution: str = choice(registry.CONVOLUTIONS, "none")  # after the fusion
     activation: Literal["none", "relu", "silu"] = "none"  # of a node
     activation_first: bool = False  # before the convolution (code of EfficientDet and NAS-FPN)
     repeats: int = _key(1, "at least 1")  # of the graph, each with own weights
@@ -163,9 +163,7 @@ class AnchorsConfig:
 @dataclass
 class HeadConfig:
     # ssd: 3x3 convolutions per level; efficientdet: nets shared by levels
-    kind: Literal["ssd", "efficientdet"] = "ssd"
-    # efficientdet: convolutions before the last one
-    layers: int = _key(3, "at least 1")
+    kind: str = choice(registry.HEADS, "ssd")
 
 
 @dataclass
@@ -259,11 +257,11 @@ class ExperimentConfig:
     augment: AugmentConfig = _group(AugmentConfig)
     backbone: BackboneConfig = _group(BackboneConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    adapter: AdapterConfig = _group(AdapterConfig)
     neck: NeckConfig = _group(NeckConfig)
     extras: ExtrasConfig = field(default_factory=ExtrasConfig)
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: HeadConfig = _group(HeadConfig)
     matcher: MatcherConfig = _group(MatcherConfig)
     class_loss: ClassLossConfig = _group(ClassLossConfig)
     box_loss: BoxLossConfig = _group(BoxLossConfig)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from ssd_effnet.models.layers import ConvNormAct, L2Norm, initialise
+from ssd_effnet.models.layers import L2Norm, initialise
+from ssd_effnet.registry import CONVOLUTIONS
 from ssd_effnet.structures import Level
 
 
@@ -16,10 +18,11 @@ class Adapter(nn.Module):
 
     Args:
         levels: of the input maps.
-        kernel_size: 1 or 3; 0 passes the maps unchanged (step 1).
+        kind: one of ``CONVOLUTIONS``; ``none`` passes the maps unchanged (step 1).
         channels: width of every output level.
         activation: after the batch norm; the study uses none.
         l2_norm: L2-normalise the first (shallowest) level and rescale it, as SSD does with conv4_3.
+        arguments: of the convolution, by name.
     """
 
     levels: list[Level]
@@ -27,17 +30,20 @@ class Adapter(nn.Module):
     def __init__(
         self,
         levels: Sequence[Level],
-        kernel_size: int = 0,
+        kind: str = "none",
         channels: int = 512,
         activation: str = "none",
         l2_norm: bool = False,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.levels = [Level(v.name, channels if kernel_size else v.channels, v.stride) for v in levels]
+        self.levels = [Level(v.name, v.channels if kind == "none" else channels, v.stride) for v in levels]
         self.convolutions = nn.ModuleList(
-            ConvNormAct(v.channels, channels, kernel_size, activation=activation, bias=True)
-            if kernel_size
-            else nn.Identity()
+            nn.Identity()
+            if kind == "none"
+            else CONVOLUTIONS.make(
+                kind, arguments or {}, in_channels=v.channels, out_channels=channels, activation=activation, bias=True
+            )
             for v in levels
         )
         self.l2_norm = L2Norm(self.levels[0].channels) if l2_norm else None

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from ssd_effnet.models.layers import SeparableConv, activation, set_batch_norm
+from ssd_effnet.registry import HEADS
 from ssd_effnet.structures import Level
 
 
+@HEADS.register("ssd")
 class SSDHead(nn.Module):
     """One 3x3 convolution per level for classes and one for boxes (SSD, section 2.1).
 
@@ -48,6 +51,7 @@ class SSDHead(nn.Module):
         return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
 
 
+@HEADS.register("efficientdet")
 class EfficientDetHead(nn.Module):
     """One class net and one box net for all levels (EfficientDet, section 4.1; RetinaNet, section 4).
 
@@ -68,7 +72,7 @@ class EfficientDetHead(nn.Module):
         anchors_per_position: int,
         num_classes: int,
         *,
-        layers: int = 3,
+        layers: Annotated[int, "at least 1"] = 3,
         prior: float | None = None,
     ) -> None:
         super().__init__()

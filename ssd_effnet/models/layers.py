@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssd_effnet.registry import CONVOLUTIONS
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
@@ -125,6 +127,21 @@ class SeparableConv(nn.Sequential):
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, norm=norm, activation=activation, bias=bias)
+
+
+@CONVOLUTIONS.register("conv1x1")
+def conv1x1(in_channels: int, out_channels: int, activation: str, bias: bool) -> nn.Module:
+    return ConvNormAct(in_channels, out_channels, 1, activation=activation, bias=bias)
+
+
+@CONVOLUTIONS.register("conv3x3")
+def conv3x3(in_channels: int, out_channels: int, activation: str, bias: bool) -> nn.Module:
+    return ConvNormAct(in_channels, out_channels, 3, activation=activation, bias=bias)
+
+
+@CONVOLUTIONS.register("separable")
+def separable(in_channels: int, out_channels: int, activation: str, bias: bool) -> nn.Module:
+    return SeparableConv(in_channels, out_channels, activation=activation, bias=bias)
 
 
 class L2Norm(nn.Module):

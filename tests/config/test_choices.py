@@ -62,6 +62,9 @@ def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None
         (["augment.names=flip"], "expected list of names"),
         (["augment.resized_crop.scale=[1]"], "must be 2 numbers"),
         (["neck.fusion=slow"], "is not one of"),
+        (["adapter.kind=conv5x5"], "'conv5x5' is not one of none, conv1x1, conv3x3, separable"),
+        (["head.layers=4"], "(head.kind ssd has no arguments)"),
+        (["head.kind=efficientdet", "head.layers=0"], "key `head.layers`: must be at least 1, not 0"),
         (["optimizer.name=lion"], "is not one of sgd, rmsprop, adamw"),
     ],
 )
@@ -79,6 +82,10 @@ def test_the_first_schema_is_refused_in_a_sentence_and_keys_that_are_gone_are_le
             load_experiment(file)
         with pytest.raises(ConfigError, match=r"^best\.ckpt: is of schema 1 "):
             experiment_of(old, "best.ckpt")
+    for kind, layers in (("ssd", None), ("efficientdet", 4)):  # runs of before wrote both keys
+        old_head = {"name": "old", "head": {"kind": kind, "layers": 4}, "matcher": {"iou_threshold": 0.6}}
+        read = settings(experiment_of(old_head, "best.ckpt"))
+        assert (read.get("head.layers"), read["matcher.iou_threshold"]) == (layers, 0.6)
     gone = written(tmp_path, "gone.yaml", "base: lite0\ndata: {cache_folder: ''}\ntrainer: {runtime: manual}\n")
     assert differences(load_experiment(gone), load_experiment(LITE0)) == []
     with pytest.raises(ConfigError, match=r"`trainer\.runtime` is unknown"):
@@ -130,6 +137,11 @@ def test_what_cannot_be_registered_is_said() -> None:
         of.arguments("unknown")
     with pytest.raises(RegistryError, match="registered twice"):
         of.register("unknown")(dataclasses.dataclass)
+
+
+def test_importing_the_reader_of_configs_leaves_torch_alone() -> None:
+    code = "import sys, ssd_effnet.config.loading; print({'torch', 'lightning'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 class Odd(nn.Module):

@@ -88,7 +88,7 @@ def test_the_convolutions_of_every_part_start_with_xavier() -> None:
     torch.manual_seed(0)
     levels = [Level(f"stage{i}", 24, 8 * 2**i) for i in range(3)]
     parts = [
-        Adapter(levels, 3, 16),
+        Adapter(levels, "conv3x3", 16),
         ExtraLevels(levels, 16),
         GraphNeck(levels, fpn(3), channels=16, upsample="transposed", convolution="conv3x3"),
         GraphNeck(levels, bifpn(3), channels=16, downsample="conv", convolution="separable"),
@@ -128,7 +128,7 @@ class OwnNeck(nn.Module):
 
 def test_a_new_part_keeps_its_own_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssd_effnet.build.GraphNeck", OwnNeck)
-    monkeypatch.setattr("ssd_effnet.models.adapters.ConvNormAct", ZeroConv)
+    monkeypatch.setattr("ssd_effnet.models.layers.ConvNormAct", ZeroConv)
     detector = detector_of(experiment("lite0", "neck.topology=fpn", "adapter.kind=conv1x1", "adapter.after_neck=true"))
     of_neck = [gate.weight for gate in detector.neck.gates]
     of_adapter = [block.conv.weight for block in detector.adapter.convolutions]

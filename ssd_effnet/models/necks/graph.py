@@ -10,13 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ssd_effnet.models.layers import ConvNormAct, SeparableConv, activation, initialise
+from ssd_effnet.models.layers import activation, initialise
 from ssd_effnet.models.necks.resampling import PooledLevels, Size, lateral, resampler
 from ssd_effnet.models.necks.topologies import Node, Topology
-from ssd_effnet.registry import FUSIONS
+from ssd_effnet.registry import CONVOLUTIONS, FUSIONS
 from ssd_effnet.structures import Level
-
-Convolution = Literal["none", "conv1x1", "conv3x3", "separable"]
 
 
 class Fusion(nn.Module):
@@ -116,7 +114,7 @@ class GraphNeck(nn.Module):
         upsample: to a finer level, one of ``UPSAMPLINGS``.
         downsample: to a coarser level, one of ``DOWNSAMPLINGS``.
         fusion: one of ``FUSIONS``.
-        convolution: after the fusion: ``none``, or a convolution with batch norm.
+        convolution: after the fusion: ``none`` or one of ``CONVOLUTIONS``.
         activation: after the convolution, or after the fusion where there is none.
         activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
             published code of EfficientDet and NAS-FPN.
@@ -125,7 +123,7 @@ class GraphNeck(nn.Module):
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
         extra_levels: coarser levels to make from the last one first, see :class:`PooledLevels`.
-        arguments: of ``upsample``, ``downsample`` and ``fusion``, by name.
+        arguments: of ``upsample``, ``downsample``, ``fusion`` and ``convolution``, by name.
 
     Attributes:
         levels: levels of the output maps, finest first, with the names of ``levels_in``.
@@ -145,7 +143,7 @@ class GraphNeck(nn.Module):
         upsample: str = "bilinear",
         downsample: str = "max_pool",
         fusion: str = "sum",
-        convolution: Convolution = "none",
+        convolution: str = "none",
         activation: str = "none",
         activation_first: bool = False,
         repeats: int = 1,
@@ -202,7 +200,7 @@ class GraphNeck(nn.Module):
                 merge: nn.Module = GlobalPoolFusion()
                 if node.merge == "sum":
                     merge = FUSIONS.make(fusion, own, num_inputs=len(node.inputs))
-                after = _after_fusion(convolution, target.channels, activation, activation_first)
+                after = _after_fusion(convolution, target.channels, activation, activation_first, own)
                 nodes[node.name] = _GraphNode(edges, merge, after)
             self.turns.append(nodes)
             levels = widths
@@ -255,7 +253,9 @@ class GraphNeck(nn.Module):
         return [[node for node in self.topology.nodes if node.name in turn] for turn in self.turns]  # type: ignore[operator]
 
 
-def _after_fusion(kind: Convolution, channels: int, activation_name: str, activation_first: bool) -> nn.Module:
+def _after_fusion(
+    kind: str, channels: int, activation_name: str, activation_first: bool, own: Mapping[str, Any]
+) -> nn.Module:
     act = activation(activation_name)
     if isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU):
         # With one input, an in-place activation would overwrite another node's map.
@@ -263,10 +263,8 @@ def _after_fusion(kind: Convolution, channels: int, activation_name: str, activa
     if kind == "none":
         return act
     last = "none" if activation_first else activation_name
-    convolution: nn.Module
-    if kind == "separable":
-        # Batch norm follows and has a bias.
-        convolution = SeparableConv(channels, channels, activation=last, bias=False)
-    else:
-        convolution = ConvNormAct(channels, channels, 1 if kind == "conv1x1" else 3, activation=last)
+    # batch norm follows and has a bias
+    convolution: nn.Module = CONVOLUTIONS.make(
+        kind, own, in_channels=channels, out_channels=channels, activation=last, bias=False
+    )
     return nn.Sequential(act, convolution) if activation_first and activation_name != "none" else convolution
