@@ -1,1 +1,1 @@
-"""Speed of each stage against a plain reference and the machine's limit."""
+"""Speed of detectors, of their stages, and of training and inference on one device."""

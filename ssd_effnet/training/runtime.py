@@ -20,11 +20,6 @@ def threads_of(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def bfloat16_pays() -> bool:
-    """Whether this CPU has AMX for bfloat16; without it bfloat16 is slower."""
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
 def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
     """Milliseconds of ``runs`` calls, after one warm-up call."""
     return in_turns({"call": call}, runs, device)["call"]
