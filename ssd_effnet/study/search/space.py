@@ -24,25 +24,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ssd_effnet.config.keys import key_types, options
 from ssd_effnet.config.loading import set_key
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, read_yaml
+from ssd_effnet.config.yaml_files import NULLS, ConfigError, nearest, read_yaml
 
-_NOT_DRAWN = {
-    "data.allow_overlap": "says what is measured",
-    "data.annotations": "says what is measured",
-    "data.images": "says what is measured",
-    "data.kind": "says what is measured",
-    "data.on_bad_frame": "says what is measured",
-    "data.root": "says what is measured",
-    "data.test": "must not choose anything",
-    "data.val": "says what is measured",
-    "data.classes": "says what is measured",
-    "trainer.devices": "belongs to the machine",
-    "trainer.monitor": "is what a search gets better at",
-    "trainer.num_nodes": "belongs to the machine",
-    "trainer.seed": "is chance; a search for the luckiest seed finds nothing",
-    "trainer.test_checkpoint": "does not change a trial",
-    "trainer.threads": "belongs to the machine",
-}
+_NOT_DRAWN = (
+    *("data.allow_overlap", "data.annotations", "data.classes", "data.images", "data.kind", "data.on_bad_frame"),
+    *("data.root", "data.test", "data.val", "trainer.devices", "trainer.monitor", "trainer.num_nodes", "trainer.seed"),
+    *("trainer.test_checkpoint", "trainer.threads"),
+)
 _RANGE_KEYS = ("low", "high", "step", "log")
 
 Space = dict[str, CategoricalDistribution | FloatDistribution | IntDistribution]
@@ -79,7 +67,9 @@ def _space_leaves(
     for part, value in content.items():
         key = f"{prefix}{part}"
         if key in _NOT_DRAWN:
-            raise ConfigError(f"{source}: key `{key}` cannot be searched: it {_NOT_DRAWN[key]}")
+            raise ConfigError(
+                f"{source}: key `{key}` cannot be searched: it says what is measured, is chance, or is the machine's"
+            )
         if key in known:
             yield key, value
         elif key not in groups:
@@ -118,43 +108,28 @@ def _choice(place: str, values: list[Any]) -> CategoricalDistribution:
 
 def _range(place: str, kind: Any, given: dict[Any, Any]) -> FloatDistribution | IntDistribution:
     """A number of ``low ... high``, both included: with a ``step`` between values, or drawn over the logarithm."""
-    for part in given:
-        if part not in _RANGE_KEYS:
-            raise ConfigError(
-                f"{place}: a range has low, high, step and log, not {part!r}{nearest(str(part), _RANGE_KEYS)}"
-            )
     kinds = options(kind)
     if int not in kinds and float not in kinds:
         raise ConfigError(f"{place}: only numbers have a range; write a list to choose from")
-    whole = float not in kinds
+    if unknown := [str(part) for part in given if part not in _RANGE_KEYS]:
+        raise ConfigError(
+            f"{place}: a range has low, high, step and log, not {unknown[0]!r}{nearest(unknown[0], _RANGE_KEYS)}"
+        )
     if missing := [part for part in ("low", "high") if part not in given]:
         raise ConfigError(f"{place}: the range lacks {' and '.join(missing)}")
-    low, high = (_number(f"{place}: {part}", given[part], whole) for part in ("low", "high"))
-    step = _number(f"{place}: step", given["step"], whole) if given.get("step", "") not in NULLS else None
-    log = str(given.get("log", "false")).lower()
-    if log not in ("true", "false"):
-        raise ConfigError(f"{place}: log must be true or false, not {given['log']!r}")
-    draw: FloatDistribution | IntDistribution
+    whole = float not in kinds
+    stated = {part: value for part, value in given.items() if value is not None and value not in NULLS}
     try:
+        log = {"true": True, "false": False}[str(stated.pop("log", False)).lower()]
+        numbers: dict[str, Any] = {part: int(value) if whole else float(value) for part, value in stated.items()}
+        if not all(map(math.isfinite, numbers.values())):
+            raise ValueError("not finite")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # high becomes the last value that steps lead to
-            if whole:
-                draw = IntDistribution(int(low), int(high), log == "true", 1 if step is None else int(step))
-            else:
-                draw = FloatDistribution(low, high, log == "true", step)
-    except ValueError as error:  # low above high, log with a step or below 0
-        raise ConfigError(f"{place}: {error}") from error
+            draw = IntDistribution(log=log, **numbers) if whole else FloatDistribution(log=log, **numbers)
+    except (KeyError, TypeError, ValueError) as error:  # no numbers, low above high, log with a step or below 0
+        kind_of = "whole numbers" if whole else "numbers"
+        raise ConfigError(f"{place}: low, high and step are {kind_of}, log is true or false ({error})") from error
     if draw.single():
-        raise ConfigError(f"{place}: from {low} to {high} there is nothing to draw")
+        raise ConfigError(f"{place}: from {draw.low} to {draw.high} there is nothing to draw")
     return draw
-
-
-def _number(place: str, value: Any, whole: bool) -> float:
-    kind = "a whole number" if whole else "a number"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (whole and number != int(number)):
-        raise ConfigError(f"{place} must be {kind}, not {as_written(value)}")
-    return int(number) if whole else number

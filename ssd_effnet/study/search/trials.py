@@ -1,35 +1,43 @@
 """A search with Optuna: each trial is an ordinary run, chosen by its validation split.
 
-A search lives in one directory: ``search.db`` (Optuna's storage), one run directory per trial, and in the end the
-experiment that was found. Several processes, started together or one after the other, work on it. Each sends a
-heartbeat while it works on a trial; when the heartbeat stops, Optuna queues the trial again, and the process that takes
-it resumes the run from its last checkpoint. In the storage each attempt is a trial of its own; elsewhere it is one.
+A search lives in one directory: ``search.db`` (Optuna's storage), one run directory per trial, and the experiment that
+was found. Several processes may work on it. When the heartbeat of one stops, Optuna queues its trial again, and the
+process that takes it resumes the run from its last checkpoint. In the storage each attempt is a trial of its own;
+elsewhere it is one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
 
 from data_kaist.errors import DataError, Failure
+from data_kaist.files import write_whole
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config.keys import unlike
-from ssd_effnet.config.loading import WHERE, find_experiment, load_experiment, save_experiment
+from ssd_effnet.config.keys import settings, unlike
+from ssd_effnet.config.loading import (
+    WHERE,
+    as_difference,
+    differences,
+    find_experiment,
+    load_experiment,
+    save_experiment,
+)
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
@@ -37,13 +45,13 @@ from ssd_effnet.study.search.space import Space, read_space
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, describe_data
 
-_HEARTBEAT = 5  # seconds between two
-_GRACE = 30  # seconds without a heartbeat after which a process counts as dead
+STARTUP = 8  # trials that are drawn at random and run to their end
+HEARTBEAT, GRACE = 5, 30  # seconds between two heartbeats, and without one after which a process counts as dead
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_CHANGE_THE_LOSS = ("anchors.", "matcher.", "class_loss.", "box_loss.", "data.min_height")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ExperimentalWarning)
-    # of a trial whose process died or was stopped: so often, before it counts as failed
-    _RETRY = RetryHeartbeatStaleTrialCallback(max_retry=5, inherit_intermediate_values=True)
+    RETRY = RetryHeartbeatStaleTrialCallback(max_retry=5, inherit_intermediate_values=True)
 
 
 class SearchError(Failure, RuntimeError):
@@ -59,49 +67,37 @@ class Search:
         base: what it holds, with the overrides that all trials share.
         space: what is drawn.
         out: the search's directory.
-        seed: of the draws; the trials have that of the experiment.
-        startup: so many trials are drawn at random and run to their end before any is pruned.
-        pruning: whether trials that do worse than the median are stopped early.
     """
 
     file: Path
     base: ExperimentConfig
     space: Space
     out: Path
-    seed: int
-    startup: int
-    pruning: bool
-
-    @property
-    def monitor(self) -> str:
-        return self.base.trainer.monitor
 
     @property
     def metric(self) -> Metric:
-        return metric_of(self.monitor)
+        return metric_of(self.base.trainer.monitor)
+
+    @property
+    def snapshot(self) -> Path:
+        """The experiment as the search was started with it: its file may change meanwhile."""
+        return self.out / "experiment.yaml"
 
 
-def plan_search(
-    file: Path,
-    space_file: Path,
-    overrides: Sequence[str] = (),
-    *,
-    out: Path | None = None,
-    seed: int = 0,
-    startup: int = 8,
-    pruning: bool = True,
-) -> Search:
+def plan_search(file: Path, space_file: Path, overrides: Sequence[str] = (), out: Path | None = None) -> Search:
     """Read and check everything that a search needs.
 
     Args:
+        file: the experiment.
+        space_file: see :mod:`.space`.
+        overrides: ``key=value`` of all trials.
         out: None: ``runs/<experiment>-search``.
 
     Raises:
         ConfigError: one sentence that names file or override, key, and what would be right.
     """
-    file = find_experiment(file)
+    file, space_file = find_experiment(file), find_experiment(space_file, folder="spaces")
     base = load_experiment(file, overrides)
-    space_file = find_experiment(space_file, folder="spaces")
     space = read_space(space_file, base)
     given = {override.partition("=")[0].strip() for override in overrides}
     if both := sorted(given & space.keys()):
@@ -109,25 +105,16 @@ def plan_search(
     if not base.data.val:
         raise ConfigError(f"{file}: key `data.val`: names no validation split, and nothing else may choose a trial")
     if base.data.val == base.data.test:
-        raise ConfigError(
-            f"{file}: key `data.val`: is the test split, which must not choose a trial; cut a validation split out of "
-            "data.train"
-        )
+        raise ConfigError(f"{file}: key `data.val`: is the test split, which must not choose a trial")
     if base.trainer.devices * base.trainer.num_nodes > 1:
         raise ConfigError(f"{file}: key `trainer.devices`: a trial of a search runs on one device; set it to 1")
-    if base.trainer.monitor == "val/loss_total":
-        shifting = [
-            key
-            for key in space
-            if key.startswith(("anchors.", "matcher.", "class_loss.", "box_loss.")) or key == "data.min_height"
-        ]
-        if shifting:
-            raise ConfigError(
-                f"{space_file}: key `{shifting[0]}` changes what val/loss_total means, so trials could not be compared "
-                "by it; set trainer.monitor to another metric"
-            )
-    out = out or Path("runs") / f"{base.name}-search"
-    return Search(Path(file), base, space, out, seed, startup, pruning)
+    shifting = [key for key in space if key.startswith(_CHANGE_THE_LOSS)]
+    if shifting and base.trainer.monitor == "val/loss_total":
+        raise ConfigError(
+            f"{space_file}: key `{shifting[0]}` changes what val/loss_total means, so trials could not be compared "
+            "by it; set trainer.monitor to another metric"
+        )
+    return Search(file, base, space, out or Path("runs") / f"{base.name}-search")
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -140,22 +127,21 @@ def open_study(search: Search) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search.out.mkdir(parents=True, exist_ok=True)
     database = search.out / "search.db"
-    pruner = optuna.pruners.MedianPruner(search.startup, n_warmup_steps=search.base.trainer.epochs // 4)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's heartbeat
             storage = RDBStorage(
                 f"sqlite:///{database}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # SQLite's own lock
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=_GRACE,
-                heartbeat_stale_trial_callback=_RETRY,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=RETRY,
             )
             study = optuna.create_study(
                 storage=storage,
                 study_name="search",
                 direction="minimize" if search.metric.lower_is_better else "maximize",
-                pruner=pruner if search.pruning else optuna.pruners.NopPruner(),
+                pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=search.base.trainer.epochs // 4),
                 load_if_exists=True,
             )
     except Exception as error:
@@ -166,26 +152,21 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def snapshot(search: Search) -> Path:
-    """The experiment with its overrides as the search was started with it: the file may change while it runs."""
-    return search.out / "experiment.yaml"
-
-
 def _refuse_another(search: Search, study: optuna.Study) -> None:
-    """Write down what is searched, or hold it against what the search was begun with."""
+    """Write down what is searched, or compare it with what the search was begun with."""
     data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
     now: dict[str, dict[str, Any]] = {
         "another space": {key: distribution_to_json(draw) for key, draw in search.space.items()},
-        "other draws": {"seed": search.seed},
         "other data": {stage: of["fingerprint"] for stage, of in data.items()},
     }
     if "begun" not in study.user_attrs:
-        save_experiment(search.base, snapshot(search))
+        save_experiment(search.base, search.snapshot)
         study.set_user_attr("begun", now)
     # what a later schema has more was its default then, as for a run that goes on
-    differ = {"another experiment": unlike(load_experiment(snapshot(search)), search.base).keys() - {*WHERE}}
-    for what, before in study.user_attrs["begun"].items():
-        differ[what] = {key for key in before | now[what] if before.get(key) != now[what].get(key)}
+    differ = {"another experiment": unlike(load_experiment(search.snapshot), search.base).keys() - {*WHERE}}
+    for what, here in now.items():
+        before = study.user_attrs["begun"][what]
+        differ[what] = {key for key in before | here if before.get(key) != here.get(key)}
     for what, keys in differ.items():
         if keys:
             raise SearchError(
@@ -200,12 +181,15 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
     A trial that fails is written down with its sentence, and another one takes its place.
 
     Args:
+        search: as planned.
+        study: its storage.
+        trials: in the end.
         echo: called with one line per step.
 
     Raises:
         Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: it is
             queued again.
-        SearchError: so much fails that something else must be wrong, or the storage cannot be written.
+        SearchError: ten trials have failed, and few others did not.
     """
     failed_before = counts(study)["failed"]
 
@@ -216,18 +200,12 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
             last = list(failures(study).values())[-1]
             raise SearchError(f"{search.out}: {failed} trials failed and {ended} did not; the last one: {last}")
 
-    if len(study.get_trials(deepcopy=False, states=_ENDED)) >= trials:
-        return
-    try:
+    if len(study.get_trials(deepcopy=False, states=_ENDED)) < trials:
         study.optimize(
             lambda trial: _run_trial(search, trial, echo),
             callbacks=[refuse_to_fail_on, MaxTrialsCallback(trials, states=_ENDED)],
             gc_after_trial=True,
         )
-    except UpdateFinishedTrialError as error:
-        raise SearchError(f"{search.out}: no sign of this process for {_GRACE} s, so its trial is another's") from error
-    except StorageInternalError as error:
-        raise SearchError(f"{search.out / 'search.db'}: cannot be written ({error.__cause__ or error})") from error
 
 
 def trial_number(trial: FrozenTrial) -> int:
@@ -254,75 +232,60 @@ def failures(study: optuna.Study) -> dict[int, str]:
     return {k: trial.user_attrs.get("failure", "its process died again and again") for k, trial in failed.items()}
 
 
-def _suggest(search: Search, trial: optuna.Trial, number: int) -> None:
+def drawn(search: Search, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """The settings of a trial, with the types of the schema."""
+    return {
+        key: json.loads(trial.params[key]) if isinstance(draw, CategoricalDistribution) else trial.params[key]
+        for key, draw in search.space.items()
+    }
+
+
+def _as_overrides(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def _draw(search: Search, trial: optuna.Trial) -> dict[str, Any]:
     """Draw the trial's settings; a trial that is tried again has them already."""
-    # one seed per trial: parallel workers must not draw the same, and a resumed search draws what an unbroken one does
-    seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
-    trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed)
+    # a seed per trial: parallel workers draw differently, and a search can be repeated
+    trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=trial.number)
     for key, draw in search.space.items():
         if isinstance(draw, CategoricalDistribution):
             trial.suggest_categorical(key, draw.choices)
         else:
             suggest: Any = trial.suggest_int if isinstance(draw, IntDistribution) else trial.suggest_float
             suggest(key, draw.low, draw.high, step=draw.step, log=draw.log)
-
-
-def drawn(search: Search, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    """The settings of a trial, with the types of the schema; numbers have six digits, so that people can read them."""
-    values: dict[str, Any] = {}
-    for key, draw in search.space.items():
-        values[key] = trial.params[key]
-        if isinstance(draw, CategoricalDistribution):
-            values[key] = json.loads(values[key])
-        elif isinstance(values[key], float):
-            values[key] = min(max(float(f"{values[key]:.6g}"), draw.low), draw.high)
-    return values
-
-
-def as_overrides(values: dict[str, Any]) -> list[str]:
-    """``key=value``, as :func:`ssd_effnet.config.loading.load_experiment` takes them."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return drawn(search, trial)
 
 
 def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None]) -> float:
     """The trial's run and its value; NaN, which Optuna counts as failed, where it failed by itself."""
-    number = trial_number(trial.study.trials[trial.number])
+    number, t = trial_number(trial.study.trials[trial.number]), search.base.trainer
 
     def say(line: str) -> None:
         echo(f"trial {number}: {line}")
 
-    _suggest(search, trial, number)
-    values, judge = drawn(search, trial), Judge(search, trial)
-    say(
-        ("goes on: " if judge.reported else "")
-        + ", ".join(f"{key} {value_text(value)}" for key, value in values.items())
-    )
+    values, pruner = _draw(search, trial), Pruner(search, trial)
+    say(("goes on: " if pruner.reported else "") + ", ".join(f"{k} {value_text(v)}" for k, v in values.items()))
     name = f"{search.base.name}-trial{number}"
-    directory = RunDirectory(search.out / name / f"seed{search.base.trainer.seed}")
-    overrides = [
-        *as_overrides(values),
-        f"name={name}",
-        f"trainer.threads={search.base.trainer.threads}",
-        "data.test=",  # the test split chooses nothing, so it is not even looked at
-    ]
+    directory = RunDirectory(search.out / name / f"seed{t.seed}")
+    # the test split chooses nothing, so it is not even looked at
+    overrides = [*_as_overrides(values), f"name={name}", f"trainer.threads={t.threads}", "data.test="]
     try:
-        experiment = load_experiment(snapshot(search), overrides)
-        results = run(experiment, search.out, resume=True, echo=say, callbacks=[judge])
+        experiment = load_experiment(search.snapshot, overrides)
+        results = run(experiment, search.out, resume=True, echo=say, callbacks=[pruner])
         value = float(results["val"]["best"])
         if math.isfinite(value):
-            say(f"{search.monitor} {value:.4g} in epoch {results['epoch']}")
+            say(f"{t.monitor} {value:.4g} in epoch {results['epoch']}")
             return value
-        note = f"failed: {search.monitor} was never a finite number"
+        note = f"failed: {t.monitor} was never a finite number"
     except optuna.TrialPruned as pruned:
         directory.fail(str(pruned))
         say(str(pruned))
         raise
-    except UpdateFinishedTrialError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
         # refused settings, a loss that is not finite and too little memory are the trial's own; all else is not
         if isinstance(error, Busy | Interrupted | DataError) or not isinstance(error, ValueError | RuntimeError):
-            _RETRY(trial.study, trial.study.trials[trial.number])
+            RETRY(trial.study, trial.study.trials[trial.number])
             raise
         note = f"failed: {' '.join(str(error).split())[:500]}"
     if directory.path.is_dir():
@@ -332,8 +295,8 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     return math.nan
 
 
-class Judge(Callback):
-    """Reports each validation to Optuna, and stops pruned trials.
+class Pruner(Callback):
+    """Reports each validation to Optuna, and stops trials that it prunes.
 
     The run is stopped when the next epoch begins: by then everything about the last one is written.
     """
@@ -345,10 +308,10 @@ class Judge(Callback):
         self.hopeless = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch
-        if self.search.monitor not in trainer.callback_metrics:
+        epoch, monitor = trainer.current_epoch, self.search.base.trainer.monitor
+        if monitor not in trainer.callback_metrics:
             return
-        value = float(trainer.callback_metrics[self.search.monitor])
+        value = float(trainer.callback_metrics[monitor])
         if epoch not in self.reported:  # a resumed run may repeat the epoch in which it was stopped
             self.trial.report(value, epoch)
         self.reported[epoch] = value
@@ -356,21 +319,53 @@ class Judge(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.hopeless:
-            self._show(trainer)
-            best = self.search.metric.best(self.reported.values())
-            raise optuna.TrialPruned(
-                f"pruned after epoch {trainer.current_epoch} of {trainer.max_epochs}, {self.search.monitor} {best:.4g}"
-            )
+            best = f"{self.search.base.trainer.monitor} {self.search.metric.best(self.reported.values()):.4g}"
+            raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch} of {trainer.max_epochs}, {best}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer)
 
-    def _show(self, trainer: Trainer) -> None:
-        """The trial's line in TensorBoard's HParams tab."""
-        if isinstance(trainer.logger, TensorBoardLogger) and self.reported:
-            values = {key: value_text(value) for key, value in drawn(self.search, self.trial).items()}
-            best = self.search.metric.best(self.reported.values())
-            trainer.logger.log_hyperparams(values, {f"search/best {self.search.monitor}": best})
+def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials, best first; equal ones in the order in which they were begun."""
+    sign = 1 if search.metric.lower_is_better else -1
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
+    """Table of the best trials, one per row."""
+    title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in counts(study).items() if n)}"
+    table = Table("trial", search.base.trainer.monitor, "epochs", *search.space, title=title, title_justify="left")
+    for trial in best_trials(search, study)[:count]:
+        values = map(value_text, drawn(search, trial).values())
+        table.add_row(str(trial_number(trial)), value_text(trial.value), str(1 + (trial.last_step or 0)), *values)
+    return table
+
+
+def write_best(search: Search, study: optuna.Study) -> Path:
+    """The best trial as an experiment file, a difference from the experiment that was searched around.
+
+    Raises:
+        SearchError: no trial has finished.
+    """
+    ranking = best_trials(search, study)
+    if not ranking:
+        raise SearchError(f"{search.out}: no trial has finished, so nothing is found")
+    best, number, path = ranking[0], counts(study), search.out / f"{search.base.name}_found.yaml"
+    equal = sum(trial.value == best.value for trial in ranking) - 1
+    values = drawn(search, best)
+    found, parent = load_experiment(search.snapshot, _as_overrides(values)), load_experiment(search.file)
+    found.trainer.threads = parent.trainer.threads
+    changes = differences(found, parent)
+    description = (
+        f"Which {', '.join(values)} suit {search.base.name}? Found by ssd-effnet search: trial {trial_number(best)}, "
+        f"the best of {number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} "
+        f"more failed), with {search.base.trainer.monitor} {best.value:.4g} on the validation split "
+        f"{search.base.data.val}, one seed: better than what another seed or the test split will show."
+        + (f" {equal} more have the same value, which does not choose among them." if equal else "")
+    )
+    base = Path(os.path.relpath(search.file.resolve(), path.resolve().parent)).as_posix()
+    flat = settings(found)  # what is chosen anew has dropped the arguments of the old
+    write_whole(path, as_difference(base, description, changes, {key: flat[key] for key in changes if key in flat}))
+    return path
 
 
 def value_text(value: Any) -> str:
