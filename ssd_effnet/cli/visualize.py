@@ -35,12 +35,12 @@ from ssd_effnet.evaluation.subsets import RULES, SUBSETS
 def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -> str:
     """A page of one run's errors: people missed and false alarms by kind, and what each kind costs."""
     from ssd_effnet.training.run_directory import RunDirectory
-    from ssd_effnet.visualize.gallery.drawing import FinishedRun
     from ssd_effnet.visualize.gallery.errors import write_errors
+    from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
     is_run = run.is_dir() or run.suffix == ".ckpt"
     out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{run.stem}"))
-    (tested,) = FinishedRun.load_all([run], **data)
+    (tested,) = FinishedRun.load_all([run], **data).values()
     page = write_errors(tested, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
     head = f"{'kind':<38}{'number':>7}{'MR without':>12}"
@@ -50,9 +50,9 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
 def compare_runs(a: Path, b: Path, out: Path, data: dict[str, Any], **settings: Any) -> str:
     """A page of what one run finds and another misses, each at its own score for the same false positives per image."""
     from ssd_effnet.visualize.gallery.compare import write_comparison
-    from ssd_effnet.visualize.gallery.drawing import FinishedRun
+    from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
-    one, other = FinishedRun.load_all([a, b], **data)
+    one, other = FinishedRun.load_all([a, b], **data).values()
     page = write_comparison(one, other, out, **settings)
     kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
     return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
@@ -70,10 +70,11 @@ def curves(files: Sequence[Path], out: Path, **settings: Any) -> str:
 
 def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, data: dict[str, Any], **settings: Any) -> str:
     """A figure for a paper: a row per detector, a column per frame, both modalities, hits, misses and false alarms."""
-    from ssd_effnet.visualize.gallery.drawing import FinishedRun
     from ssd_effnet.visualize.gallery.figure import write_figure
+    from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
-    return "\n".join(map(str, write_figure(FinishedRun.load_all(detectors, **data), frames, out, **settings)))
+    runs = list(FinishedRun.load_all(detectors, **data).values())
+    return "\n".join(map(str, write_figure(runs, frames, out, **settings)))
 
 
 def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path | None, overrides: list[str]) -> str:

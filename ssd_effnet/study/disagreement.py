@@ -13,7 +13,7 @@ from data_kaist.layouts import Frame
 from ssd_effnet.drawing import as_rgb, jpeg_address
 from ssd_effnet.evaluation.error_analysis import Errors
 from ssd_effnet.study.records import Difference, Experiment, Run
-from ssd_effnet.visualize.gallery.drawing import markings, whole
+from ssd_effnet.visualize.gallery.album import markings, whole
 
 PICTURES = 6
 _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two

@@ -37,7 +37,7 @@ from ssd_effnet.study.records import Study, load_study
 from ssd_effnet.training.callbacks import MetricsCsv
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_environment
 from ssd_effnet.visualize.gallery.curves import write_curves
-from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"

@@ -29,7 +29,7 @@ from ssd_effnet.study.records import load_study
 from ssd_effnet.training.module import in_image_order
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
-from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:

@@ -1,29 +1,34 @@
-"""Draws a gallery's thumbnails and enlarged frames within a byte limit."""
+"""Draws frames with boxes: a gallery's thumbnails and enlarged pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_kaist.classes import is_among
 from data_kaist.errors import DataError
-from ssd_effnet.drawing import Marking, beside, jpeg_address, with_caption
-from ssd_effnet.evaluation.error_analysis import Errors, box_column
-from ssd_effnet.visualize.gallery.drawing import FinishedRun, cropped, labels, markings, rings, whole, window
+from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
+from ssd_effnet.evaluation.error_analysis import Errors, Kind, box_column
+from ssd_effnet.evaluation.miss_rate import Outcome
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import GalleryEntry, Large
 
-MOST_BYTES = 55e6
 MOST_ENTRIES = 2000
 OCCLUSIONS = ("none", "partial", "heavy")
+GAP = 4  # pixels between the images of a pair
+_CONTEXT = 2.2  # a thumbnail shows so many times the object's longer side
+_LEAST = 72.0  # pixels of the picture that a thumbnail shows at least
 _SIDES = {1: 208, 2: 168}  # pixels of a thumbnail by the number of images in it
 _SIDE = 140  # where there are more
 _RING = 4  # pixels of the thumbnail between an object and the ring around it
-_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4)
-_QUALITY, _SMALL_QUALITY = 72, 74
 _LARGEST = 960  # pixels: a photograph's longer side need not be larger on a page
-_SAMPLE = 12
+
+_ALARMS = {Kind.BACKGROUND: "background", Kind.MISPLACED: "badly placed", Kind.DUPLICATE: "duplicate"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,52 +39,50 @@ class View:
         run: which.
         errors: of it.
         name: written on its pictures where a gallery shows more than one run.
+        words: labels of boxes that are not of its class, by place among all boxes.
+        heights: float ``(g,)`` of all boxes, as the annotations state them.
     """
 
     run: FinishedRun
     errors: Errors
     name: str = ""
     words: dict[int, str] = field(init=False)
+    heights: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "words", labels(self.run))
+        annotations = [frame.annotations for frame in self.run.frames]
+        every = np.concatenate([np.zeros(0, object), *(of_image.labels for of_image in annotations)])
+        others = ~is_among(every, self.run.classes.counted(self.run.of_class))
+        object.__setattr__(self, "words", {int(g): str(every[g]) for g in np.flatnonzero(others)})
+        object.__setattr__(self, "heights", box_column(annotations, "height"))
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """The object of a gallery entry.
+    """An entry before it is drawn: its frame, and boxes ``(n, 4)`` on the thumbnail, the object itself first."""
 
-    Attributes:
-        kind, caption, score, height, occlusion: as in :class:`ssd_effnet.visualize.gallery.page.Entry`.
-        place: of the frame.
-        boxes_xyxy: ``(n, 4)``, shown on the thumbnail; the first is the object itself.
-    """
-
-    kind: str
+    entry: GalleryEntry
     place: int
     boxes_xyxy: np.ndarray
-    caption: str
-    score: float | None = None
-    height: float | None = None
-    occlusion: str = ""
+
+
+def _item(view: View, kind: str, place: int, boxes: Sequence[np.ndarray], caption: str, **more: Any) -> Item:
+    frame = view.run.frames[place]
+    entry = GalleryEntry(kind, frame.name, caption, daytime=frame.annotations.daytime or "", **more)
+    return Item(entry, place, np.stack(boxes))
 
 
 def person(kind: str, view: View, g: int, caption: str, boxes: Sequence[np.ndarray] = ()) -> Item:
     """An item about a person of the ground truth, by its place among all boxes."""
     errors = view.errors
     place, row = int(errors.matches.box_image[g]), int(errors.matches.box_row[g])
-    annotations = view.run.frames[place].annotations
-    row_of = int(errors.matches.box_matched_by[g])
-    height, occlusion = float(annotations.height[row]), OCCLUSIONS[int(annotations.occlusion[row])]
-    return Item(
-        kind,
-        place,
-        np.stack([errors.truth.boxes_xyxy[g], *boxes]),
-        f"{caption}{height:.0f} px tall, occlusion {occlusion}",
-        score=float(errors.detections.scores[row_of]) if row_of >= 0 else None,
-        height=height,
-        occlusion=occlusion,
-    )
+    found = int(errors.matches.box_matched_by[g])
+    height = float(view.heights[g])
+    occlusion = OCCLUSIONS[int(view.run.frames[place].annotations.occlusion[row])]
+    caption = f"{caption}{height:.0f} px tall, occlusion {occlusion}"
+    score = float(errors.detections.scores[found]) if found >= 0 else None
+    around = [errors.truth.boxes_xyxy[g], *boxes]
+    return _item(view, kind, place, around, caption, height=height, occlusion=occlusion, score=score)
 
 
 def alarm(kind: str, view: View, row: int) -> Item:
@@ -89,8 +92,8 @@ def alarm(kind: str, view: View, row: int) -> Item:
     score, height = float(errors.detections.scores[row]), float(box[3] - box[1])
     near = [errors.truth.boxes_xyxy[nearest]] if nearest >= 0 else []
     said = f", IoU {below(errors.overlap[row])} with the nearest box" if near else ""
-    place = int(errors.detections.image_index[row])
-    return Item(kind, place, np.stack([box, *near]), f"score {score:.2f}, {height:.0f} px tall{said}", score, height)
+    caption = f"score {score:.2f}, {height:.0f} px tall{said}"
+    return _item(view, kind, int(errors.detections.image_index[row]), [box, *near], caption, score=score, height=height)
 
 
 def below(iou: float) -> str:
@@ -102,82 +105,55 @@ def fewest(items: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` items, taken from the kinds in turn, so that rare kinds stay complete."""
     queues: dict[str, list[int]] = {}
     for i, item in enumerate(items):
-        queues.setdefault(item.kind, []).append(i)
+        queues.setdefault(item.entry.kind, []).append(i)
     turns = [i for turn in zip_longest(*queues.values()) for i in turn if i is not None]
     return [items[i] for i in sorted(turns[:count])]
 
 
-def paste(
-    views: Sequence[View], items: Sequence[Item], most_bytes: float = MOST_BYTES
-) -> tuple[list[GalleryEntry], dict[str, str]]:
-    """Draw the items.
-
-    Args:
-        views: one run, or several on the same frames.
-        items: in the order of the entries.
-        most_bytes: thumbnails and large pictures together take about so many at most; large pictures shrink to a scale
-            that fits, and where the least one does not, the last entries have none and enlarge to their thumbnail.
-            Thumbnails never shrink: of pairs they take 20 kB each.
+def paste(views: Sequence[View], items: Sequence[Item], out: Path) -> list[GalleryEntry]:
+    """Draw the items of one run, or of several on the same frames, into ``out/pictures``.
 
     Returns:
-        The entries in that order, and the addresses of the large pictures.
+        The entries, in the items' order.
     """
+    (out / "index.html").unlink(missing_ok=True)  # it would show the new pictures below old words
     by_place: dict[int, list[int]] = {}
     for i, item in enumerate(items):
         by_place.setdefault(item.place, []).append(i)
-    scale, room = _scale(views, items, by_place, most_bytes)
-    entries: dict[int, GalleryEntry] = {}
-    pictures: dict[str, str] = {}
+    entries = [item.entry for item in items]
     for place, of_place in by_place.items():
-        frame = views[0].run.frames[place]
         try:
             images = [view.run.images(place) for view in views]
         except DataError as error:
             for i in of_place:
-                entries[i] = _entry(items[i], frame.name, frame.annotations.daytime, f"cannot be drawn: {error}")
+                entries[i] = replace(entries[i], caption=f"cannot be drawn: {error}")
             continue
         marked = [markings(view.errors, place, view.words) for view in views]
-        zoom = scale * min(1.0, _LARGEST / max(images[0][0].shape))
-        drawn = {}
-        for v, view in enumerate(views):
-            drawn[f"{v}/{place}"] = jpeg_address(whole(images[v], marked[v], zoom), _QUALITY), view.name
-        size = sum(len(address) for address, _ in drawn.values())
-        if size > room:
-            drawn = {}
-        pictures |= {key: address for key, (address, _) in drawn.items()}
-        room -= size if drawn else 0
+        size, zoom = views[0].run.frames[place].annotations.size, min(1.0, _LARGEST / max(images[0][0].shape))
+        names = [f"pictures/frame{place}_{v}.jpg" for v in range(len(views))]
+        for name, of_view, boxes in zip(names, images, marked, strict=True):
+            save(whole(of_view, boxes, zoom), out / name)
         for i in of_place:
-            small = _thumbnail(views, images, marked, items[i])
+            small = _thumbnail(views, images, marked, items[i], size)
+            save(small, out / (address := f"pictures/entry{i}.jpg"))
             larger = [
-                Large(key, name, rings(items[i].boxes_xyxy[0], frame.annotations.size, len(images[v]), zoom))
-                for v, (key, (_, name)) in enumerate(drawn.items())
+                Large(name, view.name, rings(items[i].boxes_xyxy[0], size, len(of_view), zoom))
+                for name, view, of_view in zip(names, views, images, strict=True)
             ]
-            entry = _entry(items[i], frame.name, frame.annotations.daytime)
-            address = jpeg_address(small, _SMALL_QUALITY)
-            entries[i] = GalleryEntry(
-                **{**vars(entry), "thumbnail": address, "width": small.shape[1], "height_shown": small.shape[0]}
-                | {"larger": larger}
-            )
-    return [entries[i] for i in range(len(items))], pictures
-
-
-def _entry(item: Item, name: str, daytime: str | None, caption: str = "") -> GalleryEntry:
-    return GalleryEntry(
-        item.kind,
-        name,
-        caption or item.caption,
-        daytime=daytime or "",
-        occlusion=item.occlusion,
-        height=item.height,
-        score=item.score,
-    )
+            height, width = small.shape[:2]
+            entries[i] = replace(entries[i], thumbnail=address, width=width, height_shown=height, larger=larger)
+    return entries
 
 
 def _thumbnail(
-    views: Sequence[View], images: Sequence[Sequence[np.ndarray]], marked: Sequence[Sequence[Marking]], item: Item
+    views: Sequence[View],
+    images: Sequence[Sequence[np.ndarray]],
+    marked: Sequence[Sequence[Marking]],
+    item: Item,
+    size: tuple[int, int],
 ) -> np.ndarray:
     side = _SIDES.get(sum(map(len, images)), _SIDE)
-    shown = window(item.boxes_xyxy, views[0].run.frames[item.place].annotations.size)
+    shown = window(item.boxes_xyxy, size)
     # around the object, not on it: its own colour is still to be seen
     box = item.boxes_xyxy[0] + np.array([-1, -1, 1, 1]) * (shown[2] - shown[0]) * _RING / side
     focus = Marking("focus", box[None])
@@ -188,31 +164,88 @@ def _thumbnail(
     return beside(parts)
 
 
-def _scale(
-    views: Sequence[View], items: Sequence[Item], by_place: dict[int, list[int]], most_bytes: float
-) -> tuple[float, float]:
-    """The largest scale of the large pictures with which all fit, by a sample of the frames; and the bytes for them."""
-    places = list(by_place)[:: max(len(by_place) // _SAMPLE, 1)]
-    sizes: dict[float, list[int]] = {scale: [] for scale in _SCALES}
-    small = []
-    for place in places:
-        try:
-            images = [view.run.images(place) for view in views]
-        except DataError:
-            continue
-        marked = [markings(view.errors, place) for view in views]
-        small.append(len(jpeg_address(_thumbnail(views, images, marked, items[by_place[place][0]]), _SMALL_QUALITY)))
-        shrunk = min(1.0, _LARGEST / max(images[0][0].shape))
-        for scale, of_scale in sizes.items():
-            drawn = [whole(i, m, scale * shrunk) for i, m in zip(images, marked, strict=True)]
-            of_scale.append(sum(len(jpeg_address(picture, _QUALITY)) for picture in drawn))
-    if not small:
-        return 1.0, most_bytes
-    left = most_bytes - float(np.mean(small)) * len(items)
-    fits = (scale for scale, of_scale in sizes.items() if np.mean(of_scale) * len(by_place) <= left)
-    return next(fits, _SCALES[-1]), 1.05 * left  # a sample may err a little
+def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
+    """All boxes of a frame with their kind at the operating point.
+
+    Args:
+        errors: of the run.
+        place: of the frame.
+        words: texts for some boxes of the ground truth, by their place among all boxes.
+    """
+    words, truth = words or {}, errors.truth
+    here = np.arange(truth.box_start[place], truth.box_start[place + 1])
+    counted, found = errors.counted[here], errors.found[here]
+    rows = np.flatnonzero((errors.detections.image_index == place) & errors.shown)
+    outcome = errors.matches.outcome[rows]
+    scores = dict(zip(rows.tolist(), errors.detections.rows(rows).texts(), strict=True))
+    for kind, word in _ALARMS.items():
+        scores |= {int(row): f"{scores[int(row)]} {word}" for row in rows[errors.kinds[kind][rows]]}
+
+    def people(kind: str, which: np.ndarray, word: str = "") -> Marking:
+        return Marking(kind, truth.boxes_xyxy[here[which]], [words.get(int(g), word) for g in here[which]])
+
+    def detections(kind: str, which: Outcome) -> Marking:
+        chosen = rows[outcome == which]
+        return Marking(kind, errors.detections.boxes_xyxy[chosen], [scores[int(row)] for row in chosen])
+
+    return [
+        people("ignored", ~counted),
+        detections("dropped", Outcome.DROPPED),
+        people("truth", counted & found),
+        detections("hit", Outcome.TRUE_POSITIVE),
+        people("missed", counted & ~found, "missed"),
+        detections("false_alarm", Outcome.FALSE_POSITIVE),
+    ]
 
 
-def heights_of(view: View) -> np.ndarray:
-    """float ``(g,)``: heights of all boxes as the annotations state them."""
-    return box_column([frame.annotations for frame in view.run.frames], "height")
+def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square around boxes ``(n, 4)`` that a thumbnail shows, as far as a picture of ``(height, width)`` has it.
+
+    Returns:
+        x1, y1, x2, y2 in pixels; moved inwards at the picture's edges.
+    """
+    x1, y1 = boxes_xyxy[:, :2].min(axis=0)
+    x2, y2 = boxes_xyxy[:, 2:].max(axis=0)
+    side = max(_CONTEXT * max(x2 - x1, y2 - y1), _LEAST)
+    edges = []
+    for centre, length in (((x1 + x2) / 2, size[1]), ((y1 + y2) / 2, size[0])):
+        extent = min(round(side), length)
+        start = min(max(round(centre - extent / 2), 0), length - extent)
+        edges.append((start, start + extent))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def cropped(
+    images: Sequence[np.ndarray], marked: Sequence[Marking], shown: tuple[int, int, int, int], side: int
+) -> np.ndarray:
+    """A part of each image with its boxes, beside each other, the longer side of each ``side`` pixels."""
+    left, top, right, bottom = shown
+    offset = np.array([left, top, left, top], float)
+    inside = []
+    for marking in marked:
+        boxes = np.asarray(marking.boxes_xyxy, float).reshape(-1, 4)
+        kept = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+        texts = [text for text, keep in zip(marking.texts, kept, strict=False) if keep]
+        inside.append(Marking(marking.kind, boxes[kept] - offset, texts))
+    zoom = side / max(right - left, bottom - top)
+    return beside([draw(image[top:bottom, left:right], inside, zoom=zoom) for image in images], GAP)
+
+
+def whole(images: Sequence[np.ndarray], marked: Sequence[Marking], zoom: float) -> np.ndarray:
+    """Each image with its boxes, beside each other, ``zoom`` times as large."""
+    return beside([draw(image, marked, zoom=zoom) for image in images], GAP)
+
+
+def rings(
+    box_xyxy: np.ndarray, size: tuple[int, int], images: int, zoom: float
+) -> list[tuple[float, float, float, float]]:
+    """Where a box is on a picture made by :func:`whole` of so many images: left, top, width, height in 0..1."""
+    height, width = (max(round(length * zoom), 1) for length in size)
+    total = images * width + (images - 1) * GAP
+    x1, y1, x2, y2 = (float(v) * zoom for v in box_xyxy)
+    parts = []
+    for left in (i * (width + GAP) for i in range(images)):
+        across, down = (left + x1) / total, y1 / height
+        parts.append((round(across, 4), round(down, 4), round((x2 - x1) / total, 4), round((y2 - y1) / height, 4)))
+    return parts

@@ -11,19 +11,9 @@ from data_kaist.structures import Annotations
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.album import (
-    MOST_BYTES,
-    MOST_ENTRIES,
-    Item,
-    View,
-    alarm,
-    fewest,
-    heights_of,
-    paste,
-    person,
-)
-from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, fewest, paste, person
 from ssd_effnet.visualize.gallery.errors import as_percent, at_point, floor_note
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
 
 ONLY_A, ONLY_B, ALARM_A, ALARM_B = "only_a", "only_b", "alarm_a", "alarm_b"
@@ -43,7 +33,6 @@ def write_comparison(
     subset: str = REASONABLE[0],
     fppi: float = FPPI,
     count: int = MOST_ENTRIES,
-    most_bytes: float = MOST_BYTES,
 ) -> GalleryPage:
     """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`."""
     views = [
@@ -52,7 +41,6 @@ def write_comparison(
     ]
     items = disagreement_items(*views)
     shown = fewest(items, count)
-    entries, pictures = paste(views, shown, most_bytes)
     lines = [
         f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {as_percent(view.errors.miss_rate())}; "
         f"{at_point(view.errors)}."
@@ -65,15 +53,14 @@ def write_comparison(
     )
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
-    page = GalleryPage(f"{a.name} and {b.name}", lines, entries, KINDS, pictures, [chart(*views)])
+    page = GalleryPage(f"{a.name} and {b.name}", lines, paste(views, shown, out), KINDS, [chart(*views)])
     write_page(out / "index.html", page)
     return page
 
 
 def disagreement_items(a: View, b: View) -> list[Item]:
     """People found by one run only, tallest first; then its own false alarms by score."""
-    height = heights_of(a)
-    items = []
+    height, items = a.heights, []
     for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):
         rows = np.flatnonzero(here.errors.counted & here.errors.found & ~there.errors.found)
         for g in rows[np.argsort(-height[rows], kind="stable")].tolist():

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_kaist.errors import DataError
-from data_kaist.structures import DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import (
     Scores,
@@ -17,6 +16,7 @@ from ssd_effnet.evaluation.scores import (
     short_names,
 )
 from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
 
@@ -56,30 +56,17 @@ def write_curves(
     """
     if out.suffix not in SUFFIXES:
         raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
-    runs = [path for path in files if (path / "config.yaml").is_file()]
     if names and (len(names) != len(files) or len(set(names)) < len(names)):
         raise DataError(f"{len(files)} files need as many different names, not {', '.join(names)}")
     names_of = dict(zip(files, names or short_names(files), strict=True))
-    tables: dict[str, DetectionTable] = {}
     if annotations is None:
-        if not runs:
-            raise DataError("there is no run among the files, so say with --annotations what they are scored against")
-        # imports torch
-        from ssd_effnet.visualize.gallery.drawing import FinishedRun
-
-        tested = FinishedRun.load_runs(runs, overrides, leave_out=True)
-        truth = next(iter(tested.values())).ground_truth()
-        tables = {names_of[path]: run.detections for path, run in tested.items()}
+        runs = FinishedRun.load_all(files, overrides, leave_out=True)
+        evaluator = next(iter(runs.values())).truth
+        tables = {path: run.detections for path, run in runs.items()}
     else:
-        truth = load_ground_truth(annotations, split)
-        truth, found = truth.read_all([path / "detections.json" if path in runs else path for path in files])
-        tables = dict(zip(names_of.values(), found, strict=True))
-    for path in files:
-        if names_of[path] not in tables and path not in runs:  # a run is left out
-            tables[names_of[path]] = truth.read_detections(path)
-    evaluator = MissRateEvaluator(truth.annotations)
-    scores = {
-        name: score(evaluator, tables[name], (rules,), with_ap=False) for name in names_of.values() if name in tables
-    }
+        results = [path / "detections.json" if (path / "config.yaml").is_file() else path for path in files]
+        truth, found = load_ground_truth(annotations, split).read_all(results)
+        evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(files, found, strict=True))
+    scores = {names_of[path]: score(evaluator, table, (rules,), with_ap=False) for path, table in tables.items()}
     save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=order == "best"), out, dpi=120)
     return scores

@@ -9,19 +9,8 @@ import numpy as np
 
 from ssd_effnet.evaluation.error_analysis import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.album import (
-    MOST_BYTES,
-    MOST_ENTRIES,
-    Item,
-    View,
-    alarm,
-    below,
-    fewest,
-    heights_of,
-    paste,
-    person,
-)
-from ssd_effnet.visualize.gallery.drawing import FinishedRun
+from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, below, fewest, paste, person
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
 
 
@@ -33,9 +22,8 @@ def write_errors(
     fppi: float = FPPI,
     min_score: float | None = None,
     count: int = MOST_ENTRIES,
-    most_bytes: float = MOST_BYTES,
 ) -> GalleryPage:
-    """Write ``out/index.html``.
+    """Write ``out/index.html`` and ``out/pictures``.
 
     Args:
         run: as :meth:`.FinishedRun.load_all` gives it.
@@ -43,18 +31,15 @@ def write_errors(
         subset: whose people count.
         fppi, min_score: the operating point, as in :class:`ssd_effnet.evaluation.error_analysis.Errors`.
         count: how many errors are shown; charts count all.
-        most_bytes: about the page's size at most.
     """
     view = View(run, Errors(run.truth, run.detections, subset, fppi=fppi, min_score=min_score))
     items = error_items(view)
     shown = fewest(items, count)
-    entries, pictures = paste([view], shown, most_bytes)
     page = GalleryPage(
         title=f"Errors of {run.name}",
         lead=lead(view, len(items), len(shown)),
-        entries=entries,
+        entries=paste([view], shown, out),
         kinds={kind.value: WORDS[kind] for kind in Kind},
-        pictures=pictures,
         charts=charts(view),
     )
     write_page(out / "index.html", page)
@@ -63,8 +48,7 @@ def write_errors(
 
 def error_items(view: View) -> list[Item]:
     """All errors at the operating point: missed people by height, false alarms by score."""
-    errors = view.errors
-    height = heights_of(view)
+    errors, height = view.errors, view.heights
     items = []
     for kind in Kind:
         rows = errors.at_point(kind)

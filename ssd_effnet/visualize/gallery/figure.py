@@ -18,7 +18,8 @@ from data_kaist.splits import spelling
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors
 from ssd_effnet.evaluation.scores import save_figure
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.drawing import FinishedRun, markings
+from ssd_effnet.visualize.gallery.album import markings
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.panels import add_legend, outline
 
 SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored")

@@ -1,10 +1,6 @@
 """Writes a gallery: one HTML file with pictures, filters, sorting and zoom.
 
-A page is made of plain values, so that anything can be shown on one::
-
-    write_page(Path("gallery.html"), Page("title", entries=[Entry("missed", "set06/V000/I00019", thumbnail=address)]))
-
-where ``address`` is what :func:`ssd_effnet.drawing.jpeg_address` makes of a drawing.
+A page is made of plain values, so that anything can be shown on one.
 """
 
 from __future__ import annotations
@@ -27,12 +23,12 @@ class Large:
     """A picture that an entry is enlarged to.
 
     Attributes:
-        key: in :attr:`Page.pictures`.
+        address: of the file, relative to the page.
         caption: above it.
         rings: around what the entry is about, once on each image of a pair.
     """
 
-    key: str
+    address: str
     caption: str = ""
     rings: Sequence[Fractions] = ()
 
@@ -42,7 +38,7 @@ class GalleryEntry:
     """One picture of a gallery; None or empty is unknown, shown by filter "all" only.
 
     Attributes:
-        kind: key in :attr:`Page.kinds`, or the words themselves.
+        kind: key in :attr:`GalleryPage.kinds`, or the words themselves.
         name: of the frame.
         caption: its description.
         thumbnail: address of a small picture; empty where it could not be drawn, and the caption says why.
@@ -95,7 +91,6 @@ class GalleryPage:
         lead: paragraphs below it.
         entries: in the order in which they stand at first.
         kinds: what each kind of entry is called, in the order of the filter; those of the entries where empty.
-        pictures: addresses of the large pictures by key; each is stored once, however many entries show it.
         charts: between the lead and the entries.
         legend: keys of :data:`ssd_effnet.drawing.KINDS` whose boxes are on the pictures.
     """
@@ -104,7 +99,6 @@ class GalleryPage:
     lead: Sequence[str] = ()
     entries: Sequence[GalleryEntry] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
-    pictures: Mapping[str, str] = field(default_factory=dict)
     charts: Sequence[Chart] = ()
     legend: Sequence[str] = ("truth", "missed", "hit", "false_alarm", "ignored", "dropped", "focus")
 
@@ -133,7 +127,7 @@ def render(page: GalleryPage) -> str:
             heights=(int(min(heights)), int(-(-max(heights) // 1))) if heights else None,
             scored=any(entry.score is not None for entry in page.entries),
             legend=[KINDS[kind] for kind in page.legend],
-            large=[[[large.key, large.caption, large.rings] for large in entry.larger] for entry in page.entries],
+            large=[[[large.address, large.caption, large.rings] for large in entry.larger] for entry in page.entries],
             date=time.strftime("%Y-%m-%d %H:%M %z"),
         )
     )

@@ -1,0 +1,186 @@
+"""A finished run, or a result file of another detector, with its test frames."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data_kaist.classes import PEOPLE, Classes
+from data_kaist.dataset import fingerprint, read_pair
+from data_kaist.errors import DataError, Doubt, Failure
+from data_kaist.layouts import Frame, Modality, coco_files, image_ids
+from data_kaist.structures import DetectionTable
+from ssd_effnet.build import build_annotations, build_classes
+from ssd_effnet.drawing import as_rgb
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import GroundTruth, load_ground_truth, short_names
+from ssd_effnet.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A finished run with its test frames.
+
+    Attributes:
+        name: experiment and seed.
+        modality: of the detector and the pictures.
+        frames: of the test split.
+        detections: on them, of the class.
+        classes: that the detector tells apart.
+        of_class: the one that is looked at.
+        annotations: what they are scored against.
+    """
+
+    name: str
+    modality: Modality
+    frames: Sequence[Frame]
+    detections: DetectionTable
+    classes: Classes
+    of_class: str
+    annotations: str = ""
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = (), of_class: str | None = None) -> FinishedRun:
+        """Load a finished run from its directory or tested checkpoint.
+
+        Args:
+            path: of it.
+            overrides: where its data are, as :meth:`ssd_effnet.training.run_directory.RunDirectory.at_hand` takes them.
+            of_class: name of the class to look at; None: the main one.
+
+        Raises:
+            DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
+        """
+        directory = RunDirectory.holding(path)
+        if not directory.detections_file.is_file():
+            raise DataError(
+                f"{directory}: holds no detections.json; the run is not finished (ssd-effnet train --resume)"
+            )
+        if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
+            raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
+        experiment, frames, table = directory.tested(overrides)
+        if edited := directory.edited(experiment):
+            doubt = f"{directory.config_file} was edited after the training, and is not believed: {edited}"
+            warnings.warn(doubt, Doubt, stacklevel=2)
+        classes = build_classes(experiment)
+        if of_class is not None and of_class not in classes.names:
+            raise DataError(f"{directory}: has no class {of_class!r}; there are {', '.join(classes.names)}")
+        of_class = of_class or classes.main
+        name = f"{experiment.name} seed {experiment.trainer.seed}"
+        name += f", {of_class}" if len(classes.names) > 1 else ""
+        found = table.of_class(classes.index(of_class))
+        against = build_annotations(experiment, "test")
+        return cls(name, experiment.input.modality, frames, found, classes, of_class, against)
+
+    @classmethod
+    def load_all(
+        cls,
+        paths: Sequence[Path],
+        overrides: Sequence[str] = (),
+        of_class: str | None = None,
+        annotations: Path | None = None,
+        split: str = "test-all-20",
+        *,
+        leave_out: bool = False,
+    ) -> dict[Path, FinishedRun]:
+        """Runs and result files of others, on the same frames.
+
+        Args:
+            paths: run directories, tested checkpoints, COCO results, KAIST texts and devkit folders.
+            overrides, of_class: as of :meth:`load`.
+            annotations: COCO file or root that all are scored against, whose images are below ``data.root``; None: the
+                test split of the first run.
+            split: frames of a root.
+            leave_out: runs that cannot be read, with a doubt, where others can.
+
+        Raises:
+            DataError, ConfigError: one sentence, where one cannot be read, or they are not of the same frames.
+        """
+        files = [path for path in paths if _holds_results(path)]
+        places = [path if path in files else RunDirectory.holding(path).path for path in paths]
+        names = dict(zip(paths, short_names(places), strict=True))
+        if annotations is not None:
+            found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
+            truth, tables = load_ground_truth(annotations, split).read_all(found)
+            of = dict(zip(paths, tables, strict=True))
+            _say_doubts(truth, of, MissRateEvaluator(truth.annotations))
+            frames = _with_images(truth, _root(paths, files, overrides, annotations))
+            modality: Modality = "halfway" if all(frame.lwir for frame in frames) else "visible"
+            return {
+                path: cls(names[path], modality, frames, of[path], PEOPLE, PEOPLE.main, truth.source) for path in paths
+            }
+        if len(files) == len(paths):
+            raise DataError(f"{files[0]}: is no run, so say with --annotations what it is scored against")
+        runs: dict[Path, FinishedRun] = {}
+        for path in (directories := [path for path in paths if path not in files]):
+            try:
+                runs[path] = cls.load(path, overrides, of_class)
+            except Failure as error:
+                if not leave_out or (path == directories[-1] and not runs):
+                    raise
+                warnings.warn(f"left out: {error}", Doubt, stacklevel=2)
+        one, first = next(iter(runs.items()))
+        for path, run in runs.items():
+            if fingerprint(run.frames) != fingerprint(first.frames):
+                raise DataError(f"{one} and {path} were not tested on the same frames and boxes")
+        truth = GroundTruth(
+            [f.annotations for f in first.frames], [f.name for f in first.frames], image_ids(first.frames)
+        )
+        others = {path: truth.read_detections(path) for path in files}
+        _say_doubts(truth, others, first.truth)
+        runs |= {path: replace(first, name=names[path], detections=table) for path, table in others.items()}
+        return {path: runs[path] for path in paths if path in runs}
+
+    @cached_property
+    def truth(self) -> MissRateEvaluator:
+        return MissRateEvaluator.for_class([f.annotations for f in self.frames], self.classes, self.of_class)
+
+    def images(self, place: int) -> list[np.ndarray]:
+        """Images of a frame that the detector uses, visible first, as RGB.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
+        pair = read_pair(self.frames[place], self.modality)
+        return [as_rgb(image) for image in pair if image is not None]
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether it is a file or folder of detections, no run and no checkpoint."""
+    return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
+
+
+def _say_doubts(truth: GroundTruth, tables: Mapping[Path, DetectionTable], evaluator: MissRateEvaluator) -> None:
+    for path, table in tables.items():
+        if doubt := truth.doubt(path, table, evaluator):
+            warnings.warn(f"{path}: {doubt}", Doubt, stacklevel=3)
+
+
+def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str], annotations: Path) -> Path:
+    """Where the images are: as said, else where the annotations or the first run's data are."""
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key.strip() == "data.root":
+            return Path(value.strip())
+    if annotations.is_dir():
+        return annotations
+    for directory in (RunDirectory.holding(path) for path in paths if path not in files):
+        return Path(directory.at_hand(directory.trained()).data.root)
+    raise DataError(f"{annotations}: does not state where its images are; give data.root=...")
+
+
+def _with_images(truth: GroundTruth, root: Path) -> list[Frame]:
+    """The frames of a ground truth; a :class:`~data_kaist.errors.Doubt` counts those whose images are not there."""
+    pairs = [coco_files(root, name) for name in truth.names]
+    if lacking := [visible for visible, _ in pairs if not visible.is_file()]:
+        said = f"{len(lacking):,} of {len(pairs):,} images are not there and cannot be drawn"
+        warnings.warn(f"{root}: {said}, {lacking[0]} first", Doubt, stacklevel=3)
+    has_lwir = any(lwir and lwir.is_file() for _, lwir in pairs)
+    return [
+        Frame(name, visible, lwir if has_lwir else None, of, place=place)
+        for place, (name, (visible, lwir), of) in enumerate(zip(truth.names, pairs, truth.annotations, strict=True))
+    ]
