@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,6 @@ from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
 from data_kaist.layouts import Frame, Modality, spread
-
-HEIGHT_EDGES = (0, 12, 45, 55, 80, 115, 160)
-"""Lower ends in pixels of the height bins; the last is open. 12: ignored in training; 45, 55, 115: KAIST's subsets."""
 
 OCCLUSIONS = ("none", "partial", "heavy")
 
@@ -83,54 +79,44 @@ def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int 
     return found
 
 
-class ObjectStatistics(NamedTuple):
-    """The objects of some frames.
+class ObjectCounts(NamedTuple):
+    """Counts of one group of objects.
 
     Attributes:
         group: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
         counts: frames (for an occlusion, those with such an object), frames with any object of the group, objects,
             those labelled person, and ignore regions of training (:func:`~data_kaist.annotations.training_ignore`),
             some of them persons.
-        heights: number of persons by :data:`HEIGHT_EDGES`.
     """
 
     group: str
     counts: tuple[int, ...]
-    heights: tuple[int, ...]
 
 
-def object_statistics(frames: Sequence[Frame]) -> list[ObjectStatistics]:
-    """Rows for all frames, for each daytime (if any is known), and for each occlusion."""
+def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
+    """Counts of all frames, of each daytime (if any is known), and of each occlusion."""
     every = [frame.annotations for frame in frames]
     daytime = np.array([a.daytime or "unknown" for a in every], object)
     image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))
-    occlusion, height, ignored, person = (
+    occlusion, ignored, person = (
         np.concatenate([np.zeros(0), *columns])
         for columns in (
             [a.occlusion for a in every],
-            [a.height for a in every],
             [training_ignore(a) for a in every],
             [a.labels == PERSON for a in every],
         )
     )
 
-    def row(group: str, of: np.ndarray, n_frames: int | None = None) -> ObjectStatistics:
-        persons = of & (person == 1)
+    def row(group: str, of: np.ndarray, n_frames: int | None = None) -> ObjectCounts:
         present = len(np.unique(image[of]))
-        counts = (present if n_frames is None else n_frames, present, of.sum(), persons.sum(), ignored[of].sum())
-        heights, _ = np.histogram(height[persons], [*HEIGHT_EDGES, np.inf])
-        return ObjectStatistics(group, tuple(map(int, counts)), tuple(map(int, heights)))
+        counts = present if n_frames is None else n_frames, present, of.sum(), person[of].sum(), ignored[of].sum()
+        return ObjectCounts(group, tuple(map(int, counts)))
 
     rows = [row("all", np.full(len(image), True), len(every))]
     if any(a.daytime for a in every):
         times = [time for time in ("day", "night", "unknown") if time in daytime]
         rows += [row(time, daytime[image] == time, int((daytime == time).sum())) for time in times]
     return rows + [row(f"occl. {name}", occlusion == level) for level, name in enumerate(OCCLUSIONS)]
-
-
-def height_bins() -> list[str]:
-    """Names of the height bins: ``0-12`` ... ``160+``, the upper end not included."""
-    return [f"{a}-{b}" for a, b in pairwise(HEIGHT_EDGES)] + [f"{HEIGHT_EDGES[-1]}+"]
 
 
 def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:

@@ -6,9 +6,8 @@ images.json (names of its image ids) and detections_kaist.txt.
 examples:
   ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
   ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs more/*.png --out found --score 0.5
-  ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found          (pairs are found by KAIST's layout)
-  ssd-effnet detect runs/lite0/seed0 --visible LLVIP/visible --lwir LLVIP/infrared --out found
-  ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-json
+  ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found   (pairs: equal names in visible/ and lwir/)
+  ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-pictures
 """
 
 from __future__ import annotations
@@ -27,15 +26,10 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet detect")
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
-    add("inputs", nargs="*", metavar="INPUT", help="images, videos, folders with all below them")
-    add("--visible", type=Path, metavar="DIR", help="with --lwir: two folders whose equal names are pairs")
-    add("--lwir", type=Path, metavar="DIR")
+    add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders with all below them")
     add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
     add("--score", type=share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
-    yes_or_no = argparse.BooleanOptionalAction
-    add("--json", action=yes_or_no, default=True, help="write the files of detections (default: yes)")
-    add("--pictures", action=yes_or_no, default=True, help="write annotated images (default: yes)")
-    add("--video", action=yes_or_no, default=True, help="write annotated videos (default: yes)")
+    add("--no-pictures", dest="pictures", action="store_false", help="write no annotated images and videos")
     add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
     add("--max-frames", type=shell.positive, metavar="N", help="only the first N frames of each video")
     add("--batch", type=shell.positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
@@ -47,36 +41,22 @@ def parser() -> shell.Parser:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
-    if (arguments.visible is None) != (arguments.lwir is None):
-        parser().error("--visible and --lwir go together")
-    if not arguments.inputs and arguments.visible is None:
-        parser().error("no INPUT; give images, videos or folders, or --visible DIR --lwir DIR")
-
     # a file that cannot be read is one sentence of ours, not several of the libraries below
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        return detect_sources(arguments)
-    except KeyboardInterrupt:
-        print(f"what was found until then stands in {arguments.out}", file=sys.stderr)
-        raise
 
-
-def detect_sources(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from data_kaist.layouts import Side
     from ssd_effnet import load_detector
     from ssd_effnet.inference.detect import detect
-    from ssd_effnet.inference.sources import find_sources, frame_count, listed, pair_folders
+    from ssd_effnet.inference.sources import find_sources, frame_count, listed
 
     predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
     others: Counter[str] = Counter()
-    sources = pair_folders(arguments.visible, arguments.lwir, others) if arguments.visible else []
-    if arguments.inputs:
-        side: Side = "lwir" if predictor.modality == "lwir" else "visible"
-        sources += find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
+    side: Side = "lwir" if predictor.modality == "lwir" else "visible"
+    sources = find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
     total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if others:
@@ -91,8 +71,6 @@ def detect_sources(arguments: argparse.Namespace) -> int:
             score=arguments.score,
             batch_size=arguments.batch,
             pictures=arguments.pictures,
-            video=arguments.video,
-            json=arguments.json,
             max_frames=arguments.max_frames,
             on_bad_frame=arguments.on_bad_frame,
             echo=console.print,

@@ -30,9 +30,6 @@ def parser() -> shell.Parser:
     )
     text = "of KAIST: xml (default), bbgt, paired, a folder or a COCO file, as data.train_annotations"
     parser.add_argument("--annotations", default="xml", metavar="SET", help=text)
-    text = "of paired annotations, as data.box_of"
-    parser.add_argument("--box-of", choices=("modality", "visible", "lwir", "union"), default="modality", help=text)
-    parser.add_argument("--annotations-dir", type=Path, help="default: annotations-* below the root")
     parser.add_argument("--images", default="", metavar="FOLDER", help="of a COCO file's images, if it is not found")
     parser.add_argument("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
     parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")

@@ -77,7 +77,7 @@ def figure(detectors: Sequence[Path], frames: Sequence[str], out: Path, data: di
     return "\n".join(map(str, write_figure(runs, frames, out, **settings)))
 
 
-def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path | None, overrides: list[str]) -> str:
+def features(run: Path, image: str, detection: int, out: Path | None, overrides: list[str]) -> str:
     """What a detector makes of one image: maps of every part, anchors, why it scores."""
     from ssd_effnet.inference.predictor import load_detector
     from ssd_effnet.training.run_directory import RunDirectory
@@ -85,7 +85,7 @@ def features(run: Path, image: str, lwir: Path | None, detection: int, out: Path
 
     predictor, directory = load_detector(run), RunDirectory.holding(run)
     predictor.experiment = directory.at_hand(predictor.experiment, overrides)
-    sample, truth = find_sample(predictor, image, lwir, directory)
+    sample, truth = find_sample(predictor, image, directory)
     name = Path(image).stem if Path(image).is_file() else image.replace("/", "_")
     out = out or directory.path / "pictures" / f"features_{name}"
     pictures, table = write_features(predictor, sample, out, truth=truth, detection=detection)
@@ -191,9 +191,8 @@ def parser() -> shell.Parser:
 
     of_features = command(features)
     of_features.add_argument("run", type=Path, help="a run directory or a checkpoint")
-    of_features.add_argument("--image", required=True, help="a file, or the name of a frame of the run's test split")
-    text = "the LWIR file of a pair (default: the partner in KAIST's layout)"
-    of_features.add_argument("--lwir", type=Path, help=text)
+    text = "a file (a pair's other file is found in KAIST's layout), or the name of a frame of the run's test split"
+    of_features.add_argument("--image", required=True, help=text)
     of_features.add_argument(
         "--detection", type=int, default=1, help="whose evidence is drawn (default: 1, the surest)"
     )

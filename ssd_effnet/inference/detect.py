@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -31,32 +31,19 @@ from ssd_effnet.inference.video import SUFFIX, AnnotatedVideos
 
 @dataclass
 class DetectionSummary:
-    """Counts and times of :func:`detect`.
-
-    Attributes:
-        images: images and video frames processed.
-        detections: in all of them.
-        lost: frames of videos that are damaged.
-        bad: sentences about files that were left out.
-        model_seconds: from resized pixels to boxes.
-        seconds: everything, reading, drawing and writing too.
-    """
+    """Counts of :func:`detect`: images and video frames, detections, damaged frames, bad files; seconds in all."""
 
     images: int = 0
     detections: int = 0
     lost: int = 0
-    bad: list[str] = field(default_factory=list)
-    model_seconds: float = 0.0
+    bad: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        line = f"{self.images:,} images, {self.detections:,} detections in {self.seconds:.1f} s"
-        if self.images:
-            model, total = (1000 * s / self.images for s in (self.model_seconds, self.seconds))
-            rate = self.images / self.seconds
-            line += f": {rate:.2f} frames a second (an image: model {model:.0f} ms, all in all {total:.0f} ms)"
+        rate = f" ({self.images / self.seconds:.2f} images per second)" if self.images else ""
+        line = f"{self.images:,} images, {self.detections:,} detections in {self.seconds:.1f} s{rate}"
         line += f"; {self.lost:,} damaged frame{'s' * (self.lost > 1)} left out" if self.lost else ""
-        return line + (f"; {len(self.bad):,} bad file{'s' * (len(self.bad) > 1)} left out" if self.bad else "")
+        return line + (f"; {self.bad:,} bad file{'s' * (self.bad > 1)} left out" if self.bad else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +67,6 @@ def detect(
     score: float = 0.3,
     batch_size: int = 4,
     pictures: bool = True,
-    video: bool = True,
-    json: bool = True,
     max_frames: int | None = None,
     on_bad_frame: Literal["stop", "skip"] = "stop",
     echo: Callable[[str], None] = print,
@@ -89,8 +74,7 @@ def detect(
 ) -> DetectionSummary:
     """Detect in all sources and write results below ``out``, batch by batch.
 
-    - annotated images under the names of the sources, an annotated video for each video (``NAME.webm``, or a folder of
-      frames where OpenCV can write no video);
+    - annotated images under the names of the sources, and ``NAME.webm`` for each video;
     - ``detections.json``, COCO results; ``images.json``, a COCO file of their images without
       annotations (``COCO("images.json").loadRes("detections.json")``);
     - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons (or the
@@ -105,9 +89,7 @@ def detect(
         out: folder; what is there under the same names is replaced.
         score: detections below are neither drawn nor written.
         batch_size: frames per batch.
-        pictures: write annotated images.
-        video: write annotated videos.
-        json: write the three files of detections.
+        pictures: write annotated images and videos.
         max_frames: of each video; None: all.
         on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
         echo: called with one line per bad file or remark.
@@ -126,29 +108,26 @@ def detect(
     tables: list[DetectionTable] = []
     pending: list[_Shot] = []
     notes: dict[str, np.ndarray] = {}
-    videos = AnnotatedVideos(out, echo)
+    videos = AnnotatedVideos(out)
 
     def flush() -> None:
-        since = time.perf_counter()
         found = predictor.detect([shot.sample for shot in pending], score=score)
-        summary.model_seconds += time.perf_counter() - since
         for shot, detections in zip(pending, found, strict=True):
             height, width = shot.sample.original_size
             images.append({"id": shot.number, "file_name": _listed_name(shot), "height": height, "width": width})
             tables.append(detections)
-            if pictures and isinstance(shot.source, Still):
-                save(_drawn(shot, detections, score), out / _picture_name(shot.source.name))
-            if video and isinstance(shot.source, Video):
+            if pictures and isinstance(shot.source, Video):
                 videos.add(shot.source, _drawn(shot, detections, score), shot.place)
+            elif pictures:
+                save(_drawn(shot, detections, score), out / _picture_name(shot.source))
             summary.images += 1
             summary.detections += len(detections)
             on_image()
         pending.clear()
 
+    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as at_the_end:
-        if json:
-            out.mkdir(parents=True, exist_ok=True)
-            at_the_end.callback(_write_results, out, build_classes(predictor.experiment), images, tables)
+        at_the_end.callback(_write_results, out, build_classes(predictor.experiment), images, tables)
         at_the_end.callback(videos.close)
         number = 0
         for source in sources:
@@ -171,7 +150,7 @@ def detect(
                 if on_bad_frame == "stop":
                     flush()
                     raise
-                summary.bad.append(str(error))
+                summary.bad += 1
                 echo(f"left out: {error}")
         flush()
         for sentence in predictor.doubts(notes.items()):
@@ -237,18 +216,18 @@ def _drawn(shot: _Shot, detections: DetectionTable, score: float) -> np.ndarray:
     return with_caption(drawn, caption)
 
 
-def _picture_name(name: str) -> str:
-    return name if Path(name).suffix.lower() in IMAGES else f"{name}.png"
+def _picture_name(source: Source) -> str:
+    if isinstance(source, Video):
+        return source.name + SUFFIX
+    return source.name if Path(source.name).suffix.lower() in IMAGES else f"{source.name}.png"
 
 
 def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
     """Refuse to overwrite an input with its annotated picture."""
     read: set[Path] = set()
     for source in sources:
-        paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
-        read |= {path.resolve() for path in paths if path is not None}
-    for source in sources:
-        name = _picture_name(source.name) if isinstance(source, Still) else Path(source.name).with_suffix(SUFFIX)
+        read |= {path.resolve() for path in source.files}
+    for name in map(_picture_name, sources):
         if (out / name).resolve() in read:
             raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
 

@@ -45,11 +45,13 @@ class Still:
     lwir: Path | None
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.visible, self.lwir) if path)
+
+    @property
     def path(self) -> Path:
         """The file that gives the name."""
-        path = self.visible or self.lwir
-        assert path is not None
-        return path
+        return self.files[0]
 
     def read(self, side: Side, reading: Reading = UPRIGHT, note: np.ndarray | None = None) -> np.ndarray:
         """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`.
@@ -74,6 +76,10 @@ class Video:
 
     name: str
     path: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
 
 Source: TypeAlias = Still | Video
@@ -114,8 +120,7 @@ def find_sources(
             raise DataError(f"{given}: no image or video there ({kinds}){besides}")
         for file in files:
             source = _source(file, file.relative_to(base).as_posix(), side)
-            paths = [source.path] if isinstance(source, Video) else [source.visible, source.lwir]
-            key = tuple(path.resolve() for path in paths if path is not None)
+            key = tuple(path.resolve() for path in source.files)
             if key not in found or source.path == file:  # a pair has the name of its visible file
                 found[key] = source, file
     return _with_names_of_their_own(found.values())
@@ -137,31 +142,6 @@ def file_of(given: str | Path) -> Path:
             f"{given}: {match[0]} is the address of a stream or page; record or download it, and give the file"
         )
     return Path(given)
-
-
-def pair_folders(visible: Path, lwir: Path, others: Counter[str] | None = None) -> list[Source]:
-    """Pairs of two folders, made by relative names, whatever the case of their endings.
-
-    A picture without partner is there with one side only; ``others`` as for :func:`find_sources`.
-
-    Raises:
-        DataError: a folder is not there or without images, or no name is in both.
-    """
-    others = Counter() if others is None else others
-    names: list[dict[str, Path]] = []
-    for folder in (visible, lwir):
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder")
-        found = list(_known(walk(folder, others), others))
-        films = {path for path in found if _is_film(path)}
-        others.update(path.suffix.lower() for path in films)
-        files = [path for path in found if path not in films]
-        names.append({p.relative_to(folder).with_suffix(p.suffix.lower()).as_posix(): p for p in files})
-        if not names[-1]:
-            raise DataError(f"{folder}: no image there")
-    if not names[0].keys() & names[1].keys():
-        raise DataError(f"{visible} and {lwir}: no image of one has the name of one of the other")
-    return [Still(name, names[0].get(name), names[1].get(name)) for name in sorted(names[0].keys() | names[1].keys())]
 
 
 def frame_count(source: Source) -> int:

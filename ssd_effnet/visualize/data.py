@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,33 +32,11 @@ _FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a
 
 
 @dataclass(frozen=True)
-class ChannelRow:
-    """Statistics of one channel over all shown pixels: as it enters the backbone, as pixels in 0..1, as configured.
-
-    At the input, mean 0 and deviation 1 are expected. Where ``input.normalize`` is off, 0 and 1 are configured.
-    """
-
-    name: str
-    mean: float
-    std: float
-    pixel_mean: float
-    pixel_std: float
-    configured_mean: float
-    configured_std: float
-
-    @property
-    def far(self) -> bool:
-        """Whether the entering statistics are far from 0 and 1."""
-        return abs(self.mean) > _FAR_MEAN or not 1 / _FAR_STD <= self.std <= _FAR_STD
-
-
-@dataclass(frozen=True)
 class DataView:
-    """Pictures in order, the channels of all ``images`` on them, and a sentence on these and what is doubtful."""
+    """Pictures in order, the channels' mean and deviation as they enter the backbone, and what is doubtful."""
 
     pictures: list[Path]
-    channels: list[ChannelRow]
-    images: int
+    channels: dict[str, tuple[float, float]]
     verdict: str
 
 
@@ -86,22 +64,19 @@ def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", cou
     normalize = build_normalize(e)
     mean, std = configured(e)
     sums = np.zeros((3, len(mean)))  # number of values, sum, sum of squares
-    shown = []
+    rows = []
     for place in chosen:
         batch = collate([dataset[(k, place)] for k in range(DRAWS[stage])])
         with torch.no_grad():
             tensor: torch.Tensor = normalize(batch.images)
         values = tensor.double().transpose(0, 1).flatten(1).numpy()
         sums += (np.full(len(values), values.shape[1]), values.sum(1), (values**2).sum(1))
-        shown.append((place, batch, denormalised(tensor, mean, std)))
+        rows.append(_frame_row(dataset, place, batch, denormalised(tensor, mean, std)))
     of_tensor = sums[1] / sums[0]
     deviation = np.sqrt(np.maximum(sums[2] / sums[0] - of_tensor**2, 0))
-    columns = (of_tensor, deviation, of_tensor * std + mean, deviation * std, mean, std)
     names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
-    channels = [ChannelRow(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
-    images = len(chosen) * DRAWS[stage]
+    channels = dict(zip(names, zip(of_tensor.tolist(), deviation.tolist(), strict=True), strict=True))
     verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
-    rows = [_frame_row(dataset, *of_frame) for of_frame in shown]
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
         verdict,
@@ -111,7 +86,7 @@ def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", cou
         path = out / f"{stage}_{page}.png"
         save_panels(path, rows[start : start + _ROWS], words, ("truth", "ignored"))
         pictures.append(path)
-    return DataView(pictures, channels, images, verdict)
+    return DataView(pictures, channels, verdict)
 
 
 def configured(e: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -139,20 +114,19 @@ def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> n
 
 
 def channel_table(view: DataView) -> Table:
-    """A table of entering and configured statistics per channel."""
-    table = Table(title=f"channels over {view.images} images", caption=view.verdict)
-    table.add_column("channel")
-    for name in ("mean (wanted 0)", "std (wanted 1)", "pixel mean", "configured", "pixel std", "configured"):
+    """Entering statistics per channel."""
+    table = Table(caption=view.verdict)
+    for name in ("channel", "mean (wanted 0)", "std (wanted 1)"):
         table.add_column(name, justify="right")
-    for c in view.channels:
-        entering = (f"{c.mean:+.3f}", f"{c.std:.3f}")
-        pixels = (c.pixel_mean, c.configured_mean, c.pixel_std, c.configured_std)
-        table.add_row(c.name, *entering, *(f"{value:.4f}" for value in pixels), style="bold" if c.far else None)
+    for name, (mean, std) in view.channels.items():
+        table.add_row(name, f"{mean:+.3f}", f"{std:.3f}")
     return table
 
 
-def _verdict(e: ExperimentConfig, channels: Sequence[ChannelRow]) -> str:
-    far = [c.name for c in channels if c.far]
+def _verdict(e: ExperimentConfig, channels: Mapping[str, tuple[float, float]]) -> str:
+    far = [
+        name for name, (mean, std) in channels.items() if abs(mean) > _FAR_MEAN or not 1 / _FAR_STD <= std <= _FAR_STD
+    ]
     if not far:
         return (
             f"No channel is far from mean 0 and standard deviation 1 (beyond {_FAR_MEAN:g}, a factor of {_FAR_STD:g})."

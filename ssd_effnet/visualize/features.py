@@ -157,46 +157,33 @@ def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> t
     return matches.object_index[0].cpu().numpy(), matches.ignored[0].cpu().numpy()
 
 
-def find_sample(
-    predictor: Predictor, image: str, lwir: Path | None = None, run: RunDirectory | None = None
-) -> tuple[Sample, bool]:
+def find_sample(predictor: Predictor, image: str, run: RunDirectory | None = None) -> tuple[Sample, bool]:
     """Load the image for the detector; also whether its objects are known.
 
     Args:
         predictor: the detector with its experiment.
-        image: a file, or a frame of the experiment's test split; for a detector of LWIR alone a file is LWIR.
-        lwir: the LWIR file of a pair; None: the partner in KAIST's layout.
+        image: a file (of a pair the other one lies as in KAIST's layout), or a frame of the experiment's test split.
         run: that the detector is of; a frame that is named is of the data that it was begun with.
 
     Raises:
         DataError: it is neither, it cannot be read, or it is not what the modality reads.
         RunError: the test split is another one now.
     """
-    if lwir is not None and len(predictor.sides) == 1:
-        raise ImageError(f"{lwir}: this detector reads {predictor.sides[0]} images alone; give its image as --image")
-    split = predictor.experiment.data.test
-    if not Path(image).is_file():
-        dataset = build_dataset(predictor.experiment, "test")
-        if run is not None and run.environment_file.is_file():
-            run.refuse_other_test_data(dataset.frames)
-        places = {frame.name: i for i, frame in enumerate(dataset.frames)}
-        if lwir is not None or image not in places:
-            raise ImageError(
-                f"{image}: is neither a file nor a frame of the test split {split!r}{nearest(image, list(places))} "
-                f"(a frame is, for example, {dataset.frames[0].name})"
-            )
-        return dataset[places[image]], True
-    if lwir is not None:
-        return predictor.prepare((image, lwir), image), False
-    (source,) = find_sources([image], side="lwir" if predictor.modality == "lwir" else "visible")
-    if not isinstance(source, Still):
-        raise ImageError(f"{image}: is a video; give one image")
-    files = [source.visible if side == "visible" else source.lwir for side in predictor.sides]
-    if None in files:
-        side = predictor.sides[files.index(None)]
-        remedy = "add --lwir FILE" if side == "lwir" else "give the visible one as --image"
-        raise ImageError(f"{image}: this detector needs a {side} image as well; {remedy}")
-    return predictor.prepare(tuple(str(file) for file in files), image), False
+    if Path(image).is_file():
+        (source,) = find_sources([image], side="lwir" if predictor.modality == "lwir" else "visible")
+        if not isinstance(source, Still):
+            raise ImageError(f"{image}: is a video; give one image")
+        return predictor.prepare(tuple(source.read(side, predictor.reading) for side in predictor.sides), image), False
+    dataset = build_dataset(predictor.experiment, "test")
+    if run is not None and run.environment_file.is_file():
+        run.refuse_other_test_data(dataset.frames)
+    places = {frame.name: i for i, frame in enumerate(dataset.frames)}
+    if image not in places:
+        raise ImageError(
+            f"{image}: is neither a file nor a frame of the test split {predictor.experiment.data.test!r}"
+            f"{nearest(image, list(places))} (a frame is, for example, {dataset.frames[0].name})"
+        )
+    return dataset[places[image]], True
 
 
 def write_features(

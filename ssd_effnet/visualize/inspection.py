@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +15,9 @@ from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
 from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
-from data_kaist.layouts import BoxOf, DataSource, Frame, Modality, Skipped, spread
+from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
-from data_kaist.statistics import channel_statistics, height_bins, height_quantiles, object_statistics
+from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
 from data_kaist.transforms import Compose
 from ssd_effnet.drawing import Marking, beside, draw
 from ssd_effnet.visualize.panels import Panel, save_panels
@@ -34,8 +33,6 @@ def inspect(
     kind: Kind | None = None,
     splits: list[str] | None = None,
     annotations: str = "xml",
-    annotations_dir: Path | None = None,
-    box_of: BoxOf = "modality",
     images: str = "",
     modality: Modality | None = None,
     sheet: Path | None = None,
@@ -53,10 +50,8 @@ def inspect(
         DataError: one sentence on what is wrong with root, split or frames.
     """
     root, kind, named = _what(root, kind, splits)
-    source = DataSource(kind, root, images=images, reading=reading, box_of=box_of)
+    source = DataSource(kind, root, images=images, reading=reading)
     source = source.annotated(annotations) if kind == "kaist" else source
-    if annotations_dir:
-        source = replace(source, annotations=annotations_dir)
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
     console = Console()
@@ -103,21 +98,18 @@ def inspect(
     if not by_split:
         raise SplitError(f"{root}: none of the splits {', '.join(named)} has any frame")
     for split, frames in by_split.items():
-        statistics = object_statistics(frames)
         columns = ("frames", "with objects", "objects", "person", "ignore regions")
-        show(split, columns, [(r.group, *map("{:,}".format, r.counts)) for r in statistics])
+        show(split, columns, [(r.group, *map("{:,}".format, r.counts)) for r in count_objects(frames)])
         of_frames = [frame.annotations for frame in frames]
         say(f"{split}: annotations: {source.annotations_of(split, str(modality))}")
         if others := other_labels(of_frames):
             say(f"{split}: not persons: {others}")
         if doubt := doubt_of_boxes(of_frames):
             say(f"{split}: {doubt}", "yellow")
-        console.print()
-        rows = [(r.group, *map("{:,}".format, r.heights), _bars(r.heights)) for r in statistics]
-        show(f"{split}: persons by height in pixels", (*height_bins(), ""), rows)
         if quantiles := height_quantiles(frames):
             shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
-            say(f"{split}: heights in pixels: {shares}\n")
+            say(f"{split}: heights in pixels: {shares}")
+        console.print()
     console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)
@@ -169,13 +161,6 @@ def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
     if any(frame.lwir for frame in frames[:100]):
         return "lwir"
     raise ImageError(f"{root}: there are annotations only, and --stats and --sheet need images")
-
-
-def _bars(counts: Sequence[int]) -> str:
-    """A histogram in one line of text."""
-    steps = " ▁▂▃▄▅▆▇█"
-    most = max(*counts, 1)
-    return "".join(steps[-(-n * (len(steps) - 1) // most)] for n in counts)
 
 
 def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
