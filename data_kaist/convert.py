@@ -25,7 +25,8 @@ from data_kaist.errors import AnnotationError, DataError, Doubt
 from data_kaist.files import MOST_PIXELS, finite, is_possible, text_of, walk, write_whole
 from data_kaist.images import Reading, endings_of, read_image
 
-Xywh = tuple[float, float, float, float]
+VAL_STEP = 5
+"""Of a data set without splits, every so many-th image is held out."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Object:
 
     Attributes:
         xywh: left, top, width, height of the whole object, pixels from (0, 0).
-        label: its category; those that are not ``person`` are ignored.
+        label: its category.
         ignore: neither object nor background.
     """
 
-    xywh: Xywh
+    xywh: tuple[float, float, float, float]
     label: str = PERSON
     ignore: bool = False
 
@@ -57,45 +58,31 @@ class AnnotatedImage:
 
 @dataclass
 class Converted:
-    """Files and counts of one written split.
-
-    Attributes:
-        file: the COCO file.
-        images: number of images.
-        persons: boxes of persons.
-        ignored: ignore regions.
-        others: boxes by label that are not persons; ignore regions.
-        left_out: boxes without area inside their image.
-    """
+    """One written split: images, boxes by label, ignore regions, and boxes without area in their image."""
 
     file: Path
     images: int = 0
-    persons: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
     ignored: int = 0
-    others: Counter[str] = field(default_factory=Counter)
     left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        line = f"{self.file}: {self.images:,} images, {self.persons:,} persons, {self.ignored:,} ignore regions"
-        if self.others:
-            line += f", of them {', '.join(f'{n:,} {name}' for name, n in self.others.most_common())}"
+        boxes = ", ".join(f"{n:,} {label}" for label, n in self.labels.most_common())
+        line = f"{self.file}: {self.images:,} images, {boxes or 'no objects'}, {self.ignored:,} ignore regions"
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
-def convert(
-    data_set: str, source: Path | str, out: Path | str, *, copy: bool = False, val_step: int = 5
-) -> list[Converted]:
+def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = False) -> list[Converted]:
     """Write ``<split>.json`` and images (links or copies) below ``out``.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
-    keeps the height that it had before in ``height``.
+    keeps the height that it had before in ``height``. All labels are categories of every file.
 
     Args:
         data_set: one of :data:`FORMATS`.
         source: the folder that the authors' archives unpack to.
         out: folder; files of the same names are replaced, links kept.
         copy: copy images instead of linking their folders.
-        val_step: of a data set without splits, every ``val_step``-th image is held out for ``val.json``.
 
     Raises:
         DataError: one sentence that names the file, and the line or object.
@@ -104,30 +91,30 @@ def convert(
     source, out = Path(source), Path(out)
     if data_set not in FORMATS:
         raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(FORMATS)}")
-    if val_step < 2:
-        raise DataError(f"every {val_step}th image cannot be held out; the step should be at least 2")
     if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
         raise DataError(f"{source}: no such folder")
     pictures = list(FORMATS[data_set](source))
     splits: dict[str, list[AnnotatedImage]] = {}
     for i, picture in enumerate(pictures):
-        held_out = "val" if i % val_step == val_step - 1 else "train"
+        held_out = "val" if i % VAL_STEP == VAL_STEP - 1 else "train"
         splits.setdefault(picture.split or held_out, []).append(picture)
     if not pictures[0].split and "val" not in splits:
         raise DataError(f"{source}: too few images for a split 'val'")
+    labels = {obj.label for picture in pictures for obj in picture.objects} or {PERSON}
+    ids = {label: id_ for id_, label in enumerate(sorted(labels, key=lambda label: (label != PERSON, label)), 1)}
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         _place(picture.file, out, picture.name, copy)
         if picture.lwir is not None:
             _place(picture.lwir, out, "lwir" + picture.name.removeprefix("visible"), copy)
-    return [_write(of_split, out / f"{split}.json") for split, of_split in splits.items()]
+    return [_write(of_split, out / f"{split}.json", ids) for split, of_split in splits.items()]
 
 
 def settings_for(done: Sequence[Converted]) -> list[str]:
     """Settings ``key=value`` of the splits for ``ssd-effnet train``.
 
     The test split never chooses the epoch: without one, val is tested and the last epoch used. Without val, a tenth of
-    train chooses. Empty without a training split.
+    train chooses. Several labels without ``person`` are named as classes. Empty without a training split.
     """
     images = {split.file.name: split.images for split in done}
     if "train.json" not in images:
@@ -135,14 +122,17 @@ def settings_for(done: Sequence[Converted]) -> list[str]:
     test = next((name for name in ("test.json", "val.json") if name in images), "")
     val = "val.json" if "val.json" in images else f"train.json%{max(2, min(10, images['train.json']))}"
     chosen = ["data.train=train.json", f"data.val={val}", f"data.test={test}"]
+    labels = sorted({label for split in done for label in split.labels})
+    if PERSON not in labels and len(labels) > 1:
+        classes = yaml.safe_dump({label: [label] for label in labels}, default_flow_style=True, width=10**6)
+        chosen.append(f"data.classes={classes.strip()}")
     return chosen + (["trainer.test_checkpoint=last"] if val == test else [])
 
 
-def _write(pictures: list[AnnotatedImage], file: Path) -> Converted:
+def _write(pictures: list[AnnotatedImage], file: Path, ids: dict[str, int]) -> Converted:
     done = Converted(file, len(pictures))
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    ids = {PERSON: 1}
     for i, picture in enumerate(pictures):
         height, width = picture.size
         images.append({"id": i, "file_name": picture.name, "height": height, "width": width})
@@ -153,14 +143,11 @@ def _write(pictures: list[AnnotatedImage], file: Path) -> Converted:
             if w1 <= 0 or h1 <= 0 or not is_possible(x1, y1, w1, h1, np.float32):
                 done.left_out.append(f"object {number} of {picture.name} has no area in the image {list(obj.xywh)}")
                 continue
-            category = ids.setdefault(obj.label, len(ids) + 1)
-            ignore = int(obj.ignore or obj.label != PERSON)
-            row = {"id": len(rows) + 1, "image_id": i, "category_id": category, "bbox": [x1, y1, w1, h1]}
+            row = {"id": len(rows) + 1, "image_id": i, "category_id": ids[obj.label], "bbox": [x1, y1, w1, h1]}
             # pycocotools knows iscrowd only, the miss rate knows both
-            rows.append(row | {"area": w1 * h1, "iscrowd": ignore, "ignore": ignore, "height": h})
-            done.others.update([obj.label] if obj.label != PERSON else [])
+            rows.append(row | {"area": w1 * h1, "iscrowd": int(obj.ignore), "ignore": int(obj.ignore), "height": h})
+            done.labels.update([] if obj.ignore else [obj.label])
     done.ignored = sum(row["ignore"] for row in rows)
-    done.persons = len(rows) - done.ignored
     categories = [{"id": id_, "name": label} for label, id_ in ids.items()]
     write_whole(file, json.dumps({"images": images, "annotations": rows, "categories": categories}))
     return done
@@ -255,7 +242,7 @@ def _voc(source: Path) -> Iterator[AnnotatedImage]:
             what = "missing" if not found else f"could be {found[0]} or {found[1]}"
             raise DataError(f"{file}: its image, {file.stem} with .jpg, .png or the like below {source}, is {what}")
         pictures.append(AnnotatedImage(split, "", found[0], size, objects))
-    return _with_persons(source, pictures)
+    return _with_names(source, pictures)
 
 
 def _voc_lists(source: Path, xml: list[Path]) -> list[tuple[Path, str]]:
@@ -295,22 +282,15 @@ def _walk(source: Path, endings: Collection[str]) -> list[Path]:
     return sorted(p for p in walk(source, Counter()) if p.suffix.lower() in endings and not p.name.startswith("."))
 
 
-def _with_persons(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
-    """Name the pictures below their common folder; an only label becomes ``person``."""
-    labels = sorted({obj.label for picture in pictures for obj in picture.objects})
-    if labels and PERSON not in labels and len(labels) > 1:
-        raise DataError(f"{source}: none of its classes ({', '.join(labels)}) is 'person'")
-    if labels and PERSON not in labels:
-        warnings.warn(f"{source}: its only class, {labels[0]!r}, is read as person", Doubt, stacklevel=2)
+def _with_names(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
+    """Name the pictures below their common folder."""
     shared = Path(os.path.commonpath([picture.file.absolute().parent for picture in pictures]))
     one_split = len({picture.split for picture in pictures}) == 1
     for picture in pictures:
         name = picture.file.absolute().relative_to(shared)
         if len(name.parts) < 2 or shared != source.absolute():
             name = shared.name / name
-        objects = [replace(obj, label=PERSON if len(labels) == 1 else obj.label) for obj in picture.objects]
-        split = "" if one_split else picture.split
-        yield replace(picture, split=split, name=name.as_posix(), objects=objects)
+        yield replace(picture, split="" if one_split else picture.split, name=name.as_posix())
 
 
 def _yolo(source: Path) -> Iterator[AnnotatedImage]:
@@ -341,7 +321,7 @@ def _yolo(source: Path) -> Iterator[AnnotatedImage]:
     ):
         if files:
             warnings.warn(f"{source}: {len(files):,} {what} (the first: {files[0]})", Doubt, stacklevel=2)
-    return _with_persons(folder, pictures)
+    return _with_names(folder, pictures)
 
 
 def _yolo_yaml(file: Path, folder: Path) -> tuple[dict[int, str], list[tuple[Path, str]]]:

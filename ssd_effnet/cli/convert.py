@@ -5,7 +5,8 @@ Images are linked, not copied. SRC is the unpacked archive, or an annotation too
   pennfudan     Annotation/*.txt and PNGImages/*.png; every fifth image goes to val.json
   yolo          data.yaml (or SRC is that file), images/ and labels/; or classes.txt and texts beside the images
   voc           Annotations/*.xml, JPEGImages and ImageSets/Main/{train,val,test}.txt; or XML beside the images
-Of yolo and voc without splits, every fifth image goes to val.json; classes other than person become ignore regions.
+Of yolo and voc without splits, every fifth image goes to val.json. All labels stay: data.classes says which are classes
+in training (default: person); the others are ignore regions there.
 
 examples:
   ssd-effnet convert llvip ~/LLVIP data/llvip
@@ -30,7 +31,6 @@ def parser() -> shell.Parser:
     add("source", type=Path, metavar="SRC")
     add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
     add("--copy", action="store_true", help="copy images instead of linking their folders")
-    add("--val-step", type=int, default=5, metavar="N", help="without splits: every Nth image is held out (default: 5)")
     return parser
 
 
@@ -40,12 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_kaist.convert import convert, settings_for
 
-    a = arguments
-    done = convert(a.format, a.source, a.out, copy=a.copy, val_step=a.val_step)
+    done = convert(arguments.format, arguments.source, arguments.out, copy=arguments.copy)
     for split in done:
         print(split)
     if splits := settings_for(done):
-        words = ["data.kind=coco", f"data.root={a.out}", *splits]
+        words = ["data.kind=coco", f"data.root={arguments.out}", *splits]
         is_script = Path(sys.argv[0]).name == "convert.py"  # its caller has the scripts at hand
         train = "scripts/train.py experiments/lite0.yaml" if is_script else "ssd-effnet train lite0"
         print(f"to train: {train} {shlex.join(words)}")
