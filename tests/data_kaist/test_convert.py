@@ -351,7 +351,7 @@ def test_refusals(llvip: Path, pennfudan: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["yolo", "voc"])
 def test_several_classes_survive_as_labels(form: str, tmp_path: Path) -> None:
-    """Each is trained on as ``data.classes`` says; every file has all categories; nothing is renamed; VOC's bus is difficult."""
+    """Each can be trained on; every file has all categories; nothing is renamed. VOC's bus is difficult."""
     root, out = tmp_path / "in", tmp_path / "out"
     for i, split in enumerate(("train", "train", "val")):
         image(root / "images" / split / f"{i}.jpg")
