@@ -103,6 +103,16 @@ class DetectionTable:
     def empty(cls) -> DetectionTable:
         return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
 
+    @classmethod
+    def joined(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
+        """Tables of several images as one, sorted by image and falling score."""
+        if not tables:
+            return cls.empty()
+        columns = ("image_index", "boxes_xyxy", "scores", "labels")
+        image, boxes, scores, labels = (np.concatenate([getattr(table, name) for table in tables]) for name in columns)
+        whole = cls(image, boxes, scores, labels, tables[0].classes)
+        return whole.rows(np.lexsort((-whole.scores, whole.image_index)))
+
     def __len__(self) -> int:
         return len(self.scores)
 

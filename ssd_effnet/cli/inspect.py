@@ -8,6 +8,7 @@ examples:
   ssd-effnet inspect data/pennfudan/train.json --sheet penn.png
   ssd-effnet inspect data/exported                                 as Roboflow, COCO or CVAT lay it out
   ssd-effnet inspect data/kaist --annotations paired --on-bad-frame skip
+  ssd-effnet inspect data/synthetic --anchors 02_widen_3x3 input.size=[192,240]     its anchors, and fitted ones
   ssd-effnet inspect data/mine --modality lwir --lwir-range 7000 9000     16-bit or float LWIR images
 """
 
@@ -38,6 +39,8 @@ def parser() -> shell.Parser:
     text = "LWIR values that become 0 and 255, as data.lwir_range"
     parser.add_argument("--lwir-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     parser.add_argument("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
+    text = "how well the anchors cover the objects, and fitted ones as NAME_anchors.yaml (default: lite0)"
+    parser.add_argument("--anchors", nargs="*", metavar=("EXPERIMENT", "KEY=VALUE"), help=text)
     parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
     return parser
 
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_kaist.images import Reading
     from ssd_effnet.visualize.inspection import inspect
 
+    if arguments["anchors"] == []:
+        arguments["anchors"] = ["lite0"]
     limits = arguments.pop("lwir_range")
     reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))
     inspect(arguments.pop("root"), reading=reading, **arguments)

@@ -200,7 +200,7 @@ class TrainingModule(LightningModule):
         by_place = {place: found for share in gather_from_processes(self.found) for place, found in share.items()}
         batches = [by_place[place] for place in sorted(by_place)]
         self.found = {}
-        table = in_image_order([found.table for found in batches])
+        table = DetectionTable.joined([found.table for found in batches])
         scores = score_classes(self.annotations[stage], table, self.classes)
         self.results[stage] = table, scores
         if stage == "test":  # written once, beside the settings, where the run ends
@@ -223,13 +223,3 @@ class TrainingModule(LightningModule):
         for i, name in enumerate(self.channel_names):
             self.log(f"input/{name}/mean", entering[:, i].mean(), batch_size=len(batch.names))
             self.log(f"input/{name}/std", entering[:, i].std(), batch_size=len(batch.names))
-
-
-def in_image_order(tables: Sequence[DetectionTable]) -> DetectionTable:
-    """Tables of several batches as one, sorted by image and score."""
-    if not tables:
-        return DetectionTable.empty()
-    columns = ("image_index", "boxes_xyxy", "scores", "labels")
-    image, boxes, scores, labels = (np.concatenate([getattr(table, name) for table in tables]) for name in columns)
-    whole = DetectionTable(image, boxes, scores, labels, tables[0].classes)
-    return whole.rows(np.lexsort((-whole.scores, whole.image_index)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,11 @@ from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
 from data_kaist.transforms import Compose
+from ssd_effnet.config.loading import load_experiment
+from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, beside, draw
+from ssd_effnet.evaluation.average_precision import AP_NAMES
+from ssd_effnet.visualize.anchor_coverage import COVERED, anchor_coverage, cover, fit_anchors, write_fitted
 from ssd_effnet.visualize.panels import Panel, save_panels
 
 Kind = Literal["kaist", "coco"]
@@ -40,6 +44,7 @@ def inspect(
     stats: bool = False,
     on_bad_frame: Literal["stop", "skip"] = "stop",
     reading: Reading = Reading(orientation="ignore"),  # noqa: B008 - frozen
+    anchors: Sequence[str] | None = None,
 ) -> None:
     """Print tables of what a data set holds, and write a sheet of pictures.
 
@@ -54,6 +59,7 @@ def inspect(
     source = source.annotated(annotations) if kind == "kaist" else source
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
+    experiment = load_experiment(anchors[0], anchors[1:]) if anchors else None
     console = Console()
 
     def say(text: str, style: str = "") -> None:
@@ -110,6 +116,8 @@ def inspect(
             shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
             say(f"{split}: heights in pixels: {shares}")
         console.print()
+    if experiment and anchors:
+        _show_anchors(experiment, anchors[0], by_split, say, show)
     console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)
@@ -129,6 +137,36 @@ def inspect(
     for split, frames in by_split.items():
         for sentence in doubts_of(frames).values():
             say(f"{split}: {sentence}", "yellow")
+
+
+def _show_anchors(
+    e: ExperimentConfig,
+    base: str,
+    by_split: Mapping[str, Sequence[Frame]],
+    say: Callable[..., None],
+    show: Callable[[str, Sequence[str], Iterable[Sequence[str]]], None],
+) -> None:
+    """Print an experiment's coverage of each split; write anchors fitted to the first one's objects."""
+    of_splits = {split: anchor_coverage(e, frames) for split, frames in by_split.items()}
+    for split, coverage in of_splits.items():
+        if coverage is None:
+            say(f"{split}: no objects for anchors of {e.name}", "yellow")
+            continue
+        least = f"IoU >= {COVERED:g}, %"
+        show(f"{split}: best anchors of {e.name}", ("objects", "mean IoU", least), coverage.rows())
+        figures = [(f"with {name}", *map("{:.1f}".format, of.values())) for name, of in coverage.bounds.items()]
+        show(f"{split}: with perfect scores at most, by matching, box code and NMS", AP_NAMES, figures)
+    split, coverage = next(iter(of_splits.items()))
+    if coverage is None:
+        return
+    rows = []
+    for levels, fit in enumerate(fits := fit_anchors(e, coverage), start=1):
+        shapes = (", ".join(f"{value:.3g}" for value in of.tolist()) for of in (fit.ratios, fit.sizes))
+        rows.append((f"{levels}", *cover(fit.best_iou), *shapes))
+    show(f"{split}: anchors fitted, by levels from the finest", ("mean IoU", least, "ratios", "sizes"), rows)
+    path = Path(f"{e.name}_anchors.yaml")
+    write_fitted(path, base, e, fits[-1])
+    say(f"experiment with these sizes and ratios: {path}\n")
 
 
 def _what(root: Path, kind: Kind | None, splits: list[str] | None) -> tuple[Path, Kind, Sequence[str]]:

@@ -22,11 +22,11 @@ from untrained import LITE0, SMALL, of_pairs
 from data_kaist.dataset import collate
 from data_kaist.detections import read_detections
 from data_kaist.errors import DataError, Doubt
+from data_kaist.structures import DetectionTable
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.study.records import load_study
-from ssd_effnet.training.module import in_image_order
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
@@ -92,7 +92,7 @@ def test_the_detections_are_those_of_the_checkpoints_weights(finished: tuple[Exp
         found = postprocess(detector(batch.images), as_size(e.input.size), batch.original_sizes)
         tables.append(found.table(batch.indices.tolist(), ["person"]))
     written = read_detections(directory / "detections.json", len(dataset))
-    np.testing.assert_allclose(in_image_order(tables).scores, written.scores, rtol=1e-3)
+    np.testing.assert_allclose(DetectionTable.joined(tables).scores, written.scores, rtol=1e-3)
 
 
 def test_a_run_is_tested_again_beside_its_own_results(
