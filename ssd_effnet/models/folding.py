@@ -30,11 +30,11 @@ def fold(module: M, images: torch.Tensor | None = None) -> M:
 
     Only what a class declares is folded: its method ``folds`` yields names (convolution, norm, activations that may
     then work in place), where only the norm reads the convolution's output. A subclass with its own ``forward`` must
-    declare ``folds`` again. The copy must not be trained, and its weights are not those of a checkpoint.
+    declare ``folds`` again. The copy must not be trained.
 
     Args:
         module: any; not modified.
-        images: a small input, with which copy and module are compared part by part; None: no comparison.
+        images: a small input, with which copy and module are compared; None: no comparison.
 
     Raises:
         FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
@@ -95,53 +95,39 @@ def _into(convolution: nn.Module, norm: nn.Module) -> None:
 
 
 def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch.Tensor) -> None:
-    """Compare outputs of ``plain`` and ``folded`` on the same inputs, by part and in whole.
-
-    Raises:
-        FoldError: naming the first part whose output differs.
-    """
+    """Compare the outputs of the folded parts, in the order of their calls, then those of the whole."""
     if not parts:
         return
-    inputs: dict[str, Any] = {}
-    uncalled = set(parts)
-
-    def before(name: str, _part: nn.Module, *given: Any) -> None:
-        uncalled.discard(name)
-        inputs[name] = copy.deepcopy(given)  # a copy, because the part may overwrite its input
-
-    def after(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
-        below = sorted(part for part in uncalled if part.startswith(f"{name}." if name else ""))
-        guilty = " or ".join(_named_part(plain, part) for part in below or [name])
-        advice = "its class should declare in `folds` only norms that alone read their convolution's output"
-        arguments, named = inputs.pop(name)
-        try:
-            answers = _tensors(folded.get_submodule(name)(*arguments, **named))
-        except Exception as error:  # a part that reads its norm's statistics may raise any error
-            reason = str(error).partition("\n")[0]
-            raise FoldError(f"{guilty} fails when folded ({reason}); {advice}") from error
-        for own, wanted in zip(answers, _tensors(handed), strict=True):
-            if not wanted.numel() or not wanted.isfinite().all():
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        wanted, found = (_outputs(module, parts, images) for module in (plain, folded))
+    for name, tensors in wanted.items():
+        for own, before in zip(found[name], tensors, strict=True):
+            if not before.numel() or not before.isfinite().all():
                 continue  # not comparable; non-finite outputs are refused elsewhere
-            apart, largest = float((own - wanted).abs().max()), float(wanted.abs().max())
+            apart, largest = float((own - before).abs().max()), float(before.abs().max())
             if not apart <= _ROUNDING * largest:
-                raise FoldError(f"{guilty} gives other outputs when folded (by {apart:.2g} of {largest:.2g}); {advice}")
+                part = min(parts - wanted.keys(), default=name)  # one that is not called itself is the likelier
+                raise FoldError(
+                    f"{part} ({type(plain.get_submodule(part)).__name__}) gives other outputs when folded (by "
+                    f"{apart:.2g} of {largest:.2g}); its class should declare in `folds` only norms that alone read "
+                    "their convolution's output"
+                )
 
-    hooks = []
+
+def _outputs(module: nn.Module, parts: set[str], images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+    """Tensors that the named parts and the whole ("") return, in the order of their calls."""
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:
+        found[name] = _tensors(handed)
+
+    hooks = [module.get_submodule(name).register_forward_hook(partial(keep, name)) for name in {*parts, ""}]
     try:
-        for name in {*parts, ""}:
-            part = plain.get_submodule(name)
-            hooks += [part.register_forward_pre_hook(partial(before, name), with_kwargs=True)]
-            hooks += [part.register_forward_hook(partial(after, name))]
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            plain(images)
+        module(images)
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _named_part(module: nn.Module, name: str) -> str:
-    kind = type(module.get_submodule(name)).__name__
-    return f"{name} ({kind})" if name else kind
+    return found
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

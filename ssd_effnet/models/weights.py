@@ -13,6 +13,7 @@ import os
 import pickle
 import socket
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from torch import nn
 
 from data_kaist.errors import Failure
 
-CACHE_VARIABLE = "SSD_EFFNET_CACHE"
 TIMEOUT_SECONDS = 30
 SAFETENSORS = ".safetensors"
 
@@ -39,13 +39,8 @@ class WeightsError(Failure, ValueError):
 class LoadReport:
     """Result of loading a file's tensors into a module.
 
-    Attributes:
-        loaded: copied into the module; names are the module's, in ``unexpected`` the file's.
-        missing: in the module only; they keep the values they had.
-        unexpected: in the file only; unused.
-        misshapen: in both, in different shapes (name, the module's shape, the file's); not copied.
-        source: where the tensors came from, for messages.
-        adapted: remarks on those that were changed to fit before they were copied.
+    Names: those copied; those in the module only, which keep their values; those in the file only; those of another
+    shape (name, the module's shape, the file's). ``adapted``: remarks on tensors that were changed to fit.
     """
 
     loaded: tuple[str, ...]
@@ -76,10 +71,7 @@ class LoadReport:
 
 def _by_part(names: Sequence[str]) -> str:
     """Names counted by part: ``_fc.weight, _fc.bias`` -> ``_fc (2)``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        part = ".".join(name.split(".")[:-1][:2]) or name
-        counts[part] = counts.get(part, 0) + 1
+    counts = Counter(".".join(name.split(".")[:-1][:2]) or name for name in names)
     shown = [f"{part} ({n})" for part, n in list(counts.items())[:12]]
     return ", ".join(shown) + (f" and {len(counts) - 12} more parts" if len(counts) > 12 else "")
 
@@ -92,42 +84,30 @@ def load_by_name(
     optional: tuple[str, ...] | None = None,
     source: str = "",
 ) -> LoadReport:
-    """Copy tensors into parameters and buffers of equal name and shape.
+    """Copy tensors into parameters and buffers of equal name and shape, which keep their device and dtype.
 
     Args:
-        module: filled in place; tensors keep their device and dtype.
+        module: filled in place.
         state_dict: name -> tensor.
-        rename: beginnings of the file's names -> the module's, whole dotted parts only, the longest that fits
-            (``{"features.0": "conv1.conv1_1"}`` renames ``features.0.weight`` and leaves ``features.01.weight``).
-            ``{"backbone": ""}`` takes ``backbone.`` away.
+        rename: beginnings of the file's names -> the module's, whole dotted parts only, the longest that fits.
         optional: beginnings of the module's names that the file may lack; anything else missing, and any other shape,
             is an error. None: everything may be missing or misshapen, and is reported.
         source: where the tensors came from, for messages.
 
     Raises:
-        WeightsError: two names of the file become one, a tensor has an Inf or NaN, nothing at all fits, or what is not
-            optional is missing. The module is then unchanged.
+        WeightsError: nothing fits, a tensor has an Inf or NaN, or what is not optional is missing; nothing is copied.
     """
-    renamed: dict[str, torch.Tensor] = {}
-    origin: dict[str, str] = {}
-    for name, tensor in state_dict.items():
-        ours = _rename(name, rename or {})
-        if ours in renamed:
-            raise WeightsError(f"{source or 'the weights'}: both {origin[ours]} and {name} would be {ours}")
-        renamed[ours], origin[ours] = tensor, name
-
+    origin = {_rename(name, rename or {}): name for name in state_dict}
+    renamed = {ours: state_dict[name] for ours, name in origin.items()}
     own = module.state_dict()
     matching = [name for name in own if name in renamed and renamed[name].shape == own[name].shape]
+    others = [name for name in own if name in renamed and renamed[name].shape != own[name].shape]
     report = LoadReport(
         loaded=tuple(matching),
         # Files from before torch 0.4.1 lack batch norm's counter of batches, which nothing here reads.
         missing=tuple(n for n in own if n not in renamed and not n.endswith("num_batches_tracked")),
         unexpected=tuple(origin[name] for name in renamed if name not in own),
-        misshapen=tuple(
-            (name, tuple(own[name].shape), tuple(renamed[name].shape))
-            for name in own
-            if name in renamed and renamed[name].shape != own[name].shape
-        ),
+        misshapen=tuple((name, tuple(own[name].shape), tuple(renamed[name].shape)) for name in others),
         source=source,
     )
     if optional is not None and (report.misshapen or [n for n in report.missing if not n.startswith(optional)]):
@@ -171,16 +151,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
-    """Read a ``torch.save`` or safetensors file on the CPU without running code.
+    """Content of a ``torch.save`` or safetensors file on the CPU, without running code.
 
     Args:
-        path: the file; one that ends in ``.safetensors`` is read as ``{"state_dict", "experiment"}``, the latter where
-            its metadata hold a ``config``.
+        path: the file; of ``.safetensors`` the content is ``{"state_dict", "experiment"}``, the latter where its
+            metadata hold a ``config``.
         mapped: tensors are memory-mapped; not for files older than torch 1.6.
 
     Raises:
-        WeightsError: there is no such file, it cannot be read, it is cut short or damaged, or it holds code (which is
-            not run).
+        WeightsError: it is not there, not readable, damaged, or holds code.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,7 +168,7 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # torch's message ends in advice to switch the check off; the first sentence has the cause.
         cause = str(error).partition("\n")[0]
@@ -200,7 +179,6 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     except Exception as error:  # torch's reader may raise anything: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
-    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -226,26 +204,20 @@ def refuse_unreadable(path: Path) -> None:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def cache_directory() -> Path:
-    """``$SSD_EFFNET_CACHE``, or ``~/.cache/ssd_effnet``."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ssd_effnet"
-
-
 def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, *, alternatives: str = "") -> Path:
-    """Download a file into the cache if it is missing, and check its hash.
+    """Cached file of a URL, fetched if it is missing; its hash is checked.
 
     Args:
         url: ends in the file's name.
-        sha256_prefix: how the file's SHA-256 begins, in hexadecimal; PyTorch's file names have eight digits. They
-            detect a wrong or damaged file, not a forgery.
-        cache_dir: None for :func:`cache_directory`.
-        alternatives: a sentence for the message of failure: what to do instead.
+        sha256_prefix: how the file's SHA-256 begins, in hexadecimal; PyTorch's file names have eight digits.
+        cache_dir: None for ``$SSD_EFFNET_CACHE`` or ``~/.cache/ssd_effnet``.
+        alternatives: what to do instead, for the message.
 
     Raises:
         WeightsError: no connection, the wrong hash, a cache that cannot be written.
     """
-    target = Path(cache_dir or cache_directory()) / url.rpartition("/")[2]
+    folder = Path(cache_dir or os.environ.get("SSD_EFFNET_CACHE") or "~/.cache/ssd_effnet").expanduser()
+    target = folder / url.rpartition("/")[2]
     if target.is_file():
         if has_hash(target, sha256_prefix):
             return target
@@ -253,11 +225,11 @@ def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, 
             f"{target} is not the file that {url} stands for: its SHA-256 does not begin with {sha256_prefix}; "
             "delete it to have it fetched again"
         )
-    _log.info("fetching %s into %s", url, target.parent)
+    _log.info("fetching %s into %s", url, folder)
     before = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torch sets none
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(target), sha256_prefix.lower(), progress=sys.stderr.isatty())
     except RuntimeError as error:
         raise WeightsError(f"what {url} sent is cut short or another file: {error}; nothing was kept") from error
@@ -278,15 +250,10 @@ def has_hash(path: Path, sha256_prefix: str) -> bool:
 
 
 def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
-    """Weights of a first convolution over R, G, B for images with other channels.
+    """Weights ``(O, 3, k, k)`` over R, G, B, for images with other channels: ``(O, in_channels, k, k)``.
 
-    Args:
-        weight: ``(O, 3, k, k)``.
-        in_channels: 3: as it is. 1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their
-            sum. So the response to a normalised grey image is the same.
-
-    Returns:
-        ``(O, in_channels, k, k)``.
+    1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their sum. So the response to a
+    normalised grey image is the same.
 
     Raises:
         WeightsError: ``weight`` has not three input channels, or ``in_channels`` is none of 1, 3, 4.
@@ -294,10 +261,6 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
     if weight.ndim != 4 or weight.shape[1] != 3:
         raise WeightsError(f"a first convolution over R, G, B has weights (O, 3, k, k), not {tuple(weight.shape)}")
     total = weight.sum(dim=1, keepdim=True)  # (O, 1, k, k)
-    if in_channels == 1:
-        return total
-    if in_channels == 3:
-        return weight
-    if in_channels == 4:
-        return torch.cat([weight, total], dim=1) / 2
+    if in_channels in (1, 3, 4):
+        return {1: total, 3: weight, 4: torch.cat([weight, total], dim=1) / 2}[in_channels]
     raise WeightsError(f"there is no rule to turn three input channels into {in_channels}; there is one for 1, 3 and 4")

@@ -96,8 +96,6 @@ def test_renames_whole_parts_only_and_the_longest() -> None:
 
     prefixed = {f"model.backbone.{k}": v for k, v in small().state_dict().items()}
     assert load_by_name(small(), prefixed, rename={"model.backbone": ""}).complete
-    with pytest.raises(WeightsError, match=r"both x\.weight and y\.weight would be a\.weight"):
-        load_by_name(module, {"x.weight": torch.ones(1, 1), "y.weight": torch.ones(1, 1)}, rename={"x": "a", "y": "a"})
 
 
 # Reading files

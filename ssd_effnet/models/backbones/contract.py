@@ -18,23 +18,16 @@ class Backbone(nn.Module):
     """A chain of modules from normalised images to one map per level.
 
     Attributes:
-        levels: the maps that :meth:`forward` returns, shallow to deep. The next parts take channels and strides
-            only from here.
+        levels: the maps that :meth:`forward` returns, shallow to deep.
         segments: for each level the names of the submodules that lead to it from the level before (to the first one
             from the images), in that order.
-
-    Each parameter affects some level: distributed training fails at parameters without a gradient.
     """
 
     levels: list[Level]
     segments: list[list[str]]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, in_channels, H, W)``, already normalised -> one ``(N, channels, ceil(H / stride), ceil(W /
-        stride))`` per level.
-
-        Any size is accepted: map sizes are rounded up, never cropped.
-        """
+        """Images ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level."""
         x, maps = images, []
         for names in self.segments:
             for name in names:
@@ -43,15 +36,12 @@ class Backbone(nn.Module):
         return maps
 
     def cut(self, start: int = 0, stop: int | None = None) -> Self:
-        """Copy of the part between two levels, for halfway fusion.
+        """Copy of the part between two levels, for halfway fusion, without the other levels' modules.
 
         Args:
             start: place of the first level that it returns; beyond 0, the copy takes the map of the level before
                 instead of images.
             stop: place after its last level; None: to the end.
-
-        Returns:
-            The part with copied weights, under their names, without the other levels' modules.
         """
         part = copy.deepcopy(self)
         part.levels, part.segments = self.levels[start:stop], self.segments[start:stop]
@@ -77,9 +67,7 @@ class Selected(nn.Module):
     Parameters that no selected level depends on are frozen: distributed training fails without their gradients.
 
     Args:
-        backbone: any.
         places: in its ``levels``, ascending from 0.
-        in_channels: channels of its images.
 
     Raises:
         ValueError: it has no such levels.

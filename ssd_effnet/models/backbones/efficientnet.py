@@ -1,17 +1,16 @@
 """EfficientNet B0-B7 and Lite0-2 as backbones, without the classifier.
 
 Tan and Le, "EfficientNet", arXiv:1905.11946, table 1; MBConv blocks from MobileNetV2, arXiv:1801.04381, with
-squeeze-and-excitation, arXiv:1709.01507. The block tables come from efficientnet-pytorch and efficientnet-lite-pytorch,
-and the parameters have those packages' names, so that their weights load unchanged. The blocks are built here because
-the packages fix the padding for one input size, use an activation that does not export, and contain a classifier whose
-parameters would get no gradient.
+squeeze-and-excitation, arXiv:1709.01507. Block tables and names of parameters are those of efficientnet-pytorch and
+efficientnet-lite-pytorch. The blocks are built here because the packages fix the padding for one input size and use
+an activation that does not export.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,7 @@ Strides = Literal["halving", "published"]
 
 NAMES = tuple(f"efficientnet-b{i}" for i in range(8)) + tuple(f"efficientnet-lite{i}" for i in range(3))
 
-# The study's first three maps at 512x640; see SSD's strides 8, 16, 32.
-DEFAULT_LEVELS = (2, 3, 4)
+DEFAULT_LEVELS = (2, 3, 4)  # the study's; SSD's strides 8, 16, 32
 
 # Stages (from 0) that keep the size in the published network and halve it in the study's.
 _HALVING_STAGES = (4, 6)
@@ -47,19 +45,13 @@ class Stage(NamedTuple):
 
 
 def stages(name: str, strides: Strides = "published") -> list[Stage]:
-    """The seven stages of a network, scaled.
-
-    Args:
-        name: one of ``NAMES``.
-        strides: ``published`` (2, 4, 8, 16, 16, 32, 32 after each stage) or ``halving`` (2, 4, ... 128).
+    """The seven stages of a network, scaled; ``strides`` as of :class:`EfficientNet`.
 
     Raises:
-        ValueError: ``name`` or ``strides`` is unknown.
+        ValueError: ``name`` is unknown.
     """
     if name not in NAMES:
         raise ValueError(f"no EfficientNet is called {name!r}; there are {', '.join(NAMES)}")
-    if strides not in ("halving", "published"):
-        raise ValueError(f"strides must be 'halving' or 'published', not {strides!r}")
     lite = "lite" in name
     library: Any = lite_package if lite else package
     rows, scale = library.get_model_params(name, {})
@@ -86,8 +78,6 @@ class EfficientNet(Backbone):
 
     Levels are counted 0 ... 6 as in the study's table, and named ``stage1`` ... ``stage7`` as in the paper. With B4,
     ``halving`` and 512x640: 24 @ 256x320, 32 @ 128x160, 56 @ 64x80, 112 @ 32x40, 160 @ 16x20, 272 @ 8x10, 448 @ 4x5.
-    ``published`` keeps the size in stages 5 and 7, as the network was trained on ImageNet. Weights have the same
-    shapes in both.
     """
 
     def __init__(
@@ -96,20 +86,19 @@ class EfficientNet(Backbone):
         levels: Sequence[int] | None = None,
         strides: Strides = "halving",
         in_channels: int = 3,
-        drop_connect: float | None = None,
+        drop_connect: Annotated[float | None, "at least 0, below 1"] = None,
     ) -> None:
         """
         Args:
             name: ``efficientnet-b0`` ... ``-b7``, ``efficientnet-lite0`` ... ``-lite2``.
             levels: stages whose last map is returned, ascending, 0 ... 6; None for 2, 3, 4. Later stages are not built.
-            strides: ``halving`` (the study's) or ``published``.
+            strides: after the stages; ``halving``: 2, 4, ... 128 (the study); ``published``: 2, 4, 8, 16, 16, 32, 32.
             in_channels: channels of the images.
             drop_connect: probability of skipping the last block of the whole network in training, falling to 0 at
                 the first (stochastic depth, arXiv:1603.09382); None for the published 0.2.
 
         Raises:
-            ValueError: an unknown name or stride rule, levels that are not ascending or not in 0 ... 6, or a rate
-                outside [0, 1).
+            ValueError: an unknown name, levels that are not ascending or not in 0 ... 6.
         """
         super().__init__()
         table = stages(name, strides)
@@ -117,8 +106,6 @@ class EfficientNet(Backbone):
         if not wanted or wanted != sorted(set(wanted)) or wanted[0] < 0 or wanted[-1] >= len(table):
             raise ValueError(f"levels must be ascending numbers from 0 to {len(table) - 1}, not {wanted}")
         rate = 0.2 if drop_connect is None else drop_connect
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop_connect must be at least 0 and less than 1, not {rate}")
         activation = nn.ReLU6 if "lite" in name else nn.SiLU
 
         self._conv_stem = SameConv2d(in_channels, table[0].in_channels, 3, stride=2)
@@ -230,9 +217,8 @@ class MBConvBlock(nn.Module):
 class SameConv2d(nn.Conv2d):
     """A convolution whose output is ``ceil(size / stride)``: TensorFlow's "SAME" padding.
 
-    The padding follows from the size of the map at hand. With stride 2 and an even size it is one more on the right
-    and bottom than on the left and top, which ``nn.Conv2d`` does not support; otherwise the convolution pads, which
-    saves a copy of the map. There is no bias, until a norm is folded in.
+    With stride 2 and an even size the padding is one more on the right and bottom, which ``nn.Conv2d`` does not
+    support; otherwise the convolution pads, which saves a copy of the map. No bias, until a norm is folded in.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:

@@ -12,8 +12,9 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from efficientnet_pytorch.utils import url_map
@@ -31,8 +32,7 @@ from ssd_effnet.models.weights import (
 )
 
 
-@dataclass(frozen=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """One published set of weights.
 
     Attributes:
@@ -44,13 +44,13 @@ class Pretrained:
 
     location: str
     sha256_prefix: str
-    rename: Mapping[str, str] = field(default_factory=dict)
+    rename: Mapping[str, str] = {}
     unpublished: tuple[str, ...] = ()
 
 
-def _published(url: str, rename: Mapping[str, str] | None = None, unpublished: tuple[str, ...] = ()) -> Pretrained:
+def _published(url: str, *more: Any) -> Pretrained:
     """Entry of a URL whose file name ends in the hash."""
-    return Pretrained(url, url.removesuffix(".pth").rpartition("-")[2], rename or {}, unpublished)
+    return Pretrained(url, url.removesuffix(".pth").rpartition("-")[2], *more)
 
 
 _VGG, _OWN = "https://download.pytorch.org/models/vgg16", ("conv6.", "conv7.")
@@ -66,14 +66,11 @@ PRETRAINED: dict[str, Pretrained] = {
 
 
 def pretrained_weights(name: str, pretrained: str) -> Path | None:
-    """The weights file of a backbone, downloaded if missing.
+    """Weights file of a backbone, downloaded if missing; None for ``none``.
 
     Args:
         name: one of ``BACKBONES``.
-        pretrained: ``imagenet``, ``none`` or the path of a file, with the published names or the module's own.
-
-    Returns:
-        None for ``none``.
+        pretrained: ``imagenet``, ``none`` or the path of a file.
 
     Raises:
         WeightsError: no weights are known for ``name``, or they are not available.
@@ -115,10 +112,10 @@ def _packaged(name: str, entry: Pretrained) -> Path:
 
 
 def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
-    """Load published weights, or a file's, into a backbone.
+    """Load published weights, or a file's, into a backbone; None for ``none``.
 
-    A file's first convolution over R, G, B is adapted where the backbone's has other channels (see
-    :func:`ssd_effnet.models.weights.adapt_first_convolution`).
+    A first convolution over R, G, B is adapted to other channels
+    (:func:`ssd_effnet.models.weights.adapt_first_convolution`).
 
     Args:
         backbone: as ``BACKBONES[name]`` built it; filled in place.
@@ -126,13 +123,8 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
         pretrained: ``imagenet``, ``none`` or the path of a file: with the published names or the module's own, plain
             or behind a prefix, as in a checkpoint of this project.
 
-    Returns:
-        Report; None for ``none``. ``unexpected`` has classifier layers and stages that are not built, ``missing`` VGG's
-        unpublished conv6 and conv7, and whatever the file lacks for a backbone that is not in ``PRETRAINED``.
-
     Raises:
-        WeightsError: the weights are not available, nothing fits, or anything else of a backbone in ``PRETRAINED`` is
-            missing or has another shape.
+        WeightsError: they are not available, nothing fits, or published weights are incomplete.
     """
     path = pretrained_weights(name, pretrained)
     if path is None:

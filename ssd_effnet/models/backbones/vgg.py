@@ -21,8 +21,6 @@ _GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 def torchvision_names(batch_norm: bool) -> dict[str, str]:
     """Torchvision's layer names to the module's, of layers with weights.
 
-    torchvision numbers the layers of ``features`` one by one, activations and poolings included.
-
     >>> list(torchvision_names(True).items())[:3]
     [('features.0', 'conv1.conv1_1'), ('features.1', 'conv1.bn1_1'), ('features.3', 'conv1.conv1_2')]
     """
@@ -41,19 +39,13 @@ class VGG16(Backbone):
     """VGG16 with convolutions for the fully connected layers (conv6) and conv7.
 
     Maps for 512x640: conv4_3 512 @ 64x80 (after the ReLU; the L2 norm is in the adapter), conv6 512 @ 32x40, conv7
-    512 @ 16x20. All poolings round up (SSD300 does so at its third, where 75 becomes 38), so that a map measures
-    ``ceil(size / stride)`` here as in every backbone.
+    512 @ 16x20. All poolings round up.
 
     conv6 is a 3x3 and a 1x1 convolution of 512 channels, as in the KAIST baseline; SSD's own has 1024 channels and
     dilation 6. No published ImageNet weights exist for conv6 and conv7.
     """
 
     def __init__(self, batch_norm: bool, in_channels: int = 3) -> None:
-        """
-        Args:
-            batch_norm: put batch normalisation after every convolution.
-            in_channels: channels of the images.
-        """
         super().__init__()
         channels = in_channels
         groups = []
