@@ -18,7 +18,7 @@ import numpy as np
 
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, Matches, MissRateEvaluator, Outcome
-from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, SUBSETS, Rules, Subset
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 
 FPPI = 0.1
 NEAR = 0.1  # TIDE's threshold between background and a badly localised box
@@ -99,8 +99,8 @@ class Errors:
         min_score: float | None = None,
     ) -> None:
         self.truth, self.detections = truth, detections
-        self.subset: Subset = SUBSETS[subset]
-        self.images = int(truth.image_is[self.subset.daytime].sum())
+        self.subset = subset
+        self.images = int(truth.image_is[SUBSETS[subset].daytime].sum())
         self.matches = truth.match(detections).matches(subset)
         alarms = self.matches.in_subset & (self.matches.outcome == Outcome.FALSE_POSITIVE)
         self.shown = self._shown(alarms, fppi, min_score)
@@ -142,11 +142,9 @@ class Errors:
         rows = self.kinds[kind]
         return np.flatnonzero(rows if is_miss(kind) else rows & self.shown)
 
-    # --------------------------------------------------------------------------------------------- what if
-
-    def miss_rate(self, detections: DetectionTable | None = None, rules: Rules = MATLAB) -> float:
+    def miss_rate(self, detections: DetectionTable | None = None) -> float:
         """Miss rate (0..1) of these detections or an edited table; NaN without people."""
-        return self.truth.match(self.detections if detections is None else detections).result(self.subset, rules).mr
+        return self.truth.match(self.detections if detections is None else detections).result(self.subset).mr
 
     def miss_rate_without(self, kind: Kind) -> float:
         """Miss rate without this kind of error.

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_kaist.classes import PERSON, Classes, is_among
 from data_kaist.structures import Annotations, DetectionTable
-from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
+from ssd_effnet.evaluation.subsets import RULES, SUBSETS, Rules, Subset
 
 MIN_OVERLAP = 0.5
 MAX_DETECTIONS_AN_IMAGE = 1000
@@ -43,25 +43,20 @@ class MissRate:
     """One subset's result under one rule set.
 
     Attributes:
-        subset, rules: names of the subset and of the rule set.
         mr: log-average miss rate in 0..1; NaN where no box is counted.
         recall: true positives / counted boxes at the lowest score, in 0..1; NaN where no box is counted.
         counted: boxes in the denominator.
         images: images of the subset.
-        detections: detections on those images, dropped ones included.
         fppi: float64 ``(k,)``, false positives per image as the score falls, without dropped detections.
         miss_rate: float64 ``(k,)``, 1 - recall at the same points; NaN where no box is counted.
         reference_fppi: float64 ``(9,)``, reference points of the mean.
         reference_miss_rate: float64 ``(9,)``, miss rate there, before the floor; NaN where no box is counted.
     """
 
-    subset: str
-    rules: str
     mr: float
     recall: float
     counted: int
     images: int
-    detections: int
     fppi: np.ndarray
     miss_rate: np.ndarray
     reference_fppi: np.ndarray
@@ -72,13 +67,11 @@ class MissRate:
 class Matches:
     """Matches of detections and boxes in one subset.
 
-    Rows of detections are those of the table; rows of boxes are those of all images in order (see ``box_image``,
-    ``box_row``).
+    Rows of detections are those of the table; rows of boxes are those of all images in order.
 
     Attributes:
         in_subset: bool ``(d,)``, the detection is on an image of the subset.
         outcome: int8 ``(d,)``, values of :class:`Outcome`.
-        matched_row: int64 ``(d,)``, row of the box found within its image's ``Annotations``, -1 where none.
         box_image: int64 ``(g,)``, image of each ground-truth box.
         box_row: int64 ``(g,)``, its row in that image's ``Annotations``.
         box_matched: bool ``(g,)``, found by a true positive.
@@ -88,7 +81,6 @@ class Matches:
 
     in_subset: np.ndarray
     outcome: np.ndarray
-    matched_row: np.ndarray
     box_image: np.ndarray
     box_row: np.ndarray
     box_matched: np.ndarray
@@ -105,48 +97,38 @@ class Curve:
         image: int64 ``(k,)``, the image each lies on.
         images: int64 ``(n,)``, the images of the subset.
         counted: int64, one per image of the evaluator: its boxes in the denominator, 0 outside the subset.
+        rules: of the reading.
     """
 
     true_positive: np.ndarray
     image: np.ndarray
     images: np.ndarray
     counted: np.ndarray
+    rules: Rules
 
-    def read(self, weight: np.ndarray, rules: Rules = MATLAB) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """:func:`log_average` of the curve with images weighted.
+    def read(self, weight: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        """Log-average miss rate of the curve with images weighted.
 
         Args:
             weight: float64 ``(n,)``, one per image of the evaluator.
+
+        Returns:
+            ``mr``, fppi ``(k,)``, miss rate ``(k,)``, miss rate at the references ``(r,)``; NaN where no box is
+            counted.
         """
-        of_detection = weight[self.image]
+        of_detection, counted = weight[self.image], float(self.counted @ weight)
         right = of_detection * self.true_positive
-        counted = float(self.counted @ weight)
-        return log_average(right, of_detection - right, float(weight[self.images].sum()), counted, rules)
-
-
-def log_average(
-    true_positives: np.ndarray, false_positives: np.ndarray, images: float, counted: float, rules: Rules = MATLAB
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Log-average miss rate of a curve at the reference points.
-
-    Args:
-        true_positives, false_positives: ``(k,)`` numbers (weights) or bools, in order of falling score.
-        images: images of the subset.
-        counted: boxes in the denominator.
-
-    Returns:
-        ``mr`` (NaN if ``counted`` is 0), fppi ``(k,)``, miss rate ``(k,)``, miss rate at the references ``(r,)``.
-    """
-    fppi = np.cumsum(false_positives, dtype=np.float64) / max(images, 1)
-    if counted == 0:
-        return np.nan, fppi, np.full(len(fppi), np.nan), np.full(len(rules.references), np.nan)
-    recall = np.cumsum(true_positives, dtype=np.float64) / counted
-    place = np.searchsorted(fppi, rules.references, side="right") - 1
-    before_start = recall[-1] if rules.wraps_round and len(recall) else 0.0
-    read = np.where(place < 0, before_start, recall[place] if len(recall) else 0.0)
-    with np.errstate(divide="ignore"):  # the floor may be 0; exp(-inf) is then 0
-        mr = float(np.exp(np.mean(np.log(np.maximum(1 - read, rules.floor)))))
-    return mr, fppi, 1 - recall, 1 - read
+        fppi = np.cumsum(of_detection - right) / max(float(weight[self.images].sum()), 1)
+        references = self.rules.references
+        if counted == 0:
+            return np.nan, fppi, np.full(len(fppi), np.nan), np.full(len(references), np.nan)
+        recall = np.cumsum(right) / counted
+        place = np.searchsorted(fppi, references, side="right") - 1
+        before_start = recall[-1] if self.rules.wraps_round and len(recall) else 0.0
+        read = np.where(place < 0, before_start, recall[place] if len(recall) else 0.0)
+        with np.errstate(divide="ignore"):  # the floor may be 0; exp(-inf) is then 0
+            mr = float(np.exp(np.mean(np.log(np.maximum(1 - read, self.rules.floor)))))
+        return mr, fppi, 1 - recall, 1 - read
 
 
 class MissRateEvaluator:
@@ -261,10 +243,9 @@ class Matcher:
         self._cache: dict[tuple[float, float, tuple[int, ...]], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def _pairs(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Candidate pairs of detection and box by rank, best IoU and last box first.
+        """Candidate pairs, ``(p,)`` each: rank of the detection, box, IoU; best IoU and last box first.
 
-        The box covers half of the detection: enough for an ignore region, and implied by an IoU of 0.5. Returns rank,
-        box and IoU, each ``(p,)``.
+        The box covers half of the detection: enough for an ignore region, and implied by an IoU of 0.5.
         """
         among = np.flatnonzero(self._considered)
         row, box, iou, covered = self.truth.touching(self._image[among], boxes[among])
@@ -298,60 +279,48 @@ class Matcher:
             self._cache[key] = outcome, found, ignored
         return self._cache[key]
 
-    def curve(self, subset: Subset | str, rules: Rules | str = MATLAB) -> Curve:
+    def curve(self, subset: str, rules: str = "matlab") -> Curve:
         """Detections, images and counted boxes of one subset under one rule set."""
-        subset = SUBSETS[subset] if isinstance(subset, str) else subset
-        rules = RULES[rules] if isinstance(rules, str) else rules
-        outcome, _, ignored = self._outcomes(subset)
-        images = self.truth.image_is[subset.daytime]
+        of, by = SUBSETS[subset], RULES[rules]
+        outcome, _, ignored = self._outcomes(of)
+        images = self.truth.image_is[of.daytime]
         on_curve = images[self._image] & (outcome != Outcome.DROPPED)
-        counted_images = images & self._has_detection if rules.skips_silent_images else images
-        boxes = ~ignored & counted_images[self.truth.box_image]
+        boxes = ~ignored & (images & self._has_detection if by.skips_silent_images else images)[self.truth.box_image]
         return Curve(
             true_positive=outcome[on_curve] == Outcome.TRUE_POSITIVE,
             image=self._image[on_curve],
             images=np.flatnonzero(images),
             counted=np.bincount(self.truth.box_image[boxes], minlength=self.truth.n_images),
+            rules=by,
         )
 
-    def result(self, subset: Subset | str, rules: Rules | str = MATLAB) -> MissRate:
+    def result(self, subset: str, rules: str = "matlab") -> MissRate:
         """Miss rate, recall and curve of one subset under one rule set."""
-        subset = SUBSETS[subset] if isinstance(subset, str) else subset
-        rules = RULES[rules] if isinstance(rules, str) else rules
         curve = self.curve(subset, rules)
-        true_positive, counted = curve.true_positive, int(curve.counted.sum())
-        mr, fppi, miss_rate, at_references = curve.read(np.ones(self.truth.n_images), rules)
+        counted = int(curve.counted.sum())
+        mr, fppi, miss_rate, at_references = curve.read(np.ones(self.truth.n_images))
         return MissRate(
-            subset=subset.name,
-            rules=rules.name,
             mr=mr,
-            recall=float(true_positive.sum() / counted) if counted else np.nan,
+            recall=float(curve.true_positive.sum() / counted) if counted else np.nan,
             counted=counted,
             images=len(curve.images),
-            detections=int(self.truth.image_is[subset.daytime][self._image].sum()),
             fppi=fppi,
             miss_rate=miss_rate,
-            reference_fppi=np.array(rules.references),
+            reference_fppi=np.array(curve.rules.references),
             reference_miss_rate=at_references,
         )
 
-    def matches(self, subset: Subset | str) -> Matches:
+    def matches(self, subset: str) -> Matches:
         """Outcomes of detections and boxes in one subset, equal under both rule sets."""
-        subset = SUBSETS[subset] if isinstance(subset, str) else subset
-        truth = self.truth
-        outcome, found, ignored = self._outcomes(subset)
-        images = truth.image_is[subset.daytime]
+        truth, of = self.truth, SUBSETS[subset]
+        outcome, found, ignored = self._outcomes(of)
+        images = truth.image_is[of.daytime]
         rank_of_row = np.argsort(self._row)
-        found = found[rank_of_row]
-        found_rows = np.flatnonzero(found >= 0)
-        matched_row = np.full(len(found), -1, np.int64)
-        matched_row[found_rows] = truth.box_row[found[found_rows]]
         matched_by = np.full(len(ignored), -1, np.int64)
-        matched_by[found[found_rows]] = found_rows
+        matched_by[found[found >= 0]] = self._row[found >= 0]
         return Matches(
             in_subset=images[self._image[rank_of_row]],
             outcome=outcome[rank_of_row],
-            matched_row=matched_row,
             box_image=truth.box_image,
             box_row=truth.box_row,
             box_matched=matched_by >= 0,
@@ -362,9 +331,6 @@ class Matcher:
 
 def _place_in_group(group: np.ndarray) -> np.ndarray:
     """Number of earlier equal elements, int64 ``(n,)``."""
-    order = np.argsort(group, kind="stable")
-    ordered = group[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    place = np.empty(len(group), np.int64)
-    place[order] = np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
+    order, place = np.argsort(group, kind="stable"), np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
     return place

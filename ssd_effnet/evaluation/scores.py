@@ -10,7 +10,6 @@ import math
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from ssd_effnet.evaluation.average_precision import AP_NAMES, AveragePrecision
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
 from ssd_effnet.evaluation.significance import CONFIDENCE, Comparison, compare, jackknife
-from ssd_effnet.evaluation.subsets import MATLAB, REASONABLE, RULES, SUBSETS
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +49,8 @@ class GroundTruth:
     Attributes:
         annotations: one per image.
         names: frame names in the same order.
-        image_ids: ids of the images if the ground truth is a COCO file, else None (ids are indices).
-        person_categories: category ids that are ``person`` if the ground truth is a COCO file, else None (all).
+        image_ids: of a COCO file's images; None: ids are indices.
+        person_categories: category ids that are ``person`` in a COCO file; None: all.
         source: the COCO file, or the folder of annotations and the split.
         listed: indices of the images in the order of the COCO file.
     """
@@ -109,14 +108,9 @@ class GroundTruth:
 
     def _by_names(self, path: Path, listing: Path) -> tuple[DetectionTable, set[int]]:
         seen = read_coco(listing)
-        is_text = path.suffix == ".txt"
-        table = read_detections(
-            path,
-            max(seen.image_ids) + 1 if is_text else len(seen.images),
-            image_ids=seen.image_ids,
-            person_categories=seen.person_categories,
-        )
-        ids = seen.image_ids
+        ids, is_text = seen.image_ids, path.suffix == ".txt"
+        images = max(ids) + 1 if is_text else len(ids)
+        table = read_detections(path, images, image_ids=ids, person_categories=seen.person_categories)
         place = places_by_name(seen.names, self.names, str(listing))
         unknown, unseen = place.count(-1), len(self.names) - len(set(place) - {-1})
         if unknown == len(place):
@@ -134,13 +128,7 @@ class GroundTruth:
         return replace(table, image_index=index).rows(index >= 0), set(place)
 
     def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
-        """A sentence if detections look wrongly written (:mod:`ssd_effnet.evaluation.mistakes`).
-
-        Args:
-            path: of the detections.
-            table: as read from there.
-            evaluator: of these annotations.
-        """
+        """A sentence if the detections of a file look wrongly written (:mod:`ssd_effnet.evaluation.mistakes`)."""
 
         def others() -> Iterator[tuple[str, DetectionTable]]:
             if _listing(path) is not None:
@@ -173,9 +161,8 @@ def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> li
     [1, 0, -1]
 
     Args:
-        names: without the files' endings; folders ``visible`` and ``lwir`` in them do not count.
-        among: likewise.
-        where: file of the first ones, for messages.
+        names, among: without the files' endings; folders ``visible`` and ``lwir`` do not count.
+        where: file of ``names``, for messages.
 
     Raises:
         DataError: a name fits several, or several fit one.
@@ -212,7 +199,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
         split: frames to take from a folder (:mod:`data_kaist.splits`).
 
     Raises:
-        data_kaist.errors.DataError: one sentence that names the file.
+        DataError: one sentence that names the file.
     """
     path = Path(path)
     without_area: list[str] = []
@@ -224,10 +211,8 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
             coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path), coco.listed
         )
     if without_area:
-        sentence = (
-            f"{truth.source}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})"
-        )
-        warnings.warn(sentence, Doubt, stacklevel=2)
+        left_out = f"{len(without_area):,} boxes without area are left out (the first: {without_area[0]})"
+        warnings.warn(f"{truth.source}: {left_out}", Doubt, stacklevel=2)
     if doubt := doubt_of_boxes(truth.annotations):
         warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
     return truth
@@ -272,12 +257,7 @@ class Scores:
         return {subset: 100 * result.mr for subset, result in self.miss_rates.get(rules, {}).items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Form of the results file, in units; None for no number.
-
-        Returns:
-            ``{"matlab": {subset: MR}, "python": {subset: MR}, "recall": ..., "people": ..., "ap": {"AP", "AP50",
-            "AP75"}}`` and metrics of a plugin; people is the number that is counted in ``reasonable_all``.
-        """
+        """Form of the results file: figures of each metric in its unit, by its group or name; None for no number."""
         results: dict[str, Any] = {}
         for metric in in_place("results"):
             value = metric.function(self) if metric.function else math.nan
@@ -313,17 +293,12 @@ def score(
         detections: on those images.
         rules: names in :data:`ssd_effnet.evaluation.subsets.RULES`.
         with_ap: compute AP, which takes thirty times as long as miss rates.
-
-    Raises:
-        ValueError: an unknown rule set, or detections that fit no image.
     """
-    if unknown := set(rules) - set(RULES):
-        raise ValueError(f"unknown rules {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
     matcher = truth.match(detections)
     ap = dict.fromkeys(AP_NAMES, math.nan)
     if with_ap:
         ap = AveragePrecision(truth.annotations, detections, truth.counted, truth.absent).figures()
-    reasonable = matcher.result("reasonable_all", MATLAB)
+    reasonable = matcher.result("reasonable_all")
     return Scores(
         miss_rates={name: {subset: matcher.result(subset, name) for subset in SUBSETS} for name in rules},
         recall=reasonable.recall,
@@ -336,15 +311,12 @@ def score(
 def score_classes(
     annotations: Sequence[Annotations], detections: DetectionTable, classes: Classes
 ) -> dict[str, Scores]:
-    """Score each class by its own detections and boxes.
+    """Scores of each class, by its own detections and boxes.
 
     Args:
         annotations: one per image.
         detections: on those images, of all classes.
         classes: labels by which each is scored (:meth:`data_kaist.classes.Classes.counted`).
-
-    Returns:
-        By class, in the order of the classes.
     """
     return {
         name: score(
@@ -381,12 +353,7 @@ def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str,
 def compare_detectors(
     a: Sequence[Matcher], b: Sequence[Matcher], block: np.ndarray, rules: Sequence[str] = ("matlab", "python")
 ) -> dict[str, dict[str, Comparison]]:
-    """Comparisons ``[rule set][subset]`` in percent; each side has one recipe's seeds.
-
-    Args:
-        a, b: of one evaluator.
-        block: of each image, see :func:`.significance.blocks`.
-    """
+    """Comparisons ``[rule set][subset]`` in percent; each side has one recipe's seeds, in blocks of images."""
     return {
         name: {
             subset: compare(*(np.stack([jackknife(m, block, subset, name) for m in side]) for side in (a, b)))
@@ -406,20 +373,11 @@ def verdict(comparison: Comparison) -> str:
 
 
 def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
-    """The results file's form: percent, None where there is no number.
-
-    Args:
-        a, b: names of the sides.
-        comparisons: of :func:`compare_detectors`.
-    """
-
-    def known(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
+    """Form of the results file: percent, None where there is no number; a and b name the sides."""
     results: dict[str, Any] = {"a": a, "b": b}
     for rules, by_subset in comparisons.items():
         results[rules] = {
-            subset: {name: known(value) for name, value in asdict(of).items()} | {"verdict": verdict(of)}
+            subset: {name: _or_none(value) for name, value in asdict(of).items()} | {"verdict": verdict(of)}
             for subset, of in by_subset.items()
         }
     return results
@@ -431,7 +389,7 @@ def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
 
 
 def short_names(paths: Sequence[Path | str]) -> list[str]:
-    """Distinct short names of files: the stem, or more of the path.
+    """Distinct short names of files: the stem, or more of the path; of a run more than its seed.
 
     Raises:
         DataError: the same file twice.
@@ -440,21 +398,12 @@ def short_names(paths: Sequence[Path | str]) -> list[str]:
     if len(set(files)) < len(files):
         twice = next(file for i, file in enumerate(files) if file in files[:i])
         raise DataError(f"{twice}: was given twice")
-    forms = [_names_from_short_to_long(file) for file in files]
-    chosen = [0] * len(files)
+    chosen = [1 + (file / "config.yaml").is_file() if file.is_dir() else 0 for file in files]
     while True:
-        names = [form[min(i, len(form) - 1)] for form, i in zip(forms, chosen, strict=True)]
+        names = ["/".join(file.parts[-k:]) if k else file.stem for file, k in zip(files, chosen, strict=True)]
         if len(set(names)) == len(names):
             return names
-        chosen = [i + (names.count(name) > 1) for i, name in zip(chosen, names, strict=True)]
-
-
-def _names_from_short_to_long(path: Path) -> list[str]:
-    """Names of ``/a/b/c.txt`` by length: ``c``, ``c.txt``, ``b/c.txt`` ...; of a run more than its seed."""
-    parts = path.parts
-    if (path / "config.yaml").is_file():
-        return ["/".join(parts[-k:]) for k in range(2, len(parts) + 1)]
-    return [path.name if path.is_dir() else path.stem, *("/".join(parts[-k:]) for k in range(1, len(parts) + 1))]
+        chosen = [k + (names.count(name) > 1) for k, name in zip(chosen, names, strict=True)]
 
 
 def results_table(
@@ -462,13 +411,11 @@ def results_table(
     subsets: Sequence[str] = REASONABLE,
     seeds: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Table:
-    """One row per detector: miss rates under each rule set, recall, the people it is of, and AP.
-
-    A dash for no number. With more than three subsets one row per rule set.
+    """One row per detector: miss rates under each rule set, recall, number of people, AP; a dash for no number.
 
     Args:
         scores: by detector.
-        subsets: names in :data:`ssd_effnet.evaluation.subsets.SUBSETS`, the columns.
+        subsets: the columns; with more than three, one row per rule set.
         seeds: detectors by name of a further row with their mean and standard deviation.
     """
     from rich.table import Table
@@ -516,9 +463,7 @@ def with_deviation(values: Sequence[float]) -> str:
 
 
 def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """One row per rule set and subset: miss rates, difference, verdict. Arguments as for
-    :func:`comparisons_as_dict`; a dash stands for no number.
-    """
+    """One row per rule set and subset: miss rates, difference, verdict; a dash for no number."""
     from rich.table import Table
 
     table = Table(title=f"Miss rate in percent (lower is better)\nA: {a}\nB: {b}", title_justify="left")
@@ -537,10 +482,7 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
 
 
 def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
-    """Write a figure with embedded TrueType fonts.
-
-    Missing letters are taken from another font of this machine; without one, a :class:`~data_kaist.errors.Doubt` is
-    given.
+    """Write a figure with embedded TrueType fonts; a :class:`~data_kaist.errors.Doubt` names missing letters.
 
     Args:
         figure: with all its texts.
@@ -553,54 +495,48 @@ def save_figure(figure: Figure, target: Path | TextIO, **more: Any) -> None:
     if isinstance(target, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
     texts: list[Text] = figure.findobj(Text)
-    families = _families(frozenset("".join(text.get_text() for text in texts)))
-    for text in texts if families else ():
-        text.set_fontfamily(["sans-serif", *families])
+    _warn_of_letters(frozenset("".join(text.get_text() for text in texts)))
     with (
         matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "report"}),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # warned once, below
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # warned once, above
         figure.savefig(target, **more)
 
 
 @cache
-def _families(letters: frozenset[str]) -> tuple[str, ...]:
-    """Fonts of this machine with the letters that matplotlib's default lacks."""
-    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+def _warn_of_letters(letters: frozenset[str]) -> None:
+    """Warn of letters that the chosen fonts lack."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    missing = {ord(letter) for letter in letters if not letter.isspace()} - get_font(
-        findfont(FontProperties())
-    ).get_charmap().keys()
-    families = []
-    real = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # that draws boxes
-    for entry in real if missing else ():
-        with suppress(OSError, RuntimeError):  # a missing file, or no font
-            if has := missing & get_font(entry.fname).get_charmap().keys():
-                families.append(entry.name)
-                missing -= has
-    if missing:
-        shown = "".join(map(chr, sorted(missing)))
+    fonts = [findfont(FontProperties(family=[family])) for family in FontProperties().get_family()]
+    known = {code for file in fonts for code in get_font(file).get_charmap()}
+    if missing := "".join(sorted(c for c in letters if not c.isspace() and ord(c) not in known)):
         warnings.warn(
-            f"no font of this machine has {shown[:40]}; pictures show boxes in their place", Doubt, stacklevel=3
+            f"no chosen font has {missing[:40]}; pictures show boxes in their place, until a matplotlibrc names "
+            "another font.family",
+            Doubt,
+            stacklevel=3,
         )
-    return tuple(families)
 
 
 def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
-    """Names shortened for a legend, still distinct.
+    """Names shortened for a legend, still distinct: their ends are cut, else their middles.
 
     >>> shortened(["one", "a long name of the first", "a long name of the second"], 12)
-    {'one': 'one', 'a long name of the first': 'a lo…first', 'a long name of the second': 'a lo…second'}
+    {'one': 'one', 'a long name of the first': 'a lo…e first', 'a long name of the second': 'a lo… second'}
     """
-    cut = {name: name if len(name) <= most else f"{name[: most - 1]}…" for name in names}
-    for beginning in {short for short in cut.values() if list(cut.values()).count(short) > 1}:
-        alike = [name for name in cut if cut[name] == beginning]
-        agree = next((i for i, c in enumerate(zip(*alike, strict=False)) if len(set(c)) > 1), min(map(len, alike)))
-        own = {name: f"{name[: most // 3]}…{name[agree:]}" for name in alike}
-        own = {name: short if len(short) <= most else f"{short[: most - 1]}…" for name, short in own.items()}
-        cut |= own if len(set(own.values())) == len(alike) else {name: name for name in alike}
-    return cut
+
+    def cut(name: str, beginning: int) -> str:
+        end = len(name) - (most - 1 - beginning)
+        return name if len(name) <= most else f"{name[:beginning]}…{name[end:]}"
+
+    for beginning in (most - 1, most // 3):
+        short = {name: cut(name, beginning) for name in names}
+        if len(set(short.values())) == len(short):
+            return short
+    known = list(short.values())
+    return {name: of if known.count(of) == 1 else name for name, of in short.items()}
 
 
 def miss_rate_figure(
@@ -617,7 +553,7 @@ def miss_rate_figure(
 
     Args:
         scores: by detector, each scored under ``rules``.
-        size: width and height, inches; None: 5.2 per subset, 5.4.
+        size: width and height, inches.
         best_first: order of the legends; else that of the scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -666,8 +602,8 @@ def lay_out_axes(axes: Any, least: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(percent: float, sign: str = "") -> str:

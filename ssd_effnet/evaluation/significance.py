@@ -24,7 +24,6 @@ import numpy as np
 
 from data_kaist.errors import Failure
 from ssd_effnet.evaluation.miss_rate import Matcher
-from ssd_effnet.evaluation.subsets import MATLAB, RULES, SUBSETS, Rules, Subset
 
 STRETCH, SHORT_STRETCH, FEWEST_BLOCKS, FEWEST_VIDEOS = 30, 10, 20, 10
 FEWEST_SEEDS = 3
@@ -91,22 +90,18 @@ def replicates(
     )
 
 
-def jackknife(
-    matcher: Matcher, block: np.ndarray, subset: Subset | str = "reasonable_all", rules: Rules | str = MATLAB
-) -> np.ndarray:
+def jackknife(matcher: Matcher, block: np.ndarray, subset: str = "reasonable_all", rules: str = "matlab") -> np.ndarray:
     """Replicates of a miss rate in percent.
 
     Where the curve is zero at a reference point, the floor decides the geometric mean: replicates with a block left out
     are then NaN.
     """
-    subset = SUBSETS[subset] if isinstance(subset, str) else subset
-    rules = RULES[rules] if isinstance(rules, str) else rules
     curve = matcher.curve(subset, rules)
     least = math.inf
 
     def reading(weight: np.ndarray) -> float:
         nonlocal least
-        mr, _, _, at_references = curve.read(weight, rules)
+        mr, _, _, at_references = curve.read(weight)
         least = min(least, float(at_references.min()))
         return 100 * mr
 
@@ -183,26 +178,22 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     from scipy.special import stdtr, stdtrit
 
     a, b = np.atleast_2d(a), np.atleast_2d(b)
-    (na, columns), nb = a.shape, len(b)
     mean_a, mean_b = float(a[:, 0].mean()), float(b[:, 0].mean())
     d = mean_a - mean_b
-    pairs = int((a[:, :1] < b[:, 0]).sum())
-    readable = bool(np.isfinite(a).all() and np.isfinite(b).all()) and columns > 2
-    variance, of_seeds, freedom = math.nan, math.nan, math.nan
-    if readable:
-        variance, of_seeds, freedom = _variance(a, b)
-    if math.isnan(variance):
-        low = high = detectable = math.nan
-        p = math.nan if readable else 1.0
-    elif variance == 0:
+    readable = bool(np.isfinite(a).all() and np.isfinite(b).all()) and a.shape[1] > 2
+    variance, of_seeds, freedom = _variance(a, b) if readable else (math.nan,) * 3
+    low = high = detectable = math.nan
+    p = math.nan if readable else 1.0
+    if variance == 0:
         low, high, p, detectable = d, d, 1.0, 0.0
-    else:
+    elif not math.isnan(variance):
         error, quantile = math.sqrt(variance), float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
         low, high = d - quantile * error, d + quantile * error
         p = float(2 * stdtr(freedom, -abs(d) / error))
         detectable = (quantile + float(stdtrit(freedom, POWER))) * error
-    seeds, number = (na, nb), columns - 1
-    return Comparison(mean_a, mean_b, d, low, high, p, seeds, number, freedom, of_seeds, detectable, pairs, readable)
+    pairs = int((a[:, :1] < b[:, 0]).sum())
+    sizes, blocks = (len(a), len(b)), a.shape[1] - 1
+    return Comparison(mean_a, mean_b, d, low, high, p, sizes, blocks, freedom, of_seeds, detectable, pairs, readable)
 
 
 def _variance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
@@ -230,9 +221,9 @@ def image_variance(a: np.ndarray, b: np.ndarray | None = None) -> float:
     means = [x.mean(axis=0) for x in sides]
     of_images = _jackknife_variance(means[0] - (means[1] if b is not None else 0))
     own = sum(
-        sum(_jackknife_variance(seed - mean) for seed in x) / (len(x) * (len(x) - 1))
+        _jackknife_variance(seed - mean) / (len(x) * (len(x) - 1))
         for x, mean in zip(sides, means, strict=True)
-        if len(x) > 1
+        for seed in (x if len(x) > 1 else ())
     )
     return max(of_images - own, 0.0)
 

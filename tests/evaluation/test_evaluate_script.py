@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import command
-from fontTools import ttLib
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager
 
 from data_kaist.errors import DataError, Doubt
 from data_kaist.structures import Annotations, DetectionTable
@@ -265,8 +262,6 @@ def test_scores_as_a_results_file_and_by_name() -> None:
     named = dict(scores.named())
     assert list(named) == [*(f"MR/{name}" for name in SUBSETS), "AP", "AP50", "AP75"]
     assert named["MR/reasonable_all"] == 100 and named["AP50"] == 0 and np.isnan(named["MR/near"])
-    with pytest.raises(ValueError, match="unknown rules octave"):
-        score(MissRateEvaluator(truth), nothing, ("octave",))
 
 
 @pytest.fixture
@@ -364,41 +359,23 @@ def test_fonts_are_embedded_as_truetype(suffix: str, mark: bytes, tmp_path: Path
 
 def test_shortened_names_stay_distinct() -> None:
     same = "05_deconv_with_a_long_and_telling_name_"
-    names = ["short", "x" * 40, f"{same}a", f"{same}b", f"{same}{'c' * 30}", f"{same}c", f"{same}{'c' * 29}"]
+    names = ["short", "x" * 40, f"{same}a", f"{same}b", f"{same}{'c' * 30}", f"{same}c", f"{same}d{'c' * 29}"]
     short = shortened(names)
     assert list(short) == names and len(set(short.values())) == len(names)
-    assert short["short"] == "short" and short["x" * 40] == "x" * 35 + "…"
+    assert short["short"] == "short" and short["x" * 40] == "x" * 12 + "…" + "x" * 23
     pair = shortened([f"{same}a", f"{same}b"])
     assert all(len(cut) <= 36 and cut.endswith(name[-1]) for name, cut in pair.items())
+    assert shortened(["x" * 40]) == {"x" * 40: "x" * 35 + "…"}
     legend = curve_of(f"{same}a", f"{same}b").axes[0].get_legend()
     assert legend is not None and len({text.get_text() for text in legend.get_texts()}) == 2
 
 
-def test_a_name_in_another_script_has_a_font_or_one_warning(tmp_path: Path) -> None:
+def test_a_name_in_another_script_has_one_warning(tmp_path: Path) -> None:
     private = "\U000f0123\U000f0124"  # no font has them
-    with pytest.warns(Doubt, match=f"no font of this machine has {private}") as caught:
+    with pytest.warns(Doubt, match=f"no chosen font has {private}") as caught:
         for name in ("one.png", "two.svg", "three.pdf"):
             save_figure(curve_of(private), tmp_path / name)
     assert len(caught) == 1
-    file = tmp_path / "other.ttf"
-    font = ttLib.TTFont(findfont(FontProperties()))
-    for table in font["cmap"].tables:
-        if table.format == 12:  # the one for more than 65536 letters
-            table.cmap[0xF0125] = "A"
-    for record in font["name"].names:
-        if record.nameID in (1, 4, 16):
-            record.string = "Another Script"
-    font.save(file)
-    fontManager.addfont(file)
-    try:
-        figure = curve_of("\U000f0125")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            save_figure(figure, tmp_path / "four.png")
-    finally:
-        fontManager.ttflist = [entry for entry in fontManager.ttflist if entry.fname != str(file)]
-    legend = figure.axes[0].get_legend()
-    assert legend is not None and legend.get_texts()[0].get_fontfamily() == ["sans-serif", "Another Script"]
 
 
 def test_a_runs_figures_on_the_improved_annotations_are_those_of_evaluate(shared: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_curve_is_read_at_the_last_point_that_is_not_beyond_the_reference() ->
         assert result.miss_rate == pytest.approx([0.75, 0.75, 0.5, 0.5, 0.25])
         assert result.reference_miss_rate == pytest.approx([0.75] * 4 + [0.5] * 2 + [0.25] * 3)
         assert result.mr == pytest.approx((0.75**4 * 0.5**2 * 0.25**3) ** (1 / 9))
-        assert (result.counted, result.images, result.detections) == (4, 10, 5)
+        assert (result.counted, result.images) == (4, 10)
 
 
 def test_a_first_detection_that_is_false_on_a_tiny_set() -> None:
@@ -146,7 +146,7 @@ def test_boxes_are_continuous() -> None:
 def test_equal_overlaps_go_to_the_later_box() -> None:
     left, right, between = (90, 100, 40, 100), (110, 100, 40, 100), (100, 100, 40, 100)
     images = [truth(left, right)]
-    assert match(images, (0, *between, 0.9)).matches("reasonable_all").matched_row.tolist() == [1]
+    assert match(images, (0, *between, 0.9)).matches("reasonable_all").box_matched.tolist() == [False, True]
     assert outcomes(images, (0, *between, 0.9), (0, *left, 0.8)) == [TP, TP]
     assert outcomes(images, (0, *between, 0.9), (0, *right, 0.8)) == [TP, FP]  # right is used up, left a third of it
 
@@ -363,7 +363,7 @@ def sets(draw: st.DrawFn, distinct: bool = False) -> tuple[list[Annotations], li
 def numbers(matcher: Matcher) -> list[float]:
     """Everything that a table may show, of all subsets and rule sets."""
     results = [matcher.result(subset, rules) for subset in SUBSETS for rules in RULES]
-    return [value for r in results for value in (r.mr, r.recall, r.counted, r.images, r.detections, *r.fppi)]
+    return [value for r in results for value in (r.mr, r.recall, r.counted, r.images, *r.fppi)]
 
 
 def same(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -395,10 +395,9 @@ def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]
     assert same([result.recall], [right.sum() / result.counted if result.counted else math.nan])
     assert len(result.fppi) == right.sum() + wrong.sum()
     assert result.images == 0 or same([wrong.sum() / result.images], [result.fppi[-1] if len(result.fppi) else 0])
-    assert ((matches.matched_row >= 0) == (matches.outcome == TP)).all()
     for box in np.flatnonzero(matches.box_matched):
         row = matches.box_matched_by[box]
-        assert matches.matched_row[row] == matches.box_row[box]
+        assert matches.outcome[row] == TP
         assert rows[row][0] == matches.box_image[box]
 
 

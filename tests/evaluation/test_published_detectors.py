@@ -49,7 +49,7 @@ def test_the_reference_holds_these_detectors(expected: dict[str, dict[str, Any]]
 
 def test_detections_are_all_read(published: tuple[dict[str, Any], Matcher, int]) -> None:
     numbers, matcher, silent = published
-    assert matcher.result("reasonable_all").detections == numbers["detections"]
+    assert len(matcher.detections) == numbers["detections"]
     assert silent == numbers["images_without_detections"]
 
 

@@ -78,7 +78,7 @@ def lead(view: View, all_errors: int, shown: int) -> list[str]:
     errors = view.errors
     lines = [
         f"{len(view.run.frames):,} frames, {view.run.modality}, annotations: {view.run.annotations}.",
-        f"Subset {errors.subset.name.replace('_', ' ')}: "
+        f"Subset {errors.subset.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
         f"{as_percent(errors.miss_rate())} (matlab rules).",
         f"Operating point: {at_point(errors)}.",
