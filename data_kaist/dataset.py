@@ -267,6 +267,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=images.permute(0, 3, 1, 2),  # NHWC memory seen as NCHW: channels_last without a copy
         targets=targets,
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64),
+        content_sizes=torch.tensor([sample.content_size or sample.size for sample in samples], dtype=torch.int64),
         indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
         names=[sample.name for sample in samples],
     )

@@ -190,7 +190,8 @@ class Batch:
         images: uint8 ``(N, C, H, W)``, channels_last in memory; channels are R, G, B, LWIR as far as the modality has
             them. Not normalised: the detector does that.
         targets: objects in pixels of ``images``.
-        original_sizes: int64 ``(N, 2)``, (height, width) of each image before it was resized to ``(H, W)``.
+        original_sizes: int64 ``(N, 2)``, (height, width) of each image before it was resized.
+        content_sizes: int64 ``(N, 2)``, (height, width) of the part of each, from the top left, that is no padding.
         indices: int64 ``(N,)``, into the data set's frames.
         names: frame names, for messages.
     """
@@ -198,6 +199,7 @@ class Batch:
     images: torch.Tensor
     targets: Targets
     original_sizes: torch.Tensor
+    content_sizes: torch.Tensor
     indices: torch.Tensor
     names: list[str] = field(default_factory=list)
 
@@ -209,5 +211,10 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Indices and names stay on the host."""
-        sizes = change(self.original_sizes)
-        return replace(self, images=change(self.images), targets=self.targets.each(change), original_sizes=sizes)
+        return replace(
+            self,
+            images=change(self.images),
+            targets=self.targets.each(change),
+            original_sizes=change(self.original_sizes),
+            content_sizes=change(self.content_sizes),
+        )

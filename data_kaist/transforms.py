@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
 
 MEAN_COLOUR = (88, 82, 72, 41)
 """R, G, B, LWIR mean of the KAIST training frames, 0..255 (0.3465, 0.3219, 0.2842; 0.1598): fills new canvas."""
+
+Fit = Literal["stretch", "letterbox"]
 
 # types of attributes with the limits that a config holds them to
 Share = Annotated[float, "in 0..1"]
@@ -41,6 +43,7 @@ class Sample:
         original_size: (height, width) of the images as they were read.
         index: place of the frame in the data set.
         name: the frame's name.
+        content_size: (height, width) after the resize, without padding to the right and below; None: not resized.
     """
 
     visible: np.ndarray | None
@@ -51,13 +54,14 @@ class Sample:
     original_size: tuple[int, int]
     index: int = 0
     name: str = ""
+    content_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the images as they now are."""
         image = self.visible if self.visible is not None else self.lwir
         if image is None:
-            return self.original_size
+            return self.content_size or self.original_size
         return image.shape[0], image.shape[1]
 
     def with_images(self, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
@@ -138,26 +142,49 @@ class Compose:
 
 @dataclass(frozen=True)
 class Resize:
-    """Bilinear resize of both images to exactly ``size``; the aspect ratio is not kept.
+    """Bilinear resize of both images.
 
     Boxes are clipped to the image here, so this belongs at the end of every chain; rows that hold no more than one
     pixel afterwards are dropped.
 
     Attributes:
         size: (height, width) in pixels.
+        fit: ``stretch``: to exactly ``size``; ``letterbox``: to the largest size of the image's own shape within it,
+            in whole pixels.
     """
 
     size: tuple[int, int]
+    fit: Fit = "stretch"
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = self.size
         old_height, old_width = sample.size
+        if self.fit == "letterbox":
+            factor = min(height / old_height, width / old_width)
+            height, width = (max(round(side * factor), 1) for side in sample.size)
         scale = np.array([width / old_width, height / old_height] * 2)
         boxes = np.clip(sample.boxes_xyxy * scale, 0, [width, height, width, height])
-        resized = sample.with_objects(areas(boxes) > 1, boxes, sample.ignore)
-        if (old_height, old_width) == self.size:
+        resized = replace(sample.with_objects(areas(boxes) > 1, boxes, sample.ignore), content_size=(height, width))
+        if (old_height, old_width) == (height, width):
             return resized
         return resized.with_images(lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+@dataclass(frozen=True)
+class Pad:
+    """New canvas to the right and below, up to ``size``.
+
+    Attributes:
+        size: (height, width), at least the image's.
+        fill: R, G, B, LWIR of new canvas.
+    """
+
+    size: tuple[int, int]
+    fill: tuple[int, int, int, int]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        height, width = self.size
+        return crop(sample, (0, 0, width, height), self.fill)
 
 
 @dataclass(frozen=True)

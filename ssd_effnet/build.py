@@ -14,7 +14,7 @@ from data_kaist.dataset import DetectionDataset
 from data_kaist.images import Reading
 from data_kaist.layouts import SIDES, DataSource, Frame, Skipped, file_and_step, with_people
 from data_kaist.statistics import lwir_quantiles
-from data_kaist.transforms import Compose, Resize
+from data_kaist.transforms import Compose, Pad, Resize, Transform
 from ssd_effnet.config.groups import make
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
@@ -245,12 +245,17 @@ def build_postprocess(e: ExperimentConfig) -> PostProcess:
 
 def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
     """Transforms of a stage; augmentation only for ``train``."""
-    resize = Resize(as_size(e.input.size))
-    if stage != "train":
-        return Compose((resize,))
-    changes = make(e.augment)
+    size, changes = as_size(e.input.size), make(e.augment) if stage == "train" else []
     late = [change for change in changes if getattr(change, "after_resize", False)]
-    return Compose((*(change for change in changes if change not in late), resize, *late))
+    chain: list[Transform] = [c for c in changes if c not in late]
+    chain += [Resize(size, e.input.fit), *late]
+    return Compose((*chain, Pad(size, build_padding(e))) if e.input.fit == "letterbox" else tuple(chain))
+
+
+def build_padding(e: ExperimentConfig) -> tuple[int, int, int, int]:
+    """R, G, B, LWIR of padding: the mean, 0 after normalisation (to half a grey level) as convolutions pad maps."""
+    red, green, blue, lwir = (round(255 * m) for m in e.input.mean or ()) if e.input.normalize else (0, 0, 0, 0)
+    return red, green, blue, lwir
 
 
 def build_classes(e: ExperimentConfig) -> Classes:

@@ -43,7 +43,11 @@ class PostProcess(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, outputs: RawOutputs, input_size: tuple[int, int], original_sizes: torch.Tensor | None = None
+        self,
+        outputs: RawOutputs,
+        input_size: tuple[int, int],
+        original_sizes: torch.Tensor | None = None,
+        content_sizes: torch.Tensor | None = None,
     ) -> Detections:
         """Detections in pixels of the original images.
 
@@ -51,6 +55,8 @@ class PostProcess(nn.Module):
             outputs: of the detector.
             input_size: (height, width) of the detector's input.
             original_sizes: ``(N, 2)``, (height, width) of each image before it was resized; None: not resized.
+            content_sizes: ``(N, 2)``, (height, width) of the part of each input, from the top left, that is no
+                padding; None: all. Boxes are clipped to it after NMS, as can be done with those of an exported file.
         """
         scores, anchor, labels = self.candidates(outputs)
         boxes = self.boxes(outputs, anchor, input_size)
@@ -64,9 +70,17 @@ class PostProcess(nn.Module):
         found = Detections(boxes, scores, labels, anchor.gather(1, rank))
         if original_sizes is None:
             return found
-        height, width = input_size
-        stretch = original_sizes.to(boxes).flip(-1) / boxes.new_tensor((width, height))  # (N, 2) as (x, y)
-        return replace(found, boxes_xyxy=found.boxes_xyxy * stretch.repeat(1, 2)[:, None])
+        content = boxes.new_tensor([input_size]) if content_sizes is None else content_sizes.to(boxes)
+        stretch = original_sizes.to(boxes) / content
+        limits, stretch = (size.flip(-1).repeat(1, 2)[:, None] for size in (content, stretch))  # (N, 1, 4) as (x, y)
+        boxes = torch.minimum(boxes, limits)
+        inside = (boxes[..., :2] < boxes[..., 2:]).all(-1)
+        return replace(
+            found,
+            boxes_xyxy=boxes * stretch * inside[..., None],
+            scores=scores * inside,
+            labels=labels * inside,
+        )
 
     def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
         """Boxes xyxy ``(N, n, 4)`` of anchors ``(N, n)``, clipped to the image."""

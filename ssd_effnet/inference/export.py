@@ -22,7 +22,7 @@ from torch import nn
 
 from data_kaist.errors import Failure
 from data_kaist.files import write_whole
-from ssd_effnet.build import as_size, build_postprocess
+from ssd_effnet.build import as_size, build_padding, build_postprocess
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.inference.predictor import load_detector
@@ -34,6 +34,12 @@ from ssd_effnet.training.machine import git_state
 from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
 
 Nms = Literal["inside", "outside"]
+
+_RESIZE = {
+    "stretch": "bilinear, each side by itself (cv2.INTER_LINEAR)",
+    "letterbox": "bilinear (cv2.INTER_LINEAR) to the largest size of the picture's shape that fits, sides rounded; "
+    "then padded right and below. Boxes: clip to the picture, drop empty ones, scale each side back",
+}
 
 
 class ExportError(Failure, RuntimeError):
@@ -227,7 +233,9 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "trained_size": list(as_size(e.input.size)),
         "boxes": "xyxy, pixels of the input",
         "lwir_range": e.data.lwir_range,  # LWIR values of more than 8 bits that become 0 and 255
-        "resize": "bilinear, each side by itself (cv2.INTER_LINEAR)",
+        "fit": e.input.fit,
+        "resize": _RESIZE[e.input.fit],
+        "padding": [build_padding(e)[c] for c in CHANNELS[e.input.modality]],  # of letterbox, by channel
         "nms": nms,
         "nms_iou": p.nms_iou,
         "score_threshold": p.score_threshold,

@@ -91,7 +91,7 @@ class Predictor:
         experiment: what the detector was trained as, but for the input's size where it is zoomed.
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
-        input_size: (height, width) to which every image is resized.
+        input_size: (height, width) to which every image is resized, padded with ``input.fit: letterbox``.
         reading: settings for decoding: upright, with the LWIR range of training.
         detector: as trained; detections come from a folded copy.
     """
@@ -223,7 +223,7 @@ class Predictor:
             batch = collate(samples).to(self.device)
             outputs = self._folded(batch.images)
             outputs.refuse_non_finite(batch.names)
-            detections = postprocess(outputs, self.input_size, batch.original_sizes)
+            detections = postprocess(outputs, self.input_size, batch.original_sizes, batch.content_sizes)
         table = detections.table(range(len(samples)), self.classes)
         return [replace(table.of_image(i), size=sample.original_size) for i, sample in enumerate(samples)]
 

@@ -20,7 +20,7 @@ from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import Scores, named_figures, score_classes
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.structures import NonFiniteError
+from ssd_effnet.structures import Detections, NonFiniteError
 
 LOG_EVERY = 10  # steps, for logging and for reading whether losses are finite
 LOSSES = ("loss_total", "loss_cls", "loss_loc")
@@ -189,7 +189,8 @@ class TrainingModule(LightningModule):
     def _collect(self, outputs: Any, batch: Batch, losses: Losses | None = None) -> None:
         outputs.refuse_non_finite(batch.names)
         size = (batch.images.shape[-2], batch.images.shape[-1])
-        table = self.postprocess(outputs, size, batch.original_sizes).table(batch.indices.tolist(), self.classes.names)
+        found: Detections = self.postprocess(outputs, size, batch.original_sizes, batch.content_sizes)
+        table = found.table(batch.indices.tolist(), self.classes.names)
         values = torch.stack([losses.total, losses.cls, losses.loc]).tolist() if losses else []
         self.found[int(batch.indices[0])] = ImageFindings(
             table, dict(zip(LOSSES, values, strict=False)), len(batch.names)

@@ -116,7 +116,8 @@ def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | 
         outputs = replace(blank, cls_logits=blank.cls_logits.scatter(2, column, score))
         exact = encode(xyxy_to_cxcywh(assigned.boxes_xyxy), blank.anchors_cxcywh, postprocess.variances)
         for name, offsets in zip(found, (exact, blank.bbox_regression), strict=True):
-            detections = postprocess(replace(outputs, bbox_regression=offsets), size)
+            shown = torch.tensor([sample.content_size])
+            detections = postprocess(replace(outputs, bbox_regression=offsets), size, shown, shown)
             found[name].append(detections.table([len(truths)], classes.names))
         named = [classes.names[label - 1] for label in labels]
         truths.append(Annotations.from_rows(sample.boxes_xyxy, named, ignore=sample.ignore.tolist(), size=size))

@@ -212,7 +212,8 @@ def write_features(
     batch = collate([sample]).to(predictor.device)
     seen = see(predictor.detector, batch.images)
     postprocess = build_postprocess(e)
-    detections = postprocess(seen.outputs, seen.input_size).table([0], predictor.classes)
+    sizes = batch.content_sizes
+    detections = postprocess(seen.outputs, seen.input_size, sizes, sizes).table([0], predictor.classes)
     if not 1 <= detection <= max(len(detections), 1):
         raise DataError(f"{sample.name}: has {len(detections)} detections, counted from 1; there is no {detection}")
     markings = [

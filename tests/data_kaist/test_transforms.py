@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from data_kaist.transforms import (
     Compose,
     Expand,
     HorizontalFlip,
+    Pad,
     PhotometricJitter,
     RandomResizedCrop,
     Resize,
@@ -27,6 +29,7 @@ QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 GEOMETRY: dict[str, Transform] = {
     "flip": HorizontalFlip(p=1),
     "resize": Resize((70, 130)),
+    "letterbox": Compose((Resize((70, 130), "letterbox"), HorizontalFlip(), Pad((70, 130), (9, 9, 9, 9)))),
     "zoom in": RandomResizedCrop(scale=(0.25, 1)),
     "zoom out": RandomResizedCrop(scale=(1, 4)),
     "expand": Expand(max_side=3, p=1),
@@ -121,6 +124,23 @@ def test_resize_clips_what_reaches_over_the_border_and_drops_what_vanishes() -> 
     before = sample_of([(-10, 20, 30, 50), (0, 0, 4, 4)])
     after = Resize((24, 30))(before, np.random.default_rng(0))
     np.testing.assert_array_equal(after.boxes_xyxy, [[0, 5, 7.5, 12.5]])  # the second would cover one pixel, not more
+
+
+def test_letterbox_by_hand() -> None:
+    """96x120 into 64x64: by 64 / 120 to 51.2, so 51 rows, and 13 rows of padding; ignore regions go along."""
+    before = replace(sample_of([(30, 48, 60, 96), (0, 0, 120, 96)]), ignore=np.array([False, True]))
+    chain = Compose((Resize((64, 64), "letterbox"), Pad((64, 64), (1, 2, 3, 4))))
+    after = chain(before, np.random.default_rng(0))
+    assert after.visible is not None
+    assert after.lwir is not None
+    assert (after.size, after.content_size, after.original_size) == ((64, 64), (51, 64), SIZE)
+    np.testing.assert_array_equal(after.boxes_xyxy, [[16, 25.5, 32, 51], [0, 0, 64, 51]])
+    assert list(after.ignore) == [False, True]
+    assert (after.visible[51:] == (1, 2, 3)).all()
+    assert (after.lwir[51:] == 4).all()
+    np.testing.assert_array_equal(after.lwir[:51], cv2.resize(before.lwir, (64, 51)))
+    tall = Resize((64, 64), "letterbox")(sample_of([], (4000, 7)), np.random.default_rng(0))
+    assert tall.size == (64, 1)  # 0.1 columns are one
 
 
 def test_crop_by_hand() -> None:

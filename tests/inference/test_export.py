@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -135,6 +136,31 @@ def test_onnx_finds_what_torch_finds(checkpoint: Path, onnx_file: Path, images: 
     want = in_torch(checkpoint, images[:batch])
     assert set(want[2].flatten()) == {1, 2} and want[1].min() > 0
     same(in_onnx(onnx_file, images[:batch]), want)
+
+
+def test_letterbox_by_the_file_s_metadata(checkpoint: Path, onnx_file: Path) -> None:
+    """Resized, padded and scaled back as the metadata say, boxes are those of a test; the graph is that of stretch."""
+    predictor = load_detector(checkpoint, device="cpu")
+    predictor.experiment.input.fit = "letterbox"
+    facts = export.describe(checkpoint, predictor.experiment, (64, 96), "inside")
+    assert facts["fit"] == "letterbox" and facts["size"] == "[64, 96]" and "padded right and below" in facts["resize"]
+    predictor = Predictor(predictor.experiment, predictor.detector, torch.device("cpu"))
+    picture = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    by_hand = np.empty((64, 96, 3), np.uint8)
+    by_hand[:] = json.loads(facts["padding"])
+    by_hand[:, :64] = cv2.resize(picture, (64, 64))
+    boxes, scores, labels = in_onnx(onnx_file, torch.from_numpy(by_hand).permute(2, 0, 1)[None])
+    boxes = np.minimum(boxes, 64).astype(np.float32)
+    labels = labels * (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+    batch = collate([predictor.prepare(picture)])
+    with torch.inference_mode():
+        outputs = predictor.detector(batch.images)
+        sizes = batch.original_sizes, batch.content_sizes
+        found = build_postprocess(predictor.experiment)(outputs, (64, 96), *sizes)
+    wanted = [x.numpy() for x in (found.boxes_xyxy, found.scores, found.labels)]
+    assert 3 < (labels > 0).sum() < predictor.experiment.postprocess.top_k  # some lay on the padding
+    same([boxes * np.float32(2.5), scores, labels], wanted)
 
 
 def test_the_file_says_what_it_is(checkpoint: Path, onnx_file: Path) -> None:

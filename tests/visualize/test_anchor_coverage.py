@@ -61,6 +61,10 @@ def test_objects_are_those_of_training() -> None:
     found = anchor_coverage(experiment(), [frame((72, 120, 40, 80), size=(256, 320)), flagged])
     assert found is not None and found.best_iou.tolist() == pytest.approx([1]) and found.height.tolist() == [80]
     assert anchor_coverage(experiment(), [flagged]) is None
+    small = frame((28.8, 48, 16, 32), size=(64, 128))  # letterboxed by 1.25 to 80x160 of 128x160
+    found = anchor_coverage(experiment("input.fit=letterbox"), [small])
+    assert found is not None and found.best_iou.tolist() == pytest.approx([1])
+    assert found.bounds["exact offsets"]["AP"] == pytest.approx(100)
 
 
 def test_fit(tmp_path: Path) -> None:
