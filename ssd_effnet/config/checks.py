@@ -81,16 +81,11 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     owner: dict[str, str] = {}
     for name, labels in e.data.classes.items():
         if not name.strip() or "/" in name or not labels:
-            yield (
-                "data.classes",
-                f"needs names without / and labels of each, as {{person: [person]}}, not {e.data.classes}",
-            )
+            example = "names without / and labels of each, as {person: [person]}"
+            yield "data.classes", f"needs {example}, not {e.data.classes}"
         for label in labels:
-            if owner.setdefault(label.strip().casefold(), name) != name:
-                yield (
-                    "data.classes",
-                    f"the label {label!r} belongs to both {owner[label.strip().casefold()]} and {name}",
-                )
+            if (other := owner.setdefault(label.strip().casefold(), name)) != name:
+                yield "data.classes", f"the label {label!r} belongs to both {other} and {name}"
     for key, ends in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
         if ends is not None and ends[0] >= ends[1]:
             yield key, f"must be [low, high], low below high, not {ends}"
@@ -102,10 +97,8 @@ def _combinations(e: ExperimentConfig) -> Complaints:
     if e.fusion.kernel_size not in (1, 3):
         yield "fusion.kernel_size", f"must be 1 or 3, not {e.fusion.kernel_size}"
     if watched["schedule.monitor"] and not e.data.val:
-        yield (
-            "schedule.name",
-            f"{e.schedule.name} watches {watched['schedule.monitor']}, but data.val names no validation split",
-        )
+        watches = f"{e.schedule.name} watches {watched['schedule.monitor']}"
+        yield "schedule.name", f"{watches}, but data.val names no validation split"
     if e.schedule.warmup_steps and not SCHEDULES.takes(e.schedule.name, "warmup_steps"):
         yield "schedule.warmup_steps", f"must be 0 with {e.schedule.name}, which knows nothing of steps"
     if e.trainer.validate_every > e.trainer.epochs and e.data.val:

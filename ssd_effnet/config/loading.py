@@ -1,7 +1,6 @@
 """Loads an experiment file with its bases and overrides into a checked config.
 
-:func:`load_experiment` follows the chain of bases, applies ``key=value`` overrides and checks everything against the
-schema; an error is a :class:`ConfigError` that names the file, the key and the nearest valid name.
+An error is a :class:`ConfigError` that names the file, the key and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_origin
+from typing import Any, NamedTuple, cast
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -50,7 +49,7 @@ _OWN = ("name", "description", "changes")  # of a file, not of those that start 
 
 
 class Normalisation(NamedTuple):
-    """Mean and deviation of R, G, B in 0..1, of the images that weights were trained on."""
+    """Mean and deviation of R, G, B in 0..1, of images that weights were trained on."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -93,7 +92,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     config.plugins = _needed_plugins((str(p), layer.get("plugins")) for p, layer in reversed(chain))
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
         kept = {k: v for k, v in layer.items() if k != "plugins" and (layer is chain[0][1] or k not in _OWN)}
-        _apply(config, [(kept, str(layer_path))])
+        _apply(config, kept, str(layer_path))
     names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
     config.name = names[0]
     if tiny:
@@ -128,15 +127,13 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequ
     Raises:
         ConfigError: one of a key that is not free, or that :func:`load_experiment` would refuse.
     """
-    if not overrides:
-        return deepcopy(experiment)
     config = OmegaConf.structured(experiment)
     for override in overrides:
         source = f"override {override!r}"
         layer = _parse_override(override, config)
         if other := [key for key, _ in _leaves(layer, config, source, ()) if key not in free]:
             raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(free)}")
-        _apply(config, [(layer, source)])
+        _apply(config, layer, source)
     moved = _to_dataclass(config, "overrides")
     check_experiment(moved, "overrides")
     return moved
@@ -151,18 +148,14 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
     config = deepcopy(_defaults())
     content = _of_this_schema({str(key): value for key, value in content.items()}, source)
     config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
-    _apply(config, [(content, source)])
+    _apply(config, content, source)
     experiment = _to_dataclass(config, source)
     check_experiment(experiment, source)
     return experiment
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
-    """Normalisation of a backbone's published weights (``null``): R, G, B, and their average for LWIR.
-
-    Returns:
-        ``{"mean": ..., "std": ...}``; None for a backbone without published weights.
-    """
+    """Mean and std of R, G, B and, as their average, LWIR of a backbone's published weights; None without such."""
     for beginning, published in _PUBLISHED.items():
         if backbone.startswith(beginning):
             return {
@@ -177,7 +170,7 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
 
     Args:
         path: of a file, or the bare name of one of the project's experiments (:data:`EXPERIMENTS`).
-        base_of: the file that names it as its base: it is looked for beside that one first.
+        base_of: the file that names it as its base, beside which it is looked for first.
         folder: below the project's experiments: ``spaces`` of searches.
 
     Raises:
@@ -205,12 +198,6 @@ def normalisation_in_doubt(e: ExperimentConfig) -> str:
             "ssd-effnet inspect --stats counts the data's own"
         )
     return "" if stated == own else f"input.mean, input.std: not those of {e.backbone.name}'s weights, which null means"
-
-
-def load_base(path: str | Path) -> ExperimentConfig:
-    """An experiment file's base; the defaults if it names none."""
-    chain = layers_of(path)
-    return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
@@ -310,26 +297,22 @@ def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
 def _override(config: DictConfig, overrides: Iterable[str]) -> None:
     """Apply ``key=value``, names of choices before their arguments, whatever the order."""
     choosing = _choice_keys(config)
-    naming = [text for text in overrides if text.partition("=")[0].strip() in choosing]
-    _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in naming])
-    others = [text for text in overrides if text not in naming]
-    _apply(config, [(_parse_override(text, config), f"override {text!r}") for text in others])
+    for text in sorted(overrides, key=lambda text: text.partition("=")[0].strip() not in choosing):
+        _apply(config, _parse_override(text, config), f"override {text!r}")
 
 
 def _parse_override(text: str, config: DictConfig) -> dict[str, Any]:
     """Key and value of ``key=value``; outer quotes of a text are removed."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    key, written = key.strip(), value.strip()
+    if not equals or not key:
         meant = f"{text}=VALUE, without a space" if text in key_types(config) else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
-    key, written = key.strip(), value.strip()
-    if any(key.startswith(f"{of}.") and get_origin(kind) is dict for of, kind in key_types(config).items()):
+    if key.startswith("data.classes."):
         raise ConfigError(f"override {text!r}: give the whole map, for example data.classes={{person: [person]}}")
     quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "'\""
-    content: Any = written
-    if written and (quoted or not takes_text(key, config)):
-        content = parse_yaml(value, f"override {text!r}: the value")
-    return _nested(key, content)
+    as_text = not written or (takes_text(key, config) and not quoted)
+    return _nested(key, written if as_text else parse_yaml(value, f"override {text!r}: the value"))
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -343,26 +326,20 @@ def _choice_keys(config: DictConfig) -> list[str]:
     return [key for key, field in fields_of(config).items() if "registry" in field.metadata]
 
 
-def _apply(config: DictConfig, layers: list[tuple[dict[str, Any], str]]) -> None:
-    """Merge layers of equal rank key by key, so that an error can name the key; what is chosen comes first."""
-    for layer, source in layers:
-        for name, stated in layer.items():
-            if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
-                for key in choice_fields(type_of(config[name])).keys() & stated.keys():
-                    _choose(config, name, key, stated[key], source)
+def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
+    """Merge a layer key by key, so that an error can name the key; what is chosen comes first."""
+    for name, stated in layer.items():
+        if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
+            for key in choice_fields(type_of(config[name])).keys() & stated.keys():
+                _choose(config, name, key, stated[key], source)
     already = set(_choice_keys(config))
-    for layer, source in layers:
-        for key, value in _leaves(layer, config, source, ()):
-            if key not in already:
-                _put(config, key, value, source)
+    for key, value in _leaves(layer, config, source, ()):
+        if key not in already:
+            _put(config, key, value, source)
 
 
 def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) -> None:
-    """Set a key that names an entry.
-
-    The group then has the arguments of the new entry: with their defaults, or as they were where the two entries are
-    of one class.
-    """
+    """Set a key that names an entry; arguments stay where the old and the new entry are of one class."""
     dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
     known = choices(dotted, config)
     if several and not isinstance(value, list):
@@ -387,18 +364,12 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
 
 
 def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key; OmegaConf converts the text to the schema's type, numbers in decimal.
-
-    Args:
-        config: an experiment, ``OmegaConf.structured``; it is changed.
-        key: one that the experiment has.
-        value: as :func:`ssd_effnet.config.yaml_files.parse_yaml` gives it: text, or a list of texts.
-        source: file or override, for the sentence.
+    """Set a dotted key of ``OmegaConf.structured(experiment)`` to a text or list of texts, converted to its type.
 
     Raises:
         ConfigError: one sentence naming source, key and expected type.
     """
-    _apply(config, [(_nested(key, value), source)])
+    _apply(config, _nested(key, value), source)
 
 
 def _put(config: DictConfig, key: str, value: Any, source: str) -> None:

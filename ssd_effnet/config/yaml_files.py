@@ -13,48 +13,34 @@ import yaml
 from data_kaist.errors import Failure
 
 NULLS = ("null", "Null", "NULL", "~", "")  # how YAML writes nothing
-_MERGE = "tag:yaml.org,2002:merge"  # of the key <<, whose values the other keys of its mapping replace
 
 
 class ConfigError(Failure, ValueError):
     """An invalid experiment: one sentence with file, key and valid values."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.BaseLoader):
     """YAML loader of plain texts (YAML 1.1 reads 010 as 8, no as False).
 
     Duplicate keys and aliases are refused: nine lines of aliases can expand to a billion values.
     """
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.yaml_implicit_resolvers = {"<": self.yaml_implicit_resolvers["<"]}  # of the key << alone
-
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: aliases are not read", event.start_mark)
+            raise ConfigError(f"*{self.peek_event().anchor}: aliases are not read")  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse duplicate keys, of which PyYAML silently keeps the last."""
         seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                name = self.construct_object(key)
-                if name in seen:
-                    line = key.start_mark.line + 1
-                    raise ConfigError(f"key `{name}` is a duplicate (line {line})")
-                seen.add(name)
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError(f"key `{key.value}` is a duplicate (line {key.start_mark.line + 1})")
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, kind: str) -> Any:
-    """Content of a YAML file.
-
-    Args:
-        path: the file.
-        kind: of file, for messages.
+    """Content of a YAML file; ``kind`` names it in messages.
 
     Raises:
         ConfigError: it is not there, not text or not YAML.

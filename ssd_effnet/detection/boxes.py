@@ -79,7 +79,7 @@ def decode(offsets: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Varia
 def nms(
     boxes_xyxy: torch.Tensor, valid: torch.Tensor, iou_threshold: float, *, block: int = 256, most: int | None = None
 ) -> torch.Tensor:
-    """Greedy non-maximum suppression of a batch.
+    """Greedy non-maximum suppression of a batch, bool ``(N, n)``: kept.
 
     A box is kept unless a kept box before it overlaps it with IoU > ``iou_threshold``. Block by block: the greedy
     choice within a block, then suppression of later boxes. On a CPU, rows suppressed in every image are left out of
@@ -88,11 +88,8 @@ def nms(
     Args:
         boxes_xyxy: ``(N, n, 4)`` float, each image's boxes sorted by falling score.
         valid: bool ``(N, n)``; False for padding and excluded rows.
-        block: boxes compared at a time, at most 32 on a CPU; memory grows with ``N * n * block``, not with ``n * n``.
+        block: boxes compared at a time, at most 32 on a CPU; memory grows with ``N * n * block``.
         most: number of kept boxes needed per image; a CPU may leave out later ones.
-
-    Returns:
-        bool ``(N, n)``: kept.
     """
     compact = boxes_xyxy.device.type == "cpu" and not torch.compiler.is_exporting()
     block = min(block, 32) if compact else block
@@ -115,7 +112,7 @@ def _greedy(better_overlaps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Greedy choice among sorted boxes.
 
     The fixed point of "kept = valid and not overlapped by a kept better box", reached after as many rounds as the
-    longest chain of suppressions, a few in practice. An exported graph has the rounds as one loop.
+    longest chain of suppressions. An exported graph has the rounds as one loop.
 
     Args:
         better_overlaps: bool ``(N, b, b)``, [i, j]: i is better than j and overlaps it.

@@ -182,7 +182,6 @@ class QualityFocalLoss(ClassLoss):
     Args:
         beta: less weight of well-estimated anchors; the authors' is 2, cross-entropy: 0.
         prior: initial score of every anchor.
-        variances: of the box code, see :func:`.boxes.encode`.
     """
 
     activation = "sigmoid"
@@ -215,7 +214,6 @@ class SmoothL1:
 
     Args:
         delta: change from quadratic to linear.
-        variances: of the box code, see :func:`.boxes.encode`.
     """
 
     def __init__(self, delta: Annotated[float, "above 0"] = 1.0, variances: Variances = SSD_VARIANCES) -> None:
@@ -255,11 +253,7 @@ def decoded(outputs: RawOutputs, variances: Variances) -> torch.Tensor:
 
 @BOX_LOSSES.register("giou")
 class GIoU:
-    """1 - GIoU of the decoded box and its object (Rezatofighi et al. 2019, algorithm 2).
-
-    Args:
-        variances: of the box code, see :func:`.boxes.encode`.
-    """
+    """1 - GIoU of the decoded box and its object (Rezatofighi et al. 2019, algorithm 2)."""
 
     def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
         self.variances = variances

@@ -19,9 +19,7 @@ class PostProcess(nn.Module):
         pre_nms_top_k: boxes per image that enter NMS, all classes together.
         nms_iou: IoU above which the lower-scoring box of a class is dropped.
         top_k: boxes per image that remain.
-        activation: from logits to scores, as in the loss: ``softmax`` over all classes with
-            background at index 0, or ``sigmoid`` of the foreground classes.
-        variances: of the box code, as in the loss.
+        activation, variances: of the loss.
     """
 
     def __init__(

@@ -81,9 +81,7 @@ class AveragePrecision:
 
 
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:
-    """A ``pycocotools.coco.COCO`` of one category.
-
-    Image ids are indices; annotation ids start at 1, because pycocotools takes 0 for "not matched"."""
+    """A ``pycocotools.coco.COCO`` of one category; annotation ids start at 1, because 0 stands for "not matched"."""
     from pycocotools.coco import COCO
 
     coco = COCO()

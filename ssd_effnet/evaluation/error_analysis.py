@@ -31,7 +31,7 @@ class Kind(StrEnum):
     A missed person is ``MISSED_MISPLACED`` if a ``MISPLACED`` false alarm at the operating point is nearest to it; else
     ``MISSED_UNSURE`` if a correct detection has a score below the operating point; else ``MISSED_UNSEEN``. A false
     alarm's kind depends on its greatest IoU with a box of its image, ignore regions included: ``BACKGROUND`` below 0.1,
-    ``MISPLACED`` below 0.5, else ``DUPLICATE``, since better detections have found those people.
+    ``MISPLACED`` below 0.5, else ``DUPLICATE``.
     """
 
     MISSED_UNSEEN = "missed_unseen"
@@ -53,11 +53,7 @@ WORDS: dict[Kind, str] = {
 
 
 def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
-    """Box of the image that each detection overlaps most, ignore regions included.
-
-    Returns:
-        int64 ``(d,)``, index among all boxes, -1 for none; float64 ``(d,)``, their IoU.
-    """
+    """Box that each detection overlaps most, ignore regions included: its index, -1 for none, and the IoU, ``(d,)``."""
     row, box, iou, _ = truth.touching(detections.image_index, detections.boxes_xyxy)
     order = np.lexsort((iou, row))
     nearest, most = np.full(len(detections), -1, np.int64), np.zeros(len(detections))
@@ -78,12 +74,10 @@ class Errors:
 
     Attributes:
         images: of the subset.
-        matches: the evaluator's.
         shown: bool ``(d,)``, detections from the operating point on.
         min_score: the least score that is shown; NaN without detections.
         fppi: false positives per image there.
-        found: bool ``(g,)``, ground-truth boxes found by shown detections.
-        counted: bool ``(g,)``, people in the denominator.
+        found, counted, missed: bool ``(g,)``, boxes found by shown detections; people in the denominator; those missed.
         kinds: ``[kind]``: bool ``(g,)``, people missed at the operating point; or bool ``(d,)``, false alarms at *all*
             scores.
         nearest, overlap: ``(d,)``, of :func:`nearest_box`.
@@ -109,6 +103,7 @@ class Errors:
         self.found = self.matches.box_matched.copy()
         self.found[self.found] = self.shown[self.matches.box_matched_by[self.found]]
         self.counted = ~self.matches.box_ignored
+        self.missed = self.counted & ~self.found
         self.nearest, self.overlap = nearest_box(truth, detections)
         misplaced = alarms & (self.overlap >= NEAR) & (self.overlap < MIN_OVERLAP)
         touched = np.zeros(len(self.found), bool)
@@ -131,12 +126,6 @@ class Errors:
         limit = wrong[allowed] if len(wrong) > allowed else -np.inf
         return np.asarray(scores > limit if (scores > limit).any() else scores >= limit)
 
-    @property
-    def missed(self) -> np.ndarray:
-        """People missed at the operating point, bool ``(g,)``."""
-        missed: np.ndarray = self.counted & ~self.found
-        return missed
-
     def at_point(self, kind: Kind) -> np.ndarray:
         """Errors of a kind at the operating point: rows of boxes or detections."""
         rows = self.kinds[kind]
@@ -156,13 +145,9 @@ class Errors:
         return self.miss_rate(self.detections.rows(~self.kinds[kind]))
 
     def miss_rate_if_found(self, people: np.ndarray) -> float:
-        """Miss rate if these people were found at every score.
+        """Miss rate if these people, bool ``(g,)``, were found at every score.
 
-        Each gets a detection of its box with the highest score; the detection that had found it is removed. All other
-        detections keep their outcomes.
-
-        Args:
-            people: bool ``(g,)``; only counted ones are used.
+        Each counted one gets a detection of its box with the highest score; the detection that had found it is removed.
         """
         people = people & self.counted
         found_by = self.matches.box_matched_by[people]
@@ -210,23 +195,14 @@ class Group:
 
 
 def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list[Group]]:
-    """Counted people by time of day, height and occlusion, without empty groups.
-
-    Args:
-        annotations: of the evaluator's images.
-    """
-    found = {}
+    """Counted people by time of day, height and occlusion, without empty groups."""
+    found: dict[str, list[Group]] = {}
     for sort, parts in people_groups(errors.matches, annotations).items():
-        found[sort] = [
-            Group(
-                words,
-                int((who & errors.counted).sum()),
-                int((who & errors.missed).sum()),
-                errors.miss_rate_if_found(who & errors.missed),
-            )
-            for words, who in parts
-            if (who & errors.counted).any()
-        ]
+        found[sort] = []
+        for words, who in parts:
+            missed = who & errors.missed
+            if people := int((who & errors.counted).sum()):
+                found[sort].append(Group(words, people, int(missed.sum()), errors.miss_rate_if_found(missed)))
     return found
 
 

@@ -35,8 +35,6 @@ class Metric:
         name: logged name without stage and part: ``MR`` of ``val/MR/reasonable_all``.
         function: from the scores of one class to a number, or one per part; NaN for none. None: logged by the training
             module.
-        unit: ``%``, or empty.
-        lower_is_better: its direction.
         shown: ``results``: results.json; ``log``: metrics.csv, TensorBoard, a study's results.csv, and
             monitors (``trainer.monitor``, a schedule, a search); ``line``: the terminal's lines and tables;
             ``report``: a study's tables.

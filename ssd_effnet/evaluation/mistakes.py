@@ -54,21 +54,19 @@ def doubt(
     """A sentence if detections look wrongly written; else empty.
 
     Tries units, corners, image numbering and categories. A repair counts if it finds a share of :data:`LIFT` more
-    persons, and more than by chance on other images. Also looks for images that the detector did not process: at the
-    end, or all but every n-th.
+    persons, and more than by chance on other images. Also looks for images that the detector did not process.
 
     Args:
         truth: of the images.
         table: detections as they were read.
         others: further repairs: description and repaired table.
     """
-    images = truth.n_images
+    images, silent = truth.n_images, ""
     person = truth.of_class.copy()
-    silent = f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
-    if len(table):
-        if fewer := _ends_early(truth, person, table) or _skips(images, table):
-            return fewer
-        silent = ""
+    if not len(table):
+        silent = f"only 0 of the {images:,} images have a detection; are they of this split, and of all of it?"
+    elif fewer := _ends_early(truth, person, table) or _skips(images, table):
+        return fewer
     peopled = np.unique(truth.box_image[person])
     sample = np.isin(np.arange(images), peopled[:: -(-len(peopled) // _MOST_IMAGES) or 1])
     person &= sample[truth.box_image]

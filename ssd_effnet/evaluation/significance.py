@@ -36,7 +36,7 @@ class TooFewVideosError(Failure, ValueError):
 
 
 def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
-    """Block of each image, the unit of independent evidence.
+    """Block of each image, int64 ``(n,)``: the unit of independent evidence.
 
     Each ``setXX/VYYY`` is cut into stretches of about 30 frames; with fewer than 20 blocks in all, into stretches of
     about 10. An image without such a name is a block of its own.
@@ -44,9 +44,6 @@ def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
     Args:
         names: of all images, in order within a video.
         videos: use whole videos as blocks.
-
-    Returns:
-        int64 ``(n,)``, from 0 in order of appearance.
 
     Raises:
         TooFewVideosError: ``videos`` with fewer than 10.
@@ -75,15 +72,12 @@ def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
 def replicates(
     reading: Callable[[np.ndarray], float | Sequence[float]], block: np.ndarray, images: np.ndarray
 ) -> np.ndarray:
-    """A figure on all images, then with each block left out.
+    """A figure on all images, then with each block left out: float64 ``(1 + G,)``, or ``(1 + G, k)``.
 
     Args:
         reading: from image weights, float64 ``(n,)``, to the figure, or to ``k`` of them.
         block: int64 ``(n,)``, see :func:`blocks`.
         images: int64 ``(m,)``, images of the figure; blocks without any are skipped.
-
-    Returns:
-        float64 ``(1 + G,)``, or ``(1 + G, k)``.
     """
     return np.array(
         [reading(np.ones(len(block)))] + [reading((block != left_out) * 1.0) for left_out in np.unique(block[images])]
@@ -244,11 +238,7 @@ class Estimate:
 
 
 def estimate(a: np.ndarray) -> Estimate:
-    """The mean of one experiment's seeds with its interval.
-
-    Args:
-        a: float64 ``(seeds, 1 + G)``.
-    """
+    """Mean of one experiment's seeds, float64 ``(seeds, 1 + G)``, with its interval."""
     from scipy.special import stdtrit
 
     a = np.atleast_2d(a)
@@ -279,15 +269,15 @@ def holm(p: Sequence[float]) -> list[float]:
 def seeds_to_tell(
     a: np.ndarray, b: np.ndarray, difference: float = 2.0, most: int = 999
 ) -> tuple[float, float, float] | None:
-    """Seeds per side that detect a difference with 80 % power.
+    """Seeds per side that detect a difference with 80 % power, ``inf`` beyond ``most``.
 
     Args:
         a, b: float64 ``(seeds, 1 + G)``, at least two rows in one of them.
         difference: to detect, in the unit of the figure.
 
     Returns:
-        At the pooled spread of the seeds, and at the lower and upper 95 % limit of that; ``inf`` beyond ``most``.
-        None where no number of seeds suffices, because of the images.
+        At the pooled spread of the seeds, and at the lower and upper 95 % limit of that; None where the images alone
+        forbid it.
     """
     from scipy.special import chdtri, stdtrit
 

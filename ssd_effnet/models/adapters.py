@@ -17,7 +17,6 @@ class Adapter(nn.Module):
     """Convolution with bias and batch norm on each level (step 2).
 
     Args:
-        levels: of the input maps.
         kind: one of ``CONVOLUTIONS``; ``none`` passes the maps unchanged (step 1).
         channels: width of every output level.
         activation: after the batch norm; the study uses none.
@@ -38,14 +37,10 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = [Level(v.name, v.channels if kind == "none" else channels, v.stride) for v in levels]
-        self.convolutions = nn.ModuleList(
-            nn.Identity()
-            if kind == "none"
-            else CONVOLUTIONS.make(
-                kind, arguments or {}, in_channels=v.channels, out_channels=channels, activation=activation, bias=True
-            )
-            for v in levels
-        )
+        self.convolutions = nn.ModuleList(nn.Identity() for _ in levels)
+        given = {"out_channels": channels, "activation": activation, "bias": True}
+        for i, v in enumerate(levels if kind != "none" else ()):
+            self.convolutions[i] = CONVOLUTIONS.make(kind, arguments or {}, in_channels=v.channels, **given)
         self.l2_norm = L2Norm(self.levels[0].channels) if l2_norm else None
         initialise(self)
 

@@ -18,13 +18,6 @@ class AnchorGenerator(nn.Module):
     Sizes are stated in pixels of ``reference_size`` and follow the input: at twice the height every anchor is twice
     as high, so an anchor covers the same part of the scene at any input size.
 
-    Args:
-        levels: input maps of the head, finest first.
-        sizes: one for each level.
-        ratios: width / height.
-        scales: factors on the size.
-        reference_size: (height, width) in whose pixels ``sizes`` are stated.
-
     Raises:
         ValueError: not one size per level.
     """
@@ -54,12 +47,8 @@ class AnchorGenerator(nn.Module):
     ) -> torch.Tensor:
         """Anchors of all levels, ``(A, 4)`` cxcywh float32 in input pixels, ordered by level, row, column, shape.
 
-        Centres are at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2).
-
-        Args:
-            map_sizes: (height, width) of each level's map.
-            input_size: (height, width) of the network's input.
-            like: a tensor on the device to use.
+        Centres are at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2). Sizes are (height, width), of each level's
+        map and of the network's input; ``like`` is a tensor on the device to use.
         """
         key = (tuple(map_sizes), tuple(input_size), like.device)
         if key not in self._made:

@@ -29,23 +29,13 @@ class Cost:
 
 
 def cost(detector: Detector, size: tuple[int, int]) -> Cost:
-    """Count by one forward pass, also on the meta device (``build.build_skeleton``).
-
-    Args:
-        detector: on any device; left in the mode it is in.
-        size: (height, width) of the input.
-    """
+    """Count by one forward pass at (height, width), also on the meta device (``build.build_skeleton``)."""
     mean = detector.normalize.mean
     image = torch.zeros(1, len(mean), *size, dtype=torch.uint8, device=mean.device)
     training = detector.training
-    detector.eval()
-    count, outputs = multiply_adds(detector, image)
+    count, outputs = multiply_adds(detector.eval(), image)
     detector.train(training)
-    return Cost(
-        parameters=sum(p.numel() for p in detector.parameters()),
-        multiply_adds=count,
-        anchors=len(outputs.anchors_cxcywh),
-    )
+    return Cost(sum(p.numel() for p in detector.parameters()), count, len(outputs.anchors_cxcywh))
 
 
 def multiply_adds(module: nn.Module, x: Any) -> tuple[int, Any]:

@@ -30,10 +30,6 @@ class Normalize(nn.Module):
 class Detector(nn.Module):
     """Normalisation, parts in order, head.
 
-    The order of the parts is data, because experiments differ in it: an adapter before a neck gives it maps of one
-    width, an adapter after it lets the neck work on the backbone's own widths (the study's steps 4 and 5, whose
-    transposed convolutions go 448 -> 272 -> 160 -> 112 -> 56 before three of those maps are widened).
-
     Args:
         normalize: pixels to the backbone's input.
         parts: ``backbone`` first, then any of ``adapter``, ``neck`` and ``extras`` in order. Each has the ``levels``

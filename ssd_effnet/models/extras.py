@@ -12,13 +12,11 @@ from ssd_effnet.structures import Level
 
 
 class ExtraLevels(nn.Module):
-    """Extra levels, each 1x1 to half the channels, then 3x3 (SSD, figure 2).
-
-    Both convolutions have batch norm and ReLU.
+    """Extra levels, each 1x1 to half the channels, then 3x3, with batch norm and ReLU (SSD, figure 2).
 
     Args:
         levels: of the input maps, which are all passed on.
-        channels: of each extra level; the study: 256 (1x1), then 512 (3x3).
+        channels: of each extra level.
         strides: of each extra level's 3x3 convolution; the study: 2, 1, 1.
     """
 
@@ -30,12 +28,8 @@ class ExtraLevels(nn.Module):
         blocks = []
         for i, stride in enumerate(strides, start=1):
             deepest = self.levels[-1]
-            blocks.append(
-                nn.Sequential(
-                    ConvNormAct(deepest.channels, channels // 2, 1),
-                    ConvNormAct(channels // 2, channels, 3, stride),
-                )
-            )
+            first, second = (deepest.channels, channels // 2, 1), (channels // 2, channels, 3, stride)
+            blocks.append(nn.Sequential(ConvNormAct(*first), ConvNormAct(*second)))
             self.levels.append(Level(f"extra{i}", channels, deepest.stride * stride))
         self.blocks = nn.ModuleList(blocks)
         initialise(self)

@@ -1,8 +1,8 @@
 """Heads: maps to class logits and box offsets.
 
-A head is built from levels, anchors per position and K, the class logits per anchor (with background or not, as the
-loss needs), and returns ``cls_logits (N, A, K)`` and ``bbox_regression (N, A, 4)``, anchors
-ordered by level, row, column, shape.
+A head is built from levels, anchors per position, K (class logits per anchor, with background or not, as the loss
+needs) and the class loss's ``prior``, see :func:`prior_bias`. It returns ``cls_logits (N, A, K)`` and
+``bbox_regression (N, A, 4)``, anchors ordered by level, row, column, shape.
 """
 
 from __future__ import annotations
@@ -21,14 +21,7 @@ from ssd_effnet.structures import Level
 
 @HEADS.register("ssd")
 class SSDHead(nn.Module):
-    """One 3x3 convolution per level for classes and one for boxes (SSD, section 2.1).
-
-    Args:
-        levels: of the input maps.
-        anchors_per_position: the same for every level.
-        num_classes: K, logits of an anchor.
-        prior: see :func:`prior_bias`.
-    """
+    """One 3x3 convolution per level for classes and one for boxes (SSD, section 2.1)."""
 
     def __init__(
         self, levels: Sequence[Level], anchors_per_position: int, num_classes: int, *, prior: float | None = None
@@ -56,11 +49,7 @@ class EfficientDetHead(nn.Module):
     """One class net and one box net for all levels (EfficientDet, section 4.1; RetinaNet, section 4).
 
     Args:
-        levels: of the input maps, all of the nets' width.
-        anchors_per_position: the same for every level.
-        num_classes: K, logits of an anchor.
         layers: separable convolutions before the last one of each net.
-        prior: see :func:`prior_bias`.
 
     Raises:
         ValueError: levels of different widths, which shared convolutions cannot read.
@@ -99,12 +88,6 @@ class SharedNet(nn.Module):
 
     The norms are not shared: their statistics differ from level to level (the authors' code,
     ``efficientdet_arch.py``; epsilon 1e-3 and a momentum of 0.01 in torch's way of counting are theirs, too).
-
-    Args:
-        width: channels in and between.
-        out_channels: of the last convolution, which has neither norm nor activation.
-        layers: convolutions before the last one.
-        num_levels: number of input maps.
     """
 
     def __init__(self, width: int, out_channels: int, layers: int, num_levels: int) -> None:

@@ -14,30 +14,18 @@ from ssd_effnet.registry import CONVOLUTIONS
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
     "silu": nn.SiLU,
 }
-ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
 def activation(name: str) -> nn.Module:
-    """Activation by name (:data:`ACTIVATIONS`), in place if possible."""
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is unknown; known: {', '.join(ACTIVATIONS)}")
+    """Activation by name, in place if possible."""
     return nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
 
 
 def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], Any] | None:
-    """A module's method ``folds`` or ``initialise``, if its class declares it.
-
-    Args:
-        module: any.
-        what: the method.
-        overridden_by: the method that it describes.
-
-    Returns:
-        The method; None if the class has none or overrides ``overridden_by`` below its declaration.
-    """
+    """A module's method ``what`` (``folds``, ``initialise``); None without one, or where a subclass of the class that
+    has it overrides the method ``overridden_by`` that it describes."""
     for kind in type(module).__mro__:
         if what in vars(kind):
             found: Callable[[], Any] = getattr(module, what)
@@ -48,10 +36,7 @@ def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], A
 
 
 def initialise(part: nn.Module) -> None:
-    """Run ``initialise`` of each module in ``part`` that declares it.
-
-    A part calls it at the end of its constructor. Classes that override the constructor must declare it again.
-    """
+    """Run ``initialise`` of each module in ``part`` that declares it, at the end of the part's constructor."""
     for module in part.modules():
         if own := declared(module, "initialise", "__init__"):
             own()
@@ -193,8 +178,7 @@ def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
     """Replace every batch norm below ``module``; return the module.
 
     Args:
-        norm: ``batch``: no change; ``frozen``: constants; ``group``: group norm of up to 32
-            groups (the largest power of two that divides the channels), keeping the affine terms.
+        norm: ``batch``: no change; ``frozen``: constants; ``group``: group norm of up to 32 groups.
     """
     if norm == "batch":
         return module

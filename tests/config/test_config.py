@@ -10,7 +10,7 @@ from ssd_effnet.config.loading import (
     ConfigError,
     ExperimentConfig,
     differences,
-    load_base,
+    layers_of,
     load_experiment,
     normalisation_in_doubt,
     save_experiment,
@@ -20,6 +20,12 @@ from ssd_effnet.study.plan import plan
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def load_base(path: Path) -> ExperimentConfig:
+    """An experiment's base; the defaults without one."""
+    chain = layers_of(path)
+    return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
 @pytest.fixture
@@ -160,11 +166,6 @@ def test_every_whole_number_has_a_least_value(files: Path) -> None:
         if int in options(kind):
             with pytest.raises(ConfigError, match=rf"key `{key}`: must be "):
                 load_experiment(files / "child.yaml", [f"{key}=-7"])
-
-
-def test_a_merged_mapping_may_be_changed(files: Path) -> None:
-    (files / "merged.yaml").write_text("optimizer: {<<: {lr: 1, momentum: 0.5}, lr: 2}")
-    assert load_experiment(files / "merged.yaml").optimizer.lr == 2
 
 
 @pytest.mark.parametrize(

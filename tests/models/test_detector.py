@@ -16,7 +16,8 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.extras import ExtraLevels
 from ssd_effnet.models.fusion import HalfwayFusion
 from ssd_effnet.models.layers import ConvNormAct, FrozenBatchNorm2d, L2Norm
-from ssd_effnet.models.necks import GraphNeck, bifpn, fpn
+from ssd_effnet.models.necks import GraphNeck
+from ssd_effnet.models.necks.topologies import bifpn, fpn
 from ssd_effnet.structures import Level, RawOutputs
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

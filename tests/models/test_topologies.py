@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssd_effnet.models.necks import Node, Topology, bifpn, fully_connected, nas_fpn, study_fpn
+from ssd_effnet.models.necks import Node, Topology
 from ssd_effnet.models.necks.graph import FastFusion
+from ssd_effnet.models.necks.topologies import bifpn, fully_connected, nas_fpn, study_fpn
 from ssd_effnet.registry import FUSIONS
 
 

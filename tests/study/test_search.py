@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from data_kaist.errors import DataError
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, load_base, load_experiment
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, layers_of, load_experiment
 from ssd_effnet.study.search import trials as searching
 from ssd_effnet.study.search.space import read_space
 from ssd_effnet.study.search.trials import (
@@ -208,7 +208,10 @@ def test_a_search_from_the_command_to_the_new_experiment(files: Path, monkeypatc
     found, best = load_experiment(result), best_trials(planned(files, epochs), study)[0]
     assert f"found: {result}" in shown[1].stdout and found.optimizer.lr == best.params["optimizer.lr"]
     assert (found.name, found.data.test, found.trainer.epochs) == ("tiny_found", "never_there.json", 3)
-    assert differences(found, load_base(result)) == sorted(found.changes) and "trainer.epochs" in found.changes
+    assert (
+        differences(found, load_experiment(layers_of(result)[1][0])) == sorted(found.changes)
+        and "trainer.epochs" in found.changes
+    )
     assert result.read_text().startswith("base: ../tiny.yaml\n")
 
 

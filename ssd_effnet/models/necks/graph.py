@@ -18,11 +18,7 @@ from ssd_effnet.structures import Level
 
 
 class Fusion(nn.Module):
-    """Weighted sum of maps (EfficientDet, section 3.3), one scalar per input, initially 1.
-
-    Args:
-        num_inputs: number of maps.
-    """
+    """Weighted sum of maps (EfficientDet, section 3.3), one scalar per input, initially 1."""
 
     scalars: nn.Parameter | None
 
@@ -111,27 +107,23 @@ class GraphNeck(nn.Module):
         levels_in: levels of the input maps, finest first.
         topology: the table; its ``num_levels`` counts ``levels_in`` and ``extra_levels``.
         channels: width of all output maps; None: each level keeps its own.
-        upsample: to a finer level, one of ``UPSAMPLINGS``.
-        downsample: to a coarser level, one of ``DOWNSAMPLINGS``.
-        fusion: one of ``FUSIONS``.
+        upsample, downsample, fusion: entries of their registries.
         convolution: after the fusion: ``none`` or one of ``CONVOLUTIONS``.
         activation: after the convolution, or after the fusion where there is none.
-        activation_first: activation, convolution, batch norm instead of convolution, batch norm, activation: the
-            published code of EfficientDet and NAS-FPN.
+        activation_first: activation, convolution, batch norm (published code of EfficientDet and NAS-FPN).
         repeats: repetitions of the graph, each with its own weights.
         project: where the width of an input map becomes ``channels`` (1x1 convolution, batch norm). ``edge``: on each
             edge that leaves it, with weights of its own (EfficientDet), unless a strided or transposed convolution on
             that edge changes the width itself. ``level``: once, before the graph (FPN, NAS-FPN).
         extra_levels: coarser levels to make from the last one first, see :class:`PooledLevels`.
-        arguments: of ``upsample``, ``downsample``, ``fusion`` and ``convolution``, by name.
+        arguments: of the entries, by name.
 
     Attributes:
-        levels: levels of the output maps, finest first, with the names of ``levels_in``.
+        levels: levels of the output maps, finest first.
         levels_in: levels of the graph's input, extra ones included.
 
     Raises:
-        ValueError: for unknown names, levels that do not fit the topology or are not ordered, and resampling that a
-            convolution cannot do.
+        ValueError: unknown names, levels that do not fit the topology or its resampling.
     """
 
     def __init__(
@@ -163,18 +155,14 @@ class GraphNeck(nn.Module):
             )
         own = arguments or {}
         self.topology = topology
-        self.given = len(levels)
 
         # From the last turn back: an unused node would have parameters without a gradient.
         wanted = set(topology.outputs[: topology.num_returned])
         turns: list[set[str]] = []
         for _ in range(repeats):
             turns.insert(0, topology.needed_for(wanted))
-            wanted = {
-                output
-                for output, entering in zip(topology.outputs, topology.input_names, strict=True)
-                if entering in turns[0]
-            }
+            pairs = zip(topology.outputs, topology.input_names, strict=True)
+            wanted = {output for output, entering in pairs if entering in turns[0]}
 
         self.extra = PooledLevels(levels[-1], extra_levels, channels) if extra_levels else None
         if self.extra is not None:
@@ -209,10 +197,6 @@ class GraphNeck(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """One ``(N, C, H, W)`` per input level to ``(N, channels, H, W)`` per level of :attr:`levels`, same sizes."""
-        given = self.levels_in[: self.given]
-        if [x.shape[1] for x in maps] != [level.channels for level in given]:
-            wanted = ", ".join(f"{level.name} {level.channels}" for level in given)
-            raise ValueError(f"{self.topology.name}: channels {[x.shape[1] for x in maps]} do not fit levels {wanted}")
         entering = list(maps)
         if self.extra is not None:
             entering += self.extra(entering[-1])

@@ -29,24 +29,16 @@ def lateral(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def resampler(source: Level, target: Level, upsample: str, downsample: str, own: Mapping[str, Any] = {}) -> nn.Module:
-    """Module that resamples maps of level ``source`` to ``target``.
+    """Module that resamples maps of level ``source`` to ``target``; ``own``: arguments of the entries.
 
     A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
     of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
 
-    Args:
-        upsample: one of ``UPSAMPLINGS``.
-        downsample: one of ``DOWNSAMPLINGS``.
-        own: their own arguments.
-
     Raises:
-        ValueError: where a convolution would have to change the size by a factor that is not a whole number, or a name
-            is unknown.
+        ValueError: a convolution cannot change the size by this factor, or a name is unknown.
     """
-    for registry, name in ((UPSAMPLINGS, upsample), (DOWNSAMPLINGS, downsample)):
-        registry.refuse_unknown(name)
     if source.stride == target.stride:
-        return (Nearest if upsample == "nearest" else Interpolated)(source.channels, target.channels)
+        return Interpolated(source.channels, target.channels)
     up = source.stride > target.stride
     coarse, fine = (source, target) if up else (target, source)
     ratio = coarse.stride // fine.stride if coarse.stride % fine.stride == 0 else None
@@ -92,9 +84,8 @@ class Nearest(Interpolated):
 
 @DOWNSAMPLINGS.register("max_pool")
 class Pooled(nn.Module):
-    """Width, then max-pool of ``ratio + 1`` with stride ``ratio`` (EfficientDet).
+    """Width, then max-pool of ``ratio + 1`` with stride ``ratio`` and "same" padding (EfficientDet).
 
-    Padded as little and as evenly as the size needs, the odd row or column at the lower or right border ("same").
     Without a ratio (strides that do not divide each other), the maximum over an even division of the map.
     """
 
@@ -108,15 +99,13 @@ class Pooled(nn.Module):
         return F.adaptive_max_pool2d(x, size) if self.ratio is None else same_max_pool(x, self.ratio, size)
 
 
-@UPSAMPLINGS.register("transposed")
-class Transposed(nn.Module):
-    """Transposed convolution (kernel and stride: the ratio) and batch norm (step 5)."""
+class _Convolution(nn.Module):
+    """A convolution that resamples, and batch norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        ratio = _whole(ratio)
-        self.conv = nn.ConvTranspose2d(in_channels, out_channels, ratio, ratio, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(conv.out_channels)
 
     def folds(self) -> list[tuple[str, str]]:
         """See :func:`ssd_effnet.models.folding.fold`."""
@@ -126,29 +115,23 @@ class Transposed(nn.Module):
         xavier(self.conv)
 
     def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
+        if isinstance(self.conv, nn.Conv2d):
+            x = _pad_same(x, self.conv.stride[0], size, value=0.0)
         return _fit(self.norm(self.conv(x)), size)
+
+
+@UPSAMPLINGS.register("transposed")
+def transposed(in_channels: int, out_channels: int, ratio: int | None) -> nn.Module:
+    """Transposed convolution (kernel and stride: the ratio) and batch norm (step 5)."""
+    ratio = _whole(ratio)
+    return _Convolution(nn.ConvTranspose2d(in_channels, out_channels, ratio, ratio, bias=False))
 
 
 @DOWNSAMPLINGS.register("conv")
-class Strided(nn.Module):
+def strided(in_channels: int, out_channels: int, ratio: int | None) -> nn.Module:
     """Convolution of ``ratio + 1`` with stride ``ratio``, and batch norm (PANet, figure 1)."""
-
-    def __init__(self, in_channels: int, out_channels: int, ratio: int | None) -> None:
-        super().__init__()
-        self.ratio = _whole(ratio)
-        self.conv = nn.Conv2d(in_channels, out_channels, self.ratio + 1, self.ratio, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def folds(self) -> list[tuple[str, str]]:
-        """See :func:`ssd_effnet.models.folding.fold`."""
-        return [("conv", "norm")]
-
-    def initialise(self) -> None:
-        xavier(self.conv)
-
-    def forward(self, x: torch.Tensor, size: Size) -> torch.Tensor:
-        x = _pad_same(x, self.ratio, size, value=0.0)
-        return _fit(self.norm(self.conv(x)), size)
+    ratio = _whole(ratio)
+    return _Convolution(nn.Conv2d(in_channels, out_channels, ratio + 1, ratio, bias=False))
 
 
 class PooledLevels(nn.Module):
@@ -165,8 +148,6 @@ class PooledLevels(nn.Module):
 
     def __init__(self, last: Level, count: int, channels: int | None = None) -> None:
         super().__init__()
-        if count < 1:
-            raise ValueError(f"ExtraLevels after {last.name}: count must be 1 or more, got {count}")
         width = last.channels if channels is None else channels
         self.adapt = lateral(last.channels, width)
         self.levels = [Level(f"extra{i + 1}", width, last.stride * 2 ** (i + 1)) for i in range(count)]

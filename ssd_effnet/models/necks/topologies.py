@@ -27,7 +27,7 @@ class Node:
 
     Attributes:
         name: unique within the topology.
-        level: the level whose size and width the map takes; 0 is the finest.
+        level: whose size and width the map takes; 0 is the finest.
         inputs: names of input maps or of nodes above it in the table.
         merge: ``sum`` fuses all inputs by the executor's ``fusion``. ``global_pool`` is NAS-FPN's attention: the
             first input (the coarser one) plus the second times the sigmoid of the first's global maximum, plus any
@@ -75,8 +75,6 @@ class Topology:
                 raise ValueError(f"{where}: input {unknown[0]!r} is neither an entering map nor a node above it")
             if len(set(node.inputs)) < len(node.inputs) or not node.inputs:
                 raise ValueError(f"{where}: needs inputs, each once, got {node.inputs}")
-            if node.merge not in ("sum", "global_pool"):
-                raise ValueError(f"{where}: merge {node.merge!r} is unknown; known: sum, global_pool")
             if node.merge == "global_pool" and len(node.inputs) < 2:
                 raise ValueError(f"{where}: global_pool needs two inputs, got {node.inputs}")
             known.add(node.name)
@@ -96,11 +94,6 @@ class Topology:
         """Number of output maps."""
         return self.num_levels if self.returned is None else self.returned
 
-    @property
-    def edges(self) -> list[tuple[str, str]]:
-        """Edges (from, to), in the order of the table."""
-        return [(source, node.name) for node in self.nodes for source in node.inputs]
-
     def needed_for(self, outputs: Iterable[str]) -> set[str]:
         """Names of the maps that ``outputs`` depend on."""
         needed = set(outputs)
@@ -114,12 +107,7 @@ class Topology:
 def fpn(num_levels: int, outputs: int | None = None) -> Topology:
     """Top-down: each level adds the one above it.
 
-    In EfficientDet's form (section 3.1): a node convolves its sum and passes the result down. Lin et al. pass the
-    sum down and convolve only the outputs; without convolutions both are the same.
-
-    Args:
-        num_levels: number of input maps.
-        outputs: how many of the finest are returned; None: all.
+    In EfficientDet's form (section 3.1): a node convolves its sum and passes the result down.
     """
     top = num_levels - 1
     nodes = [Node(f"td{top}", top, (f"in{top}",))]
@@ -187,8 +175,7 @@ def nas_fpn(num_levels: int = 5) -> Topology:
     """NAS-FPN: seven searched merging cells for P3 to P7 (Ghiasi et al. 2019, figure 6).
 
     Wiring and order of the inputs as in the authors' code (tensorflow/tpu, ``nasfpn.py``): the coarser input of a
-    global-pooling cell is the one pooled, by its maximum; an input map that no cell reads is added to the output of its
-    level. The published cell activates, then convolves 3x3, then normalises.
+    global-pooling cell is the one pooled; an input map that no cell reads is added to the output of its level.
     """
     if num_levels != 5:
         raise ValueError(f"nas_fpn: the published graph was searched for 5 levels, got {num_levels}")
