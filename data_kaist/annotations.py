@@ -1,7 +1,7 @@
 """Reads KAIST's annotation files: XML, and the Caltech toolbox's ``bbGt`` text.
 
-A box may reach over the border (39 do in the official files) and is kept so; one without area, or with no part inside
-the frame, is an error.
+A box may reach over the border (39 do in the official files) and is kept so; one without area is left out with a
+doubt; one with no part inside the frame is an error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from data_kaist.classes import PEOPLE, Classes, is_among, label_of
-from data_kaist.errors import AnnotationError
-from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible
+from data_kaist.errors import AnnotationError, warn_doubt
+from data_kaist.files import MOST_PIXELS, finite, has_no_area, is_possible, text_of
 from data_kaist.splits import daytime_of
 from data_kaist.structures import Annotations, Daytime
 
@@ -43,15 +43,10 @@ class ObjectRow(NamedTuple):
     height: float | None = None
 
     def checked(self, size: tuple[int, int] | None, at: str) -> ObjectRow:
-        """The row; raises AnnotationError for an impossible box or occlusion.
-
-        Args:
-            size: (height, width) of the image that contains the box; None: not checked.
-            at: file and object, for the message.
-        """
+        """The row; AnnotationError for an impossible box or occlusion, or a box outside an image of ``size``."""
         x, y, w, h = self.xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
-        if w <= 0 or h <= 0 or not is_possible(x, y, w, h, np.float32):
+        if not (has_no_area(self.xywh) or is_possible(x, y, w, h, np.float32)):
             raise AnnotationError(f"{at} has a box without area ({box})")
         if size and (x >= size[1] or y >= size[0] or x + w <= 0 or y + h <= 0):
             raise AnnotationError(f"{at} lies outside its {size[1]}x{size[0]} image ({box})")
@@ -60,8 +55,13 @@ class ObjectRow(NamedTuple):
         return self
 
 
-def annotations_from(rows: Sequence[ObjectRow], size: tuple[int, int], daytime: Daytime | None) -> Annotations:
-    """The rows as arrays; a missing height is the box's."""
+def annotations_from(
+    rows: Sequence[ObjectRow], size: tuple[int, int], daytime: Daytime | None, where: str
+) -> Annotations:
+    """The rows as arrays; a missing height is the box's; boxes without area are left out with a doubt."""
+    given, rows = rows, [row for row in rows if not has_no_area(row.xywh)]
+    if len(rows) < len(given):
+        warn_doubt(f"{where}: {len(given) - len(rows):,} boxes without area are left out")
     return Annotations.from_rows(
         [(x, y, x + w, y + h) for x, y, w, h in (row.xywh for row in rows)],
         [label_of(row.label) for row in rows],
@@ -73,46 +73,21 @@ def annotations_from(rows: Sequence[ObjectRow], size: tuple[int, int], daytime: 
     )
 
 
-def read_annotation(
-    file: Path,
-    name: str,
-    *,
-    size: tuple[int, int] = KAIST_SIZE,
-    without_area: list[str] | None = None,
-    of_pair: bool = False,
-) -> Annotations:
+def read_annotation(file: Path, name: str, *, size: tuple[int, int] = KAIST_SIZE, of_pair: bool = False) -> Annotations:
     """Read the annotation of one frame: ``.xml``, else text.
 
-    Args:
-        file: path of the annotation.
-        name: of the frame, from which day or night follows.
-        size: (height, width) in pixels of the image, for files that state none.
-        without_area: see :func:`data_kaist.coco.read_coco`.
-        of_pair: the file is of one image of a pair; its objects may be outside that image.
-
-    Raises:
-        AnnotationError: one sentence that names the file and the object: not XML or text, a missing tag or column,
-            not a finite number, no area, outside the frame.
+    ``size`` (height, width) is that of files that state none. With ``of_pair`` the file is of one image of a pair, and
+    its objects may be outside that image. An AnnotationError names the file and the object.
     """
     parse = parse_xml if file.suffix.lower() == ".xml" else partial(parse_bbgt, of_pair=of_pair)
-    try:
-        data = file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system can hold
-        reason = getattr(error, "strerror", None) or error
-        raise AnnotationError(f"{file}: cannot read the annotation ({reason})") from error
-    return parse(data, str(file), size=size, daytime=daytime_of(name), without_area=without_area)
+    return parse(text_of(file, AnnotationError), str(file), size=size, daytime=daytime_of(name))
 
 
 def parse_xml(
-    data: bytes,
-    where: str,
-    *,
-    size: tuple[int, int] = KAIST_SIZE,
-    daytime: Daytime | None = None,
-    without_area: list[str] | None = None,
+    text: str, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
 ) -> Annotations:
-    """The objects in the bytes of an XML file named ``where``; the rest as for :func:`read_annotation`."""
-    root = xml_of(data, where)
+    """The objects of an XML file named ``where``; the rest as for :func:`read_annotation`."""
+    root = xml_of(text, where)
     stated = root.find("size")
     if stated is not None:
         size = size_of(stated, f"{where}: <size>")
@@ -126,20 +101,16 @@ def parse_xml(
             raise AnnotationError(f"{at} has no <bndbox>")
         x, y, w, h = (number_of(box, tag, at) for tag in "xywh")
         row = ObjectRow(label, (x, y, w, h), number_of(element, "occlusion", at))
-        if without_area is not None and has_no_area(row.xywh):
-            without_area.append(at)
-        else:
-            rows.append(row.checked(size, at))
-    return annotations_from(rows, size, daytime)
+        rows.append(row.checked(size, at))
+    return annotations_from(rows, size, daytime, where)
 
 
 def parse_bbgt(
-    data: bytes,
+    text: str,
     where: str,
     *,
     size: tuple[int, int] = KAIST_SIZE,
     daytime: Daytime | None = None,
-    without_area: list[str] | None = None,
     of_pair: bool = False,
 ) -> Annotations:
     """Objects of a ``bbGt`` file: header, ``label x y w h occ vx vy vw vh ignore angle``.
@@ -147,10 +118,7 @@ def parse_bbgt(
     The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
     Arguments and errors as for :func:`read_annotation`; the text states no size.
     """
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{where}: not a text file ({error})") from error
+    lines = text.splitlines()
     corners = bool(lines) and len(lines[0].split()) == _CORNER_COLUMNS and not lines[0].startswith("%")
     if not corners and not (lines and lines[0].replace(" ", "").startswith("%bbGtversion=")):
         raise AnnotationError(f"{where}: the first line should be '{BBGT_HEADER}'")
@@ -162,24 +130,21 @@ def parse_bbgt(
             raise AnnotationError(f"{where}: object {number} has {len(columns)} columns, which should be 12")
         names = ("x", "y", "x2", "y2") if has_corners else ("x", "y", "w", "h", "occlusion")
         x, y, w, h, *occlusion = (
-            finite(text, k, at, AnnotationError) for text, k in zip(columns[1:], names, strict=False)
+            finite(column, k, at, AnnotationError) for column, k in zip(columns[1:], names, strict=False)
         )
         if has_corners:
             row = ObjectRow(columns[0], (x, y, w - x, h - y))
         else:
             ignore = finite(columns[10], "ignore", at, AnnotationError) != 0
             row = ObjectRow(columns[0], (x, y, w, h), occlusion[0], ignore)
-        if without_area is not None and has_no_area(row.xywh):
-            without_area.append(at)
-        else:
-            rows.append(row.checked(None if of_pair else size, at))
-    return annotations_from(rows, size, daytime)
+        rows.append(row.checked(None if of_pair else size, at))
+    return annotations_from(rows, size, daytime, where)
 
 
-def xml_of(data: bytes | str, where: str) -> Any:
+def xml_of(text: str, where: str) -> Any:
     """Root element of an XML text; AnnotationError for invalid XML or entities."""
     try:
-        return fromstring(data)
+        return fromstring(text)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise AnnotationError(f"{where}: not readable as XML ({error})") from error
 
@@ -201,13 +166,10 @@ def number_of(parent: Any, tag: str, at: str) -> float:
 
 
 def training_ignore(annotations: Annotations, min_height: float = 12, classes: Classes = PEOPLE) -> np.ndarray:
-    """Ignore regions in training: neither objects nor background.
+    """Ignore regions in training, bool ``(n,)``: neither objects nor background.
 
     Objects of no class, flagged ones, those lower than ``min_height`` pixels, and those over the image's border (the
     rule of the study).
-
-    Returns:
-        bool ``(n,)``.
     """
     height, width = annotations.size
     x1, y1, x2, y2 = annotations.boxes_xyxy.T
@@ -229,13 +191,6 @@ def doubt_of_boxes(annotations: Iterable[Annotations], min_height: float = 12, c
 
     Boxes over the border, under a pixel, or ignored in training. Corners and centres read as x, y, w, h cross the right
     and lower border only; if all boxes fit as such, three of them and a tenth of all suffice.
-
-    Args:
-        annotations: one per image.
-        min_height: see :func:`training_ignore`.
-
-    Returns:
-        With the numbers; empty where there is no doubt.
     """
     n = out = tiny = ignored = corners = centres = 0
     for of_image in annotations:

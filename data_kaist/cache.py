@@ -21,18 +21,12 @@ class FrameCache:
     """Shared memory for all decoded frames, filled as frames are read.
 
     Forked loader workers share it, so that each frame is decoded once; spawned workers and processes of a run have one
-    each.
+    each. ``bytes`` is its size; an ImageError says that it is larger than the free memory.
 
     Args:
         frames: with the sizes that their annotations state.
         modality: images that are kept.
         processes: of the run on this machine.
-
-    Attributes:
-        bytes: size of all frames.
-
-    Raises:
-        ImageError: larger than the free memory.
     """
 
     def __init__(self, frames: Sequence[Frame], modality: Modality, processes: int = 1) -> None:

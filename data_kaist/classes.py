@@ -37,16 +37,13 @@ def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of a detector with their labels; class 0 is background.
+    """Classes of a detector: the data's labels by class name; class 0 is background.
 
     >>> classes = Classes({"person": ("person", "people"), "cyclist": ("cyclist",)})
     >>> classes.indices(["Cyclist ", "person", "person?"]).tolist()
     [2, 1, 0]
     >>> classes.counted("person"), classes.absent("person"), classes.absent("cyclist")
     (('person',), (), ('person', 'people'))
-
-    Attributes:
-        labels: the data's labels by name of the class, in the order of the class indices.
     """
 
     labels: Mapping[str, tuple[str, ...]]

@@ -29,14 +29,7 @@ from data_kaist.structures import Annotations, Daytime
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of a COCO file.
-
-    Attributes:
-        id: as in the file; results refer to it.
-        file_name: ``im_name`` or ``file_name``, as in the file.
-        size: (height, width) in pixels.
-        daytime: by the file's ``daytime``, else by the KAIST set's number in the name, else None.
-    """
+    """One image of a COCO file; day or night by its ``daytime``, else by the KAIST set's number in the name."""
 
     id: int
     file_name: str
@@ -53,11 +46,7 @@ class CocoImage:
 class CocoDataset:
     """A COCO file, images sorted by id (the order of 1-based image numbers).
 
-    Attributes:
-        images: one per image.
-        annotations: one per image, in the same order.
-        categories: label by category id.
-        listed: indices of the images in the order of the file.
+    ``annotations`` has one per image; ``categories`` labels by id; ``listed`` the images' indices in the file's order.
     """
 
     images: list[CocoImage]
@@ -83,27 +72,20 @@ def read_coco(
     path: Path | str,
     bad: dict[int, str] | None = None,
     *,
-    without_area: list[str] | None = None,
     classes: Classes = PEOPLE,
 ) -> CocoDataset:
     """Read ground truth in COCO form.
 
-    Labels are category names; ``pedestrian`` is read as ``person``. The only category of a file that has one is read
-    as the only class, where there is one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the
+    Labels are category names; ``pedestrian`` is read as ``person``. The only category of a file that has one is read as
+    the only class, where there is one; case and blanks around do not count. ``ignore`` and ``iscrowd`` both set the
     ignore flag. Missing ``height`` is the box's, missing ``occlusion`` 0. A box may reach over the frame's edge (39 do
     in KAIST's file). A :class:`~data_kaist.errors.Doubt` is warned of where annotation ids or file names repeat, ids
-    are written as ``"3"`` or ``1.0``, or names with a backslash.
+    are written as ``"3"`` or ``1.0``, names have a backslash, or boxes no area.
 
     Args:
         path: the file.
-        bad: None raises at the first bad box; a dictionary collects the reason by image id instead.
-        without_area: a list leaves boxes of width or height 0 out and collects their positions; None: they are bad.
+        bad: None raises an AnnotationError at the first bad box; a dictionary collects the reason by image id instead.
         classes: one category at least must belong to one of them.
-
-    Raises:
-        AnnotationError: one sentence that names the file and the image's or annotation's id: broken JSON, missing
-            keys, image ids that repeat, ids that lead nowhere, numbers that are not finite, boxes without area or
-            outside the frame.
     """
     path = Path(path)
     document = _load(path)
@@ -116,6 +98,7 @@ def read_coco(
         raise AnnotationError(f"{path}: image id {twice} occurs twice")
     rows: list[list[ObjectRow]] = [[] for _ in images]
     seen: Counter[Hashable] = Counter()
+    without_area: list[str] = []
     for i, row in enumerate(document["annotations"]):
         where = _where(path, i, row)
         _require(row, ("image_id", "category_id", "bbox"), where)
@@ -127,7 +110,7 @@ def read_coco(
             raise AnnotationError(f"{where} is on image id {row['image_id']!r}, which is not among the file's images")
         if not is_whole(row["category_id"]) or row["category_id"] not in labels:
             raise AnnotationError(f"{where} is of category id {row['category_id']!r}, which the file does not define")
-        if without_area is not None and has_no_area(row["bbox"]):
+        if has_no_area(row["bbox"]):
             without_area.append(where)
             continue
         at = place[row["image_id"]]
@@ -137,6 +120,8 @@ def read_coco(
             if bad is None:
                 raise
             bad.setdefault(row["image_id"], str(error))
+    if without_area:
+        warn_doubt(f"{path}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})")
     if repeated := [id_ for id_, times in seen.items() if times > 1]:
         warn_doubt(
             f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
@@ -148,7 +133,8 @@ def read_coco(
     return CocoDataset(
         images=images,
         annotations=[
-            annotations_from(of_image, image.size, image.daytime) for image, of_image in zip(images, rows, strict=True)
+            annotations_from(of_image, image.size, image.daytime, str(path))
+            for image, of_image in zip(images, rows, strict=True)
         ],
         categories=labels,
         listed=[place[row["id"]] for row in document["images"]],
@@ -214,7 +200,7 @@ def _coco_image(path: Path, index: int, row: Any) -> CocoImage:
     where = f"{path}: image {row['id'] if isinstance(row, dict) and 'id' in row else f'at place {index}'}"
     _require(row, ("id", "height", "width"), where)
     name = row.get("im_name", row.get("file_name"))
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "\0" in name:
         raise AnnotationError(f"{where} has neither 'im_name' nor 'file_name'")
     if not is_whole(row["id"]):
         raise AnnotationError(f"{where} has an id that is not a whole number")

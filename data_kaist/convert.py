@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -31,13 +30,7 @@ VAL_STEP = 5
 
 @dataclass(frozen=True)
 class Object:
-    """One object of a source file.
-
-    Attributes:
-        xywh: left, top, width, height of the whole object, pixels from (0, 0).
-        label: its category.
-        ignore: neither object nor background.
-    """
+    """One object of a source file; ``xywh`` of the whole object, pixels from (0, 0)."""
 
     xywh: tuple[float, float, float, float]
     label: str = PERSON
@@ -72,21 +65,17 @@ class Converted:
         return line + (f"; {len(self.left_out):,} boxes left out: {self.left_out[0]}" if self.left_out else "")
 
 
-def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = False) -> list[Converted]:
-    """Write ``<split>.json`` and images (links or copies) below ``out``.
+def convert(data_set: str, source: Path | str, out: Path | str) -> list[Converted]:
+    """Write ``<split>.json`` and links to the images below ``out``.
 
     Boxes are cut at the image's border: the study ignores persons who reach over it, here that would be many. A box
-    keeps the height that it had before in ``height``. All labels are categories of every file.
+    keeps the height that it had before in ``height``. All labels are categories of every file. Files of the same names
+    are replaced, links kept. A DataError names the file, and the line or object.
 
     Args:
         data_set: one of :data:`FORMATS`.
         source: the folder that the authors' archives unpack to.
-        out: folder; files of the same names are replaced, links kept.
-        copy: copy images instead of linking their folders.
-
-    Raises:
-        DataError: one sentence that names the file, and the line or object.
-        OSError: something cannot be written.
+        out: folder.
     """
     source, out = Path(source), Path(out)
     if data_set not in FORMATS:
@@ -104,9 +93,9 @@ def convert(data_set: str, source: Path | str, out: Path | str, *, copy: bool = 
     ids = {label: id_ for id_, label in enumerate(sorted(labels, key=lambda label: (label != PERSON, label)), 1)}
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        _place(picture.file, out, picture.name, copy)
+        _link(picture.file, out, picture.name)
         if picture.lwir is not None:
-            _place(picture.lwir, out, "lwir" + picture.name.removeprefix("visible"), copy)
+            _link(picture.lwir, out, "lwir" + picture.name.removeprefix("visible"))
     return [_write(of_split, out / f"{split}.json", ids) for split, of_split in splits.items()]
 
 
@@ -153,23 +142,16 @@ def _write(pictures: list[AnnotatedImage], file: Path, ids: dict[str, int]) -> C
     return done
 
 
-def _place(file: Path, out: Path, name: str, copy: bool) -> None:
-    """Copy the image to ``out/name``, or link the folder at the top of its name."""
+def _link(file: Path, out: Path, name: str) -> None:
+    """Link the folder at the top of the image's name."""
     place = out / name
     if place.exists() and place.resolve() == file.resolve():
-        return
-    if copy:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
         return
     top, *below = Path(name).parts
     folder = file.absolute().parents[len(below) - 1]
     if (out / top).exists() or (out / top).is_symlink():
         raise DataError(f"{out / top}: is there already and is not {folder}; remove it, or choose another OUT")
-    try:
-        (out / top).symlink_to(folder, target_is_directory=True)
-    except OSError as error:
-        raise DataError(f"{out / top}: cannot be made a link ({error.strerror or error}); try --copy") from error
+    (out / top).symlink_to(folder, target_is_directory=True)
 
 
 def _llvip(source: Path) -> Iterator[AnnotatedImage]:

@@ -24,13 +24,9 @@ from data_kaist.transforms import Sample, Transform
 
 
 def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The images of a frame that a modality needs.
+    """Visible uint8 ``(H, W, 3)`` RGB and LWIR uint8 ``(H, W)`` of a frame; None for one that the modality lacks.
 
-    Returns:
-        visible uint8 ``(H, W, 3)`` RGB or None, LWIR uint8 ``(H, W)`` or None.
-
-    Raises:
-        ImageError: missing, truncated, undecodable, or of another size than its partner or its annotations.
+    An ImageError says which is missing, truncated, or of another size than its partner or its annotations.
     """
     images: dict[Side, np.ndarray] = {}
     for side in SIDES[modality]:
@@ -94,14 +90,14 @@ class DetectionDataset(Dataset[Sample]):
         processes: int = 1,
         classes: Classes = PEOPLE,
     ) -> None:
-        """With ``skip``, read each frame once and drop unreadable ones.
+        """With ``skip``, read each frame once and drop unreadable ones; with ``stop`` raise at the first that is met.
 
         Args:
             frames: of :meth:`data_kaist.layouts.DataSource.frames`.
             modality: images to read.
             transform: must end with a resize to one size, if samples are to be collated.
             seed: of the random transforms.
-            on_bad_frame: ``stop`` raises :class:`~data_kaist.errors.ImageError` when a bad frame is met.
+            on_bad_frame: see above.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
             cache: ``memory`` keeps decoded frames (:mod:`data_kaist.cache`).
             processes: of the run on this machine, with a cache each.
@@ -195,8 +191,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Args:
         length: of the data set.
         batch_size: of each process.
-        train: shuffle, and drop an incomplete last round. Otherwise all in order; processes without a batch in the
-            last round repeat one from the front.
+        train: shuffle, and drop an incomplete last round. Otherwise all in order; processes without a batch in the last
+            round repeat one from the front.
         seed: of the order.
         rank: of this process.
         world_size: number of processes.

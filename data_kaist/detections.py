@@ -61,7 +61,7 @@ def read_detections(
     """Read detections in any of the formats; an empty file means no detections.
 
     Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
-    entry is of a person.
+    entry is of a person. A DetectionFileError names the file and the line or entry.
 
     Args:
         path: a text file, a ``.json`` file or a folder.
@@ -69,9 +69,6 @@ def read_detections(
         names: frame names in order; needed for the devkit's form only.
         image_ids: the ground truth's image ids in order, for COCO results; without them ids are places from 0.
         person_categories: COCO results of other categories are left out; None takes every category.
-
-    Raises:
-        DetectionFileError: one sentence that names the file and the line or entry, and says what is wrong with it.
     """
     path = Path(path)
     if not path.exists():
@@ -98,11 +95,7 @@ def read_detections(
 def read_categories(
     path: Path | str, n_images: int, *, image_ids: Sequence[int] | None = None, needed: bool = True
 ) -> tuple[DetectionTable, np.ndarray]:
-    """COCO results of every category; see :func:`read_detections`.
-
-    Returns:
-        The table, and int64 ``(d,)``: the category of each detection; where that is not ``needed``, 0 for none.
-    """
+    """COCO results, and int64 ``(d,)`` their categories (0 for none, where that is not ``needed``)."""
     path = Path(path)
     entries = json_of(text_of(path, DetectionFileError), str(path), DetectionFileError)
     if not isinstance(entries, list):
@@ -117,13 +110,8 @@ def read_categories(
 
 def _kaist_rows(path: Path, n_images: int) -> Iterator[Row]:
     for line, where in _lines(path):
-        cells = line.split(",")
-        yolo = len(cells) == 1 and len(line.split()) in (5, 6)
-        hint = " (commas separate them; YOLO's class, centre, width and height in shares of the image name no image)"
-        number, x, y, w, h, score = _numbers(cells, _KAIST, where, hint * yolo)
-        if number == 0:
-            raise DetectionFileError(f"{where} has image number 0, but image numbers are 1-based: the first image is 1")
-        if number % 1 or number < 0:
+        number, x, y, w, h, score = _numbers(line.split(","), _KAIST, where)
+        if number % 1 or number < 1:
             raise DetectionFileError(f"{where} has image number {number:g}, which should be a whole number from 1")
         if number > n_images:
             raise DetectionFileError(f"{where} has image number {number:g}, but there are only {n_images} images")
@@ -179,10 +167,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield line, f"{path}, line {i}:"
 
 
-def _numbers(cells: Sequence[str], columns: Sequence[str], where: str, hint: str = "") -> list[float]:
+def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
     if len(cells) != len(columns):
-        wanted = f"the {len(columns)} of {' '.join(columns)}"
-        raise DetectionFileError(f"{where} has {len(cells)} columns, not {wanted}{hint}")
+        raise DetectionFileError(f"{where} has {len(cells)} columns, not the {len(columns)} of {' '.join(columns)}")
     return [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, columns, strict=True)]
 
 

@@ -21,15 +21,8 @@ from data_kaist.errors import DataError
 def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -> None:
     """Write a file atomically: readers see the old content or the new.
 
-    Missing folders are made; an interrupted or failed write leaves nothing behind.
-
-    Args:
-        path: of the file.
-        content: text is written as UTF-8.
-        sync: wait for the disk, to survive a power cut.
-
-    Raises:
-        OSError: it cannot be written; names the file.
+    Text becomes UTF-8. Missing folders are made; an interrupted or failed write leaves nothing behind, and its OSError
+    names the file. ``sync`` waits for the disk, to survive a power cut.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -51,11 +44,7 @@ def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -
 
 
 def text_of(path: Path, kind: type[DataError]) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        kind: it cannot be read or is not text.
-    """
+    """The text of a UTF-8 file, with or without a byte order mark; an error of the ``kind`` if there is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,11 +54,7 @@ def text_of(path: Path, kind: type[DataError]) -> str:
 
 
 def json_of(text: str, where: str, kind: type[DataError]) -> Any:
-    """Content of a JSON text.
-
-    Raises:
-        kind: it is not JSON, is nested a thousand deep, or holds a number of thousands of digits.
-    """
+    """Content of a JSON text; an error of the ``kind`` for anything else."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -82,14 +67,7 @@ def json_of(text: str, where: str, kind: type[DataError]) -> Any:
 def finite(text: str, name: str, at: str, kind: type[DataError]) -> float:
     """Finite number in ASCII digits; refuses ``1_0`` and digits of other scripts.
 
-    Args:
-        text: as it stands in the file.
-        name: what the number is, for the error.
-        at: file and object or line, for the error.
-        kind: of the error.
-
-    Raises:
-        kind: it is no number, or infinite.
+    ``at`` (file and object or line) and ``name`` (what the number is) are for the error, of the given ``kind``.
     """
     try:
         value = float(text) if text.isascii() and "_" not in text else math.nan
@@ -143,11 +121,9 @@ def is_inside(name: str) -> bool:
 
 
 def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Files below a folder, sorted, each once, without hidden folders.
+    """Files below a folder, sorted, each once; links are followed.
 
-    Args:
-        folder: links are followed.
-        left_out: counts hidden folders and those that cannot be read.
+    Hidden folders, and those that cannot be read, are counted in ``left_out``.
     """
     seen: set[tuple[int, int]] = set()
 

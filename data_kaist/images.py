@@ -61,23 +61,18 @@ def read_image(
     size: tuple[int, int] | None = None,
     note: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decode an image file.
+    """Decode an image file: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` without ``colour``.
 
-    The header is read first, and no more than :data:`MAX_PIXELS` are decoded: a few bytes may claim any
-    size. Data after the image's end (the video of a "motion photo") are not read.
+    The content decides the type. The header is read first, and no more than :data:`MAX_PIXELS` are decoded: a few bytes
+    may claim any size. Data after the image's end (the video of a "motion photo") are not read. An ImageError names a
+    file that is missing, truncated, too large or no image, or whose values need a range.
 
     Args:
-        path: any name; the content decides the type.
+        path: of the file.
         colour: RGB, else one channel.
         reading: of orientation tags and of more than 8 bits.
         size: expected (height, width), if known.
         note: one row of :data:`NOTE`, filled in.
-
-    Returns:
-        uint8 ``(H, W, 3)`` RGB, or ``(H, W)``.
-
-    Raises:
-        ImageError: missing, empty, truncated, too large, not an image, or of values that need a range.
     """
     image, header = _decoded(path, colour)
     if note is not None:
@@ -131,11 +126,7 @@ def _undecodable(path: Path, data: np.ndarray) -> ImageError:
 
 
 def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: np.ndarray | None = None) -> np.ndarray:
-    """LWIR values of any type as uint8 ``(H, W)``.
-
-    Raises:
-        ImageError: no finite value, or values that have no high byte, and no range is given.
-    """
+    """LWIR values of any type as uint8 ``(H, W)``; ImageError for values that need a range, where none is given."""
     if note is not None:
         note["read"] = 1
     if image.dtype == np.uint8:
@@ -163,12 +154,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
 
 
 def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:
-    """Sentences on images that were read, by ``depth``, ``range`` and ``orientation``.
-
-    Args:
-        notes: a file's name and a row of :data:`NOTE`.
-        reading: by which they were read.
-    """
+    """Sentences on images that were read, by kind, from their names and :data:`NOTE` rows."""
     seen = [(name, row) for name, row in notes if row["read"].item()]
     said: dict[str, str] = {}
 

@@ -62,7 +62,6 @@ class Frame:
         image_id: in a COCO file, None elsewhere.
         place: index in its split, counting bad frames; image numbers refer to it.
         category_ids: of each class in a COCO file; empty elsewhere: 1, 2, ...
-        reading: settings for decoding.
         note: one row of :data:`data_kaist.images.NOTE`, filled in as they are read.
     """
 
@@ -95,11 +94,7 @@ def spread(frames: Sequence[Frame], count: int) -> list[int]:
 
 
 def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) -> list[Frame]:
-    """Frames with an object that is not ignored in training.
-
-    Raises:
-        EmptySplitError: there is none.
-    """
+    """Frames with an object that is not ignored in training; EmptySplitError if there is none."""
     found = [frame for frame in frames if not training_ignore(frame.annotations, min_height, classes).all()]
     if frames and not found:
         raise EmptySplitError(f"none of the {len(frames):,} training frames has a person who is not ignored")
@@ -113,7 +108,7 @@ def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
     """
 
     def files(of: Sequence[Frame]) -> list[Path | None]:
-        return [path and _real(path) for path in (frame.visible or frame.lwir for frame in of)]
+        return [path and path.resolve() for path in (frame.visible or frame.lwir for frame in of)]
 
     mine, its = files(frames), {path for path in files(others) if path}
     new = {path: path.stat().st_size for path in mine if path and path not in its}
@@ -156,14 +151,7 @@ class DataSource:
     box_of: BoxOf = "modality"
 
     def annotated(self, given: str) -> DataSource:
-        """The same images with another set of annotations.
-
-        Args:
-            given: a form, or a folder or COCO file below the root, or else from the current folder.
-
-        Raises:
-            SplitError: it is none of these.
-        """
+        """The same images with other annotations: a form, or a folder or COCO file (below the root, or from here)."""
         if named := [form for form in ANNOTATION_FOLDERS if form == given]:
             return replace(self, form=named[0], annotations=None)
         path = next((path for path in (self.root / given, Path(given)) if path.exists()), self.root / given)
@@ -180,7 +168,6 @@ class DataSource:
         exclude: str | None = None,
         modality: Wanted = "visible",
         skipped: Skipped | None = None,
-        without_area: list[str] | None = None,
     ) -> list[Frame]:
         """Frames of a split, sorted by name (KAIST) or id (COCO).
 
@@ -196,16 +183,13 @@ class DataSource:
             modality: images that must be there, see :data:`Wanted`; the LWIR image of a COCO file is the file of the
                 same name below ``lwir/`` where the visible one is below ``visible/``.
             skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
-            without_area: see :func:`data_kaist.coco.read_coco`.
 
         Raises:
-            SplitError: wrong root or split, or nothing in it.
-            ImageError: an image is missing.
-            AnnotationError: an annotation is missing or broken.
+            DataError: a wrong or empty split, or a missing or broken file.
         """
         find = _coco_frames if self.kind == "coco" else _kaist_frames
         frames = []
-        for name, frame in find(self, split, exclude, modality, skipped is not None, without_area):
+        for name, frame in find(self, split, exclude, modality, skipped is not None):
             try:
                 frames.append(frame())
             except DataError as error:
@@ -258,7 +242,6 @@ def _kaist_frames(
     exclude: str | None,
     modality: Wanted,
     may_skip: bool,
-    without_area: list[str] | None,
 ) -> Candidates:
     root = source.root
     wanted = parse_split(split, root)
@@ -276,7 +259,7 @@ def _kaist_frames(
     bad: dict[int, str] = {}
     coco: dict[str, tuple[CocoImage, Annotations]] = {}
     if source.form == "coco":
-        data = read_coco(folder, bad, without_area=without_area, classes=source.classes)
+        data = read_coco(folder, bad, classes=source.classes)
         categories = _category_ids(data, source.classes)
         coco = {image.name: (image, objects) for image, objects in zip(data.images, data.annotations, strict=True)}
         written = {name: [folder] for name in coco if is_frame_name(name)}
@@ -322,10 +305,7 @@ def _kaist_frames(
             if image.id in bad:
                 raise AnnotationError(bad[image.id])
             return Frame(name, visible, lwir, objects, place=place, category_ids=categories)
-        of_pair = [
-            read_annotation(file, name, size=size, without_area=without_area, of_pair=source.form == "paired")
-            for file in written[name]
-        ]
+        of_pair = [read_annotation(file, name, size=size, of_pair=source.form == "paired") for file in written[name]]
         return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 
     return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
@@ -351,22 +331,21 @@ def _coco_frames(
     exclude: str | None,
     modality: Wanted,
     may_skip: bool,
-    without_area: list[str] | None,
 ) -> Candidates:
     root, file = source.root, file_and_step(split)[0]
     bad: dict[int, str] | None = {} if may_skip else None
-    chosen, data = _coco_images(root, split, source.classes, bad, without_area)
+    chosen, data = _coco_images(root, split, source.classes, bad)
     folder, not_found = _image_folder(root, file, data, source.images)
     files = [coco_files(folder, image.file_name) for image, _ in chosen]
     keys, excluded = [str(image.id) for image, _ in chosen], []
     if exclude:
         others, its_data = _coco_images(root, exclude, source.classes, {})
         its_folder, _ = _image_folder(root, file_and_step(exclude)[0], its_data, source.images)
-        excluded = [str(_real(coco_files(its_folder, image.file_name)[0])) for image, _ in others]
-        keys = [str(_real(visible)) for visible, _ in files]
+        excluded = [str(coco_files(its_folder, image.file_name)[0].resolve()) for image, _ in others]
+        keys = [str(visible.resolve()) for visible, _ in files]
     left = set(_without_excluded(keys, excluded, split, exclude, len(data.images), root))
     there = [
-        {side: path for side, path in zip(SIDES["early"], of, strict=True) if path and _is_file(path)} for of in files
+        {side: path for side, path in zip(SIDES["early"], of, strict=True) if path and path.is_file()} for of in files
     ]
     sides = _sides(modality, there)
     categories = _category_ids(data, source.classes)
@@ -466,17 +445,16 @@ def _coco_images(
     spec: str,
     classes: Classes,
     bad: dict[int, str] | None = None,
-    without_area: list[str] | None = None,
 ) -> tuple[list[tuple[CocoImage, Annotations]], CocoDataset]:
     """Images selected by ``file.json`` or ``file.json%step``, and all of the file."""
     file, step = file_and_step(spec)
-    if step < 1 or ("%" in file and not _is_file(root / file)):
+    if step < 1 or ("%" in file and not (root / file).is_file()):
         file = file.rpartition("%")[0] or file
         raise SplitError(f"unknown split {spec!r}; did you mean '{file}' or '{file}%10' (every tenth image)?")
-    if not _is_file(root / file):
+    if not (root / file).is_file():
         near = sorted(path.name for path in root.glob("*.json"))
         raise SplitError(f"{root / file}: no such COCO file" + (f"; there are {', '.join(near)}" if near else ""))
-    data = read_coco(root / file, bad, without_area=without_area, classes=classes)
+    data = read_coco(root / file, bad, classes=classes)
     pairs = list(zip(data.images, data.annotations, strict=True))
     return pairs[step - 1 :: step], data
 
@@ -485,26 +463,22 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
     """Folder of a COCO file's images, and a clause on the places searched.
 
     It is the first of {the file's own folder, ``root``} x {., images, S, images/S} that holds an image of the file, S
-    being the file's name without ``instances_`` and ``.json``; or x {``given``}. Exports of Roboflow, COCO and CVAT
-    are found so. A file outside ``root`` looks there only where its own folder, and the one above ``annotations``, have
-    nothing.
-
-    Raises:
-        SplitError: two folders hold the first image, and none is ``given``.
+    being the file's name without ``instances_`` and ``.json``; or x {``given``}. Two that hold it are refused. A file
+    outside ``root`` looks there only where its own folder, and the one above ``annotations``, have nothing.
     """
     json = root / file
     stem = json.stem.removeprefix("instances_")
     names = [given] if given else [".", "images", stem, f"images/{stem}"]
     beside = [json.parent, *([json.parent.parent] if json.parent.name == "annotations" else [])]
     own, general = ([base / name for base in bases for name in names] for bases in (beside, [root]))
-    is_apart = bool(given) or not _real(json.parent).is_relative_to(_real(root))
+    is_apart = bool(given) or not json.parent.resolve().is_relative_to(root.resolve())
     for image in data.images:
         for folders in (own, general) if is_apart else ([*own, *general],):
             found: dict[Path, Path] = {}
             for folder in folders if is_inside(image.file_name) else ():
                 for path in coco_files(folder, image.file_name):
-                    if path and _is_file(path):
-                        found.setdefault(_real(path), folder)
+                    if path and path.is_file():
+                        found.setdefault(path.resolve(), folder)
                         break
             if len(found) > 1:
                 at = ", ".join(map(str, found.values()))
@@ -527,31 +501,11 @@ def coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
     """Paths of the visible and the LWIR image of a COCO file name."""
     if is_frame_name(name):
         video, _, number = name.rpartition("/")
-        visible, lwir = (_image_file(folder / "images" / video / side / number) for side in SIDES["early"])
+        named = [folder / "images" / video / side / number for side in SIDES["early"]]
+        files = [[path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES] for path in named]
+        visible, lwir = (next((file for file in of_side if file.is_file()), of_side[0]) for of_side in files)
         return visible, lwir
     parts = Path(name).parts
     if "visible" not in parts:
         return folder / name, None
     return folder / name, folder.joinpath(*("lwir" if part == "visible" else part for part in parts))
-
-
-def _image_file(stem: Path) -> Path:
-    """File of this name with one of :data:`IMAGE_SUFFIXES`; the first if none exists."""
-    files = [stem.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
-    return next((file for file in files if _is_file(file)), files[0])
-
-
-def _real(path: Path) -> Path:
-    """The path without links, unchanged if invalid."""
-    try:
-        return path.resolve()
-    except (OSError, ValueError):
-        return path
-
-
-def _is_file(path: Path) -> bool:
-    """``is_file``, False for invalid names, for which pathlib raises."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

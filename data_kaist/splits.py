@@ -45,7 +45,7 @@ class FrameName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> FrameName:
-        """The numbers in ``setXX/VYYY/IZZZZZ``; anything else is a :class:`SplitError`."""
+        """The numbers in ``setXX/VYYY/IZZZZZ``; :class:`SplitError` for anything else."""
         match = _NAME.fullmatch(name)
         if match is None:
             raise SplitError(f"{name!r} is not a KAIST frame name, which looks like 'set06/V001/I00459'")
@@ -74,12 +74,7 @@ def daytime_of(name: str) -> Daytime | None:
 
 @dataclass(frozen=True)
 class Split:
-    """Frames of a split.
-
-    Attributes:
-        holds: whether a frame belongs to it.
-        listed: names of frames in text files.
-    """
+    """Frames of a split: those that it ``holds``; ``listed`` are names of frames in text files."""
 
     holds: Callable[[FrameName], bool]
     listed: frozenset[str] = frozenset()
@@ -111,20 +106,15 @@ def spelling(text: str) -> str | None:
 
 
 def parse_split(spec: str, root: Path | None = None) -> Split:
-    """The split of a name.
+    """The split of a name; a SplitError for an invalid one has the nearest valid one.
 
     >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
     True
-    >>> FrameName.parse("set06/V000/I00020") in parse_split("test-all-20")
-    False
 
     Args:
         spec: ``train-all-02``, ``test-night-20`` ..., a range ``set02/V001/I00121-I00189``, a text file that lists
             frames, or several of these joined by ``+``.
         root: folder that the text file is relative to; the current one is tried as well.
-
-    Raises:
-        SplitError: an invalid name; the message has the nearest valid one.
     """
     if "+" in spec:
         parts = [parse_split(part, root) for part in spec.split("+")]
@@ -151,10 +141,6 @@ def parse_split(spec: str, root: Path | None = None) -> Split:
 
 
 def select(names: Iterable[str], split: str | Split) -> list[str]:
-    """The frames of ``names`` that belong to a split, sorted.
-
-    Raises:
-        SplitError: an invalid split or frame name. The result may be empty.
-    """
+    """The frames of ``names`` that belong to a split, sorted; may be empty."""
     wanted = parse_split(split) if isinstance(split, str) else split
     return sorted(name for name in names if FrameName.parse(name) in wanted)

@@ -28,11 +28,7 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelStatistics:
-    """Mean and standard deviation per channel, for ``input.mean`` and ``input.std``.
-
-    Raises:
-        ImageError: an image cannot be read.
-    """
+    """Mean and standard deviation per channel, for ``input.mean`` and ``input.std``."""
 
     def sums(frame: Frame) -> np.ndarray:
         """``(channels, 3)``: number of pixels, sum, sum of squares."""
@@ -55,11 +51,7 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
 
 
 def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int = 500) -> list[float]:
-    """Quantiles of the LWIR values in up to ``count`` frames, evenly spread.
-
-    Raises:
-        ImageError: an image cannot be read, none has more than 8 bits, or all values are equal.
-    """
+    """Quantiles of the LWIR values in up to ``count`` frames, evenly spread; ImageError where all have 8 bits."""
 
     def some(frame: Frame) -> np.ndarray:
         assert frame.lwir is not None
@@ -80,13 +72,10 @@ def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int 
 
 
 class ObjectCounts(NamedTuple):
-    """Counts of one group of objects.
+    """Counts of one group of objects: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
 
-    Attributes:
-        group: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
-        counts: frames (for an occlusion, those with such an object), frames with any object of the group, objects,
-            those labelled person, and ignore regions of training (:func:`~data_kaist.annotations.training_ignore`),
-            some of them persons.
+    They are frames (for an occlusion, those with such an object), frames with any object of the group, objects, those
+    labelled person, and ignore regions (:func:`~data_kaist.annotations.training_ignore`), some of them persons.
     """
 
     group: str

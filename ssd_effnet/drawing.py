@@ -91,16 +91,7 @@ def with_caption(picture: np.ndarray, caption: str) -> np.ndarray:
 
 
 def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> bytes:
-    """An RGB picture as the bytes of a file of that kind.
-
-    Args:
-        picture: uint8 ``(H, W, 3)``.
-        suffix: chooses the format.
-        quality: of a JPEG, to 100.
-
-    Raises:
-        ValueError: the format is not known, or the picture does not fit into it.
-    """
+    """An RGB picture uint8 ``(H, W, 3)`` as the bytes of a file of that kind; ValueError if it has no such form."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
     try:
         done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
@@ -117,11 +108,7 @@ def jpeg_address(picture: np.ndarray, quality: int = 78) -> str:
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    """Write an RGB picture; the suffix chooses the format.
-
-    Raises:
-        OSError: naming the file, if it cannot be written.
-    """
+    """Write an RGB picture; the suffix chooses the format. An OSError names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.write_bytes(encoded(picture, path.suffix))

@@ -12,7 +12,7 @@ from data_kaist.synthetic.canvas import Bgr, Canvas, palette, shaded
 from data_kaist.synthetic.street import SIGN_COLOURS
 
 if TYPE_CHECKING:
-    from data_kaist.synthetic.look import Look
+    from data_kaist.synthetic.conditions import Conditions
 
 CAR_COLOURS = palette("e1e1e1 cdcdc8 1e2023 3a3a3c 767878 962828 1e3c82 c8be96")
 
@@ -33,7 +33,7 @@ class Obstacle:
         return self.x0 - margin < x < self.x1 + margin and self.z0 - margin < z < self.z1 + margin
 
 
-def furnish(canvas: Canvas, look: Look, rng: np.random.Generator) -> tuple[list[Obstacle], np.ndarray]:
+def furnish(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> tuple[list[Obstacle], np.ndarray]:
     """Paint a street's furniture from far to near.
 
     Returns:
@@ -85,7 +85,9 @@ def furnish(canvas: Canvas, look: Look, rng: np.random.Generator) -> tuple[list[
     return [obstacle for obstacle in found if obstacle is not None], np.array(lamps).reshape(-1, 3)
 
 
-def _shadow(canvas: Canvas, look: Look, x: tuple[float, float], z: tuple[float, float], dark: float = 0.5) -> None:
+def _shadow(
+    canvas: Canvas, look: Conditions, x: tuple[float, float], z: tuple[float, float], dark: float = 0.5
+) -> None:
     """Darken a patch of ground."""
     corners = np.array([(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])], float)
     corners[:, 2] = np.maximum(corners[:, 2], 1.0)
@@ -93,7 +95,7 @@ def _shadow(canvas: Canvas, look: Look, x: tuple[float, float], z: tuple[float, 
     canvas.polygon(canvas.camera.project(corners), (grey, grey, grey), look.ground_heat * 0.97)
 
 
-def _car(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float, mode: float) -> Obstacle:
+def _car(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float, mode: float) -> Obstacle:
     """A car seen from behind (parked or driving ahead) or, with mode 1, coming towards the camera."""
     wide, long = rng.uniform(0.84, 0.95), rng.uniform(4.0, 4.8)
     belt, roof = rng.uniform(0.85, 1.0), rng.uniform(1.38, 1.75)
@@ -152,7 +154,7 @@ def _car(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: floa
     return Obstacle(x0, x1, z, z1)
 
 
-def _tree(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _tree(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A street tree: trunk and a crown of leaf clumps, whose lower rim hides heads now and then."""
     thick = rng.uniform(0.1, 0.2)
     low, tall = rng.uniform(1.7, 2.8), rng.uniform(4.5, 9.0)
@@ -170,7 +172,7 @@ def _tree(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: flo
     return Obstacle(x - thick, x + thick, z - thick, z + thick)
 
 
-def _bush(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _bush(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A hedge's length, about hip high."""
     tall = rng.uniform(0.6, 1.1)
     for _ in range(22):
@@ -180,7 +182,7 @@ def _bush(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: flo
     return Obstacle(x - 0.9, x + 0.9, z - 0.3, z + 0.3)
 
 
-def _lamp(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float, strength: float) -> Obstacle:
+def _lamp(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float, strength: float) -> Obstacle:
     """A street lamp, lit at night when its strength is over 0."""
     side = 1 if x > 0 else -1
     grey: Bgr = (105, 108, 108)
@@ -192,7 +194,7 @@ def _lamp(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: flo
     return Obstacle(x - 0.1, x + 0.1, z - 0.1, z + 0.1)
 
 
-def _pole(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _pole(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A traffic sign on a pole."""
     canvas.upright((x - 0.05, x + 0.05), (0, 2.9), z, (150, 152, 152), 96)
     colour = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
@@ -204,7 +206,7 @@ def _pole(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: flo
     return Obstacle(x - 0.05, x + 0.05, z, z)
 
 
-def _bin(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _bin(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A litter bin or a cabinet."""
     wide, tall = rng.uniform(0.22, 0.55), rng.uniform(0.8, 1.5)
     colour = shaded(BIN_COLOURS[int(rng.integers(len(BIN_COLOURS)))], rng.uniform(0.7, 1.2))
@@ -216,7 +218,7 @@ def _bin(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: floa
     return Obstacle(x - wide, x + wide, z, z + 0.4)
 
 
-def _hydrant(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _hydrant(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A hydrant or bollard: person-shaped and small."""
     red: Bgr = (40, 45, 185) if rng.random() < 0.5 else (70, 190, 210)
     canvas.upright((x - 0.12, x + 0.12), (0, 0.7), z, red, 97)
@@ -225,14 +227,14 @@ def _hydrant(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: 
     return Obstacle(x - 0.2, x + 0.2, z - 0.1, z + 0.1)
 
 
-def _cone(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _cone(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A traffic cone."""
     canvas.face([(x - 0.2, 0, z), (x + 0.2, 0, z), (x + 0.03, 0.75, z), (x - 0.03, 0.75, z)], (35, 75, 225), 97, z)
     canvas.upright((x - 0.11, x + 0.11), (0.34, 0.48), z, (225, 225, 225), 97, solid=False)
     return Obstacle(x - 0.2, x + 0.2, z - 0.1, z + 0.1)
 
 
-def _dummy(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _dummy(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A distractor: two clothes-coloured boards and a round plate on a pole, as cold as the air."""
     top = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
     canvas.upright((x - 0.06, x + 0.06), (0, 0.8), z, (40, 40, 42), 97)
@@ -242,7 +244,7 @@ def _dummy(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: fl
     return Obstacle(x - 0.25, x + 0.25, z - 0.1, z + 0.1)
 
 
-def _poster(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _poster(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A distractor: a poster case with a person on it; at night lit and evenly warm."""
     tone = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
     glow = shaded(tone, 0.9) if look.lit_city else None
@@ -256,7 +258,7 @@ def _poster(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: f
     return Obstacle(x - 0.55, x + 0.55, z - 0.1, z + 0.1)
 
 
-def _warm_box(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+def _warm_box(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
     """A distractor in LWIR: a vent or transformer, as tall and warm as a body."""
     tall = rng.uniform(1.0, 1.8)
     wide = rng.uniform(0.18, 0.3)

@@ -9,8 +9,8 @@ import numpy as np
 
 from data_kaist.synthetic.canvas import Camera, Canvas
 from data_kaist.synthetic.clutter import Obstacle, furnish
+from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.figures import Sprite, paint_cyclist, paint_person
-from data_kaist.synthetic.look import Look
 from data_kaist.synthetic.scene import FramePlan
 from data_kaist.synthetic.street import light_at, light_map, paint_buildings, paint_ground, paint_sky
 
@@ -40,7 +40,7 @@ class Box:
 class Backdrop:
     """A street without people, somewhat larger than a frame so that the camera can pan."""
 
-    look: Look  # hour, light and temperatures
+    look: Conditions  # hour, light and temperatures
     camera: Camera  # of the whole backdrop
     visible: np.ndarray  # uint8 ``(H, W, 3)`` BGR, lit
     heat: np.ndarray  # uint8 ``(H, W)``, 100 is the air
@@ -69,7 +69,7 @@ class Noise:
 def make_backdrop(rng: np.random.Generator, size: tuple[int, int], day: bool) -> Backdrop:
     """Paint a random street for frames of ``size`` (height, width)."""
     height, width = size
-    look = Look.sample(rng, day)
+    look = Conditions.sample(rng, day)
     rows, columns = height + 2 * (height // 40 + PAD), width + 2 * (width // 14 + PAD)
     camera = Camera(
         focal=1.37 * height,

@@ -12,7 +12,7 @@ from data_kaist.synthetic.figures import Person
 if TYPE_CHECKING:
     from data_kaist.synthetic.canvas import Camera
     from data_kaist.synthetic.clutter import Obstacle
-    from data_kaist.synthetic.look import Look
+    from data_kaist.synthetic.conditions import Conditions
 
 # KAIST's people at 512 rows: most between 40 and 150 pixels tall.
 MEDIAN_HEIGHT = 74.0
@@ -45,7 +45,7 @@ class _Crowd:
     """Collects figures that overlap neither furniture nor each other."""
 
     def __init__(
-        self, rng: np.random.Generator, look: Look, camera: Camera, depth: np.ndarray, obstacles: list[Obstacle]
+        self, rng: np.random.Generator, look: Conditions, camera: Camera, depth: np.ndarray, obstacles: list[Obstacle]
     ) -> None:
         self.rng, self.look, self.camera, self.depth, self.obstacles = rng, look, camera, depth, obstacles
         self.width = depth.shape[1]
@@ -98,7 +98,7 @@ class _Crowd:
 
 def plan_frame(
     rng: np.random.Generator,
-    look: Look,
+    look: Conditions,
     camera: Camera,
     depth: np.ndarray,
     obstacles: list[Obstacle],

@@ -11,14 +11,14 @@ import numpy as np
 from data_kaist.synthetic.canvas import Bgr, Camera, Canvas, palette, shaded
 
 if TYPE_CHECKING:
-    from data_kaist.synthetic.look import Look
+    from data_kaist.synthetic.conditions import Conditions
 
 NEAREST = 1.6
 WALL_COLOURS = palette("968778 826e5f a5a096 7d5f50 beb4aa 6e6969 694b3c 8c968c")
 SIGN_COLOURS = palette("c82828 dca028 2878c8 3c963c ebe6e6 a03c96 231e1e e6c832")
 
 
-def paint_sky(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def paint_sky(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
     """Sky with clouds and a distant skyline, above the horizon."""
     width = canvas.depth.shape[1]
     rows = int(canvas.camera.horizon) + 2
@@ -56,7 +56,7 @@ def ground_texture(rng: np.random.Generator) -> np.ndarray:
     return texture
 
 
-def paint_ground(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def paint_ground(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
     """Carriageway, pavements with kerbs, lane marks, a crossing and manholes; all of it textured."""
     grey = rng.uniform(58, 100)
     asphalt: Bgr = (grey * 1.02, grey, grey * 0.97)
@@ -117,7 +117,7 @@ def _lay_texture(canvas: Canvas, rng: np.random.Generator) -> None:
         layer[:] = np.clip(layer + share * laid, 0, 255)
 
 
-def paint_buildings(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def paint_buildings(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
     """A closing front at the end of the street, then both building lines from far to near."""
     x = -45.0
     while x < 45.0:
@@ -136,7 +136,7 @@ def paint_buildings(canvas: Canvas, look: Look, rng: np.random.Generator) -> Non
                 _row_house(canvas, look, rng, side * wall, near, far)
 
 
-def _treeline(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def _treeline(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
     """Shrubs and trees far off, seen where no house stands."""
     z = look.end + 1.0
     for _ in range(70):
@@ -146,7 +146,7 @@ def _treeline(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
         canvas.disc((x, y, z), (size, size * 0.8), colour, look.leaf_heat * rng.uniform(0.95, 1.05))
 
 
-def _window_pane(look: Look, rng: np.random.Generator, lit_share: float) -> tuple[Bgr, float, Bgr | None]:
+def _window_pane(look: Conditions, rng: np.random.Generator, lit_share: float) -> tuple[Bgr, float, Bgr | None]:
     """Colour, heat and glow of one window pane."""
     glass = rng.uniform(0.5, 1.2)
     heat = look.wall_heat * rng.uniform(0.9, 1.05)
@@ -160,14 +160,16 @@ def _window_pane(look: Look, rng: np.random.Generator, lit_share: float) -> tupl
     return (62 * glass, 56 * glass, 50 * glass), heat, None
 
 
-def _sign(look: Look, rng: np.random.Generator) -> tuple[Bgr, float, Bgr | None]:
+def _sign(look: Conditions, rng: np.random.Generator) -> tuple[Bgr, float, Bgr | None]:
     """Colour, heat and glow of one shop sign."""
     colour = SIGN_COLOURS[int(rng.integers(len(SIGN_COLOURS)))]
     lit = look.lit_city and rng.random() < 0.75
     return colour, look.wall_heat + (rng.uniform(5, 45) if lit else 0), shaded(colour, 1.15) if lit else None
 
 
-def _front(canvas: Canvas, look: Look, rng: np.random.Generator, x: tuple[float, float], tall: float, z: float) -> None:
+def _front(
+    canvas: Canvas, look: Conditions, rng: np.random.Generator, x: tuple[float, float], tall: float, z: float
+) -> None:
     """A building that faces the camera."""
     wall = shaded(WALL_COLOURS[int(rng.integers(len(WALL_COLOURS)))], rng.uniform(0.75, 1.25))
     warm = look.wall_heat * rng.uniform(0.93, 1.1) + (25 if look.sun_side and rng.random() < 0.3 else 0)
@@ -185,7 +187,7 @@ def _front(canvas: Canvas, look: Look, rng: np.random.Generator, x: tuple[float,
             canvas.upright((u, u + 3.2), (2.8, 3.6), z, colour, heat, solid=False, glow=glow)
 
 
-def _row_house(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, near: float, far: float) -> None:
+def _row_house(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """A building along the street, at X = ``x`` from Z ``near`` to ``far``."""
     side = 1 if x > 0 else -1
     tall = rng.uniform(5, 26)
@@ -221,7 +223,7 @@ def _row_house(canvas: Canvas, look: Look, rng: np.random.Generator, x: float, n
 
 
 def light_at(
-    look: Look, lamps: np.ndarray, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float
+    look: Conditions, lamps: np.ndarray, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float
 ) -> np.ndarray:
     """Light at points (x, y, z) in metres, 1 is broad daylight; float array of the shape that they broadcast to.
 
@@ -242,7 +244,7 @@ def light_at(
     return light + look.headlight * beam * np.clip(1.35 - y / 1.5, 0.06, 1.0)
 
 
-def light_map(canvas: Canvas, look: Look, lamps: np.ndarray, camera: Camera) -> np.ndarray:
+def light_map(canvas: Canvas, look: Conditions, lamps: np.ndarray, camera: Camera) -> np.ndarray:
     """Float32 ``(H, W, 3)``: the light on every painted surface, per colour channel."""
     height, width = canvas.depth.shape
     coarse = 4

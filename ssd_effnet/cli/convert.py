@@ -1,6 +1,6 @@
 """Convert another data set's annotations to COCO files for `data.kind: coco`.
 
-Images are linked, not copied. SRC is the unpacked archive, or an annotation tool's export:
+Images are linked, not copied (`cp -rL OUT` copies). SRC is the unpacked archive, or an annotation tool's export:
   llvip         Annotations/*.xml, visible/{train,test}/*.jpg and infrared/{train,test}/*.jpg: pairs for all modalities
   pennfudan     Annotation/*.txt and PNGImages/*.png; every fifth image goes to val.json
   yolo          data.yaml (or SRC is that file), images/ and labels/; or classes.txt and texts beside the images
@@ -10,7 +10,7 @@ in training (default: person); the others are ignore regions there.
 
 examples:
   ssd-effnet convert llvip ~/LLVIP data/llvip
-  ssd-effnet convert pennfudan ~/PennFudanPed data/pennfudan --copy
+  ssd-effnet convert pennfudan ~/PennFudanPed data/pennfudan
   ssd-effnet convert yolo ~/export/data.yaml data/mine
 """
 
@@ -30,7 +30,6 @@ def parser() -> shell.Parser:
     add("format", choices=("llvip", "pennfudan", "yolo", "voc"))
     add("source", type=Path, metavar="SRC")
     add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
-    add("--copy", action="store_true", help="copy images instead of linking their folders")
     return parser
 
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_kaist.convert import convert, settings_for
 
-    done = convert(arguments.format, arguments.source, arguments.out, copy=arguments.copy)
+    done = convert(arguments.format, arguments.source, arguments.out)
     for split in done:
         print(split)
     if splits := settings_for(done):

@@ -202,23 +202,19 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
         DataError: one sentence that names the file.
     """
     path = Path(path)
-    without_area: list[str] = []
     if path.is_dir():
-        truth = _load_folder(path, split, without_area)
+        truth = _load_folder(path, split)
     else:
-        coco = read_coco(path, without_area=without_area)
+        coco = read_coco(path)
         truth = GroundTruth(
             coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path), coco.listed
         )
-    if without_area:
-        left_out = f"{len(without_area):,} boxes without area are left out (the first: {without_area[0]})"
-        warnings.warn(f"{truth.source}: {left_out}", Doubt, stacklevel=2)
     if doubt := doubt_of_boxes(truth.annotations):
         warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
     return truth
 
 
-def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTruth:
+def _load_folder(folder: Path, split: str) -> GroundTruth:
     """Annotations below a data set's root or annotation folder; images may be missing."""
     from data_kaist.layouts import DataSource, annotation_form, annotation_sets
 
@@ -229,7 +225,7 @@ def _load_folder(folder: Path, split: str, without_area: list[str]) -> GroundTru
     inside = annotation_form(folder)
     form, annotations_dir = found[0] if found else (inside or "xml", folder if inside else None)
     data = DataSource("kaist", folder, form, annotations_dir)
-    frames = data.frames(split, modality=None, without_area=without_area)
+    frames = data.frames(split, modality=None)
     source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"
     return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)
 

@@ -48,14 +48,7 @@ class ExportError(Failure, RuntimeError):
 
 @dataclass(frozen=True)
 class Exported:
-    """Result of an export.
-
-    Attributes:
-        path: the file.
-        input_shape: of ``images``, uint8, without the batch: (channels, height, width).
-        rows: output boxes per image, with padding; 0 for weights alone.
-        metadata: see :func:`describe`.
-    """
+    """Result of an export: file, shape of ``images`` without the batch, output boxes per image (0: weights alone)."""
 
     path: Path
     input_shape: tuple[int, int, int]
@@ -115,9 +108,6 @@ def export_detector(
 
     Raises:
         ExportError: a package is missing, the size is too small, or ONNX has no form for a part.
-        WeightsError: not a checkpoint.
-        ConfigError: the experiment in it cannot be built.
-        OSError: the file cannot be written.
     """
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ExportError(f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]'")
@@ -139,17 +129,13 @@ def export_detector(
         with torch.no_grad(), _without_output():
             dynamic = {"images": {0: torch.export.Dim("batch", min=1)}}
             program = torch.export.export(model, (images,), dynamic_shapes=dynamic)
-    except Exception as error:  # torch has no common class for what it cannot export
-        raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
-    rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores
-    try:
-        with _without_output():
             onnx_program = torch.onnx.export(
                 program, input_names=["images"], output_names=["boxes", "scores", "labels"], dynamo=True, verbose=False
             )
-    except Exception as error:  # the exporter's errors have no common class
-        raise ExportError(f"{file}: ONNX has no form for a part of this detector: {_first_line(error)}") from error
+    except Exception as error:  # the exporters' errors have no common class
+        raise ExportError(f"{file}: torch cannot export this detector: {_first_line(error)}") from error
     assert onnx_program is not None
+    rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores
     metadata = describe(file, e, size, nms)
     onnx_program.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +167,6 @@ def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, hal
 
     Raises:
         ExportError: a weight is too large for float16, or ``out`` does not end in ``.safetensors``.
-        WeightsError, ConfigError, OSError: as :func:`export_detector`.
     """
     file = checkpoint_file(Path(checkpoint))
     path = file.with_suffix(SAFETENSORS) if out is None else Path(out)
@@ -214,14 +199,7 @@ def _text(value: Any) -> str:
 
 
 def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
-    """The file's metadata; lists, numbers and objects as JSON.
-
-    Args:
-        file: the checkpoint.
-        e: its experiment.
-        size: (height, width) of the images.
-        nms: where it is done.
-    """
+    """The metadata of a checkpoint's export for images of ``size``; lists, numbers and objects as JSON."""
     p = e.postprocess
     facts: dict[str, Any] = {
         "experiment": e.name,

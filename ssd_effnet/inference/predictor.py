@@ -52,8 +52,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
             training; time grows with the square.
 
     Raises:
-        WeightsError: missing, or not a checkpoint of this project.
-        ConfigError: the experiment in it cannot be built.
+        WeightsError, ConfigError: it is no checkpoint, or its experiment cannot be built.
         RequestError: no such device, or a zoom out of range.
         FoldError: see :class:`Predictor`.
     """
@@ -75,17 +74,9 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
 class Predictor:
     """A detector with reading, resizing, normalisation, decoding and NMS.
 
-    Transforms and thresholds are those of a run's test. The same images in the same batches give the same detections
-    up to rounding: norms are folded into convolutions, which saves up to a third of the time.
-    Computes in float32; a run with ``trainer.precision: bf16-mixed`` was tested in that.
-
-    Args:
-        experiment: resolved.
-        detector: with its weights.
-        device: where to compute.
-
-    Raises:
-        FoldError: folded, the detector would be another network; names the module (:func:`.folding.fold`).
+    Transforms and thresholds are those of a run's test. Norms are folded into convolutions, which saves up to a third
+    of the time; a FoldError names a module for which that would be another network. Computes in float32; a run with
+    ``trainer.precision: bf16-mixed`` was tested in that.
 
     Attributes:
         experiment: what the detector was trained as, but for the input's size where it is zoomed.
@@ -143,15 +134,13 @@ class Predictor:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
                 Files are decoded as in training, an alpha channel is dropped, and orientation tags are followed: boxes
                 are in the upright picture. Where only the high byte of 16 bits is used, a warning says so.
-            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, low
-                for evaluation. For display, 0.3 to 0.5.
+            score: detections below are left out; None: ``postprocess.score_threshold`` of the experiment, low for
+                evaluation. For display, 0.3 to 0.5.
             batch_size: images per batch.
 
         Raises:
             ImageError: an image that cannot be read, has another shape or type, or is not what the modality reads.
-            NonFiniteError: outputs of the network are infinite or NaN.
-            OutOfMemory: the batch does not fit into the device's memory.
-            RequestError: a score or a batch size out of range.
+            NonFiniteError, OutOfMemory, RequestError: see their sentences.
         """
         if isinstance(images, np.ndarray | torch.Tensor | str | Path):
             raise ImageError("predict takes a list of images, not a single one; write predict([image])")
@@ -178,13 +167,8 @@ class Predictor:
     ) -> Sample:
         """Read and resize one image as for the test of a run.
 
-        Args:
-            image: as for :meth:`predict`; a tuple holds as many as the modality has ``sides``.
-            name: for messages, where it is not a file.
-            note: one row of :data:`data_kaist.images.NOTE`, filled in.
-
-        Raises:
-            ImageError: see :meth:`predict`.
+        ``image`` is as for :meth:`predict`; a tuple holds as many as the modality has ``sides``. ``name`` is for
+        messages; ``note``, one row of :data:`data_kaist.images.NOTE`, is filled in.
         """
         given = image if isinstance(image, tuple | list) else (image,)
         if len(given) != len(self.sides):

@@ -32,13 +32,7 @@ UPRIGHT = Reading(orientation="follow")
 
 @dataclass(frozen=True)
 class Still:
-    """An image or pair.
-
-    Attributes:
-        name: its path below what was given, with ``/``.
-        visible: the visible file, None where there is none.
-        lwir: the LWIR file, None where there is none.
-    """
+    """An image or pair; its name is the path below what was given, with ``/``."""
 
     name: str
     visible: Path | None
@@ -54,11 +48,7 @@ class Still:
         return self.files[0]
 
     def read(self, side: Side, reading: Reading = UPRIGHT, note: np.ndarray | None = None) -> np.ndarray:
-        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`.
-
-        Raises:
-            ImageError: there is none on that side, or it cannot be read.
-        """
+        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`."""
         path = self.visible if side == "visible" else self.lwir
         if path is None:
             raise ImageError(f"{self.path}: has no {side} image beside it")
@@ -67,12 +57,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Video:
-    """One video; its frames are of one modality.
-
-    Attributes:
-        name: its path below what was given, with ``/``.
-        path: the file.
-    """
+    """One video; its frames are of one modality, its name is as a :class:`Still`'s."""
 
     name: str
     path: Path
@@ -95,16 +80,14 @@ def find_sources(
     """Find images, pairs and videos, in the inputs' order, by name within folders.
 
     A file below a folder ``visible`` that has a partner of the same name below ``lwir`` beside it is one of a pair, as
-    in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once.
+    in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once. A DataError names an input that is
+    missing, empty, an address or a camera.
 
     Args:
         inputs: images, videos, folders (with all below them, links too).
         side: modality of pictures below neither ``visible`` nor ``lwir``.
         leave_out: a folder to skip: the output.
         others: counts skipped files by ending.
-
-    Raises:
-        DataError: an input is missing, empty, an address or a camera.
     """
     others = Counter() if others is None else others
     found: dict[tuple[Path, ...], tuple[Source, Path]] = {}
@@ -132,11 +115,7 @@ def listed(others: Counter[str]) -> str:
 
 
 def file_of(given: str | Path) -> Path:
-    """The file or folder that an input names.
-
-    Raises:
-        DataError: it is an address.
-    """
+    """The file or folder that an input names; DataError for an address."""
     if (match := re.match(r"[A-Za-z][\w+.-]+:/+", str(given))) and not Path(given).exists():
         raise DataError(
             f"{given}: {match[0]} is the address of a stream or page; record or download it, and give the file"
@@ -173,10 +152,7 @@ def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray |
     """The frames, one at a time: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
 
     None for a damaged frame, so that the others keep their index; with a fixed rate also for lost frames. Damaged
-    frames at the end are missing.
-
-    Raises:
-        ImageError: it cannot be opened, or holds no frame that can be decoded.
+    frames at the end are missing. An ImageError says that none can be decoded.
     """
     film = _open(video)
     stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video)

@@ -51,9 +51,6 @@ def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", cou
         out: folder for the pictures, ``<stage>_1.png`` ...
         stage: ``train``, ``val`` or ``test``.
         count: frames, spread over those that have objects; each as in the first :data:`DRAWS` epochs.
-
-    Raises:
-        DataError: one sentence on what is wrong with the stage, the numbers, or the data.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")
@@ -98,16 +95,7 @@ def configured(e: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Pixels of a normalised tensor.
-
-    Args:
-        entering: float ``(N, C, H, W)``.
-        mean: ``(C,)`` in 0..1.
-        std: ``(C,)``.
-
-    Returns:
-        uint8 ``(N, H, W, C)``; what lies outside 0..255 is clipped.
-    """
+    """Pixels uint8 ``(N, H, W, C)`` of a normalised tensor ``(N, C, H, W)``, clipped; mean and std ``(C,)`` in 0..1."""
     values = entering.permute(0, 2, 3, 1).double().numpy() * std + mean
     pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return pixels

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import nn
-
 from ssd_effnet.evaluation.scores import save_figure
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.necks import GraphNeck
@@ -49,25 +47,34 @@ def map_graph(detector: Detector) -> MapGraph:
     Kinds: ``input`` enters from the backbone, ``attention`` fuses by global pooling, ``output`` goes to the head. Parts
     that return their inputs are left out.
     """
-    drawing = MapGraph()
-    entering: list[str] = []
-    for name, part in detector.parts.items():
-        levels = _levels(part)
-        if name == "backbone":
-            entering = [drawing.add(f"{name}.{v.name}", v, v.name, (), "input") for v in levels]
-        elif isinstance(part, GraphNeck):
-            entering = _draw_neck(drawing, part, entering)
-        elif name == "extras":
-            for level in levels[len(entering) :]:
-                entering.append(drawing.add(f"{name}.{level.name}", level, level.name, entering[-1:]))
+    graph = MapGraph()
+    maps: list[str] = []
+    for part_name, part in detector.parts.items():
+        neck = part if isinstance(part, GraphNeck) else None
+        levels: list[Level] = neck.levels_in if neck else part.levels  # type: ignore[assignment]
+        if part_name == "backbone":
+            maps = [graph.add(f"backbone.{level.name}", level, level.name, (), "input") for level in levels]
+        elif neck or part_name == "extras":
+            for level in levels[len(maps) :]:
+                maps.append(graph.add(f"{part_name}.{level.name}", level, level.name, maps[-1:]))
         elif any(True for _ in part.parameters()):
-            entering = [
-                drawing.add(f"{name}.{level.name}", level, name, (source,))
-                for level, source in zip(levels, entering, strict=True)
+            maps = [
+                graph.add(f"{part_name}.{level.name}", level, part_name, (source,))
+                for level, source in zip(levels, maps, strict=True)
             ]
-    for name in entering:
-        drawing.boxes[name] = replace(drawing.boxes[name], kind="output")
-    return drawing
+        for turn, nodes in enumerate(neck.nodes_of_turns if neck else ()):
+            assert neck is not None
+            known = dict(zip(neck.topology.input_names, maps, strict=True))
+            for node in nodes:
+                label = node.name if len(neck.nodes_of_turns) == 1 else f"{turn}.{node.name}"
+                kind = "attention" if node.merge == "global_pool" else "node"
+                sources = [known[source] for source in node.inputs]
+                known[node.name] = graph.add(f"neck.{turn}.{node.name}", levels[node.level], label, sources, kind)
+            maps = [known.get(name, x) for name, x in zip(neck.topology.outputs, maps, strict=True)]
+        maps = maps[: neck.topology.num_returned] if neck else maps
+    for name in maps:
+        graph.boxes[name] = replace(graph.boxes[name], kind="output")
+    return graph
 
 
 def draw_detector(title: str, detector: Detector, path: Path) -> None:
@@ -81,39 +88,14 @@ def draw_detector(title: str, detector: Detector, path: Path) -> None:
     axes = figure.subplots()
     axes.set(title=title, xlim=(-0.6, columns - 0.4), ylim=(-0.6, len(rows)), xticks=[])
     axes.set_yticks(range(len(rows)), [f"stride {stride}" for stride in rows])
-    axes.grid(axis="y", color="#eee")
-    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     place = {name: (box.column, rows[box.stride]) for name, box in graph.boxes.items()}
     for source, target in graph.edges:
         steps = place[target][0] - place[source][0]
-        style = {"arrowstyle": "-|>", "color": "#555", "shrinkA": 16, "shrinkB": 16}
-        bend = {"connectionstyle": f"arc3,rad={-0.9 / steps if steps > 1 else 0}"}  # round what stands between
-        axes.annotate("", place[target], place[source], arrowprops=style | bend, zorder=2)
+        bend = f"arc3,rad={-0.9 / steps if steps > 1 else 0}"  # round what stands between
+        style = {"arrowstyle": "-|>", "color": "#555", "shrinkA": 16, "shrinkB": 16, "connectionstyle": bend}
+        axes.annotate("", place[target], place[source], arrowprops=style)
     for name, box in graph.boxes.items():
         frame = {"boxstyle": "round", "facecolor": _FILL[box.kind], "edgecolor": "#555"}
         axes.text(*place[name], box.label, ha="center", va="center", fontsize=8, bbox=frame, zorder=3, parse_math=False)
     save_figure(figure, path)
-
-
-def _draw_neck(drawing: MapGraph, neck: GraphNeck, entering: Sequence[str]) -> list[str]:
-    """Draw the neck's repetitions; returns the names of its output maps."""
-    maps = list(entering)
-    for level in neck.levels_in[len(maps) :]:
-        maps.append(drawing.add(f"neck.{level.name}", level, level.name, maps[-1:]))
-    for turn, nodes in enumerate(neck.nodes_of_turns):
-        known = dict(zip(neck.topology.input_names, maps, strict=True))
-        for node in nodes:
-            known[node.name] = drawing.add(
-                f"neck.{turn}.{node.name}",
-                neck.levels_in[node.level],
-                node.name if len(neck.nodes_of_turns) == 1 else f"{turn}.{node.name}",
-                [known[source] for source in node.inputs],
-                "attention" if node.merge == "global_pool" else "node",
-            )
-        maps = [known.get(name, x) for name, x in zip(neck.topology.outputs, maps, strict=True)]
-    return maps[: neck.topology.num_returned]
-
-
-def _levels(part: nn.Module) -> list[Level]:
-    return part.levels_in if isinstance(part, GraphNeck) else part.levels  # type: ignore[return-value]

@@ -58,14 +58,7 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Maps and outputs of a detector for one image.
-
-    Attributes:
-        maps: in order of computation.
-        levels: of the head.
-        outputs: of the detector, with their graph.
-        input_size: (height, width) of the image.
-    """
+    """Maps of a detector for one image in order of computation, the head's levels, and outputs with their graph."""
 
     maps: list[FeatureMap]
     levels: list[Level]
@@ -86,15 +79,7 @@ class Seen:
 
 
 def see(detector: Detector, images: torch.Tensor) -> Seen:
-    """Run the detector on one image and keep all maps.
-
-    Args:
-        detector: in evaluation.
-        images: ``(1, C, H, W)``, 0..255, on the detector's device.
-
-    Raises:
-        ValueError: not one image, or a detector in training mode.
-    """
+    """Run the detector (in evaluation) on one image ``(1, C, H, W)``, 0..255, and keep all maps."""
     if images.shape[0] != 1:
         raise ValueError(f"expected one image, not {images.shape[0]}")
     if detector.training:
@@ -113,14 +98,9 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
 
 
 def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
-    """The logit whose sigmoid is the score, a scalar.
+    """The logit whose sigmoid is the score, a scalar, of one anchor's logits ``(K,)`` for a class from 1.
 
     With softmax: the log odds of the class against all others, background included.
-
-    Args:
-        logits: ``(K,)`` of one anchor.
-        label: class index, from 1.
-        activation: what the logits mean.
     """
     if activation == "sigmoid":
         return logits[label - 1]
@@ -131,9 +111,8 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
 def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation) -> list[tuple[FeatureMap, np.ndarray]]:
     """Maps on which the score of a detection, a table of one row, depends, and what each contributed.
 
-    Returns:
-        Each map with ``(h, w)``, not negative: gradient times value at each position, summed over channels (HiResCAM,
-        Draelos and Carin 2020). Only what this very anchor used.
+    Each comes with ``(h, w)``, not negative: gradient times value at each position, summed over channels (HiResCAM,
+    Draelos and Carin 2020). Only what this very anchor used.
     """
     anchor, label = seen.anchor_of(detection)[0], int(detection.labels[0])
     score = score_logit(seen.outputs.cls_logits[0, anchor].float(), label, activation)
@@ -150,8 +129,7 @@ def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation)
 def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> tuple[np.ndarray, np.ndarray]:
     """The loss's assignment of one image's anchors.
 
-    Returns:
-        int64 ``(A,)``, the row of the targets that an anchor learns, -1 for none; bool ``(A,)``, ignored.
+    int64 ``(A,)``, the row of the targets that an anchor learns, -1 for none; bool ``(A,)``, ignored.
     """
     matches = criterion.matcher(seen.outputs, targets)
     return matches.object_index[0].cpu().numpy(), matches.ignored[0].cpu().numpy()
@@ -160,14 +138,8 @@ def matched_anchors(seen: Seen, targets: Targets, criterion: DetectionLoss) -> t
 def find_sample(predictor: Predictor, image: str, run: RunDirectory | None = None) -> tuple[Sample, bool]:
     """Load the image for the detector; also whether its objects are known.
 
-    Args:
-        predictor: the detector with its experiment.
-        image: a file (of a pair the other one lies as in KAIST's layout), or a frame of the experiment's test split.
-        run: that the detector is of; a frame that is named is of the data that it was begun with.
-
-    Raises:
-        DataError: it is neither, it cannot be read, or it is not what the modality reads.
-        RunError: the test split is another one now.
+    It is a file (of a pair the other one lies as in KAIST's layout), or a frame of the experiment's test split, which
+    must be the one that the ``run`` was begun with.
     """
     if Path(image).is_file():
         (source,) = find_sources([image], side="lwir" if predictor.modality == "lwir" else "visible")
@@ -191,20 +163,15 @@ def write_features(
 ) -> tuple[list[Path], Table]:
     """Draw a detector's maps, anchors and evidence for one image.
 
+    Writes ``image.png``, ``levels.png``, and, where there is something to show, ``anchors.png`` and ``detection.png``;
+    returns them with a table of the surest detections. A DataError says that there are not so many detections.
+
     Args:
         predictor: the detector.
         sample: as :func:`find_sample` gives it.
-        out: folder for ``image.png``, ``levels.png``, and, where there is something to show, ``anchors.png`` and
-            ``detection.png``.
+        out: folder of the pictures.
         truth: whether the sample's objects are known.
         detection: whose evidence is drawn; 1 has the highest score.
-
-    Returns:
-        The pictures, and a table of the surest detections.
-
-    Raises:
-        DataError: there are not so many detections, or ``out`` is a file.
-        OSError: a file cannot be written.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")

@@ -50,9 +50,6 @@ def inspect(
 
     Arguments are the options of ``ssd-effnet inspect``, where None is the default; ``reading`` is how image files
     become pixels.
-
-    Raises:
-        DataError: one sentence on what is wrong with root, split or frames.
     """
     root, kind, named = _what(root, kind, splits)
     source = DataSource(kind, root, images=images, reading=reading)

@@ -49,10 +49,10 @@ def save_panels(
     kinds: Iterable[str] = (),
     width: float = 3.2,
 ) -> None:
-    """Write the panels below lines of text.
+    """Write the panels below lines of text; the path's suffix chooses the format.
 
     Args:
-        path: whose suffix chooses the format.
+        path: of the picture.
         rows: of panels; None leaves a place free.
         words: above all of them.
         kinds: of box, for the legend; keys of :data:`ssd_effnet.drawing.KINDS`.

@@ -16,14 +16,7 @@ from ssd_effnet.structures import Level
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One part of a detector.
-
-    Attributes:
-        name: ``backbone``, ``adapter`` ..., ``head``.
-        maps: it returns, in words; of the head the anchors of each level.
-        parameters: trainable ones; frozen norms have none.
-        multiply_adds: of one image, see :class:`ssd_effnet.models.cost.Cost`.
-    """
+    """One part of a detector: maps that it returns (head: anchors per level), parameters, multiply-adds."""
 
     name: str
     maps: tuple[str, ...]
@@ -32,11 +25,7 @@ class PartSummary:
 
 
 def summarize(e: ExperimentConfig) -> list[PartSummary]:
-    """The parts of the experiment's detector at its input size, in the order an image meets them.
-
-    Raises:
-        ConfigError: the experiment's parts do not fit together.
-    """
+    """The parts of the experiment's detector at its input size, in the order an image meets them."""
     detector = build_skeleton(e)
     channels, (height, width) = detector.normalize.mean.numel(), as_size(e.input.size)
     parts = []

@@ -65,9 +65,6 @@ def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
     assert rows(out / "test.json")[0]["bbox"] == [10, 20, 20, 50]
     pair = DataSource("coco", out).frames("train.json", modality="early")[0]
     assert pair.lwir is not None and pair.lwir.resolve() == root / "infrared" / "train" / "010001.jpg"
-    convert("llvip", root, tmp_path / "copies", copy=True)
-    (pair,) = DataSource("coco", tmp_path / "copies").frames("test.json", modality="halfway")
-    assert pair.lwir == tmp_path / "copies" / "lwir" / "test" / "190001.jpg"
 
     xml = root / "Annotations" / "010001.xml"
     write(xml, VOC.replace("<xmax>30<", "<xmax>wide<"))

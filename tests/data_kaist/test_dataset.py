@@ -310,7 +310,7 @@ def _break(root: Path, how: str) -> None:
     elif how == "lwir":
         image_file(root, TRAIN[1], "lwir").unlink()
     elif how == "no area":
-        xml.write_text(xml.read_text().replace("<w>8<", "<w>0<"))
+        xml.write_text(xml.read_text().replace("<w>8<", "<w>-8<"))
     elif how == "outside":
         xml.write_text(xml.read_text().replace("<x>0<", "<x>60<"))
     elif how == "xml":

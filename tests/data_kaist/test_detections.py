@@ -80,7 +80,7 @@ def test_spaces_blank_lines_windows_and_byte_order_marks(tmp_path: Path) -> None
         ("1,10,20,30,40", "line 3: has 5 columns"),
         ("1 10 20 30 40 0.5", "line 3: has 1 columns"),
         ("1,10,twenty,30,40,0.5", "line 3: has y 'twenty', which is not a finite number"),
-        ("0,10,20,30,40,0.5", "line 3: has image number 0, but image numbers are 1-based"),
+        ("0,10,20,30,40,0.5", "line 3: has image number 0, which should be a whole number from 1"),
         ("1.5,10,20,30,40,0.5", "line 3: has image number 1.5, which should be a whole number"),
         ("4,10,20,30,40,0.5", "line 3: has image number 4, but there are only 3 images"),
         ("1,10,20,30,-4,0.5", "line 3: has a box of width 30 and height -4"),

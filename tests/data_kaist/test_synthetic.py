@@ -16,8 +16,8 @@ from defusedxml import ElementTree
 from data_kaist.errors import RequestError
 from data_kaist.synthetic import write_dataset
 from data_kaist.synthetic.canvas import Camera
+from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.figures import Person, paint_person
-from data_kaist.synthetic.look import Look
 from data_kaist.synthetic.render import Backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
 from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids, is_validation
@@ -192,7 +192,7 @@ def test_bodies_are_warm_at_night_and_hard_to_see(twin: Path, items: list[Item])
 
 def flat_view(depth: np.ndarray) -> Backdrop:
     camera = Camera(focal=350.0, height=1.7, centre_x=depth.shape[1] / 2, horizon=100.0)
-    look = replace(Look.sample(np.random.default_rng(0), day=True), sun_side=0)
+    look = replace(Conditions.sample(np.random.default_rng(0), day=True), sun_side=0)
     visible = np.full((*depth.shape, 3), 128, np.uint8)
     return Backdrop(look, camera, visible, np.full(depth.shape, 100, np.uint8), depth, np.zeros((0, 3)), [])
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_kaist.annotations import BBGT_HEADER, parse_bbgt, parse_xml
+from data_kaist.annotations import BBGT_HEADER, read_annotation
 from data_kaist.coco import CocoDataset, read_coco
 from data_kaist.detections import read_detections
 from data_kaist.errors import AnnotationError, DataError, DetectionFileError, ImageError
@@ -173,8 +173,8 @@ def try_files(
 
 
 READERS: dict[str, tuple[bytes, str, Callable[[Path], Any], Callable[[Any], None], type[Exception]]] = {
-    "xml": (XML, "I1.xml", lambda p: parse_xml(p.read_bytes(), str(p)), possible, AnnotationError),
-    "bbgt": (BBGT, "I1.txt", lambda p: parse_bbgt(p.read_bytes(), str(p)), possible, AnnotationError),
+    "xml": (XML, "I1.xml", lambda p: read_annotation(p, "set06/V000/I00001"), possible, AnnotationError),
+    "bbgt": (BBGT, "I1.txt", lambda p: read_annotation(p, "set06/V000/I00001"), possible, AnnotationError),
     "coco": (json.dumps(COCO).encode(), "a.json", read_coco, possible_data, AnnotationError),
     "kaist": (KAIST, "d.txt", lambda p: read_detections(p, 3), possible_table, DetectionFileError),
     "results": (

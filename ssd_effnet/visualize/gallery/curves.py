@@ -34,25 +34,18 @@ def write_curves(
     names: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> dict[str, Scores]:
-    """Draw the curves.
+    """Draw miss rate over FPPI, one panel per subset; returns the scores by detector.
 
     Args:
         files: run directories, COCO results, KAIST texts and devkit folders, mixed.
         out: picture; its suffix chooses the format.
         annotations: COCO file or data set's root to score against; None takes the test split of the first run.
         split: frames to take from a root.
-        rules: rule set.
-        subsets: one panel each.
+        rules, subsets: see :mod:`ssd_effnet.evaluation.subsets`.
         size: width and height of the whole, inches.
         order: of the legends: ``best`` first, or as ``given``.
         names: of the files in the legends; empty: their own.
         overrides: where the runs' data are.
-
-    Returns:
-        The scores by detector.
-
-    Raises:
-        DataError, ConfigError: one sentence on the file that cannot be read, or if there is nothing to score against.
     """
     if out.suffix not in SUFFIXES:
         raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")

@@ -37,18 +37,15 @@ def write_figure(
     fppi: float = FPPI,
     min_score: float | None = None,
 ) -> list[Path]:
-    """Draw frames with each detector's boxes at its operating point.
+    """Draw frames (columns) with each detector's boxes (rows) at its operating point, as ``out.pdf`` and ``out.png``.
 
     Args:
-        runs: one row each, as :meth:`.FinishedRun.load_all` gives them.
-        frames: names, one column each.
-        out: without ending; ``.pdf`` and ``.png`` are written.
+        runs: as :meth:`.FinishedRun.load_all` gives them.
+        frames: names of test frames.
+        out: without ending.
         names: of the rows; empty: the detectors' own.
         width: of the whole, inches; 7 is a page of two columns.
         subset, fppi, min_score: as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
-
-    Raises:
-        DataError: a frame is none of the test frames, or the names are not as many as the runs.
     """
     if names and len(names) != len(runs):
         raise DataError(f"{len(names)} names are given for {len(runs)} detectors")

@@ -26,14 +26,8 @@ from ssd_effnet.training.run_directory import RunDirectory
 class FinishedRun:
     """A finished run with its test frames.
 
-    Attributes:
-        name: experiment and seed.
-        modality: of the detector and the pictures.
-        frames: of the test split.
-        detections: on them, of the class.
-        classes: that the detector tells apart.
-        of_class: the one that is looked at.
-        annotations: what they are scored against.
+    ``modality`` is that of the detector and the pictures, ``detections`` are those of the class ``of_class``, one of
+    ``classes``; ``annotations`` says what they are scored against.
     """
 
     name: str
@@ -48,13 +42,7 @@ class FinishedRun:
     def load(cls, path: Path, overrides: Sequence[str] = (), of_class: str | None = None) -> FinishedRun:
         """Load a finished run from its directory or tested checkpoint.
 
-        Args:
-            path: of it.
-            overrides: where its data are, as :meth:`ssd_effnet.training.run_directory.RunDirectory.at_hand` takes them.
-            of_class: name of the class to look at; None: the main one.
-
-        Raises:
-            DataError, ConfigError: one sentence, where the run is not finished or its data are not there.
+        ``overrides`` say where its data are; ``of_class`` names the class to look at (None: the main one).
         """
         directory = RunDirectory.holding(path)
         if not directory.detections_file.is_file():
@@ -97,9 +85,6 @@ class FinishedRun:
                 test split of the first run.
             split: frames of a root.
             leave_out: runs that cannot be read, with a doubt, where others can.
-
-        Raises:
-            DataError, ConfigError: one sentence, where one cannot be read, or they are not of the same frames.
         """
         files = [path for path in paths if _holds_results(path)]
         places = [path if path in files else RunDirectory.holding(path).path for path in paths]

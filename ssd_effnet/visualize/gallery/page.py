@@ -20,13 +20,7 @@ Fractions = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Large:
-    """A picture that an entry is enlarged to.
-
-    Attributes:
-        address: of the file, relative to the page.
-        caption: above it.
-        rings: around what the entry is about, once on each image of a pair.
-    """
+    """A picture that an entry is enlarged to: address beside the page, and rings around what it is about."""
 
     address: str
     caption: str = ""
@@ -40,12 +34,9 @@ class GalleryEntry:
     Attributes:
         kind: key in :attr:`GalleryPage.kinds`, or the words themselves.
         name: of the frame.
-        caption: its description.
         thumbnail: address of a small picture; empty where it could not be drawn, and the caption says why.
         width, height_shown: of the thumbnail in pixels.
         larger: pictures to enlarge to; the thumbnail where there are none.
-        daytime: ``day`` or ``night``.
-        occlusion: ``none``, ``partial`` or ``heavy``.
         height: of the object in pixels.
         score: of the detection in question.
     """
@@ -84,15 +75,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """Content of a gallery.
+    """Content of a gallery: title, paragraphs below it, charts, entries.
 
-    Attributes:
-        title: of the page.
-        lead: paragraphs below it.
-        entries: in the order in which they stand at first.
-        kinds: what each kind of entry is called, in the order of the filter; those of the entries where empty.
-        charts: between the lead and the entries.
-        legend: keys of :data:`ssd_effnet.drawing.KINDS` whose boxes are on the pictures.
+    ``kinds`` names each kind of entry, in the order of the filter; ``legend`` has keys of
+    :data:`ssd_effnet.drawing.KINDS`.
     """
 
     title: str
@@ -104,11 +90,7 @@ class GalleryPage:
 
 
 def write_page(path: Path, page: GalleryPage) -> None:
-    """Write the page; the file is replaced whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write the page; the file is replaced whole or not at all."""
     write_whole(path, render(page))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Look:
+class Conditions:
     """Choices that hold for one background."""
 
     day: bool  # False at night
@@ -32,7 +32,7 @@ class Look:
     misalignment: tuple[int, int]  # (dx, dy) by which the LWIR picture is off, pixels
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, day: bool) -> Look:
+    def sample(cls, rng: np.random.Generator, day: bool) -> Conditions:
         """A random look for day or night."""
         road_half = float(rng.uniform(3.2, 6.5))
         walls = (road_half + float(rng.uniform(2.2, 5.0)), road_half + float(rng.uniform(2.2, 5.0)))
