@@ -118,93 +118,82 @@ def data(experiment: Path, out: Path | None, overrides: list[str], **settings: A
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet visualize")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    a_run = "a run directory, its tested checkpoint, or a file of detections"
+    parsers: dict[Any, shell.Parser] = {}
 
-    def command(call: Callable[..., str], name: str = "") -> shell.Parser:
-        """A subcommand; its help is the docstring of what it calls."""
+    def command(call: Callable[..., str], name: str = "") -> Callable[..., Any]:
+        """A subcommand, as what adds its arguments; its help is the docstring of what it calls."""
         added: shell.Parser = commands.add_parser(name or call.__name__, help=call.__doc__, doc=call.__doc__)
         added.set_defaults(call=call)
-        return added
-
-    def add_truth(to: shell.Parser) -> None:
-        text = "COCO JSON, or a data set's root, to score against (default: the first run's test split)"
-        to.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help=text)
-        to.add_argument("--split", default="test-all-20", help="frames to take from a root (default: %(default)s)")
-
-    def add_point(to: shell.Parser) -> None:
-        point, text = to.add_mutually_exclusive_group(), "false positives per image (default: %(default)s)"
-        point.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
-        text = "least score of the operating point, in place of an FPPI"
-        point.add_argument("--score", dest="min_score", type=float, help=text)
-
-    def add_gallery(to: shell.Parser, *, pictures: bool = True) -> None:
-        add_truth(to)
-        text = "whose people count (default: %(default)s)"
-        to.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)
-        if pictures:
+        parsers[call] = added
+        if call in (errors, compare_runs, curves, figure):
+            text = "COCO JSON, or a data set's root, to score against (default: the first run's test split)"
+            added.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help=text)
+            added.add_argument(
+                "--split", default="test-all-20", help="frames to take from a root (default: %(default)s)"
+            )
+        if call in (errors, compare_runs, figure):
+            text = "whose people count (default: %(default)s)"
+            added.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)
+            added.add_argument("--class", dest="of_class", metavar="NAME", help="of data.classes (default: person's)")
+            point, text = added.add_mutually_exclusive_group(), "false positives per image (default: %(default)s)"
+            point.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
+            if call is not compare_runs:
+                text = "least score of the operating point, in place of an FPPI"
+                point.add_argument("--score", dest="min_score", type=float, help=text)
+        if call in (errors, compare_runs):
             text = "pictures at most (default: %(default)s)"
-            to.add_argument("--count", type=shell.positive, default=2000, help=text)
-        to.add_argument("--class", dest="of_class", metavar="NAME", help="of data.classes (default: that of person)")
+            added.add_argument("--count", type=shell.positive, default=2000, help=text)
+        if call is curves:
+            shell.add_subsets(added)
+        return added.add_argument
 
-    of_errors = command(errors)
-    of_errors.add_argument("run", type=Path, help="a run directory, its tested checkpoint, or a file of detections")
-    of_errors.add_overrides(where := "where the data are: data.root=...")
-    of_errors.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
-    add_point(of_errors)
-    add_gallery(of_errors)
+    add = command(errors)
+    add("run", type=Path, help=a_run)
+    add("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN/errors)")
 
-    of_compare = command(compare_runs, "compare")
-    of_compare.add_argument("a", type=Path, help="a run directory, its tested checkpoint, or a file of detections")
-    of_compare.add_argument("b", type=Path, help="another one, tested on the same data")
-    of_compare.add_overrides(where)
+    add = command(compare_runs, "compare")
+    add("a", type=Path, help=a_run)
+    add("b", type=Path, help="another one, tested on the same data")
     text = "folder of the page (default: %(default)s)"
-    of_compare.add_argument("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
-    text = "false positives per image of both (default: %(default)s)"
-    of_compare.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
-    add_gallery(of_compare)
+    add("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
 
-    of_curves = command(curves)
-    text = "run directories, COCO results, KAIST texts, devkit folders"
-    of_curves.add_argument("files", type=Path, nargs="+", help=text)
-    add_truth(of_curves)
-    shell.add_subsets(of_curves)
+    add = command(curves)
+    add("files", type=Path, nargs="+", help="run directories, COCO results, KAIST texts, devkit folders")
     text = "inches of the whole picture (default: 5.2 per subset, 5.4)"
-    of_curves.add_argument("--size", type=positive_number, nargs=2, metavar=("WIDTH", "HEIGHT"), help=text)
+    add("--size", type=positive_number, nargs=2, metavar=("WIDTH", "HEIGHT"), help=text)
     text = "of the legends: best first, or as given (default: %(default)s)"
-    of_curves.add_argument("--order", choices=("best", "given"), default="best", help=text)
-    of_curves.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the files, in their order")
-    of_curves.add_argument("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
-    text = "picture: .png, .svg, .pdf (default: %(default)s)"
-    of_curves.add_argument("--out", type=Path, default=Path("curves.png"), help=text)
+    add("--order", choices=("best", "given"), default="best", help=text)
+    add("--names", nargs="+", default=[], metavar="NAME", help="of the files, in their order")
+    add("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
+    add("--out", type=Path, default=Path("curves.png"), help="picture: .png, .svg, .pdf (default: %(default)s)")
 
-    of_figure = command(figure)
-    text = "names as set08/V001/I02579, a column each"
-    of_figure.add_argument("--frames", nargs="+", required=True, metavar="FRAME", help=text)
+    add = command(figure)
+    add("--frames", nargs="+", required=True, metavar="FRAME", help="names as set08/V001/I02579, a column each")
     text = "runs and files of detections, a row each"
-    of_figure.add_argument("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
-    of_figure.add_argument("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
+    add("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
+    add("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
     text = "inches (default: %(default)s, a page of two columns)"
-    of_figure.add_argument("--width", type=positive_number, default=7.0, help=text)
+    add("--width", type=positive_number, default=7.0, help=text)
     text = "written as OUT.pdf and OUT.png (default: %(default)s)"
-    of_figure.add_argument("--out", type=Path, default=Path("figure"), help=text)
-    add_point(of_figure)
-    add_gallery(of_figure, pictures=False)
+    add("--out", type=Path, default=Path("figure"), help=text)
 
-    of_features = command(features)
-    of_features.add_argument("run", type=Path, help="a run directory or a checkpoint")
+    add = command(features)
+    add("run", type=Path, help="a run directory or a checkpoint")
     text = "a file (a pair's other file is found in KAIST's layout), or the name of a frame of the run's test split"
-    of_features.add_argument("--image", required=True, help=text)
-    of_features.add_argument(
-        "--detection", type=int, default=1, help="whose evidence is drawn (default: 1, the surest)"
-    )
-    text = "folder for the pictures (default: pictures/features_NAME in the run)"
-    of_features.add_argument("--out", type=Path, help=text)
+    add("--image", required=True, help=text)
+    add("--detection", type=int, default=1, help="whose evidence is drawn (default: 1, the surest)")
+    add("--out", type=Path, help="folder for the pictures (default: pictures/features_NAME in the run)")
 
-    of_data = command(data)
-    of_data.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, config.yaml of a run, or a run")
-    of_data.add_overrides("settings that differ, before the options")
-    of_data.add_argument("--stage", choices=("train", "val", "test"), default="train", help="default: %(default)s")
-    of_data.add_argument("--count", type=shell.positive, default=6, help="how many frames (default: 6)")
-    of_data.add_argument("--out", type=Path, help="folder for the pictures (default: data_NAME)")
+    add = command(data)
+    add("experiment", type=Path, help="NAME, experiments/NAME.yaml, config.yaml of a run, or a run")
+    add("--stage", choices=("train", "val", "test"), default="train", help="default: %(default)s")
+    add("--count", type=shell.positive, default=6, help="how many frames (default: 6)")
+    add("--out", type=Path, help="folder for the pictures (default: data_NAME)")
+
+    for call in (errors, compare_runs, features):
+        parsers[call].add_overrides("where the data are: data.root=...")
+    parsers[data].add_overrides("settings that differ, before the options")
     return parser
 
 

@@ -151,11 +151,6 @@ def test_ids_as_text_and_boxes_without_area_are_read_and_said(tmp_path: Path) ->
         assert read_detections(tmp_path, 3, names=NAMES).boxes_xyxy.tolist() == [[2, 3, 4, 5]]
 
 
-def test_yolos_lines_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DetectionFileError, match=r"line 1: has 1 columns, not the 6 .* YOLO.s class, centre"):
-        read_detections(write(tmp_path / "d.txt", "0 0.5 0.5 0.1 0.2 0.9\n"), 3)
-
-
 def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(DetectionFileError, match="no such file"):
         read_detections(tmp_path / "none.txt", 3)
