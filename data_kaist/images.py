@@ -75,10 +75,8 @@ def read_image(
         note: one row of :data:`NOTE`, filled in.
     """
     image, header = _decoded(path, colour)
-    if note is not None:
-        note["read"] = 1
-    if header.bits > 8 and colour and note is not None:
-        note["deep_visible"] = 1
+    note = np.zeros(1, NOTE) if note is None else note
+    note["read"], note["deep_visible"] = 1, colour and header.bits > 8
     if not colour:
         image = to_8_bits(image, str(path), reading, note)
     if header.tag > 1 and reading.orientation != "never":
@@ -127,18 +125,16 @@ def _undecodable(path: Path, data: np.ndarray) -> ImageError:
 
 def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: np.ndarray | None = None) -> np.ndarray:
     """LWIR values of any type as uint8 ``(H, W)``; ImageError for values that need a range, where none is given."""
-    if note is not None:
-        note["read"] = 1
+    note = np.zeros(1, NOTE) if note is None else note
+    note["read"] = 1
     if image.dtype == np.uint8:
-        if note is not None:
-            note["shallow"] = reading.lwir_range is not None
+        note["shallow"] = reading.lwir_range is not None
         return image
     numbers = image[np.isfinite(image)] if image.dtype.kind == "f" else image
     if not numbers.size:
         raise ImageError(f"{name}: holds no finite value")
     low, high = float(numbers.min()), float(numbers.max())
-    if note is not None:
-        note["deep_lwir"], note["low"], note["high"] = 1, low, high
+    note["deep_lwir"], note["low"], note["high"] = 1, low, high
     if reading.lwir_range is None:
         if image.dtype not in (np.uint16, np.int16) or low < 0:
             raise ImageError(
@@ -147,8 +143,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
             )
         return (image >> 8).astype(np.uint8)
     black, white = reading.lwir_range
-    if note is not None:
-        note["below"], note["above"] = np.mean(~(image >= black)), np.mean(image > white)  # what is NaN becomes 0, too
+    note["below"], note["above"] = np.mean(~(image >= black)), np.mean(image > white)  # what is NaN becomes 0, too
     scaled = (image.astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
     return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)), np.uint8)
 
@@ -229,15 +224,14 @@ def _header(data: np.ndarray) -> _Header | None:
 
 
 def _as_wanted(
-    image: np.ndarray, header: _Header, reading: Reading, size: tuple[int, int] | None, note: np.ndarray | None
+    image: np.ndarray, header: _Header, reading: Reading, size: tuple[int, int] | None, note: np.ndarray
 ) -> np.ndarray:
     """The image as stored or upright, by size, else by :attr:`Reading.orientation`."""
     other = _turned(image, _TURN_BACK.get(header.tag, header.tag) if header.upright else header.tag)
     stored, upright = (other, image) if header.upright else (image, other)
     fits = [size in (None, form.shape[:2]) for form in (stored, upright)]
     turn = reading.orientation == "follow" if fits[0] == fits[1] else fits[1]
-    if note is not None:
-        note["tag"], note["turned"] = header.tag, turn
+    note["tag"], note["turned"] = header.tag, turn
     return np.ascontiguousarray(upright if turn else stored)
 
 

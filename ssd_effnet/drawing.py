@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -76,10 +77,7 @@ def as_rgb(picture: np.ndarray) -> np.ndarray:
 def beside(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     """Pictures of one height in a row."""
     bar = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
-    parts: list[np.ndarray] = []
-    for picture in pictures:
-        parts += [bar, as_rgb(picture)] if parts else [as_rgb(picture)]
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([part for picture in pictures for part in (bar, as_rgb(picture))][1:], axis=1)
 
 
 def with_caption(picture: np.ndarray, caption: str) -> np.ndarray:
@@ -117,25 +115,18 @@ def save(picture: np.ndarray, path: Path) -> None:
 
 
 def _rectangle(canvas: np.ndarray, box: np.ndarray, kind: MarkingKind) -> None:
-    x1, y1, x2, y2 = (round(float(v)) for v in box)
-    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    x1, y1, x2, y2 = box.round()
+    corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)])
     # a dark line below makes every colour readable on every background
     for colour, thickness in (((0, 0, 0), 4), (kind.colour, 2)):
-        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-            if kind.dashed:
-                _dashes(canvas, a, b, colour, thickness)
-            else:
-                cv2.line(canvas, a, b, colour, thickness)
-
-
-def _dashes(
-    canvas: np.ndarray, a: tuple[int, int], b: tuple[int, int], colour: tuple[int, int, int], thickness: int
-) -> None:
-    start, step = np.array(a, float), np.array(b, float) - np.array(a, float)
-    length = float(np.hypot(*step))
-    for s in np.arange(0, length, 9):
-        p, q = start + step * (s / length), start + step * (min(s + 5, length) / length)
-        cv2.line(canvas, (int(p[0]), int(p[1])), (int(q[0]), int(q[1])), colour, thickness)
+        for a, b in pairwise(corners):
+            length = float(np.hypot(*(b - a)))
+            for s in np.arange(0, length, 9) if kind.dashed else (0,):
+                ends = (
+                    (a + (b - a) * (s / length), a + (b - a) * (min(s + 5, length) / length)) if kind.dashed else (a, b)
+                )
+                p, q = ((int(x), int(y)) for x, y in ends)
+                cv2.line(canvas, p, q, colour, thickness)
 
 
 def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:

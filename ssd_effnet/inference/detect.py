@@ -18,7 +18,6 @@ from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, ImageError
 from data_kaist.files import write_whole
 from data_kaist.images import NOTE
-from data_kaist.layouts import SIDES
 from data_kaist.splits import spelling
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
@@ -133,7 +132,7 @@ def detect(
         for source in sources:
             first, read, gap = number, 0, 0
             try:
-                for shot in _shots(predictor, source, number, pictures, max_frames):
+                for shot in _shots(predictor, source, number, max_frames):
                     number = shot.number + 1
                     read += 1
                     gap = gap or (read if shot.place >= read else 0)
@@ -159,21 +158,11 @@ def detect(
     return summary
 
 
-def _shots(
-    predictor: Predictor, source: Source, number: int, pictures: bool, max_frames: int | None
-) -> Iterator[_Shot]:
+def _shots(predictor: Predictor, source: Source, number: int, max_frames: int | None) -> Iterator[_Shot]:
     if isinstance(source, Still):
         note = np.zeros(1, NOTE)
-        here = {side: source.read(side, predictor.reading, note) for side in predictor.sides}
-        sample = predictor.prepare(tuple(here.values()), str(source.path))
-        if pictures and source.visible is not None and source.lwir is not None:
-            here = {
-                side: here[side] if side in here else source.read(side, predictor.reading) for side in SIDES["early"]
-            }
-            if len({picture.shape[:2] for picture in here.values()}) > 1:
-                sizes = " and ".join(f"{picture.shape[1]}x{picture.shape[0]}" for picture in here.values())
-                raise ImageError(f"{source.path}: visible and lwir differ in size ({sizes} pixels)")
-        yield _Shot(number, 0, source.name, source, tuple(here.values()), sample, note)
+        given = tuple(source.read(side, predictor.reading, note) for side in predictor.sides)
+        yield _Shot(number, 0, source.name, source, given, predictor.prepare(given, str(source.path)), note)
         return
     if len(predictor.sides) > 1:
         raise ImageError(f"{source.path}: {predictor.modality} needs pairs (visible, lwir), and a video is not one")
@@ -224,9 +213,7 @@ def _picture_name(source: Source) -> str:
 
 def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
     """Refuse to overwrite an input with its annotated picture."""
-    read: set[Path] = set()
-    for source in sources:
-        read |= {path.resolve() for path in source.files}
+    read = {path.resolve() for source in sources for path in source.files}
     for name in map(_picture_name, sources):
         if (out / name).resolve() in read:
             raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")

@@ -80,10 +80,6 @@ class Seen:
 
 def see(detector: Detector, images: torch.Tensor) -> Seen:
     """Run the detector (in evaluation) on one image ``(1, C, H, W)``, 0..255, and keep all maps."""
-    if images.shape[0] != 1:
-        raise ValueError(f"expected one image, not {images.shape[0]}")
-    if detector.training:
-        raise ValueError("the detector must be in evaluation; call eval() first")
     size = (images.shape[-2], images.shape[-1])
     with torch.enable_grad():
         # a gradient that starts at the pixels reaches every map, even where all weights are frozen

@@ -158,10 +158,10 @@ def test_only_what_is_asked_for(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_pairs_side_by_side(of_pairs: Predictor, predictor: Predictor, tmp_path: Path) -> None:
     root, file = pairs(tmp_path / "root"), "images/set06/V000/visible/I00039.jpg"
-    for name, who in (("early", of_pairs), ("visible", predictor)):
+    for name, who, width in (("early", of_pairs, 2 * 104 + 4), ("visible", predictor, 104)):
         summary = detect(who, find_sources([root]), tmp_path / name)
         assert summary.images == 2
-        assert cv2.imread(str(tmp_path / name / file)).shape[1] == 2 * 104 + 4
+        assert cv2.imread(str(tmp_path / name / file)).shape[1] == width
     with pytest.raises(DataError, match=r"alone\.jpg: has no lwir image beside it"):
         detect(of_pairs, find_sources([image(tmp_path / "alone.jpg")]), tmp_path / "out")
     with pytest.raises(DataError, match=r"a\.avi: early needs pairs \(visible, lwir\), and a video is not one"):

@@ -133,14 +133,6 @@ def test_maps_are_those_of_the_parts_each_once(predictor: Predictor) -> None:
     assert all(p.grad is None for p in detector.parameters())
 
 
-def test_what_cannot_be_looked_at(predictor: Predictor) -> None:
-    with pytest.raises(ValueError, match="expected one image, not 2"):
-        see(predictor.detector, IMAGE.expand(2, -1, -1, -1))
-    detector = build_detector(load_experiment(LITE0, SIX_LEVELS), pretrained=False)[0]
-    with pytest.raises(ValueError, match="must be in evaluation"):
-        see(detector.train(), IMAGE)
-
-
 @pytest.mark.parametrize(
     "settings", [(), ("class_loss.name=focal",), ("head.kind=efficientdet", "class_loss.name=focal")]
 )
