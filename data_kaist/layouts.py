@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import mmap
@@ -102,28 +103,29 @@ def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) ->
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
-    """Frames whose image is also among the ``others``, by file or content.
+    """Frames whose image (the visible one of a pair) is also among the ``others``, by file or content.
 
-    Of a pair the visible image is compared. Only files of equal size are read.
+    Only files of equal size are read.
     """
 
-    def files(of: Sequence[Frame]) -> list[Path | None]:
-        return [path and path.resolve() for path in (frame.visible or frame.lwir for frame in of)]
+    @functools.cache
+    def content(path: Path) -> bytes:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
 
-    mine, its = files(frames), {path for path in files(others) if path}
-    new = {path: path.stat().st_size for path in mine if path and path not in its}
-    alike: dict[int, list[Path]] = {size: [] for size in new.values()}
-    for path in its if new else ():
-        if (size := path.stat().st_size) in alike:
-            alike[size].append(path)
-    contents = {_sha256(path) for paths in alike.values() for path in paths}
-    same = {path for path, size in new.items() if alike[size] and _sha256(path) in contents}
-    return [frame for frame, path in zip(frames, mine, strict=True) if path in its or path in same]
+    def file_of(frame: Frame) -> Path | None:
+        path = frame.visible or frame.lwir
+        return path and path.resolve()
 
+    by_size: dict[int, set[Path]] = {}
+    for other in filter(None, map(file_of, others)):
+        by_size.setdefault(other.stat().st_size, set()).add(other)
 
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    def is_shared(path: Path) -> bool:
+        alike = by_size.get(path.stat().st_size, set())
+        return path in alike or content(path) in map(content, alike)
+
+    return [frame for frame in frames if (path := file_of(frame)) and is_shared(path)]
 
 
 @dataclass(frozen=True)
@@ -218,10 +220,6 @@ class DataSource:
             if not self.annotations.exists():
                 raise SplitError(f"{self.annotations}: no such folder of annotations")
             return self.annotations
-        if self.form not in ANNOTATION_FOLDERS:
-            raise AnnotationError(
-                f"unknown annotation format {self.form!r}; it should be one of {', '.join(ANNOTATION_FOLDERS)}"
-            )
         found = [path for form, path in annotation_sets(self.root) if form == self.form]
         if len(found) > 1:
             both = " and ".join(map(str, found))
@@ -236,13 +234,7 @@ Candidates = Iterator[tuple[str, Callable[[], Frame]]]
 """Names of frames, each with what reads its annotation and raises a DataError where the frame is bad."""
 
 
-def _kaist_frames(
-    source: DataSource,
-    split: str,
-    exclude: str | None,
-    modality: Wanted,
-    may_skip: bool,
-) -> Candidates:
+def _kaist_frames(source: DataSource, split: str, exclude: str | None, modality: Wanted, may_skip: bool) -> Candidates:
     root = source.root
     wanted = parse_split(split, root)
     images = root / (source.images or "images")
@@ -286,9 +278,9 @@ def _kaist_frames(
     chosen = _without_excluded(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
     size = KAIST_SIZE  # of annotations that state none
-    for path in itertools.islice((path for of in files.values() for path in of.values()), 1):
+    if first := next((path for of in files.values() for path in of.values()), None):
         with suppress(ImageError):
-            size = read_image(path, colour=False).shape[:2]
+            size = read_image(first, colour=False).shape[:2]
     sides = _sides(modality, files.values())
     hint = f"; {len(lacking):,} frames of {split} have none, and data.on_bad_frame: skip leaves them out"
 
@@ -325,13 +317,7 @@ def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations
     return first
 
 
-def _coco_frames(
-    source: DataSource,
-    split: str,
-    exclude: str | None,
-    modality: Wanted,
-    may_skip: bool,
-) -> Candidates:
+def _coco_frames(source: DataSource, split: str, exclude: str | None, modality: Wanted, may_skip: bool) -> Candidates:
     root, file = source.root, file_and_step(split)[0]
     bad: dict[int, str] | None = {} if may_skip else None
     chosen, data = _coco_images(root, split, source.classes, bad)

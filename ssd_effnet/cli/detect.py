@@ -7,14 +7,13 @@ examples:
   ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
   ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs more/*.png --out found --score 0.5
   ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found   (pairs: equal names in visible/ and lwir/)
-  ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --max-frames 100 --no-pictures
+  ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --no-pictures
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ def parser() -> shell.Parser:
     add("--score", type=share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
     add("--no-pictures", dest="pictures", action="store_false", help="write no annotated images and videos")
     add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
-    add("--max-frames", type=shell.positive, metavar="N", help="only the first N frames of each video")
     add("--batch", type=shell.positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the GPU where there is one)")
     add("--on-bad-frame", choices=("stop", "skip"), default="stop", help="skip: leave bad files out and name them")
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
     from data_kaist.layouts import Side
     from ssd_effnet import load_detector
@@ -57,12 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     others: Counter[str] = Counter()
     side: Side = "lwir" if predictor.modality == "lwir" else "visible"
     sources = find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
-    total = sum(min(frame_count(source), arguments.max_frames or sys.maxsize) for source in sources)
+    total = sum(map(frame_count, sources))
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if others:
         console.print(f"left out, as neither images nor videos that are read here: {listed(others)}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=total or None)
         summary = detect(
             predictor,
@@ -71,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             score=arguments.score,
             batch_size=arguments.batch,
             pictures=arguments.pictures,
-            max_frames=arguments.max_frames,
             on_bad_frame=arguments.on_bad_frame,
             echo=console.print,
             on_image=lambda: progress.advance(bar),

@@ -22,26 +22,24 @@ from ssd_effnet.cli import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet inspect")
-    parser.add_argument("root", type=Path, help="the data set's folder, or a COCO file")
-    parser.add_argument(
-        "--kind", choices=("kaist", "coco"), help="default: coco if the root is a JSON file or holds some"
-    )
-    parser.add_argument(
-        "--split", dest="splits", action="append", metavar="SPLIT", help="may be repeated; default: the study's three"
-    )
+    add = parser.add_argument
+    add("root", type=Path, help="the data set's folder, or a COCO file")
+    add("--kind", choices=("kaist", "coco"), help="default: coco if the root is a JSON file or holds some")
+    text = "may be repeated; default: the study's three"
+    add("--split", dest="splits", action="append", metavar="SPLIT", help=text)
     text = "of KAIST: xml (default), bbgt, paired, a folder or a COCO file, as data.train_annotations"
-    parser.add_argument("--annotations", default="xml", metavar="SET", help=text)
-    parser.add_argument("--images", default="", metavar="FOLDER", help="of a COCO file's images, if it is not found")
-    parser.add_argument("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
-    parser.add_argument("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
-    parser.add_argument("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
-    parser.add_argument("--stats", action="store_true", help="mean and std of each channel; reads every image")
+    add("--annotations", default="xml", metavar="SET", help=text)
+    add("--images", default="", metavar="FOLDER", help="of a COCO file's images, if it is not found")
+    add("--modality", choices=("visible", "lwir", "early"), help="default: whichever images are there")
+    add("--sheet", type=Path, help="pictures with their boxes (default: sheet.png if there are images)")
+    add("--pictures", type=int, default=8, help="on the sheet (default: 8; 0: no sheet)")
+    add("--stats", action="store_true", help="mean and std of each channel; reads every image")
     text = "LWIR values that become 0 and 255, as data.lwir_range"
-    parser.add_argument("--lwir-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
-    parser.add_argument("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
+    add("--lwir-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    add("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
     text = "how well the anchors cover the objects, and fitted ones as NAME_anchors.yaml (default: lite0)"
-    parser.add_argument("--anchors", nargs="*", metavar=("EXPERIMENT", "KEY=VALUE"), help=text)
-    parser.add_argument("--on-bad-frame", choices=("stop", "skip"), default="stop")
+    add("--anchors", nargs="*", metavar=("EXPERIMENT", "KEY=VALUE"), help=text)
+    add("--on-bad-frame", choices=("stop", "skip"), default="stop")
     return parser
 
 

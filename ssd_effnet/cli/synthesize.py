@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from ssd_effnet.cli import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet synthesize")
-    parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--frames", type=int, required=True, help="number of pairs")
-    parser.add_argument(
-        "--size", type=shell.size, default=(512, 640), metavar="HxW", help="in pixels (default 512x640)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="0 or more (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    add = parser.add_argument
+    add("out", type=Path, help="folder to write to")
+    add("--frames", type=int, required=True, help="number of pairs")
+    add("--size", type=shell.size, default=(512, 640), metavar="HxW", help="in pixels (default 512x640)")
+    add("--seed", type=int, default=0, help="0 or more (default 0)")
+    add("--jobs", type=int, default=1, help="processes (default 1)")
     return parser
 
 
@@ -41,12 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show(done: int, total: int) -> None:
         print(f"\r{done} of {total} pairs", end="", file=sys.stderr, flush=True)
 
-    o, started, progress = options, time.perf_counter(), show if sys.stderr.isatty() else None
-    pairs = write_dataset(o.out, o.frames, o.size, o.seed, o.jobs, progress)
-    if not pairs:
-        print(f"{options.out} already holds exactly this data set; nothing to do.")
-        return 0
-    seconds = time.perf_counter() - started
-    print(f"{o.out}: {pairs} pairs in {seconds:.1f} s, {pairs / seconds:.1f} pairs/s with --jobs {o.jobs}")
-    print(f"next: ssd-effnet inspect {shlex.quote(str(options.out))}")
+    o, progress = options, show if sys.stderr.isatty() else None
+    if pairs := write_dataset(o.out, o.frames, o.size, o.seed, o.jobs, progress):
+        print(f"{o.out}: {pairs} pairs\nnext: ssd-effnet inspect {shlex.quote(str(o.out))}")
+    else:
+        print(f"{o.out} already holds exactly this data set; nothing to do.")
     return 0

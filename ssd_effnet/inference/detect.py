@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +65,6 @@ def detect(
     score: float = 0.3,
     batch_size: int = 4,
     pictures: bool = True,
-    max_frames: int | None = None,
     on_bad_frame: Literal["stop", "skip"] = "stop",
     echo: Callable[[str], None] = print,
     on_image: Callable[[], None] = lambda: None,
@@ -89,7 +87,6 @@ def detect(
         score: detections below are neither drawn nor written.
         batch_size: frames per batch.
         pictures: write annotated images and videos.
-        max_frames: of each video; None: all.
         on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
         echo: called with one line per bad file or remark.
         on_image: called after each image.
@@ -132,7 +129,7 @@ def detect(
         for source in sources:
             first, read, gap = number, 0, 0
             try:
-                for shot in _shots(predictor, source, number, max_frames):
+                for shot in _shots(predictor, source, number):
                     number = shot.number + 1
                     read += 1
                     gap = gap or (read if shot.place >= read else 0)
@@ -143,7 +140,7 @@ def detect(
                 if isinstance(source, Video):
                     lost = number - first - read
                     summary.lost += lost
-                    _say_what_is_missing(source, number - first, lost, gap, echo, whole=max_frames is None)
+                    _say_what_is_missing(source, number - first, lost, gap, echo)
             except DataError as error:
                 number += isinstance(source, Still)
                 if on_bad_frame == "stop":
@@ -158,7 +155,7 @@ def detect(
     return summary
 
 
-def _shots(predictor: Predictor, source: Source, number: int, max_frames: int | None) -> Iterator[_Shot]:
+def _shots(predictor: Predictor, source: Source, number: int) -> Iterator[_Shot]:
     if isinstance(source, Still):
         note = np.zeros(1, NOTE)
         given = tuple(source.read(side, predictor.reading, note) for side in predictor.sides)
@@ -167,25 +164,19 @@ def _shots(predictor: Predictor, source: Source, number: int, max_frames: int | 
     if len(predictor.sides) > 1:
         raise ImageError(f"{source.path}: {predictor.modality} needs pairs (visible, lwir), and a video is not one")
     frames, note = read_video(source, side=predictor.sides[0]), np.zeros(1, NOTE)
-    for i, frame in enumerate(islice(frames, max_frames)):
+    for i, frame in enumerate(frames):
         if frame is not None:
             sample = predictor.prepare(frame, f"{source.path}, frame {i + 1}", note)
             yield _Shot(number + i, i, f"{source.name}#{i + 1:06d}", source, (frame,), sample, note)
 
 
-def _say_what_is_missing(
-    video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None], *, whole: bool
-) -> None:
-    """Report damaged frames and a premature end.
-
-    Some formats only estimate their length, by less than a tenth.
-    """
+def _say_what_is_missing(video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None]) -> None:
+    """Report damaged frames and a premature end; some formats only estimate their length, by less than a tenth."""
     stated = frame_count(video)
-    missing = stated - seen if whole else 0
+    missing = stated - seen
     if lost:
-        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low" * (
-            missing > 0
-        )
+        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low"
+        more *= missing > 0
         echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
     elif missing > (0 if states_its_length(video) else 0.1 * stated):
         echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
