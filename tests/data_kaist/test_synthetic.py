@@ -249,7 +249,7 @@ def test_command_writes_then_does_nothing_then_refuses(
     """What it prints as the next command runs."""
     monkeypatch.chdir(tmp_path)
     request = [str(tmp_path / "my data"), "--frames", "6", "--size", "96x128", "--seed", "1"]
-    for more, code, words in (([], 0, "pairs/s"), ([], 0, "already holds"), (["--seed", "2"], 1, "another data set")):
+    for more, code, words in (([], 0, "pairs"), ([], 0, "already holds"), (["--seed", "2"], 1, "another data set")):
         assert main([*request, *more]) == code
         said = capsys.readouterr()
         assert words in (said.err if code else said.out) and len(said.err.splitlines()) == code
