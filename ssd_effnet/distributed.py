@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce  # with gradients to all processes
 
 T = TypeVar("T")
 
@@ -58,9 +59,9 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(x)
         dims = [0, 2, 3]
-        centre = _Mean.apply(x.mean(dims))  # type: ignore[no-untyped-call]
+        centre = all_reduce(x.mean(dims)) / world_size()
         centred = x - centre[:, None, None]
-        variance = _Mean.apply(centred.square().mean(dims))  # type: ignore[no-untyped-call]
+        variance = all_reduce(centred.square().mean(dims)) / world_size()
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         with torch.no_grad():
             count = x.numel() // x.shape[1] * world_size()
@@ -71,24 +72,6 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         result: torch.Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return result
-
-
-class _Mean(torch.autograd.Function):
-    """Mean over processes, with gradients to all of them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return _Mean._of(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _Mean._of(gradient)
-
-    @staticmethod
-    def _of(x: torch.Tensor) -> torch.Tensor:
-        total = x.detach().clone()
-        distributed.all_reduce(total)
-        return total / world_size()
 
 
 def sync_batch_norms(module: nn.Module, *, gpu: bool) -> None:

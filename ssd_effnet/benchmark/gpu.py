@@ -32,15 +32,12 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Speed:
-    """One figure.
+    """One figure; inference includes postprocessing, up to boxes on the host.
 
     Attributes:
-        experiment: its name.
         size: (height, width) of the input.
         what: ``training``, ``training from the loader``, ``inference from memory`` or ``inference from JPEG``.
         precision: ``fp32``, ``TF32``, ``bf16`` or ``bf16 compiled``.
-        batch: images at once.
-        images_per_second: throughput; of inference with postprocessing, up to boxes on the host.
         peak_mib: most memory of the device at once, MiB; None on a CPU.
         waiting: share of the time without a batch, 0..1; None where no loader was used.
     """
@@ -60,13 +57,10 @@ class Trial:
     """How much is measured.
 
     Attributes:
-        device: where.
         steps: of ``batch`` images that are timed of each way; of larger batches as many steps as make the same images.
         batch: images of a training step; on a GPU the largest batch that fits is measured too.
-        inference: batch sizes of inference.
-        loaded: batch sizes of training from the loader.
-        frames: synthetic pairs that are written for it.
-        workers: of the loader.
+        inference, loaded: batch sizes of inference and of training from the loader.
+        frames: synthetic pairs that are written for the loader.
         compiled: measure ``torch.compile`` too.
     """
 
@@ -249,16 +243,11 @@ def write_speeds(path: Path, speeds: Sequence[Speed], machine: str) -> None:
         page.append(f"## {found['machine']}, {found['date']}\n")
         page.append("| experiment | size | what | precision | batch | images/s | peak MiB | waiting for data |")
         page.append("|---|---|---|---|---|---|---|---|")
-        page += [_line(speed) for speed in found["speeds"]]
+        for s in found["speeds"]:
+            peak = "-" if s["peak_mib"] is None else f"{s['peak_mib']:.0f}"
+            waiting = "-" if s["waiting"] is None else f"{s['waiting']:.1%}"
+            size, rate = "x".join(map(str, s["size"])), f"{s['images_per_second']:.4g}"
+            cells = (s["experiment"], size, s["what"], s["precision"], s["batch"], rate, peak, waiting)
+            page.append(f"| {' | '.join(map(str, cells))} |")
         page.append("")
     (path.parent / "README.md").write_text("\n".join(page), encoding="utf-8")
-
-
-def _line(s: dict[str, Any]) -> str:
-    peak = "-" if s["peak_mib"] is None else f"{s['peak_mib']:.0f}"
-    waiting = "-" if s["waiting"] is None else f"{s['waiting']:.1%}"
-    size = "x".join(map(str, s["size"]))
-    rate = f"{s['images_per_second']:.4g}"
-    return (
-        f"| {s['experiment']} | {size} | {s['what']} | {s['precision']} | {s['batch']} | {rate} | {peak} | {waiting} |"
-    )

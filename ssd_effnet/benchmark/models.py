@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from ssd_effnet.build import as_size, build_detector, build_skeleton
+from ssd_effnet.build import build_detector, build_skeleton
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.training.runtime import timed
@@ -37,27 +37,14 @@ class ModelFigures:
 
 
 def measure_model(
-    file: Path,
-    overrides: Sequence[str] = (),
-    *,
-    size: tuple[int, int] | None = None,
-    runs: int = 5,
-    device: str = "cpu",
+    file: Path, overrides: Sequence[str] = (), size: tuple[int, int] = (512, 640), runs: int = 5, device: str = "cpu"
 ) -> ModelFigures:
     """Forward passes of one image in evaluation, channels_last, in ``trainer.precision``; the first is not timed.
-
-    Args:
-        file: the experiment.
-        overrides: ``key=value``.
-        size: (height, width) of the input; None: the experiment's own.
-        runs: passes that are timed.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: the experiment cannot be read or built.
     """
     experiment = load_experiment(file, overrides)
-    size = size or as_size(experiment.input.size)
     detector = build_detector(experiment, pretrained=False)[0].eval().to(device)
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     channels = detector.normalize.mean.numel()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import cv2
 import torch
+from torch import nn
 
 from data_kaist.dataset import DetectionDataset
 from data_kaist.errors import Failure
@@ -24,7 +25,6 @@ from ssd_effnet.benchmark import scene
 from ssd_effnet.build import as_size, build_criterion, build_detector, build_postprocess, build_transforms
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.detection.boxes import cxcywh_to_xyxy, iou
 from ssd_effnet.inference.export import export_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
@@ -86,30 +86,13 @@ def _loss(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
         yield {f"{len(anchors):,} anchors, batch 8, {people} people, forward + backward": partial(call, people)}
 
 
-def _postprocess(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
-    """Decoding and NMS of candidates around people, and spread over the image as of an untrained network."""
-    e, detector = _untrained("lite0")
-    size = size or as_size(e.input.size)
-    out = detector.eval()(_images(1, size))
-    anchors = out.anchors_cxcywh
-    nearest = iou(scene.people(1, 12, size)[0], cxcywh_to_xyxy(anchors)).max(0).values
-    for where, rank in (("around 12 people", nearest), ("spread over the image", torch.rand(len(anchors)))):
-        count = min(1000, len(anchors))
-        logits = torch.full((1, len(anchors), 2), -9.0)
-        logits[..., 0] = 0
-        logits[0, rank.topk(count).indices, 1] = torch.linspace(-3, 3, count)
-        found = RawOutputs(logits, torch.zeros(1, len(anchors), 4), anchors)
-        case = f"{len(anchors):,} anchors, {count:,} candidates {where}"
-        yield {case: partial(build_postprocess(e), found, size)}
-
-
 def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
     """Networks as trained, and as inference has them: batch norms folded, channels_last."""
     for name in ("00_vgg16", "01_effnet_b4", "lite0"):
         e, detector = _untrained(name)
         height, width = size or as_size(e.input.size)
         image = _images(1, (height, width))
-        folded = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded = _folded(detector)
         last = image.contiguous(memory_format=torch.channels_last)
         case = f"{name} {height}x{width}"
         yield _inference({f"{case}, as trained": partial(detector, image), f"{case}, folded": partial(folded, last)})
@@ -135,7 +118,7 @@ def _export(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     post, (height, width) = build_postprocess(e), session.get_inputs()[0].shape[2:]
     image = _images(1, (height, width)).contiguous(memory_format=torch.channels_last)
-    folded = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = _folded(detector)
     case = f"{e.name} {height}x{width} to detections"
     yield _inference(
         {
@@ -153,6 +136,11 @@ def _untrained(name: str, *overrides: str) -> tuple[ExperimentConfig, Detector]:
     return e, build_detector(e, pretrained=False)[0]
 
 
+def _folded(detector: Detector) -> nn.Module:
+    folded: nn.Module = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded
+
+
 def _images(count: int, size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
 
@@ -164,7 +152,6 @@ def _inference(calls: Calls) -> Calls:
 STAGES: dict[str, Callable[[Path, tuple[int, int] | None], Iterator[Calls]]] = {
     "data": _data,
     "loss": _loss,
-    "postprocess": _postprocess,
     "forward": _forward,
     "export": _export,
 }

@@ -2,7 +2,7 @@
 
 examples:
   ssd-effnet benchmark models                                            the study's experiments and EfficientDet-D0
-  ssd-effnet benchmark models --size own --device cuda --experiments 00_vgg16 05_deconv
+  ssd-effnet benchmark models --size 256x320 --device cuda --experiments 00_vgg16 05_deconv
   ssd-effnet benchmark models input.modality=halfway trainer.precision=bf16-mixed --experiments 04_fpn 08_bifpn
   ssd-effnet benchmark all --json figures.json                           every stage, on the CPU
   ssd-effnet benchmark export --threads 2                                onnxruntime against torch
@@ -27,7 +27,6 @@ from ssd_effnet.cli import shell
 STAGES = {
     "data": "training pair and test pair, from files and from memory",
     "loss": "MultiBox, forward and backward",
-    "postprocess": "decoding and NMS",
     "forward": "VGG16-BN, EfficientNet-B4 and lite0, as trained and with batch norms folded",
     "export": "lite0 to detections, in torch and in onnxruntime",
 }
@@ -65,7 +64,7 @@ def add_common(parser: shell.Parser, threads: int, size: tuple[int, int] | None)
     add = parser.add_argument
     add("--runs", type=int, default=5, help="passes or rounds that are timed (default: 5)")
     add("--threads", type=int, default=threads, help="of torch (default: models 0, its own choice; stages 1)")
-    add("--size", type=size_or_own, default=size, metavar="HxW", help="or `own` (default: models 512x640, stages own)")
+    add("--size", type=shell.size, default=size, metavar="HxW", help="default: models 512x640, stages as published")
 
 
 @shell.command
@@ -153,8 +152,3 @@ def run_gpu(a: argparse.Namespace) -> None:
                 write_speeds(out, speeds, machine)  # what is measured stays if the rest is stopped
     if out is not None:
         print(f"written to {out}, and {out.parent / 'README.md'}")
-
-
-def size_or_own(text: str) -> tuple[int, int] | None:
-    """``512x640`` to (512, 640), ``own`` to None."""
-    return None if text == "own" else shell.size(text)

@@ -1,11 +1,10 @@
 """Write the page of all config keys, docs/keys.md: types, defaults, meanings.
 
-Meanings are the schema's comments and the docstrings of registry entries. Without a checkout and without
---out, the page is printed.
+Meanings are the schema's comments and the docstrings of registry entries. Without a checkout the page is printed.
 
 examples:
-  ssd-effnet keys
-  ssd-effnet keys --out keys.md
+  ssd-effnet keys   (in a checkout: writes docs/keys.md)
+  ssd-effnet keys   (elsewhere: prints the page)
 """
 
 from __future__ import annotations
@@ -117,17 +116,13 @@ def _value(value: Any) -> str:
 
 
 def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__, prog="ssd-effnet keys")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: docs/keys.md of the checkout")
-    return parser
+    return shell.Parser(__doc__, prog="ssd-effnet keys")
 
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-    out: Path | None = parser().completed().parse_args(argv).out or (PAGE if PAGE.is_file() else None)
-    if out is None:
-        print(keys_page())
-    else:
-        write_whole(out, keys_page())
-        print(out)
+    parser().completed().parse_args(argv)
+    if PAGE.is_file():
+        write_whole(PAGE, keys_page())
+    print(PAGE if PAGE.is_file() else keys_page())
     return 0

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Main = Callable[[Sequence[str] | None], int]
 
-_MOST_DIGITS = 15  # Python refuses to read thousands of them
-
 
 class Parser(argparse.ArgumentParser):
     """Argument parser whose help is the module's docstring; errors are one sentence.
@@ -95,7 +93,7 @@ def command(main: Main) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
-            with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _threads_errors():
+            with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _quiet_threads():
                 code = main(argv)
             sys.stdout.flush()
             return code
@@ -156,26 +154,17 @@ def _doubts_in_a_line() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_errors() -> Iterator[None]:
-    """Context whose end raises what a background thread failed with, where nothing else was raised, and no traceback.
+def _quiet_threads() -> Iterator[None]:
+    """Context without tracebacks of background threads' OSErrors.
 
-    TensorBoard's writer is such a thread: it raises its error once more in the first one, at the next figure.
+    TensorBoard's writer is such a thread: it raises its error once more in the first one.
     """
-    usual, failures = threading.excepthook, list[BaseException]()
-
-    def keep(failed: threading.ExceptHookArgs) -> None:
-        if isinstance(failed.exc_value, Failure | OSError):
-            failures.append(failed.exc_value)
-        else:
-            usual(failed)
-
-    threading.excepthook = keep
+    usual = threading.excepthook
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else usual(failed)
     try:
         yield
     finally:
         threading.excepthook = usual
-    for failure in failures:
-        raise failure
 
 
 def without_settings(words: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
@@ -237,7 +226,7 @@ def from_zero(text: str) -> int:
 
 
 def _whole_number(text: str, least: int) -> int:
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+    if not text.isdecimal() or len(text) > 15 or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
     return int(text)
 

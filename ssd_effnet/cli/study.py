@@ -153,28 +153,17 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
 
     from ssd_effnet.study.estimate import estimate_run
 
-    table = Table(title="what would run", title_justify="left")
+    heads = ("experiment", "seeds", "input", "parameters, M", "multiply-adds, 10^9", "anchors", "epochs", "minutes")
+    table = Table(*heads, title="what would run", title_justify="left")
     total = 0.0
-    experiments = {job.experiment.name: job.experiment for job in todo}
-    for name, experiment in experiments.items():
-        expected = estimate_run(experiment, side_by_side)
+    for name, e in {job.experiment.name: job.experiment for job in todo}.items():
+        cost, minutes = estimate_run(e, side_by_side)
         seeds = [job for job in todo if job.experiment.name == name]
-        total += sum(
-            expected.minutes * (1 - job.epochs_done / max(experiment.trainer.epochs, job.epochs_done)) for job in seeds
-        )
-        row = {
-            "experiment": name,
-            "seeds": " ".join(str(job.experiment.trainer.seed) for job in seeds),
-            "input": "x".join(map(str, experiment.input.size)),
-            "parameters, M": f"{expected.cost.parameters / 1e6:.2f}",
-            "multiply-adds, 10^9": f"{expected.cost.multiply_adds / 1e9:.2f}",
-            "anchors": f"{expected.cost.anchors:,}",
-            "epochs": str(experiment.trainer.epochs),
-            "minutes": f"{expected.minutes:.1f} a run",
-        }
-        for column in row if not table.columns else ():
-            table.add_column(column, justify="left" if column in ("experiment", "seeds") else "right")
-        table.add_row(*row.values())
+        epochs = e.trainer.epochs
+        total += sum(minutes * (1 - job.epochs_done / max(epochs, job.epochs_done)) for job in seeds)
+        counted = (f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.anchors:,}")
+        named = " ".join(str(job.experiment.trainer.seed) for job in seeds)
+        table.add_row(name, named, "x".join(map(str, e.input.size)), *counted, str(epochs), f"{minutes:.1f} per run")
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
     print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")

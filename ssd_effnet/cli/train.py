@@ -31,16 +31,12 @@ def parser() -> shell.Parser:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
     parser.add_argument("--tiny", action="store_true", help="shrink it for a try on a CPU; the run is NAME-tiny")
-    parser.add_argument("--on-bad-frame", choices=("stop", "skip"), help="skip: leave bad frames out and list them")
     return parser
 
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
-    if arguments.on_bad_frame:
-        arguments.overrides.append(f"data.on_bad_frame={arguments.on_bad_frame}")
-
     from ssd_effnet.config.loading import load_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides, tiny=arguments.tiny)

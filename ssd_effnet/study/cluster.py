@@ -10,11 +10,10 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ssd_effnet.study.execute import POLL, RunOutcome, outcome, work
 from ssd_effnet.study.plan import Job
-from ssd_effnet.training.run_directory import RunError
+from ssd_effnet.training.run_directory import RunError, State
 
 RETRIES = 3  # of one job whose worker or node dies; it resumes from its last checkpoint
 # where SLURM has started Ray, its variables would make Lightning take a run for one of SLURM's processes
@@ -39,14 +38,15 @@ def execute_on_ray(
         todo: in this order.
         address: of the cluster, or ``auto`` for the one that this machine belongs to; None: that one where there is
             one, or else one of this machine alone.
-        on_start, on_end: called for each job.
-        on_look: called every second with the running jobs.
+        on_start, on_end, on_look: as of :func:`.execute`.
 
     Raises:
         RunError: no Ray, no cluster, or no node that is large enough.
-        KeyboardInterrupt: after all running jobs have stopped, resumable.
     """
-    ray = _ray()
+    try:
+        import ray
+    except ImportError:
+        raise RunError("the executor ray needs Ray: pip install '.[cluster]'") from None
     if not ray.is_initialized():
         stated = os.environ.get("RAY_ADDRESS", "") if address in (None, "auto") else str(address)
         none = f"no Ray cluster at {stated or address}"
@@ -63,7 +63,6 @@ def execute_on_ray(
     _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # a process does one job only: its words go to the job's log for good
     task = ray.remote(max_calls=1, max_retries=RETRIES)(_task)
-    said_before = {job: _said(job) for job in todo}
     waiting = {
         task.options(**need, runtime_env={"env_vars": ENVIRONMENT}).remote(job, os.getcwd(), int(need["num_cpus"])): job  # noqa: PTH109
         for job, need in zip(todo, needs, strict=True)
@@ -74,7 +73,7 @@ def execute_on_ray(
         while waiting:
             ended, _ = ray.wait(list(waiting), timeout=POLL)
             for job in waiting.values():
-                if job not in running and _said(job) > said_before[job]:
+                if job not in running and job.directory.state is State.RUNNING:
                     running.append(job)
                     on_start(job)
             on_look(running)
@@ -97,14 +96,6 @@ def execute_on_ray(
         ray.wait(list(waiting), num_returns=len(waiting))
         raise
     return outcomes
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise RunError("the executor ray needs Ray: pip install '.[cluster]'") from None
-    return ray
 
 
 def _task(job: Job, folder: str, threads: int) -> None:
@@ -133,8 +124,3 @@ def _refuse_what_fits_no_node(
                 f"{job.name} asks for {gpus} GPUs and {cpus} CPUs on one node (trainer.devices, data.workers, "
                 f"trainer.threads), but the nodes have {there}"
             )
-
-
-def _said(job: Job) -> int:
-    """Size of the job's log, whose first line is written at the start."""
-    return job.directory.log_file.stat().st_size if job.directory.log_file.is_file() else 0

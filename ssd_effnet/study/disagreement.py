@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from data_kaist.errors import DataError
 from data_kaist.layouts import Frame
 from ssd_effnet.drawing import as_rgb, jpeg_address
 from ssd_effnet.evaluation.error_analysis import Errors
-from ssd_effnet.study.records import Difference, Experiment, Run
+from ssd_effnet.study.records import Difference, Run
 from ssd_effnet.visualize.gallery.album import markings, whole
 
 PICTURES = 6
@@ -31,8 +32,7 @@ class Side(Errors):
         return f"{self.run.experiment.name} seed {self.run.seed}"
 
 
-@dataclass(frozen=True)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     """A JPEG with its caption; without ``src`` the caption says why it is missing."""
 
     src: str
@@ -42,16 +42,8 @@ class Thumbnail:
     height: int = 0
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """People found by only one of two runs.
-
-    Attributes:
-        experiment, parent: the runs at their operating points.
-        counted: people of the reasonable subset.
-        only_experiment, only_parent: of them, found by one alone.
-        pairs: frame name, and the same frame as either run sees it.
-    """
+class Disagreement(NamedTuple):
+    """People of the reasonable subset found by only one of two runs; pairs of pictures with the frame's name."""
 
     experiment: Side
     parent: Side
@@ -63,10 +55,13 @@ class Disagreement:
 
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
     """Compare the first seeds of an experiment and its parent; draw the frames that differ most."""
-    here, there = Side(_first_seed(difference.experiment)), Side(_first_seed(difference.parent))
+    here, there = (
+        Side(min(experiment.runs, key=lambda run: run.seed))
+        for experiment in (difference.experiment, difference.parent)
+    )
     counted, found, of_parent = here.counted, here.found, there.found
     only_here, only_there = counted & found & ~of_parent, counted & ~found & of_parent
-    places = most_disputed(here.matches.box_image, here.truth.boxes_xyxy, only_here, only_there)
+    places = most_disputed(here.matches.box_image, only_here, only_there)
     pairs = [
         (frames[place].name, thumbnail(here, there, frames[place], place), thumbnail(there, here, frames[place], place))
         for place in places
@@ -74,24 +69,18 @@ def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreemen
     return Disagreement(here, there, int(counted.sum()), int(only_here.sum()), int(only_there.sum()), pairs)
 
 
-def most_disputed(
-    image: np.ndarray, boxes_xyxy: np.ndarray, only_here: np.ndarray, only_there: np.ndarray, count: int = PICTURES
-) -> list[int]:
-    """Images with most, then tallest, people found by only one; gains and losses alternate.
+def most_disputed(image: np.ndarray, only_here: np.ndarray, only_there: np.ndarray, count: int = PICTURES) -> list[int]:
+    """Images with most people found by only one; gains and losses alternate.
 
     Args:
-        image, boxes_xyxy, only_here, only_there: of each ground-truth box ``(g,)``.
+        image, only_here, only_there: of each ground-truth box ``(g,)``.
     """
     queues = []
     for only in (only_here, only_there):
         disputed, people = np.unique(image[only], return_counts=True)
-        height = boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
-        tallest = np.array([height[only & (image == place)].max() for place in disputed])
-        queues.append(disputed[np.lexsort((-tallest, -people))].tolist() if len(disputed) else [])
-    chosen: dict[int, None] = {}
-    for k in range(max(map(len, queues))):
-        chosen.update((queue[k], None) for queue in queues if k < len(queue))
-    return list(chosen)[:count]
+        queues.append(disputed[np.argsort(-people, kind="stable")].tolist())
+    chosen = [place for pair in zip_longest(*queues) for place in pair if place is not None]
+    return list(dict.fromkeys(chosen))[:count]
 
 
 def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
@@ -110,7 +99,3 @@ def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
     width = _WIDTH if len(pair) == 1 else _WIDTH_IN_PAIR
     drawn = whole(pair, marked, width / pair[0].shape[1])
     return Thumbnail(jpeg_address(drawn), alt, f"{side.name}: {said}", drawn.shape[1], drawn.shape[0])
-
-
-def _first_seed(experiment: Experiment) -> Run:
-    return min(experiment.runs, key=lambda run: run.seed)

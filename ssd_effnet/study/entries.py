@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ssd_effnet.evaluation.metrics import metric_of, single
+from ssd_effnet.evaluation.metrics import single
 from ssd_effnet.evaluation.significance import Comparison, Estimate, seeds_to_tell
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.study.records import Confound, Difference, Experiment, Run, Study
@@ -16,12 +16,7 @@ NOTHING = "–"  # stands where there is no number
 
 
 class ReportEntry:
-    """An experiment with its difference to its parent.
-
-    Attributes:
-        experiment: its runs.
-        difference: to its parent; None where there is none.
-    """
+    """An experiment with its difference to its parent, or None."""
 
     def __init__(self, study: Study, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -175,45 +170,13 @@ def input_size(experiment: Experiment) -> str:
 
 
 def chosen_epoch(run: Run) -> str:
-    """How a run's tested epoch was chosen, and the last epoch's result."""
-    results = run.results
-    epoch, epochs = results.get("epoch"), results.get("epochs")
-    if str(results.get("checkpoint", "best")).startswith("last"):
-        said = f"epoch {epoch} of {epochs} is tested: the last one, nothing was chosen"
-        if best_epoch := best_validation(run):
-            said += f"; validation was best at epoch {best_epoch[0]} ({best_epoch[1]})"
-        return said
-    val = results.get("val", {})
+    """How a run's tested epoch was chosen."""
+    epoch, epochs = run.results.get("epoch"), run.results.get("epochs")
+    if str(run.results.get("checkpoint", "best")).startswith("last"):
+        return f"epoch {epoch} of {epochs} is tested: the last one, nothing was chosen"
+    val = run.results.get("val", {})
     first = ", not better than at the first validation" if val and val["best"] == val.get("first") else ""
-    best = f" ({val['monitor']} {number(val['best'])}{first})" if val else ""
-    said = f"best at epoch {epoch} of {epochs}{best}"
-    if "test_last" in results:
-        last = number(results["test_last"]["matlab"][REASONABLE[0]])
-        return f"{said}; the last one, {results['test_last']['epoch']}, gives MR {last} in place of {tested(run)}"
-    return f"{said}, which is the last one" if epoch == epochs else said
-
-
-def best_validation(run: Run) -> tuple[int, str] | None:
-    """The best validation epoch, from 1, with metric and value; None without validation."""
-    monitor = run.experiment.trainer.monitor
-    rows = [row for row in run.metrics if math.isfinite(row.get(monitor, math.nan))]
-    if not rows:
-        return None
-    row = metric_of(monitor).best(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as in the run
-    return int(row["epoch"]) + 1, f"{monitor} {number(row[monitor])}"
-
-
-def tested(run: Run) -> str:
-    return number(run.figure(f"MR/{REASONABLE[0]}"))
-
-
-def last_miss_rate(run: Run) -> float:
-    """Miss rate of the last epoch in percent; NaN if not tested."""
-    of_last = run.results.get("test_last")
-    if of_last is None:
-        return run.figure(f"MR/{REASONABLE[0]}") if run.results.get("epoch") == run.results.get("epochs") else math.nan
-    value = of_last["matlab"][REASONABLE[0]]
-    return math.nan if value is None else float(value)
+    return f"best at epoch {epoch} of {epochs}" + (f" ({val['monitor']} {number(val['best'])}{first})" if val else "")
 
 
 def different(values: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -21,22 +21,10 @@ from ssd_effnet.training.runtime import threads_of
 STEPS = 3
 
 
-@dataclass(frozen=True)
-class RunEstimate:
-    """Size and time of one run of an experiment.
-
-    Attributes:
-        cost: parameters, multiply-adds and anchors at the experiment's own input size.
-        frames: of the training split.
-        step_seconds: forward, loss, backward and optimiser step of one batch.
-        read_seconds: reading and transforming one batch in one process.
-        minutes: of the whole run: training, validation after each epoch and test, on this machine alone.
-    """
+class RunEstimate(NamedTuple):
+    """Cost at the experiment's own input size, and minutes of a whole run on this machine alone."""
 
     cost: Cost
-    frames: int
-    step_seconds: float
-    read_seconds: float
     minutes: float
 
 
@@ -46,24 +34,21 @@ def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
     Args:
         e: resolved.
         jobs: runs side by side: where the experiment does not say how many threads it takes, it gets its share.
-
-    Raises:
-        ConfigError, DataError, RunError, OutOfMemory: as the run itself would.
     """
     with threads_of(e.trainer.threads or max(cores() // jobs, 1)):
         return _timed(e)
 
 
 def _timed(e: ExperimentConfig) -> RunEstimate:
-    device = accelerator(e)
+    device, t = accelerator(e), e.trainer
     datasets = {stage: build_dataset(e, stage) for stage in ("train", "val", "test") if getattr(e.data, stage)}
-    train, batch_size = datasets["train"], min(e.trainer.batch_size, len(datasets["train"]))
+    train, batch_size = datasets["train"], min(t.batch_size, len(datasets["train"]))
     detector = build_detector(e, pretrained=False)[0]
     refuse_single_values(detector, e, batch_size)
     detector = detector.to(device).train()
-    if e.trainer.channels_last:
-        detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     criterion, optimizer = build_criterion(e), build_optimizer(e, detector)
+    # as Lightning sets it: bfloat16 on a CPU for either mixed precision
+    half = torch.float16 if t.precision == "16-mixed" and device == "cuda" else torch.bfloat16
     reads, steps = [], []
     for step in range(STEPS + 1):
         start = time.perf_counter()
@@ -72,7 +57,7 @@ def _timed(e: ExperimentConfig) -> RunEstimate:
         batch = batch.to(device)
         optimizer.zero_grad()
         with enough_for_batches(e):
-            with _autocast(e.trainer.precision, device):
+            with torch.autocast(device, half, enabled=t.precision != "32-true"):
                 losses = criterion(detector(batch.images), batch.targets)
             losses.total.backward()
             optimizer.step()
@@ -80,20 +65,9 @@ def _timed(e: ExperimentConfig) -> RunEstimate:
                 torch.cuda.synchronize()
         reads.append(read - start)
         steps.append(time.perf_counter() - read)
-    read_seconds, step_seconds = statistics.median(reads[1:]), statistics.median(steps[1:])
-    workers = e.data.workers
+    read_seconds, step_seconds, workers = statistics.median(reads[1:]), statistics.median(steps[1:]), e.data.workers
     per_step = step_seconds + read_seconds if workers == 0 else max(step_seconds, read_seconds / workers)
-    # forward alone is about a third of a step
-    evaluated = len(datasets.get("val", ())) * (e.trainer.epochs // e.trainer.validate_every) + len(
-        datasets.get("test", ())
-    )
-    seconds = per_step * (len(train) // batch_size * e.trainer.epochs + evaluated / batch_size / 3)
-    return RunEstimate(
-        cost(build_skeleton(e), as_size(e.input.size)), len(train), step_seconds, read_seconds, seconds / 60
-    )
-
-
-def _autocast(precision: str, device: str) -> torch.autocast:
-    """Autocast as Lightning sets it: bfloat16 on a CPU for either mixed precision."""
-    half = torch.float16 if precision == "16-mixed" and device == "cuda" else torch.bfloat16
-    return torch.autocast(device, half, enabled=precision != "32-true")
+    # an evaluated image takes about a third of a trained one
+    evaluated = len(datasets.get("val", ())) * (t.epochs // t.validate_every) + len(datasets.get("test", ()))
+    seconds = per_step * (len(train) // batch_size * t.epochs + evaluated / batch_size / 3)
+    return RunEstimate(cost(build_skeleton(e), as_size(e.input.size)), seconds / 60)

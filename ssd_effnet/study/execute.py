@@ -32,13 +32,7 @@ MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """Final state of a job.
-
-    Attributes:
-        job: the job.
-        state: of its directory at the end.
-        reason: one sentence where it is not finished.
-    """
+    """Final state of a job; ``reason`` is one sentence where it is not finished."""
 
     job: Job
     state: State
@@ -55,16 +49,8 @@ def execute(
 ) -> list[RunOutcome]:
     """Run ``jobs`` jobs at once, each in its own process with its output in ``train.log``.
 
-    Each process sees its share of the GPUs; on a CPU the cores are divided.
-
-    Args:
-        todo: in this order.
-        jobs: how many at a time.
-        on_start, on_end: called for each job.
-        on_look: called every second with the running jobs.
-
-    Raises:
-        KeyboardInterrupt: after all running jobs have stopped, resumable.
+    Each process sees its share of the GPUs; on a CPU the cores are divided. ``on_look`` is called every second with the
+    running jobs. Ctrl+C passes on after all running jobs have stopped, resumable.
     """
     spawn = multiprocessing.get_context("spawn")
     gpus_each = max((job.experiment.trainer.devices for job in todo), default=1)
@@ -115,13 +101,9 @@ def _work(job: Job, slot: int, threads: int, gpus_each: int) -> None:
 
 
 def work(job: Job, threads: int) -> None:
-    """Train a job, resuming from its last checkpoint, in this process.
+    """Train a job with ``threads`` of torch, resuming from its last checkpoint, in this process.
 
     Output goes to ``train.log``, the reason of a failure to ``failure.txt``.
-
-    Args:
-        job: the job.
-        threads: of torch.
     """
     job.directory.path.mkdir(parents=True, exist_ok=True)
     log = job.directory.log_file.open("a", encoding="utf-8", buffering=1)

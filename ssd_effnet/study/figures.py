@@ -17,7 +17,6 @@ from ssd_effnet.evaluation.miss_rate import MissRate
 from ssd_effnet.evaluation.scores import COLOURS, lay_out_axes, save_figure, shortened
 from ssd_effnet.study.records import Difference, Experiment
 
-STUDIED_EPOCHS = (10, 30)  # between them the study compared
 VALIDATION = "val/MR/reasonable_all"
 _LINES = ("-", "--", ":", "-.")
 _MARKS = "os^DvPX*<>"
@@ -55,7 +54,7 @@ def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
 def learning_curves(experiments: Sequence[Experiment]) -> str:
     """Validation miss rate per epoch: mean and range over the seeds; empty for none."""
     figure, axes = _panel(len(experiments), 3.4, 4.8)
-    handles, last, short = [], 0, shortened([e.name for e in experiments])
+    handles, short = [], shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):
         by_epoch: dict[int, list[float]] = {}
         for run in experiment.runs:
@@ -65,20 +64,15 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
         if not by_epoch:
             continue
         epochs = sorted(by_epoch)
-        last = max(last, epochs[-1])
         mean = [float(np.mean(by_epoch[epoch])) for epoch in epochs]
         label = _label(min(mean), short[experiment.name])
-        marks = [k for k, epoch in enumerate(epochs) if epoch in STUDIED_EPOCHS or len(epochs) == 1]
-        look = {"color": _colour(i), "linestyle": _line(i), "marker": _mark(i), "markersize": 6, "markevery": marks}
+        look = {"color": _colour(i), "linestyle": _line(i), "marker": _mark(i), "markevery": 0.1}
         handles.append(axes.plot(epochs, mean, label=label, **look)[0])
         if len(experiment.runs) > 1:
             least, greatest = (np.array([of(by_epoch[epoch]) for epoch in epochs]) for of in (min, max))
             axes.fill_between(epochs, least, greatest, color=_colour(i), alpha=0.12, linewidth=0)
     if not handles:
         return ""
-    for epoch in STUDIED_EPOCHS:
-        if epoch <= last:
-            axes.axvline(epoch, color="0.55", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
     axes.set(xlabel="epoch", ylabel="validation miss rate, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, handles, "least mean validation MR in %")

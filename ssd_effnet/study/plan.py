@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from data_kaist.errors import DataError, Failure
+from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import find_experiment, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -25,7 +25,7 @@ from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.evaluation.significance import FEWEST_SEEDS
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
-from ssd_effnet.training.machine import code_name, git_state
+from ssd_effnet.training.resume import refuse_another_config, refuse_other_data
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_data, read_json
 
 _OF_A_FILE = ("base", "name", "description", "changes")
@@ -34,14 +34,7 @@ FEWEST_PEOPLE = 100  # with fewer, a miss rate jumps from one person to the next
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run of a study.
-
-    Attributes:
-        experiment: resolved, with its seed.
-        directory: where it is or will be.
-        source: the experiment's file.
-        varied: keys in which the experiments of the study differ, for TensorBoard's HParams tab.
-    """
+    """One run of a study; ``varied``: keys in which its experiments differ, for TensorBoard's HParams tab."""
 
     experiment: ExperimentConfig
     directory: RunDirectory
@@ -65,13 +58,8 @@ def study_file(out: Path) -> Path:
 def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Job]:
     """All jobs: every experiment with every seed, ordered by seed.
 
-    A study that is stopped early then has one seed of every experiment.
-
-    Args:
-        files: experiments.
-        seeds: of the runs.
-        overrides: ``key=value``, or ``PATTERN:key=value`` for the experiments whose name fits the shell pattern.
-        out: the study's directory.
+    A study that is stopped early then has one seed of every experiment. An override ``PATTERN:key=value`` is for the
+    experiments whose name fits the shell pattern.
 
     Raises:
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
@@ -99,11 +87,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
 
 
 def overlay(file: Path) -> list[str]:
-    """An experiment file's own keys as ``key=value``, to be laid over every experiment of a study.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+    """An experiment file's own keys as ``key=value``, to be laid over every experiment of a study."""
     own = {k: v for k, v in read_yaml(find_experiment(file), "experiment").items() if k not in _OF_A_FILE}
     return [f"{'.'.join(path)}={_written(value)}" for path, value in _leaves_of(own)]
 
@@ -138,17 +122,8 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def check(jobs: Sequence[Job]) -> list[str]:
-    """Refuse runs of other config or data, before anything is started.
-
-    Returns:
-        Sentences about runs that are left out or were made by another state of the code.
-
-    Raises:
-        RunError: runs in the directory have another config or other data; one sentence names each and how it differs.
-        DataError: the data cannot be read.
-    """
-    problems, other_commits = [], []
-    code = code_name(git_state())
+    """Refuse runs of other config or data, before anything is started; sentences about runs that are left out."""
+    problems = []
     known: dict[str, dict[str, Any]] = {}
     begun, left_out = survey(jobs[0].directory.path.parents[1])
     for job in jobs:
@@ -158,24 +133,17 @@ def check(jobs: Sequence[Job]) -> list[str]:
         other_seeds = [d for d in begun if d.begun and d != own and d.path.parent == own.path.parent]
         for directory in [own, *other_seeds] if own.begun else other_seeds:
             try:
-                directory.refuse_a_copy()
-                directory.refuse_another_config(job.experiment)
+                refuse_another_config(directory, job.experiment)
                 key = repr((job.experiment.data, job.experiment.input.modality))
                 if key not in known:
                     stages = [s for s in ("train", "val", "test") if getattr(job.experiment.data, s)]
                     known[key] = describe_data({stage: build_dataset(job.experiment, stage) for stage in stages})
-                directory.refuse_other_data(known[key])
+                refuse_other_data(directory, known[key])
             except RunError as error:
                 problems.append(str(error))
-            if directory == job.directory and code_name(directory.environment()["git"]) != code:
-                other_commits.append(job.name)
     if problems:
         raise RunError("; ".join(dict.fromkeys(problems)))
-    notes = [f"left out: {sentence}" for sentence in left_out]
-    if other_commits:
-        names = ", ".join(other_commits)
-        notes.append(f"made by other code than this (commit or changes), which the report marks: {names}")
-    return notes
+    return [f"left out: {sentence}" for sentence in left_out]
 
 
 def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = ()) -> None:
@@ -226,18 +194,9 @@ def read_study(out: Path) -> dict[str, Any]:
 
 def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
     """Runs in a study's directory, and one sentence per run left out."""
-    runs, left_out = [], []
-    for file in sorted(out.glob("*/*/config.yaml")):
-        if damage := RunDirectory(file.parent).damage():
-            left_out.append(damage)
-            continue
-        try:
-            RunDirectory(file.parent).refuse_a_copy()
-        except Failure as error:
-            left_out.append(str(error))
-        else:
-            runs.append(RunDirectory(file.parent))
-    return runs, left_out
+    found = {RunDirectory(file.parent): "" for file in sorted(out.glob("*/*/config.yaml"))}
+    found = {directory: directory.damage() for directory in found}
+    return [run for run, damage in found.items() if not damage], [damage for damage in found.values() if damage]
 
 
 def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:

@@ -21,10 +21,6 @@ class Display:
     """Progress bars on a terminal, else one line per job that begins or ends.
 
     Use it as a context; its methods are :func:`ssd_effnet.study.execute.execute`'s callbacks.
-
-    Args:
-        jobs: all jobs to run.
-        console: to print on.
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
@@ -99,27 +95,23 @@ def test_figures(directory: RunDirectory) -> dict[str, float]:
 
 def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
     """One row per run: state, epochs, results or reason of failure."""
-    table = Table(title=title, title_justify="left")
+    figures = ("MR all", "MR day", "MR night", "AP")
+    table = Table("experiment", "seed", "state", "epochs", "best val", *figures, "minutes", title=title)
+    table.add_column("reason", overflow="fold")
     for directory in directories:
         experiment, state, rows = directory.trained(), directory.state, directory.metrics()
         monitor, test = experiment.trainer.monitor, test_figures(directory)
         best = metric_of(monitor).best([row[monitor] for row in rows if monitor in row], default=None)
-        row = {
-            "experiment": experiment.name,
-            "seed": str(experiment.trainer.seed),
-            "state": f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
-            "epochs": f"{len(rows)}/{experiment.trainer.epochs}",
-            "best val": _number_or_dash(best),
-            **{name: _number_or_dash(test.get(name)) for name in ("MR all", "MR day", "MR night", "AP")},
-            "minutes": f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
-            "reason": directory.failure() if state is State.FAILED else "",
-        }
-        for name in row if not table.columns else ():
-            left = name in ("experiment", "state", "reason")
-            table.add_column(
-                name, justify="left" if left else "right", overflow="fold" if name == "reason" else "ellipsis"
-            )
-        table.add_row(*row.values())
+        table.add_row(
+            experiment.name,
+            str(experiment.trainer.seed),
+            f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
+            f"{len(rows)}/{experiment.trainer.epochs}",
+            _number_or_dash(best),
+            *(_number_or_dash(test.get(name)) for name in figures),
+            f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
+            directory.failure() if state is State.FAILED else "",
+        )
     return table
 
 

@@ -47,10 +47,8 @@ class Run:
     """One finished run.
 
     Attributes:
-        directory: its files.
         experiment: what was trained.
-        environment, results: the files of these names.
-        metrics: rows of ``metrics.csv``.
+        environment, results, metrics: content of the files of these names.
         detections: on the test split, of the main class.
         matcher: the detections against the test split.
         block: int64, the block of each test image, see :func:`.significance.blocks`.
@@ -108,7 +106,6 @@ class Experiment:
     """All finished runs of one experiment.
 
     Attributes:
-        name: of the experiment.
         runs: by seed, at least one.
         ancestors: names of the experiments it is a difference from, the nearest first.
         planned: the seeds that were planned before there were results; empty: all.
@@ -149,13 +146,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Confound:
-    """A key in which an experiment and its parent differ.
-
-    Attributes:
-        key: dotted.
-        before, after: its value in the parent and in the experiment.
-        intended: the experiment's file lists it among its ``changes``.
-    """
+    """A key in which an experiment and its parent differ; ``intended``: listed in the experiment's ``changes``."""
 
     key: str
     before: Any
@@ -168,7 +159,6 @@ class Difference:
     """An experiment against its parent: the nearest of its ancestors that has runs on the same test data.
 
     Attributes:
-        experiment, parent: A and B of the comparisons.
         confounds: every key that differs, the intended ones first.
         metric: the figure of the verdict.
         adjusted: its p, adjusted for the other differences of the study.
@@ -204,10 +194,9 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Contents of a study's directory.
+    """Contents of a study's directory, ``out``.
 
     Attributes:
-        out: the directory.
         experiments: those with at least one finished run, in the study's order.
         unfinished: runs that are not finished.
         left_out: why finished runs are left out, one sentence each.
@@ -250,11 +239,7 @@ class Study:
 
 
 def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read every finished run with a test split, and match its detections.
-
-    Args:
-        out: the study's directory.
-        overrides: where the data are.
+    """Read every finished run with a test split, and match its detections; ``overrides`` say where the data are.
 
     Raises:
         RunError: there are no runs, or none of the finished ones can be read.

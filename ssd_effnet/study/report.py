@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 
 from data_kaist.files import write_whole
 from ssd_effnet.build import build_skeleton
@@ -30,7 +31,6 @@ from ssd_effnet.study.entries import (
     different,
     figure_name,
     hours,
-    last_miss_rate,
     number,
     setting,
 )
@@ -43,7 +43,6 @@ from ssd_effnet.visualize.templates import templates
 
 SYMBOLS = {"better": "▲", "worse": "▼", "cannot tell": "?"}
 _SHOWN_KINDS = ("truth", "missed", "hit", "false_alarm", "ignored")
-_PALE, _DARK = np.array([255, 255, 255]), np.array([230, 159, 0])  # of the heat map; black can be read on both
 
 
 def write(
@@ -54,7 +53,7 @@ def write(
     overrides: Sequence[str] = (),
     published: Sequence[Path] = (),
 ) -> Path:
-    """Write the report of a study's finished runs.
+    """Write the report of a study's finished runs, and return its page.
 
     Args:
         out: the study's directory.
@@ -62,13 +61,6 @@ def write(
         measure_latency: time the detectors that were not timed before on this machine.
         overrides: where the runs' data are, as :meth:`.RunDirectory.at_hand` takes them.
         published: detections of others on the same test data, for rows of their own in the tables.
-
-    Returns:
-        The page.
-
-    Raises:
-        RunError: there are no runs, or the report cannot be written there.
-        ConfigError, DataError: a run or the data cannot be read.
     """
     study = load_study(out, overrides)
     others = scores_of_others(study, published)
@@ -123,7 +115,6 @@ def page(
         forest=figures.forest(study.differences),
         chosen=chosen_epoch,
         taken_away=taken_away(study),
-        last_miss_rate=last_miss_rate,
         curves=curve_drawings(study, reasonable),
         learning=figures.learning_curves(study.experiments),
         pareto=pareto_drawings(entries, took),
@@ -177,17 +168,11 @@ def pareto_drawings(entries: Sequence[ReportEntry], took: Latency) -> dict[str, 
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
-    """Background colours of values, from white at the smallest."""
+    """Background colours of values, from white at the smallest to one on which black can be read."""
     known = [value for value in values if math.isfinite(value)]
-    least, span = min(known, default=0), max(known, default=0) - min(known, default=0)
-
-    def shade(value: float) -> str:
-        if not math.isfinite(value):
-            return "#fff"
-        colour = _PALE + (_DARK - _PALE) * ((value - least) / span if span else 0)
-        return "#" + "".join(f"{round(c):02x}" for c in colour)
-
-    return shade
+    scale, colours = Normalize(min(known, default=0), max(known, default=0)), ("white", "#e69f00")
+    colour = LinearSegmentedColormap.from_list("missed", colours)
+    return lambda value: to_hex(colour(scale(value))) if math.isfinite(value) else "#fff"
 
 
 def fusion_weights(experiment: Experiment) -> dict[str, dict[str, float]]:

@@ -26,7 +26,6 @@ from ssd_effnet.study.entries import (
     figure_name,
     hours,
     input_size,
-    last_miss_rate,
     number,
     setting,
     verdict_in_words,
@@ -42,7 +41,6 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
         for run in entry.experiment.runs:
             logged = [name for of in in_place("log") if of.function for name in of.figures]
             figures = {name.replace("/", "_"): run.figure(name) for name in logged}
-            figures["MR_reasonable_all_last_epoch"] = last_miss_rate(run)
             cost, e = entry.experiment.cost, run.experiment
             rows.append(
                 {"experiment": entry.name, "seed": run.seed, "parent": entry.parent}

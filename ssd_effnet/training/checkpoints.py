@@ -1,4 +1,4 @@
-"""Checkpoint files: atomic writing, and reading. Resuming: :mod:`.run`, :mod:`.run_directory`."""
+"""Checkpoint files: atomic writing, and reading. Resuming: :mod:`.resume`."""
 
 from __future__ import annotations
 

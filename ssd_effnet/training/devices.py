@@ -173,10 +173,7 @@ def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
 def ending_together(trainer: Trainer, lost: Exception) -> Iterator[None]:
     """Context in which the end of one process ends all of them.
 
-    Args:
-        trainer: of the run.
-        lost: error for a process that ended early. Rank 0 raises it on a network error, or exits with its text where
-            Lightning notices first.
+    On a network error rank 0 raises ``lost``, or exits with its text where Lightning notices first.
     """
 
     def in_our_words(record: logging.LogRecord) -> bool:

@@ -21,12 +21,7 @@ class OutOfMemory(Failure, RuntimeError):
 
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Context that turns out-of-memory errors into :class:`OutOfMemory`; others pass.
-
-    Args:
-        what: the computation.
-        remedy: what to change.
-    """
+    """Context that turns out-of-memory errors into :class:`OutOfMemory`: what does not fit, and a remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

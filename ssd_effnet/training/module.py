@@ -33,13 +33,7 @@ _REMEDY = (
 
 
 class UnreadLoss(NamedTuple):
-    """A step's loss that the host has not read yet.
-
-    Attributes:
-        step: optimiser steps before it.
-        of_all, mine: scalars, the mean over all processes and that of this one.
-        names: the frames of this process's share.
-    """
+    """A step's loss that the host has not read yet: mean over all processes, and of this one's ``names``."""
 
     step: int
     of_all: torch.Tensor
@@ -48,13 +42,7 @@ class UnreadLoss(NamedTuple):
 
 
 class ImageFindings(NamedTuple):
-    """Result of an evaluated batch.
-
-    Attributes:
-        table: its detections.
-        losses: their means over the batch, by name.
-        images: number of images.
-    """
+    """Detections of an evaluated batch, mean losses by name, and number of images."""
 
     table: DetectionTable
     losses: dict[str, float]
@@ -65,15 +53,12 @@ class TrainingModule(LightningModule):
     """Training, validation and test steps; each process has a share of a batch.
 
     Args:
-        detector: images to raw outputs.
         criterion: raw outputs and targets to losses.
         postprocess: raw outputs to detections.
         optimizers: called with the detector and the number of optimiser steps of the whole run; returns what
             Lightning's ``configure_optimizers`` may return.
         annotations: ground truth for the stages ``val`` and ``test``, one entry per frame of the data set.
-        channel_names: of the input, for the logger.
         experiment: the resolved config as plain data; stored in every checkpoint, from which a detector is rebuilt.
-        classes: names of the labels.
     """
 
     def __init__(

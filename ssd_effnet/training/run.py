@@ -54,14 +54,17 @@ from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figu
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.training import preflight
 from ssd_effnet.training.callbacks import (
     Doubts,
     EMAWeightAveraging,
+    EpochLines,
     FusionWeights,
     MetricsCsv,
     ModelCheckpoint,
     Pictures,
     ScalarLayout,
+    Waiting,
 )
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
@@ -76,15 +79,7 @@ from ssd_effnet.training.devices import (
 from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
-from ssd_effnet.training.preflight import (
-    refuse_empty_statistics,
-    refuse_shared_images,
-    refuse_single_values,
-    refuse_to_end_warming_up,
-    refuse_to_train_on_nobody,
-    refuse_to_watch_nobody,
-)
-from ssd_effnet.training.progress import EpochLines, Waiting
+from ssd_effnet.training.resume import keep_earlier_results, refuse_other_data, refuse_to_mix, with_its_range
 from ssd_effnet.training.run_directory import (
     Interrupted,
     RunDirectory,
@@ -113,21 +108,19 @@ def run(
     Args:
         experiment: resolved.
         out: folder of runs.
-        resume: go on from ``checkpoints/last.ckpt`` where there is one, to more epochs where the schedule allows; a
-            finished run is returned as it is.
+        resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume`); a finished run is returned as it is.
         echo: called with one line per stage.
         callbacks: further ones of Lightning, such as a search's pruner.
-        shown: keys in TensorBoard's HParams tab beside experiment and seed, equal for compared runs; None: those that
-            differ from the schema's defaults.
+        shown: keys in TensorBoard's HParams tab beside experiment and seed; None: those that differ from the defaults.
 
     Raises:
-        RunError, ConfigError, DataError, WeightsError, NonFiniteError, OutOfMemory: one sentence each.
+        Failure: one sentence.
     """
     _quieten_lightning()
     directory = RunDirectory.of(experiment, out)
     processes = Processes.of(experiment)
     if processes.first:
-        directory.refuse_to_mix(experiment, resume=resume)
+        refuse_to_mix(directory, experiment, resume=resume)
         if directory.begun and (edited := directory.edited(directory.trained())):
             echo(f"{directory.config_file} was edited after the run had begun, and is not believed: {edited}")
     else:
@@ -143,7 +136,7 @@ def run(
             directory.sweep()
         shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         resumed = resume and directory.last.is_file()
-        experiment = directory.with_its_range(experiment) if resumed else experiment
+        experiment = with_its_range(directory, experiment) if resumed else experiment
         try:
             return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
         except (Failure, OSError) as error:
@@ -190,22 +183,22 @@ def _run(
         _say_data(experiment, stage, dataset, echo)
     for sentence in _label_doubts(datasets):
         echo(sentence)
-    refuse_to_train_on_nobody(experiment, datasets["train"])
-    refuse_to_watch_nobody(experiment, datasets)
+    preflight.refuse_to_train_on_nobody(experiment, datasets["train"])
+    preflight.refuse_to_watch_nobody(experiment, datasets)
     if resumed:
-        directory.refuse_other_data(describe_data(datasets))
+        refuse_other_data(directory, describe_data(datasets))
     elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
-        refuse_shared_images(experiment, datasets)
+        preflight.refuse_shared_images(experiment, datasets)
     begun_from: dict[str, Any] = {}
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
-        refuse_empty_statistics(detector, report)
+        preflight.refuse_empty_statistics(detector, report)
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     elif not resumed and (doubt := normalisation_in_doubt(experiment)):
         echo(doubt)
-    refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
+    preflight.refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:
@@ -216,13 +209,8 @@ def _run(
         directory.failure_file.unlink(missing_ok=True)
         if not resumed:
             directory.start_over()
-        elif (epochs := directory.trained().trainer.epochs) < t.epochs:
-            echo(
-                f"{directory}: goes on after {epochs} epochs to {t.epochs} with the schedule {experiment.schedule.name}"
-            )
-            if directory.results_file.is_file():
-                kept = directory.results_file.rename(directory.path / f"results_{epochs}_epochs.json")
-                echo(f"what it had come to stays in {kept}")
+        else:
+            keep_earlier_results(directory, experiment, echo)
         save_experiment(experiment, directory.config_file)
         directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
     session = _Session(experiment, directory, datasets, detector, processes, echo, callbacks, resumed=resumed)
@@ -263,7 +251,7 @@ class _Session:
             self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
             begin = read_plain(directory.last)["global_step"] + 1
         else:
-            refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
+            preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
         self.timer = Timer()  # its state is in the checkpoint: a resumed run adds up the times
         self.waiting = Waiting()
@@ -382,7 +370,6 @@ class _Session:
             "epoch": _epoch_of(chosen),
             "epochs": t.epochs,
             "minutes": round(self.timer.time_elapsed() / 60, 2),
-            "step_seconds": round(self.waiting.step_seconds, 4),
             "data_share": round(self.waiting.of_run, 4),
             "parameters": sum(p.numel() for p in self.module.detector.parameters()),
             "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
@@ -397,9 +384,6 @@ class _Session:
             if writes:
                 _write_detections(directory, datasets["test"], table)
             results["test"] = _test_results(self.experiment, datasets["test"], scores)
-            if (last_epoch := _epoch_of(directory.last)) != results["epoch"]:  # reported, never used to choose
-                _, of_last = self.test(directory.last)
-                results["test_last"] = {"epoch": last_epoch, **classes_as_dict(of_last, classes)}
             if writes:
                 _log_test(self.trainer, self.experiment, shown, scores, classes)
         if writes:
@@ -424,9 +408,6 @@ def test_again(
 
     Returns:
         The folder, and the scores by class.
-
-    Raises:
-        RunError, ConfigError, DataError, WeightsError: one sentence each; also where another test has this name.
     """
     _quieten_lightning()
     directory, checkpoint = RunDirectory.holding(path), checkpoint_file(path)
@@ -471,12 +452,8 @@ def test_again(
 
 def _test_name(overrides: Sequence[str]) -> str:
     """Folder name of a test, from its overrides: ``test=test-day-20,root=LLVIP``."""
-    parts = []
-    for key, _, value in (override.partition("=") for override in sorted(overrides)):
-        if key not in WHERE or key in ("data.root", "data.images"):
-            value = Path(value).resolve().name if Path(value).exists() else value
-            parts.append(key.rpartition(".")[2] + "=" + re.sub(r"[^\w.%+-]+", "_", value))
-    return ",".join(parts) or "same"
+    named = [(key.rpartition(".")[2], Path(value).name) for key, _, value in (o.partition("=") for o in overrides)]
+    return re.sub(r"[^\w.,=%+-]+", "_", ",".join(map("=".join, sorted(named)))) or "same"
 
 
 def _test(
@@ -524,14 +501,7 @@ def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDatase
 
 
 def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
-    """Load the weights of ``init_from`` by name, without the input's normalisation.
-
-    Returns:
-        The file and its SHA-256, for ``environment.json``.
-
-    Raises:
-        WeightsError: no weights, or none that fits.
-    """
+    """Load the weights of ``init_from`` by name, without the normalisation; its file and SHA-256."""
     given = Path(experiment.init_from).expanduser()
     try:
         file = checkpoint_file(given)
@@ -543,7 +513,7 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     except WeightsError as error:
         raise WeightsError(f"key `init_from`: {error}") from error
     report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
-    refuse_empty_statistics(detector, report)
+    preflight.refuse_empty_statistics(detector, report)
     if given.is_dir() and not RunDirectory(given).results_file.is_file():
         echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
     echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")

@@ -1,11 +1,10 @@
-"""Run directory ``<out>/<experiment>/seed<k>/``: files, state, lock, checks before resuming."""
+"""Run directory ``<out>/<experiment>/seed<k>/``: files, state and lock. Resuming: :mod:`.resume`."""
 
 from __future__ import annotations
 
 import csv
 import functools
 import json
-import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,10 +28,8 @@ from ssd_effnet.build import build_classes, build_dataset
 from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, experiment_of, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.models.weights import WeightsError
-from ssd_effnet.registry import SCHEDULES
 from ssd_effnet.training.checkpoints import read_checkpoint
 from ssd_effnet.training.machine import code_name, code_patch, describe_machine
 
@@ -40,8 +37,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-_MOST_OF_A_PATCH = 1_000_000  # bytes
 
 
 class RunError(Failure, RuntimeError):
@@ -167,14 +162,7 @@ class RunDirectory:
         """The run's experiment with the present location of its data.
 
         A relative ``data.root``, and relative annotations of a split, are looked for where the run was started, here,
-        and in the folders around the run.
-
-        Args:
-            experiment: of the run.
-            overrides: ``data.root=...`` and other keys of :data:`ssd_effnet.config.loading.WHERE`.
-
-        Raises:
-            ConfigError: an override of another key, or one that makes no sense.
+        and in the folders around the run; ``overrides`` are keys of :data:`ssd_effnet.config.loading.WHERE`.
         """
         moved = elsewhere(experiment, overrides)
         begun = self.environment().get("folder", "") if self.environment_file.is_file() else ""
@@ -195,9 +183,6 @@ class RunDirectory:
 
         Keys of location (:data:`ssd_effnet.config.loading.WHERE`) are the config's. A damaged checkpoint of a finished
         run is a warning: its results do not depend on it.
-
-        Raises:
-            RunError, ConfigError, WeightsError: no run, or its config or checkpoint cannot be read.
         """
         config = self.experiment()
         for file in filter(Path.is_file, (self.last, self.best)):
@@ -219,16 +204,13 @@ class RunDirectory:
         config = self.experiment()
         name, seed = (("name", trained.name, config.name), ("trainer.seed", trained.trainer.seed, config.trainer.seed))
         own = [f"{key} ({was}, now {now})" for key, was, now in (name, seed) if was != now]
-        return ", ".join([*own, *_changes(trained, config)])
+        return ", ".join([*own, *changes(trained, config)])
 
     def refuse_a_copy(self) -> ExperimentConfig:
-        """Refuse a run whose folder, checkpoint (or config) and results disagree.
-
-        Returns:
-            What is trained here, as :meth:`trained`.
+        """:meth:`trained`, of a run whose folder, checkpoint (or config) and results agree.
 
         Raises:
-            RunError: the folder was copied or renamed; or as :meth:`trained`.
+            RunError: the folder was copied or renamed.
         """
         trained = self.trained()
         results = self.results() if self.results_file.is_file() else {}
@@ -261,33 +243,25 @@ class RunDirectory:
             raise RunError(f"{self.metrics_file}: cannot be read ({error})") from error
 
     def damage(self) -> str:
-        """Why commands over several runs skip this one (an unreadable file), or empty."""
+        """Why commands over several runs leave this one out: an unreadable file, or a copy; else empty."""
         try:
-            if self.config_file.is_file() or self.results_file.is_file():
-                self._refuse_damage()
+            for row in self.metrics():
+                _refuse_lack(self.metrics_file, row, ["epoch"])
+            if self.begun or self.environment_file.is_file():
+                environment = self.environment()
+                of_data = [f"data.{stage}.fingerprint" for stage in ("train", *environment.get("data", ()))]
+                _refuse_lack(self.environment_file, environment, [*of_data, "git", "device", "threads"])
+            if self.results_file.is_file():
+                results = self.results()
+                _refuse_lack(self.results_file, results, ["experiment", "seed", "minutes"])
+                if "test" in results:
+                    _refuse_lack(self.results_file, results, ["test.images"])
+                    _refuse_lack(self.environment_file, self.environment(), ["data.test"])
+            if self.config_file.is_file():
+                self.refuse_a_copy()
         except Failure as error:
             return str(error)
         return ""
-
-    def _refuse_damage(self) -> None:
-        self.experiment()
-        for row in self.metrics():
-            _refuse_lack(self.metrics_file, row, ["epoch"])
-        if self.begun or self.environment_file.is_file():
-            environment = self.environment()
-            stages = list(environment["data"]) if isinstance(environment.get("data"), dict) else []
-            each = [f"data.{stage}.{what}" for stage in stages for what in ("frames", "fingerprint")]
-            _refuse_lack(self.environment_file, environment, ["data.train", "git", "device", "threads", *each])
-        if self.state is State.FINISHED:
-            results, keys = self.results(), ["experiment", "seed", "minutes"]
-            if "test" in results:
-                grouped = [of for of in in_place("log") if of.group]  # others came with a plugin, later or not at all
-                keys += [
-                    "test.images",
-                    *(f"test.{of.group}.{part}" for of in grouped for part in of.parts or (of.name,)),
-                ]
-                _refuse_lack(self.environment_file, self.environment(), ["data.test"])
-            _refuse_lack(self.results_file, results, keys)
 
     def epochs_done(self) -> int:
         """Number of rows of ``metrics.csv``, without parsing them."""
@@ -333,86 +307,8 @@ class RunDirectory:
         """The reason, or nothing."""
         return self.failure_file.read_text(encoding="utf-8").strip() if self.failure_file.is_file() else ""
 
-    def refuse_to_mix(self, experiment: ExperimentConfig, *, resume: bool) -> None:
-        """Refuse a directory that holds another run.
-
-        Raises:
-            RunError: it holds a run that this one does not continue.
-        """
-        if not self.begun:
-            return
-        if not resume:
-            raise RunError(f"{self}: holds a run already; add --resume to go on with it, or choose another --out")
-        epochs, more = self.refuse_a_copy().trainer.epochs, experiment.trainer.epochs
-        self.refuse_another_config(experiment, epochs=max(epochs, more))
-        schedule = experiment.schedule.name
-        if more > epochs and SCHEDULES.takes(schedule, "steps"):
-            raise RunError(
-                f"{self}: cannot go on from {epochs} to {more} epochs: the schedule {schedule} is laid out over all "
-                f"epochs of a run, and over {more} those that are done would have had other rates (constant and "
-                f"plateau go on); begin another run from its weights, {shlex.quote(f'init_from={self}')} under another "
-                "name or --out"
-            )
-        if more > epochs and not self.last.is_file():
-            raise RunError(f"{self}: cannot go on to {more} epochs: {self.last} is not there")
-
-    def refuse_another_config(self, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
-        """Refuse a config that differs in more than seed and location.
-
-        Args:
-            experiment: of this run.
-            epochs: new number of epochs of the run; None: unchanged.
-
-        Raises:
-            RunError: they differ in more than the seed.
-        """
-        begun, experiment = self.trained(), self.with_its_range(experiment)
-        edited = f" ({self.config_file.name} was edited since)" if self.edited(begun) else ""
-        begun.trainer.epochs = epochs or begun.trainer.epochs
-        if changes := _changes(begun, experiment):
-            raise RunError(
-                f"{self}: was started with another config{edited}; these differ: {', '.join(changes)}; "
-                "choose another --out"
-            )
-
-    def with_its_range(self, experiment: ExperimentConfig) -> ExperimentConfig:
-        """The experiment with the LWIR range that this run measured."""
-        data = experiment.data
-        if data.lwir_quantiles is None or data.lwir_range:
-            return experiment
-        begun = self.trained().data
-        if data.lwir_quantiles != begun.lwir_quantiles:
-            return experiment
-        return replace(experiment, data=replace(data, lwir_range=begun.lwir_range))
-
-    def refuse_other_data(self, data: Mapping[str, Any]) -> None:
-        """Refuse data that differ from those at the start of the run.
-
-        Args:
-            data: as :func:`describe_data` gives them.
-
-        Raises:
-            RunError: frames, boxes or flags are others now.
-        """
-        if not self.environment_file.is_file():
-            return
-        _refuse_lack(self.environment_file, begun := self.environment(), ["data"])
-        begun_with = begun["data"]
-        if changed := [stage for stage in begun_with if data.get(stage) != begun_with[stage]]:
-            raise RunError(
-                f"{self}: its data have changed since it was started ({', '.join(changed)}); bring them back, or "
-                "choose another --out"
-            )
-
     def refuse_other_test_data(self, frames: Sequence[Frame]) -> None:
-        """Refuse test data that differ from those of the finished run.
-
-        Args:
-            frames: of its test split, as they are now.
-
-        Raises:
-            RunError: frames, boxes or flags are others now.
-        """
+        """Refuse ``frames`` of the test split whose names, boxes or flags are not those of the finished run."""
         _refuse_lack(self.environment_file, tested := self.environment(), ["data.test.fingerprint"])
         if fingerprint(frames) != tested["data"]["test"]["fingerprint"]:
             raise RunError(
@@ -428,9 +324,6 @@ class RunDirectory:
         Args:
             overrides: location of the data, as for :meth:`at_hand`.
             known: frames by fingerprint, a cache over several runs.
-
-        Raises:
-            RunError, DataError, ConfigError: a file is missing or the data have changed.
         """
         experiment = self.at_hand(self.trained(), overrides)
         known = {} if known is None else known
@@ -459,12 +352,9 @@ class RunDirectory:
         write_results(self.environment_file, environment)
 
     def _write_patch(self, environment: Mapping[str, Any], name: str) -> None:
-        """Write the code's changes since its commit, at most a megabyte."""
+        """Write the code's changes since its commit."""
         if environment["git"].get("dirty"):
-            patch = code_patch()
-            if len(patch) > _MOST_OF_A_PATCH:
-                patch = patch[:_MOST_OF_A_PATCH] + f"\ncut here: {len(patch):,} bytes in all\n".encode()
-            write_whole(self.path / name, patch)
+            write_whole(self.path / name, code_patch())
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -494,7 +384,7 @@ def _config(file: Path, stamp: tuple[int, ...]) -> ExperimentConfig:
     return load_experiment(file)
 
 
-def _changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:
+def changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:
     """Differences that matter, ``key (value, now another one)``."""
     found = unlike(begun, now)
     return [f"{key} ({found[key][0]}, now {found[key][1]})" for key in varied([begun, now])]
@@ -516,11 +406,7 @@ def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.
 
 
 def _refuse_lack(path: Path, content: Any, keys: Iterable[str]) -> None:
-    """Refuse a file without these dotted keys.
-
-    Raises:
-        RunError: it lacks one.
-    """
+    """Refuse a file without these dotted keys."""
     for key in keys:
         value = content
         for part in key.split("."):

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,9 +40,6 @@ from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 SMALL = (
     *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
     *("backbone.norm=batch", "input.size=[64,96]", "data.workers=0", "trainer.epochs=3", "trainer.accelerator=cpu"),
@@ -80,8 +76,6 @@ def finish(e: ExperimentConfig, out: Path, share: float, *, best: int = 3) -> No
         results["val"] = {"monitor": "val/MR/reasonable_all", "best": 40.0}
     counted = {"split": e.data.test, "annotations": "kaist/annotations-xml", "images": len(frames)}
     results["test"] = counted | score(MissRateEvaluator(truth), table).as_dict()
-    if best != 3:
-        results["test_last"] = {"epoch": 3, **score(MissRateEvaluator(truth), detections(truth, 0.5, 7)).as_dict()}
     write_results(directory.results_file, results)
     metrics = MetricsCsv(directory.metrics_file)
     seen = {"val/MR/reasonable_all": [90.0, math.nan, 40.0]} if "val" in datasets else {}
@@ -132,7 +126,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def in_a_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_module, "MOST_ROUNDS", 5)
+        patch.setattr(latency_module, "ROUNDS", 1)
         yield
 
 
@@ -178,7 +172,7 @@ def test_the_numbers_are_the_evaluators(written: Path, study: Study) -> None:
             assert (cell == "") if math.isnan(result.mr) else float(cell) == pytest.approx(100 * result.mr, abs=1e-4)
         assert float(row["AP50"]) == pytest.approx(scores.ap["AP50"], abs=1e-4)
     of_odd, photographs = next(r for r in rows if r["experiment"] == ODD), rows[-1]
-    assert of_odd["parent"] == WIDEN and of_odd["epoch"] == "2" and float(of_odd["MR_reasonable_all_last_epoch"]) > 5
+    assert of_odd["parent"] == WIDEN and of_odd["epoch"] == "2"
     assert photographs["MR_reasonable_day"] == "" and photographs["parent"] == "" and photographs["epoch"] == "3"
 
 
@@ -214,13 +208,12 @@ def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None
     assert "variance from seeds, from images" in odd
     assert "What the experiment changes key parent here adapter.kind conv3x3 conv1x1" in odd
     assert "What differs besides, unlisted key parent here trainer.epochs 3 4" in odd and "epochs 3 4 ×1.33" in odd
-    assert "Seed 0: best at epoch 2 of 3 (val/MR/reasonable_all 40.00); the last one, 3, gives MR" in odd
+    assert "Seed 0: best at epoch 2 of 3 (val/MR/reasonable_all 40.00)" in odd
     fpn = card(written, "04_fpn")
     assert "? cannot tell it from 02_widen_3x3" in fpn and "Doubt: too few seeds" in fpn
     worse = card(written, "05_deconv")
     assert "? cannot tell it from 04_fpn" in worse and "100.00 (100.00 to 100.00)" in worse
     assert "none has finished runs" in card(written, WIDEN)
-    assert "best at epoch 3 of 3 (val/MR/reasonable_all 40.00), which is the last one" in card(written, WIDEN)
 
 
 def test_what_keeps_the_runs_apart_and_what_is_not_finished_stands_at_the_head(written: Path, study: Study) -> None:
@@ -265,11 +258,10 @@ def test_a_side_stops_before_a_tenth_of_a_false_alarm_an_image(study: Study) -> 
 
 def test_most_disputed() -> None:
     image = np.array([0, 1, 1, 2, 3])
-    boxes = np.array([[0, 0, 10, height] for height in (50, 60, 60, 70, 90)], float)
     here, there = np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 1, 1], bool)
-    assert most_disputed(image, boxes, here, there) == [1, 3, 0, 2]
-    assert most_disputed(image, boxes, here, there, count=1) == [1]
-    assert most_disputed(image, boxes, np.zeros(5, bool), np.zeros(5, bool)) == []
+    assert most_disputed(image, here, there) == [1, 2, 0, 3]
+    assert most_disputed(image, here, there, count=1) == [1]
+    assert most_disputed(image, np.zeros(5, bool), np.zeros(5, bool)) == []
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -448,8 +440,8 @@ def test_copied_and_renamed_runs_are_left_out_by_name(studied: Path, tmp_path: P
     jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [5], [*SMALL, f"data.root={e.data.root}"], copy)
     assert {f"left out: {sentence}" for sentence in left_out} <= set(check(jobs))
     jobs = plan([EXPERIMENTS / f"{WIDEN}.yaml"], [2], [*SMALL, f"data.root={e.data.root}"], copy)
-    with pytest.raises(RunError, match=rf"{WIDEN}/seed2: holds {WIDEN} seed 0"):
-        check(jobs)
+    assert any(f"{WIDEN}/seed2: holds {WIDEN} seed 0" in note for note in check(jobs))
+    assert jobs[0].directory.damage()  # the command leaves it out and ends with 1
 
 
 def test_a_config_that_was_edited_after_the_training_is_named_and_not_believed(studied: Path, tmp_path: Path) -> None:
@@ -502,7 +494,7 @@ def test_without_validation_there_is_no_learning_curve(written: Path, study: Stu
 
 def test_latency_is_measured_once(written: Path, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert latency(study.experiments, tmp_path / "absent.json", measure=False).ms == {}
-    assert "Latency: median of" in words(written)
+    assert "Latency: median at" in words(written)
 
     def fail(*_: object) -> None:
         raise AssertionError("measured again")
@@ -541,16 +533,6 @@ def test_the_table_for_a_paper(studied: Path, written: Path, study: Study, publi
     assert done.returncode == 1 and "image number 99" in done.stderr and not list((tmp_path / "no").glob("*"))
 
 
-def test_the_page_is_replaced_whole_or_not_at_all(
-    studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = []
-    monkeypatch.setattr(report, "write_whole", lambda path, text: files.append(path.name))
-    report.write(copied(studied, tmp_path, "0*", "_odd*"), measure_latency=False)
-    assert files == ["results.csv", "results.md", "results.tex", "index.html"]
-    assert not list((tmp_path / "study").rglob("index.html")) and not list(tmp_path.rglob(".*.part"))
-
-
 def test_the_command_where_nothing_is_finished_and_where_nothing_is(studied: Path, tmp_path: Path) -> None:
     bad = command("study", "report", tmp_path)
     assert bad.returncode == 1 and "holds no runs" in bad.stderr and "Traceback" not in bad.stderr
@@ -561,53 +543,3 @@ def test_the_command_where_nothing_is_finished_and_where_nothing_is(studied: Pat
     assert done.stdout.strip() == str(tmp_path / "report" / "index.html") and done.returncode == 0, done.stderr
     text = words(tmp_path / "report" / "index.html")
     assert "No run is finished." in text and "no study.json" in text and "the loss is" in text
-
-
-# what is wrong is collected from the first line of the page on; the findings go to the page around it
-WATCH = """<script>
-const wrong = [];
-addEventListener("error", event => wrong.push(String(event.message || event.target.outerHTML.slice(0, 80))), true);
-console.error = (...words) => wrong.push(words.join(" "));
-</script>"""
-CHECK = """<script>
-addEventListener("load", () => {  // all at once: the browser writes its document down as soon as it has loaded
-  const pictures = [...document.images];
-  const table = document.querySelector("table.sortable");
-  const column = k => [...table.tBodies[0].rows].map(row => row.cells[k].textContent);
-  const heads = [...table.tHead.rows[0].cells];
-  const click = k => {
-    heads[k].querySelector("button").click();
-    return [column(k), heads[k].getAttribute("aria-sort")];
-  };
-  const pre = parent.document.createElement("pre");
-  pre.textContent = JSON.stringify({
-    pictures: pictures.length, alts: pictures.filter(p => p.alt).length,
-    empty: pictures.filter(p => !(p.naturalWidth > 0)).map(p => p.alt),
-    width: innerWidth, needed: document.documentElement.scrollWidth,
-    before: column(2), up: click(2), down: click(2), day: click(3), names: click(0), wrong,
-  });
-  parent.document.body.append(pre);
-});
-</script>"""
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium here to open the page in")
-def test_in_a_browser_as_narrow_as_a_phone(written: Path, tmp_path: Path) -> None:
-    text = written.read_text(encoding="utf-8").replace('loading="lazy"', "")
-    text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", CHECK + "</body>")
-    frame = f'<iframe srcdoc="{html.escape(text)}" style="width:390px;height:800px;border:0"></iframe>'
-    outer = tmp_path / "outer.html"
-    outer.write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}</body>', encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    dump = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", outer.as_uri()]
-    done = subprocess.run(dump, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    seen = json.loads(html.unescape(found[1]))
-    assert seen["wrong"] == [] and seen["empty"] == []
-    assert seen["pictures"] == seen["alts"] > 3 + 1 + 2
-    assert seen["width"] == 390 and seen["needed"] <= 390  # tables scroll in their own boxes
-    numbers = sorted(map(float, seen["before"]))
-    assert [list(map(float, seen[way][0])) for way in ("up", "down")] == [numbers, numbers[::-1]]
-    assert (seen["up"][1], seen["down"][1]) == ("ascending", "descending")
-    assert seen["day"][0][-1] == "–" and seen["names"][0][-1] == "lite0"  # what has no number stays below

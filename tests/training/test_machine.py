@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from ssd_effnet.study.records import Run
-from ssd_effnet.training import machine, run_directory
+from ssd_effnet.training import machine
 from ssd_effnet.training.machine import code_name, code_patch, git_state
 from ssd_effnet.training.run_directory import RunDirectory, describe_environment
 
@@ -74,7 +74,7 @@ def test_changes_and_new_sources_are_a_patch_that_applies(project: Path, tmp_pat
     assert git_state()["diff"] != state["diff"]
 
 
-def test_the_patch_lies_beside_the_environment(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_patch_lies_beside_the_environment(project: Path, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
 
     def remember(*, resumed: bool) -> None:
@@ -96,9 +96,3 @@ def test_the_patch_lies_beside_the_environment(project: Path, tmp_path: Path, mo
     assert b"+weight = 2" in (directory.path / "code.patch").read_bytes()
     assert b"+weight = 3" in (directory.path / "code.1.patch").read_bytes()
     assert name().count(", then ") == 1 and name().count("+") == 2
-    monkeypatch.setattr(run_directory, "_MOST_OF_A_PATCH", 40)
-    remember(resumed=False)
-    assert (
-        len((directory.path / "code.patch").read_bytes()) < 100
-        and b"cut here" in (directory.path / "code.patch").read_bytes()
-    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ssd_effnet.training.progress import EpochLines, Waiting
+from ssd_effnet.training.callbacks import Waiting
 
 
 def _epoch(waiting: Waiting, clock: list[float], waits: list[float], steps: list[float]) -> None:
@@ -20,26 +20,12 @@ def _epoch(waiting: Waiting, clock: list[float], waits: list[float], steps: list
     waiting.on_train_epoch_end(nothing, nothing)
 
 
-def test_how_long_a_step_takes_is_said_once_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    times = iter([0.0, 8.0])
-    monkeypatch.setattr("ssd_effnet.training.progress.time.monotonic", lambda: next(times, 9.0))
-    shown = EpochLines(Waiting(), lines.append)
-    trainer: Any = SimpleNamespace(num_training_batches=32)
-    for _ in range(2):
-        shown.on_train_epoch_start(trainer, trainer)
-        for batch in range(32):
-            shown.on_train_batch_end(trainer, trainer, None, None, batch)
-    assert lines == ["about 2 s per step, 32 steps per epoch"]
-
-
 def test_waiting_is_what_lies_between_two_steps() -> None:
     clock = [5.0]
     waiting = Waiting(clock=lambda: clock[0])
     _epoch(waiting, clock, [3.0, 0.5, 0.5], [2.0, 2.0, 2.0])
     assert waiting.of_epoch == pytest.approx(0.4)
     _epoch(waiting, clock, [0.0, 0.0], [5.0, 5.0])
-    assert waiting.step_seconds == pytest.approx(20 / 5)
     assert waiting.of_epoch == 0 and waiting.of_run == pytest.approx(0.2)
     assert str(waiting).startswith("20.0% of the training time") and "data.workers" in str(waiting)
 

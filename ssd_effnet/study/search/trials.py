@@ -331,12 +331,15 @@ def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
-    """Table of the best trials, one per row."""
+    """Table of the best trials, one per row; it fits any terminal."""
     title = f"{search.base.name}: {', '.join(f'{n} {name}' for name, n in counts(study).items() if n)}"
-    table = Table("trial", search.base.trainer.monitor, "epochs", *search.space, title=title, title_justify="left")
+    table = Table("trial", search.base.trainer.monitor, "epochs", title=title, title_justify="left")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.add_column("settings", overflow="fold")
     for trial in best_trials(search, study)[:count]:
-        values = map(value_text, drawn(search, trial).values())
-        table.add_row(str(trial_number(trial)), value_text(trial.value), str(1 + (trial.last_step or 0)), *values)
+        values = ", ".join(f"{key} {value_text(value)}" for key, value in drawn(search, trial).items())
+        table.add_row(str(trial_number(trial)), value_text(trial.value), str(1 + (trial.last_step or 0)), values)
     return table
 
 
