@@ -133,10 +133,13 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self.transform(self._read(index), np.random.default_rng((self.seed, epoch, index)))
+
+    def _read(self, index: int) -> Sample:
         frame = self.frames[index]
         visible, lwir = self._images(index)
         annotations = frame.annotations
-        sample = Sample(
+        return Sample(
             visible=visible,
             lwir=lwir,
             boxes_xyxy=annotations.boxes_xyxy,
@@ -145,8 +148,8 @@ class DetectionDataset(Dataset[Sample]):
             original_size=annotations.size,
             index=index,
             name=frame.name,
+            another=lambda rng: self._read(int(rng.integers(len(self)))),
         )
-        return self.transform(sample, np.random.default_rng((self.seed, epoch, index)))
 
     def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The frame's images, not to be written to."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import cv2
@@ -44,6 +44,7 @@ class Sample:
         index: place of the frame in the data set.
         name: the frame's name.
         content_size: (height, width) after the resize, without padding to the right and below; None: not resized.
+        another: draws a frame of the same split, as it was read; None: there is no split.
     """
 
     visible: np.ndarray | None
@@ -55,6 +56,7 @@ class Sample:
     index: int = 0
     name: str = ""
     content_size: tuple[int, int] | None = None
+    another: Callable[[np.random.Generator], Sample] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -226,9 +228,7 @@ class RandomResizedCrop:
     fill: Fill = MEAN_COLOUR
 
     def __post_init__(self) -> None:
-        for key, limits in (("scale", self.scale), ("ratio", self.ratio)):
-            if limits[0] > limits[1]:
-                raise ValueError(f"{key} must be [smallest, largest], not {list(limits)}")
+        _refuse_falling(scale=self.scale, ratio=self.ratio)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -338,12 +338,70 @@ class PhotometricJitter:
         return replace(sample, visible=visible, lwir=lwir)
 
 
+@dataclass(frozen=True)
+class Mosaic:
+    """Four frames around a point: this one at the upper left, and others of the split (YOLOv4, section 3.3).
+
+    Each is resized within this frame's size, its shape kept, and lies with a corner at the point, as in YOLOv5's code;
+    what reaches over the border is cut off as by :func:`crop`. Put it first: what follows changes all four alike.
+
+    Attributes:
+        centre: range of the point's place in the image's height and width.
+        scale: range of the sides of each frame relative to the image's, drawn log-uniformly.
+        p: probability.
+        fill: R, G, B, LWIR of new canvas.
+    """
+
+    centre: Annotated[tuple[float, float], "in 0..1"] = (0.3, 0.7)
+    scale: Annotated[tuple[float, float], "above 0, at most 1"] = (0.5, 1.0)
+    p: Share = 0.5
+    fill: Fill = MEAN_COLOUR
+
+    def __post_init__(self) -> None:
+        _refuse_falling(centre=self.centre, scale=self.scale)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if sample.another is None:
+            raise ValueError("mosaic needs samples of a data set, from which it draws others")
+        height, width = sample.size
+        if rng.random() >= self.p or min(height, width) < 2:
+            return sample
+        y, x = (min(max(round(side * rng.uniform(*self.centre)), 1), side - 1) for side in (height, width))
+        parts: list[Sample] = []
+        boxes = []
+        for top, left in ((True, True), (True, False), (False, True), (False, False)):
+            part = sample.another(rng) if parts else sample
+            factor = math.exp(rng.uniform(*np.log(self.scale)))
+            within = max(round(height * factor), 1), max(round(width * factor), 1)
+            part = Resize(within, "letterbox")(part, rng)
+            (h, w), (rows, columns) = part.size, (y if top else height - y, x if left else width - x)
+            x1, y1 = w - x if left else 0, h - y if top else 0
+            parts.append(crop(part, (x1, y1, x1 + columns, y1 + rows), self.fill))
+            boxes.append(parts[-1].boxes_xyxy + np.array([0 if left else x, 0 if top else y] * 2, np.float32))
+
+        def joined(side: str) -> np.ndarray | None:
+            images = [getattr(part, side) for part in parts]
+            if images[0] is None:
+                return None
+            return np.concatenate([np.concatenate(images[:2], axis=1), np.concatenate(images[2:], axis=1)])
+
+        return replace(
+            sample,
+            visible=joined("visible"),
+            lwir=joined("lwir"),
+            boxes_xyxy=np.concatenate(boxes),
+            labels=np.concatenate([part.labels for part in parts]),
+            ignore=np.concatenate([part.ignore for part in parts]),
+        )
+
+
 AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "jitter": PhotometricJitter,
     "resized_crop": RandomResizedCrop,
     "expand": Expand,
     "ssd_crop": SSDCrop,
     "flip": HorizontalFlip,
+    "mosaic": Mosaic,
 }
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -360,6 +418,12 @@ def _colour_map(mean_rgb: tuple[float, ...], factors: np.ndarray, turn: float) -
     matrix = brightness * contrast * (_YIQ_TO_RGB @ in_yiq @ _RGB_TO_YIQ)
     offset = brightness * (1 - contrast) * float(_LUMA @ np.array(mean_rgb))
     return np.concatenate([matrix, np.full((3, 1), offset)], axis=1)
+
+
+def _refuse_falling(**ranges: tuple[float, float]) -> None:
+    for key, limits in ranges.items():
+        if limits[0] > limits[1]:
+            raise ValueError(f"{key} must be [smallest, largest], not {list(limits)}")
 
 
 def _window(size: tuple[int, int], new: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

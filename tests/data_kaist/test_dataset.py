@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from untrained import of_pairs
 
 from data_kaist.annotations import AnnotationFormat
 from data_kaist.coco import read_coco
@@ -21,7 +22,7 @@ from data_kaist.errors import AnnotationError, DataError, Doubt, ImageError, Spl
 from data_kaist.images import read_image
 from data_kaist.layouts import DataSource, Frame, Modality, image_ids, spread
 from data_kaist.structures import Annotations, Batch
-from data_kaist.transforms import Compose, HorizontalFlip, PhotometricJitter, RandomResizedCrop, Resize
+from data_kaist.transforms import Compose, HorizontalFlip, Mosaic, PhotometricJitter, RandomResizedCrop, Resize
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.yaml_files import ConfigError
@@ -30,7 +31,7 @@ from ssd_effnet.training.run_directory import RunDirectory
 SIZE = (48, 60)
 NAMES = ["set00/V000/I00001", "set00/V000/I00003", "set00/V001/I00001", "set03/V000/I00001", "set06/V000/I00019"]
 TRAIN = NAMES[:4]
-AUGMENT = Compose((PhotometricJitter(p=1), RandomResizedCrop(p=1), HorizontalFlip(), Resize((40, 50))))
+AUGMENT = Compose((Mosaic(), PhotometricJitter(p=1), RandomResizedCrop(p=1), HorizontalFlip(), Resize((40, 50))))
 
 
 def write_image(path: Path, seed: int, colour: bool, size: tuple[int, int] = SIZE) -> None:
@@ -517,6 +518,27 @@ def test_randomness_depends_on_seed_epoch_and_place_alone(root: Path) -> None:
     assert np.array_equal(data[1].visible, data[(0, 1)].visible)
     other = DetectionDataset(data.frames, "early", AUGMENT, seed=2)
     assert not np.array_equal(data[1].visible, other[1].visible)
+
+
+def test_mosaics_are_of_the_training_split_and_off_by_default(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        "data_kaist.dataset.read_pair", lambda f, modality: read.append(f.name) or read_pair(f, modality)
+    )
+    data = ("augment.mosaic.p=1", "input.fit=letterbox", "input.modality=early")
+    e = of_pairs(few_pairs, "augment.names=[mosaic,jitter,resized_crop,flip]", *data)
+    for stage in ("train", "val"):
+        dataset, most = build_dataset(e, stage), 0
+        for epoch in range(8):
+            read.clear()
+            sample = dataset[(epoch, 1)]
+            assert len(read) == (4 if stage == "train" else 1)
+            assert sample.size == (64, 96)
+            assert read[0] == dataset.frames[1].name
+            assert set(read) <= {frame.name for frame in dataset.frames}
+            most = max(most, len(set(read)))
+        assert most > (2 if stage == "train" else 0)
+    assert "mosaic" not in of_pairs(few_pairs).augment.names
 
 
 def test_bad_frames_stop_or_are_skipped(root: Path) -> None:

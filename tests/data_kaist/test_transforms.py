@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_kaist.transforms import (
+    MEAN_COLOUR,
     Compose,
     Expand,
     HorizontalFlip,
+    Mosaic,
     Pad,
     PhotometricJitter,
     RandomResizedCrop,
@@ -226,6 +228,63 @@ def test_jitter_leaves_grey_grey() -> None:
     after = PhotometricJitter(p=1)(replace(sample_of([]), visible=grey), np.random.default_rng(3))
     assert after.visible is not None
     assert np.ptp(after.visible.astype(int), axis=2).max() <= 1
+
+
+def mosaic_of(first: Sample, other: Sample, scale: float) -> Sample:
+    """Around the middle, (60, 48) of 120x96, each frame scaled by ``scale``."""
+    mosaic = Mosaic(centre=(0.5, 0.5), scale=(scale, scale), p=1)
+    return mosaic(replace(first, another=lambda rng: other), np.random.default_rng(0))
+
+
+def test_mosaic_by_hand() -> None:
+    """At its own size each frame shows the quarter whose corner lies at the point; at half its size all of it.
+
+    People cut by a quarter: 37, 39 and 28 of 40 rows stay people, 12 an ignore region, 3 nothing. Ignore regions stay.
+    """
+    first = sample_of([(10, 50, 20, 90), (70, 60, 90, 90)])
+    other = sample_of([(10, 20, 20, 60), (2, 45, 12, 85), (80, 9, 90, 49), (40, 30, 80, 66)])
+    other = replace(other, labels=np.array([1, 3, 2, 1]), ignore=np.array([False, False, False, True]))
+    after = mosaic_of(replace(first, index=7, name="first"), other, 1)
+    assert (after.size, after.original_size, after.name, after.index) == (SIZE, SIZE, "first", 7)
+    wanted = [
+        ((10, 12, 30, 42), 1, False),
+        *(((70, 0, 80, 12), 1, True), ((62, 0, 72, 37), 3, False), ((100, 0, 120, 18), 1, True)),  # upper right
+        *(((20, 57, 30, 96), 2, False), ((0, 78, 20, 96), 1, True)),  # lower left
+        *(((70, 68, 80, 96), 1, False), ((100, 78, 120, 96), 1, True)),  # lower right
+    ]
+    assert after.boxes_xyxy.tolist() == [list(box) for box, *_ in wanted]
+    assert list(zip(after.labels, after.ignore, strict=True)) == [(label, ignored) for _, label, ignored in wanted]
+    assert after.visible is not None
+    assert after.lwir is not None
+    for x1, y1, x2, y2 in after.boxes_xyxy.astype(int):
+        assert after.visible[y1:y2, x1:x2].min() == after.lwir[y1:y2, x1:x2].min() == 255
+    assert (after.visible > 127).all(axis=2).sum() == (after.lwir > 127).sum() == 600 + 826 + 750 + 664  # by quarter
+
+    half = mosaic_of(first, other, 0.5)
+    np.testing.assert_array_equal(half.boxes_xyxy[:3], [[5, 25, 10, 45], [35, 30, 45, 45], [65, 10, 70, 30]])
+    np.testing.assert_array_equal(half.boxes_xyxy[-4], [65, 58, 70, 78])
+    assert len(half.labels) == 14
+    assert half.ignore.sum() == 3
+
+
+def test_mosaic_of_frames_of_other_shapes_and_of_one_modality() -> None:
+    """48x240 is halved to fit 96x120, and 24 rows are new canvas above it."""
+    first = sample_of([])
+    wide = sample_of([(20, 8, 40, 40)], (48, 240))
+    after = mosaic_of(first, wide, 1)
+    assert after.visible is not None
+    assert after.lwir is not None
+    assert [*after.visible[23, 60], after.lwir[23, 60]] == list(MEAN_COLOUR)
+    np.testing.assert_array_equal(after.boxes_xyxy[0], [70, 28, 80, 44])
+    np.testing.assert_allclose(bright_bounds(after.lwir[:48]), [70, 28, 80, 44], atol=1)
+    alone = mosaic_of(replace(first, visible=None), replace(wide, visible=None), 1)
+    assert alone.visible is None
+    np.testing.assert_array_equal(alone.lwir, after.lwir)
+    np.testing.assert_array_equal(alone.boxes_xyxy, after.boxes_xyxy)
+    tiny = sample_of([], (1, 1))
+    assert mosaic_of(tiny, wide, 1).size == (1, 1)
+    with pytest.raises(ValueError, match="samples of a data set"):
+        Mosaic()(first, np.random.default_rng(0))
 
 
 def test_no_objects_pass_through_everything() -> None:
