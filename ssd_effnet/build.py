@@ -39,7 +39,6 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
     """The experiment's detector, and the report on its pretrained weights or None.
 
     Args:
-        e: the experiment.
         pretrained: False: random weights, for counting or before loading a checkpoint.
 
     Raises:
@@ -58,14 +57,9 @@ def build_detector(e: ExperimentConfig, *, pretrained: bool = True) -> tuple[Det
         if (part := _build_part(name, e, levels)) is not None:
             parts[name] = part
             levels = part.levels  # type: ignore[assignment]
+    a, size = e.anchors, as_size(e.anchors.reference_size or e.input.size)
     try:
-        anchors = AnchorGenerator(
-            levels,
-            e.anchors.sizes,
-            e.anchors.ratios,
-            e.anchors.scales,
-            as_size(e.anchors.reference_size or e.input.size),
-        )
+        anchors = AnchorGenerator(levels, a.sizes, a.ratios, a.scales, size)
     except ValueError as error:
         raise ConfigError(f"{e.name}: key `anchors.sizes`: {error}") from error
     head = build_head(e, levels, anchors.per_position)
@@ -88,6 +82,12 @@ def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Modul
     return build_neck(e, levels)
 
 
+_OF_NECK = (
+    *("channels", "upsample", "downsample", "fusion", "convolution", "activation", "activation_first", "repeats"),
+    *("project", "extra_levels"),
+)
+
+
 def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
     """The experiment's neck on these levels, None without a topology.
 
@@ -101,21 +101,7 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
         topology: Topology = TOPOLOGIES.make(n.topology, vars(n), num_levels=len(levels) + n.extra_levels)
         if n.outputs is not None:
             topology = replace(topology, returned=n.outputs)
-        neck = GraphNeck(
-            levels,
-            topology,
-            channels=n.channels,
-            upsample=n.upsample,
-            downsample=n.downsample,
-            fusion=n.fusion,
-            convolution=n.convolution,
-            activation=n.activation,
-            activation_first=n.activation_first,
-            repeats=n.repeats,
-            project=n.project,
-            extra_levels=n.extra_levels,
-            arguments=vars(n),
-        )
+        neck = GraphNeck(levels, topology, arguments=vars(n), **{key: getattr(n, key) for key in _OF_NECK})
     except ValueError as error:
         raise ConfigError(f"{e.name}: group `neck`: {error}") from error
     set_batch_norm(neck, n.norm_eps, n.norm_momentum)
@@ -132,11 +118,7 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
     num_classes = len(e.data.classes) + (1 if loss.activation == "softmax" else 0)
     try:
         (head,) = make(
-            e.head,
-            levels=levels,
-            anchors_per_position=anchors_per_position,
-            num_classes=num_classes,
-            prior=loss.prior,
+            e.head, levels=levels, anchors_per_position=anchors_per_position, num_classes=num_classes, prior=loss.prior
         )
     except ValueError as error:
         raise ConfigError(f"{e.name}: key `head.kind`: {error}") from error
@@ -232,15 +214,7 @@ def build_criterion(e: ExperimentConfig) -> DetectionLoss:
 
 
 def build_postprocess(e: ExperimentConfig) -> PostProcess:
-    p = e.postprocess
-    return PostProcess(
-        p.score_threshold,
-        p.pre_nms_top_k,
-        p.nms_iou,
-        p.top_k,
-        activation=build_class_loss(e).activation,
-        variances=_variances(e),
-    )
+    return PostProcess(**vars(e.postprocess), activation=build_class_loss(e).activation, variances=_variances(e))
 
 
 def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
@@ -333,13 +307,13 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
     return dataset
 
 
-def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str, object]]:
+def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning rate, each group with a ``name``.
 
     Biases (of convolutions and norms) take ``bias_lr_factor`` times the rate and, as in Caffe's SSD, batch norm's
     factors are weights like any other unless ``decay_norms`` is off.
     """
-    groups: dict[str, dict[str, object]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -348,18 +322,13 @@ def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str,
         undecayed = parameter.ndim <= 1 and not e.optimizer.decay_norms
         key = part + ("_bias" if is_bias else "_norm" if undecayed else "")
         lr = e.optimizer.lr * (e.optimizer.backbone_lr_factor if part == "backbone" else 1)
-        group = groups.setdefault(
-            key,
-            {
-                "name": key,
-                "params": [],
-                "lr": lr * (e.optimizer.bias_lr_factor if is_bias else 1),
-                "weight_decay": 0.0 if undecayed else e.optimizer.weight_decay,
-            },
-        )
-        parameters = group["params"]
-        assert isinstance(parameters, list)
-        parameters.append(parameter)
+        new = {
+            "name": key,
+            "params": [],
+            "lr": lr * (e.optimizer.bias_lr_factor if is_bias else 1),
+            "weight_decay": 0.0 if undecayed else e.optimizer.weight_decay,
+        }
+        groups.setdefault(key, new)["params"].append(parameter)
     return list(groups.values())
 
 

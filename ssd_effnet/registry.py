@@ -1,12 +1,7 @@
 """Registries of parts that an experiment names, with their arguments.
 
-An entry is a class or function, registered beside its definition or in a plugin::
-
-    @CLASS_LOSSES.register("cross_entropy")
-    class CrossEntropy(ClassLoss): ...
-
-Its own arguments are the parameters of its signature that a config can hold, less those that
-:mod:`ssd_effnet.build` supplies. ``docs/extending.md`` shows each kind.
+An entry is a class or function, registered beside its definition or in a plugin. Its own arguments are the parameters
+of its signature that a config can hold, less those that :mod:`ssd_effnet.build` supplies (``docs/extending.md``).
 """
 
 from __future__ import annotations
@@ -68,11 +63,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         self.plugins: dict[str, str] = {}  # of entries registered by one
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that adds a class or function.
-
-        Raises:
-            RegistryError: another entry has the name.
-        """
+        """Decorator that adds a class or function."""
 
         def add(entry: Entry) -> Entry:
             self[name] = entry
@@ -145,22 +136,14 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         """Whether the entry has a parameter of this name."""
         return parameter in inspect.signature(self[name]).parameters
 
-    def refuse_unknown(self, name: str) -> None:
-        """Raise where no entry has the name.
-
-        Raises:
-            RegistryError: names the entries.
-        """
-        if name not in self:
-            raise RegistryError(f"{self.kind} {name!r} is unknown; known: {', '.join(self)}")
-
     def make(self, name: str, own: Mapping[str, Any], **supplied: Any) -> Any:
         """Call the entry with those arguments of ``own`` and ``supplied`` that it takes.
 
         Raises:
             RegistryError: no entry has the name.
         """
-        self.refuse_unknown(name)
+        if name not in self:
+            raise RegistryError(f"{self.kind} {name!r} is unknown; known: {', '.join(self)}")
         entry, arguments = self[name], self.arguments(name)
         given = {key: value for key, value in supplied.items() if self.takes(name, key)}
         for key in arguments.keys() & own.keys():
@@ -211,11 +194,8 @@ def _length(hint: Any) -> int | None:
 def _meaning(doc: str, argument: str) -> str:
     """Description of an argument in ``Args`` or ``Attributes``."""
     found = re.search(rf"^ +{argument}: (.*(?:\n {{8,}}.*)*)", doc, re.MULTILINE)
-    return (
-        re.sub(r":\w+:`(?:[.~]?\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", " ".join(found[1].split())).rstrip(".")
-        if found
-        else ""
-    )
+    words = " ".join(found[1].split()) if found else ""
+    return re.sub(r":\w+:`(?:[.~]?\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words).rstrip(".")
 
 
 BACKBONES = Registry("backbone", "ssd_effnet.models.backbones", ("in_channels", "levels"))

@@ -5,8 +5,7 @@ Miss rates follow both rule sets, the KAIST devkit's and that of most papers sin
 
 examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
-  ssd-effnet evaluate --annotations data/kaist --detections runs/lite0/seed0/detections_kaist.txt --rules both
-  ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt --subsets all --rules matlab
+  ssd-effnet evaluate --annotations data/kaist --detections MLPD.txt --subsets all --rules matlab
   ssd-effnet evaluate --annotations KAIST_annotation.json --compare mine.json MLPD.txt
   ssd-effnet evaluate --annotations data/kaist --compare a/seed?/detections.json --with b/seed?/detections.json
 """
@@ -53,7 +52,6 @@ def parser() -> shell.Parser:
     )
     shell.add_subsets(parser)
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
-    parser.add_argument("--no-ap", action="store_true", help="leave out AP, which takes most of the time")
     return parser
 
 
@@ -98,7 +96,7 @@ def evaluate(args: argparse.Namespace) -> None:
         shell.print_table(evaluation.comparison_table(first, second, comparisons))
         print(truth)
         return
-    scores = {name: evaluation.score(evaluator, table, rules, with_ap=not args.no_ap) for name, table in tables.items()}
+    scores = {name: evaluation.score(evaluator, table, rules) for name, table in tables.items()}
     if args.json:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}
         evaluation.write_results(args.json, results)

@@ -34,9 +34,8 @@ def choice_fields(group: Any) -> dict[str, Registry]:
 def names_for(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     """Allowed names of a key of :func:`choice`; empty for other keys."""
     known = tuple(field.metadata.get("registry", ()))
-    return (
-        known if field.default in known or not isinstance(field.default, str) or not known else (field.default, *known)
-    )
+    none = (field.default,) if known and isinstance(field.default, str) and field.default not in known else ()
+    return none + known
 
 
 def chosen(part: Any) -> Iterator[tuple[Registry, str, Any]]:
@@ -98,10 +97,10 @@ def _class(base: type, entries: _Entries) -> type:
 
 
 def _field(key: str, argument: Argument) -> tuple[str, Any, Any]:
-    metadata = argument._asdict()
-    if isinstance(argument.default, list):
-        return key, argument.kind, dataclasses.field(default_factory=lambda: list(argument.default), metadata=metadata)
-    default = MISSING if argument.default is dataclasses.MISSING else argument.default
+    metadata, default = argument._asdict(), argument.default
+    if isinstance(default, list):
+        return key, argument.kind, dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    default = MISSING if default is dataclasses.MISSING else default
     return key, argument.kind, dataclasses.field(default=default, metadata=metadata)
 
 

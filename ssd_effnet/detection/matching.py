@@ -120,7 +120,6 @@ class MaxIoUMatcher:
 
     @torch.no_grad()
     def __call__(self, outputs: RawOutputs, targets: Targets) -> Assignment:
-        """Time grows with the padded number of objects; memory with the anchors of the batch."""
         of_objects = []  # largest IoU of each object, and its anchor
 
         def all_anchors(overlap: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
@@ -158,7 +157,6 @@ class ATSSMatcher:
 
     @torch.no_grad()
     def __call__(self, outputs: RawOutputs, targets: Targets) -> Assignment:
-        """Time and memory as of :class:`MaxIoUMatcher`."""
         wanted = self.positions * outputs.anchors_per_position
         x, y = outputs.anchors_cxcywh[:, :2].unbind(1)
 

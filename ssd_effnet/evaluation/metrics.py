@@ -1,14 +1,7 @@
 """Table of metrics: function, unit, direction, where shown.
 
-A metric of your own is a function of :class:`~ssd_effnet.evaluation.scores.Scores`, registered in one line::
-
-    from ssd_effnet.evaluation.metrics import metric
-
-    @metric("recall_at_1", unit="%", lower_is_better=False)
-    def recall_at_1(scores):
-        return 100 * (1 - scores.matcher.result("reasonable_all").reference_miss_rate[-1])
-
-It is then logged as ``val/recall_at_1`` and may be ``trainer.monitor``. Numpy only; no model and no logger.
+A metric of your own is a function of :class:`~ssd_effnet.evaluation.scores.Scores` with :func:`metric` above it
+(``docs/extending.md``). Numpy only; no model and no logger.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
 
 
 def test_all_subsets_have_a_column_and_each_rule_set_a_row(truth: Path, found: Path) -> None:
-    done = command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "all", "--no-ap")
+    done = command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "all")
     assert done.returncode == 0, done.stderr
     rows = [[c.strip() for c in line.split("│")[1:13]] for line in done.stdout.splitlines() if line.startswith("│ f")]
     rates = {"matlab": ["33.33", "0.00", "100.00", "-", "33.33"], "python": ["0.00", "0.00", "-", "-", "0.00"]}
@@ -191,7 +191,7 @@ def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, f
     document = json.loads(truth.read_text())
     document["annotations"] += [{**document["annotations"][0], "id": 3, "bbox": [9, 9, 0, 60]}]
     truth.write_text(json.dumps(document))
-    done = command("evaluate", "--annotations", truth, "--detections", found, "--no-ap")
+    done = command("evaluate", "--annotations", truth, "--detections", found)
     assert done.returncode == 0 and "1 boxes without area are left out (the first: " in done.stderr
     assert "3 boxes of persons" in done.stdout
     file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
@@ -208,7 +208,7 @@ def test_doubtful_boxes_of_the_truth_are_said(truth: Path, found: Path) -> None:
     for row in document["annotations"]:
         row["bbox"] = [0.2, 0.2, 0.05, 0.1]
     truth.write_text(json.dumps(document))
-    done = command("evaluate", "--annotations", truth, "--detections", found, "--no-ap")
+    done = command("evaluate", "--annotations", truth, "--detections", found)
     assert (
         done.returncode == 0 and "of 3 boxes of persons 0 reach out of their image, 3 are under a pixel" in done.stderr
     )
@@ -341,7 +341,7 @@ def curve_of(*names: str) -> Figure:
 
 def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp_path: Path) -> None:
     """matplotlib refuses at its import a backend that is not installed here, as in `!scripts/evaluate.py ...`."""
-    line = [SCRIPT, "--annotations", truth, "--detections", found, "--no-ap", "--plot", tmp_path / "curves.png"]
+    line = [SCRIPT, "--annotations", truth, "--detections", found, "--plot", tmp_path / "curves.png"]
     environment = os.environ | {
         "PYTHONPATH": str(SCRIPT.parents[1]),
         "MPLBACKEND": "module://no_such_package.backend_inline",
