@@ -80,46 +80,6 @@ def test_a_curve_is_read_at_the_last_point_that_is_not_beyond_the_reference() ->
         assert (result.counted, result.images) == (4, 10)
 
 
-def test_a_first_detection_that_is_false_on_a_tiny_set() -> None:
-    """One image: the curve starts at an FPPI of 1, right of eight of the nine references."""
-    matcher = match([truth(BOX, ELSEWHERE)], (0, 300, 100, 40, 100, 0.9), (0, *BOX, 0.8))
-    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
-    assert matlab.fppi.tolist() == [1, 1]
-    assert matlab.reference_miss_rate == pytest.approx([1] * 8 + [0.5])  # nothing is found yet
-    assert matlab.mr == pytest.approx(0.5 ** (1 / 9))
-    assert python.reference_miss_rate == pytest.approx([0.5] * 9)  # index -1 is the end of the curve
-    assert python.mr == pytest.approx(0.5)
-
-
-def test_an_image_without_detections_is_left_out_of_the_python_rules_denominator() -> None:
-    matcher = match([truth(BOX), truth(BOX)], (0, *BOX, 0.9), (0, *ELSEWHERE, 0.8))
-    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
-    assert (matlab.counted, matlab.recall, matlab.mr) == (2, 0.5, pytest.approx(0.5))
-    assert (python.counted, python.recall, python.mr) == (1, 1, 0)
-    assert python.images == matlab.images == 2  # an FPPI is over all images of the subset under both
-    assert python.fppi.tolist() == matlab.fppi.tolist() == [0, 0.5]
-
-
-def test_no_detections_at_all() -> None:
-    matcher = match([truth(BOX), truth(BOX)])
-    matlab, python = (matcher.result("reasonable_all", rules) for rules in ("matlab", "python"))
-    assert (matlab.mr, matlab.recall, matlab.counted) == (1, 0, 2)
-    assert python.counted == 0
-    assert math.isnan(python.mr)  # every image is silent, so every box is left out
-    assert math.isnan(python.recall)
-
-
-@pytest.mark.parametrize("rules", RULES)
-def test_nobody_counted_is_no_number(rules: str) -> None:
-    result = match([truth(BOX, labels=["people"]), truth()], (1, *BOX, 0.9)).result("reasonable_all", rules)
-    assert result.counted == 0
-    assert math.isnan(result.mr)
-    assert math.isnan(result.recall)
-    assert result.fppi.tolist() == [0.5]
-    assert np.isnan(result.miss_rate).all()
-    assert np.isnan(result.reference_miss_rate).all()
-
-
 def test_reference_points() -> None:
     exact = [0.01, 0.0177827941, 0.0316227766, 0.0562341325, 0.1, 0.177827941, 0.316227766, 0.562341325, 1]
     assert MATLAB.references == pytest.approx(exact, rel=1e-9)
@@ -127,10 +87,6 @@ def test_reference_points() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the matching
-
-
-def test_a_box_is_found_once() -> None:
-    assert outcomes([truth(BOX)], (0, *BOX, 0.8), (0, *BOX, 0.9)) == [FP, TP]
 
 
 def test_an_overlap_of_a_half_is_enough() -> None:
@@ -149,20 +105,6 @@ def test_equal_overlaps_go_to_the_later_box() -> None:
     assert match(images, (0, *between, 0.9)).matches("reasonable_all").box_matched.tolist() == [False, True]
     assert outcomes(images, (0, *between, 0.9), (0, *left, 0.8)) == [TP, TP]
     assert outcomes(images, (0, *between, 0.9), (0, *right, 0.8)) == [TP, FP]  # right is used up, left a third of it
-
-
-def test_equal_scores_are_pooled_in_order_of_images() -> None:
-    images = [truth(BOX), truth(BOX)]
-    false, true = (1, *ELSEWHERE, 0.9), (0, *BOX, 0.9)
-    assert match(images, false, true).result("reasonable_all").fppi.tolist() == [0, 0.5]
-    false, true = (0, *ELSEWHERE, 0.9), (1, *BOX, 0.9)
-    assert match(images, true, false).result("reasonable_all").fppi.tolist() == [0.5, 0.5]
-
-
-def test_half_of_a_detection_on_an_ignore_region_is_enough() -> None:
-    images = [truth((100, 100, 200, 200), labels=["people"])]
-    assert outcomes(images, (0, 80, 120, 40, 100, 0.9)) == [DROPPED]
-    assert outcomes(images, (0, 79, 120, 40, 100, 0.9)) == [FP]
 
 
 def test_more_than_a_thousand_detections_on_an_image() -> None:
@@ -330,7 +272,7 @@ images = st.tuples(st.lists(objects, max_size=5), st.sampled_from(["day", "night
 
 
 @st.composite
-def sets(draw: st.DrawFn, distinct: bool = False) -> tuple[list[Annotations], list[Row]]:
+def sets(draw: st.DrawFn) -> tuple[list[Annotations], list[Row]]:
     """A few images and detections on some of them, half of these near a box of the truth."""
     drawn = draw(st.lists(images, min_size=1, max_size=4))
     annotations = [
@@ -344,11 +286,7 @@ def sets(draw: st.DrawFn, distinct: bool = False) -> tuple[list[Annotations], li
         for of_image, daytime in drawn
     ]
     places = draw(st.lists(st.integers(0, len(drawn) - 1), max_size=12))
-    scores = draw(
-        st.permutations(range(len(places)))
-        if distinct
-        else st.lists(st.integers(0, 4), min_size=len(places), max_size=len(places))
-    )
+    scores = draw(st.lists(st.integers(0, 4), min_size=len(places), max_size=len(places)))
     rows: list[Row] = []
     for place, score in zip(places, scores, strict=True):
         of_image = drawn[place][0]
@@ -358,12 +296,6 @@ def sets(draw: st.DrawFn, distinct: bool = False) -> tuple[list[Annotations], li
             box = (x + draw(st.sampled_from([0, 0, 5, 10])), y, w, h)
         rows.append((place, *box, score))
     return annotations, rows
-
-
-def numbers(matcher: Matcher) -> list[float]:
-    """Everything that a table may show, of all subsets and rule sets."""
-    results = [matcher.result(subset, rules) for subset in SUBSETS for rules in RULES]
-    return [value for r in results for value in (r.mr, r.recall, r.counted, r.images, *r.fppi)]
 
 
 def same(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -399,11 +331,3 @@ def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]
         row = matches.box_matched_by[box]
         assert matches.outcome[row] == TP
         assert rows[row][0] == matches.box_image[box]
-
-
-@settings(max_examples=40)
-@given(sets(distinct=True), st.data())
-def test_the_order_of_lines_does_not_matter(drawn: tuple[list[Annotations], list[Row]], data: st.DataObject) -> None:
-    annotations, rows = drawn
-    shuffled = data.draw(st.permutations(rows))
-    assert same(numbers(match(annotations, *shuffled)), numbers(match(annotations, *rows)))

@@ -220,18 +220,3 @@ def test_a_wrong_declaration_is_refused_on_loading() -> None:
     detector.backbone.shape = nn.Sequential(nn.Conv2d(3, 4, 1), lively(Wrong()), nn.Conv2d(4, 3, 1))
     with pytest.raises(FoldError, match=r"^backbone\.shape\.1 \(Wrong\) "):
         Predictor(experiment, detector, torch.device("cpu"))
-
-
-def test_a_network_for_one_size_only_is_compared_at_that_size() -> None:
-    experiment = load_experiment(EXPERIMENTS / "lite0.yaml", (*SMALL, "input.size=[96,96]"))
-    detector = build_detector(experiment, pretrained=False)[0]
-    sizes = []
-
-    def fixed(_module: nn.Module, given: tuple[torch.Tensor]) -> None:
-        sizes.append(tuple(given[0].shape[-2:]))
-        if sizes[-1] != (96, 96):
-            raise RuntimeError("position embeddings are for 96x96")
-
-    detector.backbone.register_forward_pre_hook(fixed)
-    Predictor(experiment, detector, torch.device("cpu"))
-    assert sizes[-1] == (96, 96)

@@ -138,16 +138,6 @@ def test_panet() -> None:
     assert_same(neck([c0, c1, c2]), [n0, n1, n2])
 
 
-def test_strided_convolution_down() -> None:
-    neck = plain(panet(2), downsample="conv", convolution="none", activation="none")
-    fine, coarse = maps(levels(2), [(7, 10), (4, 5)])
-    t0 = fine + up(coarse, fine)
-    edge = neck.turns[0]["out1"].edges[1]
-    assert edge.conv.kernel_size == (3, 3)
-    lowered = bn(edge.norm, F.conv2d(F.pad(t0, (0, 1, 1, 1)), edge.conv.weight, stride=2))
-    assert_same(neck([fine, coarse]), [t0, coarse + lowered])
-
-
 def test_simplified_panet() -> None:
     neck = plain(simplified_panet(4))
     c0, c1, c2, c3 = maps(levels(4))
