@@ -19,12 +19,10 @@ For a run of another machine, data.root=... gives its test data here; the finger
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_kaist.errors import Doubt
 from ssd_effnet.cli import shell
 from ssd_effnet.evaluation.error_analysis import FPPI
 from ssd_effnet.evaluation.subsets import RULES, SUBSETS
@@ -96,20 +94,9 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
 def data(experiment: Path, out: Path | None, overrides: list[str], **settings: Any) -> str:
     """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
     from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.training.run_directory import RunDirectory
     from ssd_effnet.visualize.data import channel_table, write_data_view
 
-    if experiment.is_dir():
-        directory = RunDirectory(experiment)
-        e = load_experiment(directory.config_file, overrides)
-        if edited := directory.edited(directory.trained()):
-            warnings.warn(
-                f"{directory.config_file} was edited, and the run had otherwise: {edited}", Doubt, stacklevel=1
-            )
-        if e.data.root == directory.experiment().data.root:
-            e = directory.at_hand(e)
-    else:
-        e = load_experiment(experiment, overrides)
+    e = load_experiment(experiment, overrides)
     view = write_data_view(e, out or Path(f"data_{e.name}"), **settings)
     shell.print_table(channel_table(view))
     return "\n".join(str(path) for path in view.pictures)
@@ -186,7 +173,7 @@ def parser() -> shell.Parser:
     add("--out", type=Path, help="folder for the pictures (default: pictures/features_NAME in the run)")
 
     add = command(data)
-    add("experiment", type=Path, help="NAME, experiments/NAME.yaml, config.yaml of a run, or a run")
+    add("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
     add("--stage", choices=("train", "val", "test"), default="train", help="default: %(default)s")
     add("--count", type=shell.positive, default=6, help="how many frames (default: 6)")
     add("--out", type=Path, help="folder for the pictures (default: data_NAME)")

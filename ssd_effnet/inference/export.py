@@ -200,7 +200,8 @@ def _text(value: Any) -> str:
 
 def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
     """The metadata of a checkpoint's export for images of ``size``; lists, numbers and objects as JSON."""
-    p = e.postprocess
+    p, directory = e.postprocess, RunDirectory.holding(file)
+    environment = directory.environment() if directory.environment_file.is_file() else {}
     facts: dict[str, Any] = {
         "experiment": e.name,
         "description": e.description,
@@ -219,21 +220,13 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "score_threshold": p.score_threshold,
         "top_k": p.top_k,
         "commit": git_state()["commit"],  # of the code that exported
-        "trained_commit": _trained_commit(file),
+        "trained_commit": environment.get("git", {}).get("commit", ""),
         "checkpoint": file.name,
         "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "torch": str(torch.__version__),
         "config": dataclasses.asdict(e),
     }
     return {key: _text(value) for key, value in facts.items()}
-
-
-def _trained_commit(file: Path) -> str:
-    """Commit of the run whose directory holds the checkpoint; else empty."""
-    directory = RunDirectory.holding(file)
-    if not directory.environment_file.is_file():
-        return ""
-    return str(directory.environment().get("git", {}).get("commit", ""))
 
 
 @contextmanager

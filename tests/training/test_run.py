@@ -202,8 +202,6 @@ def test_a_gallery_and_the_report_read_what_was_trained(
     save_experiment(load_experiment(copy / "config.yaml", ["input.modality=visible"]), copy / "config.yaml")
     with pytest.warns(Doubt, match=r"config\.yaml was edited.*: input\.modality \(early, now visible\)"):
         assert FinishedRun.load(copy).modality == "early"
-    done = command("visualize", "data", copy, "--count", 1, "--out", tmp_path / "data")
-    assert done.returncode == 0 and "config.yaml was edited" in done.stderr
     (copy / "results.json").unlink()
     with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):  # this one is to go on from it
         RunDirectory(copy).trained()

@@ -30,7 +30,6 @@ from ssd_effnet.visualize.gallery.album import Item, below, cropped, fewest, mar
 from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
 from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.errors import write_errors
-from ssd_effnet.visualize.gallery.figure import _images
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
 
@@ -113,7 +112,7 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
     runs = list(FinishedRun.load_all([visible, halfway, theirs]).values())
     assert [run.name for run in runs] == ["lite0 seed 0", "lite0 seed 1", "Theirs"]
     np.testing.assert_allclose(runs[2].detections.boxes_xyxy, runs[1].detections.boxes_xyxy)
-    assert [image.shape for image in _images(runs[0], 0)] == [(512, 640, 3)] * 2
+    assert [image.shape for image in runs[0].images(0, whole_pair=True)] == [(512, 640, 3)] * 2
 
     (tmp_path / "few.txt").write_text("")
     with pytest.warns(Doubt, match="images have a detection"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from data_kaist.errors import DataError
-from data_kaist.layouts import Frame, Modality
 from data_kaist.splits import spelling
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors
 from ssd_effnet.evaluation.scores import save_figure
@@ -56,7 +54,7 @@ def write_figure(
         if name not in place:
             raise DataError(f"{frame}: is none of the {len(place):,} test frames, as {next(iter(place))}")
         places.append(place[name])
-    columns = [_images(runs[0], i) for i in places]
+    columns = [runs[0].images(i, whole_pair=True) for i in places]
     heights = [images[0].shape[0] / sum(image.shape[1] for image in images) for images in columns]
     height = len(runs) * max(heights) * width / len(columns) + 0.03 * len(runs) + 0.45
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01)
@@ -77,17 +75,6 @@ def write_figure(
     for path in written:
         save_figure(figure, path, dpi=_DPI)
     return written
-
-
-def _images(run: FinishedRun, place: int) -> list[np.ndarray]:
-    """Visible and LWIR image of a frame as far as there are such files, whichever the detector sees."""
-    frame: Frame = run.frames[place]
-    if frame.visible is not None and frame.lwir is None:
-        partner = Path(*("lwir" if part == "visible" else part for part in frame.visible.parts))
-        frame = replace(frame, lwir=partner if partner != frame.visible and partner.is_file() else None)
-    modality: Modality = "halfway" if frame.visible and frame.lwir else "visible" if frame.visible else "lwir"
-    frames = [*run.frames[:place], frame, *run.frames[place + 1 :]]
-    return replace(run, frames=frames, modality=modality).images(place)
 
 
 def _draw(axes: Any, errors: Errors, place: int, images: Sequence[np.ndarray]) -> set[str]:

@@ -125,14 +125,15 @@ class FinishedRun:
     def truth(self) -> MissRateEvaluator:
         return MissRateEvaluator.for_class([f.annotations for f in self.frames], self.classes, self.of_class)
 
-    def images(self, place: int) -> list[np.ndarray]:
-        """Images of a frame that the detector uses, visible first, as RGB.
-
-        Raises:
-            ImageError: one of them cannot be read.
-        """
-        pair = read_pair(self.frames[place], self.modality)
-        return [as_rgb(image) for image in pair if image is not None]
+    def images(self, place: int, *, whole_pair: bool = False) -> list[np.ndarray]:
+        """Images of a frame, visible first, as RGB: those that the detector uses, or all that there are."""
+        frame, modality = self.frames[place], self.modality
+        if whole_pair:
+            if frame.visible is not None and frame.lwir is None:
+                partner = Path(*("lwir" if part == "visible" else part for part in frame.visible.parts))
+                frame = replace(frame, lwir=partner if partner != frame.visible and partner.is_file() else None)
+            modality = "halfway" if frame.visible and frame.lwir else "visible" if frame.visible else "lwir"
+        return [as_rgb(image) for image in read_pair(frame, modality) if image is not None]
 
 
 def _holds_results(path: Path) -> bool:
