@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SETUP := .venv/.requirements-installed
 
-.PHONY: help setup lock licences audit demo test test-slow test-gpu lint format hooks docs clean
+.PHONY: help setup lock licences audit demo test test-slow test-gpu test-timm lint format hooks docs clean
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,17 @@ test-slow: setup  ## the long tests too
 
 test-gpu: setup  ## every experiment on the GPU; without one, on a fake device (needs torch's CUDA build)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m gpu tests/gpu
+
+# 6 GB: timm brings torchvision, which needs the torch of its own release.
+TIMM := .venv-timm/bin/python
+$(TIMM): pyproject.toml
+	$(PYTHON) -m venv .venv-timm
+	$(TIMM) -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	$(TIMM) -m pip install --quiet --disable-pip-version-check --editable '.[timm,export]' pytest hypothesis
+	touch $@
+
+test-timm: $(TIMM)  ## backbones of timm, in an environment of their own, .venv-timm
+	OMP_NUM_THREADS=1 $(TIMM) -m pytest -q -rs tests/models/test_timm.py
 
 lint: setup  ## ruff, mypy and the layers' contracts
 	$(PY) -m ruff format --check .

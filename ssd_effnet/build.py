@@ -176,7 +176,7 @@ def build_backbone(e: ExperimentConfig, in_channels: int) -> nn.Module:
         ConfigError: an argument does not fit, or it is no backbone.
     """
     try:
-        (backbone,) = make(e.backbone, in_channels=in_channels, levels=e.backbone.levels)
+        (backbone,) = make(e.backbone, name=e.backbone.name, in_channels=in_channels, levels=e.backbone.levels)
     except ValueError as error:
         raise ConfigError(f"{e.name}: group `backbone`: {error}") from error
     if not isinstance(backbone, nn.Module) or not _levels_of(backbone):

@@ -76,7 +76,9 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         return {**vars(module)[self.table], **self._own} if self.table else self._own
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        return self._entries()[name]
+        """The entry; that of a family for its members, ``timm/*`` for ``timm/resnet50``."""
+        entries = self._entries()
+        return entries[name] if name in entries else entries[f"{name.partition('/')[0]}/*"]
 
     def __setitem__(self, name: str, entry: Callable[..., Any]) -> None:
         before = self._own.get(name, entry)
@@ -136,7 +138,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         """Whether the entry has a parameter of this name."""
         return parameter in inspect.signature(self[name]).parameters
 
-    def make(self, name: str, own: Mapping[str, Any], **supplied: Any) -> Any:
+    def make(self, name: str, own: Mapping[str, Any], /, **supplied: Any) -> Any:
         """Call the entry with those arguments of ``own`` and ``supplied`` that it takes.
 
         Raises:
@@ -198,7 +200,7 @@ def _meaning(doc: str, argument: str) -> str:
     return re.sub(r":\w+:`(?:[.~]?\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words).rstrip(".")
 
 
-BACKBONES = Registry("backbone", "ssd_effnet.models.backbones", ("in_channels", "levels"))
+BACKBONES = Registry("backbone", "ssd_effnet.models.backbones", ("name", "in_channels", "levels"))
 TOPOLOGIES = Registry("topology", "ssd_effnet.models.necks.topologies", ("num_levels", "outputs"))
 FUSIONS = Registry("fusion", "ssd_effnet.models.necks.graph", ("num_inputs",))
 UPSAMPLINGS = Registry("upsampling", "ssd_effnet.models.necks.resampling", ("in_channels", "out_channels", "ratio"))

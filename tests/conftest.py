@@ -1,6 +1,7 @@
 """Fixtures that more than one test file needs."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,16 @@ settings.load_profile("untimed")
 torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips experiments on backbones of timm where it is not installed (``make test-timm``)."""
+    if find_spec("timm") is not None:
+        return
+    for item in items:
+        path = getattr(item, "callspec", None) and item.callspec.params.get("path")  # type: ignore[attr-defined]
+        if isinstance(path, Path) and path.suffix == ".yaml" and "name: timm/" in path.read_text(encoding="utf-8"):
+            item.add_marker(pytest.mark.skip(reason="needs timm: make test-timm"))
 
 
 @pytest.fixture(scope="session")

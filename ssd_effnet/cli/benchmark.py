@@ -86,7 +86,10 @@ def run_models(a: argparse.Namespace) -> None:
     from ssd_effnet.training.runtime import threads_of
 
     files, behind = shell.without_settings(a.experiments or [])
-    files = files or [*sorted(EXPERIMENTS.glob("[01][0-9]*.yaml")), Path("efficientdet_d0")]
+    files = files or [
+        *sorted([*EXPERIMENTS.glob("0*.yaml"), *EXPERIMENTS.glob("1[0-2]*.yaml")]),
+        Path("efficientdet_d0"),
+    ]
     overrides = [*a.overrides, *behind]
     for file in files:
         load_experiment(file, overrides)  # what is wrong is said before the first one is measured

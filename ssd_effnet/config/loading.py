@@ -156,7 +156,12 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
     """Mean and std of R, G, B and, as their average, LWIR of a backbone's published weights; None without such."""
-    for beginning, published in _PUBLISHED.items():
+    known = _PUBLISHED
+    if backbone.startswith("timm/"):
+        from ssd_effnet.models.backbones.timm_models import normalisation
+
+        known = {backbone: Normalisation(*normalisation(backbone))}  # type: ignore[arg-type]
+    for beginning, published in known.items():
         if backbone.startswith(beginning):
             return {
                 key: [round(value, 4) for value in (*channels, sum(channels) / 3)]
@@ -345,7 +350,7 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
     if several and not isinstance(value, list):
         raise ConfigError(f"{source}: key `{dotted}`: expected list of names, for example [{','.join(known[:2])}]")
     for one in value if several else [value]:
-        if one not in known:
+        if one not in known and one not in choice_fields(type_of(config[name]))[key]:
             raise ConfigError(
                 f"{source}: key `{dotted}`: {one!r} is not one of {', '.join(known)}{nearest(str(one), known)}"
             )

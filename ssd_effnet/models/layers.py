@@ -158,13 +158,15 @@ class FrozenBatchNorm2d(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.eps = norm.eps
-        for name, tensor in norm.state_dict().items():
-            self.register_buffer(name, tensor.clone())
+        self.then = nn.Sequential(*norm.children())  # an activation within the norm, as timm's have
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(x.dtype)
+        found: torch.Tensor = self.then(torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(x.dtype))
+        return found
 
 
 def set_batch_norm(module: nn.Module, eps: float, momentum: float) -> None:
@@ -190,10 +192,11 @@ def replace_batch_norm(module: nn.Module, norm: str) -> nn.Module:
     return module
 
 
-def _group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:
+def _group_norm(norm: nn.BatchNorm2d) -> nn.Module:
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if norm.num_features % g == 0)
     new = nn.GroupNorm(groups, norm.num_features, eps=norm.eps)
     with torch.no_grad():
         new.weight.copy_(norm.weight)
         new.bias.copy_(norm.bias)
-    return new
+    within = list(norm.children())
+    return nn.Sequential(new, *within) if within else new

@@ -55,7 +55,7 @@ def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
     assert set(known) == set(fusion.streams[0].state_dict()) | set(fusion.trunk.state_dict())
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", [name for name in BACKBONES if "*" not in name])
 @torch.no_grad()
 def test_every_stem_answers_a_grey_image_alike(name: str, tmp_path: Path) -> None:
     """With weights of R, G, B: alike once normalised; by the weights' own normalisation from pixels on, within 5 %."""

@@ -34,6 +34,7 @@ from ssd_effnet.cli.main import module
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.models.backbones.check import check_backbone
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -232,11 +233,14 @@ def test_the_backbone_of_the_page_keeps_its_promises(
 ) -> None:
     page = ROOT / "docs" / "your-backbone.md"
     torch.manual_seed(0)
-    file, check = blocks(page, "python")
+    least, file, check = blocks(page, "python")
     monkeypatch.setattr(registry.BACKBONES, "_own", dict(registry.BACKBONES))
     monkeypatch.setattr(sys, "path", list(sys.path))
     (sandbox / "resnet.py").write_text(file.text)
     registry.load_plugins(["resnet"], sandbox)
+    (sandbox / "two_maps.py").write_text(least.text)
+    registry.load_plugins(["two_maps"], sandbox)
+    check_backbone(registry.BACKBONES["two_maps"])
     exec(compile(check.text, str(page), "exec"), {})
     code = [x for x in file.text.splitlines() if x.strip() and not x.startswith(("import", "from", '"""'))]
     assert len(code) <= 30
@@ -249,7 +253,8 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
     outputs.cls_logits.sum().backward()
     assert outputs.cls_logits.shape[1] == len(outputs.anchors_cxcywh) and e.plugins == ["resnet"]
-    del sys.modules["resnet"], registry.plugins["resnet"]
+    for plugin in ("resnet", "two_maps"):
+        del sys.modules[plugin], registry.plugins[plugin]
 
 
 def test_the_page_of_keys_is_that_of_the_schema() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 from ssd_effnet.models.backbones.contract import Backbone
 from ssd_effnet.models.backbones.efficientnet import NAMES, EfficientNet
+from ssd_effnet.models.backbones.timm_models import TimmBackbone
 from ssd_effnet.models.backbones.vgg import VGG16
 from ssd_effnet.registry import BACKBONES
 
@@ -17,3 +18,4 @@ BACKBONES.register("vgg16")(partial(VGG16, False))
 BACKBONES.register("vgg16-bn")(partial(VGG16, True))
 for _name in NAMES:
     BACKBONES.register(_name)(partial(EfficientNet, _name))
+BACKBONES.register("timm/*")(TimmBackbone)

@@ -20,6 +20,7 @@ import torch
 from efficientnet_pytorch.utils import url_map
 from torch import nn
 
+from ssd_effnet.models.backbones import timm_models
 from ssd_effnet.models.backbones.vgg import torchvision_names
 from ssd_effnet.models.weights import (
     LoadReport,
@@ -79,6 +80,8 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
         return None
     if pretrained != "imagenet":
         return Path(pretrained).expanduser()
+    if name.startswith(timm_models.FAMILY):
+        return timm_models.fetch(name)
     if name not in PRETRAINED:
         raise WeightsError(f"no ImageNet weights are known for {name}; there are some for {', '.join(PRETRAINED)}")
     entry = PRETRAINED[name]
@@ -130,15 +133,16 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
     if path is None:
         return None
     entry = PRETRAINED.get(name)
-    rename = entry.rename if entry else {}
-    state_dict = read_state_dict(path)
-    own = backbone.state_dict()
+    state_dict, own = read_state_dict(path), backbone.state_dict()
+    rename, optional = (entry.rename, entry.unpublished) if entry else ({}, None)
+    if name.startswith(timm_models.FAMILY):
+        rename, optional = timm_models.file_names(list(own), list(state_dict)), ()
     names = {ours: ours for ours in own}
     names |= {
         ours.replace(module, theirs, 1): ours
         for theirs, module in rename.items()
         for ours in own
-        if ours.startswith(f"{module}.")
+        if f"{ours}.".startswith(f"{module}.")
     }
     prefix = _prefix(state_dict, {theirs: own[ours] for theirs, ours in names.items()})
     inside = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
@@ -153,7 +157,7 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
         backbone,
         state_dict,
         rename=rename,
-        optional=entry.unpublished if entry else None,
+        optional=optional,
         source=f"{path}{f' ({prefix}...)' if prefix else ''} for {name}",
     )
     return replace(report, adapted=tuple(adapted))
