@@ -415,17 +415,16 @@ def test_coco_errors(tmp_path: Path) -> None:
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_truncated_images_are_refused_and_padded_ones_are_not(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"a{suffix}"
+def test_a_truncated_png_is_refused_and_a_padded_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
     write_image(path, 0, colour=True)
     whole = path.read_bytes()
     image = read_image(path, colour=True)
     path.write_bytes(whole + bytes(512))
     np.testing.assert_array_equal(read_image(path, colour=True), image)
-    for cut in (1, 2, 50, len(whole) // 2, len(whole) - 10):
+    for cut in (1, 50, len(whole) - 10):
         path.write_bytes(whole[:-cut])
-        with pytest.raises(ImageError, match=rf"a\{suffix}: the image is truncated"):
+        with pytest.raises(ImageError, match=r"a\.png: the image is truncated"):
             read_image(path, colour=True)
 
 

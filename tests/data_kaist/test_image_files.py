@@ -15,7 +15,6 @@ from data_kaist.layouts import DataSource
 from data_kaist.layouts import shared as shared_frames
 from ssd_effnet.build import build_dataset
 from ssd_effnet.cli.inspect import main as inspect
-from ssd_effnet.cli.train import main as train
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.training.run import run
@@ -265,14 +264,6 @@ def test_what_may_be_shared_is_trained_on(
     with pytest.raises(Begun):
         run(e, tmp_path / "runs", echo=lambda line: None)
     assert len(build_dataset(e, "train")) == (6 if overrides else 4)
-
-
-def test_a_shared_test_image_ends_training_with_a_code(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ("data.train=train.json", "data.val=new.json", "data.test=test.json", f"data.root={root}")
-    assert train([str(LITE0), "--tiny", *SETTINGS, *data, "--out", str(tmp_path / "runs")]) == 1
-    assert "shares 3 of its 3 images" in capsys.readouterr().err
 
 
 # --- somebody to be found --------------------------------------------------------------------------------------------
