@@ -1,12 +1,14 @@
 """Score detection files against KAIST ground truth: miss rates, recall, AP.
 
 Miss rates follow both rule sets, the KAIST devkit's and that of most papers since 2021.
+--join is late fusion: detections of several detectors, one per modality, become those of one, scored beside them.
 --compare says how two differ, and how sure that is: by stretches of video and, with several files a side, by seeds.
 
 examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
   ssd-effnet evaluate --annotations data/kaist --detections MLPD.txt --subsets all --rules matlab
   ssd-effnet evaluate --annotations KAIST_annotation.json --compare mine.json MLPD.txt
+  ssd-effnet evaluate --annotations data/kaist --join runs/lite0/seed0 runs/20_lwir/seed0 --out late.json
   ssd-effnet evaluate --annotations data/kaist --compare a/seed?/detections.json --with b/seed?/detections.json
 """
 
@@ -31,11 +33,16 @@ def parser() -> shell.Parser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
+        help="a run, KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
     )
     task.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE", help="A and B; or the seeds of A, with those of B in --with"
     )
+    task.add_argument("--join", type=Path, nargs="+", metavar="FILE", help="join the detections of these")
+    parser.add_argument(
+        "--by", choices=("proben", "average", "nms"), default="proben", help="of --join (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="OUT.json", help="of --join: the joined detections, COCO results")
     parser.add_argument("--with", dest="other", type=Path, nargs="+", metavar="FILE", help="the seeds of B")
     parser.add_argument("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
     parser.add_argument(
@@ -59,7 +66,9 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
     if args.compare and args.plot:
-        parser().error("--plot goes with --detections, not with --compare")
+        parser().error("--plot goes with --detections or --join, not with --compare")
+    if args.out and not args.join:
+        parser().error("--out goes with --join")
     if args.other and not args.compare:
         parser().error("--with goes with --compare")
     if args.compare and not args.other:
@@ -71,13 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    from data_kaist.detections import write_coco_results
     from ssd_effnet.evaluation import scores as evaluation
+    from ssd_effnet.evaluation.joining import join
     from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
     from ssd_effnet.evaluation.significance import blocks
 
     rules = ("matlab", "python") if args.rules == "both" else (args.rules,)
-    files = [*args.compare, *args.other] if args.compare else args.detections
+    files = [*args.compare, *args.other] if args.compare else args.join or args.detections
     names = evaluation.short_names(files)
+    files = [next(filter(Path.is_file, [path / "detections.json"]), path) for path in files]  # of a run
     truth = evaluation.load_ground_truth(args.annotations, args.split)
     everything = truth
     truth, found = truth.read_all(files)
@@ -96,6 +108,11 @@ def evaluate(args: argparse.Namespace) -> None:
         shell.print_table(evaluation.comparison_table(first, second, comparisons))
         print(truth)
         return
+    if args.join:
+        joined = tables[f"joined by {args.by}"] = join(found, args.by)
+        if args.out:
+            category = [min(truth.person_categories)] if truth.person_categories else None
+            write_coco_results(args.out, joined, image_ids=truth.image_ids, category_ids=category)
     scores = {name: evaluation.score(evaluator, table, rules) for name, table in tables.items()}
     if args.json:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}

@@ -1,0 +1,88 @@
+"""Late fusion of detections."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_kaist.detections import write_coco_results
+from data_kaist.errors import DataError
+from data_kaist.structures import DetectionTable
+from ssd_effnet.cli.evaluate import main
+from ssd_effnet.evaluation.joining import join
+
+
+def table(
+    *rows: tuple[int, float, float, float], label: int = 1, classes: tuple[str, ...] = ("person",)
+) -> DetectionTable:
+    """Rows of image, left edge, width and score; all are 10 high."""
+    image, left, width, score = (np.array(column) for column in zip(*rows, strict=True))
+    boxes = np.stack((left, 0 * left, left + width, 0 * left + 10), axis=1).astype(np.float64)
+    return DetectionTable(image.astype(np.int64), boxes, score.astype(np.float64), np.full(len(rows), label), classes)
+
+
+VISIBLE = table((0, 0, 10, 0.8), (0, 50, 10, 0.6), (1, 0, 10, 0.3))
+LWIR = table((0, 2, 10, 0.6), (1, 30, 10, 0.9))  # the first has IoU 8 / 12 with the visible one
+
+
+@pytest.mark.parametrize(
+    ("by", "score", "left"),
+    [
+        # odds 4 and 1.5 multiply to 6; 0 and 2 weighted by 0.8 and 0.6
+        ("proben", 6 / 7, 2 * 0.6 / 1.4),
+        ("average", 0.7, 1.0),
+        ("nms", 0.8, 0.0),
+    ],
+)
+def test_by_hand(by: str, score: float, left: float) -> None:
+    found = join([VISIBLE, LWIR], by)
+    assert found.image_index.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(found.scores, [score, 0.6, 0.9, 0.3])  # one that only one detector found is unchanged
+    np.testing.assert_allclose(found.boxes_xyxy[:, 0], [left, 50, 30, 0], atol=1e-9)
+    np.testing.assert_allclose(found.boxes_xyxy[:, 2], [left + 10, 60, 40, 10])
+
+
+def test_the_nearest_of_each_detector_takes_part() -> None:
+    """Of two boxes of one detector on an object the one of larger IoU; the other is dropped, of three all count."""
+    near, far = (0, 1, 10, 0.5), (0, 3, 10, 0.7)
+    found = join([table((0, 0, 10, 0.9)), table(near, far), table((0, 0, 10, 0.9))])
+    assert found.scores.tolist() == pytest.approx([81 / 82])  # odds 9 * 1 * 9
+    assert join([table((0, 0, 10, 0.9)), table((0, 4, 10, 0.5))]).scores.tolist() == pytest.approx(
+        [0.9, 0.5]
+    )  # IoU 6 / 14
+
+
+def test_detectors_without_detections_classes_and_scores() -> None:
+    assert len(join([DetectionTable.empty(), DetectionTable.empty()])) == 0
+    assert join([DetectionTable.empty(), LWIR]).scores.tolist() == pytest.approx([0.6, 0.9])
+    two = ("person", "cyclist")
+    found = join([table((0, 0, 10, 0.8), classes=two), table((0, 0, 10, 0.6), label=2, classes=two)])
+    assert sorted(found.labels.tolist()) == [1, 2]
+    with pytest.raises(DataError, match="cyclist"):
+        join([LWIR, table((0, 0, 10, 0.8), classes=two)])
+    with pytest.raises(DataError, match=r"from 3 to 3 .*proben"):
+        join([LWIR, table((0, 0, 10, 3.0))])
+    assert join([LWIR, table((0, 0, 10, 3.0))], "nms").scores.max() == 3
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs that each find one of two people: the joined detections, in the ids of the file, find both."""
+    images = [{"id": 7 + i, "file_name": f"{i}.png", "width": 640, "height": 512} for i in range(2)]
+    boxes = [{"id": 1 + i, "image_id": 7 + i, "category_id": 3, "bbox": [100, 100, 40, 100]} for i in range(2)]
+    (tmp_path / "t.json").write_text(
+        json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]})
+    )
+    for i, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        box = DetectionTable(np.array([i]), np.array([[100.0, 100, 140, 200]]), np.array([0.9]))
+        write_coco_results(tmp_path / name / "detections.json", box, image_ids=[7, 8], category_ids=[3])
+    given = ["--annotations", str(tmp_path / "t.json"), "--join", str(tmp_path / "a"), str(tmp_path / "b")]
+    out = tmp_path / "late.json"
+    assert main([*given, "--out", str(out), "--json", str(tmp_path / "r.json")]) == 0
+    scores = json.loads((tmp_path / "r.json").read_text())
+    assert [scores[name]["ap"]["AP"] for name in scores] == pytest.approx([50.495, 50.495, 100], abs=0.01)
+    assert [(row["image_id"], row["category_id"]) for row in json.loads(out.read_text())] == [(7, 3), (8, 3)]
+    assert "joined by proben" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--annotations", "t.json", "--detections", "a.json", "--out", "b.json"])
