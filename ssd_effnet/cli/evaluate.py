@@ -65,8 +65,8 @@ def parser() -> shell.Parser:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
-    if args.compare and args.plot:
-        parser().error("--plot goes with --detections or --join, not with --compare")
+    if args.compare and (args.plot or args.json):
+        parser().error("--plot and --json go with --detections or --join, not with --compare")
     if args.out and not args.join:
         parser().error("--out goes with --join")
     if args.other and not args.compare:
@@ -102,9 +102,6 @@ def evaluate(args: argparse.Namespace) -> None:
         first, second = ", ".join(names[:n]), ", ".join(names[n:])
         block = blocks(truth.names, videos=args.videos)
         comparisons = evaluation.compare_detectors(matchers[:n], matchers[n:], block, rules)
-        if args.json:
-            compared = evaluation.comparisons_as_dict(first, second, comparisons)
-            evaluation.write_results(args.json, {"annotations": truth.source, **compared})
         shell.print_table(evaluation.comparison_table(first, second, comparisons))
         print(truth)
         return

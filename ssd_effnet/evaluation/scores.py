@@ -10,7 +10,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -314,13 +314,11 @@ def score_classes(
         detections: on those images, of all classes.
         classes: labels by which each is scored (:meth:`data_kaist.classes.Classes.counted`).
     """
-    return {
-        name: score(
-            MissRateEvaluator.for_class(annotations, classes, name),
-            detections.of_class(classes.index(name)),
-        )
-        for name in classes.names
-    }
+    found = {}
+    for name in classes.names:
+        truth = MissRateEvaluator.for_class(annotations, classes, name)
+        found[name] = score(truth, detections.of_class(classes.index(name)))
+    return found
 
 
 def named_figures(scores: Mapping[str, Scores], classes: Classes) -> Iterator[tuple[str, float]]:
@@ -368,17 +366,6 @@ def verdict(comparison: Comparison) -> str:
     return f"cannot tell: {doubt}" if (doubt := comparison.doubt()) else f"{first} is better"
 
 
-def comparisons_as_dict(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
-    """Form of the results file: percent, None where there is no number; a and b name the sides."""
-    results: dict[str, Any] = {"a": a, "b": b}
-    for rules, by_subset in comparisons.items():
-        results[rules] = {
-            subset: {name: _or_none(value) for name, value in asdict(of).items()} | {"verdict": verdict(of)}
-            for subset, of in by_subset.items()
-        }
-    return results
-
-
 def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
     """Write results as JSON, atomically."""
     write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -407,44 +394,33 @@ def results_table(
     subsets: Sequence[str] = REASONABLE,
     seeds: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Table:
-    """One row per detector: miss rates under each rule set, recall, number of people, AP; a dash for no number.
+    """Miss rates, recall, number of people and AP: one row per rule set and detector; a dash for no number.
 
     Args:
         scores: by detector.
-        subsets: the columns; with more than three, one row per rule set.
+        subsets: the columns.
         seeds: detectors by name of a further row with their mean and standard deviation.
     """
     from rich.table import Table
 
-    rules = list(next(iter(scores.values())).miss_rates) if scores else []
-    beside = len(subsets) <= len(REASONABLE)
     table = Table(title="Miss rate (lower is better), recall and AP in percent", title_justify="left")
     table.add_column("detections", overflow="fold", min_width=10)
-    if not beside:
-        table.add_column("rules", no_wrap=True)
-    for name in rules if beside else [""]:
-        for subset in subsets:
-            heading = f"MR {subset.removeprefix('reasonable_')}\n{name}".strip()
-            table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("rules", no_wrap=True)
     names = [metric.name for metric in in_place("line") if metric.function and not metric.parts]
-    for heading in ("recall", "of people", *names):
+    of_subsets = [f"MR {subset.removeprefix('reasonable_')}" for subset in subsets]
+    for heading in (*of_subsets, "recall", "of people", *names):
         table.add_column(heading, justify="right", no_wrap=True)
-
-    def values(of_detector: Scores, shown: Sequence[str]) -> list[float]:
-        rates = [100 * of_detector.miss_rates[name][subset].mr for name in shown for subset in subsets]
-        figures = dict(of_detector.named())
-        return [*rates, 100 * of_detector.recall, *(figures[name] for name in names)]
-
-    for shown in [rules] if beside else [[name] for name in rules]:
-        rows = {name: ([values(of, shown)], [of.people]) for name, of in scores.items()}
-        for name, members in seeds.items():
-            of = [scores[member] for member in members]
-            rows[f"{name}, mean of {len(of)} seeds"] = [values(o, shown) for o in of], [o.people for o in of]
-        for name, (several, people) in rows.items():
-            cells = [with_deviation(column).replace(" ±", "\n±") for column in zip(*several, strict=True)]
-            after = len(shown) * len(subsets) + 1
-            counted = f"{people[0]:,}" if len(set(people)) == 1 else "-"
-            table.add_row(name, *([] if beside else shown), *cells[:after], counted, *cells[after:])
+    rows = {name: [of] for name, of in scores.items()}
+    rows |= {f"{name}, mean of {len(of)} seeds": [scores[one] for one in of] for name, of in seeds.items()}
+    for rules in next(iter(scores.values())).miss_rates if scores else ():
+        for name, several in rows.items():
+            columns = [[100 * of.miss_rates[rules][subset].mr for of in several] for subset in subsets]
+            columns += [[100 * of.recall for of in several]]
+            columns += [[dict(of.named())[name] for of in several] for name in names]
+            cells = [with_deviation(column).replace(" ±", "\n±") for column in columns]
+            people = {f"{of.people:,}" for of in several}
+            cells.insert(len(subsets) + 1, people.pop() if len(people) == 1 else "-")
+            table.add_row(name, rules, *cells)
     return table
 
 
@@ -598,8 +574,8 @@ def lay_out_axes(axes: Any, least: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _show(percent: float, sign: str = "") -> str:

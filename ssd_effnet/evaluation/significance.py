@@ -91,16 +91,14 @@ def jackknife(matcher: Matcher, block: np.ndarray, subset: str = "reasonable_all
     are then NaN.
     """
     curve = matcher.curve(subset, rules)
-    least = math.inf
 
-    def reading(weight: np.ndarray) -> float:
-        nonlocal least
+    def reading(weight: np.ndarray) -> tuple[float, float]:
         mr, _, _, at_references = curve.read(weight)
-        least = min(least, float(at_references.min()))
-        return 100 * mr
+        return 100 * mr, float(at_references.min())
 
-    found = replicates(reading, block, curve.images)
-    if least <= 0:
+    found: np.ndarray
+    found, least = replicates(reading, block, curve.images).T
+    if least.min() <= 0:
         found[1:] = math.nan
     return found
 

@@ -64,10 +64,12 @@ def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 
-    row = next(line for line in done.stdout.splitlines() if "found" in line)
-    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("│ found")]
+    cells = [[cell.strip() for cell in row.strip("│ ").split("│")] for row in rows]
     # all, day and night (silent) under either rule set, recall, AP and AP50: precision 1 at 67 of 101 recalls
-    assert cells == ["found", "33.33", "0.00", "100.00", "0.00", "0.00", "-", "66.67", "3", "66.34", "66.34"]
+    after = ["66.67", "3", "66.34", "66.34"]
+    assert cells[0] == ["found", "matlab", "33.33", "0.00", "100.00", *after]
+    assert cells[1] == ["found", "python", "0.00", "0.00", "-", *after]
 
     results = json.loads(out.read_text())
     assert list(results) == ["found"]
@@ -115,13 +117,14 @@ def test_a_file_without_detections_is_doubted_and_scored_alike_in_table_and_json
     assert done.stderr == (
         f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
     )
-    row = next(line for line in done.stdout.splitlines() if line.startswith("│ nobody"))
-    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    rows = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if line.startswith("│ nobody")]
     result = json.loads(out.read_text())["nobody"]
-    numbers = [result[rules][f"reasonable_{t}"] for rules in ("matlab", "python") for t in ("all", "day", "night")]
-    numbers += [result["recall"], result["people"], result["ap"]["AP"], result["ap"]["AP50"]]
-    assert cells[1:] == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
-    assert cells[1:5] == ["100.00", "100.00", "100.00", "-"]
+    for rules, row in zip(("matlab", "python"), rows, strict=True):
+        numbers = [result[rules][f"reasonable_{time}"] for time in ("all", "day", "night")]
+        numbers += [result["recall"], result["people"], result["ap"]["AP"], result["ap"]["AP50"]]
+        cells = [cell.strip() for cell in row[2:]]
+        assert cells == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
+    assert [cell.strip() for cell in rows[0][2:5]] == ["100.00"] * 3
 
 
 def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: Path) -> None:
@@ -250,12 +253,9 @@ def nothing_found(tmp_path: Path) -> Path:
     return path
 
 
-def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) -> None:
+def test_compare(truth: Path, found: Path, nothing_found: Path) -> None:
     """One day image of two draws a false positive; B never finds anybody."""
-    out = tmp_path / "out.json"
-    done = command(
-        "evaluate", "--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab", "--json", out
-    )
+    done = command("evaluate", "--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1
     assert "A: found" in done.stdout and "B: silent" in done.stdout
@@ -272,14 +272,7 @@ def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) 
     assert [row[5:7] for row in rows] == [["-", "1.000"]] * 3  # three images, and a reading of zero
     assert all(row[7].startswith("cannot tell") for row in rows)
 
-    results = json.loads(out.read_text())
-    assert (results.pop("a"), results.pop("b")) == ("found", "silent")
-    assert results.pop("annotations") == str(truth) and f"annotations: {truth};" in done.stdout
-    assert list(results) == ["matlab"]
-    assert list(results["matlab"]) == ["reasonable_all", "reasonable_day", "reasonable_night"]
-    of_all = results["matlab"]["reasonable_all"]
-    assert (of_all["a"], of_all["difference"]) == pytest.approx((100 / 3, -200 / 3))
-    assert (of_all["seeds"], of_all["blocks"]) == ([1, 1], 2)
+    assert f"annotations: {truth};" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -289,7 +282,7 @@ def test_compare(truth: Path, found: Path, nothing_found: Path, tmp_path: Path) 
         (["--compare", "a.txt"], "--compare takes two files"),
         (["--compare", "a.txt", "a.txt"], "a.txt: was given twice"),
         (["--compare", "a.txt", "b.txt", "--detections", "c.txt"], "not allowed with argument --compare"),
-        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--plot goes with --detections, not with --compare"),
+        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--plot and --json go with --detections or --join"),
         (["--compare", "a.txt", "b.txt"], "a.txt"),
         (["--detections", "a.txt", "--with", "b.txt"], "--with goes with --compare"),
     ],
