@@ -55,28 +55,15 @@ def test_ancestors_are_names_of_experiments(files: Path) -> None:
     assert load_experiment(files / "grandchild.yaml", ["name=other"]).ancestors == ["grandchild", *e.ancestors]
 
 
-def test_1e_4_is_a_number_wherever_one_is_meant(files: Path) -> None:
-    """YAML 1.1 takes it for text; OmegaConf converts it: a float, a float or None, the floats of a list."""
-    text = (
-        "optimizer: {lr: 1e-4}\nbackbone: {name: efficientnet-b0, drop_connect: 1e-1}\n"
-        "augment: {resized_crop: {ratio: [5e-1, 1]}}\n"
-    )
-    (files / "numbers.yaml").write_text(text)
-    read = load_experiment(
-        files / "numbers.yaml", ["optimizer.weight_decay=2e-5", "augment.resized_crop.scale=[2e-1, 4e0]"]
-    )
-    assert (read.optimizer.lr, read.optimizer.weight_decay) == (1e-4, 2e-5)
-    found = settings(read)
-    assert found["backbone.drop_connect"] == 0.1
-    assert found["augment.resized_crop.ratio"] == [0.5, 1.0] and found["augment.resized_crop.scale"] == [0.2, 4.0]
-
-
 @pytest.mark.parametrize(
     ("key", "written", "value"),
     [
         ("trainer.seed", "010", 10),
         ("input.size", "[0512, 640]", [512, 640]),
         ("optimizer.lr", "010", 10.0),
+        ("optimizer.lr", "1e-4", 1e-4),
+        ("anchors.scales", "[5e-1, 1]", [0.5, 1.0]),
+        ("data.lwir_range", "[2e1, 4e2]", [20.0, 400.0]),
         ("trainer.compile", "yes", True),
         ("neck.channels", "~", None),
         *(("data.root", text, text) for text in ("2024_01", "1:30", "1.10", "no", "~", "null", "0x1F", "2024-01-01")),

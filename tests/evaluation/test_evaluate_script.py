@@ -246,15 +246,10 @@ def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
     assert load_ground_truth(tmp_path / "root", "test-day-20").names == list(FRAMES[:2])
 
 
-@pytest.fixture
-def nothing_found(tmp_path: Path) -> Path:
-    path = tmp_path / "silent.txt"
-    path.write_text("")
-    return path
-
-
-def test_compare(truth: Path, found: Path, nothing_found: Path) -> None:
+def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
     """One day image of two draws a false positive; B never finds anybody."""
+    nothing_found = tmp_path / "silent.txt"
+    nothing_found.write_text("")
     done = command("evaluate", "--annotations", truth, "--compare", found, nothing_found, "--rules", "matlab")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1

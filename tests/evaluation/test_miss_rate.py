@@ -140,43 +140,22 @@ def test_the_border_is_that_of_the_image_itself() -> None:
     assert ignored(replace(of_image, size=(155, 94))) == [True]
 
 
-@pytest.mark.parametrize(
-    ("subset", "inside", "outside"),
-    [
-        ("reasonable_all", (55, 56, 400), (54.9, 1)),
-        ("near", (115, 400), (114.9, 55)),
-        ("medium", (45, 80, 115), (44.9, 115.1)),
-        ("far", (1, 45), (0.9, 45.1)),
-        ("none", (1, 400), (0.9,)),
-        ("all_h20", (20, 400), (19.9,)),
-    ],
-)
-def test_both_ends_of_a_subsets_heights_are_counted(
-    subset: str, inside: Sequence[float], outside: Sequence[float]
-) -> None:
-    heights = [*inside, *outside]
-    of_image = truth(*[BOX] * len(heights), height=heights)  # the height that the file states, not the box's
-    assert ignored(of_image, subset) == [False] * len(inside) + [True] * len(outside)
-
-
-@pytest.mark.parametrize(
-    ("subset", "levels"),
-    [
-        ("reasonable_all", {0, 1}),
-        ("reasonable_day", {0, 1}),
-        ("near", {0}),
-        ("medium", {0}),
-        ("far", {0}),
-        ("none", {0}),
-        ("partial", {1}),
-        ("heavy", {2}),
-        ("all_h20", {0, 1, 2}),
-    ],
-)
-def test_occlusions_of_the_subsets(subset: str, levels: set[int]) -> None:
-    height = {"near": 200, "far": 30}.get(subset, 100)
-    of_image = truth(BOX, BOX, BOX, occlusion=[0, 1, 2], height=[height] * 3)
-    assert {level for level, out in enumerate(ignored(of_image, subset)) if not out} == levels
+def test_subsets_are_the_devkits_and_count_both_ends_of_their_heights() -> None:
+    counted = {name: (of.min_height, of.max_height, of.occlusions) for name, of in SUBSETS.items()}
+    reasonable, end = (55, math.inf, (0, 1)), math.inf
+    assert counted == {
+        **dict.fromkeys(("reasonable_all", "reasonable_day", "reasonable_night"), reasonable),
+        "near": (115, end, (0,)),
+        "medium": (45, 115, (0,)),
+        "far": (1, 45, (0,)),
+        "none": (1, end, (0,)),
+        "partial": (1, end, (1,)),
+        "heavy": (1, end, (2,)),
+        "all_h20": (20, end, (0, 1, 2)),
+    }
+    of_image = truth(*[BOX] * 5, height=(44.9, 45, 80, 115, 115.1))  # the height that the file states, not the box's
+    assert ignored(of_image, "medium") == [True, False, False, False, True]
+    assert ignored(truth(BOX, BOX, BOX, occlusion=[0, 1, 2]), "partial") == [True, False, True]
 
 
 def test_only_persons_count() -> None:

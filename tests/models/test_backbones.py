@@ -11,7 +11,7 @@ from efficientnet_pytorch import EfficientNet as Package
 from torch import nn
 
 from ssd_effnet.models.backbones import VGG16, EfficientNet
-from ssd_effnet.models.backbones.efficientnet import NAMES, Strides, stages
+from ssd_effnet.models.backbones.efficientnet import NAMES, stages
 from ssd_effnet.models.backbones.vgg import torchvision_names
 
 EVERY_LEVEL = range(7)
@@ -148,23 +148,6 @@ def test_trunk_is_the_published_network_without_its_head(name: str) -> None:
         assert f"{count(full.parameters()) / 1e6:.{'1' if '.' in published else '0'}f}" == published
     head = sum(count(getattr(full, part).parameters()) for part in ("_conv_head", "_bn1", "_fc"))
     assert count(backbone.parameters()) == count(full.parameters()) - head
-
-
-def test_both_stride_rules_have_the_same_weights() -> None:
-    shapes = []
-    rules: tuple[Strides, ...] = ("halving", "published")
-    for strides in rules:
-        with torch.device("meta"):
-            state = EfficientNet("efficientnet-b4", EVERY_LEVEL, strides).state_dict()
-        shapes.append({key: tuple(value.shape) for key, value in state.items()})
-    assert shapes[0] == shapes[1]
-
-
-def test_stages_below_the_deepest_level_are_not_built() -> None:
-    with torch.device("meta"):
-        backbone = EfficientNet("efficientnet-b0", (1, 2))
-    assert len(backbone._blocks) == 5
-    assert [level.name for level in backbone.levels] == ["stage2", "stage3"]
 
 
 def test_drop_connect_follows_the_seed_and_grows_over_the_full_depth() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssd_effnet.build import build_detector, build_optimizer
+from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment, own_normalisation
 from ssd_effnet.models.backbones import BACKBONES, Backbone
 from ssd_effnet.models.backbones.pretrained import load_pretrained
@@ -95,21 +95,6 @@ def test_shared_or_not_both_streams_answer_a_grey_image_alike() -> None:
         visible, lwir = pair.chunk(2, dim=1)
         for answer in (lwir, *other.chunk(2, dim=1)):
             torch.testing.assert_close(answer, visible, rtol=1e-3, atol=1e-4 * float(visible.abs().max()))
-
-
-@pytest.mark.parametrize("norm", ["frozen", "group"])
-def test_new_convolutions_keep_their_batch_norm(norm: str) -> None:
-    """What joins the streams starts at random: frozen statistics of nothing would be no norm at all."""
-    kinds = {type(m).__name__ for m in halfway("backbone.pretrained=imagenet", f"backbone.norm={norm}").fuse.modules()}
-    assert "BatchNorm2d" in kinds
-
-
-def test_new_convolutions_learn_at_the_rate_of_the_head() -> None:
-    e = experiment("input.modality=halfway", "optimizer.backbone_lr_factor=0.1")
-    detector = build_detector(e, pretrained=False)[0]
-    rate = {id(p): g["lr"] for g in build_optimizer(e, detector).param_groups for p in g["params"]}
-    assert rate[id(detector.backbone.fuse[0].conv.weight)] == e.optimizer.lr
-    assert rate[id(detector.backbone.streams[0]._conv_stem.weight)] == pytest.approx(0.1 * e.optimizer.lr)
 
 
 def test_a_level_that_is_not_there_is_refused() -> None:

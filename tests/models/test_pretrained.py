@@ -39,14 +39,6 @@ def test_lite0_loads_from_its_package() -> None:
     assert load_pretrained(backbone, "efficientnet-lite0", "none") is None
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_lite0_loads_for_other_channels(channels: int) -> None:
-    backbone = EfficientNet("efficientnet-lite0", (2,), in_channels=channels)
-    report = load_pretrained(backbone, "efficientnet-lite0", "imagenet")
-    assert report is not None and report.complete
-    assert f"adapted to the input's channels: _conv_stem.weight (3 -> {channels} channels)" in str(report)
-
-
 def test_lite0_was_trained_on_tensorflows_normalisation(shared: Path) -> None:
     """The statistics stored behind the stem fit photos normalised by (x - 127) / 128, and no others."""
     import cv2
