@@ -14,20 +14,20 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from data_kaist.files import write_whole
 from ssd_effnet.cli import shell
 from ssd_effnet.config import schema
 from ssd_effnet.config.groups import choice_fields
-from ssd_effnet.config.keys import choices, in_words, key_types
+from ssd_effnet.config.keys import choices, in_words, key_types, options
 from ssd_effnet.registry import maker
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"  # in a checkout
 HEAD = """# All keys
 
-Keys of an experiment, in its file or in a command: `ssd-effnet train lite0 trainer.seed=1 'input.size=[256,320]'`. Most
-experiments have a base that sets other values than these defaults; `config.yaml` of a run has all.
+Keys of an experiment, in its file or in a command: `ssd-effnet train lite0 trainer.seed=1 'input.size=[256,320]'`.
+First stands the default, which an experiment's base may change; then other values, where they are few.
 
 <!-- written by `ssd-effnet keys` from ssd_effnet/config/schema.py and the registries -->
 """
@@ -49,7 +49,7 @@ def keys_page() -> str:
         parts += [
             f"## {name}\n",
             *([_code(words) + "\n"] if prefix and not words.startswith(f"{kind.__name__}(") else []),
-            "| key | type | default | meaning |\n|---|---|---|---|",
+            "| key | values | meaning |\n|---|---|---|",
             *(_key_row(prefix, key, getattr(whole, key), meanings[kind.__name__][key]) for key in keys),
             *_arguments(name, whole),
             "",
@@ -74,6 +74,7 @@ def _meanings() -> dict[str, dict[str, str]]:
 
 def _arguments(group: str, whole: Any) -> Iterator[str]:
     """Rows of the arguments of what the group may name; without plugins."""
+    rows: dict[tuple[str, str, str], list[str]] = {}  # key, values and meaning, with the entries that have them
     for key, of in choice_fields(whole).items():
         alike: dict[object, list[str]] = {}
         for name in of:
@@ -83,8 +84,10 @@ def _arguments(group: str, whole: Any) -> Iterator[str]:
             named = f"`{first}`" + (f" ... `{others[-1]}`" if others else "")
             prefix = f"{group}." if isinstance(getattr(whole, key), str) else f"{group}.{first}."
             for argument, a in of.arguments(first).items():
-                row = f"{in_words(a.kind)} | {_value(a.default)} | {named}: {_null(a.meaning)}"
-                yield f"| `{prefix}{argument}` | {row} |"
+                row = (prefix + argument, _values(a.kind, a.default), _null(a.meaning))
+                rows.setdefault(row, []).append(named)
+    for (key, values, meaning), names in rows.items():
+        yield f"| `{key}` | {values} | {', '.join(names)}: {meaning} |"
 
 
 def _code(words: str) -> str:
@@ -93,9 +96,22 @@ def _code(words: str) -> str:
 
 
 def _key_row(prefix: str, key: str, value: Any, meaning: str) -> str:
-    kind, few = key_types()[prefix + key], [f"`{name}`" for name in choices(prefix + key)]
-    words = {str: ", ".join(few), list[str]: f"list of {', '.join(few)}"}.get(kind) if few else in_words(kind)
-    return f"| `{prefix}{key}` | {words or in_words(kind)} | {_value(value)} | {_null(meaning)} |"
+    values = _values(key_types()[prefix + key], value, choices(prefix + key))
+    return f"| `{prefix}{key}` | {values} | {_null(meaning)} |"
+
+
+def _values(kind: Any, default: Any, few: Sequence[str] = ()) -> str:
+    """The default, and what else there may be where that does not show it."""
+    if get_origin(kind) is Literal:
+        few = get_args(kind)
+    others = [f"`{name}`" for name in few if name != _value(default).strip("`")] if kind is not bool else []
+    if default is None:
+        others = [in_words(option) for option in options(kind) if option is not type(None)]
+    elif type(None) in options(kind):
+        others = ["`null`"]
+    if kind == list[str] and few:
+        return f"{_value(default)} of {', '.join(others)}"
+    return ", ".join([_value(default), *others])
 
 
 def _null(meaning: str) -> str:
@@ -111,7 +127,8 @@ def _value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "`true`", False: "`false`", None: "`null`"}[value]
     if isinstance(value, float):
-        return f"`{value:.6g}`"
+        text = f"{value:.6g}"
+        return f"`{text}`" if set(text) & {".", "e"} else f"`{text}.0`"
     return f"`{value}`" if value != "" else "empty"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,13 +57,7 @@ def key_types(of: Node | None = None) -> dict[str, Any]:
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:
     """All settings as ``{dotted key: value}``, without name, description, changes, ancestors and plugins."""
-    found = {}
-    for key in key_types(experiment):
-        value: Any = experiment
-        for part in key.split("."):
-            value = getattr(value, part)
-        found[key] = value
-    return found
+    return {key: attrgetter(key)(experiment) for key in key_types(experiment)}
 
 
 def default_of(field: Field) -> Any:

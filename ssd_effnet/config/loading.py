@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -212,14 +211,10 @@ def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
 
 def as_difference(base: str, description: str, changes: Sequence[str], values: Mapping[str, Any]) -> str:
     """An experiment file that sets dotted keys on its base, YAML."""
-    content: dict[str, Any] = {"base": base, "description": description, "changes": list(changes)}
+    content = OmegaConf.create({"base": base, "description": description, "changes": list(changes)})
     for key, value in values.items():
-        *groups, last = key.split(".")
-        node = content
-        for name in groups:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
+        OmegaConf.update(content, key, value)
+    return OmegaConf.to_yaml(content)
 
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
