@@ -273,7 +273,7 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of the arguments --detections --compare is required"),
+        ([], "one of the arguments --detections --compare --join is required"),
         (["--compare", "a.txt"], "--compare takes two files"),
         (["--compare", "a.txt", "a.txt"], "a.txt: was given twice"),
         (["--compare", "a.txt", "b.txt", "--detections", "c.txt"], "not allowed with argument --compare"),
