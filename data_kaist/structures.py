@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from data_kaist.classes import PERSON
+from data_kaist.errors import DataError
 
 if TYPE_CHECKING:
+    import pandas
     import torch
+    from matplotlib.figure import Figure
 
 
 Daytime = Literal["day", "night"]
@@ -73,7 +77,7 @@ class Annotations:
         return len(self.boxes_xyxy)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DetectionTable:
     """Detections of one or more images (numpy), one row each.
 
@@ -125,6 +129,51 @@ class DetectionTable:
         """Captions of boxes: score, after the class if there are several."""
         named = zip(self.class_names, self.scores.tolist(), strict=True)
         return [f"{name} {score:.2f}" if len(self.classes) > 1 else f"{score:.2f}" for name, score in named]
+
+    def __repr__(self) -> str:
+        best = f", scores {self.scores.min():.2f} to {self.scores.max():.2f}" if len(self) else ""
+        return f"{len(self)} detections of {', '.join(self.classes)}{best}"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        head = "".join(f"<th>{name}</th>" for name in ("image", "class", "score", "x1, y1, x2, y2"))
+        rows = [
+            f"<tr><td>{image}</td><td>{name}</td><td>{score:.3f}</td><td>{', '.join(f'{x:.1f}' for x in box)}</td></tr>"
+            for image, name, score, box in zip(
+                self.image_index[:10], map(escape, self.class_names), self.scores, self.boxes_xyxy, strict=False
+            )
+        ]
+        return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A frame with the columns image, class, score, x1, y1, x2 and y2; needs pandas.
+
+        Raises:
+            DataError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DataError("to_pandas needs pandas: pip install pandas") from error
+        boxes = dict(zip(("x1", "y1", "x2", "y2"), self.boxes_xyxy.T, strict=True))
+        columns = {"image": self.image_index, "class": self.class_names, "score": self.scores, **boxes}
+        return pandas.DataFrame(columns)
+
+    def plot(self, image: np.ndarray) -> Figure:
+        """The boxes on their image, uint8 ``(H, W, 3)`` RGB or ``(H, W)``, as a matplotlib figure."""
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        height, width = image.shape[:2]
+        figure = Figure(figsize=(8, 8 * height / width), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        axes.set_axis_off()
+        for (x1, y1, x2, y2), label, text in zip(self.boxes_xyxy, self.labels, self.texts(), strict=True):
+            colour = f"C{label - 1}"
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2))
+            axes.annotate(text, (x1, y1), color="white", va="bottom", bbox={"facecolor": colour, "pad": 1, "lw": 0})
+        return figure
 
     def of_image(self, index: int) -> DetectionTable:
         """The rows of one image."""

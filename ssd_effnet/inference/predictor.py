@@ -100,6 +100,11 @@ class Predictor:
         self._transform = build_transforms(experiment, "test")
         self._postprocess = build_postprocess(experiment)
 
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        found = f"{', '.join(self.classes)} in {self.modality}"
+        return f"Predictor({self.experiment.name}: {found}, {height}x{width}, {self.device})"
+
     def _fold(self, detector: Detector) -> Detector:
         """Folded copy, compared with the detector on a small input."""
 

@@ -151,7 +151,7 @@ def sandbox(tmp_path: Path) -> Path:
 
 def follow_the_backbones_page(page: Path, sandbox: Path) -> None:
     """Save its class and its experiment where it says."""
-    file, *_ = blocks(page, "python")
+    _, file, *_ = blocks(page, "python")
     (experiment,) = blocks(page, "yaml")
     (sandbox / "resnet.py").write_text(file.text)
     (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)

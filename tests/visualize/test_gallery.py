@@ -7,14 +7,17 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import command
+from untrained import write_checkpoint
 
 from data_kaist.detections import write_coco_results, write_kaist
-from data_kaist.errors import Doubt
+from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import image_ids
 from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
@@ -89,6 +92,30 @@ def halfway(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 visualize = partial(command, "visualize")
+
+
+def test_the_notebook_runs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Its cells in order, with two runs of one experiment."""
+    for seed, share in ((0, 0.5), (1, 0.8)):
+        run_of(tmp_path / "runs" / "lite0", seed, share, f"data.root={data}")
+    write_checkpoint(tmp_path / "runs" / "lite0" / "seed0" / "checkpoints" / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    cells: dict[str, Any] = {}
+    exec(compile((ROOT / "docs" / "notebook.py").read_text(encoding="utf-8"), "notebook.py", "exec"), cells)
+    said = capsys.readouterr().out
+    assert "backbone" in said and "seed1" in said and len(cells["frames"]) == 12
+    assert repr(cells["detector"]).startswith("Predictor(lite0: person in visible")
+    table = cells["tables"]["seed1"]
+    assert repr(table).startswith(f"{len(table)} detections of person, scores 0.")
+    assert table._repr_html_().count("<tr>") == 11 and "detections" in DetectionTable.empty()._repr_html_()
+    figure = table.of_image(0).plot(cells["picture"])
+    assert len(figure.axes[0].patches) == len(table.of_image(0))
+    if find_spec("pandas"):
+        frame = table.to_pandas()
+        assert list(frame.columns) == ["image", "class", "score", "x1", "y1", "x2", "y2"] and len(frame) == len(table)
+    else:
+        with pytest.raises(DataError, match="pip install pandas"):
+            table.to_pandas()
 
 
 # ------------------------------------------------------------------------------------- figures, files of others
