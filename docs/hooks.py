@@ -17,7 +17,6 @@ PAGES = {
     "README.md": "index.md",
     "experiments/README.md": "experiments.md",
     "CONTRIBUTING.md": "contributing.md",
-    "CHANGELOG.md": "changelog.md",
 }
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 _ROLE = re.compile(r":\w+:<code>~?\.?(?:[\w.]+\.)?(\w+)</code>")

@@ -9,10 +9,11 @@ examples:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd_effnet.cli import shell, train, visualize
+from ssd_effnet.cli import evaluate, shell, train, visualize
 
 SIZE = (512, 640)
 
@@ -42,4 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not code:
         print("3. every miss and false alarm")
         code = visualize.main(["errors", str(directory)])
+    if not code:
+        print("4. its test")
+        truth = ["--annotations", experiment.data.root, "--split", experiment.data.test]
+        code = evaluate.main([*truth, "--detections", str(directory)])
+    if not code:
+        frames, run = f"{experiment.data.root}/images/set06/V000/visible", shlex.quote(str(directory))
+        print(f"next: ssd-effnet detect {run} {shlex.quote(frames)} --out found    # or a photograph of yours")
+        print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
+        print("      ssd-effnet train lite0 --tiny data.root=" + shlex.quote(experiment.data.root))
     return code

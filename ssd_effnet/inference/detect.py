@@ -107,6 +107,9 @@ def detect(
     videos = AnnotatedVideos(out)
 
     def flush() -> None:
+        if not pending:
+            return
+        out.mkdir(parents=True, exist_ok=True)
         found = predictor.detect([shot.sample for shot in pending], score=score)
         for shot, detections in zip(pending, found, strict=True):
             height, width = shot.sample.original_size
@@ -121,7 +124,6 @@ def detect(
             on_image()
         pending.clear()
 
-    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as at_the_end:
         at_the_end.callback(_write_results, out, build_classes(predictor.experiment), images, tables)
         at_the_end.callback(videos.close)
@@ -211,14 +213,13 @@ def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
 
 
 def _write_results(out: Path, classes: Classes, images: list[dict[str, Any]], tables: list[DetectionTable]) -> None:
-    """``detections.json``, ``images.json`` and, of the main class, ``detections_kaist.txt``."""
+    """``detections.json``, ``images.json`` and, of the main class, ``detections_kaist.txt``; none without images."""
+    if not images:
+        return
     ids = np.array([image["id"] for image in images], np.int64)
-    whole = DetectionTable.empty()
-    if tables:
-        columns = ((table.boxes_xyxy, table.scores, table.labels) for table in tables)
-        boxes, scores, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
-        places = np.repeat(np.arange(len(ids)), [len(table) for table in tables])
-        whole = DetectionTable(places, boxes, scores, labels, tuple(classes.names))
+    whole = DetectionTable.joined(
+        [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
+    )
     categories = [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
     listing = {"images": images, "annotations": [], "categories": categories}
     write_whole(out / "images.json", json.dumps(listing, indent=1) + "\n")

@@ -166,6 +166,7 @@ def test_pairs_side_by_side(of_pairs: Predictor, predictor: Predictor, tmp_path:
         detect(of_pairs, find_sources([image(tmp_path / "alone.jpg")]), tmp_path / "out")
     with pytest.raises(DataError, match=r"a\.avi: early needs pairs \(visible, lwir\), and a video is not one"):
         detect(of_pairs, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing was found, so nothing is written
 
 
 def test_lwir_alone(tmp_path: Path) -> None:

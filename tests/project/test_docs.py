@@ -111,7 +111,7 @@ PRINTED = [(f"{name} prints", words) for name in COMMAND_NAMES for words in prin
 
 
 def test_there_are_commands_to_look_at() -> None:
-    assert {origin.split()[0] for origin, _ in PRINTED} == {"synthesize", "search", "study", "train"}
+    assert {origin.split()[0] for origin, _ in PRINTED} == {"demo", "synthesize", "search", "study", "train"}
     origins = {origin for origin, _ in COMMANDS}
     assert len(COMMANDS) > 90 and {"README.md", "docs/kaist.md", "train --help"} <= origins
 
