@@ -14,20 +14,12 @@ from rich.table import Table
 from ssd_effnet.build import build_detector, build_skeleton
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import Cost, cost
-from ssd_effnet.training.runtime import timed
+from ssd_effnet.training.runtime import in_turns
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """One experiment's detector for one image.
-
-    Attributes:
-        name: of the experiment.
-        size: (height, width) of the input.
-        cost: counted, not measured.
-        ms: of each pass, milliseconds.
-        precision: of the passes, ``trainer.precision``.
-    """
+    """One experiment's detector for one image of ``size`` (height, width): milliseconds of each pass, and cost."""
 
     name: str
     size: tuple[int, int]
@@ -39,11 +31,7 @@ class ModelFigures:
 def measure_model(
     file: Path, overrides: Sequence[str] = (), size: tuple[int, int] = (512, 640), runs: int = 5, device: str = "cpu"
 ) -> ModelFigures:
-    """Forward passes of one image in evaluation, channels_last, in ``trainer.precision``; the first is not timed.
-
-    Raises:
-        ConfigError: the experiment cannot be read or built.
-    """
+    """Forward passes of one image in evaluation, channels_last, in ``trainer.precision``; the first is not timed."""
     experiment = load_experiment(file, overrides)
     detector = build_detector(experiment, pretrained=False)[0].eval().to(device)
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,7 +41,7 @@ def measure_model(
     precision = experiment.trainer.precision
     lower = torch.float16 if precision.startswith("16") else torch.bfloat16
     with torch.autocast(device, lower, enabled=precision != "32-true"), torch.inference_mode():
-        times = timed(partial(detector, image), runs, device)
+        times = in_turns({"forward": partial(detector, image)}, runs, device)["forward"]
     return ModelFigures(experiment.name, size, cost(build_skeleton(experiment), size), times, precision)
 
 

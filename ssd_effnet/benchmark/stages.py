@@ -99,11 +99,7 @@ def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
 
 
 def _export(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
-    """An image to detections: lite0 in torch, folded, and its ONNX file in onnxruntime.
-
-    Raises:
-        Failure: onnxruntime is not installed.
-    """
+    """An image to detections: lite0 in torch, folded, and its ONNX file in onnxruntime."""
     try:
         import onnxruntime
     except ModuleNotFoundError:

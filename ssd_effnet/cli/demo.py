@@ -4,7 +4,7 @@ Finished steps are skipped; `make demo` calls this.
 
 examples:
   ssd-effnet demo
-  ssd-effnet demo --frames 1000 trainer.epochs=20
+  ssd-effnet demo trainer.epochs=20
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from pathlib import Path
 
 from ssd_effnet.cli import evaluate, shell, train, visualize
 
-SIZE = (512, 640)
+FRAMES, SIZE = 500, (512, 640)
 
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet demo")
     parser.add_overrides("settings that differ from the demo's")
-    parser.add_argument("--frames", type=int, default=500, help="synthetic pairs (default: 500)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     return parser
 
@@ -36,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     experiment = load_experiment("demo", arguments.overrides)
     directory = RunDirectory.of(experiment, arguments.out).path
-    print(f"1. {arguments.frames} synthetic pairs in {experiment.data.root}")
-    write_dataset(Path(experiment.data.root), arguments.frames, SIZE, seed=0, jobs=2)
+    print(f"1. {FRAMES} synthetic pairs in {experiment.data.root}")
+    write_dataset(Path(experiment.data.root), FRAMES, SIZE, seed=0, jobs=2)
     print(f"2. training {experiment.name} in {directory}")
     code = train.main(["demo", *arguments.overrides, "--out", str(arguments.out), "--resume"])
     if not code:

@@ -60,6 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if running := trials.counts(study)["running"]:
         print(f"{running} more on their way elsewhere; whoever ends last writes the last result")
     found = trials.write_best(search, study)
-    print(f"found: {found}\nnow:   ssd-effnet train {shlex.quote(str(found))}")
+    print(f"found: {found}\nnow:   ssd-effnet train {shlex.quote(str(found))}{shell.plugins_again()}")
     print(f"tensorboard --logdir {shlex.quote(str(search.out))}")
     return 0

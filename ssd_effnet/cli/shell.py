@@ -30,11 +30,7 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose help is the module's docstring; errors are one sentence.
-
-    Args:
-        doc: the docstring.
-    """
+    """Argument parser whose help is the module's docstring; errors are one sentence."""
 
     def __init__(self, doc: str | None = None, **more: Any) -> None:
         more.setdefault("description", doc)
@@ -165,6 +161,13 @@ def _quiet_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = usual
+
+
+def plugins_again() -> str:
+    """The ``--plugins`` of this command, for the next commands that it prints."""
+    from ssd_effnet.registry import plugins
+
+    return "".join(f" --plugins {name}" for name in plugins)
 
 
 def without_settings(words: Sequence[str | Path]) -> tuple[list[Path], list[str]]:

@@ -143,7 +143,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     for job, damage in damaged.items():
         console.print(f"not finished: {job.name}: {damage}")
     out = shlex.quote(str(arguments.out))
-    console.print(f"ssd-effnet study report {out}\ntensorboard --logdir {out}")
+    console.print(f"ssd-effnet study report {out}{shell.plugins_again()}\ntensorboard --logdir {out}")
     # running: in another process
     return 1 if damaged or any(outcome.state is not State.RUNNING for outcome in unfinished) else 0
 
@@ -201,15 +201,9 @@ def show_status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_report(arguments: argparse.Namespace) -> int:
+def write_report(a: argparse.Namespace) -> int:
     from ssd_effnet.study.report import write
 
-    page = write(
-        arguments.out,
-        arguments.to,
-        measure_latency=not arguments.no_latency,
-        overrides=arguments.overrides,
-        published=arguments.published,
-    )
-    print(page)
+    timed = not a.no_latency
+    print(write(a.out, a.to, measure_latency=timed, overrides=a.overrides, published=a.published))
     return 0

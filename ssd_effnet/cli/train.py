@@ -59,6 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  ".join([name] * bool(name) + shown))
     print(f"run directory: {directory}")
     if test:
-        print(f"next: ssd-effnet visualize errors {shlex.quote(str(directory))}")
+        print(f"next: ssd-effnet visualize errors {shlex.quote(str(directory))}{shell.plugins_again()}")
     print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
     return 0

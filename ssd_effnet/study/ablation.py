@@ -48,14 +48,8 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """Write the last experiment minus each step of its chain.
 
     A step's keys go back to their value before it where the last experiment still has the step's own. Where later
-    steps have changed all of them since, the step goes together with these.
-
-    Args:
-        final: the last experiment.
-        folder: of the files; those of before are replaced.
-
-    Returns:
-        The files, and a sentence for each step that cannot be taken away.
+    steps have changed all of them since, the step goes together with these. Returns the files, and a sentence for each
+    step that cannot be taken away.
     """
     last, chain = load_experiment(final), steps(final)
     now, files, left_out = settings(last), [], []

@@ -32,13 +32,10 @@ def execute_on_ray(
     on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
 ) -> list[RunOutcome]:
-    """Run jobs as Ray tasks, as many at once as the cluster has room for.
+    """Run jobs as Ray tasks, as many at once as the cluster has room for; callbacks are those of :func:`.execute`.
 
-    Args:
-        todo: in this order.
-        address: of the cluster, or ``auto`` for the one that this machine belongs to; None: that one where there is
-            one, or else one of this machine alone.
-        on_start, on_end, on_look: as of :func:`.execute`.
+    ``address`` is the cluster's, or ``auto`` for the one that this machine belongs to; None: that one where there is
+    one, or else one of this machine alone.
 
     Raises:
         RunError: no Ray, no cluster, or no node that is large enough.
@@ -49,16 +46,16 @@ def execute_on_ray(
         raise RunError("the executor ray needs Ray: pip install '.[cluster]'") from None
     if not ray.is_initialized():
         stated = os.environ.get("RAY_ADDRESS", "") if address in (None, "auto") else str(address)
-        none = f"no Ray cluster at {stated or address}"
-        if stated != address and stated:
-            none += " (RAY_ADDRESS; unset it, or say --address)"
+        how = " (RAY_ADDRESS; unset it, or say --address)" if stated not in ("", address) else ""
         host, _, port = stated.removeprefix("ray://").rpartition(":")
         try:
             if port.isdecimal():  # Ray itself tries for minutes
                 socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # gRPC's, Ray's and its parsers' have no kind in common
-            raise RunError(f"{none}: {str(error).split(chr(10))[0] or type(error).__name__}") from error
+            raise RunError(
+                f"no Ray cluster at {stated or address}{how}: {str(error).split(chr(10))[0] or type(error).__name__}"
+            ) from error
     needs = [_needs(job, ray.cluster_resources().get("GPU", 0) > 0) for job in todo]
     _refuse_what_fits_no_node(todo, needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # a process does one job only: its words go to the job's log for good

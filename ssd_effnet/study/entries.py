@@ -90,23 +90,18 @@ class ReportEntry:
     @property
     def costs(self) -> list[tuple[str, str, str, str]]:
         """Costs as (name, of the parent, of the experiment, ratio)."""
-        rows: list[tuple[str, Callable[[Experiment], Any], Callable[[Any], str]]] = [
-            ("parameters, M", lambda e: e.cost.parameters, lambda v: f"{v / 1e6:.2f}"),
-            ("multiply-adds, 10⁹", lambda e: e.cost.multiply_adds, lambda v: f"{v / 1e9:.2f}"),
-            ("anchors", lambda e: e.cost.anchors, lambda v: f"{v:,.0f}"),
-            ("input size", input_size, str),
-            ("epochs", lambda e: e.config.trainer.epochs, lambda v: f"{v:g}"),
-            ("learning rate", lambda e: e.config.optimizer.lr, lambda v: f"{v:g}"),
+        rows: list[tuple[str, Callable[[Experiment], float], str, float]] = [
+            ("parameters, M", lambda e: e.cost.parameters, ".2f", 1e6),
+            ("multiply-adds, 10⁹", lambda e: e.cost.multiply_adds, ".2f", 1e9),
+            ("anchors", lambda e: e.cost.anchors, ",.0f", 1),
+            ("epochs", lambda e: e.config.trainer.epochs, ",.0f", 1),
         ]
         table = []
-        for what, of, show in rows:
-            here, there = of(self.experiment), of(self.difference.parent) if self.difference else None
-            times = (
-                "same" if here == there else "other" if isinstance(here, str) else f"×{here / (there or math.nan):.2f}"
-            )
-            table.append(
-                (what, NOTHING, show(here), NOTHING) if there is None else (what, show(there), show(here), times)
-            )
+        for what, of, form, unit in rows:
+            here, there = of(self.experiment), of(self.difference.parent) if self.difference else math.nan
+            times = "same" if here == there else f"×{number(here / there)}"
+            shown_there = f"{there / unit:{form}}" if self.difference else NOTHING
+            table.append((what, shown_there, f"{here / unit:{form}}", times if self.difference else NOTHING))
         return table
 
 

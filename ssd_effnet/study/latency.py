@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -21,14 +21,8 @@ from ssd_effnet.training.runtime import in_turns
 ROUNDS = 5
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Forward passes of one image.
-
-    Attributes:
-        ms: median by experiment; empty where nothing was measured.
-        where: machine, threads and how.
-    """
+class Latency(NamedTuple):
+    """Median ms of one image's forward pass by experiment, if measured; machine, threads and how."""
 
     ms: dict[str, float]
     where: str = ""
@@ -44,12 +38,13 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
     where = machine_line(device, 0, f"batch 1, forward in evaluation, channels_last, fp32, {ROUNDS} passes")
     known = Latency({}, where)
     if cache.is_file():
-        known = Latency(**json.loads(cache.read_text(encoding="utf-8")))
+        content = json.loads(cache.read_text(encoding="utf-8"))
+        known = Latency(content["ms"], content["where"])
     names = [experiment.name for experiment in experiments]
     if measure and (known.where != where or not known.ms.keys() >= set(names)):
         times = _measure({experiment.name: experiment.config for experiment in experiments}, device)
         known = Latency({name: round(statistics.median(of), 3) for name, of in times.items()}, where)
-        write_results(cache, vars(known))
+        write_results(cache, known._asdict())
     return Latency({name: ms for name, ms in known.ms.items() if name in names}, known.where)
 
 

@@ -212,7 +212,7 @@ def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:
         raise RunError("; ".join(left_out) or none)
 
     def place(directory: RunDirectory) -> tuple[int, str, int]:
-        name, seed = directory.path.parent.name, directory.path.name.removeprefix("seed")
-        return order.index(name) if name in order else len(order), name, int(seed)
+        *_, name, seed = directory.path.parts
+        return order.index(name) if name in order else len(order), name, int(seed.removeprefix("seed"))
 
     return sorted(found, key=place), left_out

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Table
 
 from ssd_effnet.evaluation.metrics import headline, in_place, metric_of
+from ssd_effnet.study.entries import NOTHING, number
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job
 from ssd_effnet.training.run_directory import RunDirectory, State
@@ -107,13 +108,9 @@ def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
             str(experiment.trainer.seed),
             f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
             f"{len(rows)}/{experiment.trainer.epochs}",
-            _number_or_dash(best),
-            *(_number_or_dash(test.get(name)) for name in figures),
-            f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else "-",
+            number(best),
+            *(number(test.get(name)) for name in figures),
+            f"{directory.results()['minutes']:.1f}" if state is State.FINISHED else NOTHING,
             directory.failure() if state is State.FAILED else "",
         )
     return table
-
-
-def _number_or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

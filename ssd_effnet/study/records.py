@@ -198,12 +198,10 @@ class Study:
 
     Attributes:
         experiments: those with at least one finished run, in the study's order.
-        unfinished: runs that are not finished.
-        left_out: why finished runs are left out, one sentence each.
+        left_out, warnings: why runs are left out, or are not comparable, one sentence each.
         frames: of the test split, by the fingerprint of the data.
         metric: the figure of the verdicts.
         planned: how many differences the plan has, finished or not.
-        warnings: why runs are not comparable, one sentence each.
     """
 
     out: Path

@@ -56,7 +56,6 @@ def write(
     """Write the report of a study's finished runs, and return its page.
 
     Args:
-        out: the study's directory.
         folder: of the report; None: ``<out>/report``.
         measure_latency: time the detectors that were not timed before on this machine.
         overrides: where the runs' data are, as :meth:`.RunDirectory.at_hand` takes them.

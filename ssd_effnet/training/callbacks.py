@@ -54,12 +54,8 @@ class EMAWeightAveraging(callbacks.WeightAveraging):
     """Exponential moving average (EMA) of weights and statistics, with a ramp-up.
 
     Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
-    ``num_updates``), so that the first steps soon lose their weight. t is stored in the checkpoint.
-
-    The average is on the weights' device; updates do not synchronise with it.
-
-    Args:
-        decay: limit of the decay, in 0..1.
+    ``num_updates``), so that the first steps soon lose their weight. t is stored in the checkpoint. Updates do not wait
+    for the device.
     """
 
     def __init__(self, decay: float) -> None:

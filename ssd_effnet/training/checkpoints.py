@@ -17,11 +17,7 @@ PREFIX = "detector."
 
 
 def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Content of a training checkpoint: tensors and plain data only.
-
-    Args:
-        file: one of this project.
-        mapped: map the tensors from disk, where only the plain data are needed.
+    """Content of a training checkpoint: tensors, from disk where ``mapped``, and plain data only.
 
     Raises:
         WeightsError: missing, damaged, or not of this project.

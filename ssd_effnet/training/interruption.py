@@ -16,11 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopOnSignal(Callback):
     """Raises KeyboardInterrupt on Ctrl+C and SIGTERM (sent by batch systems and ``timeout``).
 
-    Args:
-        first: whether this process stops the run; the others go on until it ends them.
-
-    Attributes:
-        asked: whether a signal has arrived.
+    Only the ``first`` process stops the run; the others note that they were ``asked``, and go on until it ends them.
     """
 
     def __init__(self, *, first: bool = True) -> None:

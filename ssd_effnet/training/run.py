@@ -404,7 +404,6 @@ def test_again(
         path: the run directory or its tested checkpoint.
         overrides: ``key=value`` of :data:`TEST_KEYS`: another split, annotation set or data set.
         name: of the folder; empty: made of the overrides.
-        echo: called with a line about the data.
 
     Returns:
         The folder, and the scores by class.

@@ -75,11 +75,7 @@ class _File:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run.
-
-    Attributes:
-        path: the directory, which need not exist.
-    """
+    """The files of one run, whose directory need not exist."""
 
     path: Path
 
@@ -272,10 +268,6 @@ class RunDirectory:
         """Lock of this directory; released also when the process is killed.
 
         Tries for a second, because reading :attr:`state` takes the lock for a moment.
-
-        Raises:
-            Busy: another process is at work here.
-            RunError: the directory cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -20,34 +20,19 @@ def threads_of(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def timed(call: Callable[[], object], runs: int, device: str = "cpu") -> list[float]:
-    """Milliseconds of ``runs`` calls, after one warm-up call."""
-    return in_turns({"call": call}, runs, device)["call"]
-
-
 def in_turns(calls: Mapping[str, Callable[[], object]], runs: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Milliseconds of each call in ``runs`` rounds, after a warm-up round."""
-    now = clock(device)
+    """Milliseconds of each call in ``runs`` rounds, after a warm-up round.
+
+    On a CPU with one thread it is processor time, without that of other processes, which still take cache and memory
+    bandwidth.
+    """
+    now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs + 1):
         for name, call in calls.items():
-            _wait(device)
             start = now()
             call()
-            _wait(device)
+            if device != "cpu":
+                torch.cuda.synchronize()
             times[name].append(1000 * (now() - start))
     return {name: of[1:] for name, of in times.items()}
-
-
-def clock(device: str = "cpu") -> Callable[[], float]:
-    """Processor time with one thread (excludes other processes), else wall time.
-
-    Other processes still take cache and memory bandwidth.
-    """
-    one_thread = device == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if one_thread else time.perf_counter
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()

@@ -229,7 +229,7 @@ def test_the_processes_of_a_study_have_its_plugins(
         for table in (sys.modules, plugins, BOX_LOSSES.plugins, BOX_LOSSES):
             table.pop("mine" if "mine" in table else "box_of_mine", None)  # type: ignore[attr-defined]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mine seed 0: finished" in done.stdout
+    assert "mine seed 0: finished" in done.stdout and "study report out --plugins box_of_mine" in done.stdout
 
 
 @pytest.mark.slow

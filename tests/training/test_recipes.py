@@ -16,7 +16,6 @@ from waits import NoWaits
 from data_kaist.structures import Batch, Targets
 from ssd_effnet.build import build_criterion, build_detector, build_schedule, parameter_groups
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
-from ssd_effnet.evaluation.metrics import metric_of, monitors
 from ssd_effnet.models.layers import replace_batch_norm
 from ssd_effnet.structures import RawOutputs
 from ssd_effnet.training import preflight
@@ -222,13 +221,6 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(tmp_path: Path) -> None:
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     assert [after.check_monitor_top_k(trainer, torch.tensor(loss)) for loss in (2.0, 1.0, 0.5)] == [False, True, True]
     assert after.best_model_path == after.kth_best_model_path == str(tmp_path / "new" / "best.ckpt")
-
-
-def test_each_monitor_has_a_direction() -> None:
-    names = set(monitors(("person",)))
-    higher = {name for name in names if not metric_of(name).lower_is_better}
-    assert {"val/AP", "val/AP50"} <= higher < names and "val/loss_total" in names - higher
-    assert [metric_of(name).best(1, 2) for name in ("val/AP50", "val/loss_total")] == [2, 1]
 
 
 def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:

@@ -1,12 +1,10 @@
-"""Search spaces: YAML files of keys with ranges or choices.
+"""Search spaces: YAML files of dotted keys with ranges or choices.
 
     optimizer.lr: {low: 1e-4, high: 1e-2, log: true}
     optimizer.name: [sgd, rmsprop, adamw]
     schedule.warmup_steps: {low: 0, high: 200, step: 50}
 
-Keys may be dotted or nested as in an experiment. Everything is checked against the schema before a trial
-is started; whatever is wrong is a :class:`ConfigError` that names file, key and the nearest right
-name.
+Everything is checked against the schema before a trial is started.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +35,7 @@ Space = dict[str, CategoricalDistribution | FloatDistribution | IntDistribution]
 
 
 def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
-    """Read a space file: ``{dotted key: how to draw it}`` in the order of the file.
-
-    Args:
-        path: the file.
-        base: the experiment that is searched around; None: the schema's defaults.
+    """Read a space file around ``base``: ``{dotted key: how to draw it}`` in the order of the file.
 
     Raises:
         ConfigError: one sentence that names the file, the key and, where there is one, the nearest right name.
@@ -51,33 +44,16 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
     content = read_yaml(path, "space")
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
-    space: Space = {}
-    for key, value in _space_leaves(content, base, str(path), ""):
-        if key in space:
-            raise ConfigError(f"{path}: key `{key}` is a duplicate")
-        space[key] = _draw(base, str(path), key, value)
-    return space
-
-
-def _space_leaves(
-    content: dict[Any, Any], base: ExperimentConfig, source: str, prefix: str
-) -> Iterator[tuple[str, Any]]:
-    known = list(key_types(base))
-    groups = sorted({key[:end] for key in known for end, letter in enumerate(key) if letter == "."})
-    for part, value in content.items():
-        key = f"{prefix}{part}"
+    known, space = list(key_types(base)), Space()
+    for key, value in content.items():
         if key in _NOT_DRAWN:
             raise ConfigError(
-                f"{source}: key `{key}` cannot be searched: it says what is measured, is chance, or is the machine's"
+                f"{path}: key `{key}` cannot be searched: it says what is measured, is chance, or is the machine's"
             )
-        if key in known:
-            yield key, value
-        elif key not in groups:
-            raise ConfigError(f"{source}: key `{key}` is unknown{nearest(key, [*known, *groups])}")
-        elif not isinstance(value, dict):
-            raise ConfigError(f"{source}: key `{key}` is a group of settings, not one to draw ({value!r})")
-        else:
-            yield from _space_leaves(value, base, source, f"{key}.")
+        if key not in known:
+            raise ConfigError(f"{path}: key `{key}` is unknown{nearest(str(key), known)}")
+        space[key] = _draw(base, str(path), key, value)
+    return space
 
 
 def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:

@@ -60,14 +60,7 @@ class SearchError(Failure, RuntimeError):
 
 @dataclass(frozen=True)
 class Search:
-    """Settings of a search, made by :func:`plan_search`.
-
-    Attributes:
-        file: the experiment that is searched around.
-        base: what it holds, with the overrides that all trials share.
-        space: what is drawn.
-        out: the search's directory.
-    """
+    """A search in ``out`` around ``file``, which with the overrides of all trials holds ``base``."""
 
     file: Path
     base: ExperimentConfig
@@ -85,13 +78,7 @@ class Search:
 
 
 def plan_search(file: Path, space_file: Path, overrides: Sequence[str] = (), out: Path | None = None) -> Search:
-    """Read and check everything that a search needs.
-
-    Args:
-        file: the experiment.
-        space_file: see :mod:`.space`.
-        overrides: ``key=value`` of all trials.
-        out: None: ``runs/<experiment>-search``.
+    """Read and check everything that a search needs; ``out`` None: ``runs/<experiment>-search``.
 
     Raises:
         ConfigError: one sentence that names file or override, key, and what would be right.
@@ -179,12 +166,6 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
     """Run trials, one after the other, until ``trials`` are finished or pruned, by whatever process.
 
     A trial that fails is written down with its sentence, and another one takes its place.
-
-    Args:
-        search: as planned.
-        study: its storage.
-        trials: in the end.
-        echo: called with one line per step.
 
     Raises:
         Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: it is
@@ -344,11 +325,7 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
 
 
 def write_best(search: Search, study: optuna.Study) -> Path:
-    """The best trial as an experiment file, a difference from the experiment that was searched around.
-
-    Raises:
-        SearchError: no trial has finished.
-    """
+    """The best trial as an experiment file, a difference from the experiment that was searched around."""
     ranking = best_trials(search, study)
     if not ranking:
         raise SearchError(f"{search.out}: no trial has finished, so nothing is found")
