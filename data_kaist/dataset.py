@@ -148,6 +148,7 @@ class DetectionDataset(Dataset[Sample]):
             original_size=annotations.size,
             index=index,
             name=frame.name,
+            daytime=annotations.daytime,
             another=lambda rng: self._read(int(rng.integers(len(self)))),
         )
 
@@ -267,6 +268,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         targets=targets,
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64),
         content_sizes=torch.tensor([sample.content_size or sample.size for sample in samples], dtype=torch.int64),
+        daytime=torch.tensor([{"day": 1, "night": 0, None: -1}[sample.daytime] for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
         names=[sample.name for sample in samples],
     )

@@ -241,6 +241,7 @@ class Batch:
         targets: objects in pixels of ``images``.
         original_sizes: int64 ``(N, 2)``, (height, width) of each image before it was resized.
         content_sizes: int64 ``(N, 2)``, (height, width) of the part of each, from the top left, that is no padding.
+        daytime: int64 ``(N,)``: 1 day, 0 night, -1 unknown.
         indices: int64 ``(N,)``, into the data set's frames.
         names: frame names, for messages.
     """
@@ -249,6 +250,7 @@ class Batch:
     targets: Targets
     original_sizes: torch.Tensor
     content_sizes: torch.Tensor
+    daytime: torch.Tensor
     indices: torch.Tensor
     names: list[str] = field(default_factory=list)
 
@@ -266,4 +268,5 @@ class Batch:
             targets=self.targets.each(change),
             original_sizes=change(self.original_sizes),
             content_sizes=change(self.content_sizes),
+            daytime=change(self.daytime),
         )

@@ -14,6 +14,8 @@ from typing import Annotated, ClassVar, Literal, Protocol
 import cv2
 import numpy as np
 
+from data_kaist.structures import Daytime
+
 MEAN_COLOUR = (88, 82, 72, 41)
 """R, G, B, LWIR mean of the KAIST training frames, 0..255 (0.3465, 0.3219, 0.2842; 0.1598): fills new canvas."""
 
@@ -44,6 +46,7 @@ class Sample:
         index: place of the frame in the data set.
         name: the frame's name.
         content_size: (height, width) after the resize, without padding to the right and below; None: not resized.
+        daytime: ``"day"``, ``"night"`` or None if unknown.
         another: draws a frame of the same split, as it was read; None: there is no split.
     """
 
@@ -56,6 +59,7 @@ class Sample:
     index: int = 0
     name: str = ""
     content_size: tuple[int, int] | None = None
+    daytime: Daytime | None = None
     another: Callable[[np.random.Generator], Sample] | None = field(default=None, repr=False)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
 from ssd_effnet.models.layers import replace_batch_norm, set_batch_norm
 from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.weights import LoadReport
-from ssd_effnet.registry import BACKBONES, TOPOLOGIES
+from ssd_effnet.registry import BACKBONES, STREAM_FUSIONS, TOPOLOGIES, maker
 from ssd_effnet.structures import Level
 
 
@@ -143,30 +144,41 @@ def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tup
 def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, LoadReport | None]:
     """Halfway fusion: two streams up to level ``fusion.up_to``, then one trunk."""
     whole, report = build_stream(e, 3, pretrained)
-    levels = _levels_of(whole)
-    fused = len(levels) if e.fusion.up_to is None else e.fusion.up_to + 1
+    levels, f = _levels_of(whole), e.fusion
+    fused = len(levels) if f.up_to is None else f.up_to + 1
+    shared_from = 0 if f.shared else fused if f.shared_from is None else f.shared_from
+    names = [f"{i} ({level.name})" for i, level in enumerate(levels)]
     if not 1 <= fused <= len(levels):
-        names = ", ".join(f"{i} ({level.name})" for i, level in enumerate(levels))
-        raise ConfigError(f"{e.name}: key `fusion.up_to`: {e.fusion.up_to} is not one of the levels {names}")
-    apart = fused == len(levels)  # to the end: nothing to cut
-    if not apart and not can_be_cut(whole):
+        raise ConfigError(f"{e.name}: key `fusion.up_to`: {f.up_to} is not one of the levels {', '.join(names)}")
+    if f.shared_from is not None and f.shared_from >= fused:
+        of = ", ".join(names[:fused])
+        raise ConfigError(f"{e.name}: key `fusion.shared_from`: {shared_from} is not one of the streams' levels {of}")
+    hands_back = getattr(maker(STREAM_FUSIONS[f.name]), "hands_back", False)
+    places = sorted({0, shared_from, fused, *(range(fused) if hands_back else ())})
+    if places[1] < len(levels) and not can_be_cut(whole):
+        key = "name" if hands_back else "up_to" if fused < len(levels) else "shared_from"
+        remedy = f"{f.name} hands maps back there" if hands_back else "take null, which keeps two whole streams"
         raise ConfigError(
-            f"{e.name}: key `fusion.up_to`: {e.backbone.name} cannot be cut at its levels (no `cut` beside the "
-            f"forward of {type(whole).__name__}); take null, which keeps two whole streams"
+            f"{e.name}: key `fusion.{key}`: {e.backbone.name} cannot be cut at its levels (no `cut` beside the "
+            f"forward of {type(whole).__name__}); {remedy}"
         )
 
-    def cut(stream: Any, *places: int | None) -> nn.Module:
-        part: nn.Module = stream if apart else stream.cut(*places)
+    def cut(stream: Any, start: int, stop: int) -> nn.Module:
+        part: nn.Module = stream if stop - start == len(levels) else stream.cut(start, stop)
         return part
 
-    streams = [cut(whole, 0, fused)]
-    if not e.fusion.shared:
+    lwir = whole
+    if shared_from > 0:
         lwir, of_lwir = build_stream(e, 1, pretrained)
-        streams.append(cut(lwir, 0, fused))
         if report is not None and of_lwir is not None:
             report = replace(report, adapted=of_lwir.adapted)
-    trunk = None if apart else cut(whole, fused)
-    return HalfwayFusion(streams, trunk, levels, fused, e.fusion.kernel_size), report
+    stages = [
+        [cut(stream, *part) for stream in ((whole, lwir) if part[0] < shared_from else (whole,))]
+        for part in pairwise(places)
+    ]
+    fuse = [make(f, channels=level.channels, stride=level.stride)[0] for level in levels[:fused]]
+    trunk = None if fused == len(levels) else cut(whole, fused, len(levels))
+    return HalfwayFusion(stages, fuse, trunk, levels), report
 
 
 def build_backbone(e: ExperimentConfig, in_channels: int) -> nn.Module:

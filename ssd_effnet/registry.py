@@ -202,6 +202,7 @@ def _meaning(doc: str, argument: str) -> str:
 
 BACKBONES = Registry("backbone", "ssd_effnet.models.backbones", ("name", "in_channels", "levels"))
 TOPOLOGIES = Registry("topology", "ssd_effnet.models.necks.topologies", ("num_levels", "outputs"))
+STREAM_FUSIONS = Registry("fusion of streams", "ssd_effnet.models.fusion", ("channels", "stride"))
 FUSIONS = Registry("fusion", "ssd_effnet.models.necks.graph", ("num_inputs",))
 UPSAMPLINGS = Registry("upsampling", "ssd_effnet.models.necks.resampling", ("in_channels", "out_channels", "ratio"))
 DOWNSAMPLINGS = Registry("downsampling", "ssd_effnet.models.necks.resampling", ("in_channels", "out_channels", "ratio"))

@@ -88,8 +88,10 @@ def _combinations(e: ExperimentConfig) -> Complaints:
             yield f"data.{key}", "is for data.kind: kaist; of coco each split's JSON file holds its annotations"
     if e.neck.topology == "none" and e.adapter.after_neck:
         yield "adapter.after_neck", "needs a neck; set neck.topology"
-    if e.fusion.kernel_size not in (1, 3):
-        yield "fusion.kernel_size", f"must be 1 or 3, not {e.fusion.kernel_size}"
+    if e.fusion.name == "concat" and (size := getattr(e.fusion, "kernel_size", 1)) not in (1, 3):
+        yield "fusion.kernel_size", f"must be 1 or 3, not {size}"
+    if e.fusion.shared and e.fusion.shared_from:
+        yield "fusion.shared_from", "must be null with fusion.shared, which shares all levels"
     if watched["schedule.monitor"] and not e.data.val:
         watches = f"{e.schedule.name} watches {watched['schedule.monitor']}"
         yield "schedule.name", f"{watches}, but data.val names no validation split"

@@ -104,8 +104,10 @@ class BackboneConfig:
 class FusionConfig:
     """Halfway fusion of the two modalities; read only with ``input.modality: halfway``."""
 
-    kernel_size: int = 1  # 1 or 3, of the convolutions that join the streams
+    name: str = choice(registry.STREAM_FUSIONS, "concat")  # joins both streams' maps of a level
     shared: bool = False  # one set of weights for both streams
+    # index of the first level that one set of weights computes for both streams; None: none
+    shared_from: int | None = _key(None, "at least 0")
     # index of the last level with two streams; None: all
     up_to: int | None = _key(None, "at least 0")
 
@@ -258,7 +260,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = _group(AugmentConfig)
     backbone: BackboneConfig = _group(BackboneConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
+    fusion: FusionConfig = _group(FusionConfig)
     adapter: AdapterConfig = _group(AdapterConfig)
     neck: NeckConfig = _group(NeckConfig)
     extras: ExtrasConfig = field(default_factory=ExtrasConfig)

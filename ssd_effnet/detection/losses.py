@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_kaist.structures import Targets
+from data_kaist.errors import Failure
+from data_kaist.structures import Batch, Targets
 from ssd_effnet.detection.boxes import (
     SSD_VARIANCES,
     Variances,
@@ -36,12 +37,39 @@ _EPS = 1e-7
 
 @dataclass
 class Losses:
-    """Scalars: loss to minimise (``total``), its parts ``cls`` and ``loc``, number of positives."""
+    """Scalars: loss to minimise (``total``), its parts ``cls``, ``loc`` and ``own`` by name, number of positives."""
 
     total: torch.Tensor
     cls: torch.Tensor
     loc: torch.Tensor
     positives: torch.Tensor
+    own: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """Losses without gradient by name: ``loss_total``, ``loss_cls``, ``loss_loc``, ``loss_NAME``."""
+        every = {"total": self.total, "cls": self.cls, "loc": self.loc, **self.own}
+        return {f"loss_{name}": loss.detach() for name, loss in every.items()}
+
+    def with_own(self, detector: nn.Module, batch: Batch) -> Losses:
+        """Add those that modules of the detector name by a method ``losses(batch) -> {name: scalar}``.
+
+        The method is called after the forward pass, whose results the module keeps. Losses of one name are added.
+
+        Raises:
+            LossNameError: a name is that of another loss.
+        """
+        own: dict[str, torch.Tensor] = {}
+        for module in detector.modules():
+            losses: Callable[[Batch], dict[str, torch.Tensor]] = getattr(module, "losses", lambda _: {})
+            for name, loss in losses(batch).items():
+                if name in ("total", "cls", "loc"):
+                    raise LossNameError(f"the loss {name!r} of {type(module).__name__} has the name of another")
+                own[name] = own[name] + loss if name in own else loss
+        return replace(self, total=sum(own.values(), self.total), own=own)
+
+
+class LossNameError(Failure, ValueError):
+    """A module's loss has a name that is taken."""
 
 
 class ClassLoss(ABC):

@@ -20,10 +20,9 @@ from ssd_effnet.distributed import gather_from_processes, mean_over_processes
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import Scores, named_figures, score_classes
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.structures import Detections, NonFiniteError
+from ssd_effnet.structures import Detections, NonFiniteError, RawOutputs
 
 LOG_EVERY = 10  # steps, for logging and for reading whether losses are finite
-LOSSES = ("loss_total", "loss_cls", "loss_loc")
 
 
 _REMEDY = (
@@ -99,16 +98,21 @@ class TrainingModule(LightningModule):
         # drop-connect draws from torch's generator; seeded per step, a resumed run draws the same numbers
         place = (self.experiment["trainer"]["seed"], self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        losses: Losses = self.criterion(self.detector(batch.images), batch.targets)
-        of_all = mean_over_processes(torch.stack([losses.total, losses.cls, losses.loc]).detach())
+        losses = self._losses(self.detector(batch.images), batch)
+        mine = losses.named()
+        of_all = mean_over_processes(torch.stack(list(mine.values())))
         self.unread.append(UnreadLoss(self.global_step, of_all[0], losses.total.detach(), batch.names))
-        for name, value in zip(LOSSES, of_all, strict=True):
+        for name, value in zip(mine, of_all, strict=True):
             self.log(f"train_epoch/{name}", value, on_step=False, on_epoch=True, batch_size=len(batch.names))
         # each reading waits for the GPU; Lightning's logger reads at the same steps
         if (self.global_step + 1) % LOG_EVERY == 0 or self.trainer.is_last_batch:
             self._refuse_non_finite_losses()
-            self._log_step(batch, of_all)
+            self._log_step(batch, dict(zip(mine, of_all, strict=True)))
         return losses.total
+
+    def _losses(self, outputs: RawOutputs, batch: Batch) -> Losses:
+        losses: Losses = self.criterion(outputs, batch.targets)
+        return losses.with_own(self.detector, batch)
 
     def _refuse_non_finite_losses(self) -> None:
         """Raise if a loss since the last reading is not finite, in all processes alike."""
@@ -119,16 +123,16 @@ class TrainingModule(LightningModule):
             mine = [] if loss.mine.isfinite() else loss.names
             self._stop(loss.of_all, loss.step, [n for names in gather_from_processes(mine) for n in names])
 
-    def _log_step(self, batch: Batch, of_all: torch.Tensor) -> None:
+    def _log_step(self, batch: Batch, losses: dict[str, torch.Tensor]) -> None:
         self._log_input(batch)
-        for name, value in zip(LOSSES, of_all, strict=True):
+        for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss_total", batch_size=len(batch.names))
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             self.log(f"lr/{group['name']}", group["lr"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self.detector(batch.images)
-        losses: Losses = self.criterion(outputs, batch.targets)
+        losses = self._losses(outputs, batch)
         if not torch.isfinite(losses.total):
             self._stop(losses.total, self.global_step, batch.names)
         self._collect(outputs, batch, losses)
@@ -176,9 +180,10 @@ class TrainingModule(LightningModule):
         size = (batch.images.shape[-2], batch.images.shape[-1])
         found: Detections = self.postprocess(outputs, size, batch.original_sizes, batch.content_sizes)
         table = found.table(batch.indices.tolist(), self.classes.names)
-        values = torch.stack([losses.total, losses.cls, losses.loc]).tolist() if losses else []
+        named = losses.named() if losses else {}
+        values = torch.stack(list(named.values())).tolist() if named else []
         self.found[int(batch.indices[0])] = ImageFindings(
-            table, dict(zip(LOSSES, values, strict=False)), len(batch.names)
+            table, dict(zip(named, values, strict=True)), len(batch.names)
         )
 
     def _score(self, stage: str) -> None:
@@ -193,7 +198,8 @@ class TrainingModule(LightningModule):
             return
         figures = dict(named_figures(scores, self.classes))
         images = sum(found.images for found in batches)
-        figures |= {name: sum(found.losses[name] * found.images for found in batches) / images for name in LOSSES}
+        for name in batches[0].losses:
+            figures[name] = sum(found.losses[name] * found.images for found in batches) / images
         on_bar = [of.figures[0] for of in in_place("line")]
         for name, value in figures.items():
             if not math.isnan(value):  # no object of that kind in the split

@@ -484,6 +484,7 @@ def test_batches(modality: Modality, channels: int, root: Path) -> None:
     assert not batch.targets.ignore.any()
     assert batch.original_sizes.tolist() == [[48, 60]] * 2
     assert batch.indices.tolist() == [3, 0]
+    assert batch.daytime.tolist() == [{"day": 1, "night": 0}[frames[i].annotations.daytime or ""] for i in (3, 0)]
     assert batch.names == [TRAIN[3], TRAIN[0]]
     empty = collate([data[0]]).targets  # one row of padding
     assert empty.boxes_xyxy.shape == (1, 1, 4) and not empty.is_object.any()

@@ -14,7 +14,7 @@ from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.extras import ExtraLevels
-from ssd_effnet.models.fusion import HalfwayFusion
+from ssd_effnet.models.fusion import ConcatFusion, HalfwayFusion
 from ssd_effnet.models.layers import ConvNormAct, FrozenBatchNorm2d, L2Norm
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.models.necks.topologies import bifpn, fpn
@@ -93,7 +93,7 @@ def test_the_convolutions_of_every_part_start_with_xavier() -> None:
         ExtraLevels(levels, 16),
         GraphNeck(levels, fpn(3), channels=16, upsample="transposed", convolution="conv3x3"),
         GraphNeck(levels, bifpn(3), channels=16, downsample="conv", convolution="separable"),
-        HalfwayFusion([nn.Identity(), nn.Identity()], None, levels, 3).fuse,
+        HalfwayFusion([[nn.Identity()] * 2], [ConcatFusion(24) for _ in levels], None, levels).fuse,
     ]
     for part in parts:
         convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m.groups == 1]

@@ -14,6 +14,7 @@ from ssd_effnet.models.backbones import BACKBONES, Backbone
 from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Normalize
 from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
+from ssd_effnet.registry import STREAM_FUSIONS
 from ssd_effnet.structures import Level
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -30,13 +31,76 @@ def halfway(*overrides: str, name: str = "lite0") -> HalfwayFusion:
     return detector.backbone
 
 
-@pytest.mark.parametrize(("shared", "up_to"), [("false", "null"), ("false", "1"), ("true", "0"), ("true", "2")])
-def test_every_parameter_learns_from_the_deepest_map_or_its_own(shared: str, up_to: str) -> None:
-    fusion = halfway(f"fusion.shared={shared}", f"fusion.up_to={up_to}").train()
+class Exchange(nn.Module):
+    """Hands each stream the other's map."""
+
+    hands_back = True
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.join = nn.Conv2d(2 * channels, channels, 1)
+        self.stride, self.seen = stride, [torch.empty(0)] * 2
+
+    def forward(self, visible: torch.Tensor, lwir: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.seen = [visible.detach(), lwir.detach()]
+        return self.join(torch.cat([visible, lwir], 1)), lwir, visible
+
+
+@pytest.mark.parametrize("name", ["concat", "exchange"])
+@pytest.mark.parametrize(
+    ("shared", "up_to"), [("false", "null"), ("false", "1"), ("true", "0"), ("true", "2"), ("1", "null"), ("1", "1")]
+)
+def test_every_parameter_learns_from_the_deepest_map_or_its_own(
+    shared: str, up_to: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STREAM_FUSIONS, "exchange", Exchange)
+    key = "shared_from" if shared == "1" else "shared"
+    fusion = halfway(f"fusion.{key}={shared}", f"fusion.up_to={up_to}", f"fusion.name={name}").train()
     maps = fusion(torch.randn(2, 4, 64, 96))
     assert [tuple(x.shape) for x in maps] == [(2, 40, 8, 12), (2, 112, 4, 6), (2, 320, 2, 3)]
     sum(x.square().mean() for x in maps).backward()  # type: ignore[union-attr]
     assert [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_shared_from_a_level_on_streams_have_one_set_of_weights_and_statistics() -> None:
+    """Level 0 has two sets, 1 and 2 one: that of the visible stream, whose norms see both as one batch."""
+    apart, partly, shared = (halfway(*own).train() for own in ((), ("fusion.shared_from=1",), ("fusion.shared=true",)))
+    numbers = [{k: v for k, v in one.named_parameters() if "fuse" not in k} for one in (apart, partly, shared)]
+    two, some, one = (sum(p.numel() for p in n.values()) for n in numbers)
+    first = sum(p.numel() for p in partly.streams[1].parameters())
+    assert some == one + first < two and first == sum(p.numel() for p in apart.streams[1].cut(0, 1).parameters())
+    assert halfway("fusion.shared_from=0").state_dict().keys() == shared.state_dict().keys()
+    assert len(partly.streams) == 2 and [len(stage) for stage in partly.later] == [1]
+    norm, entering = next(m for m in partly.later[0][0].modules() if isinstance(m, nn.BatchNorm2d)), []
+    norm.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    maps = partly(torch.randn(2, 4, 64, 96))
+    assert [x.shape[0] for x in entering] == [4] and [x.shape[1] for x in maps] == [40, 112, 320]
+    for own in (("fusion.shared_from=3",), ("fusion.shared_from=1", "fusion.up_to=0")):
+        with pytest.raises(
+            ConfigError, match=r"key `fusion\.shared_from`: [31] is not one of the streams' levels 0 \("
+        ):
+            halfway(*own)
+    with pytest.raises(ConfigError, match=r"key `fusion\.shared_from`: must be null"):
+        halfway("fusion.shared_from=1", "fusion.shared=true")
+
+
+@torch.no_grad()
+def test_what_a_fusion_hands_back_goes_on_in_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STREAM_FUSIONS, "exchange", Exchange)
+    fusion = halfway("fusion.name=exchange").eval()
+    fusion(images := torch.randn(1, 4, 64, 96))
+    assert [join.stride for join in fusion.fuse] == [8, 16, 32]
+    streams = [[fusion.streams[i], fusion.later[0][i], fusion.later[1][i]] for i in range(2)]
+    visible, lwir = streams[0][0](images[:, :3])[0], streams[1][0](images[:, 3:])[0]
+    for level in range(3):
+        torch.testing.assert_close(fusion.fuse[level].seen, [visible, lwir])
+        if level < 2:
+            visible, lwir = streams[0][level + 1](lwir)[0], streams[1][level + 1](visible)[0]
+    monkeypatch.setitem(BACKBONES, "mine", Whole)
+    own = ("backbone.name=mine", "backbone.levels=null", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]")
+    for stated, key in (("fusion.name=exchange", "name"), ("fusion.shared_from=1", "shared_from")):
+        with pytest.raises(ConfigError, match=rf"key `fusion\.{key}`: mine cannot be cut"):
+            halfway(*own, stated)
 
 
 def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
@@ -88,7 +152,7 @@ def test_shared_or_not_both_streams_answer_a_grey_image_alike() -> None:
         e = experiment("input.modality=halfway", f"fusion.shared={shared}", "backbone.pretrained=imagenet")
         fusion = build_detector(e)[0].backbone.eval()
         for join in fusion.fuse:
-            join.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+            join.register_forward_pre_hook(lambda _, inputs: joined.append(torch.cat(inputs, 1)))
         fusion(grey)
     assert len(joined) == 6
     for pair, other in zip(joined[:3], joined[3:], strict=True):
