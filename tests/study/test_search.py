@@ -21,6 +21,7 @@ from lightning.pytorch import Callback
 from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution as Floats
 from optuna.distributions import IntDistribution as Ints
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -429,6 +430,16 @@ def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
     with pytest.raises(SearchError, match=r"search\.db: is not the storage of a search") as caught:
         open_study(planned(files))
     assert "\n" not in str(caught.value)
+
+
+def test_a_storage_that_cannot_be_written_ends_in_a_sentence(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(e: ExperimentConfig, epoch: int) -> float:
+        raise StorageInternalError("database or disk is full\nmore")
+
+    pretend(monkeypatch, full)
+    search = planned(files)
+    with pytest.raises(SearchError, match=r"search\.db: database or disk is full$"):
+        run_trials(search, open_study(search), 2, silent)
 
 
 def test_without_optuna_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

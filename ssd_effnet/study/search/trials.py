@@ -170,7 +170,8 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
     Raises:
         Busy, Interrupted, DataError, OSError: what the next trial would meet as well. The trial is not lost: it is
             queued again.
-        SearchError: ten trials have failed, and few others did not.
+        SearchError: ten trials have failed, and few others did not; the storage cannot be written, or another process
+            has taken over the trial.
     """
     failed_before = counts(study)["failed"]
 
@@ -181,12 +182,13 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
             last = list(failures(study).values())[-1]
             raise SearchError(f"{search.out}: {failed} trials failed and {ended} did not; the last one: {last}")
 
-    if len(study.get_trials(deepcopy=False, states=_ENDED)) < trials:
-        study.optimize(
-            lambda trial: _run_trial(search, trial, echo),
-            callbacks=[refuse_to_fail_on, MaxTrialsCallback(trials, states=_ENDED)],
-            gc_after_trial=True,
-        )
+    if len(study.get_trials(deepcopy=False, states=_ENDED)) >= trials:
+        return
+    stop = MaxTrialsCallback(trials, states=_ENDED)
+    try:
+        study.optimize(lambda t: _run_trial(search, t, echo), callbacks=[refuse_to_fail_on, stop], gc_after_trial=True)
+    except optuna.exceptions.OptunaError as error:
+        raise SearchError(f"{search.out / 'search.db'}: {str(error).splitlines()[0]}") from error
 
 
 def trial_number(trial: FrozenTrial) -> int:
