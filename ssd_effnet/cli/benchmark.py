@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_overrides(argv)
     if arguments.overrides and arguments.run is not run_models:
         parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")
-    from ssd_effnet.training.machine import usable_device
+    from ssd_effnet.training.environment import usable_device
 
     usable_device(arguments.device)
     arguments.run(arguments)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_models(a: argparse.Namespace) -> None:
     from ssd_effnet.benchmark.models import measure_model, models_table
     from ssd_effnet.config.loading import EXPERIMENTS, load_experiment
-    from ssd_effnet.training.machine import machine_line
+    from ssd_effnet.training.environment import machine_line
     from ssd_effnet.training.runtime import threads_of
 
     files, behind = shell.without_settings(a.experiments or [])
@@ -106,7 +106,7 @@ def run_stages(a: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ssd_effnet.benchmark.stages import Row, measure
-    from ssd_effnet.training.machine import machine_line
+    from ssd_effnet.training.environment import machine_line
     from ssd_effnet.training.runtime import threads_of
 
     rows: list[Row] = []
@@ -130,7 +130,7 @@ def run_stages(a: argparse.Namespace) -> None:
 
 def run_gpu(a: argparse.Namespace) -> None:
     from ssd_effnet.benchmark.gpu import EXPERIMENTS, SIZES, Speed, Trial, benchmark_gpu, write_speeds
-    from ssd_effnet.training.machine import machine_line, usable_device
+    from ssd_effnet.training.environment import machine_line, usable_device
 
     device = usable_device(a.device)
     trial = Trial(device, steps=a.steps, workers=a.workers)

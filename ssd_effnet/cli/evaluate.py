@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     from data_kaist.detections import write_coco_results
     from ssd_effnet.evaluation import scores as evaluation
-    from ssd_effnet.evaluation.joining import join
+    from ssd_effnet.evaluation.late_fusion import join
     from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
     from ssd_effnet.evaluation.significance import blocks
 

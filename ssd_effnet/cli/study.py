@@ -174,9 +174,9 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
 def show_power(out: Path) -> None:
     """Says, from the spread of the runs that the study has, how many seeds would tell 2 points."""
     from ssd_effnet.evaluation.significance import seeds_to_tell
-    from ssd_effnet.study.entries import figure_name, seeds_in_words
     from ssd_effnet.study.plan import survey
     from ssd_effnet.study.records import load_study
+    from ssd_effnet.study.report_entries import figure_name, seeds_in_words
     from ssd_effnet.training.run_directory import State
 
     if not any(directory.state is State.FINISHED for directory in survey(out)[0]):

@@ -13,7 +13,7 @@ from ssd_effnet.build import as_size, build_criterion, build_dataset, build_dete
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.training.devices import accelerator
-from ssd_effnet.training.machine import cores
+from ssd_effnet.training.environment import cores
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.preflight import refuse_single_values
 from ssd_effnet.training.runtime import threads_of

@@ -21,8 +21,8 @@ import torch
 from data_kaist.errors import Failure
 from ssd_effnet.registry import plugins
 from ssd_effnet.study.plan import Job
+from ssd_effnet.training.environment import cores
 from ssd_effnet.training.interruption import SIGNALS
-from ssd_effnet.training.machine import cores
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, State
 

@@ -15,7 +15,7 @@ from ssd_effnet.build import as_size, build_detector
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.study.records import Experiment
-from ssd_effnet.training.machine import machine_line
+from ssd_effnet.training.environment import machine_line
 from ssd_effnet.training.runtime import in_turns
 
 ROUNDS = 5

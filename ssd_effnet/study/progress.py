@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Table
 
 from ssd_effnet.evaluation.metrics import headline, in_place, metric_of
-from ssd_effnet.study.entries import NOTHING, number
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job
+from ssd_effnet.study.report_entries import NOTHING, number
 from ssd_effnet.training.run_directory import RunDirectory, State
 
 STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}

@@ -36,7 +36,7 @@ from ssd_effnet.evaluation.significance import (
 )
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.study.plan import read_study, runs_of, verdict_metric
-from ssd_effnet.training.machine import code_name
+from ssd_effnet.training.environment import code_name
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 
 Verdict = Literal["better", "worse", "cannot tell"]

@@ -22,7 +22,10 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.study import figures
 from ssd_effnet.study.ablation import WITHOUT
 from ssd_effnet.study.disagreement import disagreement
-from ssd_effnet.study.entries import (
+from ssd_effnet.study.latency import Latency, latency
+from ssd_effnet.study.plan import read_study, study_file
+from ssd_effnet.study.records import Difference, Experiment, Study, load_study, tested_on
+from ssd_effnet.study.report_entries import (
     NOTHING,
     ReportEntry,
     between,
@@ -34,9 +37,6 @@ from ssd_effnet.study.entries import (
     number,
     setting,
 )
-from ssd_effnet.study.latency import Latency, latency
-from ssd_effnet.study.plan import read_study, study_file
-from ssd_effnet.study.records import Difference, Experiment, Study, load_study, tested_on
 from ssd_effnet.study.tables import results_csv, results_md, results_tex, scores_of_others
 from ssd_effnet.training.run_directory import RunError, State
 from ssd_effnet.visualize.templates import templates

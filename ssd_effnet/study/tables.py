@@ -17,7 +17,9 @@ from data_kaist.layouts import image_ids
 from ssd_effnet.evaluation.metrics import in_place, single
 from ssd_effnet.evaluation.scores import GroundTruth, Scores, score, short_names
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
-from ssd_effnet.study.entries import (
+from ssd_effnet.study.latency import Latency
+from ssd_effnet.study.records import Study, tested_on
+from ssd_effnet.study.report_entries import (
     NOTHING,
     ReportEntry,
     between,
@@ -30,8 +32,6 @@ from ssd_effnet.study.entries import (
     setting,
     verdict_in_words,
 )
-from ssd_effnet.study.latency import Latency
-from ssd_effnet.study.records import Study, tested_on
 
 
 def results_csv(entries: Sequence[ReportEntry]) -> str:

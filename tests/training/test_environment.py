@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 from ssd_effnet.study.records import Run
-from ssd_effnet.training import machine
-from ssd_effnet.training.machine import code_name, code_patch, git_state
+from ssd_effnet.training import environment
+from ssd_effnet.training.environment import code_name, code_patch, git_state
 from ssd_effnet.training.run_directory import RunDirectory, describe_environment
 
 
@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(machine, "__file__", str(root / "ssd_effnet" / "training" / "machine.py"))
+    monkeypatch.setattr(environment, "__file__", str(root / "ssd_effnet" / "training" / "environment.py"))
     return root
 
 

@@ -10,7 +10,7 @@ from data_kaist.detections import write_coco_results
 from data_kaist.errors import DataError
 from data_kaist.structures import DetectionTable
 from ssd_effnet.cli.evaluate import main
-from ssd_effnet.evaluation.joining import join
+from ssd_effnet.evaluation.late_fusion import join
 
 
 def table(
