@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_kaist.classes import PEOPLE, Classes
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
 from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped
+from data_kaist.splits import spelling
 from data_kaist.structures import Annotations, Batch, Targets
 from data_kaist.transforms import Sample, Transform
 
@@ -150,7 +152,20 @@ class DetectionDataset(Dataset[Sample]):
             name=frame.name,
             daytime=annotations.daytime,
             another=lambda rng: self._read(int(rng.integers(len(self)))),
+            earlier=lambda places: self._read(self.earlier(index, places)),
         )
+
+    def earlier(self, index: int, places: int) -> int:
+        """Index of the frame so many places earlier, or of the first of its video: of one folder and one size."""
+
+        def video(i: int) -> tuple[Path, tuple[int, int]]:
+            frame = self.frames[i]
+            return Path(spelling(frame.name) or frame.name).parent, frame.annotations.size
+
+        least = max(index - places, 0)
+        while index > least and video(index - 1) == video(index):
+            index -= 1
+        return index
 
     def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The frame's images, not to be written to."""

@@ -48,6 +48,7 @@ class Sample:
         content_size: (height, width) after the resize, without padding to the right and below; None: not resized.
         daytime: ``"day"``, ``"night"`` or None if unknown.
         another: draws a frame of the same split, as it was read; None: there is no split.
+        earlier: the frame so many places earlier in the split, as it was read, or its video's first; None: as above.
     """
 
     visible: np.ndarray | None
@@ -61,6 +62,7 @@ class Sample:
     content_size: tuple[int, int] | None = None
     daytime: Daytime | None = None
     another: Callable[[np.random.Generator], Sample] | None = field(default=None, repr=False)
+    earlier: Callable[[int], Sample] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:

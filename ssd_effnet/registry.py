@@ -216,6 +216,7 @@ BOX_LOSSES = Registry("box loss", "ssd_effnet.detection.losses", ("variances",))
 OPTIMIZERS = Registry("optimizer", "ssd_effnet.recipes", ("params", "lr"))
 SCHEDULES = Registry("schedule", "ssd_effnet.recipes", ("optimizer", "steps", "warmup_steps"))
 AUGMENTATIONS = Registry("augmentation", "data_kaist.transforms", table="AUGMENTATIONS")
+CORRUPTIONS = Registry("corruption", "data_kaist.corruptions", table="CORRUPTIONS")
 
 plugins: dict[str, str] = {}
 """Imported plugins and the folder from which each was asked for."""

@@ -1,11 +1,13 @@
-"""Test finished runs again, on another split, annotation set or data set.
+"""Test finished runs again, on another split, annotation set or data set, or with failing cameras.
 
 Beside each run, in tests/NAME/: results.json, detections.json, detections_kaist.txt. The run's own files stay.
+--stress tests each corruption of the images (docs/running.md) at three strengths, for a table, a plot, TensorBoard.
 
 examples:
   ssd-effnet test runs/lite0/seed? data.test=test-night-20
   ssd-effnet test runs/lite0/seed0 data.test_annotations=KAIST_annotation.json --name improved
   ssd-effnet test runs/lite0/seed0 data.kind=coco data.root=data/llvip data.test=test.json
+  ssd-effnet test runs/lite0/seed0 runs/20b_halfway/seed0 --stress --plot stress.png
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet test")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or tested checkpoints, and key=value")
     parser.add_argument("--name", default="", help="folder below RUN/tests (default: made of the settings)")
+    parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")
+    parser.add_argument("--seed", type=shell.from_zero, default=0, help="of --stress (default: %(default)s)")
+    text = "of --stress: miss rates of the first subset by kind and strength (default: %(default)s)"
+    parser.add_argument("--plot", type=Path, default=Path("stress.png"), metavar="FILE", help=text)
     shell.add_subsets(parser)
     return parser
 
@@ -35,17 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--name is that of a folder, without others before it")
 
     from data_kaist.errors import Failure
-    from ssd_effnet.evaluation.scores import Scores, results_table, short_names
-    from ssd_effnet.training.run import test_again
+    from ssd_effnet.evaluation.scores import results_table, save_figure, short_names
+    from ssd_effnet.training.run import CLEAN, test_again
     from ssd_effnet.training.run_directory import RunDirectory
+    from ssd_effnet.visualize.stress import Stressed, stress_figure, stress_table
 
-    scores: dict[str, Scores] = {}
+    tested: dict[str, Stressed] = {}
     seeds: dict[str, list[str]] = {}
     failed = 0
     names = short_names([RunDirectory.holding(run).path for run in runs])
     for run, name in zip(runs, names, strict=True):
         try:
-            folder, by_class = test_again(run, overrides, arguments.name)
+            stress = arguments.seed if arguments.stress else None
+            folder, tests = test_again(run, overrides, arguments.name, stress=stress)
         except Failure as error:
             if error.exit_code != 1:
                 raise
@@ -53,10 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = 1
             continue
         print(f"written to {folder}")
-        for of_class, found in by_class.items():
-            row = f"{name}, {of_class}" if len(by_class) > 1 else name
-            scores[row] = found
+        for of_class in tests[CLEAN]:
+            row = f"{name}, {of_class}" if len(tests[CLEAN]) > 1 else name
+            tested[row] = {test: by_class[of_class] for test, by_class in tests.items()}
             seeds.setdefault(row.replace(f"/{RunDirectory.holding(run).path.name}", ""), []).append(row)
-    if scores:
+    if tested:
+        scores = {row: of_row[CLEAN] for row, of_row in tested.items()}
         shell.print_table(results_table(scores, arguments.subsets, {k: v for k, v in seeds.items() if len(v) > 1}))
+    if tested and arguments.stress:
+        groups = {name: [tested[row] for row in rows] for name, rows in seeds.items()}
+        for subset in arguments.subsets:
+            shell.print_table(stress_table(groups, subset))
+        save_figure(stress_figure(groups, arguments.subsets[0]), arguments.plot, dpi=120)
+        print(arguments.plot)
     return failed

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,17 +24,19 @@ from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from data_kaist.annotations import doubt_of_boxes, other_labels
 from data_kaist.classes import Classes, is_among
+from data_kaist.corruptions import STRENGTHS
 from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Failure
 from data_kaist.files import write_whole
-from data_kaist.layouts import category_ids, image_ids
+from data_kaist.layouts import SIDES, category_ids, image_ids
 from data_kaist.splits import is_frame_name
 from data_kaist.structures import DetectionTable
-from data_kaist.transforms import Sample
+from data_kaist.transforms import Compose, Sample, Transform
 from ssd_effnet.build import (
     build_annotations,
     build_criterion,
@@ -54,6 +56,7 @@ from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figu
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import preflight
 from ssd_effnet.training.callbacks import (
     Doubts,
@@ -395,18 +398,24 @@ TEST_KEYS = tuple(sorted({key for key in key_types() if key.startswith("data.")}
 """Keys that are free where a run is tested again: where its data are and what they are scored by."""
 
 
+Tests: TypeAlias = dict[tuple[str, int], dict[str, Scores]]
+"""Scores by class of each test: ``("clean", 0)``, ``("fog", 1)`` and so on, by kind and strength of the corruption."""
+CLEAN = ("clean", 0)
+
+
 def test_again(
-    path: Path, overrides: Sequence[str] = (), name: str = "", *, echo: Callable[[str], None] = print
-) -> tuple[Path, dict[str, Scores]]:
-    """Test a finished run on other data; writes ``tests/<name>/`` in the run.
+    path: Path, overrides: Sequence[str] = (), name: str = "", *, stress: int | None = None
+) -> tuple[Path, Tests]:
+    """Test a finished run on other data or under corruptions; writes ``tests/<name>/`` in the run.
 
     Args:
         path: the run directory or its tested checkpoint.
         overrides: ``key=value`` of :data:`TEST_KEYS`: another split, annotation set or data set.
         name: of the folder; empty: made of the overrides.
+        stress: seed of :data:`data_kaist.corruptions.CORRUPTIONS`, each of which is tested too; None: none is.
 
     Returns:
-        The folder, and the scores by class.
+        The folder, and the scores by class of each test.
     """
     _quieten_lightning()
     directory, checkpoint = RunDirectory.holding(path), checkpoint_file(path)
@@ -421,11 +430,12 @@ def test_again(
     experiment.trainer.devices = experiment.trainer.num_nodes = 1
     if not experiment.data.test:
         raise RunError(f"{directory}: was trained without a test split; say data.test=...")
-    beside = RunDirectory(directory.path / "tests" / (name or _test_name(overrides)))
-    if beside.results_file.is_file() and (other := beside.results().get("settings")) != sorted(overrides):
+    said = sorted([*overrides, *([] if stress is None else [f"stress={stress}"])])
+    beside = RunDirectory(directory.path / "tests" / (name or _test_name(said)))
+    if beside.results_file.is_file() and (other := beside.results().get("settings")) != said:
         raise RunError(f"{beside}: holds a test with other settings, {' '.join(other or ())}; give another --name")
     dataset = build_dataset(experiment, "test")
-    _say_data(experiment, "test", dataset, echo)
+    _say_data(experiment, "test", dataset, print)
     module = _module(experiment, build_detector(experiment, pretrained=False)[0], {"test": dataset})
     trainer = Trainer(
         **devices(experiment),
@@ -435,18 +445,56 @@ def test_again(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    transforms = {CLEAN: dataset.transform} | ({} if stress is None else _under_stress(dataset, stress))
+    tests: Tests = {}
     try:
-        table, scores = _test(trainer, module, loader(experiment, dataset, "test", Processes()), checkpoint)
+        for (kind, strength), dataset.transform in transforms.items():
+            batches = loader(experiment, dataset, "test", Processes())
+            table, tests[kind, strength] = _test(trainer, module, batches, checkpoint)
+            if kind == CLEAN[0]:
+                _write_detections(beside, dataset, table)
+            else:
+                mr = tests[kind, strength][dataset.classes.main].percent("matlab")["reasonable_all"]
+                print(f"{kind}, strength {strength}: MR {mr:.2f}")
     except DataError as error:
         raise _without_traceback(error) from error
     except SystemExit:  # Lightning's answer to Ctrl+C
         raise Interrupted(f"{beside}: stopped while it was tested") from None
-    _write_detections(beside, dataset, table)
     kept = {key: results[key] for key in ("experiment", "seed", "checkpoint", "epoch")}
     data = describe_data({"test": dataset})["test"] | {"skipped_frames": dataset.skipped}
-    tested = {"test": _test_results(experiment, dataset, scores)}
-    write_results(beside.results_file, {**kept, "settings": sorted(overrides), "data": data, **tested})
-    return beside.path, scores
+    tested: dict[str, Any] = {"test": _test_results(experiment, dataset, tests[CLEAN])}
+    if stress is not None:
+        tested["stress"] = {f"{kind} {s}": classes_as_dict(tests[kind, s], dataset.classes) for kind, s in tests if s}
+        _log_stress(beside.path, tests, dataset.classes)
+    write_results(beside.results_file, {**kept, "settings": said, "data": data, **tested})
+    return beside.path, tests
+
+
+def _under_stress(dataset: DetectionDataset, seed: int) -> dict[tuple[str, int], Transform]:
+    """Transforms of the data set after each corruption of its images, by kind and strength."""
+    dataset.seed = seed
+    if still := sum(dataset.earlier(i, 1) == i for i in range(len(dataset))):
+        print(f"frozen: {still:,} of {len(dataset):,} frames are the first of their video and stay as they are")
+    unread = tuple(f"_{side}" for side in SIDES["early"] if side not in SIDES[dataset.modality])
+    return {
+        (kind, strength): Compose((partial(CORRUPTIONS[kind], strength=strength), dataset.transform))
+        for kind in CORRUPTIONS
+        if not (unread and kind.endswith(unread))
+        for strength in STRENGTHS
+    }
+
+
+def _log_stress(folder: Path, tests: Tests, classes: Classes) -> None:
+    """Miss rates by corruption in TensorBoard, over the strength; 0 is without it."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    kinds = dict.fromkeys(kind for kind, strength in tests if strength)
+    with SummaryWriter(str(folder)) as writer:
+        for (kind, strength), scores in tests.items():
+            for name, value in named_figures(scores, classes):
+                for of in [kind] if strength else kinds:
+                    if name.startswith("MR/reasonable") and not math.isnan(value):
+                        writer.add_scalar(f"stress/{of}/{name}", value, strength)
 
 
 def _test_name(overrides: Sequence[str]) -> str:

@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -19,18 +21,23 @@ from processes import in_the_background
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from untrained import LITE0, SMALL, of_pairs
 
+from data_kaist import corruptions
 from data_kaist.dataset import collate
 from data_kaist.detections import read_detections
 from data_kaist.errors import DataError, Doubt
 from data_kaist.structures import DetectionTable
+from data_kaist.transforms import Sample
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.study.records import load_study
 from ssd_effnet.training.resume import refuse_to_mix
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
+
+EXTENDING = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:
@@ -68,6 +75,57 @@ def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> N
     rows = list(csv.DictReader((directory / "metrics.csv").open()))
     assert [float(row["epoch"]) for row in rows] == [0, 1]
     assert {"val/MR/reasonable_all", "val/AP50", "train_epoch/loss_total", "input/lwir/std"} <= set(rows[0])
+
+
+def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
+    finished: tuple[ExperimentConfig, Path], few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two seeds; of the kinds one, and one of a plugin."""
+    (code,) = re.findall(r"## A corruption\n.*?```python\n(.*?)```", EXTENDING.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "my_weather.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(CORRUPTIONS, "_own", {})
+    seen: list[tuple[str, int, float]] = []
+
+    def black_lwir(sample: Sample, rng: np.random.Generator, strength: int) -> Sample:
+        seen.append((sample.name, strength, rng.random()))
+        return replace(sample, lwir=np.zeros_like(sample.lwir))
+
+    monkeypatch.setattr(corruptions, "CORRUPTIONS", {"black_lwir": black_lwir})
+    runs = [tmp_path / "lite0" / "seed0", tmp_path / "lite0" / "seed1"]
+    for run_of in runs:
+        shutil.copytree(finished[1], run_of)
+    before = (runs[0] / "results.json").read_bytes()
+    pairs = ("data.kind=coco", f"data.root={few_pairs}", "data.test=five.json", "--subsets", "all_h20", "none")
+    done = command("test", *runs, "--stress", *pairs, "--plugins", "my_weather")
+    assert done.returncode == 0, done.stderr
+    tables = done.stdout.split("Miss rate in percent (lower is better), ")[1:]
+    assert [table.split(",")[0] for table in tables] == ["all h20", "none"]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in tables[0].splitlines() if "│" in line]
+    assert [row[:2] for row in rows] == [["black lwir", "lite0"], ["rain", "lite0"]]
+    assert (tmp_path / "stress.png").read_bytes().startswith(b"\x89PNG")
+    assert "frozen: 1 of 5 frames" in done.stdout and (runs[0] / "results.json").read_bytes() == before
+
+    (beside,) = (runs[0] / "tests").iterdir()
+    assert "stress=0" in beside.name
+    results = json.loads((beside / "results.json").read_text())
+    assert set(results["stress"]) == {f"{kind} {s}" for kind in ("black_lwir", "rain") for s in (1, 2, 3)}
+    mr = {kind: of["matlab"]["all_h20"] for kind, of in (results["stress"] | {"clean": results["test"]}).items()}
+    assert rows[1][2:] == [f"{mr[kind]:.2f} ± 0.00" for kind in ("clean", "rain 1", "rain 2", "rain 3")]
+    drawn = {(f"visible/{i}", s, np.random.default_rng((0, 0, i)).random()) for i in range(5) for s in (1, 2, 3)}
+    assert set(seen) == drawn and len(seen) == 2 * len(drawn)  # the same for every run and strength
+    events = EventAccumulator(str(beside)).Reload()
+    tag = "stress/rain/MR/reasonable_all"
+    values = [results["test"], *(results["stress"][f"rain {s}"] for s in (1, 2, 3))]
+    assert [(e.step, e.value) for e in events.Scalars(tag)] == [
+        (step, pytest.approx(of["matlab"]["reasonable_all"])) for step, of in enumerate(values)
+    ]
+    again = command("test", runs[0], "--stress", *pairs, "--plugins", "my_weather")
+    assert again.returncode == 0 and json.loads((beside / "results.json").read_text()) == results
+    assert len(list(beside.glob("events.*"))) == 1
+    other = command("test", runs[0], "--stress", "--seed", 1, "--name", beside.name, *pairs)
+    assert other.returncode == 1 and "other settings" in other.stderr
 
 
 def test_a_checkpoint_holds_plain_data_and_the_normalisation(finished: tuple[ExperimentConfig, Path]) -> None:
