@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -153,12 +154,13 @@ class Predictor:
             raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[DetectionTable] = []
         names, notes = [f"image {i}" for i in range(len(images))], np.zeros(len(images), NOTE)
-        for start in range(0, len(images), batch_size):
-            some = range(start, min(start + batch_size, len(images)))
-            for i in some:
-                given = images[i]
-                names[i] = _name_of(given if isinstance(given, tuple | list) else (given,), names[i])
-            found += self.detect([self.prepare(images[i], names[i], notes[i : i + 1]) for i in some], score=score)
+        for i, given in enumerate(images):
+            names[i] = _name_of(given if isinstance(given, tuple | list) else (given,), names[i])
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start in range(0, len(images), batch_size):
+                some = range(start, min(start + batch_size, len(images)))
+                samples = pool.map(lambda i: self.prepare(images[i], names[i], notes[i : i + 1]), some)
+                found += self.detect(list(samples), score=score)
         for sentence in self.doubts(zip(names, notes, strict=True)):
             warnings.warn(sentence, Doubt, stacklevel=2)
         return found
