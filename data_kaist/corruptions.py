@@ -90,13 +90,15 @@ def of_images(
     return replace(sample, **changed)
 
 
+def _of_one(side: str) -> dict[str, Callable[[Sample, np.random.Generator, int], Sample]]:
+    """The failures of one camera."""
+    changes = (black, noise, shift, missing)
+    of_image = {f"{change.__name__}_{side}": partial(of_images, change=change, sides=(side,)) for change in changes}
+    return {**of_image, f"frozen_{side}": partial(frozen, side=side)}
+
+
 CORRUPTIONS: dict[str, Callable[[Sample, np.random.Generator, int], Sample]] = {
-    **{
-        f"{change.__name__}_{side}": partial(of_images, change=change, sides=(side,))
-        for side in ("visible", "lwir")
-        for change in (black, noise, shift, missing)
-    },
-    "frozen_visible": partial(frozen, side="visible"),
-    "frozen_lwir": partial(frozen, side="lwir"),
+    **_of_one("visible"),
+    **_of_one("lwir"),
     **{change.__name__: partial(of_images, change=change) for change in (dark, fog, blur, jpeg)},
 }

@@ -12,6 +12,7 @@ examples:
   ssd-effnet visualize figure --frames set08/V001/I02579 set09/V000/I01139 --detectors runs/lite0/seed0 MLPD.txt
   ssd-effnet visualize compare MLPD.txt MSDS-RCNN.txt data.root=data/kaist --annotations KAIST_annotation.json
   ssd-effnet visualize features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
+  ssd-effnet visualize calibration runs/20_lwir/seed0 runs/20b_halfway/seed0 --keep
   ssd-effnet visualize data experiments/lite0.yaml augment.flip.p=1 --count 4
 
 For a run of another machine, data.root=... gives its test data here; the fingerprint must be equal.
@@ -63,6 +64,14 @@ def curves(files: Sequence[Path], out: Path, **settings: Any) -> str:
 
     scores = write_curves(files, out, **settings)
     shell.print_table(results_table(scores, settings["subsets"]))
+    return str(out)
+
+
+def calibration(runs: Sequence[Path], out: Path, **settings: Any) -> str:
+    """How sure a score is: reliability diagrams on the test split, ECE, and the temperature of the validation split."""
+    from ssd_effnet.visualize.calibration import write_calibration
+
+    shell.print_table(write_calibration(runs, out, **settings))
     return str(out)
 
 
@@ -155,6 +164,14 @@ def parser() -> shell.Parser:
     add("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
     add("--out", type=Path, default=Path("curves.png"), help="picture: .png, .svg, .pdf (default: %(default)s)")
 
+    add = command(calibration)
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    text = "from which detections count, in the fit as well (default: %(default)s, that of `detect`; 0: all)"
+    add("--score", dest="least", type=float, default=0.3, help=text)
+    text = "write the temperature into the checkpoint: `detect`, `Predictor` and exports then give calibrated scores"
+    add("--keep", action="store_true", help=text)
+    add("--out", type=Path, default=Path("calibration.png"), help="picture (default: %(default)s)")
+
     add = command(figure)
     add("--frames", nargs="+", required=True, metavar="FRAME", help="names as set08/V001/I02579, a column each")
     text = "runs and files of detections, a row each"
@@ -194,7 +211,7 @@ def positive_number(text: str) -> float:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser().parse_overrides(argv))
-    for name in ("files", "detectors"):  # behind these key=value may stand, too
+    for name in ("files", "detectors", "runs"):  # behind these key=value may stand, too
         if name in arguments:
             arguments[name], where = shell.without_settings(arguments[name])
             arguments["overrides"] = [*where, *arguments["overrides"]]

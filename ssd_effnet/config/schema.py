@@ -198,6 +198,7 @@ class PostprocessConfig:
     pre_nms_top_k: int = _key(1000, "at least 1")  # boxes per image that enter NMS
     nms_iou: float = _key(0.45, "in 0..1")  # IoU above which the lower-scoring box is dropped
     top_k: int = _key(200, "at least 1")  # boxes per image that remain
+    temperature: float = _key(1.0, "above 0")  # of scores, after all else; `visualize calibration` fits it
 
 
 @dataclass

@@ -19,6 +19,7 @@ class PostProcess(nn.Module):
         pre_nms_top_k: boxes per image that enter NMS, all classes together.
         nms_iou: IoU above which the lower-scoring box of a class is dropped.
         top_k: boxes per image that remain.
+        temperature: of the returned scores (:func:`ssd_effnet.evaluation.calibration.tempered`), after the threshold.
         activation, variances: of the loss.
     """
 
@@ -28,6 +29,7 @@ class PostProcess(nn.Module):
         pre_nms_top_k: int = 1000,
         nms_iou: float = 0.45,
         top_k: int = 200,
+        temperature: float = 1.0,
         activation: ScoreActivation = "softmax",
         variances: Variances = SSD_VARIANCES,
     ) -> None:
@@ -38,6 +40,7 @@ class PostProcess(nn.Module):
         self.pre_nms_top_k = pre_nms_top_k
         self.nms_iou = nms_iou
         self.top_k = top_k
+        self.temperature = temperature
 
     @torch.no_grad()
     def forward(
@@ -65,7 +68,7 @@ class PostProcess(nn.Module):
         scores, rank = torch.where(kept, scores, 0).topk(min(self.top_k, scores.shape[1]), dim=1)
         labels = torch.where(scores > 0, labels.gather(1, rank), 0)
         boxes = boxes.gather(1, rank[..., None].expand(-1, -1, 4)) * (labels > 0)[..., None]
-        found = Detections(boxes, scores, labels, anchor.gather(1, rank))
+        found = Detections(boxes, self.tempered(scores), labels, anchor.gather(1, rank))
         if original_sizes is None:
             return found
         content = boxes.new_tensor([input_size]) if content_sizes is None else content_sizes.to(boxes)
@@ -76,9 +79,13 @@ class PostProcess(nn.Module):
         return replace(
             found,
             boxes_xyxy=boxes * stretch * inside[..., None],
-            scores=scores * inside,
+            scores=found.scores * inside,
             labels=labels * inside,
         )
+
+    def tempered(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores at the temperature; those of 0, as of padding, stay."""
+        return scores if self.temperature == 1 else (scores.logit() / self.temperature).sigmoid()
 
     def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
         """Boxes xyxy ``(N, n, 4)`` of anchors ``(N, n)``, clipped to the image."""

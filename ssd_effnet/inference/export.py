@@ -25,6 +25,7 @@ from data_kaist.files import write_whole
 from ssd_effnet.build import as_size, build_padding, build_postprocess
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.postprocess import PostProcess
+from ssd_effnet.evaluation.calibration import tempered
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
@@ -83,7 +84,7 @@ class ExportedDetector(nn.Module):
         outputs = self.detector(images)
         if self.nms == "outside":
             scores, anchor, labels = self.postprocess.candidates(outputs)
-            return self.postprocess.boxes(outputs, anchor, self.size), scores, labels
+            return self.postprocess.boxes(outputs, anchor, self.size), self.postprocess.tempered(scores), labels
         found = self.postprocess(outputs, self.size)
         return found.boxes_xyxy, found.scores, found.labels
 
@@ -217,7 +218,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "padding": [build_padding(e)[c] for c in CHANNELS[e.input.modality]],  # of letterbox, by channel
         "nms": nms,
         "nms_iou": p.nms_iou,
-        "score_threshold": p.score_threshold,
+        "score_threshold": float(tempered(p.score_threshold, p.temperature)),
         "top_k": p.top_k,
         "commit": git_state()["commit"],  # of the code that exported
         "trained_commit": environment.get("git", {}).get("commit", ""),

@@ -22,6 +22,7 @@ from data_kaist.transforms import Sample
 from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
 from ssd_effnet.config.loading import experiment_of
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation.calibration import tempered
 from ssd_effnet.inference.sources import file_of
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
@@ -63,6 +64,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     file = checkpoint_file(Path(path))
     content = read_checkpoint(file)
     experiment = _zoomed(experiment_of(content["experiment"], str(file)), zoom)
+    experiment.postprocess.temperature = content.get("temperature", experiment.postprocess.temperature)
     detector, _ = build_detector(experiment, pretrained=False)
     named = content["state_dict"]
     weights = {name.removeprefix(PREFIX): named[name] for name in named if name.startswith(PREFIX)}
@@ -207,7 +209,7 @@ class Predictor:
             return []
         postprocess = copy.copy(self._postprocess)
         if score is not None:
-            postprocess.score_threshold = score
+            postprocess.score_threshold = float(tempered(score, 1 / postprocess.temperature))
         height, width = self.input_size
         what = f"{len(samples)} images of {width}x{height} pixels at once"
         with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):

@@ -22,6 +22,7 @@ from ssd_effnet.build import build_detector, build_postprocess
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.boxes import nms
+from ssd_effnet.evaluation.calibration import tempered
 from ssd_effnet.inference import export
 from ssd_effnet.inference.export import ExportError, export_detector
 from ssd_effnet.inference.predictor import Predictor
@@ -76,7 +77,7 @@ def know(detector: Detector, images: torch.Tensor) -> None:
 def save(path: Path, e: ExperimentConfig, detector: Detector) -> Path:
     weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, path)
+    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights, "temperature": 1.7}, path)
     return path
 
 
@@ -253,10 +254,11 @@ def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_
     assert done.stderr == ""
     boxes, scores, labels = in_onnx(out, images[:3])
     p = load_detector(checkpoint).experiment.postprocess
+    assert p.temperature == 1.7
     assert f"-> boxes (batch, {boxes.shape[1]}, 4)" in done.stdout and boxes.shape[1] > p.top_k
     assert (labels > 0).all() and (np.diff(scores) <= 0).all()
     apart = torch.from_numpy(boxes + labels[..., None] * np.float32(192))
-    kept = nms(apart, torch.from_numpy(scores >= p.score_threshold), p.nms_iou).numpy()
+    kept = nms(apart, torch.from_numpy(scores >= tempered(p.score_threshold, 1.7)), p.nms_iou).numpy()
     want = in_torch(checkpoint, images[:3])
     for i in range(3):
         np.testing.assert_allclose(scores[i][kept[i]][: p.top_k], want[1][i], rtol=0, atol=1e-4)
@@ -285,6 +287,7 @@ def test_weights_alone_travel(checkpoint: Path, images: torch.Tensor, tmp_path: 
     assert json.loads(facts["test"]) == tested["test"] and json.loads(facts["data"])["test"]["fingerprint"] == "abc"
     assert len(json.loads(facts["normalisation"])["mean"]) == 3 and json.loads(facts["config"])["input"]["size"]
 
+    assert json.loads(facts["config"])["postprocess"]["temperature"] == 1.7
     wanted = in_torch(checkpoint, images)
     for got, expected in zip(in_torch(whole, images), wanted, strict=True):
         np.testing.assert_array_equal(got, expected)

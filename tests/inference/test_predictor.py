@@ -149,6 +149,21 @@ def test_the_score_threshold(predictors: dict[str, Predictor]) -> None:
         predictor.predict([COLOUR], batch_size=0)
 
 
+def test_a_checkpoints_temperature_changes_scores_and_nothing_else(
+    checkpoints: dict[str, Path], predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    content = torch.load(checkpoints["visible"], weights_only=True)
+    torch.save(content | {"temperature": 0.5}, tmp_path / "calibrated.ckpt")
+    calibrated = load_detector(tmp_path / "calibrated.ckpt", device="cpu")
+    (raw,), (found,) = (predictor.predict([COLOUR]) for predictor in (predictors["visible"], calibrated))
+    np.testing.assert_array_equal(found.boxes_xyxy, raw.boxes_xyxy)
+    odds = (raw.scores / (1 - raw.scores)) ** 2
+    np.testing.assert_allclose(found.scores, odds / (1 + odds), rtol=1e-5)
+    limit = float(np.sort(found.scores)[len(found) // 2]) - 1e-6  # a threshold is of the calibrated score
+    (part,) = calibrated.predict([COLOUR], score=limit)
+    assert 0 < len(part) == (found.scores >= limit).sum() < len(found)
+
+
 @pytest.mark.parametrize(
     ("modality", "images", "message"),
     [

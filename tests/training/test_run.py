@@ -29,12 +29,14 @@ from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.study.records import load_study
 from ssd_effnet.training.resume import refuse_to_mix
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
+from ssd_effnet.visualize import calibration
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 EXTENDING = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -126,6 +128,35 @@ def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
     assert len(list(beside.glob("events.*"))) == 1
     other = command("test", runs[0], "--stress", "--seed", 1, "--name", beside.name, *pairs)
     assert other.returncode == 1 and "other settings" in other.stderr
+
+
+def test_calibration_of_a_run(
+    finished: tuple[ExperimentConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector that finds nobody has no temperature; one is kept in the checkpoint alone, of the tested scores."""
+    run_of, out = tmp_path / "lite0" / "seed0", tmp_path / "new" / "reliability.png"
+    shutil.copytree(finished[1], run_of)
+    before = {p: p.read_bytes() for p in run_of.rglob("*.*") if p.is_file()}
+    words = ("visualize", "calibration", run_of, "--score", 0, "--out", out)
+    done = command(*words)
+    assert done.returncode == 0 and "no temperature fits: 0 of" in done.stderr, done.stderr
+    assert out.read_bytes().startswith(b"\x89PNG") and "lite0/seed0 (early)" in done.stdout
+    refused = command(*words, "--keep")
+    assert refused.returncode == 1 and f"{run_of}: no temperature fits" in refused.stderr
+    assert {p: p.read_bytes() for p in before} == before
+    (validated,) = (p for p in (run_of / "tests").iterdir())
+    assert json.loads((validated / "results.json").read_text())["test"]["split"] == finished[0].data.val
+
+    given: list[int] = []
+    monkeypatch.setattr(calibration, "fit_temperature", lambda scores, right: given.append(len(scores)) or 2.0)
+    done = command(*words, "--keep")
+    assert done.returncode == 0 and "2.000" in done.stdout and given[0] > 0, done.stderr
+    directory = RunDirectory(run_of)
+    changed = [p for p in before if p.read_bytes() != before[p]]
+    assert [p.name for p in changed] == [directory.results()["checkpoint"]]
+    assert torch.load(changed[0], weights_only=True)["temperature"] == 2.0
+    assert load_detector(run_of).experiment.postprocess.temperature == 2.0 and not directory.edited(directory.trained())
+    run(finished[0], tmp_path, resume=True, echo=silent)  # nothing to do
 
 
 def test_a_checkpoint_holds_plain_data_and_the_normalisation(finished: tuple[ExperimentConfig, Path]) -> None:
