@@ -268,6 +268,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes_xyxy=torch.zeros((len(samples), most, 4)),
         labels=torch.zeros((len(samples), most), dtype=torch.int64),
         ignore=torch.zeros((len(samples), most), dtype=torch.bool),
+        present=(present := torch.ones((len(samples), most, 2), dtype=torch.bool)),
     )
     for i, sample in enumerate(samples):
         pixels, n = images[i].numpy(), len(sample.labels)
@@ -278,6 +279,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         targets.boxes_xyxy[i, :n] = torch.from_numpy(sample.boxes_xyxy)
         targets.labels[i, :n] = torch.from_numpy(sample.labels)
         targets.ignore[i, :n] = torch.from_numpy(sample.ignore)
+        present[i, :n] = torch.from_numpy(sample.in_sides)
     return Batch(
         images=images.permute(0, 3, 1, 2),  # NHWC memory seen as NCHW: channels_last without a copy
         targets=targets,

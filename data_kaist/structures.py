@@ -212,18 +212,21 @@ class Targets:
         boxes_xyxy: float32 ``(N, M, 4)``, pixels of the network's input.
         labels: int64 ``(N, M)``, class index; 0 (background) marks padding.
         ignore: bool ``(N, M)``, regions that are neither positive nor negative; False on padding.
+        present: bool ``(N, M, 2)``, whether the visible and the LWIR image have the object; None: all in both.
     """
 
     boxes_xyxy: torch.Tensor
     labels: torch.Tensor
     ignore: torch.Tensor
+    present: torch.Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Targets:
         """Apply a function to every tensor."""
-        return Targets(change(self.boxes_xyxy), change(self.labels), change(self.ignore))
+        present = None if self.present is None else change(self.present)
+        return Targets(change(self.boxes_xyxy), change(self.labels), change(self.ignore), present)
 
     @property
     def is_object(self) -> torch.Tensor:

@@ -49,6 +49,7 @@ class Sample:
         daytime: ``"day"``, ``"night"`` or None if unknown.
         another: draws a frame of the same split, as it was read; None: there is no split.
         earlier: the frame so many places earlier in the split, as it was read, or its video's first; None: as above.
+        present: bool ``(n, 2)``, whether the visible and the LWIR image have the object; None: all in both.
     """
 
     visible: np.ndarray | None
@@ -63,6 +64,12 @@ class Sample:
     daytime: Daytime | None = None
     another: Callable[[np.random.Generator], Sample] | None = field(default=None, repr=False)
     earlier: Callable[[int], Sample] | None = field(default=None, repr=False)
+    present: np.ndarray | None = None
+
+    @property
+    def in_sides(self) -> np.ndarray:
+        """``present``, or all True, ``(n, 2)``."""
+        return np.ones((len(self.labels), 2), bool) if self.present is None else self.present
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,6 +94,7 @@ class Sample:
             boxes_xyxy=boxes_xyxy[keep].astype(np.float32),
             labels=self.labels[keep],
             ignore=ignore[keep],
+            present=None if self.present is None else self.present[keep],
         )
 
 
@@ -398,7 +406,58 @@ class Mosaic:
             boxes_xyxy=np.concatenate(boxes),
             labels=np.concatenate([part.labels for part in parts]),
             ignore=np.concatenate([part.ignore for part in parts]),
+            present=np.concatenate([part.in_sides for part in parts]),
         )
+
+
+@dataclass(frozen=True)
+class SemiUnpaired:
+    """Crop and flip of a pair, or of each of its images apart (MLPD: Kim et al., RA-L 2021).
+
+    After changes apart, a person is an object per image that shows it, present in that one alone; where both boxes
+    come to lie on each other, one object with the visible image's box. Written from the paper's description.
+
+    Attributes:
+        p: probability that each image is changed apart.
+        crop: changes by it, as in ``resized_crop``, with its scale and ratio.
+        flip: probability of a flip.
+        scale: as in ``resized_crop``.
+        ratio: as in ``resized_crop``.
+        same_iou: least IoU of two boxes that are one object.
+    """
+
+    p: Share = 0.5
+    crop: Share = 0.5
+    flip: Share = 0.5
+    scale: Positive = (0.25, 4.0)
+    ratio: Positive = (0.8, 1.2)
+    same_iou: Share = 0.5
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        zoom = RandomResizedCrop(self.scale, self.ratio, self.crop)
+        change = Compose((zoom, Resize(sample.size), HorizontalFlip(self.flip)))
+        if rng.random() >= self.p or sample.visible is None or sample.lwir is None:
+            return change(sample, rng)
+        rows = replace(sample, labels=np.arange(len(sample.labels)), present=sample.in_sides)
+        visible = change(replace(rows, lwir=None, present=rows.in_sides & [True, False]), rng)
+        lwir = change(replace(rows, visible=None, present=rows.in_sides & [False, True]), rng)
+        _, i, k = np.intersect1d(visible.labels, lwir.labels, return_indices=True)
+        a, b = visible.boxes_xyxy[i], lwir.boxes_xyxy[k]
+        shared = areas(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))
+        same = shared >= self.same_iou * (areas(a) + areas(b) - shared)
+        visible.in_sides[i[same]] |= lwir.in_sides[k[same]]
+        lwir.in_sides[k[same]] = False
+        both = [visible, lwir]
+        joined = replace(
+            sample,
+            visible=visible.visible,
+            lwir=lwir.lwir,
+            boxes_xyxy=np.concatenate([side.boxes_xyxy for side in both]),
+            labels=sample.labels[np.concatenate([side.labels for side in both])],
+            ignore=np.concatenate([side.ignore for side in both]),
+            present=np.concatenate([side.in_sides for side in both]),
+        )
+        return joined.with_objects(joined.in_sides.max(1), joined.boxes_xyxy, joined.ignore)
 
 
 AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
@@ -408,6 +467,7 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "ssd_crop": SSDCrop,
     "flip": HorizontalFlip,
     "mosaic": Mosaic,
+    "semi_unpaired": SemiUnpaired,
 }
 
 _LUMA = np.array([0.299, 0.587, 0.114])

@@ -116,7 +116,8 @@ def build_head(e: ExperimentConfig, levels: list[Level], anchors_per_position: i
         ConfigError: levels that the head cannot share.
     """
     loss = build_class_loss(e)
-    num_classes = len(e.data.classes) + (1 if loss.activation == "softmax" else 0)
+    classes = len(e.data.classes)
+    num_classes = {"softmax": classes + 1, "sigmoid": classes, "either": 2 * classes}[loss.activation]
     try:
         (head,) = make(
             e.head, levels=levels, anchors_per_position=anchors_per_position, num_classes=num_classes, prior=loss.prior

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
-# What class logits mean: all classes with background at index 0 (softmax), or foreground classes only (sigmoid).
+# What class logits mean: all classes with background at index 0 (softmax), foreground classes only (sigmoid), or two
+# per foreground class, for the visible and the LWIR image, the larger of which is the score (either).
 # The class loss decides it (ClassLoss.activation); head and postprocess are built to agree.
-ScoreActivation = Literal["softmax", "sigmoid"]
+ScoreActivation = Literal["softmax", "sigmoid", "either"]
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class MultiBoxLoss(ClassLoss):
         min_negatives: at least this many per image, so that images without objects count.
     """
 
-    activation = "softmax"
+    activation: ClassVar[ScoreActivation] = "softmax"
 
     def __init__(self, negative_ratio: AtLeast0 = 3.0, min_negatives: Annotated[int, "at least 0"] = 16) -> None:
         self.negative_ratio = negative_ratio
@@ -162,6 +162,27 @@ class MultiBoxLoss(ClassLoss):
         rank = torch.arange(margin.shape[1], device=margin.device)
         first = torch.zeros_like(candidates).scatter_(1, order, rank < wanted[:, None])
         return first & candidates
+
+
+@CLASS_LOSSES.register("multi_label")
+class MultiLabelLoss(MultiBoxLoss):
+    """Cross-entropy per modality over positives and hard negatives (MLPD: Kim et al., RA-L 2021).
+
+    Logits are two per foreground class, whether the visible and the LWIR image show it. Written from the paper's
+    description; negatives are mined as in :class:`MultiBoxLoss`, by the probability of any.
+    """
+
+    activation = "either"
+
+    def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
+        logits = outputs.cls_logits.float()
+        background = F.pad(logits.detach(), (1, 0))
+        taken = assignment.positive | self.hardest_negatives(background, assignment)
+        labels = torch.arange(2, logits.shape[-1] + 2, device=logits.device) // 2  # 1, 1, 2, 2, ...
+        present = assignment.present.repeat(1, 1, logits.shape[-1] // 2)  # (N, A, 2K)
+        wanted = (assignment.classes[..., None] == labels) & present
+        losses = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none")
+        return (losses * taken[..., None]).sum()
 
 
 @CLASS_LOSSES.register("focal")

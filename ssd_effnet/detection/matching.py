@@ -27,6 +27,7 @@ class Assignment:
         classes: int64 ``(N, A)``, the object's class, 0 without one.
         boxes_xyxy: float32 ``(N, A, 4)``, the object's box in pixels of the input; the anchor's own without one.
         quality: float32 ``(N, A)``, IoU of anchor and object, 0 without one.
+        present: bool ``(N, A, 2)``, whether the visible and the LWIR image have the object; True without one.
     """
 
     object_index: torch.Tensor
@@ -34,6 +35,7 @@ class Assignment:
     classes: torch.Tensor
     boxes_xyxy: torch.Tensor
     quality: torch.Tensor
+    present: torch.Tensor
 
     @classmethod
     def of_objects(
@@ -47,12 +49,16 @@ class Assignment:
         """Conditions up classes and boxes by ``object_index``; positives are not ignored."""
         positive, rows = object_index >= 0, object_index.clamp(min=0)
         boxes = targets.boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
+        present = torch.ones_like(rows, dtype=torch.bool)[..., None].expand(-1, -1, 2)
+        if targets.present is not None:
+            present = targets.present.gather(1, rows[..., None].expand(-1, -1, 2)) | ~positive[..., None]
         return cls(
             object_index,
             ignored & ~positive,
             torch.where(positive, targets.labels.gather(1, rows), 0),
             torch.where(positive[..., None], boxes, cxcywh_to_xyxy(outputs.anchors_cxcywh)),
             torch.where(positive, quality, 0),
+            present,
         )
 
     @property

@@ -96,7 +96,9 @@ class PostProcess(nn.Module):
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores of logits, ``(..., K)`` to ``(..., foreground classes)``."""
-        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)[..., 1:]
+        if self.activation == "softmax":
+            return logits.softmax(-1)[..., 1:]
+        return (logits.unflatten(-1, (-1, 2)).amax(-1) if self.activation == "either" else logits).sigmoid()
 
     def candidates(self, outputs: RawOutputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Best ``pre_nms_top_k`` scores with anchor and label, sorted, ``(N, n)`` each.

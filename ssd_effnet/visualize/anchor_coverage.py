@@ -110,8 +110,8 @@ def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | 
         labels = np.maximum(classes.indices(a.labels[row]), 1)
         given = (torch.from_numpy(of)[None] for of in (sample.boxes_xyxy, labels, sample.ignore))
         assigned = matcher(blank, Targets(*given))
-        shift = blank.cls_logits.shape[2] - len(classes.names)
-        column = (assigned.classes - 1 + shift).clamp(min=0)[..., None]
+        column = assigned.classes - int(postprocess.activation != "softmax")
+        column = (column * (2 if postprocess.activation == "either" else 1)).clamp(min=0)[..., None]
         score = assigned.quality.logit(eps=1e-6)[..., None]  # of two anchors the better one survives
         outputs = replace(blank, cls_logits=blank.cls_logits.scatter(2, column, score))
         exact = encode(xyxy_to_cxcywh(assigned.boxes_xyxy), blank.anchors_cxcywh, postprocess.variances)
@@ -144,7 +144,7 @@ def _blank_outputs(e: ExperimentConfig) -> tuple[RawOutputs, Detector]:
         outputs = detector.outputs_of(maps, size)
     anchors = detector.anchors([(x.shape[-2], x.shape[-1]) for x in maps], size, torch.zeros(()))
     logits = torch.full(outputs.cls_logits.shape, -20.0)  # a score of 0
-    logits[..., : outputs.cls_logits.shape[-1] - len(e.data.classes)] = 0  # background, where it is a class
+    logits[..., : int(build_postprocess(e).activation == "softmax")] = 0  # background, where it is a class
     offsets = torch.zeros(outputs.bbox_regression.shape)
     return replace(outputs, cls_logits=logits, bbox_regression=offsets, anchors_cxcywh=anchors), detector
 

@@ -100,6 +100,8 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
     """
     if activation == "sigmoid":
         return logits[label - 1]
+    if activation == "either":
+        return logits[2 * label - 2 : 2 * label].amax()
     others = torch.cat((logits[:label], logits[label + 1 :]))
     return logits[label] - others.logsumexp(0)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_kaist.dataset import collate
 from data_kaist.transforms import (
     MEAN_COLOUR,
     Compose,
@@ -19,6 +20,7 @@ from data_kaist.transforms import (
     RandomResizedCrop,
     Resize,
     Sample,
+    SemiUnpaired,
     SSDCrop,
     Transform,
     areas,
@@ -35,6 +37,7 @@ GEOMETRY: dict[str, Transform] = {
     "zoom in": RandomResizedCrop(scale=(0.25, 1)),
     "zoom out": RandomResizedCrop(scale=(1, 4)),
     "expand": Expand(max_side=3, p=1),
+    "paired": SemiUnpaired(p=0),
     "ssd crop": SSDCrop(min_ious=(0.1, 0.3, 0.0)),
     "chain": Compose((RandomResizedCrop(p=1), HorizontalFlip(), SSDCrop(), Expand(max_side=2), Resize((64, 80)))),
 }
@@ -285,6 +288,37 @@ def test_mosaic_of_frames_of_other_shapes_and_of_one_modality() -> None:
     assert mosaic_of(tiny, wide, 1).size == (1, 1)
     with pytest.raises(ValueError, match="samples of a data set"):
         Mosaic()(first, np.random.default_rng(0))
+
+
+def test_semi_unpaired_by_hand() -> None:
+    """A flip of one image alone makes two objects of a person, each present in one; in the middle they stay one."""
+    left, right, middle = (2.0, 4.0, 8.0, 20.0), (52.0, 4.0, 58.0, 20.0), (27.0, 4.0, 33.0, 20.0)
+    sample, seen = sample_of([left, middle], (30, 60)), set()
+    for seed in range(20):
+        changed = SemiUnpaired(p=1, crop=0)(sample, np.random.default_rng(seed))
+        rows = sorted((*box, *sides) for box, sides in zip(changed.boxes_xyxy.tolist(), changed.in_sides, strict=True))
+        assert changed.visible is not None and changed.lwir is not None
+        visible_turns, lwir_turns = changed.visible[10, 55, 0] == 255, changed.lwir[10, 55] == 255
+        seen.add((bool(visible_turns), bool(lwir_turns)))
+        if visible_turns == lwir_turns:
+            assert rows == sorted([(*(right if lwir_turns else left), True, True), (*middle, True, True)])
+        else:
+            of_left, of_right = (lwir_turns, visible_turns), (visible_turns, lwir_turns)
+            assert rows == sorted([(*left, *of_left), (*right, *of_right), (*middle, True, True)])
+        assert changed.labels.tolist() == [1] * len(rows) and not changed.ignore.any()
+        assert SemiUnpaired(p=0, crop=1)(sample, np.random.default_rng(seed)).in_sides.all()
+        zoomed = SemiUnpaired(p=1, crop=1)(changed, np.random.default_rng(seed))  # what an image lacks it still lacks
+        assert zoomed.size == (30, 60) and zoomed.in_sides.any(1).all()
+        for (x1, y1, x2, y2), sides in zip(zoomed.boxes_xyxy.round().astype(int), zoomed.in_sides, strict=True):
+            for image, there in zip((zoomed.visible[..., 0], zoomed.lwir), sides, strict=True):  # type: ignore[index]
+                inside = image[(y1 + y2) // 2, (x1 + x2) // 2]  # type: ignore[index]
+                assert inside > 128 or not there
+    assert len(seen) == 4
+    batch = collate([changed, sample])
+    assert batch.targets.present is not None and batch.targets.present[1].all()
+    assert np.array_equal(batch.targets.present[0, : len(rows)].numpy(), changed.in_sides)
+    alone = SemiUnpaired(p=1)(replace(sample, lwir=None), np.random.default_rng(0))
+    assert alone.lwir is None and alone.in_sides.all()
 
 
 def test_no_objects_pass_through_everything() -> None:

@@ -11,6 +11,7 @@ from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
 from ssd_effnet.detection.losses import BOX_LOSSES, CLASS_LOSSES, DetectionLoss, MultiBoxLoss
 from ssd_effnet.detection.matching import Assignment, ATSSMatcher, Matcher, MaxIoUMatcher
+from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.structures import RawOutputs
 
 # four anchors of 10x10 in a row, and one of 10x20 over the first
@@ -142,3 +143,20 @@ def test_matching_in_pieces_is_matching_at_once(monkeypatch: pytest.MonkeyPatch)
             best = int(overlaps[:, anchor].argmax())
             expected = claims[-1] if claims else best if overlaps[best, anchor] >= 0.5 else -1
             assert whole.object_index[image, anchor] == expected
+
+
+def test_the_multi_label_loss_by_hand() -> None:
+    """Two logits per class: a person in the LWIR image alone has the labels 0 and 1; the score is the larger one."""
+    truth = targets([([0, 0, 10, 9], False)])
+    logits = torch.full((1, 2, 2), -20.0)
+    logits[0, 0] = torch.tensor([1.0, 2.0])
+    raw = RawOutputs(logits, torch.zeros(1, 2, 4), ANCHORS[:2])
+    criterion = DetectionLoss(CLASS_LOSSES["multi_label"](min_negatives=1))
+    # softplus(-1) = 0.3133, softplus(1) = 1.3133, softplus(-2) = 0.1269, softplus(2) = 2.1269; the negative adds none
+    for present, wanted in (((0, 1), 1.4402), ((1, 0), 2.4402), ((1, 1), 0.4402), (None, 0.4402)):
+        truth.present = None if present is None else torch.tensor([[present]]).bool()
+        assert criterion(raw, truth).cls.item() == pytest.approx(wanted, abs=1e-3)
+    logits[0, 1, 0] = 3.0  # a hard one: softplus(3) = 3.0486
+    assert criterion(raw, truth).cls.item() == pytest.approx(0.4402 + 3.0486, abs=1e-3)
+    scores = PostProcess(activation="either").scores(torch.tensor([[1.0, 2.0, -1.0, -3.0]]))
+    torch.testing.assert_close(scores, torch.tensor([[2.0, -1.0]]).sigmoid())

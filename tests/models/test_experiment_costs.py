@@ -57,6 +57,28 @@ def test_golden_values(name: str) -> None:
     assert (found.parameters, round(found.multiply_adds / 1e6), found.anchors) == GOLDEN[name]
 
 
+def test_mlpd_is_the_baseline_with_a_second_start_and_three_joins() -> None:
+    """From the description: VGG16-BN, conv1 to conv4 per camera, the rest shared, 1x1 convolutions that join."""
+    e = experiment("mlpd")
+    detector = build_skeleton(e)
+    widths = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512)  # conv1_1 ... conv4_3
+    # 9 weights per pair of channels, a bias, and a factor and shift of batch norm; LWIR has one channel
+    of_lwir = sum(9 * a * b + 3 * b for a, b in zip((1, *widths[:-1]), widths, strict=True))
+    assert of_lwir == 7_639_488
+    join = 1024 * 512 + 2 * 512  # 1x1, of two maps to one, and batch norm
+    found = cost_of(e)
+    assert found.parameters == 23_591_704 + of_lwir + 3 * join == 32_807_128
+    # (64x80 + 32x40 + 16x20 + 3 x 8x10) x two ratios x three scales; the baseline's background and person are here
+    # two labels: its head has the same size
+    assert found.anchors == 6 * (5120 + 1280 + 320 + 240) == 41_760
+    with torch.no_grad():
+        maps = list(detector.features(torch.empty(1, 4, 512, 640, device="meta")).values())[-1]
+    sizes = [(64, 80), (32, 40), (16, 20), (8, 10), (8, 10), (8, 10)]
+    assert [tuple(x.shape[1:]) for x in maps] == [(512, *size) for size in sizes]
+    for published in ("7.58", "7.95", "6.95", "never trained on KAIST here"):
+        assert published in e.description
+
+
 # side of the input, parameters in 10^6, multiply-adds in 10^9
 PUBLISHED = {
     "d0": (512, 3.9, 2.54),
