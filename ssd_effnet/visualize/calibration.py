@@ -112,7 +112,7 @@ def reliability_figure(panels: Sequence[tuple[str, Reliability, Reliability]]) -
         panels: title, reliability as trained and at the temperature.
     """
     rows = -(-len(panels) // len(REASONABLE))
-    figure = Figure(figsize=(3.6 * len(REASONABLE), 3.9 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(REASONABLE), 4.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, *both) in zip(figure.subplots(rows, len(REASONABLE), squeeze=False).flat, panels, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
@@ -124,6 +124,6 @@ def reliability_figure(panels: Sequence[tuple[str, Reliability, Reliability]]) -
             axes.bar((np.arange(BINS) + 0.5) / BINS, share, 1 / BINS, color=colour, alpha=0.2)
         axes.set(title=title.replace("$", r"\$"), xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="precision")
         axes.title.set_fontsize(9)
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=8)
         axes.set_aspect("equal")
     return figure

@@ -22,11 +22,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist import corruptions
-from data_kaist.dataset import collate
+from data_kaist.dataset import DetectionDataset, collate
 from data_kaist.detections import read_detections
 from data_kaist.errors import DataError, Doubt
+from data_kaist.layouts import Modality
 from data_kaist.structures import DetectionTable
-from data_kaist.transforms import Sample
+from data_kaist.transforms import Compose, Sample
 from ssd_effnet.build import as_size, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
 from ssd_effnet.inference.predictor import load_detector
@@ -34,7 +35,7 @@ from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.study.records import load_study
 from ssd_effnet.training.resume import refuse_to_mix
-from ssd_effnet.training.run import run
+from ssd_effnet.training.run import _under_stress, run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize import calibration
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
@@ -128,6 +129,15 @@ def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
     assert len(list(beside.glob("events.*"))) == 1
     other = command("test", runs[0], "--stress", "--seed", 1, "--name", beside.name, *pairs)
     assert other.returncode == 1 and "other settings" in other.stderr
+
+
+@pytest.mark.parametrize(("modality", "unread"), [("visible", "_lwir"), ("lwir", "_visible"), ("halfway", "none")])
+def test_only_images_that_are_read_fail(modality: Modality, unread: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _under_stress(DetectionDataset([], modality, Compose(())), 0)
+    kept = [kind for kind in corruptions.CORRUPTIONS if not kind.endswith(unread)]
+    assert list(found) == [(kind, s) for kind in kept for s in (1, 2, 3)]
+    assert len(kept) == (14 if unread == "none" else 9)
+    assert capsys.readouterr().out == ""
 
 
 def test_calibration_of_a_run(
