@@ -2,7 +2,7 @@
 
 Miss rates follow both rule sets, the KAIST devkit's and that of most papers since 2021.
 --join is late fusion: detections of several detectors, one per modality, become those of one, scored beside them.
---compare says how two differ, and how sure that is: by stretches of video and, with several files a side, by seeds.
+--compare says how two differ, and how sure that is: by stretches of video and, with several files per side, by seeds.
 
 examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png

@@ -3,7 +3,7 @@
 Images are not needed for counting.
 
 examples:
-  ssd-effnet inspect data/kaist                                    the study's three splits, and sheet.png
+  ssd-effnet inspect data/kaist                                    the study's splits, and sheet.png
   ssd-effnet inspect data/kaist --split train-all-01 --stats       every training frame, read and counted
   ssd-effnet inspect data/pennfudan/train.json --sheet penn.png
   ssd-effnet inspect data/exported                                 as Roboflow, COCO or CVAT lay it out
@@ -24,8 +24,10 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet inspect")
     add = parser.add_argument
     add("root", type=Path, help="the data set's folder, or a COCO file")
-    add("--kind", choices=("kaist", "coco"), help="default: coco if the root is a JSON file or holds some")
-    text = "may be repeated; default: the study's three"
+    add(
+        "--kind", choices=("kaist", "coco"), help="default: coco where there are JSON files and no annotations of KAIST"
+    )
+    text = "may be repeated; default: train-all-02, test-all-20 and the study's validation; of COCO: every file"
     add("--split", dest="splits", action="append", metavar="SPLIT", help=text)
     text = "of KAIST: xml (default), bbgt, paired, a folder or a COCO file, as data.train_annotations"
     add("--annotations", default="xml", metavar="SET", help=text)
@@ -39,7 +41,7 @@ def parser() -> shell.Parser:
     add("--orientation", choices=("ignore", "follow"), default="ignore", help="as data.orientation")
     text = "how well the anchors cover the objects, and fitted ones as NAME_anchors.yaml (default: lite0)"
     add("--anchors", nargs="*", metavar=("EXPERIMENT", "KEY=VALUE"), help=text)
-    add("--on-bad-frame", choices=("stop", "skip"), default="stop")
+    add("--on-bad-frame", choices=("stop", "skip"), default="stop", help="default: stop")
     return parser
 
 

@@ -39,7 +39,7 @@ def module(command: str) -> ModuleType:
 def parser() -> shell.Parser:
     """Its help is one line per command, the first of the module's docstring."""
     lines = (f"  {name:<12}{(module(name).__doc__ or '').partition(chr(10))[0]}" for name in COMMANDS)
-    parser = shell.Parser("\n".join((DOC, "commands:", *lines)), prog="ssd-effnet")
+    parser = shell.Parser("\n".join((DOC, "commands:", *lines)), plugins=False, prog="ssd-effnet")
     parser.add_argument("--version", action="version", version=f"ssd-effnet {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -6,8 +6,8 @@ parallel (up to one more each). The best one becomes an experiment, OUT/<experim
 drawn at random and never pruned.
 
 examples:
-  ssd-effnet search experiments/lite0.yaml --space experiments/spaces/lite0.yaml --trials 30
-  ssd-effnet search experiments/demo.yaml --space experiments/spaces/lite0.yaml --trials 20 trainer.epochs=5
+  ssd-effnet search lite0 --space lite0 --trials 30
+  ssd-effnet search demo --space lite0 --trials 20 trainer.epochs=5
   ssd-effnet search lite0 --space lite0 --trials 30 --out runs/lite0-ap trainer.monitor=val/AP
   tensorboard --logdir runs/lite0-search
 

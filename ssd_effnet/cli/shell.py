@@ -32,16 +32,12 @@ Main = Callable[[Sequence[str] | None], int]
 class Parser(argparse.ArgumentParser):
     """Argument parser whose help is the module's docstring; errors are one sentence."""
 
-    def __init__(self, doc: str | None = None, **more: Any) -> None:
+    def __init__(self, doc: str | None = None, plugins: bool = True, **more: Any) -> None:
         more.setdefault("description", doc)
         super().__init__(**more, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument(
-            "--plugins",
-            action=_Import,
-            default=argparse.SUPPRESS,
-            metavar="MODULE",
-            help="import it first: it registers parts that an experiment, run or checkpoint names; may be repeated",
-        )
+        text = "import it first: it registers parts that an experiment, run or checkpoint names; may be repeated"
+        if plugins:
+            self.add_argument("--plugins", action=_Import, default=argparse.SUPPRESS, metavar="MODULE", help=text)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""

@@ -2,7 +2,7 @@
 
 examples:
   ssd-effnet study run experiments/0[1-8]*.yaml --seeds 0 1 2 data.root=data/kaist --out runs/chain
-  ssd-effnet study run experiments/04_fpn.yaml experiments/05_deconv.yaml --seeds 0 1 --jobs 2 --dry-run
+  ssd-effnet study run 04_fpn 05_deconv --seeds 0 1 --jobs 2 --dry-run
   ssd-effnet study run experiments/0*.yaml '0[1-8]*:backbone.name=efficientnet-lite0' trainer.epochs=14 --out runs/small
   ssd-effnet study run experiments/0*.yaml --seeds 0 1 2 --executor ray --address auto --out /shared/runs/chain
   ssd-effnet study run 02_widen_3x3 04_fpn --on twin --seeds 0 1 2 3 4 --out runs/necks
@@ -57,7 +57,7 @@ def _add_plan(run: shell.Parser) -> None:
     run.add_argument("--on", type=Path, metavar="FILE", help="an experiment whose own keys are set in all of them")
     run.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="K", help="default: 0")
     run.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's directory (default: runs/study)")
-    jobs = "runs side by side: one a GPU, or a share of the cores"
+    jobs = "runs side by side: one per GPU, or each on a share of the cores"
     run.add_argument("--jobs", type=shell.positive, default=1, help=jobs)
     run.add_argument("--executor", choices=("local", "ray"), default="local", help="ray: on the nodes of a Ray cluster")
     run.add_argument("--address", help="of the Ray cluster; auto: the one that this machine belongs to")

@@ -1,9 +1,9 @@
 """Print an experiment's detector: parts, levels, parameters, multiply-adds and anchors.
 
 examples:
-  ssd-effnet summarize experiments/01_effnet_b4.yaml
-  ssd-effnet summarize experiments/02_widen_3x3.yaml adapter.channels=256 input.modality=halfway
-  ssd-effnet summarize experiments/08_bifpn.yaml --graph bifpn.svg
+  ssd-effnet summarize 01_effnet_b4
+  ssd-effnet summarize 02_widen_3x3 adapter.channels=256 input.modality=halfway
+  ssd-effnet summarize 08_bifpn --graph bifpn.svg
 """
 
 from __future__ import annotations

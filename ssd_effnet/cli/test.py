@@ -1,7 +1,7 @@
-"""Test finished runs again, on another split, annotation set or data set, or with failing cameras.
+"""Test finished runs again: another split, annotation set or data set, failing cameras.
 
 Beside each run, in tests/NAME/: results.json, detections.json, detections_kaist.txt. The run's own files stay.
---stress tests each corruption of the images (docs/running.md) at three strengths, for a table, a plot, TensorBoard.
+--stress tests each corruption of the images (docs/running.md) at three strengths, for a table, a plot and TensorBoard.
 
 examples:
   ssd-effnet test runs/lite0/seed? data.test=test-night-20

@@ -1,14 +1,14 @@
 """Train one experiment, score its test split, and write a run directory.
 
 examples:
-  ssd-effnet train experiments/lite0.yaml
-  ssd-effnet train experiments/lite0.yaml optimizer.lr=0.001 trainer.epochs=20 --out runs/try
-  ssd-effnet train experiments/lite0.yaml trainer.seed=1   (another seed: runs/lite0/seed1)
-  ssd-effnet train experiments/lite0.yaml --resume
-  ssd-effnet train experiments/01_effnet_b4.yaml --tiny data.root=data/synthetic   (smoke test)
+  ssd-effnet train lite0
+  ssd-effnet train lite0 optimizer.lr=0.001 trainer.epochs=20 --out runs/try
+  ssd-effnet train lite0 trainer.seed=1   (another seed: runs/lite0/seed1)
+  ssd-effnet train lite0 --resume
+  ssd-effnet train 01_effnet_b4 --tiny data.root=data/synthetic   (smoke test)
   ssd-effnet train runs/lite0/seed0/config.yaml --out runs/again
-  ssd-effnet train experiments/lite0.yaml init_from=runs/lite0/seed0 data.root=data/mine --out runs/tuned
-  ssd-effnet train experiments/lite0.yaml trainer.devices=4   (four GPUs, or torchrun and srun: docs/running.md)
+  ssd-effnet train pennfudan init_from=runs/lite0/seed0 --out runs/tuned
+  ssd-effnet train lite0 trainer.devices=4   (four GPUs, or torchrun and srun: docs/running.md)
 
 --tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
 pretrained weights, no loader processes. Its figures mean nothing. All keys that

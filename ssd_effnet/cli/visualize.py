@@ -13,7 +13,7 @@ examples:
   ssd-effnet visualize compare MLPD.txt MSDS-RCNN.txt data.root=data/kaist --annotations KAIST_annotation.json
   ssd-effnet visualize features runs/lite0/seed0 --image set06/V000/I00019 --detection 2
   ssd-effnet visualize calibration runs/20_lwir/seed0 runs/20b_halfway/seed0 --keep
-  ssd-effnet visualize data experiments/lite0.yaml augment.flip.p=1 --count 4
+  ssd-effnet visualize data lite0 augment.flip.p=1 --count 4
 
 For a run of another machine, data.root=... gives its test data here; the fingerprint must be equal.
 """

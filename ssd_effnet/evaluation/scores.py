@@ -116,10 +116,10 @@ class GroundTruth:
         if unknown == len(place):
             raise DataError(f"{listing}: none of its {unknown:,} images, as {seen.names[0]}, is in {self.source}")
         if unknown or unseen:
+            left_out = f"{unknown:,} of {len(place):,} images are not in {self.source} and are left out, and "
             warnings.warn(
-                f"{path}: by the names in {listing.name}, {unknown:,} of {len(place):,} images are not in "
-                f"{self.source} and are left out, and {unseen:,} of its {len(self.names):,} images were not looked at; "
-                "scores are of those that were",
+                f"{path}: by the names in {listing.name}, {left_out if unknown else ''}{unseen:,} of the "
+                f"{len(self.names):,} images of {self.source} were not looked at; scores are of those that were",
                 Doubt,
                 stacklevel=2,
             )

@@ -148,7 +148,7 @@ class Comparison:
         if not self.readable:
             return "a seed has no figure, or reads zero somewhere"
         if not self.enough_seeds:
-            return f"too few seeds, {FEWEST_SEEDS} a side are needed"
+            return f"too few seeds, {FEWEST_SEEDS} per side are needed"
         if self.p > 1 - CONFIDENCE:
             return "other images or other seeds could turn it round"
         if p is not None and p > 1 - CONFIDENCE:

@@ -60,7 +60,7 @@ class ReportEntry:
             if d.doubt:
                 rows.append(("no difference beyond", number(max(-c.low, c.high))))
         if c.readable and sum(c.seeds) > 2:
-            rows.append(("seeds a side that would tell 2 points", seeds_in_words(seeds_to_tell(here, there))))
+            rows.append(("seeds per side that would tell 2 points", seeds_in_words(seeds_to_tell(here, there))))
         return rows
 
     def confounds(self, intended: bool) -> list[Confound]:

@@ -141,7 +141,7 @@ def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: 
     ground_truth = load_ground_truth(truth)
     for name in ("detections.json", "detections_kaist.txt"):
         with pytest.warns(
-            Doubt, match=r"1 of 3 images are not in .* left out, and 1 of its 3 images were not looked at"
+            Doubt, match=r"1 of 3 images are not in .* left out, and 1 of the 3 images of .* were not looked at"
         ):
             table = ground_truth.read_detections(out / name)
         assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]

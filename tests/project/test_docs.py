@@ -131,8 +131,10 @@ def test_every_command_anywhere_parses(
         pytest.fail(f"{origin}: {shlex.join(words)}: {capsys.readouterr().err}")
     files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
     overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
-    for file in (f for f in files if f is not None and str(f).startswith("experiments/")):
-        if file.name not in ("mine.yaml", "resnet18.yaml"):  # which a page makes
+    for file in (
+        Path(f) if "/" in f or "." in f else Path("experiments", f"{f}.yaml") for f in map(str, filter(None, files))
+    ):
+        if file.parent.name == "experiments" and file.stem not in ("mine", "resnet18"):  # which a page makes
             loaded(ROOT / file, tuple(overrides))
 
 
@@ -220,7 +222,7 @@ def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
 def test_the_librarys_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_checkpoint(tmp_path / "runs" / "lite0" / "seed0" / "checkpoints" / "best.ckpt")
+    write_checkpoint(tmp_path / "runs" / "demo" / "seed0" / "checkpoints" / "best.ckpt")
     monkeypatch.chdir(tmp_path)
     for block in blocks(ROOT / "docs" / "library.md", "python"):
         exec(compile(block.text, str(block.page), "exec"), {"__name__": "page"})

@@ -57,6 +57,7 @@ def test_one_page_lists_the_commands_without_torch() -> None:
     for name in COMMANDS:
         (line,) = [line for line in page if line.startswith(f"  {name} ")]
         assert 30 < len(line) <= 100 and line.endswith(".")
+    assert not [line for line in page if "--plugins" in line]  # of a command, behind its name
     assert "argparse" in loaded and not set(loaded.split()) & {"torch", "lightning", "matplotlib", "optuna", "onnx"}
 
 

@@ -321,6 +321,7 @@ def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path)
     assert visualize("errors", best).returncode == 0 and (other / "errors" / "index.html").is_file()
     (other / "detections.json").unlink()
     assert "the run is not finished" in refused("errors", other)
+    assert "nowhere: there is no such run" in refused("errors", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x"])

@@ -48,8 +48,8 @@ def write_comparison(
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
     lines.append(
-        "Whether one is better than the other, other images considered, says ssd-effnet evaluate --compare; this page "
-        "shows where they part."
+        "This page shows where they differ; whether one is better on other images, too, ssd-effnet evaluate --compare "
+        "tells."
     )
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")

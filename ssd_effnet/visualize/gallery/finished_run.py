@@ -46,9 +46,8 @@ class FinishedRun:
         """
         directory = RunDirectory.holding(path)
         if not directory.detections_file.is_file():
-            raise DataError(
-                f"{directory}: holds no detections.json; the run is not finished (ssd-effnet train --resume)"
-            )
+            unfinished = "holds no detections.json; the run is not finished (ssd-effnet train --resume)"
+            raise DataError(f"{path}: {unfinished if path.exists() else 'there is no such run or file'}")
         if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
             raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
         experiment, frames, table = directory.tested(overrides)
