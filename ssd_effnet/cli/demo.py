@@ -1,6 +1,6 @@
 """Run the whole pipeline: synthetic pairs, training, test split, error page.
 
-Finished steps are skipped; `make demo` calls this.
+It takes about ten minutes on two cores. Finished steps are skipped; `make demo` calls this.
 
 examples:
   ssd-effnet demo
