@@ -166,7 +166,9 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
         table.add_row(name, named, "x".join(map(str, e.input.size)), *counted, str(epochs), f"{minutes:.1f} per run")
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
-    print(f"about {total / 60 / side_by_side:.1f} hours{rows}; from a few steps, timed one experiment at a time")
+    minutes = total / side_by_side
+    time = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
+    print(f"about {time}{rows}; from a few steps, timed one experiment at a time")
     show_power(out)
     return 0
 
