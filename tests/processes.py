@@ -3,13 +3,40 @@
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
+
+from ssd_effnet.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+# of a start of the project's scripts: no process of a test is one of several
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+ENVIRONMENT |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def script(name: str, *words: object) -> list[str]:
+    """The words of a command line that starts one of the project's scripts."""
+    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
+
+
+@contextmanager
+def started(command: list[str], run: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command as a user starts it, in a session of its own, from when a run has done two epochs."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, start_new_session=True, env=ENVIRONMENT, **pipes) as process:
+        while RunDirectory(run).epochs_done() < 2:
+            time.sleep(0.1)
+            assert process.poll() is None
+        yield process
 
 
 def _work(rank: int, count: int, port: int, path: str, work: Callable[[], Any]) -> None:

@@ -1,9 +1,6 @@
 """Measure speed on this machine.
 
 examples:
-  ssd-effnet benchmark models                                            the study's experiments and EfficientDet-D0
-  ssd-effnet benchmark models --size 256x320 --device cuda --experiments 00_vgg16 05_deconv
-  ssd-effnet benchmark models input.modality=halfway trainer.precision=bf16-mixed --experiments 04_fpn 08_bifpn
   ssd-effnet benchmark all --json figures.json                           every stage, on the CPU
   ssd-effnet benchmark export --threads 2                                onnxruntime against torch
   ssd-effnet benchmark gpu --json                                        images per second, six experiments, on a GPU
@@ -35,16 +32,12 @@ STAGES = {
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet benchmark")
     what = parser.add_subparsers(required=True, metavar="what")
-    models = what.add_parser("models", help="parameters, multiply-adds and milliseconds of each experiment")
-    models.add_argument("--experiments", type=Path, nargs="+", metavar="FILE", help="default: 00 ... 12 and D0")
-    models.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    models.add_overrides("settings of all of them: input.modality=halfway, trainer.precision=bf16-mixed")
-    add_common(models, threads=0, size=(512, 640))
-    models.set_defaults(run=run_models)
     for name, text in (*STAGES.items(), ("all", "all of these")):
         stage = what.add_parser(name, help=text)
         stage.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
-        add_common(stage, threads=1, size=None)
+        stage.add_argument("--runs", type=int, default=5, help="rounds that are timed (default: 5)")
+        stage.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+        stage.add_argument("--size", type=shell.size, metavar="HxW", help="default: as published")
         stage.set_defaults(run=run_stages, stages=tuple(STAGES) if name == "all" else (name,), device="cpu")
     gpu = what.add_parser("gpu", help="training and inference of six experiments, in images per second, on one device")
     gpu.add_argument("--device", default="cuda", help="default: cuda")
@@ -59,47 +52,14 @@ def parser() -> shell.Parser:
     return parser
 
 
-def add_common(parser: shell.Parser, threads: int, size: tuple[int, int] | None) -> None:
-    """Options of ``models`` and of the stages, with these defaults."""
-    add = parser.add_argument
-    add("--runs", type=int, default=5, help="passes or rounds that are timed (default: 5)")
-    add("--threads", type=int, default=threads, help="of torch (default: models 0, its own choice; stages 1)")
-    add("--size", type=shell.size, default=size, metavar="HxW", help="default: models 512x640, stages as published")
-
-
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_overrides(argv)
-    if arguments.overrides and arguments.run is not run_models:
-        parser().error(f"unknown arguments: {' '.join(arguments.overrides)}")
+    arguments = parser().completed().parse_args(argv)
     from ssd_effnet.training.environment import usable_device
 
     usable_device(arguments.device)
     arguments.run(arguments)
     return 0
-
-
-def run_models(a: argparse.Namespace) -> None:
-    from ssd_effnet.benchmark.models import measure_model, models_table
-    from ssd_effnet.config.loading import EXPERIMENTS, load_experiment
-    from ssd_effnet.training.environment import machine_line
-    from ssd_effnet.training.runtime import threads_of
-
-    files, behind = shell.without_settings(a.experiments or [])
-    files = files or [
-        *sorted([*EXPERIMENTS.glob("0*.yaml"), *EXPERIMENTS.glob("1[0-2]*.yaml")]),
-        Path("efficientdet_d0"),
-    ]
-    overrides = [*a.overrides, *behind]
-    for file in files:
-        load_experiment(file, overrides)  # what is wrong is said before the first one is measured
-    figures = []
-    with threads_of(a.threads):
-        for file in files:
-            figures.append(measure_model(file, overrides, size=a.size, runs=a.runs, device=a.device))
-            print(f"{figures[-1].name}: {min(figures[-1].ms):.0f} ms", file=sys.stderr)
-        machine = machine_line(a.device, a.threads, "batch 1, forward in evaluation, channels_last")
-    shell.print_table(models_table(figures, machine))
 
 
 def run_stages(a: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import yaml
+
 from data_kaist.files import write_whole
 from ssd_effnet.cli import shell
 from ssd_effnet.config import schema
@@ -50,7 +52,11 @@ def keys_page() -> str:
             f"## {name}\n",
             *([_code(words) + "\n"] if prefix and not words.startswith(f"{kind.__name__}(") else []),
             "| key | values | meaning |\n|---|---|---|",
-            *(_key_row(prefix, key, getattr(whole, key), meanings[kind.__name__][key]) for key in keys),
+            *(
+                f"| `{prefix}{key}` | {_values(key_types()[prefix + key], getattr(whole, key), choices(prefix + key))} "
+                f"| {_null(meanings[kind.__name__][key])} |"
+                for key in keys
+            ),
             *_arguments(name, whole),
             "",
         ]
@@ -95,41 +101,23 @@ def _code(words: str) -> str:
     return re.sub(r":\w+:`(?:\w+\.)*(\w+)`|``(.+?)``", r"`\1\2`", words)
 
 
-def _key_row(prefix: str, key: str, value: Any, meaning: str) -> str:
-    values = _values(key_types()[prefix + key], value, choices(prefix + key))
-    return f"| `{prefix}{key}` | {values} | {_null(meaning)} |"
-
-
 def _values(kind: Any, default: Any, few: Sequence[str] = ()) -> str:
-    """The default, and what else there may be where that does not show it."""
-    if get_origin(kind) is Literal:
-        few = get_args(kind)
-    others = [f"`{name}`" for name in few if name != _value(default).strip("`")] if kind is not bool else []
+    """The default as YAML has it, and what else there may be where that does not show it."""
+    written = yaml.safe_dump(default, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+    shown = "empty" if default == "" else f"`{written}`"
+    few = get_args(kind) if get_origin(kind) is Literal else few if kind is not bool else ()
+    others = [f"`{name}`" for name in few if name != default]
     if default is None:
         others = [in_words(option) for option in options(kind) if option is not type(None)]
     elif type(None) in options(kind):
         others = ["`null`"]
     if kind == list[str] and few:
-        return f"{_value(default)} of {', '.join(others)}"
-    return ", ".join([_value(default), *others])
+        return f"{shown} of {', '.join(others)}"
+    return ", ".join([shown, *others])
 
 
 def _null(meaning: str) -> str:
     return meaning.replace("None:", "null:").replace("None for", "null for")
-
-
-def _value(value: Any) -> str:
-    """As YAML has it."""
-    if isinstance(value, list):
-        return f"`[{', '.join(_value(item).strip('`') for item in value)}]`"
-    if isinstance(value, dict):
-        return f"`{{{', '.join(f'{name}: ' + _value(of).strip('`') for name, of in value.items())}}}`"
-    if isinstance(value, bool) or value is None:
-        return {True: "`true`", False: "`false`", None: "`null`"}[value]
-    if isinstance(value, float):
-        text = f"{value:.6g}"
-        return f"`{text}`" if set(text) & {".", "e"} else f"`{text}.0`"
-    return f"`{value}`" if value != "" else "empty"
 
 
 def parser() -> shell.Parser:

@@ -3,7 +3,6 @@
 examples:
   ssd-effnet summarize 01_effnet_b4
   ssd-effnet summarize 02_widen_3x3 adapter.channels=256 input.modality=halfway
-  ssd-effnet summarize 08_bifpn --graph bifpn.svg
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet summarize")
     parser.add_argument("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
     parser.add_overrides()
-    parser.add_argument("--graph", type=Path, metavar="OUT.svg", help="draw the levels and what each is made from")
     return parser
 
 
@@ -26,14 +24,8 @@ def parser() -> shell.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
 
-    from ssd_effnet.build import build_skeleton
     from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.visualize.detector_graph import draw_detector
     from ssd_effnet.visualize.summary import summary_table
 
-    experiment = load_experiment(arguments.experiment, arguments.overrides)
-    table = summary_table(experiment)
-    if arguments.graph:
-        draw_detector(experiment.name, build_skeleton(experiment), arguments.graph)
-    shell.print_table(table)
+    shell.print_table(summary_table(load_experiment(arguments.experiment, arguments.overrides)))
     return 0

@@ -114,6 +114,10 @@ def test_text_of_the_command_line_is_taken_as_written(files: Path, text: str) ->
         ("optimizer.lr=abc", "expected number, not 'abc'"),
         ("trainer.compile=perhaps", "'perhaps' is not one of true, false"),
         ("backbone.levels=3", "expected list of integers, or `null`, not 3"),
+        ("data.lwir_range=[9000,7000]", "`data.lwir_range`: must be [low, high], low below high"),
+        ("data.lwir_range=[7000]", "`data.lwir_range`: must be [low, high]"),
+        ("data.lwir_quantiles=[0.1,1.5]", "`data.lwir_quantiles`: must lie in 0..1"),
+        ("data.orientation=up", "data.orientation"),
     ],
 )
 def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> None:

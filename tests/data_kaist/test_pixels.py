@@ -21,7 +21,6 @@ from data_kaist.layouts import DataSource
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
-from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.drawing import as_rgb
 from ssd_effnet.inference.detect import detect
 from ssd_effnet.inference.export import describe
@@ -322,20 +321,6 @@ def test_the_data_viewer_says_that_bits_are_lost(radiometric: Path, tmp_path: Pa
     assert "LWIR images have 16 bits" in view.verdict
 
 
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("data.lwir_range=[9000,7000]", "`data.lwir_range`: must be .low, high., low below high"),
-        ("data.lwir_range=[7000]", "`data.lwir_range`: must be .low, high."),
-        ("data.lwir_quantiles=[0.1,1.5]", r"`data.lwir_quantiles`: must lie in 0..1"),
-        ("data.orientation=up", "data.orientation"),
-    ],
-)
-def test_wrong_keys(key: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_experiment(ROOT / "experiments" / "lite0.yaml", [key])
-
-
 def test_quantiles_of_8_bits_are_refused(few_pairs: Path) -> None:
     keys = ("input.modality=lwir", f"data.root={few_pairs}", "data.lwir_quantiles=[0,1]", *SMALL)
     with pytest.raises(ImageError, match=r"lwir/0\.png: has 8 bits.*lwir_quantiles"):
@@ -404,13 +389,6 @@ def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
         96,
         160,
     )
-
-
-def test_a_damaged_end_is_said(visible: Predictor, tmp_path: Path) -> None:
-    video = damaged(numbered(tmp_path / "film.avi", "MJPG"), {38, 39})
-    said: list[str] = []
-    detect(visible, find_sources([video]), tmp_path / "out", pictures=False, echo=said.append)
-    assert len(said) == 1 and "ends after 38 of the 40 frames" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from data_kaist.errors import RequestError
 from data_kaist.synthetic import write_dataset
 from data_kaist.synthetic.canvas import Camera
 from data_kaist.synthetic.conditions import Conditions
-from data_kaist.synthetic.figures import Person, paint_person
+from data_kaist.synthetic.figures import Person
 from data_kaist.synthetic.render import Backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
 from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids, is_validation
@@ -303,13 +303,3 @@ def test_an_interrupted_run_is_noticed_and_begun_anew(tmp_path: Path) -> None:
     write_dataset(out, 6, (96, 128), 0)
     write_dataset(tmp_path / "whole", 6, (96, 128), 0)
     assert all_bytes(out) == all_bytes(tmp_path / "whole")
-
-
-def test_an_umbrella_is_no_part_of_the_person() -> None:
-    rng = np.random.default_rng(3)
-    person = Person.sample(rng)
-    plain = paint_person(replace(person, extra=""), 60.0, np.random.default_rng(0))
-    carried = paint_person(replace(person, extra="umbrella"), 60.0, np.random.default_rng(0))
-    heights = [int(np.flatnonzero(sprite.body.any(axis=1)).size) for sprite in (plain, carried)]
-    assert abs(heights[0] - heights[1]) <= 1
-    assert np.flatnonzero((carried.alpha > 0.5).any(axis=1)).size > heights[1] + 5

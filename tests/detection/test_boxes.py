@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,25 +36,6 @@ def test_decode_undoes_encode(box: tuple[float, ...], anchor: tuple[float, ...])
 def test_decode_stays_finite() -> None:
     wild = torch.full((1, 4), 1e4)
     assert torch.isfinite(decode(wild, torch.tensor([[10.0, 10, 20, 40]]))).all()
-
-
-def plain_nms(boxes: torch.Tensor, threshold: float) -> list[bool]:
-    """The textbook loop over boxes sorted by score."""
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        if all(iou(boxes[i : i + 1], boxes[k : k + 1]).item() <= threshold for k in kept):
-            kept.append(i)
-    return [i in kept for i in range(len(boxes))]
-
-
-@pytest.mark.parametrize("block", [1, 3, 8, 256])
-@pytest.mark.parametrize("seed", range(5))
-def test_nms_equals_the_textbook_loop(seed: int, block: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    boxes = cxcywh_to_xyxy(torch.rand(2, 40, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
-    valid = torch.ones(2, 40, dtype=torch.bool)
-    kept = nms(boxes, valid, 0.4, block=block)
-    assert kept.tolist() == [plain_nms(image, 0.4) for image in boxes]
 
 
 def test_nms_of_an_exported_graph_is_nms() -> None:

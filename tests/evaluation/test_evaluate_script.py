@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 
 from data_kaist.errors import DataError, Doubt
 from data_kaist.structures import Annotations, DetectionTable
-from ssd_effnet.build import build_dataset
-from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import (
     load_ground_truth,
@@ -28,8 +26,6 @@ from ssd_effnet.evaluation.scores import (
     shortened,
 )
 from ssd_effnet.evaluation.subsets import SUBSETS
-from ssd_effnet.training.run import _write_detections
-from ssd_effnet.training.run_directory import RunDirectory
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
@@ -330,23 +326,3 @@ def test_a_name_in_another_script_has_one_warning(tmp_path: Path) -> None:
         for name in ("one.png", "two.svg", "three.pdf"):
             save_figure(curve_of(private), tmp_path / name)
     assert len(caught) == 1
-
-
-def test_a_runs_figures_on_the_improved_annotations_are_those_of_evaluate(shared: Path, tmp_path: Path) -> None:
-    """Seven pairs have images, the file annotates 2,252; half of the people are found, and one who is not there."""
-    file = shared / "reference/kaist/KAIST_annotation.json"
-    e = load_experiment("lite0", [f"data.root={shared / 'data/kaist-mini'}", f"data.test_annotations={file}"])
-    with pytest.warns(Doubt, match="2,245 of the 2,252"):
-        dataset = build_dataset(e, "test")
-    boxes = [np.vstack([a.boxes_xyxy[::2], [[5, 5, 50, 110]]]) for a in dataset.annotations]
-    index = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes])
-    table = DetectionTable(index, np.concatenate(boxes).astype(float), np.linspace(0.9, 0.1, len(index)))
-    directory = RunDirectory(tmp_path)
-    _write_detections(directory, dataset, table)
-    own = score(MissRateEvaluator(dataset.annotations), table, ("matlab",), with_ap=True).as_dict()
-    assert 0 < own["matlab"]["reasonable_all"] < 100
-    for path in (directory.detections_file, directory.kaist_file):
-        with pytest.warns(Doubt, match="2,245 of its 2,252 images were not looked at"):
-            truth, (found,) = load_ground_truth(file).read_all([path])
-        again = score(MissRateEvaluator(truth.annotations), found, ("matlab",), with_ap=True).as_dict()
-        assert again == own and len(truth.names) == 7

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_kaist.errors import Doubt
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.mistakes import doubt
@@ -143,21 +142,6 @@ def test_categories_that_are_swapped(truth: list[Annotations], evaluator: MissRa
         path.write_text(json.dumps(entries))
         said = ground_truth.doubt(path, ground_truth.read_detections(path), evaluator)
         assert words in said and bool(words) == bool(said)
-
-
-def test_no_entry_of_a_person_is_a_doubt_and_no_error(tmp_path: Path) -> None:
-    boxes = [[20 + 30 * i, 100, 40, 100] for i in range(12)]
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(12)]
-    rows = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
-    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "person"}]}
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps([row | {"category_id": 0, "score": 0.9} for row in rows]))
-    truth = load_ground_truth(tmp_path / "truth.json")
-    with pytest.warns(Doubt, match=r"results\.json: no entry is of .* person category 1, but 12 are of category 0"):
-        table = truth.read_detections(path)
-    assert len(table) == 0
-    assert "100% if its category 0 is the person" in truth.doubt(path, table, MissRateEvaluator(truth.annotations))
 
 
 def test_images_numbered_in_another_order(truth: list[Annotations], tmp_path: Path) -> None:

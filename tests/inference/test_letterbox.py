@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from untrained import LITE0, of_pairs, write_checkpoint
 
 from data_kaist.dataset import collate
-from data_kaist.detections import read_detections
 from data_kaist.transforms import Sample
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_criterion, build_dataset, build_normalize, build_transforms
@@ -18,8 +17,6 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.structures import RawOutputs
-from ssd_effnet.training.run import run
-from ssd_effnet.training.run_directory import RunDirectory
 from ssd_effnet.visualize import features
 
 RANDOM = np.random.default_rng(0)
@@ -124,19 +121,6 @@ def test_pictures_of_several_shapes_at_once_and_alone(checkpoint: Path) -> None:
         np.testing.assert_allclose(found.boxes_xyxy, alone.boxes_xyxy, rtol=0, atol=1e-3)
     shaped = load_detector(write_checkpoint(checkpoint.with_name("s.ckpt"), "input.modality=early"), device="cpu")
     np.testing.assert_array_equal(shaped.predict(PAIRS[2:3])[0].boxes_xyxy, predictor.predict(PAIRS[2:3])[0].boxes_xyxy)
-
-
-def test_the_detections_are_those_of_the_run(few_pairs: Path, tmp_path: Path) -> None:
-    tested = ("data.val=", "data.test=train.json", "data.allow_overlap=true", "trainer.test_checkpoint=last")
-    e = of_pairs(few_pairs, LETTERBOX, "input.modality=early", *tested)
-    run(e, tmp_path, echo=lambda line: None)
-    directory = RunDirectory.of(e, tmp_path)
-    pairs = [(few_pairs / "visible" / f"{i}.png", few_pairs / "lwir" / f"{i}.png") for i in range(4)]
-    found = load_detector(directory.path, device="cpu").predict(pairs, batch_size=e.trainer.batch_size)
-    written = read_detections(directory.detections_file, 4)
-    assert len(written) > 4 and written.boxes_xyxy[:, 2].max() > 110  # of 128, where 85 of 96 columns are the picture
-    for i, detections in enumerate(found):
-        np.testing.assert_allclose(detections.boxes_xyxy, written.of_image(i).boxes_xyxy, rtol=0, atol=1e-3)
 
 
 def test_the_pages_of_features_show_boxes_on_the_picture(

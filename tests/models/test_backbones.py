@@ -12,7 +12,6 @@ from torch import nn
 
 from ssd_effnet.models.backbones import VGG16, EfficientNet
 from ssd_effnet.models.backbones.efficientnet import NAMES, stages
-from ssd_effnet.models.backbones.vgg import torchvision_names
 
 EVERY_LEVEL = range(7)
 
@@ -69,14 +68,6 @@ def test_vgg_has_the_published_count(batch_norm: bool, published: int) -> None:
     # With the classifier's three linear layers (25088 x 4096, 4096 x 4096, 4096 x 1000) the paper's 138 M.
     classifier = (25088 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
     assert ours + classifier == (138_365_992 if batch_norm else 138_357_544)
-
-
-def test_vgg_names_are_torchvisions() -> None:
-    """By hand from its printed layers: the first, and the last of each."""
-    plain, normed = torchvision_names(False), torchvision_names(True)
-    assert len(plain) == 13 and plain["features.0"] == "conv1.conv1_1" and plain["features.28"] == "conv5.conv5_3"
-    assert plain["features.10"] == "conv3.conv3_1" and len(normed) == 26
-    assert normed["features.40"] == "conv5.conv5_3" and normed["features.41"] == "conv5.bn5_3"
 
 
 def test_vgg_conv4_3_is_after_the_relu_and_stays_untouched() -> None:

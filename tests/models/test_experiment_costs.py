@@ -13,8 +13,6 @@ from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.necks import GraphNeck
-from ssd_effnet.visualize.detector_graph import map_graph
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PUBLISHED_CLASSES = "data.classes={" + ",".join(f"c{i}: [c{i}]" for i in range(90)) + "}"
@@ -216,20 +214,3 @@ def test_the_studys_pyramid_keeps_its_widths_and_is_widened_afterwards() -> None
 def test_what_cannot_be_built_is_named(name: str, override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build_skeleton(experiment(name, override))
-
-
-@pytest.mark.parametrize("name", ["00_vgg16", "05_deconv", "10_nas_fpn", "efficientdet_d0"])
-def test_a_picture_shows_every_map(name: str) -> None:
-    e = experiment(name)
-    detector = build_skeleton(e)
-    graph = map_graph(detector)
-    edges = graph.edges
-    outputs = [box for box in graph.boxes.values() if box.kind == "output"]
-    places = {(box.stride, box.column) for box in graph.boxes.values()}
-    assert len(places) == len(graph.boxes)
-    assert all(graph.boxes[source].column < graph.boxes[target].column for source, target in edges)
-    assert len(outputs) == len(detector.levels)
-    neck = detector.part("neck")
-    if isinstance(neck, GraphNeck):
-        named = {f"neck.{k}.{node.name}" for k, nodes in enumerate(neck.nodes_of_turns) for node in nodes}
-        assert {target for _, target in edges} >= named

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.necks.resampling import PooledLevels
-from ssd_effnet.models.necks.topologies import bifpn, fpn, fully_connected, nas_fpn, panet, simplified_panet, study_fpn
+from ssd_effnet.models.necks.topologies import bifpn, fpn, fully_connected, nas_fpn, panet, study_fpn
 from ssd_effnet.registry import TOPOLOGIES
 from ssd_effnet.structures import Level
 
@@ -136,18 +136,6 @@ def test_panet() -> None:
     n1 = conv3(neck, "out1", t1 + down(n0, t1))
     n2 = conv3(neck, "out2", t2 + down(n1, t2))
     assert_same(neck([c0, c1, c2]), [n0, n1, n2])
-
-
-def test_simplified_panet() -> None:
-    neck = plain(simplified_panet(4))
-    c0, c1, c2, c3 = maps(levels(4))
-    t2 = conv3(neck, "td2", c2 + up(c3, c2))
-    t1 = conv3(neck, "td1", c1 + up(t2, c1))
-    n0 = conv3(neck, "td0", c0 + up(t1, c0))
-    n1 = conv3(neck, "out1", t1 + down(n0, t1))
-    n2 = conv3(neck, "out2", t2 + down(n1, t2))
-    n3 = conv3(neck, "out3", c3 + down(n2, c3))
-    assert_same(neck([c0, c1, c2, c3]), [n0, n1, n2, n3])
 
 
 def test_fully_connected() -> None:

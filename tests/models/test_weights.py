@@ -180,12 +180,6 @@ def test_a_bad_answer_leaves_nothing_behind(site: str, tmp_path: Path, name: str
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_wrong_file_in_the_cache_is_named(tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"other")
-    with pytest.raises(WeightsError, match=r"w\.pth is not the file that https://example\.org/w\.pth stands for"):
-        download("https://example.org/w.pth", PREFIX, tmp_path)
-
-
 # Other input channels
 
 

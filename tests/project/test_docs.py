@@ -238,7 +238,7 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     least, file, check = blocks(page, "python")
     monkeypatch.setattr(registry.BACKBONES, "_own", dict(registry.BACKBONES))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (sandbox / "resnet.py").write_text(file.text)
+    follow_the_backbones_page(page, sandbox)
     registry.load_plugins(["resnet"], sandbox)
     (sandbox / "two_maps.py").write_text(least.text)
     registry.load_plugins(["two_maps"], sandbox)
@@ -248,8 +248,6 @@ def test_the_backbone_of_the_page_keeps_its_promises(
     assert len(code) <= 30
     # the trunk of the published network: its 11,689,512 parameters less the classifier's 512 x 1000 + 1000
     assert capsys.readouterr().out == f"{11_689_512 - 513_000} parameters\n"
-    (experiment,) = blocks(page, "yaml")
-    (sandbox / "experiments" / "resnet18.yaml").write_text(experiment.text)
     e = load_experiment(sandbox / "experiments" / "resnet18.yaml", tiny=True)
     detector, _ = build_detector(e)
     outputs = detector.train()(torch.zeros((1, 3, 128, 160), dtype=torch.uint8))
@@ -318,11 +316,3 @@ def test_the_citation_says_what_the_package_says() -> None:
     package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert {"cff-version", "message", "title", "authors"} <= said.keys()
     assert (said["version"], said["license"]) == (package["version"], package["license"])
-
-
-def test_hooks_run_the_pinned_tools_and_fetch_nothing() -> None:
-    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
-    assert local["repo"] == "local" and all(hook["language"] == "system" for hook in local["hooks"])
-    pinned = re.findall(r"^(\w+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
-    tools = {found[1] for hook in local["hooks"] if (found := re.search(r"-m (\w+)", hook["entry"]))}  # type: ignore[index]
-    assert {"ruff", "mypy", "pytest"} == tools <= set(pinned)

@@ -13,9 +13,7 @@ from data_kaist.detections import read_detections, write_coco_results, write_kai
 from data_kaist.structures import Annotations, DetectionTable, Targets
 from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
-from ssd_effnet.detection.boxes import nms
 from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
-from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import score
 from ssd_effnet.models.detector import Detector
@@ -119,19 +117,6 @@ def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> No
         write(tmp_path / name, table)
         again = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
         assert again.as_dict() == scores.as_dict()
-
-
-def test_ten_thousand_boxes_of_equal_score_are_suppressed_and_cut() -> None:
-    boxes = torch.tensor([[0.0, 0, 20, 60]]).repeat(MANY, 1)
-    kept = nms(boxes[None], torch.ones(1, MANY, dtype=torch.bool), 0.5)
-    assert kept.sum() == 1 and kept[0, 0]
-    table = many_equal()
-    anchors = torch.tensor(table.boxes_xyxy, dtype=torch.float32)
-    anchors = torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], 1)
-    raw = RawOutputs(torch.zeros(1, MANY, 2), torch.zeros(1, MANY, 4), anchors)
-    first, second = (PostProcess(top_k=200)(raw, (512, 640)) for _ in range(2))
-    assert torch.equal(first.boxes_xyxy, second.boxes_xyxy) and (first.labels > 0).sum() <= 200
-    assert (first.scores[first.labels > 0] == 0.5).all()
 
 
 # --- precision -------------------------------------------------------------------------------------------------------

@@ -5,16 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import command
-from untrained import LITE0, SMALL, write_checkpoint
+from untrained import write_checkpoint
 
 from data_kaist.images import read_image
 from data_kaist.layouts import DataSource
 from ssd_effnet import load_detector
-from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.inference import detect as detecting
 from ssd_effnet.inference.sources import find_sources
-from ssd_effnet.training.run_directory import RunDirectory
 
 ODD = """a b'c"d\n<script>alert(1)</script> %s $(touch x) `id`; ü人ش*[0]""".replace("/", "\u2215")
 NO_UTF8 = os.fsdecode(b"caf\xe9")  # a Latin-1 name, as old disks have them
@@ -56,47 +53,3 @@ def test_odd_names_are_found_drawn_and_written(odd: Path, tmp_path: Path) -> Non
     names = {image["file_name"] for image in json.loads((out / "images.json").read_text())["images"]}
     assert names == {source.name for source in sources}
     assert all((out / name).is_file() for name in names)
-
-
-@pytest.mark.slow
-def test_from_training_to_the_pages(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*words: object) -> str:
-        done = command(*words)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    monkeypatch.chdir(tmp_path)
-    settings = ("data.kind=coco", "trainer.epochs=1", "trainer.panel_images=1", "trainer.monitor=val/loss_total")
-    e = load_experiment(LITE0, [*SMALL, *settings])
-    e.data.root, e.data.train, e.data.val, e.data.test = (
-        str(odd),
-        f"train{ODD}.json",
-        f"val{ODD}.json",
-        f"val{ODD}.json",
-    )
-    e.trainer.test_checkpoint, e.name = "last", ""
-    file = tmp_path / f"{ODD}.yaml"
-    save_experiment(e, file)
-    assert load_experiment(file).data.root == str(odd)
-    out = tmp_path / f"runs {ODD}"
-    run("train", file, "--out", out)
-    directory = RunDirectory(out / ODD / "seed0")
-    assert directory.results()["test"]["images"] == 2
-    truth = odd / f"val{ODD}.json"
-    json_file = tmp_path / f"scores {ODD}.json"
-    line = ("--annotations", truth, "--detections", directory.detections_file, "--json", json_file)
-    said = run("evaluate", *line)
-    assert json.loads(json_file.read_text()) and "miss rate" in said.lower()
-    run("visualize", "errors", directory.path, "--out", tmp_path / f"errors {ODD}")
-    run("visualize", "curves", directory.path, "--out", tmp_path / f"curves {ODD}.png")
-    pages = list(tmp_path.rglob("*.html"))
-    assert pages
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        assert "<script>alert" not in text
-    run("detect", directory.path, odd / "visible", "--out", tmp_path / f"found {ODD}")
-    study = tmp_path / f"study {ODD}"
-    run("study", "run", file, "--out", study)
-    run("study", "report", study)
-    report = (study / "report" / "index.html").read_text(encoding="utf-8")
-    assert "<script>alert" not in report and not (tmp_path / "x").exists()  # nobody touched it

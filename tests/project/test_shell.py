@@ -166,12 +166,6 @@ def test_a_pipe_that_is_closed_is_no_error() -> None:
     assert process.returncode == 141
 
 
-def test_colours_are_richs() -> None:
-    """Which has none in a pipe, and none with NO_COLOR; nobody else writes codes."""
-    for path in [*SCRIPTS, *(ROOT / "ssd_effnet").rglob("*.py"), *(ROOT / "data_kaist").rglob("*.py")]:
-        assert not re.search(r"\\x1b|\\033|\\e\[", path.read_text(encoding="utf-8"), re.IGNORECASE), path
-
-
 def completions(line: str, folder: Path) -> list[str]:
     """What a shell is offered behind ``line``: asked as argcomplete's shell code asks."""
     answer = folder / "answer"

@@ -24,10 +24,18 @@ from optuna.distributions import IntDistribution as Ints
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from rich.console import Console
+from untrained import of_pairs
 
 from data_kaist.errors import DataError
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import ConfigError, ExperimentConfig, differences, layers_of, load_experiment
+from ssd_effnet.config.loading import (
+    ConfigError,
+    ExperimentConfig,
+    differences,
+    layers_of,
+    load_experiment,
+    save_experiment,
+)
 from ssd_effnet.study.search import trials as searching
 from ssd_effnet.study.search.space import read_space
 from ssd_effnet.study.search.trials import (
@@ -46,20 +54,6 @@ from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run_directory import Interrupted, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = f"""
-base: {ROOT / "experiments" / "lite0.yaml"}
-description: Is it found? Hardly.
-data: {{kind: coco, train: train.json, val: val.json, test: never_there.json, workers: 0}}
-input: {{size: [64, 96]}}
-backbone: {{pretrained: none, norm: batch, levels: [2]}}
-adapter: {{channels: 16}}
-extras: {{channels: 16, strides: [2, 2]}}
-anchors: {{sizes: [25, 60, 140]}}
-augment: {{names: []}}
-schedule: {{name: constant, warmup_steps: 0}}
-trainer: {{batch_size: 2, epochs: 4, ema_decay: 0.0, accelerator: cpu, threads: 1, panel_images: 0,
-          monitor: val/loss_total}}
-"""
 SPACE = """
 optimizer.lr: {low: 1e-7, high: 1e-2, log: true}
 schedule.warmup_steps: [0, 1]
@@ -72,7 +66,9 @@ def silent(line: str) -> None:
 
 @pytest.fixture
 def files(few_pairs: Path, tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("data: {", f"data: {{root: {few_pairs}, "))
+    keys = ("name=tiny", "data.test=never_there.json", "augment.names=[]", "schedule.name=constant")
+    trainer = ("trainer.epochs=4", "trainer.ema_decay=0", "trainer.monitor=val/loss_total")
+    save_experiment(of_pairs(few_pairs, *keys, *trainer), tmp_path / "tiny.yaml")
     (tmp_path / "space.yaml").write_text(SPACE)
     return tmp_path
 

@@ -3,13 +3,13 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from commands import Done, command
+from processes import script, started
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -235,13 +235,8 @@ def test_the_processes_of_a_study_have_its_plugins(
 @pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was(few_pairs: Path, tmp_path: Path) -> None:
     settings = (*SMALL, f"data.root={few_pairs}", "trainer.epochs=30")
-    line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(line, start_new_session=True, env=environment, stdout=subprocess.DEVNULL) as process:
-        while len(directory.metrics()) < 2:
-            time.sleep(0.2)
-            assert process.poll() is None
+    with started(script("study", "run", LITE0, *settings, f"--out={tmp_path}"), directory.path) as process:
         other = command("study", "run", LITE0, *settings, f"--out={tmp_path}")  # beside it: leaves the run alone
         assert "in another process: lite0 seed 0" in other.stdout
         os.killpg(process.pid, signal.SIGKILL)
@@ -257,16 +252,9 @@ def test_a_killed_study_goes_on_where_it_was(few_pairs: Path, tmp_path: Path) ->
 def test_sigterm_stops_a_study_and_no_run_counts_as_failed(all_of_them: bool, few_pairs: Path, tmp_path: Path) -> None:
     """Sent to the study alone, as ``kill`` does, or to its runs and their workers too, as ``timeout`` does."""
     settings = (*SMALL, f"data.root={few_pairs}", "trainer.epochs=500", "data.workers=1", f"--out={tmp_path}")
-    line = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        line, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while len(directory.metrics()) < 2:
-            time.sleep(0.2)
-            assert process.poll() is None
+    with started(script("study", "run", LITE0, *settings), directory.path) as process:
         (os.killpg if all_of_them else os.kill)(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said, said
     assert directory.state is State.INTERRUPTED and "stopped in epoch" in directory.log_file.read_text()

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
-from processes import free_port, in_processes
+from processes import ENVIRONMENT, free_port, in_processes, script, started
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from untrained import LITE0, SMALL, of_pairs
@@ -30,9 +29,6 @@ from ssd_effnet.models.weights import read_plain
 from ssd_effnet.training.devices import Processes, accelerator, devices
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
-
-ROOT = Path(__file__).parents[2]
-TRAIN = ROOT / "scripts" / "train.py"
 
 
 def experiment(*overrides: str) -> ExperimentConfig:
@@ -64,15 +60,14 @@ class Step(nn.Module):
         return total
 
 
-def _step(e: ExperimentConfig, images: int, synced: bool = True) -> dict[str, Any]:
+def _step(e: ExperimentConfig, images: int) -> dict[str, Any]:
     """Loss, gradients and statistics after one step of this process's share."""
     step = Step(e)
     pixels, targets = _batch(e, images)
     forward: nn.Module = step
     if e.trainer.devices > 1:
         distributed.init_process_group("gloo")
-        if synced:
-            sync_batch_norms(step.detector, gpu=False)
+        sync_batch_norms(step.detector, gpu=False)
         forward = DistributedDataParallel(step)
         share = images // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
@@ -108,12 +103,6 @@ def test_shares_give_the_loss_and_the_gradients_of_the_whole(
                 # a bias before a batch norm has no gradient but what rounding leaves
                 atol = 1e-9 * float(tensor.abs().max()) + 1e-11
                 torch.testing.assert_close(half[kind][name], tensor, rtol=0, atol=atol, msg=name)
-
-
-def test_the_comparison_sees_batch_norms_that_are_not_synchronised(tmp_path: Path) -> None:
-    e, two = experiment(), experiment("trainer.devices=2")
-    whole, half = _step(e, 8)["loss"], in_processes(2, tmp_path, lambda: _step(two, 8, synced=False))[0]["loss"]
-    assert abs(half / whole - 1) > 1e-3
 
 
 def _everything(root: Path, *overrides: str) -> ExperimentConfig:
@@ -245,30 +234,17 @@ def test_a_process_that_never_answers_ends_the_run(few_pairs: Path, tmp_path: Pa
     assert "waited for it longer than trainer.process_timeout, 10 s" in said and "with --resume" in said
 
 
-@contextmanager
-def _two_processes_in_epoch_three(synthetic: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """The script as a user calls it, which starts the second process itself; and its command."""
+def _of_two(synthetic: Path, out: Path) -> list[str]:
+    """The script as a user calls it, which starts the second process itself."""
     e = ("trainer.devices=2", "trainer.epochs=12", f"data.root={synthetic}", "trainer.batch_size=4", "data.workers=1")
-    command = [sys.executable, str(TRAIN), str(LITE0), *SMALL, *e, "--out", str(out)]
-    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-    with subprocess.Popen(
-        command,
-        start_new_session=True,
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        while RunDirectory(out / "lite0" / "seed0").epochs_done() < 2:
-            time.sleep(0.2)
-            assert process.poll() is None
-        yield process, command
+    return script("train", LITE0, *SMALL, *e, "--out", out)
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    with _two_processes_in_epoch_three(synthetic, tmp_path) as (process, command):
+    command = _of_two(synthetic, tmp_path)
+    with started(command, directory.path) as process:
         os.kill(_second_process_of(process.pid), signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -278,8 +254,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path
     assert directory.state in (State.INTERRUPTED, State.FAILED)
     assert directory.failure() == "" or "has ended before its time" in directory.failure()
 
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--resume"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run directory: ") == 1 and "epoch 1/12" not in done.stdout
     assert [row["epoch"] for row in directory.metrics()] == list(range(12)) and directory.environment()["resumed"]
@@ -289,7 +264,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_can_go_on(synthetic: Path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_of_a_terminal_stops_all_processes(number: signal.Signals, synthetic: Path, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    with _two_processes_in_epoch_three(synthetic, tmp_path) as (process, _):
+    with started(_of_two(synthetic, tmp_path), directory.path) as process:
         second = _second_process_of(process.pid)
         os.killpg(process.pid, number)
         said, _ = process.communicate(timeout=60)
@@ -340,10 +315,9 @@ def test_others_start_its_processes_too(
 ) -> None:
     """Of two nodes that are both this machine, one writes and speaks."""
     e = (f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "trainer.epochs=1", "trainer.batch_size=4")
-    call = [str(TRAIN), str(LITE0), *SMALL, *e, f"data.root={synthetic}", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    _, *call = script("train", LITE0, *SMALL, *e, f"data.root={synthetic}", "--out", tmp_path)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    tasks = [subprocess.Popen([*start, *call], env=environment | more, **pipes) for more, start in starter(nodes)]
+    tasks = [subprocess.Popen([*start, *call], env=ENVIRONMENT | more, **pipes) for more, start in starter(nodes)]
     said = "".join(task.communicate(timeout=300)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0] * len(tasks), said
     assert said.count("epoch 1/1 ") == said.count("run directory: ") == 1, said

@@ -1,25 +1,26 @@
 """Runs that are killed, stopped, or run out of disk: what is there stays good, and --resume equals not stopping."""
 
-import json
+import itertools
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from processes import ENVIRONMENT, script, started
 from untrained import LITE0, SMALL
 
-from data_kaist.dataset import DetectionDataset, EpochSampler, collate
+from data_kaist import files
+from data_kaist.dataset import collate
 from data_kaist.files import write_whole
-from ssd_effnet.build import build_dataset
-from ssd_effnet.config.loading import ExperimentConfig, load_experiment, save_experiment
+from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.devices import LostBatch
@@ -43,61 +44,51 @@ def quiet(line: str) -> None:
     pass
 
 
-# what a child process does before it runs: SEEN collects the frames of each step, STRIKE says when it dies
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from lightning.pytorch import Callback
-from data_kaist import files
-from ssd_effnet.config.loading import load_experiment
-from ssd_effnet.training.run import run
+class Strikes(Callback):
+    """Writes down the frames and pixel sums of each step; kills its process at a moment of the second epoch."""
 
-experiment, out, seen, moment, resume = sys.argv[1:6]
+    def __init__(self, seen: Path, moment: str) -> None:
+        self.seen, self.moment = seen, moment
 
-def strike():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def strike(self, moment: str, epoch: int = 1) -> None:
+        if (moment, epoch) == (self.moment, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-class Seen(Callback):
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        with open(seen, "a") as file:
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        self.strike("between two epochs", trainer.current_epoch)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        with self.seen.open("a") as file:
             print(trainer.current_epoch, batch_idx, *batch.names, batch.images.double().sum().item(), file=file)
-        if moment == "in an epoch" and (trainer.current_epoch, batch_idx) == (1, 1):
-            strike()
-    def on_train_epoch_start(self, trainer, module):
-        if moment == "between two epochs" and trainer.current_epoch == 1:
-            strike()
-    def on_validation_batch_start(self, trainer, *_):
-        if moment == "in a validation" and trainer.current_epoch == 1:
-            strike()
-    def on_test_batch_start(self, trainer, *_):
-        if moment == "in the test":
-            strike()
+        self.strike(f"in step {batch_idx} of an epoch", trainer.current_epoch)
 
-written = 0
-real = files.os.fsync
-def half(number):
-    global written
-    written += 1
-    if moment == "in the writing of a checkpoint" and written == 4:  # best, last; best and now last again
-        os.ftruncate(number, os.fstat(number).st_size // 2)
-        strike()
-    real(number)
-files.os.fsync = half
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        self.strike("in a validation", trainer.current_epoch)
 
-run(load_experiment(experiment), Path(out), resume=resume == "resume", echo=lambda line: None, callbacks=[Seen()])
-"""
+    def on_test_batch_start(self, *_: Any) -> None:
+        self.strike("in the test")
 
 
 def child(e: ExperimentConfig, folder: Path, moment: str = "", *, resume: bool = False) -> tuple[int, list[str]]:
     """Run in a process of its own; its exit code, and the frames and pixel sums of each step of its epochs."""
-    folder.mkdir(exist_ok=True)
-    save_experiment(e, folder / "e.yaml")
-    seen = folder / f"seen-{resume}.txt"
-    arguments = [str(folder / "e.yaml"), str(folder), str(seen), moment, "resume" if resume else "begin"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode, seen.read_text().splitlines() if seen.is_file() else []
+    strikes = Strikes(folder / f"seen-{resume}.txt", moment)
+    whole, written = os.fsync, itertools.count(1)
+
+    def half(number: int) -> None:
+        if next(written) == 4:  # best, last; best and now last again
+            os.ftruncate(number, os.fstat(number).st_size // 2)
+            strikes.strike("in the writing of a checkpoint")
+        whole(number)
+
+    def work() -> None:
+        files.os.fsync = half if moment == "in the writing of a checkpoint" else whole
+        run(e, folder, resume=resume, echo=quiet, callbacks=[strikes])
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode, strikes.seen.read_text().splitlines() if strikes.seen.is_file() else []
 
 
 def comparable(checkpoint: Any) -> Any:
@@ -154,7 +145,7 @@ def unbroken(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.mark.parametrize(
     ("moment", "epochs"),
     [
-        ("in an epoch", 1),
+        ("in step 1 of an epoch", 1),
         ("between two epochs", 1),
         ("in a validation", 1),
         ("in the writing of a checkpoint", 1),
@@ -176,19 +167,6 @@ def test_a_killed_run_goes_on_and_equals_one_that_was_not(
     kept = [line for line in before if int(line.split()[0]) < epochs]
     assert kept + after == seen and len(seen) == 6
     assert not list(directory.path.rglob("*.part"))  # what was half written is swept away
-
-
-def test_samples_do_not_depend_on_workers(few_pairs: Path) -> None:
-    dataset = build_dataset(experiment(few_pairs), "train")
-
-    def epoch(data: DetectionDataset, workers: int) -> list[torch.Tensor]:
-        sampler = EpochSampler(len(data), 1, train=True, seed=0)
-        sampler.set_epoch(3)
-        loader = torch.utils.data.DataLoader(data, 1, sampler=sampler, num_workers=workers, collate_fn=collate)
-        return [batch.images for batch in loader]
-
-    same(epoch(dataset, 0), epoch(dataset, 2))
-    same(epoch(dataset, 0), epoch(dataset, 4))
 
 
 # --- Ctrl+C ----------------------------------------------------------------------------------------------------------
@@ -236,20 +214,13 @@ def test_ctrl_c_of_a_terminal_and_sigterm_of_timeout(
 ) -> None:
     """They reach the whole process group, the loaders' workers too."""
     settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", f"data.workers={workers}", "trainer.epochs=1000"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
     directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while directory.epochs_done() < 2:
-            time.sleep(0.1)
-            assert process.poll() is None
+    with started(script("train", LITE0, *settings, f"--out={tmp_path}"), directory.path) as process:
         os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, out + err
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
     assert directory.state is State.INTERRUPTED
-    assert err.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in err
+    assert said.splitlines()[-1].startswith(f"error: {directory}: stopped in epoch ") and "Traceback" not in said
 
 
 # --- batches that never come -----------------------------------------------------------------------------------------
@@ -318,10 +289,9 @@ def test_a_run_that_waits_for_a_batch_is_stopped_at_once(
 def test_a_small_dev_shm_is_named(few_pairs: Path, tmp_path: Path) -> None:
     """As a container has it: 64 MiB there, one here, for batches of 1.5."""
     settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "data.workers=2", "input.size=[512,512]"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={tmp_path}"]
     small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; exec "$@"', "sh"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*small, *command], env=environment, capture_output=True, text=True, timeout=300)
+    command = [*small, *script("train", LITE0, *settings, f"--out={tmp_path}")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("nothing may be mounted here")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -371,49 +341,3 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_begun(
         with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):
             run(e, tmp_path / "copy", resume=True, echo=quiet)
         assert (directory.best.read_bytes(), directory.last.read_bytes()) == (best, damaged)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that holds three checkpoints and little more; Linux lends one to root."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no small file system can be mounted here (needs root)")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_full_disk_leaves_the_last_good_checkpoint_and_one_sentence(few_pairs: Path, small_disk: Path) -> None:
-    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "trainer.epochs=8"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={small_disk}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    directory = RunDirectory(small_disk / "lite0" / "seed0")
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        while directory.epochs_done() < 2:
-            time.sleep(0.05)
-            assert run.poll() is None, run.stderr.read()
-        filler = small_disk / "filler"
-        while run.poll() is None:  # what a checkpoint leaves free for a moment is filled too
-            try:
-                with filler.open("ab") as file:
-                    while True:
-                        file.write(b"x" * 65536)
-                        file.flush()
-            except OSError:
-                time.sleep(0.05)
-        _, err = run.communicate(timeout=300)
-    assert run.returncode == 1 and "Traceback" not in err, err
-    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, err
-    assert "No space left on device" in err and str(small_disk) in err
-    epoch = torch.load(directory.last, weights_only=True)["epoch"]
-    assert 0 <= epoch < 7 and not list(directory.path.rglob("*.part"))
-    filler.unlink()
-    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = directory.metrics()
-    assert [row["epoch"] for row in rows] == list(range(8))
-    assert json.loads(directory.results_file.read_text())["epochs"] == 8
