@@ -85,7 +85,7 @@ def command(main: Main) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
-            with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _quiet_threads():
+            with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _threads_errors():
                 code = main(argv)
             sys.stdout.flush()
             return code
@@ -146,17 +146,26 @@ def _doubts_in_a_line() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Context without tracebacks of background threads' OSErrors.
+def _threads_errors() -> Iterator[None]:
+    """Context whose end raises a background thread's OSError, where nothing else was raised, without its traceback.
 
-    TensorBoard's writer is such a thread: it raises its error once more in the first one.
+    TensorBoard's writer is such a thread: it raises its error once more in the first one, at the next figure.
     """
-    usual = threading.excepthook
-    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else usual(failed)
+    usual, failures = threading.excepthook, list[OSError]()
+
+    def keep(failed: threading.ExceptHookArgs) -> None:
+        if isinstance(failed.exc_value, OSError):
+            failures.append(failed.exc_value)
+        else:
+            usual(failed)
+
+    threading.excepthook = keep
     try:
         yield
     finally:
         threading.excepthook = usual
+    for failure in failures:
+        raise failure
 
 
 def plugins_again() -> str:

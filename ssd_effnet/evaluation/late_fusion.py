@@ -29,7 +29,7 @@ def average(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarr
     return float(scores.mean()), boxes_xyxy.mean(axis=0)
 
 
-def nms(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
+def best_alone(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
     """The best detection alone, as non-maximum suppression over all of them."""
     return float(scores[0]), boxes_xyxy[0]
 
@@ -37,7 +37,7 @@ def nms(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
 JOINS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]] = {
     "proben": proben,
     "average": average,
-    "nms": nms,
+    "nms": best_alone,
 }
 """From the scores ``(m,)`` and boxes ``(m, 4)`` of one object, best first, to one score and box ``(4,)``."""
 

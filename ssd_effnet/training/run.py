@@ -66,6 +66,7 @@ from ssd_effnet.training.callbacks import (
     MetricsCsv,
     ModelCheckpoint,
     Pictures,
+    ScalarLayout,
     Waiting,
 )
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
@@ -266,7 +267,7 @@ class _Session:
         )
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
-        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), self.waiting]
+        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout(), self.waiting]
         used += [FusionWeights(), self.rows]  # before the file, which records its metrics
         # without validation no epoch is best. The last one has a callback of its own:
         # ModelCheckpoint's save_last writes only when there is a new best

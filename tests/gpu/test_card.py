@@ -1,6 +1,11 @@
 """What only a real card shows: agreement with the CPU, no waits, killed runs, memory that runs out, two processes."""
 
 import copy
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +27,7 @@ from ssd_effnet.structures import RawOutputs
 from ssd_effnet.training.devices import Processes, loader
 from ssd_effnet.training.memory import OutOfMemory
 from ssd_effnet.training.run import run
+from ssd_effnet.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -124,6 +130,23 @@ def test_memory_that_runs_out_ends_in_a_sentence(synthetic: Path, tmp_path: Path
             run(small(synthetic, "input.size=[512,640]"), tmp_path, echo=lambda line: None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_run_killed_in_an_epoch_goes_on(synthetic: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={synthetic}", "trainer.accelerator=gpu", "trainer.epochs=6", "backbone.pretrained=none"]
+    code = "import sys; from ssd_effnet.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", str(LITE0), *settings, "backbone.norm=batch", "--tiny"]
+    command += ["--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    directory = RunDirectory(tmp_path / "lite0-tiny" / "seed0")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while directory.epochs_done() < 2 and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in directory.metrics()] == list(range(6))
 
 
 def test_the_loader_pins_memory_and_keeps_up(synthetic: Path, tmp_path: Path, record_property: Record) -> None:

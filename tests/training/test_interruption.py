@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, or run out of disk: what is there stays good, and --resume equals not stopping."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +343,49 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_begun(
         with pytest.raises(WeightsError, match=r"last\.ckpt .*damaged"):
             run(e, tmp_path / "copy", resume=True, echo=quiet)
         assert (directory.best.read_bytes(), directory.last.read_bytes()) == (best, damaged)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that holds three checkpoints and little more; Linux lends one to root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_one_sentence(few_pairs: Path, small_disk: Path) -> None:
+    settings = [*SMALL, *OVERRIDES, f"data.root={few_pairs}", "trainer.epochs=8"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(LITE0), *settings, f"--out={small_disk}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    directory = RunDirectory(small_disk / "lite0" / "seed0")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while directory.epochs_done() < 2:
+            time.sleep(0.05)
+            assert run.poll() is None, run.stderr.read()
+        filler = small_disk / "filler"
+        while run.poll() is None:  # what a checkpoint leaves free for a moment is filled too
+            try:
+                with filler.open("ab") as file:
+                    while True:
+                        file.write(b"x" * 65536)
+                        file.flush()
+            except OSError:
+                time.sleep(0.05)
+        _, err = run.communicate(timeout=300)
+    assert run.returncode == 1 and "Traceback" not in err, err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, err
+    assert "No space left on device" in err and str(small_disk) in err
+    epoch = torch.load(directory.last, weights_only=True)["epoch"]
+    assert 0 <= epoch < 7 and not list(directory.path.rglob("*.part"))
+    filler.unlink()
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = directory.metrics()
+    assert [row["epoch"] for row in rows] == list(range(8))
+    assert json.loads(directory.results_file.read_text())["epochs"] == 8
