@@ -47,7 +47,7 @@ def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None
     [
         (
             ["class_loss.name=focl"],
-            "key `class_loss.name`: 'focl' is not one of multibox, focal, quality_focal, multi_label; did you mean `focal`?",
+            "'focl' is not one of multibox, multi_label, focal, quality_focal; did you mean `focal`?",
         ),
         (
             ["class_loss.gamma=2"],
