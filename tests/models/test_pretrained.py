@@ -194,7 +194,7 @@ def test_a_file_in_the_cache_is_checked_again(tmp_path: Path, monkeypatch: pytes
 def test_b4_starts_from_a_file(tmp_path: Path) -> None:
     """As efficientnet-pytorch publishes it, by the command that docs/running.md has."""
     page = (ROOT / "docs" / "running.md").read_text("utf-8")
-    assert "ssd-effnet train experiments/01_effnet_b4.yaml backbone.pretrained=" in page
+    assert "ssd-effnet train 01_effnet_b4 backbone.pretrained=" in page
     published = Package.from_name("efficientnet-b4")
     torch.save(published.state_dict(), tmp_path / "b4.pth")
     e = load_experiment(

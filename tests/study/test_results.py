@@ -36,7 +36,7 @@ def test_the_readme_says_what_the_report_said(study: str) -> None:
     compared = 0
     for row, there in zip(shown, reported.values(), strict=True):
         assert row["verdict"].split(":")[0] == there["verdict"].split(" (")[0].replace("–", "")
-        assert row["against"] == there["parent"][:2].replace("–", "")
+        assert row["against"] == there["parent"].split("_")[0].replace("–", "")
         for heading, cell in row.items():
             column = next((column for begin, column in COLUMNS.items() if heading.startswith(begin)), None)
             if column:
