@@ -22,6 +22,7 @@ from ssd_effnet.build import (
     build_skeleton,
     build_transforms,
 )
+from ssd_effnet.config.loading import as_difference
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
 from ssd_effnet.evaluation.average_precision import AveragePrecision
@@ -213,11 +214,10 @@ def _geometric_means(values: torch.Tensor, cluster: torch.Tensor, before: torch.
 
 def write_fitted(path: Path, base: str, e: ExperimentConfig, fit: Fit) -> None:
     """Write an experiment that changes an experiment's anchors."""
-    values = {"ratios": sorted(fit.ratios.tolist()), "sizes": fit.sizes.tolist()}
-    lines = [f"  {key}: [{', '.join(f'{value:.3g}' for value in of)}]\n" for key, of in values.items()]
-    write_whole(
-        path,
-        f"base: {base}\ndescription: >-\n  What do anchors fitted to these objects give? Sizes and ratios of {e.name} "
-        "by k-means in IoU.\n  Changes together: anchors.ratios, anchors.sizes: they are one choice of shapes.\n"
-        f"changes:\n  - anchors.ratios\n  - anchors.sizes\nanchors:\n{''.join(lines)}",
+    description = (
+        f"What do anchors fitted to these objects give? Sizes and ratios of {e.name} by k-means in IoU. "
+        "Changes together: anchors.ratios, anchors.sizes: they are one choice of shapes."
     )
+    fitted = {"anchors.ratios": sorted(fit.ratios.tolist()), "anchors.sizes": fit.sizes.tolist()}
+    values = {key: [float(f"{value:.3g}") for value in of] for key, of in fitted.items()}
+    write_whole(path, as_difference(base, description, list(values), values))

@@ -63,11 +63,10 @@ class TimmBackbone(nn.Module):
             )
         self.body = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places)
         self.levels = [Level(every[i]["module"], every[i]["num_chs"], every[i]["reduction"]) for i in places]
-        self.multiple, odd = 1, torch.zeros(1, in_channels, 97, 97, device="meta")
-        with torch.no_grad():
-            maps = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places).to("meta")(
-                odd
-            )
+        with torch.device("meta"), torch.no_grad():
+            probe = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places)
+            maps = probe(torch.zeros(1, in_channels, 97, 97))
+        self.multiple = 1
         if any(x.shape[-1] != -(-97 // level.stride) for level, x in zip(self.levels, maps, strict=True)):
             self.multiple = self.levels[-1].stride
 
