@@ -116,7 +116,7 @@ def export_detector(
     predictor = load_detector(file, device="cpu")
     e, size = predictor.experiment, size or predictor.input_size
     path = file.with_suffix(".onnx") if out is None else Path(out)
-    detector = predictor.detector
+    detector = predictor.folded.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model = ExportedDetector(detector, build_postprocess(e), size, nms).eval()
     images = torch.zeros((2, len(CHANNELS[e.input.modality]), *size), dtype=torch.uint8)
     with torch.no_grad():

@@ -87,7 +87,8 @@ class Predictor:
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized, padded with ``input.fit: letterbox``.
         reading: settings for decoding: upright, with the LWIR range of training.
-        detector: as trained; detections come from a folded copy.
+        detector: as trained.
+        folded: its copy with norms folded into convolutions, which detects.
     """
 
     def __init__(self, experiment: ExperimentConfig, detector: Detector, device: torch.device) -> None:
@@ -95,11 +96,11 @@ class Predictor:
         self.modality = experiment.input.modality
         self.classes = tuple(experiment.data.classes)
         self.device = usable_device(device)
-        self._folded = self._fold(detector.eval()).to(self.device)
+        self.folded = self._fold(detector.eval()).to(self.device)
         self.detector = detector.to(self.device)
         self.reading = replace(build_reading(experiment), orientation="follow")
         if experiment.trainer.channels_last:
-            self._folded = self._folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.folded = self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transform = build_transforms(experiment, "test")
         self._postprocess = build_postprocess(experiment)
 
@@ -214,7 +215,7 @@ class Predictor:
         what = f"{len(samples)} images of {width}x{height} pixels at once"
         with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):
             batch = collate(samples).to(self.device)
-            outputs = self._folded(batch.images)
+            outputs = self.folded(batch.images)
             outputs.refuse_non_finite(batch.names)
             detections = postprocess(outputs, self.input_size, batch.original_sizes, batch.content_sizes)
         table = detections.table(range(len(samples)), self.classes)

@@ -211,6 +211,15 @@ def test_every_modality_exports(overrides: tuple[str, ...], few_pairs: Path, tmp
     exports(ROOT / "experiments" / "lite0.yaml", few_pairs, tmp_path, *overrides)
 
 
+def test_norms_are_folded(images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.export, "export", lambda model, *_, **__: exported.append(model) or 1 / 0)
+    checkpoint = write_checkpoint(tmp_path / "best.ckpt", ROOT / "experiments" / "lite0.yaml", images)
+    with pytest.raises(ExportError):
+        export_detector(checkpoint)
+    assert not [name for name, _ in exported[0].named_buffers() if "running_mean" in name]
+
+
 def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     with pytest.raises(WeightsError, match="there is no such checkpoint"):
         export_detector(tmp_path / "no.ckpt")

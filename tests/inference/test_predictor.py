@@ -74,14 +74,14 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(
 ) -> None:
     """They would count as nothing found."""
     detector = load_detector(checkpoints["visible"], device="cpu")
-    whole = detector._folded
+    whole = detector.folded
 
     def broken(images: torch.Tensor) -> RawOutputs:
         outputs: RawOutputs = whole(images)
         getattr(outputs, part)[where, 7, 1] = torch.nan
         return outputs
 
-    monkeypatch.setattr(detector, "_folded", broken)
+    monkeypatch.setattr(detector, "folded", broken)
     with pytest.raises(NonFiniteError, match=rf"^the detector's outputs are not finite on image {where}$"):
         detector.predict([COLOUR, COLOUR])
 

@@ -63,6 +63,6 @@ def test_a_run_names_the_batch_size(
 def test_a_detector_names_batch_and_zoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor: Predictor = load_detector(write_checkpoint(tmp_path / "a.ckpt"), device="cpu")
     height, width = predictor.input_size
-    monkeypatch.setattr(predictor, "_folded", fails)
+    monkeypatch.setattr(predictor, "folded", fails)
     with pytest.raises(OutOfMemory, match=rf"hold 2 images of {width}x{height} pixels at once .*--batch.*--zoom"):
         predictor.predict([np.zeros((64, 64, 3), np.uint8)] * 2)
