@@ -24,12 +24,12 @@ from ssd_effnet.detection.losses import ClassLoss, DetectionLoss
 from ssd_effnet.detection.postprocess import PostProcess
 from ssd_effnet.models.adapters import Adapter
 from ssd_effnet.models.anchors import AnchorGenerator
-from ssd_effnet.models.backbones.contract import Selected, can_be_cut
+from ssd_effnet.models.backbones.contract import Selected
 from ssd_effnet.models.backbones.pretrained import load_pretrained
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.extras import ExtraLevels
 from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
-from ssd_effnet.models.layers import replace_batch_norm, set_batch_norm
+from ssd_effnet.models.layers import declared, replace_batch_norm, set_batch_norm
 from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.weights import LoadReport
 from ssd_effnet.registry import BACKBONES, STREAM_FUSIONS, TOPOLOGIES, maker
@@ -156,7 +156,7 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
         raise ConfigError(f"{e.name}: key `fusion.shared_from`: {shared_from} is not one of the streams' levels {of}")
     hands_back = getattr(maker(STREAM_FUSIONS[f.name]), "hands_back", False)
     places = sorted({0, shared_from, fused, *(range(fused) if hands_back else ())})
-    if places[1] < len(levels) and not can_be_cut(whole):
+    if places[1] < len(levels) and not declared(whole, "cut", "forward"):
         key = "name" if hands_back else "up_to" if fused < len(levels) else "shared_from"
         remedy = f"{f.name} hands maps back there" if hands_back else "take null, which keeps two whole streams"
         raise ConfigError(

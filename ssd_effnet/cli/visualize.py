@@ -101,14 +101,12 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
 
 
 def data(experiment: Path, out: Path | None, overrides: list[str], **settings: Any) -> str:
-    """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
+    """What the network really gets: augmented images with boxes, denormalised."""
     from ssd_effnet.config.loading import load_experiment
-    from ssd_effnet.visualize.data import channel_table, write_data_view
+    from ssd_effnet.visualize.data import write_data_view
 
     e = load_experiment(experiment, overrides)
-    view = write_data_view(e, out or Path(f"data_{e.name}"), **settings)
-    shell.print_table(channel_table(view))
-    return "\n".join(str(path) for path in view.pictures)
+    return "\n".join(map(str, write_data_view(e, out or Path(f"data_{e.name}"), **settings)))
 
 
 def parser() -> shell.Parser:

@@ -54,10 +54,6 @@ class Detector(nn.Module):
         """The existing parts, in order; each has ``levels``."""
         return {name: self.get_submodule(name) for name in self._order}
 
-    def part(self, name: str) -> nn.Module | None:
-        """The part of that name, or None."""
-        return self.parts.get(name)
-
     @property
     def levels(self) -> list[Level]:
         """Levels of the head's input maps."""

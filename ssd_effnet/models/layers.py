@@ -23,12 +23,14 @@ def activation(name: str) -> nn.Module:
     return nn.Identity() if name == "none" else _ACTIVATIONS[name](inplace=True)
 
 
-def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[[], Any] | None:
-    """A module's method ``what`` (``folds``, ``initialise``); None without one, or where a subclass of the class that
-    has it overrides the method ``overridden_by`` that it describes."""
+def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[..., Any] | None:
+    """A module's method ``what``: ``folds``, ``initialise`` or ``cut``.
+
+    None without one, or where a subclass of the class that has it overrides the method ``overridden_by`` that it is of.
+    """
     for kind in type(module).__mro__:
         if what in vars(kind):
-            found: Callable[[], Any] = getattr(module, what)
+            found: Callable[..., Any] = getattr(module, what)
             return found
         if overridden_by in vars(kind):
             return None

@@ -184,6 +184,6 @@ def fusion_weights(experiment: Experiment) -> dict[str, dict[str, float]]:
             if key.startswith("fusion/") and math.isfinite(value):
                 node, _, name = key.removeprefix("fusion/").rpartition("/")
                 found.setdefault(node, {}).setdefault(name, []).append(value)
-    neck = build_skeleton(experiment.config).part("neck")
+    neck = build_skeleton(experiment.config).parts.get("neck")
     names = neck.node_names if isinstance(neck, GraphNeck) else []  # in the order in which they are computed
     return {node: {name: float(np.mean(v)) for name, v in found[node].items()} for node in names if node in found}

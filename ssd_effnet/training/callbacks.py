@@ -123,7 +123,7 @@ class FusionWeights(Callback):
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        neck = pl_module.detector.part("neck") if isinstance(pl_module, TrainingModule) else None
+        neck = pl_module.detector.parts.get("neck") if isinstance(pl_module, TrainingModule) else None
         if not isinstance(neck, GraphNeck):
             return
         averages = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, callbacks.WeightAveraging)]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from data_kaist.annotations import training_ignore
 from data_kaist.dataset import DetectionDataset, collate, doubts_of, read_pair
-from data_kaist.errors import DataError
+from data_kaist.errors import DataError, warn_doubt
 from data_kaist.layouts import spread
 from data_kaist.structures import Batch
 from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.config.groups import chosen
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, as_rgb, draw
-from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
+from ssd_effnet.models.fusion import CHANNELS
 from ssd_effnet.visualize.panels import Panel, save_panels
 
 DRAWS = {"train": 4, "val": 1, "test": 1}
@@ -27,21 +25,10 @@ DRAWS = {"train": 4, "val": 1, "test": 1}
 
 _CELL = 320  # width of one picture
 _ROWS = 6  # frames on one picture
-_FAR_MEAN = 1.0
-_FAR_STD = 3.0  # wide enough for networks trained on -1..1, whose inputs have a standard deviation near 0.5
 
 
-@dataclass(frozen=True)
-class DataView:
-    """Pictures in order, the channels' mean and deviation as they enter the backbone, and what is doubtful."""
-
-    pictures: list[Path]
-    channels: dict[str, tuple[float, float]]
-    verdict: str
-
-
-def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6) -> DataView:
-    """Draw frames as the network receives them, turned back into pixels.
+def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", count: int = 6) -> list[Path]:
+    """Draw frames as the network receives them, turned back into pixels; returns the pictures.
 
     Normalisation is undone by the experiment's numbers, not the detector's buffers: if they differ, channels are
     swapped or boxes misplaced, the pictures look wrong.
@@ -59,31 +46,23 @@ def write_data_view(e: ExperimentConfig, out: Path, *, stage: str = "train", cou
     dataset = build_dataset(e, stage)
     chosen = spread(dataset.frames, count)
     normalize = build_normalize(e)
-    mean, std = configured(e)
-    sums = np.zeros((3, len(mean)))  # number of values, sum, sum of squares
     rows = []
     for place in chosen:
         batch = collate([dataset[(k, place)] for k in range(DRAWS[stage])])
-        with torch.no_grad():
-            tensor: torch.Tensor = normalize(batch.images)
-        values = tensor.double().transpose(0, 1).flatten(1).numpy()
-        sums += (np.full(len(values), values.shape[1]), values.sum(1), (values**2).sum(1))
-        rows.append(_frame_row(dataset, place, batch, denormalised(tensor, mean, std)))
-    of_tensor = sums[1] / sums[0]
-    deviation = np.sqrt(np.maximum(sums[2] / sums[0] - of_tensor**2, 0))
-    names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
-    channels = dict(zip(names, zip(of_tensor.tolist(), deviation.tolist(), strict=True), strict=True))
-    verdict = " ".join([_verdict(e, channels), *doubts_of([dataset.frames[place] for place in chosen]).values()])
+        rows.append(_frame_row(dataset, place, batch, denormalised(normalize(batch.images), *configured(e))))
+    doubts = doubts_of([dataset.frames[place] for place in chosen]).values()
+    for sentence in doubts:
+        warn_doubt(sentence)
     words = [
         f"{e.name}, {stage}: each frame as it is read, then as it enters the network. {_words(e, stage)}",
-        verdict,
+        *doubts,
     ]
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
         path = out / f"{stage}_{page}.png"
         save_panels(path, rows[start : start + _ROWS], words, ("truth", "ignored"))
         pictures.append(path)
-    return DataView(pictures, channels, verdict)
+    return pictures
 
 
 def configured(e: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -99,32 +78,6 @@ def denormalised(entering: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> n
     values = entering.permute(0, 2, 3, 1).double().numpy() * std + mean
     pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return pixels
-
-
-def channel_table(view: DataView) -> Table:
-    """Entering statistics per channel."""
-    table = Table(caption=view.verdict)
-    for name in ("channel", "mean (wanted 0)", "std (wanted 1)"):
-        table.add_column(name, justify="right")
-    for name, (mean, std) in view.channels.items():
-        table.add_row(name, f"{mean:+.3f}", f"{std:.3f}")
-    return table
-
-
-def _verdict(e: ExperimentConfig, channels: Mapping[str, tuple[float, float]]) -> str:
-    far = [
-        name for name, (mean, std) in channels.items() if abs(mean) > _FAR_MEAN or not 1 / _FAR_STD <= std <= _FAR_STD
-    ]
-    if not far:
-        return (
-            f"No channel is far from mean 0 and standard deviation 1 (beyond {_FAR_MEAN:g}, a factor of {_FAR_STD:g})."
-        )
-    why = (
-        "input.mean and input.std do not describe these images (ssd-effnet inspect --stats counts theirs)"
-        if e.input.normalize
-        else "input.normalize is off"
-    )
-    return f"Far from mean 0 and standard deviation 1: {', '.join(far)}; {why}."
 
 
 def _words(e: ExperimentConfig, stage: str) -> str:

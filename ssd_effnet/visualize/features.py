@@ -26,8 +26,7 @@ from ssd_effnet.training.run_directory import RunDirectory
 from ssd_effnet.visualize.panels import Panel, save_panels
 
 LISTED = 12
-"""Detections, the surest ones, that are drawn together and listed."""
-_SHOWN_SCORE = 0.3
+"""Detections, the surest ones, that are listed."""
 _IN_A_ROW = 4
 _YELLOW = (240, 228, 66)
 # Okabe and Ito's, as in the drawing module; a level beyond the last begins anew
@@ -161,8 +160,8 @@ def write_features(
 ) -> tuple[list[Path], Table]:
     """Draw a detector's maps, anchors and evidence for one image.
 
-    Writes ``image.png``, ``levels.png``, and, where there is something to show, ``anchors.png`` and ``detection.png``;
-    returns them with a table of the surest detections. A DataError says that there are not so many detections.
+    Writes ``levels.png`` and, where there is something to show, ``anchors.png`` and ``detection.png``; returns them
+    with a table of the surest detections. A DataError says that there are not so many detections.
 
     Args:
         predictor: the detector.
@@ -187,9 +186,8 @@ def write_features(
     ]
     markings = markings if truth else []
 
-    pictures = [out / "image.png", out / "levels.png"]
-    _image_picture(pictures[0], sample, detections, markings)
-    _levels_picture(pictures[1], seen, sample)
+    pictures = [out / "levels.png"]
+    _levels_picture(pictures[0], seen, sample)
     if truth and (~sample.ignore).any():
         pictures.append(out / "anchors.png")
         _anchors_picture(pictures[-1], seen, batch.targets, build_criterion(e), sample)
@@ -213,20 +211,6 @@ def _background(sample: Sample) -> np.ndarray:
     picture = sample.lwir if sample.visible is None else sample.visible
     assert picture is not None
     return as_rgb(picture)
-
-
-def _image_picture(path: Path, sample: Sample, detections: DetectionTable, known: list[Marking]) -> None:
-    """The input with its known objects and the numbered, higher-scoring detections, the surest drawn last."""
-    listed = np.arange(min(LISTED, len(detections)))
-    shown = listed[(detections.scores[listed] >= _SHOWN_SCORE) | (listed == 0)][::-1]
-    of_shown = detections.rows(shown)
-    texts = [f"#{row + 1} {text}" for row, text in zip(shown, of_shown.texts(), strict=True)]
-    markings = [*known, Marking("detection", of_shown.boxes_xyxy, texts)]
-    (height, width), (h, w) = sample.original_size, sample.size
-    words = f"{sample.name}: {width}x{height} pixels, entering as {w}x{h}. #1 is the surest detection."
-    pair = [as_rgb(x) for x in (sample.visible, sample.lwir) if x is not None]
-    row = [Panel([], draw(image, markings, zoom=max(1.0, 640 / w))) for image in pair]
-    save_panels(path, [row], [words], [m.kind for m in markings if len(m.boxes_xyxy)], width=6.4)
 
 
 def _levels_picture(path: Path, seen: Seen, sample: Sample) -> None:

@@ -254,7 +254,7 @@ def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
         return
     with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
         run(e, tmp_path, echo=silent)
-    replace_batch_norm(detector.part("extras"), "group")  # 16 groups of 16 channels, in batches of any size
+    replace_batch_norm(detector.parts["extras"], "group")  # 16 groups of 16 channels, in batches of any size
     with pytest.raises(RunError, match=r"would normalise a single value: .* a group is one channel"):
         preflight.refuse_single_values(detector, e, 2)
 

@@ -201,11 +201,11 @@ def test_every_picture_and_the_table(checkpoints: dict[str, Path], tmp_path: Pat
     sample, truth = find_sample(predictor, "visible/5")
     out = tmp_path / "a folder, größer"
     pictures, table = write_features(predictor, sample, out, truth=truth, detection=2)
-    assert [path.name for path in pictures] == ["image.png", "levels.png", "anchors.png", "detection.png"]
+    assert [path.name for path in pictures] == ["levels.png", "anchors.png", "detection.png"]
     assert {*out.iterdir()} == {*pictures} and all(cv2.imread(str(path)) is not None for path in pictures)
     assert next(iter(table.columns[0].cells)) == "1" and table.row_count == 12
     pictures, _ = write_features(predictor, sample, tmp_path / "unknown", truth=False)
-    assert [path.name for path in pictures] == ["image.png", "levels.png", "detection.png"]
+    assert [path.name for path in pictures] == ["levels.png", "detection.png"]
 
 
 def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

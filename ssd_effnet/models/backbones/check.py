@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from data_kaist.errors import Failure
-from ssd_effnet.models.backbones.contract import can_be_cut
 from ssd_effnet.models.folding import FoldError, fold
+from ssd_effnet.models.layers import declared
 
 SIZES = ((64, 96), (75, 101))
 """(height, width) that are tried: a whole number of strides, and odd sides, which must be rounded up."""
@@ -85,8 +85,9 @@ def _check_images_are_apart(backbone: Any) -> None:
             raise ContractError(
                 f"{name}: in evaluation, level {level.name} of an image depends on the rest of its batch, or on chance"
             )
-    if can_be_cut(backbone) and len(alone) > 1:
-        parts = [*backbone.cut(stop=1)(images[:1]), *backbone.cut(1)(alone[0])]
+    cut = declared(backbone, "cut", "forward")
+    if cut and len(alone) > 1:
+        parts = [*cut(stop=1)(images[:1]), *cut(1)(alone[0])]
         if not all(torch.equal(a, b) for a, b in zip(alone, parts, strict=True)):
             raise ContractError(f"{name}: cut at a level, it gives other maps than whole")
 

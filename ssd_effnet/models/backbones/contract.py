@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from ssd_effnet.models.layers import declared
 from ssd_effnet.structures import Level
 
 
@@ -51,16 +52,6 @@ class Backbone(nn.Module):
         return part
 
 
-def can_be_cut(backbone: nn.Module) -> bool:
-    """Whether the backbone has a ``cut`` that fits its ``forward``."""
-    for kind in type(backbone).__mro__:
-        if "cut" in vars(kind):
-            return True
-        if "forward" in vars(kind):
-            return False
-    return False
-
-
 class Selected(nn.Module):
     """A selection of a backbone's levels.
 
@@ -83,7 +74,8 @@ class Selected(nn.Module):
             raise ValueError(f"levels must be ascending places of {names}, not {places}")
         self.levels = [levels[place] for place in places]
         self.places = places
-        self.whole = backbone.cut(stop=places[-1] + 1) if can_be_cut(backbone) else backbone  # type: ignore[operator]
+        cut = declared(backbone, "cut", "forward")
+        self.whole = cut(stop=places[-1] + 1) if cut else backbone
         twin = copy.deepcopy(self.whole).to("meta").eval()
         maps = twin(torch.zeros(1, in_channels, 64, 64, device="meta"))
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]

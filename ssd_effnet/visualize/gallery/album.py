@@ -12,6 +12,7 @@ import numpy as np
 
 from data_kaist.classes import is_among
 from data_kaist.errors import DataError
+from data_kaist.statistics import OCCLUSIONS
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind, box_column
 from ssd_effnet.evaluation.miss_rate import Outcome
@@ -19,7 +20,6 @@ from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import GalleryEntry, Large
 
 MOST_ENTRIES = 2000
-OCCLUSIONS = ("none", "partial", "heavy")
 GAP = 4  # pixels between the images of a pair
 _CONTEXT = 2.2  # a thumbnail shows so many times the object's longer side
 _LEAST = 72.0  # pixels of the picture that a thumbnail shows at least
