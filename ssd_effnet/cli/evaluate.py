@@ -33,7 +33,7 @@ def parser() -> shell.Parser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="a run, KAIST text (image_number,x,y,w,h,score; numbers from 1), COCO results (.json) or a devkit folder",
+        help="a run, KAIST text (image_number,x,y,w,h,score; numbers from 1) or one per video, COCO results",
     )
     task.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE", help="A and B; or the seeds of A, with those of B in --with"

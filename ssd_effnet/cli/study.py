@@ -167,7 +167,7 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
     minutes = total / side_by_side
-    time = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
+    time = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.0f} min"
     print(f"about {time}{rows}; from a few steps, timed one experiment at a time")
     show_power(out)
     return 0

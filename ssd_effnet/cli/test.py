@@ -21,7 +21,9 @@ from ssd_effnet.cli import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet test")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or tested checkpoints, and key=value")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories or their tested checkpoints, and key=value"
+    )
     parser.add_argument("--name", default="", help="folder below RUN/tests (default: made of the settings)")
     parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")
     parser.add_argument("--seed", type=shell.from_zero, default=0, help="of --stress (default: %(default)s)")

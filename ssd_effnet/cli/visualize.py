@@ -112,7 +112,7 @@ def data(experiment: Path, out: Path | None, overrides: list[str], **settings: A
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet visualize")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    a_run = "a run directory, its tested checkpoint, or a file of detections"
+    a_run = "a run directory, the checkpoint it was tested with, or a file of detections"
     parsers: dict[Any, shell.Parser] = {}
 
     def command(call: Callable[..., str], name: str = "") -> Callable[..., Any]:

@@ -198,8 +198,8 @@ def normalisation_in_doubt(e: ExperimentConfig) -> str:
         return ""
     if e.backbone.pretrained == "none":
         return (
-            f"input.mean, input.std: those of published weights, but {e.backbone.name} begins at random; "
-            "ssd-effnet inspect --stats counts the data's own"
+            f"input.mean, input.std: those of published weights, but with backbone.pretrained: none {e.backbone.name} "
+            "starts from random ones; ssd-effnet inspect --stats counts the data's own"
         )
     return "" if stated == own else f"input.mean, input.std: not those of {e.backbone.name}'s weights, which null means"
 

@@ -230,7 +230,7 @@ def test_null_is_the_normalisation_of_the_weights(files: Path, monkeypatch: pyte
     save_experiment(lite, files / "config.yaml")
     assert "mean:\n  - 0.498\n" in (files / "config.yaml").read_text()
     assert normalisation_in_doubt(lite) == ""
-    for key, says in (("name=efficientnet-b0", "not those of efficientnet-b0"), ("pretrained=none", "at random")):
+    for key, says in (("name=efficientnet-b0", "not those of efficientnet-b0"), ("pretrained=none", "random")):
         doubted = load_experiment(files / "config.yaml", [f"backbone.{key}", "backbone.norm=batch"])
         assert says in normalisation_in_doubt(doubted)
     half = load_experiment(ROOT / "experiments" / "00_vgg16.yaml", ["input.std=null"]).input

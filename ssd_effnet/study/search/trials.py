@@ -112,6 +112,7 @@ def open_study(search: Search) -> optuna.Study:
         DataError: the data cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
     search.out.mkdir(parents=True, exist_ok=True)
     database = search.out / "search.db"
     try:
@@ -133,18 +134,17 @@ def open_study(search: Search) -> optuna.Study:
             )
     except Exception as error:
         raise SearchError(f"{database}: is not the storage of a search ({str(error).splitlines()[0]})") from error
-    _refuse_another(search, study)
+    _refuse_another(search, study, {stage: of["fingerprint"] for stage, of in data.items()})
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         storage.record_heartbeat(trial._trial_id)  # a process that died before its first one would never be missed
     return study
 
 
-def _refuse_another(search: Search, study: optuna.Study) -> None:
+def _refuse_another(search: Search, study: optuna.Study, data: dict[str, str]) -> None:
     """Write down what is searched, or compare it with what the search was begun with."""
-    data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
     now: dict[str, dict[str, Any]] = {
         "another space": {key: distribution_to_json(draw) for key, draw in search.space.items()},
-        "other data": {stage: of["fingerprint"] for stage, of in data.items()},
+        "other data": data,
     }
     if "begun" not in study.user_attrs:
         save_experiment(search.base, search.snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,6 +109,8 @@ class FinishedRun:
                 if not leave_out or (path == directories[-1] and not runs):
                     raise
                 warnings.warn(f"left out: {error}", Doubt, stacklevel=2)
+        times = Counter(run.name for run in runs.values())
+        runs = {k: replace(v, name=f"{v.name}, {names[k]}") if times[v.name] > 1 else v for k, v in runs.items()}
         one, first = next(iter(runs.items()))
         for path, run in runs.items():
             if fingerprint(run.frames) != fingerprint(first.frames):
