@@ -116,7 +116,7 @@ def work(job: Job, threads: int) -> None:
     sys.argv += [word for plugin in plugins for word in ("--plugins", plugin)]
     torch.set_num_threads(threads)
     try:
-        run(job.experiment, out, resume=True, shown=job.varied)
+        run(job.experiment, out, resume=True)
     except Busy:  # the directory is the other process's, its log too
         return
     except Interrupted as error:

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config.loading import find_experiment, load_experiment, varied
+from ssd_effnet.config.loading import find_experiment, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError, read_yaml
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
@@ -34,12 +34,11 @@ FEWEST_PEOPLE = 100  # with fewer, a miss rate jumps from one person to the next
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run of a study; ``varied``: keys in which its experiments differ, for TensorBoard's HParams tab."""
+    """One run of a study."""
 
     experiment: ExperimentConfig
     directory: RunDirectory
     source: Path
-    varied: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -79,11 +78,9 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     names = [experiment.name for experiment, _ in experiments[: len(files)]]  # an override may name them
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two experiments are called {twice}, and their runs would share a directory")
-    before = [directory.trained() for directory in survey(out)[0]]
     if several := next((e.name for e, _ in experiments if e.trainer.num_nodes > 1), None):
         raise ConfigError(f"{several}: key `trainer.num_nodes`: a run of a study stays on one machine; set it to 1")
-    differing = varied([*(experiment for experiment, _ in experiments), *before])
-    return [Job(e, RunDirectory.of(e, out), path, differing) for e, path in experiments]
+    return [Job(e, RunDirectory.of(e, out), path) for e, path in experiments]
 
 
 def overlay(file: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import SimpleProfiler
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 
@@ -22,7 +24,6 @@ from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import ImageError
 from data_kaist.files import write_whole
 from data_kaist.layouts import spread
-from ssd_effnet.distributed import gather_from_processes
 from ssd_effnet.drawing import Marking, beside, draw, encoded
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import miss_rate_figure
@@ -231,70 +232,10 @@ class Pictures(Callback):
         )
 
 
-class Waiting(Callback):
-    """Measures step and loader time; of several processes the slowest loader's.
-
-    Logs ``time/data_share`` per epoch, not into ``metrics.csv``, which is reproducible.
-
-    Attributes:
-        of_epoch: share of the last epoch's time, in 0..1.
-        waited, worked: seconds since the start of the run, over interruptions.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
-        self.of_epoch = 0.0
-        self.waited = self.worked = 0.0
-        self._now: list[float] = [0.0, 0.0]  # seconds waited and worked in this epoch
-        self._since = 0.0
-
-    @property
-    def of_run(self) -> float:
-        """Share of the training time, in 0..1."""
-        return self.waited / max(self.waited + self.worked, 1e-9)
-
-    def __str__(self) -> str:
-        advice = "; more data.workers or data.cache would help" if self.of_run > 0.05 else ""
-        return f"{self.of_run:.1%} of the training time went by waiting for data{advice}"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"waited": self.waited, "worked": self.worked}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.waited, self.worked = state_dict["waited"], state_dict["worked"]
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._now = [0.0, 0.0]
-        self._since = self.clock()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._lap(0)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._lap(1)
-
-    def _lap(self, kind: int) -> None:
-        now = self.clock()
-        self._now[kind] += now - self._since
-        self._since = now
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # the others wait for the slowest inside their step, so its waiting counts
-        waited, worked = max(gather_from_processes((self._now[0], self._now[1])))
-        self.waited += waited
-        self.worked += worked
-        self.of_epoch = waited / max(waited + worked, 1e-9)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.log_metrics({"time/data_share": self.of_epoch}, trainer.global_step)
-
-
 class EpochLines(Callback):
     """Prints one line per epoch."""
 
-    def __init__(self, waiting: Waiting, echo: Callable[[str], None] = print) -> None:
-        self.waiting = waiting
+    def __init__(self, echo: Callable[[str], None] = print) -> None:
         self.echo = echo
         self.since = 0.0
 
@@ -310,5 +251,12 @@ class EpochLines(Callback):
             for label, key in shown.items()
             if key in metrics
         ]
-        parts.append(f"{time.monotonic() - self.since:.0f} s, {self.waiting.of_epoch:.0%} waiting for data")
+        parts.append(f"{time.monotonic() - self.since:.0f} s")
         self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
+
+
+def data_share(profiler: SimpleProfiler) -> float:
+    """Share of the training time spent waiting for data, 0..1, in this process since it began."""
+    names = ("[_TrainingEpochLoop].train_dataloader_next", "run_training_batch")
+    waited, worked = (math.fsum(profiler.recorded_durations[name]) for name in names)
+    return waited / max(waited + worked, 1e-9)

@@ -67,7 +67,6 @@ class TrainingModule(LightningModule):
         postprocess: PostProcess,
         optimizers: Callable[[nn.Module, int], Any],
         annotations: dict[str, Sequence[Annotations]],
-        channel_names: Sequence[str],
         experiment: dict[str, Any],
         classes: Classes = PEOPLE,
     ) -> None:
@@ -77,7 +76,6 @@ class TrainingModule(LightningModule):
         self.postprocess = postprocess
         self.optimizers_of = optimizers
         self.annotations = annotations
-        self.channel_names = channel_names
         self.experiment = experiment
         self.classes = classes
         self.unread: list[UnreadLoss] = []
@@ -124,7 +122,6 @@ class TrainingModule(LightningModule):
             self._stop(loss.of_all, loss.step, [n for names in gather_from_processes(mine) for n in names])
 
     def _log_step(self, batch: Batch, losses: dict[str, torch.Tensor]) -> None:
-        self._log_input(batch)
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss_total", batch_size=len(batch.names))
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
@@ -204,14 +201,3 @@ class TrainingModule(LightningModule):
         for name, value in figures.items():
             if not math.isnan(value):  # no object of that kind in the split
                 self.log(f"{stage}/{name}", value, prog_bar=name in on_bar)
-
-    @torch.no_grad()
-    def _log_input(self, batch: Batch) -> None:
-        """Log mean and std per channel at the backbone, to check the normalisation.
-
-        Of several processes rank 0's share is logged.
-        """
-        entering = self.detector.normalize(batch.images)
-        for i, name in enumerate(self.channel_names):
-            self.log(f"input/{name}/mean", entering[:, i].mean(), batch_size=len(batch.names))
-            self.log(f"input/{name}/std", entering[:, i].std(), batch_size=len(batch.names))

@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -54,7 +55,6 @@ from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figure, named_figures, write_results
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import preflight
@@ -67,7 +67,7 @@ from ssd_effnet.training.callbacks import (
     ModelCheckpoint,
     Pictures,
     ScalarLayout,
-    Waiting,
+    data_share,
 )
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
@@ -102,7 +102,6 @@ def run(
     resume: bool = False,
     echo: Callable[[str], None] = print,
     callbacks: Sequence[Callback] = (),
-    shown: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train, choose the best epoch, test once; return the content of ``results.json``.
 
@@ -114,7 +113,6 @@ def run(
         resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume`); a finished run is returned as it is.
         echo: called with one line per stage.
         callbacks: further ones of Lightning, such as a search's pruner.
-        shown: keys in TensorBoard's HParams tab beside experiment and seed; None: those that differ from the defaults.
 
     Raises:
         Failure: one sentence.
@@ -137,11 +135,10 @@ def run(
     with directory.lock() if processes.first else nullcontext(), threads_of(experiment.trainer.threads):
         if processes.first:
             directory.sweep()
-        shown = varied([ExperimentConfig(), experiment]) if shown is None else shown
         resumed = resume and directory.last.is_file()
         experiment = with_its_range(directory, experiment) if resumed else experiment
         try:
-            return _run(experiment, directory, processes, resumed, echo, callbacks, shown)
+            return _run(experiment, directory, processes, resumed, echo, callbacks)
         except (Failure, OSError) as error:
             if isinstance(error, OSError) and error.errno and error.filename is None:  # of TensorBoard's writer
                 error.filename = str(directory)
@@ -173,7 +170,6 @@ def _run(
     resumed: bool,
     echo: Callable[[str], None],
     callbacks: Sequence[Callback],
-    shown: Sequence[str],
 ) -> dict[str, Any]:
     """The run, from the last checkpoint if ``resumed``."""
     t = experiment.trainer
@@ -224,10 +220,11 @@ def _run(
     )
     with ending_together(session.trainer, lost):
         session.fit()
-        echo(str(session.waiting))
-        for doubt in session.doubts() if processes.first else ():
+        advice = "; more data.workers or data.cache would help" if session.data_share > 0.05 else ""
+        echo(f"{session.data_share:.1%} of the training time went by waiting for data{advice}")
+        if processes.first and (doubt := session.doubt()):
             echo(doubt)
-        return session.finish(shown)
+        return session.finish()
 
 
 class _Session:
@@ -257,7 +254,7 @@ class _Session:
             preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
         self.timer = Timer()  # its state is in the checkpoint: a resumed run adds up the times
-        self.waiting = Waiting()
+        self.profiler = SimpleProfiler()
         self.rows = MetricsCsv(directory.metrics_file)
         keep = partial(
             ModelCheckpoint,
@@ -267,7 +264,7 @@ class _Session:
         )
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
-        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout(), self.waiting]
+        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout()]
         used += [FusionWeights(), self.rows]  # before the file, which records its metrics
         # without validation no epoch is best. The last one has a callback of its own:
         # ModelCheckpoint's save_last writes only when there is a new best
@@ -277,7 +274,7 @@ class _Session:
         if "val" in datasets and t.panel_images:
             used.append(Pictures(datasets["val"], t.panel_images))
         on_terminal = echo is print and sys.stderr.isatty()
-        used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(self.waiting, echo))
+        used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(echo))
         self.trainer = Trainer(
             **devices(experiment),
             precision=t.precision,
@@ -291,6 +288,7 @@ class _Session:
             logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False, purge_step=begin),
             plugins=[WholeCheckpoints(), *environments()],
             callbacks=used,
+            profiler=self.profiler,
             use_distributed_sampler=False,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
@@ -317,23 +315,20 @@ class _Session:
         """Value of the monitor at each validation, by epoch."""
         return [row[monitor] for row in self.rows.rows if monitor in row]
 
-    def doubts(self) -> Iterator[str]:
-        """Sentences about choices by a metric that never changed."""
-        t, schedule = self.experiment.trainer, self.experiment.schedule
-        watched: str | None = getattr(schedule, "monitor", None)
+    @property
+    def data_share(self) -> float:
+        return data_share(self.profiler)
 
-        def stood(monitor: str) -> str:
-            """Beginning of a sentence where no validation beat the first one, else empty."""
-            metric, values = metric_of(monitor), self.validations(monitor)
-            if len(values) < 2 or metric.best(values) != values[0]:
-                return ""
-            return f"{monitor} was never better than at the first validation, {values[0]:.4g}{metric.unit}"
-
-        if said := stood(t.monitor):
-            yield f"{said}; best.ckpt is of epoch {_epoch_of(self.directory.best)}, the last that equals it"
-        cut = watched and len(self.validations(watched)) > getattr(schedule, "patience", 0) + 1
-        if watched and cut and (said := stood(watched)):
-            yield f"{said}; {schedule.name} cut the learning rate for that, whatever the loss did (schedule.monitor)"
+    def doubt(self) -> str:
+        """A sentence where the monitor was never better than at the first validation, else empty."""
+        monitor = self.experiment.trainer.monitor
+        metric, values = metric_of(monitor), self.validations(monitor)
+        if len(values) < 2 or metric.best(values) != values[0]:
+            return ""
+        return (
+            f"{monitor} was never better than at the first validation, {values[0]:.4g}{metric.unit}; best.ckpt is of "
+            f"epoch {_epoch_of(self.directory.best)}, the last that equals it"
+        )
 
     def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
         """Detections and scores of a checkpoint on the test split."""
@@ -361,7 +356,7 @@ class _Session:
                 sys.exit(1)
             raise Interrupted(sentence()) from None
 
-    def finish(self, shown: Sequence[str]) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Test the chosen checkpoint; write and return the results."""
         t, directory, datasets = self.experiment.trainer, self.directory, self.datasets
         writes = self.trainer.is_global_zero
@@ -373,7 +368,7 @@ class _Session:
             "epoch": _epoch_of(chosen),
             "epochs": t.epochs,
             "minutes": round(self.timer.time_elapsed() / 60, 2),
-            "data_share": round(self.waiting.of_run, 4),
+            "data_share": round(self.data_share, 4),
             "parameters": sum(p.numel() for p in self.module.detector.parameters()),
             "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
         }
@@ -388,7 +383,7 @@ class _Session:
                 _write_detections(directory, datasets["test"], table)
             results["test"] = _test_results(self.experiment, datasets["test"], scores)
             if writes:
-                _log_test(self.trainer, self.experiment, shown, scores, classes)
+                _log_test(self.trainer, self.experiment, scores, classes)
         if writes:
             write_results(directory.results_file, results)
         return results
@@ -528,7 +523,6 @@ def _module(
         build_postprocess(experiment),
         lambda model, steps: _optimizers(experiment, model, steps),
         {stage: dataset.annotations for stage, dataset in datasets.items()},
-        [CHANNEL_NAMES[c] for c in CHANNELS[experiment.input.modality]],
         dataclasses.asdict(experiment),
         next(iter(datasets.values())).classes,
     )
@@ -625,14 +619,13 @@ def _label_doubts(datasets: Mapping[str, DetectionDataset]) -> Iterator[str]:
 def _log_test(
     trainer: Trainer,
     experiment: ExperimentConfig,
-    shown: Sequence[str],
     scores: Mapping[str, Scores],
     classes: Classes,
 ) -> None:
     """Log the final figures, the curve and HParams to TensorBoard."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
-    values = settings(experiment)
+    values, shown = settings(experiment), varied([ExperimentConfig(), experiment])
     hparams = {key: values[key] if isinstance(values[key], int | float | str) else str(values[key]) for key in shown}
     figures = {f"test/{name}": value for name, value in named_figures(scores, classes) if not math.isnan(value)}
     curves = scores if len(scores) > 1 else {"test": scores[classes.main]}

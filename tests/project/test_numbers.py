@@ -90,7 +90,7 @@ def test_what_is_not_finite_is_refused_with_its_frames(
             raw = outputs(2)
             return replace(raw, cls_logits=raw.cls_logits.detach() * 0 + torch.tensor([value, -value]))
 
-    module = TrainingModule(Broken(), build_criterion(e), build_postprocess(e), lambda *_: None, {}, [], {})  # type: ignore[arg-type]
+    module = TrainingModule(Broken(), build_criterion(e), build_postprocess(e), lambda *_: None, {}, {})  # type: ignore[arg-type]
     module.trainer = type("T", (), {"current_epoch": 0, "global_step": 7})()  # type: ignore[assignment]
     with pytest.raises(NonFiniteError, match="the detector's outputs are not finite on visible/4, visible/5"):
         module.test_step(batch, 0)

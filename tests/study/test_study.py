@@ -105,14 +105,11 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, Done]) -> None:
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
 
 
-def test_tensorboard_lists_what_differs_between_the_experiments(ran: tuple[Path, Done], few_pairs: Path) -> None:
+def test_tensorboard_lists_what_differs_from_the_defaults(ran: tuple[Path, Done]) -> None:
     out, _ = ran
-    jobs = plan([WIDEN, LITE0], [0], [*SMALL, f"data.root={few_pairs}", "02*:optimizer.lr=1e30"], out)
-    assert {"adapter.kind", "optimizer.lr", "optimizer.name"} <= set(jobs[0].varied) and "input.size" not in jobs[
-        0
-    ].varied
     listed = [hparams_of(file) for file in (out / "lite0" / "seed0").glob("events.out.tfevents*")]
-    assert {"Experiment", "Seed", *jobs[0].varied} in [set(found) for found in listed]
+    (shown,) = filter(None, listed)
+    assert {"Experiment", "Seed", "optimizer.lr"} <= shown.keys() and "optimizer.accumulate" not in shown
     assert not list((out / "lite0").glob("seed0/*/events.out.tfevents*"))  # no run beside the run
 
 

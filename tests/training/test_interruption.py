@@ -95,8 +95,7 @@ def child(e: ExperimentConfig, folder: Path, moment: str = "", *, resume: bool =
 
 def comparable(checkpoint: Any) -> Any:
     """A checkpoint without what measures time or names the folder that it lies in."""
-    clocks = ("Timer", "Waiting")
-    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if not name.startswith(clocks)}
+    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if not name.startswith("Timer")}
     for name in callbacks:
         if name.startswith("ModelCheckpoint"):
             callbacks[name] = {
