@@ -24,41 +24,24 @@ from ssd_effnet.cli import shell
 
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet evaluate")
-    parser.add_argument(
-        "--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root"
-    )
+    add = parser.add_argument
+    add("--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root")
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument(
-        "--detections",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="a run, KAIST text (image_number,x,y,w,h,score; numbers from 1) or one per video, COCO results",
-    )
-    task.add_argument(
-        "--compare", type=Path, nargs="+", metavar="FILE", help="A and B; or the seeds of A, with those of B in --with"
-    )
+    text = "a run, KAIST text (image_number,x,y,w,h,score; numbers from 1) or one per video, COCO results"
+    task.add_argument("--detections", type=Path, nargs="+", metavar="FILE", help=text)
+    text = "A and B; or the seeds of A, with those of B in --with"
+    task.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help=text)
     task.add_argument("--join", type=Path, nargs="+", metavar="FILE", help="join the detections of these")
-    parser.add_argument(
-        "--by", choices=("proben", "average", "nms"), default="proben", help="of --join (default: %(default)s)"
-    )
-    parser.add_argument("--out", type=Path, metavar="OUT.json", help="of --join: the joined detections, COCO results")
-    parser.add_argument("--with", dest="other", type=Path, nargs="+", metavar="FILE", help="the seeds of B")
-    parser.add_argument("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
-    parser.add_argument(
-        "--rules",
-        choices=("matlab", "python", "both"),
-        default="both",
-        help="matlab: the KAIST devkit; python: the script most papers since 2021 ran (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--split", default="test-all-20", help="frames to take from a data set's root (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets"
-    )
+    add("--by", choices=("proben", "average", "nms"), default="proben", help="of --join (default: %(default)s)")
+    add("--out", type=Path, metavar="OUT.json", help="of --join: the joined detections, COCO results")
+    add("--with", dest="other", type=Path, nargs="+", metavar="FILE", help="the seeds of B")
+    add("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
+    text = "matlab: the KAIST devkit; python: the script most papers since 2021 ran (default: %(default)s)"
+    add("--rules", choices=("matlab", "python", "both"), default="both", help=text)
+    add("--split", default="test-all-20", help="frames to take from a data set's root (default: %(default)s)")
+    add("--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets")
+    add("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
     shell.add_subsets(parser)
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
     return parser
 
 

@@ -214,29 +214,21 @@ def size(text: str) -> tuple[int, int]:
     >>> size("512x640")
     (512, 640)
     """
-    height, _, width = text.partition("x")
     try:
-        return _whole_number(height, 32), _whole_number(width, 32)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not HxW of at least 32 pixels each, for example 512x640"
-        ) from None
+        height, width = (whole(part, least=32) for part in text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, as 512x640") from None
+    return height, width
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number from 1."""
-    return _whole_number(text, 1)
-
-
-def from_zero(text: str) -> int:
-    """An argument that is a whole number from 0."""
-    return _whole_number(text, 0)
-
-
-def _whole_number(text: str, least: int) -> int:
+def whole(text: str, least: int = 0) -> int:
+    """An argument that is a whole number."""
     if not text.isdecimal() or len(text) > 15 or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
     return int(text)
+
+
+positive = functools.partial(whole, least=1)
 
 
 def complete_setting(prefix: str, **_: object) -> list[str]:

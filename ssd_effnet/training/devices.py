@@ -22,7 +22,6 @@ from typing import Any, Literal
 import cv2
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -63,31 +62,22 @@ class Processes:
         if t.accelerator == "gpu" and not torch.cuda.is_available():
             raise ConfigError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
         count = t.devices * t.num_nodes
-        starters: dict[type[TorchElasticEnvironment | SLURMEnvironment], str]
-        starters = {TorchElasticEnvironment: "torchrun", SLURMEnvironment: "SLURM"}
-        for starter, name in starters.items():
-            try:
-                started = starter().world_size() if starter.detect() else count
-            except RuntimeError as error:  # Lightning's advice on how to ask SLURM for processes
-                raise ConfigError(" ".join(str(error).split())) from error
-            if started != count:
-                raise ConfigError(
-                    f"trainer.devices x trainer.num_nodes is {count}, but {name} has started {started} processes; the "
-                    "numbers must be equal"
-                )
-        if count == 1:
-            return cls()
         if t.batch_size % count:
             raise ConfigError(
                 f"trainer.batch_size is that of all {count} processes together and must be a multiple of {count}, not "
                 f"{t.batch_size}"
             )
-        if t.threads:  # Lightning would divide the cores among the processes
+        if t.threads and count > 1:  # Lightning would divide the cores among the processes
             os.environ["OMP_NUM_THREADS"] = str(t.threads)
         try:
             trainer = Trainer(**devices(experiment), logger=False, enable_checkpointing=False)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise ConfigError(f"trainer.devices: {' '.join(str(error).split())}") from error
+        if trainer.world_size != count:
+            raise ConfigError(
+                f"trainer.devices x trainer.num_nodes is {count}, but {trainer.world_size} processes were started; the "
+                "numbers must be equal"
+            )
         return cls(trainer.global_rank, trainer.world_size)
 
 

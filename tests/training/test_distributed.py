@@ -196,9 +196,9 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "4"}.items():
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"is 2, but torchrun has started 4 processes"):
+    with pytest.raises(ConfigError, match=r"is 2, but 4 processes were started"):
         Processes.of(experiment("trainer.devices=2"))
 
 
