@@ -30,6 +30,12 @@ def shaded(bgr: Bgr, factor: float) -> Bgr:
     return (min(bgr[0] * factor, 255.0), min(bgr[1] * factor, 255.0), min(bgr[2] * factor, 255.0))
 
 
+def any_colour(rng: np.random.Generator) -> Bgr:
+    """A colour without preference, not quite black or white."""
+    blue, green, red = rng.uniform(8, 250, 3)
+    return (blue, green, red)
+
+
 @dataclass(frozen=True)
 class Camera:
     """A level pinhole camera."""
@@ -43,14 +49,6 @@ class Camera:
         """Pixels ``(n, 2)`` (column, row), float64, of points ``(n, 3)`` in metres with Z > 0."""
         scale = self.focal / xyz[:, 2]
         return np.stack([self.centre_x + xyz[:, 0] * scale, self.horizon + (self.height - xyz[:, 1]) * scale], axis=1)
-
-    def depth_of_height(self, metres: float, pixels: float) -> float:
-        """The distance at which ``metres`` look ``pixels`` tall."""
-        return self.focal * metres / pixels
-
-    def moved(self, dx: float, dy: float) -> Camera:
-        """The camera of a crop that begins at pixel ``(dx, dy)``."""
-        return Camera(self.focal, self.height, self.centre_x - dx, self.horizon - dy)
 
 
 class Canvas:

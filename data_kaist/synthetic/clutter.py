@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_kaist.synthetic.canvas import Bgr, Canvas, palette, shaded
+from data_kaist.synthetic.canvas import Bgr, Canvas, any_colour, palette, shaded
 from data_kaist.synthetic.street import SIGN_COLOURS
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ def furnish(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> tuple
     Returns:
         the footprints, and the lamps ``(n, 3)``: X, Z, strength.
     """
-    jobs: list[tuple[float, Callable[[], Obstacle | None]]] = []
+    jobs: list[tuple[float, Callable[[], Obstacle]]] = []
     lamps: list[tuple[float, float, float]] = []
     half = look.road_half
 
-    def add(z: float, paint: Callable[..., Obstacle | None], *args: float) -> None:
+    def add(z: float, paint: Callable[..., Obstacle], *args: float) -> None:
         jobs.append((z, lambda: paint(canvas, look, rng, *args)))
 
     parked = (rng.random() < 0.5, rng.random() < 0.5)
     trees = rng.random() < 0.45
-    for side, cars in zip((-1.0, 1.0), parked, strict=True):
+    for side, cars, wall in zip((-1.0, 1.0), parked, look.walls, strict=True):
         z = rng.uniform(4.5, 12.0)
         while cars and z < 60.0:
             if rng.random() < 0.5:
@@ -61,13 +61,16 @@ def furnish(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> tuple
         z = rng.uniform(7.0, 22.0)
         while z < 70.0:
             x = side * (half + 0.5)
-            strength = rng.uniform(0.5, 1.1) if rng.random() < 0.85 else 0.0
+            strength = look.lamp_power * (rng.uniform(0.5, 1.1) if rng.random() < 0.85 else 0.0)
             add(z, _lamp, x, z, strength)
             lamps.append((x - side * 1.2, z, strength * (0.6 if look.lit_city else 0.75)))
             z += rng.uniform(14.0, 24.0)
         for _ in range(int(rng.integers(2, 7))):
             z = float(np.exp(rng.uniform(np.log(5.0), np.log(45.0))))
             add(z, SMALL[int(rng.integers(len(SMALL)))], side * rng.uniform(half + 0.4, half + 2.4), z)
+        for _ in range(round(look.junk)):
+            z = float(np.exp(rng.uniform(np.log(6.0), np.log(45.0))))
+            add(z, _junk, side * rng.uniform(half, wall - 0.4), z)
         if rng.random() < 0.35:
             z = rng.uniform(7.0, 25.0)
             for k in range(int(rng.integers(2, 5))):
@@ -81,8 +84,7 @@ def furnish(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> tuple
         for k in range(4):
             add(z + 1.8 * k, _cone, half * 0.75, z + 1.8 * k)
     jobs.sort(key=lambda job: -job[0])
-    found = [job() for _, job in jobs]
-    return [obstacle for obstacle in found if obstacle is not None], np.array(lamps).reshape(-1, 3)
+    return [job() for _, job in jobs], np.array(lamps).reshape(-1, 3)
 
 
 def _shadow(
@@ -265,6 +267,20 @@ def _warm_box(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: flo
     heat = 100 + look.body_heat * rng.uniform(0.4, 0.9)
     canvas.upright((x - wide, x + wide), (0, tall), z, shaded((120, 122, 122), rng.uniform(0.5, 1.2)), heat)
     return Obstacle(x - wide, x + wide, z - 0.1, z + 0.2)
+
+
+def _junk(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float) -> Obstacle:
+    """A distractor of no kind: up to four blocks and discs above each other, in any colours and heats."""
+    wide, y = rng.uniform(0.05, 0.7), 0.0
+    for _ in range(int(rng.integers(1, 5))):
+        half, tall = wide * rng.uniform(0.3, 1.0), rng.uniform(0.1, 1.2)
+        heat = 100 + look.body_heat * rng.uniform(-0.3, 1.0)
+        if rng.random() < 0.7:
+            canvas.upright((x - half, x + half), (y, y + tall), z, any_colour(rng), heat)
+        else:
+            canvas.disc((x, y + tall / 2, z), (half, tall / 2), any_colour(rng), heat)
+        y += tall
+    return Obstacle(x - wide, x + wide, z - 0.1, z + 0.1)
 
 
 SMALL: tuple[Callable[..., Obstacle], ...] = (_pole, _bin, _bin, _hydrant, _hydrant, _dummy, _poster, _warm_box)

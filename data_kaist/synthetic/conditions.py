@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+
+# By what ``--wide`` multiplies conditions of day and night.
+WIDE_FACTORS = {
+    "ambient": (0.3, 1.3),
+    "headlight": (0.1, 1.8),
+    "noise": (0.1, 1.5),
+    "lwir_level": (0.5, 2.6),
+    "body_heat": (0.5, 1.3),
+    "sky_heat": (0.3, 3.0),
+    "leaf_heat": (0.8, 1.4),
+}
+
+
+def _wide(plain: float, low: float, high: float, share: float = 1.0) -> float:
+    """A field that is ``plain``, or with ``--wide``, in this share of the backgrounds, even between the limits."""
+    made: float = field(default=plain, metadata={"wide": (low, high, share)})
+    return made
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,51 @@ class Conditions:
     walls: tuple[float, float]  # distance of the building lines left and right of the middle, metres
     end: float  # how far the street runs before something closes it, metres
     misalignment: tuple[int, int]  # (dx, dy) by which the LWIR picture is off, pixels
+    zoom: float = _wide(1.0, 0.8, 1.9)  # focal length and so the people's heights, relative to the plain twin's
+    eye: float = _wide(0.0, 0.5, 3.0, 0.35)  # metres by which the camera is raised, at zoom 1; it then looks down
+    tilt: float = _wide(0.0, -0.06, 0.08)  # by which the horizon is lower, share of the rows
+    crowd: float = _wide(1.9, 0.8, 6.0)  # people per frame beyond the first, on average
+    company: float = _wide(0.4, 0.2, 0.8)  # share of people who walk beside somebody
+    clothing: float = _wide(0.0, 0.0, 0.7)  # share of clothes of any colour; and how far their warmth differs
+    lamp_power: float = _wide(1.0, 0.0, 2.5)  # of street lamps, relative
+    haze: float = _wide(0.0, 0.003, 0.04, 0.4)  # light lost in fog per metre, share; LWIR loses a third of it
+    rain: float = _wide(0.0, 40.0, 400.0, 0.25)  # streaks in a frame
+    weathering: float = _wide(1.0, 0.6, 3.0)  # contrast of dirt and grain, relative
+    junk: float = _wide(0.0, 0.0, 8.0)  # things of no kind on either pavement, in any colour and heat
+    blur: float = _wide(0.0, 0.0, 1.3)  # of the visible image, standard deviation in pixels at 512 rows
+    motion: float = _wide(0.0, 0.0, 3.0, 0.3)  # reach of the blur along the rows to either side, pixels at 512 rows
+    quality: float = _wide(90.0, 40.0, 95.0)  # of the JPEG files
+    lwir_floor: float = _wide(0.0, 40.0, 90.0, 0.5)  # heat that LWIR shows black
+    lwir_blur: float = _wide(1.0, 0.4, 2.2)  # standard deviation in pixels at 512 rows
+    lwir_noise: float = _wide(1.0, 0.3, 3.5)  # standard deviation in grey levels, about
+    heat_spread: float = _wide(1.0, 0.5, 2.5)  # differences of the surroundings' heat, relative
+    heat_texture: float = _wide(0.0, 0.0, 60.0)  # heat units per unit of weathering
+
+    @property
+    def pad(self) -> int:
+        """Pixels around a view that the LWIR image may reach into."""
+        return max(2, *map(abs, self.misalignment))
+
+    @property
+    def air(self) -> np.ndarray:
+        """Float32 ``(3,)``, B, G, R of fog."""
+        return np.array(self.tint, np.float32) * np.float32(230.0 * self.ambient)
+
+    def widened(self, rng: np.random.Generator) -> Conditions:
+        """The same street with everything that ``--wide`` varies drawn anew."""
+        drawn: dict[str, Any] = {}
+        for each in fields(self):
+            low, high, share = each.metadata.get("wide", (0.0, 0.0, 0.0))
+            if rng.random() < share:
+                drawn[each.name] = float(rng.uniform(low, high))
+        drawn |= {name: getattr(self, name) * rng.uniform(*limits) for name, limits in WIDE_FACTORS.items()}
+        # A camera's automatic gain keeps bodies within the grey levels.
+        span = 100.0 - drawn.get("lwir_floor", 0.0)
+        drawn["lwir_level"] = min(drawn["lwir_level"], 250.0 * span / (span + drawn["body_heat"]))
+        warm = float(rng.uniform(-0.1, 0.15) if self.day else rng.uniform(-0.3, 0.5))
+        drawn["tint"] = tuple(value * (1.0 + warm * sign) for value, sign in zip(self.tint, (-1, 0, 1), strict=True))
+        drawn["misalignment"] = (int(rng.integers(-6, 7)), int(rng.integers(-3, 4)))
+        return replace(self, **drawn)
 
     @classmethod
     def sample(cls, rng: np.random.Generator, day: bool) -> Conditions:

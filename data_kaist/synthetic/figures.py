@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, palette, shaded
+from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, any_colour, palette, shaded
 
 SKIN = palette("cda587 c39678 aa7d5f dcb496")
 HAIR = palette("161414 261e1c 4b3728 7a7878")
@@ -51,8 +51,8 @@ class Person:
     stripe: Bgr | None  # B, G, R of a band over the chest, or None
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Person:
-        """A random person."""
+    def sample(cls, rng: np.random.Generator, clothing: float = 0.0) -> Person:
+        """A random person; ``clothing`` as in :class:`~data_kaist.synthetic.conditions.Conditions`."""
         child = rng.random() < 0.07
         skirt = rng.random() < 0.14
         hem = float(rng.choice([0.47, 0.45, 0.42, 0.33, 0.27], p=[0.35, 0.3, 0.17, 0.1, 0.08]))
@@ -63,13 +63,11 @@ class Person:
         walks = rng.random() < 0.8
 
         def pick(colours: tuple[Bgr, ...]) -> Bgr:
-            blue, green, red = shaded(colours[int(rng.integers(len(colours)))], rng.uniform(0.75, 1.3))
-            jitter = rng.normal(0, 8, 3)
-            return (
-                float(np.clip(blue + jitter[0], 8, 250)),
-                float(np.clip(green + jitter[1], 8, 250)),
-                float(np.clip(red + jitter[2], 8, 250)),
-            )
+            colour = colours[int(rng.integers(len(colours)))]
+            if clothing and colours in (TOPS, BOTTOMS) and rng.random() < clothing:
+                colour = any_colour(rng)
+            blue, green, red = np.clip(shaded(colour, rng.uniform(0.75, 1.3)) + rng.normal(0, 8, 3), 8, 250).tolist()
+            return (blue, green, red)
 
         return cls(
             stature=float(rng.uniform(1.05, 1.4) if child else np.clip(rng.normal(1.68, 0.085), 1.48, 1.92)),
@@ -84,7 +82,7 @@ class Person:
             shoes=pick(BOTTOMS),
             hem=hem,
             skirt=skirt,
-            insulation=float(rng.uniform(0.1, 0.65)),
+            insulation=float(rng.uniform(0.1 * (1 - clothing), 0.65 + 0.3 * clothing)),
             extra=extra,
             stripe=pick(TOPS) if rng.random() < 0.2 else None,
         )

@@ -12,21 +12,19 @@ from data_kaist.synthetic.clutter import Obstacle, furnish
 from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.figures import Sprite, paint_cyclist, paint_person
 from data_kaist.synthetic.scene import FramePlan
-from data_kaist.synthetic.street import light_at, light_map, paint_buildings, paint_ground, paint_sky
+from data_kaist.synthetic.street import distances, light_at, light_map, paint_buildings, paint_ground, paint_sky
 
 # Of a figure's pixels in the frame, the share that must be seen.
 NONE_HIDDEN = 0.9
 PARTLY_HIDDEN = 0.5
 TOTALLY_HIDDEN = 0.05
 MIN_SEEN_PIXELS = 8
-# LWIR may be off by this many pixels either way.
-PAD = 2
 NOISE_MARGIN = 48
 
 
 @dataclass(frozen=True)
 class Box:
-    """One annotated object: ``label``, whole pixels ``x y w h`` within the frame, occlusion 0, 1 or 2."""
+    """One annotated object: ``label``, whole pixels ``x y w h`` within the visible image, occlusion 0, 1 or 2."""
 
     label: str
     x: int
@@ -34,6 +32,7 @@ class Box:
     w: int
     h: int
     occlusion: int
+    lwir: tuple[int, int, int, int]  # ``x y w h`` within the LWIR image; all 0 when it is not in it
 
 
 @dataclass(frozen=True)
@@ -59,49 +58,56 @@ class Noise:
         self.visible = 0.75 * grain + 1.9 * colour
         thermal = rng.standard_normal((height, width), dtype=np.float32)
         stripes = rng.standard_normal((1, width), dtype=np.float32)
-        self.thermal = np.round(0.9 * thermal + 0.45 * stripes).astype(np.int16)
+        self.thermal = 0.9 * thermal + 0.45 * stripes
 
-    def scaled(self, sigma: float) -> np.ndarray:
-        """int16 ``(H, W, 3)``, the visible noise with a standard deviation of about ``sigma`` grey levels."""
-        return np.round(self.visible * np.float32(sigma)).astype(np.int16)
+    def scaled(self, look: Conditions) -> tuple[np.ndarray, np.ndarray]:
+        """The noise of both cameras, int16 ``(H, W, 3)`` and ``(H, W)``."""
+        pairs = ((self.visible, look.noise), (self.thermal, look.lwir_noise))
+        visible, thermal = (np.round(noise * np.float32(sigma)).astype(np.int16) for noise, sigma in pairs)
+        return visible, thermal
 
 
-def make_backdrop(rng: np.random.Generator, size: tuple[int, int], day: bool) -> Backdrop:
+def make_backdrop(rng: np.random.Generator, size: tuple[int, int], day: bool, wide: bool = False) -> Backdrop:
     """Paint a random street for frames of ``size`` (height, width)."""
     height, width = size
     look = Conditions.sample(rng, day)
-    rows, columns = height + 2 * (height // 40 + PAD), width + 2 * (width // 14 + PAD)
+    if wide:
+        look = look.widened(rng)
+    rows, columns = height + 2 * (height // 40 + look.pad), width + 2 * (width // 14 + look.pad)
     camera = Camera(
-        focal=1.37 * height,
-        height=float(rng.uniform(1.55, 1.85)),
+        focal=1.37 * height * look.zoom,
+        height=float(rng.uniform(1.55, 1.85)) + look.eye / look.zoom,
         centre_x=columns * float(rng.uniform(0.4, 0.6)),
-        horizon=rows * float(rng.uniform(0.43, 0.48)),
+        # A raised camera keeps what stands 11 m away in its place.
+        horizon=rows * (float(rng.uniform(0.43, 0.48)) + look.tilt) - 1.37 * height * look.eye / 11.0,
     )
     canvas = Canvas((rows, columns), camera, glows=not day)
     paint_sky(canvas, look, rng)
     paint_ground(canvas, look, rng)
     paint_buildings(canvas, look, rng)
     obstacles, lamps = furnish(canvas, look, rng)
-    light = light_map(canvas, look, lamps, camera)
-    visible = canvas.paint[..., :3] * (light * _weathering(rng, canvas)[..., None])
+    dirt = look.weathering * _weathering(rng, canvas)
+    visible = canvas.paint[..., :3] * (light_map(canvas, look, lamps) * (dirt + 1.0)[..., None])
     if not look.day:
         glow = canvas.glow.astype(np.float32)
         small = cv2.resize(glow, (columns // 4, rows // 4), interpolation=cv2.INTER_AREA)
         halo = cv2.GaussianBlur(small, (0, 0), height / 150.0) * 0.9 + cv2.GaussianBlur(small, (0, 0), height / 35.0)
         visible += glow + 0.6 * cv2.resize(halo, (columns, rows))
+    clear = np.exp(-look.haze * distances(canvas))
+    visible = visible * clear[..., None] + look.air * (1.0 - clear)[..., None]
     soft = cv2.GaussianBlur(np.clip(visible, 0, 255).astype(np.uint8), (3, 3), 0.6)
-    heat = canvas.paint[..., 3]
+    heat = 100.0 + (canvas.paint[..., 3].astype(np.float32) - 100.0) * (look.heat_spread * np.cbrt(clear))
     # Surfaces are not evenly warm, and the lens darkens the corners.
     coarse = rng.normal(0, 3.0, (12, 15)).astype(np.float32)
     patches = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
     u, v = np.linspace(-1, 1, columns, dtype=np.float32), np.linspace(-1, 1, rows, dtype=np.float32)[:, None]
     corner = 1.0 - 0.16 * (u**4 + v**4)
-    heat = np.clip((heat + patches) * corner, 0, 255).astype(np.uint8)
+    heat = np.clip((heat + patches + look.heat_texture * dirt) * corner, 0, 255).astype(np.uint8)
     return Backdrop(look, camera, soft, heat, canvas.depth, lamps, obstacles)
 
 
 def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
-    """Dirt and grain of surfaces, float32 ``(H, W)`` around 1; 1 in the sky."""
+    """Dirt and grain of surfaces, float32 ``(H, W)`` around 0; 0 in the sky."""
     rows, columns = canvas.depth.shape
     texture = np.zeros((rows, columns), np.float32)
     for cell, strength in ((40, 0.035), (9, 0.035), (3, 0.045)):
@@ -109,21 +115,32 @@ def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
         texture += strength * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
     horizon = int(canvas.camera.horizon)
     texture[:horizon] *= np.isfinite(canvas.depth[:horizon])
-    return texture + 1.0
+    return texture
 
 
 def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> Backdrop:
-    """Copy a random window, ``PAD`` pixels larger on every side than frames of ``size``, out of a backdrop."""
-    rows, columns = size[0] + 2 * PAD, size[1] + 2 * PAD
+    """Copy a random window, the look's ``pad`` larger on every side than frames of ``size``, out of a backdrop."""
+    rows, columns = size[0] + 2 * backdrop.look.pad, size[1] + 2 * backdrop.look.pad
     top = int(rng.integers(backdrop.depth.shape[0] - rows + 1))
     left = int(rng.integers(backdrop.depth.shape[1] - columns + 1))
     window = np.s_[top : top + rows, left : left + columns]
+    camera = backdrop.camera
     return replace(
         backdrop,
-        camera=backdrop.camera.moved(left, top),
+        camera=replace(camera, centre_x=camera.centre_x - left, horizon=camera.horizon - top),
         visible=backdrop.visible[window].copy(),
         heat=backdrop.heat[window].copy(),
         depth=backdrop.depth[window],
+    )
+
+
+def _windows(view: Backdrop) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where in a view the visible and the LWIR image lie."""
+    pad, (dx, dy) = view.look.pad, view.look.misalignment
+    height, width = (side - 2 * pad for side in view.depth.shape)
+    return (
+        np.s_[pad : pad + height, pad : pad + width],
+        np.s_[pad + dy : pad + dy + height, pad + dx : pad + dx + width],
     )
 
 
@@ -135,7 +152,7 @@ def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> 
         Objects of which less than 5 % is seen, or that are not in the frame, are left out.
     """
     rows, columns = view.depth.shape
-    frame = np.s_[PAD : rows - PAD, PAD : columns - PAD]
+    frame, lwir_frame = _windows(view)
     owner = np.full(view.depth.shape, -1, np.int16)
     whole = [np.zeros(view.depth.shape, np.uint8) for _ in plan.labels]
     for figure in sorted(plan.figures, key=lambda f: -f.z):
@@ -160,9 +177,11 @@ def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> 
         lit = light[:, None, None] * np.array(view.look.tint, np.float32)
         rest = 1.0 - seen
         picture = view.visible[there]
-        picture[:] = np.minimum(picture * rest[..., None] + sprite.bgr[part] * lit * unhidden[..., None], 255.0)
+        clear = float(np.exp(-view.look.haze * figure.z))
+        light_of_body = sprite.bgr[part] * lit * clear + view.look.air * (1.0 - clear) * alpha[..., None]
+        picture[:] = np.minimum(picture * rest[..., None] + light_of_body * unhidden[..., None], 255.0)
         thermal = view.heat[there]
-        body = 100.0 * alpha + view.look.body_heat * sprite.warmth[part]
+        body = 100.0 * alpha + view.look.body_heat * clear ** (1 / 3) * sprite.warmth[part]
         thermal[:] = np.clip(thermal * rest + body * unhidden, 0.0, 255.0)
         owner[there][solid & unhidden] = -1
         owner[there][body_there & unhidden] = figure.owner
@@ -175,7 +194,8 @@ def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> 
         level = occlusion_level(shown / full) if full else None
         if level is not None and shown >= MIN_SEEN_PIXELS:
             x, y, w, h = cv2.boundingRect(whole[index][frame])
-            boxes.append(Box(label, x, y, w, h, level))
+            left, top, wide, tall = cv2.boundingRect(whole[index][lwir_frame])
+            boxes.append(Box(label, x, y, w, h, level, (left, top, wide, tall)))
     return boxes
 
 
@@ -212,22 +232,37 @@ def _cast_shadow(view: Backdrop, sprite: Sprite, foot: tuple[int, int], x: float
 
 
 def expose(
-    view: Backdrop, noise: Noise, noise_visible: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+    view: Backdrop, noise: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two sensors' pictures of a view: visible uint8 ``(H, W, 3)`` BGR and LWIR uint8 ``(H, W)``.
 
-    ``noise_visible`` is ``noise.scaled(...)`` for this look.
+    ``noise`` is what :meth:`Noise.scaled` gives for this look.
     """
-    height, width = size
+    look, (frame, lwir_frame) = view.look, _windows(view)
+    visible = view.visible[frame]
+    height, width = visible.shape[:2]
+    unit = height / 512.0
+    smear = (1 + 2 * round(look.motion * unit), 1)
+    if look.rain:
+        visible = cv2.add(visible, _rain(look, (height, width), rng))
+    visible = cv2.GaussianBlur(cv2.blur(visible, smear), (0, 0), max(look.blur * unit, 0.01))
     v, u = (int(k) for k in rng.integers(0, NOISE_MARGIN + 1, 2))
-    grain = noise_visible[v : v + height, u : u + width]
-    visible = view.visible[PAD : PAD + height, PAD : PAD + width]
+    grain = noise[0][v : v + height, u : u + width]
     exposure = float(rng.uniform(0.93, 1.07))
     visible = cv2.add(cv2.convertScaleAbs(visible, alpha=exposure), grain, dtype=cv2.CV_8U)
-    dx, dy = view.look.misalignment
-    heat = cv2.GaussianBlur(view.heat, (0, 0), max(0.5, height / 512.0))
-    heat = heat[PAD + dy : PAD + dy + height, PAD + dx : PAD + dx + width]
-    level = cv2.convertScaleAbs(heat, alpha=view.look.lwir_level / 100.0)
+    heat = cv2.blur(cv2.GaussianBlur(view.heat, (0, 0), max(0.5, look.lwir_blur * unit))[lwir_frame], smear)
+    floor = round(look.lwir_floor)
+    level = cv2.convertScaleAbs(heat - np.minimum(heat, floor), alpha=look.lwir_level / (100.0 - floor))
     v, u = (int(k) for k in rng.integers(0, NOISE_MARGIN + 1, 2))
-    lwir = cv2.add(level, noise.thermal[v : v + height, u : u + width], dtype=cv2.CV_8U)
+    lwir = cv2.add(level, noise[1][v : v + height, u : u + width], dtype=cv2.CV_8U)
     return visible, lwir
+
+
+def _rain(look: Conditions, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Streaks of drops, uint8 ``(H, W, 3)``, to be added to an image of ``size`` (height, width)."""
+    layer = np.zeros((*size, 3), np.uint8)
+    fall = size[0] * rng.uniform(0.01, 0.06) * np.array([rng.normal(0, 0.3), 1.0])
+    start = rng.uniform(0, 1, (round(look.rain), 2)) * size[::-1]
+    streaks = np.round(np.stack([start, start + fall], axis=1)).astype(np.int32)
+    cv2.polylines(layer, list(streaks), False, (12.0 + 0.2 * look.air).tolist(), 1, cv2.LINE_AA)
+    return layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +74,7 @@ class _Crowd:
             pixels = float(np.exp(rng.normal(np.log(MEDIAN_HEIGHT), HEIGHT_SPREAD)))
             if not height_limits[0] <= pixels <= height_limits[1]:
                 pixels = float(rng.uniform(height_limits[0], min(height_limits[1], 1.6 * height_limits[0])))
-            z = camera.depth_of_height(1.68, pixels * unit)
+            z = camera.focal * 1.68 / (pixels * unit)
             if rng.random() < 0.55:
                 side = -1.0 if rng.random() < 0.5 else 1.0
                 x = side * float(rng.uniform(self.look.road_half - 0.3, self.look.road_half + 4.0))
@@ -87,6 +87,9 @@ class _Crowd:
             if self.is_free(x, z, 0.45) and (not self.is_behind(x, z) or rng.random() < 0.3):
                 return x, z
         return None
+
+    def person(self) -> Person:
+        return Person.sample(self.rng, self.look.clothing)
 
     def add(self, owner: int, x: float, z: float, person: Person, cyclist: bool = False) -> None:
         self.figures.append(Figure(owner, person, cyclist, x, z))
@@ -107,35 +110,27 @@ def plan_frame(
 ) -> FramePlan:
     """Draw the people of one frame; ``depth`` is float32 ``(H, W)``, metres to the furniture."""
     crowd = _Crowd(rng, look, camera, depth, obstacles)
-    count = 0 if empty else min(1 + int(rng.poisson(1.9)), 9)
+    count = 0 if empty else min(1 + int(rng.poisson(look.crowd)), max(9, int(2.5 * look.crowd)))
     while count > 0:
         count -= 1
         kind = float(rng.random())
         if kind < 0.075:
             _add_group(crowd)
-        elif kind < 0.135:
-            place = crowd.spot(HEIGHT_LIMITS)
-            if place is not None:
-                crowd.add(crowd.object("cyclist"), *place, Person.sample(rng), cyclist=True)
-        elif kind < 0.16:
-            place = crowd.spot((HEIGHT_LIMITS[0] * 0.8, 48.0))
-            if place is not None:
-                crowd.add(crowd.object("person?"), *place, Person.sample(rng))
-        else:
-            place = crowd.spot(HEIGHT_LIMITS)
-            if place is None:
-                continue
-            first = Person.sample(rng)
-            crowd.add(crowd.object("person"), *place, first)
-            if rng.random() < 0.4:
-                # Friends walk side by side, which is how people come to hide each other.
-                x = place[0] + float(rng.choice([-1, 1]) * rng.uniform(0.35, 0.85))
-                z = place[1] + float(rng.uniform(-0.5, 0.5))
-                if crowd.is_free(x, z, 0.3):
-                    other = Person.sample(rng)
-                    turned = Person(**{**vars(other), "view": first.view + float(rng.normal(0, 0.2))})
-                    crowd.add(crowd.object("person"), x, z, turned)
-                    count -= 1
+            continue
+        label = "cyclist" if kind < 0.135 else "person?" if kind < 0.16 else "person"
+        place = crowd.spot((HEIGHT_LIMITS[0] * 0.8, 48.0) if label == "person?" else HEIGHT_LIMITS)
+        if place is None:
+            continue
+        first = crowd.person()
+        crowd.add(crowd.object(label), *place, first, cyclist=label == "cyclist")
+        if label == "person" and rng.random() < look.company:
+            # Friends walk side by side, which is how people come to hide each other.
+            x = place[0] + float(rng.choice([-1, 1]) * rng.uniform(0.35, 0.85))
+            z = place[1] + float(rng.uniform(-0.5, 0.5))
+            if crowd.is_free(x, z, 0.3):
+                turned = replace(crowd.person(), view=first.view + float(rng.normal(0, 0.2)))
+                crowd.add(crowd.object("person"), x, z, turned)
+                count -= 1
     return FramePlan(crowd.figures, crowd.labels)
 
 
@@ -155,4 +150,4 @@ def _add_group(crowd: _Crowd) -> None:
         return
     owner = crowd.object("people")
     for x, z in members:
-        crowd.add(owner, x, z, Person.sample(rng))
+        crowd.add(owner, x, z, crowd.person())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from data_kaist.synthetic.canvas import Bgr, Camera, Canvas, palette, shaded
+from data_kaist.synthetic.canvas import Bgr, Canvas, palette, shaded
 
 if TYPE_CHECKING:
     from data_kaist.synthetic.conditions import Conditions
@@ -244,16 +244,20 @@ def light_at(
     return light + look.headlight * beam * np.clip(1.35 - y / 1.5, 0.06, 1.0)
 
 
-def light_map(canvas: Canvas, look: Conditions, lamps: np.ndarray, camera: Camera) -> np.ndarray:
+def distances(canvas: Canvas, step: int = 1) -> np.ndarray:
+    """Float32 ``(H / step, W / step)``: metres to what every pixel shows; ground and sky at most 200."""
+    camera, depth = canvas.camera, canvas.depth[::step, ::step]
+    below = np.maximum(np.arange(0, canvas.depth.shape[0], step, dtype=np.float32)[:, None] - camera.horizon, 1.0)
+    return np.where(np.isfinite(depth), depth, np.minimum(camera.focal * camera.height / below, 200.0))
+
+
+def light_map(canvas: Canvas, look: Conditions, lamps: np.ndarray) -> np.ndarray:
     """Float32 ``(H, W, 3)``: the light on every painted surface, per colour channel."""
     height, width = canvas.depth.shape
-    coarse = 4
+    coarse, camera = 4, canvas.camera
     rows = np.arange(0, height, coarse, dtype=np.float32)[:, None]
     columns = np.arange(0, width, coarse, dtype=np.float32)[None, :]
-    depth = canvas.depth[::coarse, ::coarse]
-    below = np.maximum(rows - camera.horizon, 1.0)
-    ground = np.minimum(camera.focal * camera.height / below, 200.0)
-    z = np.where(np.isfinite(depth), depth, ground)
+    depth, z = canvas.depth[::coarse, ::coarse], distances(canvas, coarse)
     x = (columns - camera.centre_x) * z / camera.focal
     y = np.maximum(camera.height - (rows - camera.horizon) * z / camera.focal, 0.0)
     light = light_at(look, lamps, x, y, z)

@@ -13,13 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_kaist.annotations import BBGT_HEADER
 from data_kaist.errors import RequestError
 from data_kaist.splits import FrameName
+from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
 from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
 
 VERSION = 2
-JPEG_QUALITY = 90
+PAIRED = "annotations-paired"
 MARKER = "README.txt"
 UNFINISHED = "README.unfinished.txt"
 MAX_FRAMES = 100_000
@@ -112,6 +114,7 @@ def write_dataset(
     seed: int,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    wide: bool = False,
 ) -> int:
     """Write ``frames`` pairs and their annotations below ``out``; see ``ssd-effnet synthesize``.
 
@@ -125,6 +128,8 @@ def write_dataset(
         seed: 0 or more.
         jobs: processes.
         progress: called with (frames written, frames in all) now and then.
+        wide: vary light, weather, cameras, heat and people as far as
+            :class:`~data_kaist.synthetic.conditions.Conditions` says, and write paired annotations too.
 
     Returns:
         Pairs written; 0 if all were there already.
@@ -134,14 +139,15 @@ def write_dataset(
         OSError: if a file cannot be written.
     """
     out = Path(out)
-    readme = readme_of(frames, size, seed)
+    readme = readme_of(frames, size, seed, wide)
     _check_request(frames, size, seed, jobs)
     if not _make_room(out, readme):
         return 0
     out.mkdir(parents=True, exist_ok=True)
     (out / UNFINISHED).write_text(readme, encoding="utf-8")
     written = 0
-    for done in _in_processes(jobs, partial(write_frames, out, size=size, seed=seed), list(_tasks(frame_ids(frames)))):
+    write = partial(write_frames, out, size=size, seed=seed, wide=wide)
+    for done in _in_processes(jobs, write, list(_tasks(frame_ids(frames)))):
         written += done
         if progress:
             progress(written, frames)
@@ -161,12 +167,13 @@ def _in_processes(jobs: int, write: Callable[[list[FrameName]], int], tasks: lis
             pool.shutdown(cancel_futures=True)
 
 
-def readme_of(frames: int, size: tuple[int, int], seed: int) -> str:
+def readme_of(frames: int, size: tuple[int, int], seed: int, wide: bool = False) -> str:
     """The text of ``README.txt``; equal texts mean equal data sets."""
     return (
         "A synthetic twin of the KAIST multispectral pedestrian data set: painted street scenes, no photographs.\n"
         "Layout, names, annotations and split rules are KAIST's; numbers measured on it say nothing about KAIST.\n"
-        f"frames: {frames}\nsize (height x width): {size[0]}x{size[1]}\nseed: {seed}\nversion: {VERSION}\n"
+        f"frames: {frames}\nsize (height x width): {size[0]}x{size[1]}\nseed: {seed}\n"
+        f"version: {VERSION}{', wide' if wide else ''}\n"
         "Made by scripts/make_synthetic.py; this file is written last, so without it the data set is incomplete.\n"
     )
 
@@ -196,7 +203,7 @@ def _make_room(out: Path, readme: str) -> bool:
             return False
         raise RequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
     if (out / UNFINISHED).exists():
-        for name in ("images", "annotations-xml"):
+        for name in ("images", "annotations-xml", PAIRED):
             shutil.rmtree(out / name, ignore_errors=True)
     elif out.exists() and any(out.iterdir()):
         raise RequestError(f"{out} is not empty and was not made by this command; choose another folder.")
@@ -215,7 +222,7 @@ def _tasks(ids: list[FrameName]) -> Iterator[list[FrameName]]:
         yield portion
 
 
-def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: int) -> int:
+def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: int, wide: bool = False) -> int:
     """Paint and write these frames (sorted); returns how many."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -223,17 +230,18 @@ def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: i
         noise = Noise(np.random.default_rng((seed, 1_000)), size)
         for stretch, members in groupby(ids, key=_stretch):
             first, *rest = members
-            backdrop = make_backdrop(np.random.default_rng((seed, 2_000, *stretch)), size, first.daytime == "day")
-            grain = noise.scaled(backdrop.look.noise)
+            rng = np.random.default_rng((seed, 2_000, *stretch))
+            backdrop = make_backdrop(rng, size, first.daytime == "day", wide)
+            grain = noise.scaled(backdrop.look)
             for frame in (first, *rest):
-                _write_frame(out, frame, size, *render_frame(frame, backdrop, noise, grain, size, seed))
+                _write_frame(out, frame, backdrop.look, wide, *render_frame(frame, backdrop, grain, size, seed))
     finally:
         cv2.setNumThreads(threads)
     return len(ids)
 
 
 def render_frame(
-    frame: FrameName, backdrop: Backdrop, noise: Noise, grain: np.ndarray, size: tuple[int, int], seed: int
+    frame: FrameName, backdrop: Backdrop, noise: tuple[np.ndarray, np.ndarray], size: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[Box]]:
     """One frame's pictures (visible BGR ``(H, W, 3)``, LWIR ``(H, W)``, both uint8) and boxes."""
     key = (seed, 3_000, frame.set, frame.video, frame.number)
@@ -248,22 +256,33 @@ def render_frame(
         clear = [box for box in boxes if box.label == "person" and box.occlusion < 2]
         if empty or (clear if is_validation(frame) else boxes):
             break
-    visible, lwir = expose(view, noise, grain, size, rng)
-    return visible, lwir, boxes
+    return *expose(view, noise, rng), boxes
 
 
 def _write_frame(
-    out: Path, frame: FrameName, size: tuple[int, int], visible: np.ndarray, lwir: np.ndarray, boxes: list[Box]
+    out: Path, frame: FrameName, look: Conditions, wide: bool, visible: np.ndarray, lwir: np.ndarray, boxes: list[Box]
 ) -> None:
-    """Write both JPEGs and the XML; bytes go through Python so that a full disk raises."""
+    """Write both JPEGs, the XML and paired annotations; bytes go through Python so that a full disk raises."""
     video, number = str(frame).rsplit("/", 1)
     objects = "".join(map(_OBJECT.format, boxes))
-    xml = _XML.format(name=frame, width=size[1], height=size[0], objects=objects)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    for path, data in (
-        (out / "images" / video / "visible" / f"{number}.jpg", cv2.imencode(".jpg", visible, quality)[1].tobytes()),
-        (out / "images" / video / "lwir" / f"{number}.jpg", cv2.imencode(".jpg", lwir, quality)[1].tobytes()),
-        (out / "annotations-xml" / f"{frame}.xml", xml.encode()),
-    ):
+    xml = _XML.format(name=frame, width=visible.shape[1], height=visible.shape[0], objects=objects)
+    files = {f"annotations-xml/{frame}.xml": xml.encode()}
+    for side, image in (("visible", visible), ("lwir", lwir)):
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, round(look.quality)])[1]
+        files[f"images/{video}/{side}/{number}.jpg"] = encoded.tobytes()
+        if wide:
+            files[f"{PAIRED}/{video}/{side}/{number}.txt"] = _bbgt(boxes, side).encode()
+    for name, data in files.items():
+        path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def _bbgt(boxes: list[Box], side: str) -> str:
+    """Objects in one image of a pair; what is not in the LWIR image is an ignore region there."""
+    lines = [BBGT_HEADER]
+    for box in boxes:
+        seen = side == "visible" or box.lwir[2] > 0
+        x, y, w, h = box.lwir if side == "lwir" and seen else (box.x, box.y, box.w, box.h)
+        lines.append(f"{box.label} {x} {y} {w} {h} {box.occlusion} 0 0 0 0 {int(not seen)} 0")
+    return "\n".join(lines) + "\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -12,15 +15,18 @@ import numpy as np
 import pytest
 from commands import command
 from defusedxml import ElementTree
+from PIL import Image
 
 from data_kaist.errors import RequestError
+from data_kaist.layouts import DataSource
+from data_kaist.splits import FrameName
 from data_kaist.synthetic import write_dataset
 from data_kaist.synthetic.canvas import Camera
-from data_kaist.synthetic.conditions import Conditions
+from data_kaist.synthetic.conditions import WIDE_FACTORS, Conditions
 from data_kaist.synthetic.figures import Person
-from data_kaist.synthetic.render import Backdrop, paint_figures
+from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
-from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, frame_ids, is_validation
+from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, _bbgt, frame_ids, is_validation, render_frame
 from ssd_effnet.cli.synthesize import main
 
 SIZE = (256, 320)
@@ -80,10 +86,12 @@ def image(twin: Path, frame: str, modality: str) -> np.ndarray:
 
 def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path: Path) -> None:
     frames = FRAMES_A_TASK + 20
-    for name, seed, jobs in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
-        write_dataset(tmp_path / name, frames, (96, 128), seed, jobs)
-    a, b, c = (all_bytes(tmp_path / name) for name in "abc")
-    assert a == b
+    for name, seed, jobs, wide in (("a", 3, 1, 0), ("b", 3, 2, 0), ("c", 4, 1, 0), ("d", 3, 1, 1), ("e", 3, 2, 1)):
+        write_dataset(tmp_path / name, frames, (96, 128), seed, jobs, wide=bool(wide))
+    a, b, c, d, e = (all_bytes(tmp_path / name) for name in "abcde")
+    assert a == b and d == e
+    assert a.keys() | {name for name in d if name.startswith("annotations-paired")} == d.keys()
+    assert all(a[name] != d[name] for name in a if not name.endswith(".xml"))
     assert a.keys() == c.keys()
     images = [name for name in a if name.endswith(".jpg")]
     assert len(images) == 2 * frames
@@ -96,6 +104,16 @@ def test_fewer_frames_are_a_part_of_more(tmp_path: Path) -> None:
     few, more = all_bytes(tmp_path / "few"), all_bytes(tmp_path / "more")
     del few[MARKER]
     assert few.items() <= more.items()
+
+
+def test_the_plain_twin_is_what_it_was(tmp_path: Path) -> None:
+    """Studies run on it. Numbers of the images, because JPEG's bytes are OpenCV's."""
+    write_dataset(tmp_path, 20, (96, 128), 5)
+    files = sorted(tmp_path.rglob("*.xml"))
+    assert hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:16] == "b9b43fb0855f481b"
+    for modality, mean, deviation in (("visible", 73.412, 47.399), ("lwir", 38.222, 11.655)):
+        images = np.stack([read(path, cv2.IMREAD_GRAYSCALE) for path in sorted(tmp_path.rglob(f"{modality}/*.jpg"))])
+        assert (images.mean(), images.std()) == pytest.approx((mean, deviation), abs=0.02)
 
 
 # Layout and splits
@@ -240,6 +258,159 @@ def test_a_group_is_one_box_that_its_members_do_not_hide() -> None:
     assert box.w > 0.75 * 350 / 9.3
 
 
+def test_boxes_fit_both_images_when_the_cameras_are_apart() -> None:
+    """Also of a figure over the border, and of one that the LWIR image does not reach."""
+    look = replace(Conditions.sample(np.random.default_rng(0), day=True), sun_side=0, ambient=0.3, lwir_blur=0.1)
+    look = replace(look, misalignment=(6, -3), body_heat=120.0)
+    view = flat_view(np.full((268, 332), np.inf, np.float32))
+    empty = replace(view, look=look, visible=view.visible + 127)
+    noise = (np.zeros((400, 400, 3), np.int16), np.zeros((400, 400), np.int16))
+    plain = expose(empty, noise, np.random.default_rng(0))
+    found = []
+    for x in (0.0, 1.3, -3.12, -3.42):
+        view = replace(empty, visible=empty.visible.copy(), heat=empty.heat.copy())
+        plan = FramePlan([Figure(0, somebody(insulation=0.1), False, x, 7.0)], ["person"])
+        (box,) = paint_figures(view, plan, np.random.default_rng(0))
+        found.append(box)
+        visible, lwir = map(cv2.absdiff, expose(view, noise, np.random.default_rng(0)), plain)
+        for changed, xywh in ((visible.max(axis=2) > 100, (box.x, box.y, box.w, box.h)), (lwir > 12, box.lwir)):
+            assert np.abs(np.subtract(cv2.boundingRect(changed.astype(np.uint8)), xywh)).max() <= 1, (x, xywh)
+    assert found[0].lwir == (found[0].x - 6, found[0].y + 3, found[0].w, found[0].h)
+    assert found[-1].w > 0 and found[-1].lwir[2] == 0
+    assert [_bbgt(found, side).split()[-2] for side in ("visible", "lwir")] == ["0", "1"], "an ignore region there"
+
+
+# --wide
+
+
+def test_what_wide_varies_lies_between_its_limits_and_is_plain_elsewhere() -> None:
+    plain = Conditions.sample(np.random.default_rng(0), day=False)
+    looks = [plain.widened(np.random.default_rng(k)) for k in range(400)]
+    for each in fields(Conditions):
+        values = np.array([getattr(look, each.name) for look in looks], float)
+        if "wide" in each.metadata:
+            low, high, share = each.metadata["wide"]
+            drawn = values[values != each.default]
+            assert getattr(plain, each.name) == each.default
+            assert abs(len(drawn) / 400 - share) < 0.08, each.name
+            assert low <= drawn.min() and drawn.max() <= high and np.ptp(drawn) > 0.9 * (high - low), each.name
+        elif each.name in (*WIDE_FACTORS, "misalignment", "tint"):
+            assert values.std(axis=0).max() > 0.03 * abs(values).mean(), each.name
+        else:
+            assert np.ptp(values, axis=0).max() == 0, each.name
+    assert np.abs([look.misalignment for look in looks]).max(axis=0).tolist() == [6, 3]
+
+
+Pictures = list[tuple[np.ndarray, np.ndarray, list[Box]]]
+
+
+@cache
+def rendered(day: bool, **changes: float) -> Pictures:
+    """Three frames each of two backgrounds with little noise whose conditions are changed."""
+    size, found = (128, 160), []
+    changes = {"noise": 1.0, "lwir_noise": 0.3, **changes}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Conditions, "widened", lambda look, rng: replace(look, **changes))
+        for k in range(2):
+            backdrop = make_backdrop(np.random.default_rng(k), size, day, wide=True)
+            noise = Noise(np.random.default_rng(0), size).scaled(backdrop.look)
+            names = [FrameName(2, 1, 121 + 2 * n) for n in range(3)]
+            found += [render_frame(name, backdrop, noise, size, 0) for name in names]
+    return found
+
+
+def sharpness(image: np.ndarray) -> float:
+    return float(cv2.Laplacian(image, cv2.CV_64F).std())
+
+
+def boxes_of(pictures: Pictures) -> np.ndarray:
+    return np.array([(b.x, b.y, b.w, b.h) for *_, boxes in pictures for b in boxes if b.label != "people"], float)
+
+
+def neighbours(pictures: Pictures) -> float:
+    """Share of boxes beside another of about their height."""
+    pairs = [(a, b) for *_, boxes in pictures for a in boxes for b in boxes if a is not b]
+    return len({id(a) for a, b in pairs if abs(a.x - b.x) < 0.6 * a.h and abs(a.h - b.h) < 0.15 * a.h}) / len(pairs)
+
+
+def colour(pictures: Pictures) -> float:
+    """Median distance between the largest and the smallest channel on trunks."""
+    large = [(v, b) for v, _, boxes in pictures for b in boxes if b.h > 12]
+    trunks = [v[b.y + b.h // 5 : b.y + b.h // 2, b.x : b.x + b.w] for v, b in large]
+    return float(np.median([np.ptp(trunk.mean(axis=(0, 1))) for trunk in trunks]))
+
+
+MEASURES: dict[str, Callable[[Pictures], float]] = {
+    "light": lambda p: float(np.mean([v.mean() for v, *_ in p])),
+    "contrast": lambda p: float(np.mean([v.std() for v, *_ in p])),
+    "visible detail": lambda p: float(np.mean([sharpness(v) for v, *_ in p])),
+    "lwir contrast": lambda p: float(np.mean([lwir.std() for _, lwir, _ in p])),
+    "lwir detail": lambda p: float(np.mean([sharpness(lwir) for _, lwir, _ in p])),
+    "visible road": lambda p: float(np.mean([sharpness(v[-24:]) for v, *_ in p])),
+    "lwir road": lambda p: float(np.mean([sharpness(lwir[-24:]) for _, lwir, _ in p])),
+    "people": lambda p: len(boxes_of(p)),
+    "height": lambda p: float(np.median(boxes_of(p)[:, 3])),
+    "feet": lambda p: float((boxes_of(p)[:, 1] + boxes_of(p)[:, 3]).mean()),
+    "feet apart": lambda p: float((boxes_of(p)[:, 1] + boxes_of(p)[:, 3]).std()),
+    "neighbours": neighbours,
+    "colour": colour,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "measure", "low", "high"),
+    [
+        ({"zoom": 1.8}, "height", 1.4, 2.2),
+        ({"eye": 3.0}, "feet apart", 1.3, 9),
+        ({"tilt": 0.08}, "feet", 1.05, 1.4),
+        ({"crowd": 6.0}, "people", 1.7, 4),
+        ({"company": 0.8}, "neighbours", 1.1, 9),
+        ({"clothing": 0.7}, "colour", 1.2, 9),
+        ({"lamp_power": 2.5}, "light", 1.05, 2),
+        ({"ambient": 0.3}, "light", 0.2, 0.8),
+        ({"haze": 0.04}, "contrast", 0.2, 0.9),
+        ({"rain": 400.0}, "visible detail", 1.1, 4),
+        ({"weathering": 3.0}, "visible road", 1.1, 4),
+        ({"junk": 8.0}, "lwir detail", 1.1, 4),
+        ({"noise": 15.0}, "visible detail", 1.3, 9),
+        ({"blur": 5.0}, "visible detail", 0.2, 0.9),
+        ({"motion": 12.0}, "visible detail", 0.2, 0.9),
+        ({"lwir_blur": 8.0}, "lwir detail", 0.2, 0.9),
+        ({"lwir_noise": 3.5}, "lwir detail", 1.5, 4),
+        ({"lwir_floor": 60.0}, "lwir contrast", 1.2, 4),
+        ({"lwir_level": 90.0}, "lwir contrast", 1.2, 4),
+        ({"heat_spread": 2.5}, "lwir contrast", 1.1, 4),
+        ({"heat_texture": 200.0}, "lwir road", 1.2, 9),
+    ],
+)
+def test_each_condition_shows_in_the_images(changes: dict[str, float], measure: str, low: float, high: float) -> None:
+    day = "lamp_power" not in changes
+    assert low < MEASURES[measure](rendered(day, **changes)) / MEASURES[measure](rendered(day)) < high
+
+
+def test_paired_annotations_say_where_each_camera_sees_people(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 60, (96, 128), 0, wide=True)
+    assert "wide" in (tmp_path / MARKER).read_text()
+    source = DataSource("kaist", tmp_path, form="paired")
+    visible, lwir = (source.frames("train-all-02", modality=modality) for modality in ("early", "lwir"))
+    xml = DataSource("kaist", tmp_path).frames("train-all-02")
+    offsets = set()
+    for a, b, c in zip(visible, lwir, xml, strict=True):
+        np.testing.assert_array_equal(a.annotations.boxes_xyxy, c.annotations.boxes_xyxy)
+        assert a.annotations.labels.tolist() == b.annotations.labels.tolist() == c.annotations.labels.tolist()
+        inside = [
+            (box, other)
+            for box, other in zip(a.annotations.boxes_xyxy, b.annotations.boxes_xyxy, strict=True)
+            if min(box[:2].min(), other[:2].min()) > 0 and max(box[2], other[2]) < 128 and max(box[3], other[3]) < 96
+        ]
+        for box, other in inside:
+            np.testing.assert_array_equal(box[2:] - box[:2], other[2:] - other[:2])
+            offsets.add(tuple((box - other)[:2].tolist()))
+    assert len(offsets) > 3 and all(abs(x) <= 6 and abs(y) <= 3 for x, y in offsets)
+    qualities = {str(Image.open(path).quantization) for path in tmp_path.rglob("*.jpg")}
+    assert len(qualities) > 3
+
+
 # The command
 
 
@@ -249,7 +420,8 @@ def test_command_writes_then_does_nothing_then_refuses(
     """What it prints as the next command runs."""
     monkeypatch.chdir(tmp_path)
     request = [str(tmp_path / "my data"), "--frames", "6", "--size", "96x128", "--seed", "1"]
-    for more, code, words in (([], 0, "pairs"), ([], 0, "already holds"), (["--seed", "2"], 1, "another data set")):
+    refused = [(other, 1, "another data set") for other in (["--seed", "2"], ["--wide"])]
+    for more, code, words in (([], 0, "pairs"), ([], 0, "already holds"), *refused):
         assert main([*request, *more]) == code
         said = capsys.readouterr()
         assert words in (said.err if code else said.out) and len(said.err.splitlines()) == code
