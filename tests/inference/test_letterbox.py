@@ -127,8 +127,10 @@ def test_the_pages_of_features_show_boxes_on_the_picture(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
-    monkeypatch.setattr(features, "_image_picture", lambda path, sample, found, known: shown.append(found))
+    monkeypatch.setattr(features, "_detection_picture", lambda path, seen, chosen, *rest: shown.append(chosen))
+    monkeypatch.setattr(features, "_levels_picture", lambda *given: None)
     predictor = load_detector(checkpoint, device="cpu")
-    features.write_features(predictor, predictor.prepare(PAIRS[0]), tmp_path, truth=False)
-    assert len(shown[0]) and (shown[0].boxes_xyxy <= (96, 54, 96, 54)).all()
-    assert shown[0].boxes_xyxy[:, 2].max() > 60
+    for detection in range(1, 11):
+        features.write_features(predictor, predictor.prepare(PAIRS[0]), tmp_path, truth=False, detection=detection)
+    boxes = np.concatenate([of.boxes_xyxy for of in shown])
+    assert len(boxes) == 10 and (boxes <= (96, 54, 96, 54)).all() and boxes[:, 2].max() > 60
