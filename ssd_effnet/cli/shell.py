@@ -215,20 +215,20 @@ def size(text: str) -> tuple[int, int]:
     (512, 640)
     """
     try:
-        height, width = (whole(part, least=32) for part in text.split("x"))
+        height, width = (whole_number(part, least=32) for part in text.split("x"))
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW of at least 32 pixels each, as 512x640") from None
     return height, width
 
 
-def whole(text: str, least: int = 0) -> int:
+def whole_number(text: str, least: int = 0) -> int:
     """An argument that is a whole number."""
     if not text.isdecimal() or len(text) > 15 or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least}")
     return int(text)
 
 
-positive = functools.partial(whole, least=1)
+positive = functools.partial(whole_number, least=1)
 
 
 def complete_setting(prefix: str, **_: object) -> list[str]:

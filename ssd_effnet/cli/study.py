@@ -66,7 +66,7 @@ def _add_plan(run: shell.Parser) -> None:
 
 def seed(word: str) -> int | str:
     """A seed; ``key=value``, which may stand behind them, stays as it is."""
-    return word if "=" in word else shell.whole(word)
+    return word if "=" in word else shell.whole_number(word)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

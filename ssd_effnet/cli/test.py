@@ -26,7 +26,7 @@ def parser() -> shell.Parser:
     )
     parser.add_argument("--name", default="", help="folder below RUN/tests (default: made of the settings)")
     parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")
-    parser.add_argument("--seed", type=shell.whole, default=0, help="of --stress (default: %(default)s)")
+    parser.add_argument("--seed", type=shell.whole_number, default=0, help="of --stress (default: %(default)s)")
     text = "of --stress: miss rates of the first subset by kind and strength (default: %(default)s)"
     parser.add_argument("--plot", type=Path, default=Path("stress.png"), metavar="FILE", help=text)
     shell.add_subsets(parser)
