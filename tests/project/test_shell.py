@@ -197,10 +197,10 @@ def test_settings_complete() -> None:
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "²", "", "one", "9" * 5000])
 def test_numbers_are_whole_and_in_decimal_digits(text: str) -> None:
-    for kind in (shell.positive, shell.whole, lambda side: shell.size(f"{side}x512")):
+    for kind in (shell.positive, shell.whole_number, lambda side: shell.size(f"{side}x512")):
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
-    assert (shell.whole("0"), shell.positive("1"), shell.size("32x64")) == (0, 1, (32, 64))
+    assert (shell.whole_number("0"), shell.positive("1"), shell.size("32x64")) == (0, 1, (32, 64))
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
