@@ -9,15 +9,14 @@ An *operating point* is a least score; people not found from that score on are m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
 
-from data_kaist.structures import Annotations, DetectionTable
-from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, Matches, MissRateEvaluator, Outcome
+from data_kaist.structures import DetectionTable
+from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator, Outcome
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 
 FPPI = 0.1
@@ -100,8 +99,9 @@ class Errors:
         self.shown = self._shown(alarms, fppi, min_score)
         self.min_score = float(detections.scores[self.shown].min()) if self.shown.any() else float("nan")
         self.fppi = float((alarms & self.shown).sum() / max(self.images, 1))
-        self.found = self.matches.box_matched.copy()
-        self.found[self.found] = self.shown[self.matches.box_matched_by[self.found]]
+        matched = self.matches.box_matched_by >= 0
+        self.found = matched.copy()
+        self.found[matched] = self.shown[self.matches.box_matched_by[matched]]
         self.counted = ~self.matches.box_ignored
         self.missed = self.counted & ~self.found
         self.nearest, self.overlap = nearest_box(truth, detections)
@@ -112,8 +112,8 @@ class Errors:
             Kind.BACKGROUND: alarms & (self.overlap < NEAR),
             Kind.MISPLACED: misplaced,
             Kind.DUPLICATE: alarms & (self.overlap >= MIN_OVERLAP),
-            Kind.MISSED_UNSEEN: self.missed & ~touched & ~self.matches.box_matched,
-            Kind.MISSED_UNSURE: self.missed & ~touched & self.matches.box_matched,
+            Kind.MISSED_UNSEEN: self.missed & ~touched & ~matched,
+            Kind.MISSED_UNSURE: self.missed & ~touched & matched,
             Kind.MISSED_MISPLACED: self.missed & touched,
         }
 
@@ -157,7 +157,7 @@ class Errors:
         above = (float(self.detections.scores.max()) if len(self.detections) else 0.0) + 1
         return self.miss_rate(
             DetectionTable(
-                np.concatenate((rest.image_index, self.matches.box_image[people])),
+                np.concatenate((rest.image_index, self.truth.box_image[people])),
                 np.concatenate((rest.boxes_xyxy, self.truth.boxes_xyxy[people])),
                 np.concatenate((rest.scores, np.full(int(people.sum()), above))),
             )
@@ -194,10 +194,10 @@ class Group:
     miss_rate_if_found: float
 
 
-def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list[Group]]:
+def groups(errors: Errors) -> dict[str, list[Group]]:
     """Counted people by time of day, height and occlusion, without empty groups."""
     found: dict[str, list[Group]] = {}
-    for sort, parts in people_groups(errors.matches, annotations).items():
+    for sort, parts in people_groups(errors.truth).items():
         found[sort] = []
         for words, who in parts:
             missed = who & errors.missed
@@ -206,23 +206,15 @@ def groups(errors: Errors, annotations: Sequence[Annotations]) -> dict[str, list
     return found
 
 
-def people_groups(matches: Matches, annotations: Sequence[Annotations]) -> dict[str, list[tuple[str, np.ndarray]]]:
+def people_groups(truth: MissRateEvaluator) -> dict[str, list[tuple[str, np.ndarray]]]:
     """Boxes by time of day, height, occlusion: ``[sort]`` has names and bool ``(g,)``."""
-    height, occlusion = box_column(annotations, "height"), box_column(annotations, "occlusion")
-    daytime = np.array([a.daytime or "" for a in annotations], dtype="U5")[matches.box_image]
+    height, occlusion = truth.height, truth.occlusion
+    day, night = (truth.image_is[time][truth.box_image] for time in ("day", "night"))
     return {
-        "time of day": [
-            (words, daytime == key) for key, words in (("day", "day"), ("night", "night"), ("", "unknown"))
-        ],
+        "time of day": [("day", day), ("night", night), ("unknown", ~day & ~night)],
         "height in pixels": [
             (f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more", (height >= low) & (height < high))
             for low, high in pairwise(HEIGHTS)
         ],
         "occlusion": [(words, occlusion == level) for level, words in enumerate(("none", "partial", "heavy"))],
     }
-
-
-def box_column(annotations: Sequence[Annotations], name: str) -> np.ndarray:
-    """Column ``(g,)`` of all images' annotations, numbered as in :class:`Matches`."""
-    columns = [getattr(a, name) for a in annotations]
-    return np.concatenate(columns) if columns else np.zeros(0)

@@ -67,23 +67,17 @@ class MissRate:
 class Matches:
     """Matches of detections and boxes in one subset.
 
-    Rows of detections are those of the table; rows of boxes are those of all images in order.
+    Rows of detections are those of the table; boxes are those of all images in order, as the evaluator has them.
 
     Attributes:
         in_subset: bool ``(d,)``, the detection is on an image of the subset.
         outcome: int8 ``(d,)``, values of :class:`Outcome`.
-        box_image: int64 ``(g,)``, image of each ground-truth box.
-        box_row: int64 ``(g,)``, its row in that image's ``Annotations``.
-        box_matched: bool ``(g,)``, found by a true positive.
         box_ignored: bool ``(g,)``, an ignore region in this subset; boxes of images outside it are ignored too.
-        box_matched_by: int64 ``(g,)``, row of the detection that found it, -1 where none.
+        box_matched_by: int64 ``(g,)``, row of the true positive that found it, -1 where none.
     """
 
     in_subset: np.ndarray
     outcome: np.ndarray
-    box_image: np.ndarray
-    box_row: np.ndarray
-    box_matched: np.ndarray
     box_ignored: np.ndarray
     box_matched_by: np.ndarray
 
@@ -150,12 +144,11 @@ class MissRateEvaluator:
         self.n_images = len(counts)
         self.box_start = np.concatenate([[0], np.cumsum(counts)])
         self.box_image = np.repeat(np.arange(self.n_images), counts)
-        self.box_row = np.arange(len(self.box_image)) - self.box_start[self.box_image]
         self.image_is = {None: np.ones(self.n_images, bool), "day": daytimes == "day", "night": daytimes == "night"}
         boxes = [a.boxes_xyxy for a in annotations]
         self.boxes_xyxy = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
-        self._height = np.concatenate([np.zeros(0), *(a.height for a in annotations)]).astype(np.float64)
-        self._occlusion = np.concatenate([np.zeros(0, np.int64), *(a.occlusion for a in annotations)])
+        self.height = np.concatenate([np.zeros(0), *(a.height for a in annotations)]).astype(np.float64)
+        self.occlusion = np.concatenate([np.zeros(0, np.int64), *(a.occlusion for a in annotations)])
         labels = np.concatenate([np.zeros(0, object), *(a.labels for a in annotations)])
         flagged = np.concatenate([np.zeros(0, bool), *(a.ignore for a in annotations)])
         x1, y1, x2, y2 = self.boxes_xyxy.T
@@ -174,8 +167,8 @@ class MissRateEvaluator:
 
     def ignored(self, subset: Subset) -> np.ndarray:
         """Ignore regions of a subset, bool ``(g,)``."""
-        wanted = np.isin(self._occlusion, subset.occlusions)
-        too_small_or_large = (self._height < subset.min_height) | (self._height > subset.max_height)
+        wanted = np.isin(self.occlusion, subset.occlusions)
+        too_small_or_large = (self.height < subset.min_height) | (self.height > subset.max_height)
         ignored: np.ndarray = self._never_counted | too_small_or_large | ~wanted
         return ignored
 
@@ -321,9 +314,6 @@ class Matcher:
         return Matches(
             in_subset=images[self._image[rank_of_row]],
             outcome=outcome[rank_of_row],
-            box_image=truth.box_image,
-            box_row=truth.box_row,
-            box_matched=matched_by >= 0,
             box_ignored=ignored | ~images[truth.box_image],
             box_matched_by=matched_by,
         )

@@ -61,7 +61,7 @@ def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreemen
     )
     counted, found, of_parent = here.counted, here.found, there.found
     only_here, only_there = counted & found & ~of_parent, counted & ~found & of_parent
-    places = most_disputed(here.matches.box_image, only_here, only_there)
+    places = most_disputed(here.truth.box_image, only_here, only_there)
     pairs = [
         (frames[place].name, thumbnail(here, there, frames[place], place), thumbnail(there, here, frames[place], place))
         for place in places

@@ -118,7 +118,7 @@ def test_groups() -> None:
         Annotations.from_rows([PERSON, (200, 100, 230, 160)], occlusion=[0, 1], size=SIZE, daytime="day"),
         Annotations.from_rows([PERSON], ["people"], size=SIZE, daytime="night"),
     ]
-    found = groups(errors(mixed, RIGHT, min_score=0.5), mixed)
+    found = groups(errors(mixed, RIGHT, min_score=0.5))
     told = {sort: [(g.words, g.people, g.missed) for g in parts] for sort, parts in found.items()}
     assert told == {
         "time of day": [("day", 2, 1)],

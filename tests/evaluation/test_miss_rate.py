@@ -102,7 +102,7 @@ def test_boxes_are_continuous() -> None:
 def test_equal_overlaps_go_to_the_later_box() -> None:
     left, right, between = (90, 100, 40, 100), (110, 100, 40, 100), (100, 100, 40, 100)
     images = [truth(left, right)]
-    assert match(images, (0, *between, 0.9)).matches("reasonable_all").box_matched.tolist() == [False, True]
+    assert match(images, (0, *between, 0.9)).matches("reasonable_all").box_matched_by.tolist() == [-1, 0]
     assert outcomes(images, (0, *between, 0.9), (0, *left, 0.8)) == [TP, TP]
     assert outcomes(images, (0, *between, 0.9), (0, *right, 0.8)) == [TP, FP]  # right is used up, left a third of it
 
@@ -302,11 +302,11 @@ def test_matches_agree_with_the_counts(drawn: tuple[list[Annotations], list[Row]
     right = matches.in_subset & (matches.outcome == TP)
     wrong = matches.in_subset & (matches.outcome == FP)
     assert (~matches.box_ignored).sum() == result.counted
-    assert (matches.box_matched & ~matches.box_ignored).sum() == right.sum()
+    assert ((matches.box_matched_by >= 0) & ~matches.box_ignored).sum() == right.sum()
     assert same([result.recall], [right.sum() / result.counted if result.counted else math.nan])
     assert len(result.fppi) == right.sum() + wrong.sum()
     assert result.images == 0 or same([wrong.sum() / result.images], [result.fppi[-1] if len(result.fppi) else 0])
-    for box in np.flatnonzero(matches.box_matched):
+    for box in np.flatnonzero(matches.box_matched_by >= 0):
         row = matches.box_matched_by[box]
         assert matches.outcome[row] == TP
-        assert rows[row][0] == matches.box_image[box]
+        assert rows[row][0] == matcher.truth.box_image[box]

@@ -14,7 +14,7 @@ from data_kaist.classes import is_among
 from data_kaist.errors import DataError
 from data_kaist.statistics import OCCLUSIONS
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
-from ssd_effnet.evaluation.error_analysis import Errors, Kind, box_column
+from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import Outcome
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import GalleryEntry, Large
@@ -40,21 +40,17 @@ class View:
         errors: of it.
         name: written on its pictures where a gallery shows more than one run.
         words: labels of boxes that are not of its class, by place among all boxes.
-        heights: float ``(g,)`` of all boxes, as the annotations state them.
     """
 
     run: FinishedRun
     errors: Errors
     name: str = ""
     words: dict[int, str] = field(init=False)
-    heights: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        annotations = [frame.annotations for frame in self.run.frames]
-        every = np.concatenate([np.zeros(0, object), *(of_image.labels for of_image in annotations)])
+        every = np.concatenate([np.zeros(0, object), *(frame.annotations.labels for frame in self.run.frames)])
         others = ~is_among(every, self.run.classes.counted(self.run.of_class))
         object.__setattr__(self, "words", {int(g): str(every[g]) for g in np.flatnonzero(others)})
-        object.__setattr__(self, "heights", box_column(annotations, "height"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +71,10 @@ def _item(view: View, kind: str, place: int, boxes: Sequence[np.ndarray], captio
 def person(kind: str, view: View, g: int, caption: str, boxes: Sequence[np.ndarray] = ()) -> Item:
     """An item about a person of the ground truth, by its place among all boxes."""
     errors = view.errors
-    place, row = int(errors.matches.box_image[g]), int(errors.matches.box_row[g])
+    place = int(errors.truth.box_image[g])
     found = int(errors.matches.box_matched_by[g])
-    height = float(view.heights[g])
-    occlusion = OCCLUSIONS[int(view.run.frames[place].annotations.occlusion[row])]
+    height = float(errors.truth.height[g])
+    occlusion = OCCLUSIONS[int(errors.truth.occlusion[g])]
     caption = f"{caption}{height:.0f} px tall, occlusion {occlusion}"
     score = float(errors.detections.scores[found]) if found >= 0 else None
     around = [errors.truth.boxes_xyxy[g], *boxes]

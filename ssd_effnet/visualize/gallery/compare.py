@@ -60,7 +60,7 @@ def write_comparison(
 
 def disagreement_items(a: View, b: View) -> list[Item]:
     """People found by one run only, tallest first; then its own false alarms by score."""
-    height, items = a.heights, []
+    height, items = a.errors.truth.height, []
     for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):
         rows = np.flatnonzero(here.errors.counted & here.errors.found & ~there.errors.found)
         for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
@@ -103,9 +103,8 @@ def chart(a: View, b: View) -> Chart:
     """People found by both, by one and by neither, in all and by group."""
     found_a, found_b = a.errors.found, b.errors.found
     parts = (found_a & found_b, found_a & ~found_b, ~found_a & found_b, ~found_a & ~found_b)
-    annotations = [frame.annotations for frame in a.run.frames]
     rows: list[Sequence[str | Bar]] = []
-    everybody = {"": [("all", np.ones(len(found_a), bool))]} | people_groups(a.errors.matches, annotations)
+    everybody = {"": [("all", np.ones(len(found_a), bool))]} | people_groups(a.errors.truth)
     for sort, of_sort in everybody.items():
         for words, who in of_sort:
             counted = who & a.errors.counted

@@ -48,7 +48,7 @@ def write_errors(
 
 def error_items(view: View) -> list[Item]:
     """All errors at the operating point: missed people by height, false alarms by score."""
-    errors, height = view.errors, view.heights
+    errors, height = view.errors, view.errors.truth.height
     items = []
     for kind in Kind:
         rows = errors.at_point(kind)
@@ -135,8 +135,7 @@ def charts(view: View) -> list[Chart]:
         "time; gains do not add up. Where nobody is left to miss at a point that the miss rate is read at, it falls to "
         "almost 0.",
     )
-    annotations = [frame.annotations for frame in view.run.frames]
-    return [kinds_chart, people_chart(groups(errors, annotations), base)]
+    return [kinds_chart, people_chart(groups(errors), base)]
 
 
 def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
