@@ -15,7 +15,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,9 +76,8 @@ def evaluate(args: argparse.Namespace) -> None:
     everything = truth
     truth, found = truth.read_all(files)
     evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(names, found, strict=True))
-    for path, table in zip(files, tables.values(), strict=True):
-        if truth is everything and (doubt := truth.doubt(path, table, evaluator)):
-            print(f"warning: {path}: {doubt}", file=sys.stderr)
+    if truth is everything:
+        truth.say_doubts(dict(zip(files, found, strict=True)), evaluator)
     if args.compare:
         matchers, n = [evaluator.match(table) for table in tables.values()], len(args.compare)
         first, second = ", ".join(names[:n]), ", ".join(names[n:])

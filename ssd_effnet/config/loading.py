@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -47,16 +47,14 @@ _GONE = {"data": ("cache_folder",), "trainer": ("runtime",)}  # keys of earlier 
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 
-class Normalisation(NamedTuple):
-    """Mean and deviation of R, G, B in 0..1, of images that weights were trained on."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+def _of_four(mean: Sequence[float], std: Sequence[float]) -> dict[str, list[float]]:
+    """Mean and std of R, G, B in 0..1 and, as their average, LWIR."""
+    return {key: [round(v, 4) for v in (*of, sum(of) / 3)] for key, of in (("mean", mean), ("std", std))}
 
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)  # ssd_effnet.models.backbones.pretrained shows it
-_PUBLISHED = {"vgg16": IMAGENET, "efficientnet-b": IMAGENET, "efficientnet-lite": TENSORFLOW_LITE}
+_IMAGENET = _of_four((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LITE = _of_four((127 / 255,) * 3, (128 / 255,) * 3)  # ssd_effnet.models.backbones.pretrained shows it
+_PUBLISHED = {"vgg16": _IMAGENET, "efficientnet-b": _IMAGENET, "efficientnet-lite": _LITE}
 
 TINY = (
     "input.size=[128,160]",
@@ -102,14 +100,14 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     names = list(dict.fromkeys([*names, *experiment.ancestors]))
     experiment.ancestors = [name for name in names if name != experiment.name]
     check_experiment(experiment, str(path))
-    for key in Normalisation._fields:
+    for key in ("mean", "std"):
         if getattr(experiment.input, key) is None:
             if (own := own_normalisation(experiment.backbone.name)) is None:
                 raise ConfigError(
                     f"{path}: key `input.{key}`: null means that of published weights, and none are known for "
                     f"{experiment.backbone.name}; state four numbers (R, G, B, LWIR)"
                 )
-            setattr(experiment.input, key, own[key])
+            setattr(experiment.input, key, list(own[key]))
     return experiment
 
 
@@ -154,19 +152,12 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
-    """Mean and std of R, G, B and, as their average, LWIR of a backbone's published weights; None without such."""
-    known = _PUBLISHED
+    """Mean and std of R, G, B and LWIR that a backbone's published weights were trained with; None without such."""
     if backbone.startswith("timm/"):
         from ssd_effnet.models.backbones.timm_models import normalisation
 
-        known = {backbone: Normalisation(*normalisation(backbone))}  # type: ignore[arg-type]
-    for beginning, published in known.items():
-        if backbone.startswith(beginning):
-            return {
-                key: [round(value, 4) for value in (*channels, sum(channels) / 3)]
-                for key, channels in published._asdict().items()
-            }
-    return None
+        return _of_four(*normalisation(backbone))
+    return next((own for beginning, own in _PUBLISHED.items() if backbone.startswith(beginning)), None)
 
 
 def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: str = "") -> Path:
@@ -189,19 +180,6 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
     others = [file.name for place in (*folders, named[0]) for file in sorted(place.glob("*.yaml")) if file != base_of]
     where = f"{base_of}: key `base`: {path}" if base_of else path
     raise ConfigError(f"{where}: there is no such experiment file{nearest(f'{path.stem}.yaml', others)}")
-
-
-def normalisation_in_doubt(e: ExperimentConfig) -> str:
-    """A warning if the normalisation is of other weights; else empty."""
-    own, stated = own_normalisation(e.backbone.name), {"mean": e.input.mean, "std": e.input.std}
-    if not e.input.normalize or own is None or stated not in [own_normalisation(name) for name in _PUBLISHED]:
-        return ""
-    if e.backbone.pretrained == "none":
-        return (
-            f"input.mean, input.std: those of published weights, but with backbone.pretrained: none {e.backbone.name} "
-            "starts from random ones; ssd-effnet inspect --stats counts the data's own"
-        )
-    return "" if stated == own else f"input.mean, input.std: not those of {e.backbone.name}'s weights, which null means"
 
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:

@@ -147,6 +147,12 @@ class GroundTruth:
 
         return mistakes.doubt(evaluator, table, others)
 
+    def say_doubts(self, tables: Mapping[Path, DetectionTable], evaluator: MissRateEvaluator) -> None:
+        """Warn of each file whose detections look wrongly written."""
+        for path, table in tables.items():
+            if doubt := self.doubt(path, table, evaluator):
+                warnings.warn(f"{path}: {doubt}", Doubt, stacklevel=3)
+
 
 def _listing(path: Path | str) -> Path | None:
     """Image names by number, from ``images.json`` of ``ssd-effnet detect``."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssd_effnet.evaluation.metrics import headline, in_place, metric_of
+from ssd_effnet.evaluation.metrics import headline, metric_of
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job
 from ssd_effnet.study.report_entries import NOTHING, number
@@ -31,16 +31,17 @@ class Display:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} epochs  {task.fields[note]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
+            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=1e9,  # the mean over the whole study
         )
-        epochs = sum(job.experiment.trainer.epochs for job in jobs)
-        self.whole = self.progress.add_task(f"{len(jobs)} runs", total=epochs, completed=self._done(), note="")
-        self.bars: dict[Job, TaskID] = {}
+        self.bars: dict[Job | None, TaskID] = {}
 
     def __enter__(self) -> Display:
+        epochs = sum(job.experiment.trainer.epochs for job in self.jobs)
+        self.bars[None] = self.progress.add_task(f"{len(self.jobs)} runs", total=epochs)
         self.progress.start()
         return self
 
@@ -48,43 +49,22 @@ class Display:
         self.progress.stop()
 
     def on_start(self, job: Job) -> None:
-        resumed = f" from epoch {job.epochs_done + 1}" if job.epochs_done else ""
-        self.bars[job] = self.progress.add_task(job.name, total=job.experiment.trainer.epochs, note="")
+        self.bars[job] = self.progress.add_task(job.name, total=job.experiment.trainer.epochs)
         if not self.console.is_terminal:
+            resumed = f" from epoch {job.epochs_done + 1}" if job.epochs_done else ""
             self.console.print(f"{job.name}: begins{resumed}")
 
     def on_look(self, running: Sequence[Job]) -> None:
         for job in running:
-            self.progress.update(self.bars[job], completed=job.epochs_done, note=_latest(job.directory))
-        self.progress.update(self.whole, completed=self._done(), note=self.left())
+            self.progress.update(self.bars[job], completed=job.epochs_done)
+        self.progress.update(self.bars[None], completed=sum(job.epochs_done for job in self.jobs))
 
     def on_end(self, outcome: RunOutcome) -> None:
         self.ended += 1
-        lost = outcome.job.experiment.trainer.epochs - outcome.job.epochs_done
-        self.progress.update(self.whole, completed=self._done(), total=(self._whole.total or 0) - lost)
         self.progress.remove_task(self.bars.pop(outcome.job))
         test = test_figures(outcome.job.directory)
         said = outcome.reason or "  ".join(f"{name} {value:.2f}" for name, value in test.items())
-        of_all = f"{self.ended}/{len(self.jobs)} {self.left()}".rstrip()
-        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({of_all})")
-
-    def left(self) -> str:
-        """``about 125 min left``, by the mean time of the epochs after the first that was seen to end."""
-        seconds = self._whole.time_remaining
-        return "" if seconds is None else f"about {seconds / 60:.0f} min left"
-
-    @property
-    def _whole(self) -> Task:
-        return next(task for task in self.progress.tasks if task.id == self.whole)
-
-    def _done(self) -> int:
-        return sum(job.epochs_done for job in self.jobs)
-
-
-def _latest(directory: RunDirectory) -> str:
-    rows = directory.metrics()
-    shown = {"loss": "train_epoch/loss_total"} | {f"val {of.name}": f"val/{of.figures[0]}" for of in in_place("line")}
-    return "  ".join(f"{label} {rows[-1][key]:.2f}" for label, key in shown.items() if rows and key in rows[-1])
+        self.console.print(f"{outcome.job.name}: {outcome.state}  {said}  ({self.ended}/{len(self.jobs)})")
 
 
 def test_figures(directory: RunDirectory) -> dict[str, float]:

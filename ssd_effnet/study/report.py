@@ -62,7 +62,7 @@ def write(
         published: detections of others on the same test data, for rows of their own in the tables.
     """
     study = load_study(out, overrides)
-    others = scores_of_others(study, published)
+    others = scores_of_others(study, published, overrides)
     folder = folder or out / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)

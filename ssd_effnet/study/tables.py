@@ -8,14 +8,11 @@ import io
 import math
 import re
 import statistics
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_kaist.errors import Doubt
-from data_kaist.layouts import image_ids
 from ssd_effnet.evaluation.metrics import in_place, single
-from ssd_effnet.evaluation.scores import GroundTruth, Scores, score, short_names
+from ssd_effnet.evaluation.scores import Scores, score
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.study.latency import Latency
 from ssd_effnet.study.records import Study, tested_on
@@ -32,6 +29,7 @@ from ssd_effnet.study.report_entries import (
     setting,
     verdict_in_words,
 )
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 
 def results_csv(entries: Sequence[ReportEntry]) -> str:
@@ -108,7 +106,7 @@ def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str
     return table + "\n\n" + "\n".join(_md(line) + "  " for line in below).rstrip() + "\n"
 
 
-def scores_of_others(study: Study, files: Sequence[Path]) -> dict[str, Scores]:
+def scores_of_others(study: Study, files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Scores]:
     """Detections of others, scored on the test data of most runs, by the files' names.
 
     Raises:
@@ -117,17 +115,9 @@ def scores_of_others(study: Study, files: Sequence[Path]) -> dict[str, Scores]:
     if not files or not study.runs:
         return {}
     usual = statistics.mode(map(tested_on, study.runs))
-    evaluator = next(run.matcher.truth for run in study.runs if tested_on(run) == usual)
-    frames = study.frames[usual]
-    truth = GroundTruth(list(evaluator.annotations), [frame.name for frame in frames], image_ids(frames), source="test")
-    tables = [truth.read_detections(file) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        if doubt := truth.doubt(file, table, evaluator):
-            warnings.warn(f"{file}: {doubt}", Doubt, stacklevel=2)
-    return {
-        name: score(evaluator, table, ("matlab",), with_ap=False)
-        for name, table in zip(short_names(files), tables, strict=True)
-    }
+    own = next(run.directory.path for run in study.runs if tested_on(run) == usual)
+    found = FinishedRun.load_all([own, *files], overrides)
+    return {found[f].name: score(found[f].truth, found[f].detections, ("matlab",), with_ap=False) for f in files}
 
 
 def results_tex(

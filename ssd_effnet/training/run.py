@@ -49,7 +49,7 @@ from ssd_effnet.build import (
     with_lwir_range,
 )
 from ssd_effnet.config.keys import key_types, settings
-from ssd_effnet.config.loading import WHERE, elsewhere, normalisation_in_doubt, save_experiment, varied
+from ssd_effnet.config.loading import WHERE, elsewhere, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
@@ -195,8 +195,6 @@ def _run(
         preflight.refuse_empty_statistics(detector, report)
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
-    elif not resumed and (doubt := normalisation_in_doubt(experiment)):
-        echo(doubt)
     preflight.refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
     if t.channels_last:
         detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

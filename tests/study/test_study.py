@@ -184,11 +184,6 @@ def test_the_display_without_a_terminal_is_lines(tmp_path: Path) -> None:
     with Display(jobs, Console(file=text)) as display:
         display.on_start(jobs[0])
         display.on_look(jobs)
-        assert display.left() == ""
-        for epochs in (3, 4):
-            _write_epochs(jobs[0], epochs)
-            display.on_look(jobs)
-        assert display.left() == "about 0 min left"
         display.on_end(RunOutcome(jobs[0], State.FAILED, "no loss"))
     begun, failed = text.getvalue().splitlines()
     assert begun == "lite0 seed 0: begins from epoch 3" and failed.startswith("lite0 seed 0: failed  no loss  (1/1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,7 @@ class FinishedRun:
             found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
             truth, tables = load_ground_truth(annotations, split).read_all(found)
             of = dict(zip(paths, tables, strict=True))
-            _say_doubts(truth, of, MissRateEvaluator(truth.annotations))
+            truth.say_doubts(of, MissRateEvaluator(truth.annotations))
             frames = _with_images(truth, _root(paths, files, overrides, annotations))
             modality: Modality = "halfway" if all(frame.lwir for frame in frames) else "visible"
             return {
@@ -119,7 +119,7 @@ class FinishedRun:
             [f.annotations for f in first.frames], [f.name for f in first.frames], image_ids(first.frames)
         )
         others = {path: truth.read_detections(path) for path in files}
-        _say_doubts(truth, others, first.truth)
+        truth.say_doubts(others, first.truth)
         runs |= {path: replace(first, name=names[path], detections=table) for path, table in others.items()}
         return {path: runs[path] for path in paths if path in runs}
 
@@ -141,12 +141,6 @@ class FinishedRun:
 def _holds_results(path: Path) -> bool:
     """Whether it is a file or folder of detections, no run and no checkpoint."""
     return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
-
-
-def _say_doubts(truth: GroundTruth, tables: Mapping[Path, DetectionTable], evaluator: MissRateEvaluator) -> None:
-    for path, table in tables.items():
-        if doubt := truth.doubt(path, table, evaluator):
-            warnings.warn(f"{path}: {doubt}", Doubt, stacklevel=3)
 
 
 def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str], annotations: Path) -> Path:
