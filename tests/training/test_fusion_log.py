@@ -25,12 +25,10 @@ def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
             *("input.size=[64,96]", "trainer.accelerator=cpu"),
             *("trainer.panel_images=0", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last"),
             *("optimizer.lr=0.001", "schedule.name=constant"),
-            *("trainer.ema_decay=0.5", "input.mean=null", "input.std=null"),
+            *("trainer.ema_decay=0.5"),
         ],
     )
-    lines: list[str] = []
-    run(e, tmp_path, echo=lines.append)
-    assert [line for line in lines if "input.mean" in line and "random" in line]
+    run(e, tmp_path, echo=lambda line: None)
     directory = RunDirectory.of(e, tmp_path).path
     events = EventAccumulator(str(directory)).Reload()
     # five levels: the node of the deepest has one input and nothing to weigh
