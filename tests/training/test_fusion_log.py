@@ -25,7 +25,7 @@ def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
             *("input.size=[64,96]", "trainer.accelerator=cpu"),
             *("trainer.panel_images=0", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last"),
             *("optimizer.lr=0.001", "schedule.name=constant"),
-            *("trainer.ema_decay=0.5"),
+            "trainer.ema_decay=0.5",
         ],
     )
     run(e, tmp_path, echo=lambda line: None)
