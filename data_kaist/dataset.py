@@ -178,11 +178,7 @@ class DetectionDataset(Dataset[Sample]):
         return images
 
     def scan(self) -> Skipped:
-        """Decode every frame, drop those that cannot be read, and return what was dropped.
-
-        Raises:
-            SplitError: nothing is left.
-        """
+        """Decode every frame, drop those that cannot be read, and return what was dropped."""
 
         def problem(frame: Frame) -> str | None:
             try:
@@ -251,11 +247,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples of one size into a batch; objects are padded.
-
-    Raises:
-        ValueError: the samples differ in size or modality.
-    """
+    """Put samples of one size and modality into a batch; objects are padded."""
     sizes = {sample.size for sample in samples}
     if len(sizes) != 1 or len({(s.visible is None, s.lwir is None) for s in samples}) != 1:
         raise ValueError(f"samples of several sizes or modalities cannot be one batch (sizes {sorted(sizes)})")

@@ -146,11 +146,7 @@ class DetectionTable:
         return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A frame with the columns image, class, score, x1, y1, x2 and y2; needs pandas.
-
-        Raises:
-            DataError: pandas is not installed.
-        """
+        """A frame with the columns image, class, score, x1, y1, x2 and y2; needs pandas."""
         try:
             import pandas
         except ImportError as error:

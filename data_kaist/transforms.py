@@ -114,12 +114,8 @@ def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int
     """Cut a window out of the images; where it reaches beyond them, the canvas is filled.
 
     Objects are clipped to the part of the image that is left. What is left of a person decides what becomes of it:
-    see :data:`GONE_BELOW` and :data:`IGNORE_BELOW`. Ignore regions stay as long as any area is left.
-
-    Args:
-        sample: the frame.
-        window: (x1, y1, x2, y2) whole pixels, may be larger than the image.
-        fill: R, G, B, LWIR of new canvas.
+    see :data:`GONE_BELOW` and :data:`IGNORE_BELOW`. Ignore regions stay as long as any area is left. ``window`` is
+    (x1, y1, x2, y2) in whole pixels, ``fill`` R, G, B, LWIR.
     """
     left, top, right, bottom = window
     height, width = sample.size

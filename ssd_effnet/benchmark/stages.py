@@ -6,7 +6,6 @@ inferences are :mod:`.gpu`'s, on a CPU too.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,14 +17,12 @@ import torch
 from torch import nn
 
 from data_kaist.dataset import DetectionDataset
-from data_kaist.errors import Failure
 from data_kaist.layouts import DataSource
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.benchmark import scene
-from ssd_effnet.build import as_size, build_criterion, build_detector, build_postprocess, build_transforms
+from ssd_effnet.build import as_size, build_criterion, build_detector, build_transforms
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.inference.export import export_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
 from ssd_effnet.structures import RawOutputs
@@ -98,32 +95,6 @@ def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
         yield _inference({f"{case}, as trained": partial(detector, image), f"{case}, folded": partial(folded, last)})
 
 
-def _export(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
-    """An image to detections: lite0 in torch, folded, and its ONNX file in onnxruntime."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise Failure("onnxruntime is not installed: pip install '.[export]'") from None
-    e, detector = _untrained("lite0")
-    weights = {f"detector.{name}": value for name, value in detector.state_dict().items()}
-    checkpoint = folder / "lite0.ckpt"
-    torch.save({"epoch": 0, "experiment": dataclasses.asdict(e), "state_dict": weights}, checkpoint)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    file = export_detector(checkpoint, size=size).path
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    post, (height, width) = build_postprocess(e), session.get_inputs()[0].shape[2:]
-    image = _images(1, (height, width)).contiguous(memory_format=torch.channels_last)
-    folded = _folded(detector)
-    case = f"{e.name} {height}x{width} to detections"
-    yield _inference(
-        {
-            f"{case}, torch": lambda: post(folded(image), (height, width)),
-            f"{case}, onnxruntime": lambda: session.run(["scores"], {"images": image.numpy()}),
-        }
-    )
-
-
 def _untrained(name: str, *overrides: str) -> tuple[ExperimentConfig, Detector]:
     """An experiment with random weights, batch norms and MultiBox."""
     torch.manual_seed(0)
@@ -149,5 +120,4 @@ STAGES: dict[str, Callable[[Path, tuple[int, int] | None], Iterator[Calls]]] = {
     "data": _data,
     "loss": _loss,
     "forward": _forward,
-    "export": _export,
 }

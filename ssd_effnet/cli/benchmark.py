@@ -2,7 +2,7 @@
 
 examples:
   ssd-effnet benchmark all --json figures.json                           every stage, on the CPU
-  ssd-effnet benchmark export --threads 2                                onnxruntime against torch
+  ssd-effnet benchmark forward --threads 2                               three networks, on two threads
   ssd-effnet benchmark gpu --json                                        images per second, six experiments, on a GPU
   ssd-effnet benchmark gpu --device cpu --experiments lite0 00_vgg16     the same on the CPU
   ssd-effnet benchmark gpu --device cpu --tiny                           whether that would run, without a GPU
@@ -25,7 +25,6 @@ STAGES = {
     "data": "training pair and test pair, from files and from memory",
     "loss": "MultiBox, forward and backward",
     "forward": "VGG16-BN, EfficientNet-B4 and lite0, as trained and with batch norms folded",
-    "export": "lite0 to detections, in torch and in onnxruntime",
 }
 
 

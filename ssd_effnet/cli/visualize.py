@@ -189,7 +189,6 @@ def parser() -> shell.Parser:
 
     add = command(data)
     add("experiment", type=Path, help="NAME, experiments/NAME.yaml, or the config.yaml of a run")
-    add("--stage", choices=("train", "val", "test"), default="train", help="default: %(default)s")
     add("--count", type=shell.positive, default=6, help="how many frames (default: 6)")
     add("--out", type=Path, help="folder for the pictures (default: data_NAME)")
 

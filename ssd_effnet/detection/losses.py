@@ -54,9 +54,6 @@ class Losses:
         """Add those that modules of the detector name by a method ``losses(batch) -> {name: scalar}``.
 
         The method is called after the forward pass, whose results the module keeps. Losses of one name are added.
-
-        Raises:
-            LossNameError: a name is that of another loss.
         """
         own: dict[str, torch.Tensor] = {}
         for module in detector.modules():

@@ -34,9 +34,6 @@ class AnnotatedVideos:
         """The picture of a video's frame, uint8 ``(H, W, 3)`` RGB, and its place from 0.
 
         Lost frames before it repeat the previous picture, or the first.
-
-        Raises:
-            OSError: OpenCV cannot write it.
         """
         if source is not self.source:
             self.close()
@@ -62,11 +59,7 @@ class AnnotatedVideos:
         self.source, self.writer, self.last, self.count = source, writer, picture, 0
 
     def close(self) -> None:
-        """Verify the open file and rename it.
-
-        Raises:
-            OSError: it cannot be read back.
-        """
+        """Verify the open file and rename it."""
         writer, self.writer, self.source = self.writer, None, None
         if writer is None:
             return

@@ -16,10 +16,7 @@ class AnchorGenerator(nn.Module):
 
     A shape is a ``size`` (side of the square of equal area), a ``ratio`` (width / height) and a ``scale`` on both.
     Sizes are stated in pixels of ``reference_size`` and follow the input: at twice the height every anchor is twice
-    as high, so an anchor covers the same part of the scene at any input size.
-
-    Raises:
-        ValueError: not one size per level.
+    as high, so an anchor covers the same part of the scene at any input size. There is one size per level.
     """
 
     def __init__(

@@ -34,10 +34,8 @@ def fold(module: M, images: torch.Tensor | None = None) -> M:
 
     Args:
         module: any; not modified.
-        images: a small input, with which copy and module are compared; None: no comparison.
-
-    Raises:
-        FoldError: outputs of the copy differ from those of ``module.eval()`` by more than rounding.
+        images: a small input, with which copy and module are compared: a FoldError says that outputs differ by more
+            than rounding. None: no comparison.
     """
     plain = copy.deepcopy(module).eval() if any(part.training for part in module.modules()) else module
     folded = copy.deepcopy(plain)

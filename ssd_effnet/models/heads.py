@@ -46,13 +46,10 @@ class SSDHead(nn.Module):
 
 @HEADS.register("efficientdet")
 class EfficientDetHead(nn.Module):
-    """One class net and one box net for all levels (EfficientDet, section 4.1; RetinaNet, section 4).
+    """One class net and one box net for all levels, of one width (EfficientDet, section 4.1; RetinaNet, section 4).
 
     Args:
         layers: separable convolutions before the last one of each net.
-
-    Raises:
-        ValueError: levels of different widths, which shared convolutions cannot read.
     """
 
     def __init__(

@@ -134,11 +134,7 @@ def _rename(name: str, rename: Mapping[str, str]) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a weights file, on the CPU; of a checkpoint its ``state_dict``.
-
-    Raises:
-        WeightsError: as :func:`read_plain`, or the file holds something else than named tensors.
-    """
+    """Tensors of a weights file, on the CPU; of a checkpoint its ``state_dict``."""
     content = read_plain(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -151,20 +147,16 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
-    """Content of a ``torch.save`` or safetensors file on the CPU, without running code.
+    """Content of a ``torch.save`` or safetensors file on the CPU; a WeightsError for one that is damaged or holds code.
 
     Args:
         path: the file; of ``.safetensors`` the content is ``{"state_dict", "experiment"}``, the latter where its
             metadata hold a ``config``.
         mapped: tensors are memory-mapped; not for files older than torch 1.6.
-
-    Raises:
-        WeightsError: it is not there, not readable, damaged, or holds code.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
-    refuse_unreadable(path)
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     try:
@@ -193,17 +185,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_unreadable(path: Path) -> None:
-    """Raise :class:`WeightsError` if the file cannot be opened.
-
-    Called before torch's reader, which raises OSError for damaged files too.
-    """
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
 def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, *, alternatives: str = "") -> Path:
     """Cached file of a URL, fetched if it is missing; its hash is checked.
 
@@ -212,9 +193,6 @@ def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, 
         sha256_prefix: how the file's SHA-256 begins, in hexadecimal; PyTorch's file names have eight digits.
         cache_dir: None for ``$SSD_EFFNET_CACHE`` or ``~/.cache/ssd_effnet``.
         alternatives: what to do instead, for the message.
-
-    Raises:
-        WeightsError: no connection, the wrong hash, a cache that cannot be written.
     """
     folder = Path(cache_dir or os.environ.get("SSD_EFFNET_CACHE") or "~/.cache/ssd_effnet").expanduser()
     target = folder / url.rpartition("/")[2]
@@ -254,9 +232,6 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
 
     1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their sum. So the response to a
     normalised grey image is the same.
-
-    Raises:
-        WeightsError: ``weight`` has not three input channels, or ``in_channels`` is none of 1, 3, 4.
     """
     if weight.ndim != 4 or weight.shape[1] != 3:
         raise WeightsError(f"a first convolution over R, G, B has weights (O, 3, k, k), not {tuple(weight.shape)}")

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from data_kaist.files import write_whole
-from ssd_effnet.models.weights import WeightsError, read_plain, refuse_unreadable
+from ssd_effnet.models.weights import WeightsError, read_plain
 
 PREFIX = "detector."
 """The training module's name of the detector."""
@@ -23,7 +23,6 @@ def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
         WeightsError: missing, damaged, or not of this project.
     """
     refusal = f"{file}: is not a checkpoint of this project"
-    refuse_unreadable(file)
     try:
         content = read_plain(file, mapped=mapped)
     except WeightsError as error:

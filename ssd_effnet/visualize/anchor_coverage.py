@@ -84,9 +84,6 @@ def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | 
 
     The bounds come from made-up outputs through the experiment's matching, box code and NMS, of up to 1,000 frames:
     every positive anchor has the right class, its IoU as score, and exact offsets or none.
-
-    Raises:
-        ConfigError: the experiment's parts do not fit together.
     """
     blank, detector = _blank_outputs(e)
     size, classes, resize = as_size(e.input.size), build_classes(e), build_transforms(e, "test")

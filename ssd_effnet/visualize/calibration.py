@@ -38,12 +38,8 @@ def write_calibration(
         out: the picture.
         least: score from which detections count, in the fit as well: most have scores near 0, and would decide alone.
         keep: write the temperature into the tested checkpoint, for :class:`~ssd_effnet.inference.predictor.Predictor`
-            and exports. Without it the run stays as it is.
+            and exports. Without it the run stays as it is, and where none fits a Doubt says so.
         overrides: where the data are.
-
-    Raises:
-        RunError: a run without a validation split.
-        DataError: with ``keep``, no temperature fits; without, that is a :class:`~data_kaist.errors.Doubt`.
     """
     from rich.table import Table
 
@@ -108,8 +104,7 @@ def _temperature(path: Path, least: float, keep: bool, overrides: Sequence[str])
 def reliability_figure(panels: Sequence[tuple[str, Reliability, Reliability]]) -> Figure:
     """Precision over mean score in each bin, three diagrams per row; bars are the shares of detections by score.
 
-    Args:
-        panels: title, reliability as trained and at the temperature.
+    A panel is its title and the reliability as trained and at the temperature.
     """
     rows = -(-len(panels) // len(REASONABLE))
     figure = Figure(figsize=(3.6 * len(REASONABLE), 4.8 * rows), layout="constrained")

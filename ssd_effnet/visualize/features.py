@@ -161,14 +161,8 @@ def write_features(
     """Draw a detector's maps, anchors and evidence for one image.
 
     Writes ``levels.png`` and, where there is something to show, ``anchors.png`` and ``detection.png``; returns them
-    with a table of the surest detections. A DataError says that there are not so many detections.
-
-    Args:
-        predictor: the detector.
-        sample: as :func:`find_sample` gives it.
-        out: folder of the pictures.
-        truth: whether the sample's objects are known.
-        detection: whose evidence is drawn; 1 has the highest score.
+    with a table of the surest detections. ``sample`` and ``truth`` are as :func:`find_sample` gives them; ``detection``
+    is that whose evidence is drawn, 1 of the highest score. A DataError says that there are not so many.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")

@@ -63,11 +63,6 @@ def test_too_little_memory_is_told_before_any_is_taken(few_pairs: Path, monkeypa
         dataset(few_pairs)
 
 
-def test_free_memory_is_known_or_not() -> None:
-    free = cache_module.free_memory()
-    assert free is None or 2**20 < free < 2**50
-
-
 def test_the_processes_of_a_run_each_take_memory(few_pairs: Path) -> None:
     frames = DataSource("coco", few_pairs).frames("train.json", modality="early")
     cached = DetectionDataset(frames, "early", CHAIN, cache="memory", processes=8)

@@ -42,13 +42,8 @@ def document() -> Document:
 
 def written(tmp_path: Path, content: object) -> Path:
     path = tmp_path / "truth.json"
-    path.write_bytes(
-        content
-        if isinstance(content, bytes)
-        else str(content).encode()
-        if isinstance(content, str)
-        else json.dumps(content).encode()
-    )
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 

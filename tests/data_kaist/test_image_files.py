@@ -20,7 +20,6 @@ from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunError
 
-LITE0 = Path(__file__).parents[2] / "experiments" / "lite0.yaml"
 SIZE = (96, 128)
 OLD_FINGERPRINT = "8012a3f512b300fa7e3be493e89ea044b84a3cbcaa0afc4d078cd737bb0f9e2e"
 SETTINGS = ("data.kind=coco", "input.modality=visible", "trainer.threads=1")
@@ -53,7 +52,7 @@ def export(root: Path, *places: tuple[str, str], count: int = 2) -> Path:
 def experiment(root: Path, *splits: str, **keys: str) -> ExperimentConfig:
     given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
     return load_experiment(
-        LITE0, [*SETTINGS, f"data.root={root}", *given, *(f"data.{key}={keys[key]}" for key in keys)], tiny=True
+        "lite0", [*SETTINGS, f"data.root={root}", *given, *(f"data.{key}={keys[key]}" for key in keys)], tiny=True
     )
 
 
@@ -260,7 +259,7 @@ def test_what_may_be_shared_is_trained_on(
 
     monkeypatch.setattr("ssd_effnet.training.run.build_detector", begin)
     given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
-    e = load_experiment(LITE0, [*SETTINGS, f"data.root={root}", *given, *overrides], tiny=True)
+    e = load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given, *overrides], tiny=True)
     with pytest.raises(Begun):
         run(e, tmp_path / "runs", echo=lambda line: None)
     assert len(build_dataset(e, "train")) == (6 if overrides else 4)

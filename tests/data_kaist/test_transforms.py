@@ -98,16 +98,6 @@ def test_the_box_stays_on_the_object_in_both_images(name: str, box: tuple[int, i
             np.testing.assert_allclose(found, bounds, atol=1.5)
 
 
-@pytest.mark.parametrize("name", [*GEOMETRY, "jitter"])
-@given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
-@settings(QUICK, max_examples=10)
-def test_the_same_seed_gives_the_same_sample(name: str, box: tuple[int, int, int, int], seed: int) -> None:
-    transform = GEOMETRY.get(name, PhotometricJitter(p=1))
-    a, b = (transform(sample_of([box]), np.random.default_rng(seed)) for _ in range(2))
-    for key in ("visible", "lwir", "boxes_xyxy", "labels", "ignore"):
-        np.testing.assert_array_equal(getattr(a, key), getattr(b, key))
-
-
 @given(box=boxes_in(), seed=st.integers(0, 2**32 - 1))
 @settings(QUICK, max_examples=15)
 def test_each_modality_alone_sees_what_it_sees_in_the_pair(box: tuple[int, int, int, int], seed: int) -> None:

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from ssd_effnet.models.anchors import AnchorGenerator
@@ -38,8 +37,3 @@ def test_anchors_follow_the_resolution() -> None:
     torch.testing.assert_close(large, 2 * small)
     wide = generator()([(64, 80), (32, 40)], (512, 1280), torch.zeros(1))
     torch.testing.assert_close(wide, small * torch.tensor([2.0, 1, 2, 1]))
-
-
-def test_one_size_for_each_level() -> None:
-    with pytest.raises(ValueError, match=r"2 levels \(a, b\), not 3 sizes"):
-        generator((40.0, 80.0, 160.0))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,9 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.models.necks.topologies import bifpn, fpn
 from ssd_effnet.structures import Level, RawOutputs
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
 
 def experiment(name: str = "00_vgg16", *overrides: str) -> ExperimentConfig:
-    return load_experiment(EXPERIMENTS / f"{name}.yaml", overrides)
+    return load_experiment(name, overrides)
 
 
 def detector_of(e: ExperimentConfig) -> Detector:

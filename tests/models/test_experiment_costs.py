@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,12 +12,11 @@ from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.models.detector import Detector
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PUBLISHED_CLASSES = "data.classes={" + ",".join(f"c{i}: [c{i}]" for i in range(90)) + "}"
 
 
 def experiment(name: str, *overrides: str) -> ExperimentConfig:
-    return load_experiment(EXPERIMENTS / f"{name}.yaml", overrides)
+    return load_experiment(name, overrides)
 
 
 def cost_of(e: ExperimentConfig) -> Cost:
@@ -163,13 +160,10 @@ def test_step_3_sees_the_deeper_levels_at_the_sizes_of_the_shallower() -> None:
     detector = build_skeleton(e)
     maps = detector.features(torch.zeros(1, 3, 1024, 1280, dtype=torch.uint8, device="meta"))
     assert [tuple(x.shape[1:]) for x in maps["backbone"]] == [(112, 64, 80), (160, 32, 40), (272, 16, 20)]
-    anchors = detector(torch.zeros(1, 3, 1024, 1280, dtype=torch.uint8, device="meta")).anchors_cxcywh
-    frame = build_skeleton(experiment("02_widen_3x3"))
-    small = frame(torch.zeros(1, 3, 512, 640, dtype=torch.uint8, device="meta")).anchors_cxcywh
-    assert anchors.shape == small.shape
     sizes = [(64, 80), (32, 40), (16, 20), (8, 10), (8, 10), (8, 10)]
-    large = detector.anchors(sizes, (1024, 1280), torch.zeros(1))
-    torch.testing.assert_close(large, 2 * frame.anchors(sizes, (512, 640), torch.zeros(1)))
+    large, small = (build_skeleton(experiment(name)).anchors for name in ("03_resolution", "02_widen_3x3"))
+    twice = 2 * small(sizes, (512, 640), torch.zeros(1))
+    torch.testing.assert_close(large(sizes, (1024, 1280), torch.zeros(1)), twice)
 
 
 def widths(detector: Detector) -> dict[str, list[int]]:

@@ -1,7 +1,6 @@
 """Folded detectors find what they found before, and only what a module declares is folded."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from ssd_effnet.models.folding import FoldError, fold, foldable
 from ssd_effnet.models.layers import ConvNormAct, FoldingSequential, FrozenBatchNorm2d
 from ssd_effnet.structures import Level
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL = ("backbone.pretrained=none", "backbone.norm=batch")
 
 
@@ -45,7 +43,7 @@ def norms(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["00_vgg16", "02_widen_3x3", "07_repeated_fpn", "08_bifpn", "efficientdet_d0"])
 def test_all_norms_behind_a_convolution_are_folded(name: str) -> None:
     """All but those of EfficientDet's head, where a norm per level follows one convolution: 2 nets of 3 to 5 layers."""
-    detector = build_skeleton(load_experiment(EXPERIMENTS / f"{name}.yaml", SMALL))
+    detector = build_skeleton(load_experiment(name, SMALL))
     shared = sum(norms(net) for net in detector.head.children())
     assert norms(detector) - len(list(foldable(detector))) == shared
     assert (shared > 0) == name.startswith("efficientdet")
@@ -57,7 +55,7 @@ def test_all_norms_behind_a_convolution_are_folded(name: str) -> None:
 )
 def test_outputs_stay(name: str, left: int) -> None:
     torch.manual_seed(0)
-    experiment = load_experiment(EXPERIMENTS / f"{name}.yaml", SMALL)
+    experiment = load_experiment(name, SMALL)
     detector = lively(build_detector(experiment, pretrained=False)[0]).eval()
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     folded = fold(detector, images)
@@ -193,7 +191,7 @@ def test_a_wrong_declaration_breaks_a_backbones_promise() -> None:
 
 def test_a_wrong_declaration_is_refused_on_loading() -> None:
     torch.manual_seed(0)
-    experiment = load_experiment(EXPERIMENTS / "lite0.yaml", (*SMALL, "input.size=[64,96]"))
+    experiment = load_experiment("lite0", (*SMALL, "input.size=[64,96]"))
     detector = build_detector(experiment, pretrained=False)[0]
     detector.backbone._blocks.append(lively(OtherMBConv()))
     detector.backbone.segments[0].insert(0, "shape")

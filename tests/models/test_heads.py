@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.models.heads import EfficientDetHead, SSDHead, prior_bias
 from ssd_effnet.structures import Level
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 LEVELS = [Level("p3", 6, 8), Level("p4", 6, 16)]
 MAPS = [(4, 5), (2, 3)]
 
@@ -74,7 +72,7 @@ def test_levels_of_different_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"one width, not p3 6, p4 8"):
         EfficientDetHead([LEVELS[0], Level("p4", 8, 16)], 9, 1)
     with pytest.raises(ConfigError, match=r"key `head.kind`: .* stage3 56.* set neck.channels"):
-        build_detector(load_experiment(EXPERIMENTS / "01_effnet_b4.yaml", ["head.kind=efficientdet"]), pretrained=False)
+        build_detector(load_experiment("01_effnet_b4", ["head.kind=efficientdet"]), pretrained=False)
 
 
 @pytest.mark.parametrize("kind", [SSDHead, EfficientDetHead])
@@ -98,7 +96,7 @@ SMALL = (
 @pytest.mark.parametrize("parent", ["02_widen_3x3", "efficientdet_d0"])
 def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: str, loss: str) -> None:
     e = load_experiment(
-        EXPERIMENTS / f"{parent}.yaml",
+        parent,
         [*SMALL, f"head.kind={head}", f"class_loss.name={loss}", "data.classes={a: [a], b: [b]}"],
     )
     torch.manual_seed(0)

@@ -17,11 +17,9 @@ from ssd_effnet.models.fusion import CHANNELS, HalfwayFusion
 from ssd_effnet.registry import STREAM_FUSIONS
 from ssd_effnet.structures import Level
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
 
 def experiment(*overrides: str, name: str = "lite0") -> ExperimentConfig:
-    return load_experiment(EXPERIMENTS / f"{name}.yaml", overrides, tiny=True)
+    return load_experiment(name, overrides, tiny=True)
 
 
 def halfway(*overrides: str, name: str = "lite0") -> HalfwayFusion:
@@ -104,9 +102,9 @@ def test_what_a_fusion_hands_back_goes_on_in_the_streams(monkeypatch: pytest.Mon
 
 
 def test_both_streams_and_the_trunk_get_the_pretrained_weights() -> None:
-    e = load_experiment(EXPERIMENTS / "lite0.yaml", ["input.modality=halfway", "fusion.up_to=1"])
+    e = load_experiment("lite0", ["input.modality=halfway", "fusion.up_to=1"])
     detector, report = build_detector(e)
-    plain, _ = build_detector(load_experiment(EXPERIMENTS / "lite0.yaml"))
+    plain, _ = build_detector(load_experiment("lite0"))
     assert report is not None and "3 -> 1 channels" in str(report)
     known, fusion = plain.backbone.state_dict(), detector.backbone
     for part in (*fusion.streams, fusion.trunk):

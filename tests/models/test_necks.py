@@ -117,15 +117,6 @@ def test_study_fpn_transposed_walks_the_widths_down() -> None:
     assert [level.channels for level in neck.levels] == [7, 14, 20]
 
 
-def test_fpn() -> None:
-    neck = plain(fpn(3))
-    c0, c1, c2 = maps(levels(3))
-    p2 = conv3(neck, "td2", c2)
-    p1 = conv3(neck, "td1", c1 + up(p2, c1))
-    p0 = conv3(neck, "td0", c0 + up(p1, c0))
-    assert_same(neck([c0, c1, c2]), [p0, p1, p2])
-
-
 def test_panet() -> None:
     neck = plain(panet(3))
     c0, c1, c2 = maps(levels(3))

@@ -9,12 +9,12 @@ import torch
 from untrained import LITE0, SMALL
 
 from data_kaist.dataset import collate
-from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.cli.visualize import main
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
+from ssd_effnet.models.detector import Normalize
 from ssd_effnet.visualize import data as data_view
-from ssd_effnet.visualize.data import configured, denormalised, write_data_view
+from ssd_effnet.visualize.data import denormalised, write_data_view
 from ssd_effnet.visualize.panels import Panel
 
 
@@ -29,8 +29,8 @@ def test_the_pixels_are_those_that_were_transformed(few_pairs: Path, modality: s
     e = experiment(few_pairs, f"input.modality={modality}", f"input.normalize={normalize}")
     dataset = build_dataset(e, "train")
     samples = [dataset[(epoch, 1)] for epoch in range(3)]
-    entering = build_normalize(e)(collate(samples).images)
-    pixels = denormalised(entering, *configured(e))
+    normalize = build_normalize(e)
+    pixels = denormalised(normalize(collate(samples).images), normalize)
     assert pixels.dtype == np.uint8
     for sample, image in zip(samples, pixels, strict=True):
         if sample.visible is not None:
@@ -56,17 +56,12 @@ def test_the_picture_shows_the_frame_as_read_and_its_draws(
         assert (first, last) == pytest.approx((10 / 128, 37 / 128) if left else (91 / 128, 118 / 128), abs=0.02)
 
 
-def test_stages_and_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    e = experiment(few_pairs)
-    test = write_data_view(e, tmp_path, stage="test", count=50)
-    assert [path.name for path in test] == ["test_1.png"]
+def test_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_view, "_ROWS", 3)
-    pictures = write_data_view(e, tmp_path, count=4)
+    pictures = write_data_view(experiment(few_pairs), tmp_path, count=4)
     assert [path.name for path in pictures] == ["train_1.png", "train_2.png"]
     first, second = (cv2.imread(str(path)) for path in pictures)
     assert first.shape[0] > second.shape[0]
-    with pytest.raises(DataError, match=r"key `data\.val` is empty"):
-        write_data_view(e, tmp_path, stage="val")
 
 
 def test_the_command(
@@ -82,4 +77,4 @@ def test_the_command(
 
 def test_what_leaves_the_range_of_pixels_is_clipped() -> None:
     entering = torch.tensor([[[[-9.0, 0.0, 9.0]]]])
-    np.testing.assert_array_equal(denormalised(entering, np.array([0.5]), np.array([0.25]))[0, 0, :, 0], (0, 128, 255))
+    np.testing.assert_array_equal(denormalised(entering, Normalize([0.5], [0.25]))[0, 0, :, 0], (0, 128, 255))

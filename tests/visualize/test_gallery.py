@@ -259,12 +259,6 @@ def test_the_errors_of_a_run(visible: Path, tmp_path: Path) -> None:
     assert f"{100 * errors.miss_rate_if_put_right():.1f} %" in text
 
 
-def test_pairs_lie_side_by_side(halfway: Path, tmp_path: Path) -> None:
-    page = write_errors(FinishedRun.load(halfway), tmp_path, min_score=0.5)
-    entry = next(entry for entry in page.entries if entry.larger)
-    assert entry.width > 1.9 * entry.height_shown and len(entry.larger[0].rings) == 2
-
-
 def test_pictures_are_files_beside_the_page(visible: Path, tmp_path: Path) -> None:
     page = write_errors(FinishedRun.load(visible), tmp_path / "all")
     for entry in page.entries:

@@ -1,7 +1,5 @@
 """What a detector is said to cost, against what is published."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,8 +10,6 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import cost, multiply_adds
 from ssd_effnet.visualize.summary import summarize
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
 
 def test_a_convolutions_multiply_adds() -> None:
     convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False)
@@ -22,7 +18,7 @@ def test_a_convolutions_multiply_adds() -> None:
 
 
 def test_a_summary_adds_up() -> None:
-    e = load_experiment(EXPERIMENTS / "02_widen_3x3.yaml")
+    e = load_experiment("02_widen_3x3")
     parts, whole = summarize(e), cost(build_skeleton(e), (512, 640))
     assert [part.name for part in parts] == ["backbone", "adapter", "extras", "head"]
     assert sum(part.parameters for part in parts) == whole.parameters

@@ -59,9 +59,6 @@ class Selected(nn.Module):
 
     Args:
         places: in its ``levels``, ascending from 0.
-
-    Raises:
-        ValueError: it has no such levels.
     """
 
     levels: list[Level]

@@ -45,11 +45,7 @@ class Stage(NamedTuple):
 
 
 def stages(name: str, strides: Strides = "published") -> list[Stage]:
-    """The seven stages of a network, scaled; ``strides`` as of :class:`EfficientNet`.
-
-    Raises:
-        ValueError: ``name`` is unknown.
-    """
+    """The seven stages of a network, scaled; ``strides`` as of :class:`EfficientNet`."""
     if name not in NAMES:
         raise ValueError(f"no EfficientNet is called {name!r}; there are {', '.join(NAMES)}")
     lite = "lite" in name
@@ -96,9 +92,6 @@ class EfficientNet(Backbone):
             in_channels: channels of the images.
             drop_connect: probability of skipping the last block of the whole network in training, falling to 0 at
                 the first (stochastic depth, arXiv:1603.09382); None for the published 0.2.
-
-        Raises:
-            ValueError: an unknown name, levels that are not ascending or not in 0 ... 6.
         """
         super().__init__()
         table = stages(name, strides)

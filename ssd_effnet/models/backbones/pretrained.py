@@ -72,9 +72,6 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
     Args:
         name: one of ``BACKBONES``.
         pretrained: ``imagenet``, ``none`` or the path of a file.
-
-    Raises:
-        WeightsError: no weights are known for ``name``, or they are not available.
     """
     if pretrained == "none":
         return None
@@ -115,7 +112,7 @@ def _packaged(name: str, entry: Pretrained) -> Path:
 
 
 def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
-    """Load published weights, or a file's, into a backbone; None for ``none``.
+    """Load published weights, or a file's, into a backbone; None for ``none``, a WeightsError for what does not fit.
 
     A first convolution over R, G, B is adapted to other channels
     (:func:`ssd_effnet.models.weights.adapt_first_convolution`).
@@ -125,9 +122,6 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
         name: one of ``BACKBONES``.
         pretrained: ``imagenet``, ``none`` or the path of a file: with the published names or the module's own, plain
             or behind a prefix, as in a checkpoint of this project.
-
-    Raises:
-        WeightsError: they are not available, nothing fits, or published weights are incomplete.
     """
     path = pretrained_weights(name, pretrained)
     if path is None:

@@ -21,11 +21,7 @@ class TimmError(Failure, ValueError):
 
 
 def timm_module() -> ModuleType:
-    """The package timm.
-
-    Raises:
-        TimmError: it is not installed, or cannot be imported.
-    """
+    """The package timm."""
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
@@ -43,9 +39,6 @@ class TimmBackbone(nn.Module):
         name: ``timm/`` and the model's name.
         in_channels: of the images.
         map_strides: of the maps, input pixels per step.
-
-    Raises:
-        TimmError: there is no such model, it returns no maps, or none of such a stride.
     """
 
     def __init__(self, name: str, in_channels: int = 3, map_strides: tuple[int, ...] = (8, 16, 32)) -> None:
@@ -81,11 +74,7 @@ class TimmBackbone(nn.Module):
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of R, G, B in 0..1, of the model's own configuration.
-
-    Raises:
-        TimmError: no timm, or no such model.
-    """
+    """Mean and standard deviation of R, G, B in 0..1, of the model's own configuration."""
     config = timm_module().get_pretrained_cfg(name.removeprefix(FAMILY))
     if config is None:
         raise TimmError(f"timm has no model {name.removeprefix(FAMILY)}")
@@ -93,11 +82,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def fetch(name: str) -> Path:
-    """The model's ImageNet weights from Hugging Face's hub, in its cache; the file's SHA-256 is that of the hub.
-
-    Raises:
-        WeightsError: they cannot be fetched, or are damaged.
-    """
+    """The model's ImageNet weights from Hugging Face's hub, in its cache; the file's SHA-256 is that of the hub."""
     config = timm_module().get_pretrained_cfg(name.removeprefix(FAMILY))
     from huggingface_hub import hf_hub_download
 

@@ -121,9 +121,6 @@ class GraphNeck(nn.Module):
     Attributes:
         levels: levels of the output maps, finest first.
         levels_in: levels of the graph's input, extra ones included.
-
-    Raises:
-        ValueError: unknown names, levels that do not fit the topology or its resampling.
     """
 
     def __init__(

@@ -33,9 +33,6 @@ def resampler(source: Level, target: Level, upsample: str, downsample: str, own:
 
     A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
     of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
-
-    Raises:
-        ValueError: a convolution cannot change the size by this factor, or a name is unknown.
     """
     if source.stride == target.stride:
         return Interpolated(source.channels, target.channels)

@@ -107,11 +107,7 @@ def fewest(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def paste(views: Sequence[View], items: Sequence[Item], out: Path) -> list[GalleryEntry]:
-    """Draw the items of one run, or of several on the same frames, into ``out/pictures``.
-
-    Returns:
-        The entries, in the items' order.
-    """
+    """Draw items of one run, or of several on the same frames, into ``out/pictures``; returns their entries."""
     (out / "index.html").unlink(missing_ok=True)  # it would show the new pictures below old words
     by_place: dict[int, list[int]] = {}
     for i, item in enumerate(items):
@@ -161,13 +157,7 @@ def _thumbnail(
 
 
 def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
-    """All boxes of a frame with their kind at the operating point.
-
-    Args:
-        errors: of the run.
-        place: of the frame.
-        words: texts for some boxes of the ground truth, by their place among all boxes.
-    """
+    """All boxes of a frame with their kind at the operating point; ``words``: texts by a true box's place among all."""
     words, truth = words or {}, errors.truth
     here = np.arange(truth.box_start[place], truth.box_start[place + 1])
     counted, found = errors.counted[here], errors.found[here]
@@ -195,11 +185,7 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
 
 
 def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square around boxes ``(n, 4)`` that a thumbnail shows, as far as a picture of ``(height, width)`` has it.
-
-    Returns:
-        x1, y1, x2, y2 in pixels; moved inwards at the picture's edges.
-    """
+    """Square xyxy around boxes ``(n, 4)`` that a thumbnail shows, within a picture of ``size`` (height, width)."""
     x1, y1 = boxes_xyxy[:, :2].min(axis=0)
     x2, y2 = boxes_xyxy[:, 2:].max(axis=0)
     side = max(_CONTEXT * max(x2 - x1, y2 - y1), _LEAST)

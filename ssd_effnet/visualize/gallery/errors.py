@@ -23,14 +23,9 @@ def write_errors(
     min_score: float | None = None,
     count: int = MOST_ENTRIES,
 ) -> GalleryPage:
-    """Write ``out/index.html`` and ``out/pictures``.
+    """Write ``out/index.html`` and ``out/pictures``, with at most ``count`` errors; charts count all.
 
-    Args:
-        run: as :meth:`.FinishedRun.load_all` gives it.
-        out: folder of the page.
-        subset: whose people count.
-        fppi, min_score: the operating point, as in :class:`ssd_effnet.evaluation.error_analysis.Errors`.
-        count: how many errors are shown; charts count all.
+    Subset and operating point are those of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
     """
     view = View(run, Errors(run.truth, run.detections, subset, fppi=fppi, min_score=min_score))
     items = error_items(view)

@@ -37,13 +37,8 @@ def write_figure(
 ) -> list[Path]:
     """Draw frames (columns) with each detector's boxes (rows) at its operating point, as ``out.pdf`` and ``out.png``.
 
-    Args:
-        runs: as :meth:`.FinishedRun.load_all` gives them.
-        frames: names of test frames.
-        out: without ending.
-        names: of the rows; empty: the detectors' own.
-        width: of the whole, inches; 7 is a page of two columns.
-        subset, fppi, min_score: as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
+    ``names`` are those of the rows (empty: the detectors' own), ``width`` is that of the whole in inches, 7 a page of
+    two columns; the rest as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
     """
     if names and len(names) != len(runs):
         raise DataError(f"{len(names)} names are given for {len(runs)} detectors")
