@@ -101,7 +101,7 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
 
 
 def data(experiment: Path, out: Path | None, overrides: list[str], **settings: Any) -> str:
-    """What the network really gets: augmented images with boxes, denormalised."""
+    """What the network really gets: augmented images with boxes, denormalised, and channel statistics."""
     from ssd_effnet.config.loading import load_experiment
     from ssd_effnet.visualize.data import write_data_view
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -18,35 +19,46 @@ from ssd_effnet.config.groups import chosen
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, as_rgb, draw
 from ssd_effnet.models.detector import Normalize
+from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.visualize.panels import Panel, save_panels
 
 DRAWS = 4  # of a frame, in as many epochs
 
 _CELL = 320  # width of one picture
 _ROWS = 6  # frames on one picture
+_FAR_MEAN, _FAR_STD = 1.0, 3.0  # wide enough for networks trained on -1..1, whose inputs deviate by about 0.5
 
 
 def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[Path]:
     """Draw training frames as the network receives them, turned back into pixels; returns the pictures.
 
     ``count`` frames are spread over those that have objects, each drawn as in the first :data:`DRAWS` epochs, into the
-    folder ``out``: ``train_1.png`` ...
+    folder ``out``: ``train_1.png`` ... A Doubt names channels whose mean or deviation is far from the wanted 0 and 1.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")
     dataset = build_dataset(e, "train")
     places = spread(dataset.frames, count)
     normalize = build_normalize(e)
-    rows = []
+    rows, of_frames = [], []
     for place in places:
         batch = collate([dataset[(k, place)] for k in range(DRAWS)])
-        rows.append(_frame_row(dataset, place, batch, denormalised(normalize(batch.images), normalize)))
+        entering = normalize(batch.images)
+        rows.append(_frame_row(dataset, place, batch, denormalised(entering, normalize)))
+        of_frames.append(entering.transpose(0, 1).flatten(1))
+    std, mean = torch.std_mean(torch.cat(of_frames, dim=1), dim=1)
+    names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
+    channels = [f"{name} {m:+.3f} and {s:.3f}" for name, m, s in zip(names, mean.tolist(), std.tolist(), strict=True)]
+    far = ((mean.abs() > _FAR_MEAN) | (std > _FAR_STD) | (std < 1 / _FAR_STD)).tolist()
+    if wrong := list(compress(channels, far)):
+        warn_doubt(f"{e.name}: far from mean 0 and standard deviation 1: {', '.join(wrong)}; see input.mean, input.std")
     for sentence in doubts_of([dataset.frames[place] for place in places]).values():
         warn_doubt(sentence)
     said = [f"{name} ({', '.join(f'{k} {v}' for k, v in vars(own).items())})" for _, name, own in chosen(e.augment)]
     words = [
         f"{e.name}: each frame as it is read, then as it enters the network. Augmentation: "
-        f"{', '.join(said) or 'none'}. An epoch draws anew."
+        f"{', '.join(said) or 'none'}. An epoch draws anew.",
+        f"Mean and standard deviation as they enter (wanted: 0 and 1): {', '.join(channels)}.",
     ]
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
