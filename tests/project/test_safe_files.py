@@ -18,18 +18,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from untrained import of_pairs, write_checkpoint
+from untrained import write_checkpoint
 
 from data_kaist.annotations import parse_xml
 from data_kaist.coco import read_coco
 from data_kaist.errors import AnnotationError, DataError, ImageError, one_line
 from data_kaist.images import MAX_PIXELS, read_image
 from data_kaist.layouts import DataSource
-from ssd_effnet.config.loading import ConfigError, load_experiment, save_experiment
+from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError, read_state_dict
-from ssd_effnet.training.run import run
-from ssd_effnet.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,17 +65,6 @@ def test_code_in_a_checkpoint_is_not_run(place: str, tmp_path: Path) -> None:
     else:
         torch.load(file, weights_only=False)
     assert trace.exists()  # it is a bomb
-
-
-def test_code_in_the_checkpoint_of_a_run_is_not_run(few_pairs: Path, tmp_path: Path) -> None:
-    e = of_pairs(few_pairs, "data.val=")
-    directory = RunDirectory.of(e, tmp_path)
-    directory.last.parent.mkdir(parents=True)
-    save_experiment(e, directory.config_file)
-    torch.save({"epoch": 0, "state_dict": Bomb(tmp_path / "trace")}, directory.last)
-    with pytest.raises(WeightsError, match=r"last\.ckpt.*could run code"):
-        run(e, tmp_path, resume=True, echo=lambda line: None)
-    assert not (tmp_path / "trace").exists()
 
 
 # --- XML and YAML that grow or fetch ---------------------------------------------------------------------------------

@@ -124,14 +124,3 @@ def _processes_of(directory: RunDirectory) -> list[int]:
     return [
         int(number) for number in re.findall(r"^\S+ \S+ on \S+, process (\d+)$", directory.log_file.read_text(), re.M)
     ]
-
-
-@pytest.mark.slow
-def test_a_run_of_a_study_may_have_two_processes(synthetic: Path, tmp_path: Path) -> None:
-    settings = (*SMALL, f"data.root={synthetic}", "trainer.epochs=1", "trainer.devices=2", "input.size=[64,96]")
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", str(LITE0), *settings, f"--out={tmp_path}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    directory = RunDirectory(tmp_path / "lite0" / "seed0")
-    assert done.returncode == 0, done.stdout + done.stderr + directory.log_file.read_text()
-    assert directory.state is State.FINISHED and directory.log_file.read_text().count("epoch 1/1 ") == 1

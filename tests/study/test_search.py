@@ -268,28 +268,10 @@ def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
     run_trials(search, study, 3, silent)
     description = load_experiment(write_best(search, study)).description
     assert "trial 0, the best of 3" in description and "2 more have the same value" in description
-
-
-@pytest.mark.slow
-def test_the_draws_get_better_and_the_hopeless_are_pruned(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "STARTUP", 4)
-    pretend(monkeypatch, by_rate)
-    search = planned(files)
-    study = open_study(search)
-    run_trials(search, study, 16, silent)
-    number = counts(study)
-    assert number["finished"] + number["pruned"] == 16 and number["pruned"] >= 3
-    assert all(trial.last_step in (1, 2) for trial in study.trials if trial.state == TrialState.PRUNED)
-    assert [trial.state for trial in study.trials[:4]] == [TrialState.COMPLETE] * 4
-    best = best_trials(search, study)[0]
-    assert best.value is not None and best.value < min(trial.value or 9 for trial in study.trials[:4])
-    for width in (200, 60):  # it fits its terminal
+    for width in (200, 60):  # the table fits its terminal
         text = io.StringIO()
         Console(file=text, width=width).print(trials_table(search, study))
-        lines = text.getvalue().splitlines()
-        assert max(map(len, lines)) <= width and "…" not in text.getvalue()
-        first = next(line for line in lines if f"{best.value:.4g}" in line)
-        assert first.split("│")[1].strip() == str(best.number) and "optimizer.lr" in first
+        assert max(map(len, text.getvalue().splitlines())) <= width and "…" not in text.getvalue()
 
 
 def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:
