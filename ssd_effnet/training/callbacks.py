@@ -258,5 +258,5 @@ class EpochLines(Callback):
 def data_share(profiler: SimpleProfiler) -> float:
     """Share of the training time spent waiting for data, 0..1, in this process since it began."""
     names = ("[_TrainingEpochLoop].train_dataloader_next", "run_training_batch")
-    waited, worked = (math.fsum(profiler.recorded_durations[name]) for name in names)
+    waited, worked = (math.fsum(profiler.recorded_durations.get(name, ())) for name in names)
     return waited / max(waited + worked, 1e-9)
