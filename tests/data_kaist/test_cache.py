@@ -34,6 +34,8 @@ def test_samples_are_those_without(few_pairs: Path, modality: Modality) -> None:
 def test_a_frame_is_read_once_and_cannot_be_written_to(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = dataset(few_pairs)
     assert cached.cache is not None and cached.cache.bytes == 4 * 96 * 128 * 4
+    of_run = DetectionDataset(cached.frames, "early", CHAIN, cache="memory", processes=8)
+    assert of_run.cache is not None and of_run.cache.bytes == 8 * cached.cache.bytes
     assert cached.cache.get(0) is None
     cached[0]
     monkeypatch.setattr("data_kaist.dataset.read_pair", lambda *_: pytest.fail("read again"))
@@ -61,9 +63,3 @@ def test_too_little_memory_is_told_before_any_is_taken(few_pairs: Path, monkeypa
     monkeypatch.setattr(cache_module, "free_memory", lambda: 2**30)
     with pytest.raises(ImageError, match=r"would take 0\.0 GiB for 4 decoded frames, but 1\.0 GiB are free.*none"):
         dataset(few_pairs)
-
-
-def test_the_processes_of_a_run_each_take_memory(few_pairs: Path) -> None:
-    frames = DataSource("coco", few_pairs).frames("train.json", modality="early")
-    cached = DetectionDataset(frames, "early", CHAIN, cache="memory", processes=8)
-    assert cached.cache is not None and cached.cache.bytes == 8 * 4 * 96 * 128 * 4

@@ -429,16 +429,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     write(folder / ".h.jpg", "JPEG")
     others: Counter[str] = Counter()
     assert [source.name for source in find_sources([folder], others=others)] == ["a.JPG"]
-    assert others == {
-        ".heic": 2,
-        ".3gp": 1,
-        ".mts": 1,
-        ".txt": 1,
-        ".dng": 1,
-        ".gif": 1,
-        "hidden folders": 1,
-        "hidden files": 1,
-    }
+    once = (".3gp", ".mts", ".txt", ".dng", ".gif", "hidden folders", "hidden files")
+    assert others == {".heic": 2} | dict.fromkeys(once, 1)
     assert "2 .heic" in listed(others)
     (folder / "a.JPG").unlink()
     with pytest.raises(DataError, match=r"in: no image or video there .*; there are 2 \.heic, "):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from untrained import of_pairs, write_checkpoint
 
-import ssd_effnet
 from data_kaist.detections import read_detections
 from data_kaist.errors import ImageError
 from data_kaist.structures import DetectionTable
@@ -241,9 +240,3 @@ def test_devices(checkpoints: dict[str, Path]) -> None:
     with pytest.raises(RequestError, match="device 'cuda:77': torch finds"):
         load_detector(checkpoints["visible"], device="cuda:77")
     assert load_detector(checkpoints["visible"]).detector.training is False
-
-
-def test_the_package_names_what_it_has() -> None:
-    assert "load_detector" in ssd_effnet.__all__  # tests/project/test_shell.py: it starts without torch
-    with pytest.raises(ImportError, match="cannot import name 'load_detectors'"):
-        from ssd_effnet import load_detectors  # type: ignore[attr-defined]  # noqa: F401

@@ -38,25 +38,11 @@ def test_study_table_b4_halving() -> None:
     with torch.device("meta"):
         backbone = EfficientNet("efficientnet-b4", EVERY_LEVEL, "halving").eval()
         maps = backbone(torch.empty(1, 3, 512, 640))
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (24, 256, 320),
-        (32, 128, 160),
-        (56, 64, 80),
-        (112, 32, 40),
-        (160, 16, 20),
-        (272, 8, 10),
-        (448, 4, 5),
-    ]
+    channels = (24, 32, 56, 112, 160, 272, 448)
+    assert [tuple(m.shape[1:]) for m in maps] == [(c, 512 >> i, 640 >> i) for i, c in enumerate(channels, 1)]
     assert [level.stride for level in backbone.levels] == [2, 4, 8, 16, 32, 64, 128]
     assert [level.name for level in backbone.levels] == [f"stage{i}" for i in range(1, 8)]
     assert [stage.repeats for stage in stages("efficientnet-b4")] == [2, 4, 4, 6, 6, 8, 2]
-
-
-def test_published_strides() -> None:
-    with torch.device("meta"):
-        levels = EfficientNet("efficientnet-b0", EVERY_LEVEL, "published").levels
-    assert [level.stride for level in levels] == [2, 4, 8, 16, 16, 32, 32]
-    assert [level.channels for level in levels] == [16, 24, 40, 80, 112, 192, 320]
 
 
 @pytest.mark.parametrize(("batch_norm", "published"), [(False, 14_714_688), (True, 14_723_136)])

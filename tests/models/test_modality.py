@@ -78,6 +78,10 @@ def test_shared_from_a_level_on_streams_have_one_set_of_weights_and_statistics()
             ConfigError, match=r"key `fusion\.shared_from`: [31] is not one of the streams' levels 0 \("
         ):
             halfway(*own)
+    with pytest.raises(
+        ConfigError, match=r"key `fusion\.up_to`: 3 is not one of the levels 0 \(stage3\), 1 \(stage5\)"
+    ):
+        halfway("fusion.up_to=3")
     with pytest.raises(ConfigError, match=r"key `fusion\.shared_from`: must be null"):
         halfway("fusion.shared_from=1", "fusion.shared=true")
 
@@ -157,13 +161,6 @@ def test_shared_or_not_both_streams_answer_a_grey_image_alike() -> None:
         visible, lwir = pair.chunk(2, dim=1)
         for answer in (lwir, *other.chunk(2, dim=1)):
             torch.testing.assert_close(answer, visible, rtol=1e-3, atol=1e-4 * float(visible.abs().max()))
-
-
-def test_a_level_that_is_not_there_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"key `fusion\.up_to`: 3 is not one of the levels 0 \(stage3\), 1 \(stage5\)"
-    ):
-        halfway("fusion.up_to=3")
 
 
 class Whole(nn.Module):

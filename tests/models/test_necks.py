@@ -320,7 +320,6 @@ def test_the_given_maps_are_not_changed() -> None:
     ("options", "message"),
     [
         ({"upsample": "bicubic"}, "upsampling 'bicubic' is unknown; known: bilinear, nearest, transposed"),
-        ({"fusion": "attention"}, "fusion 'attention' is unknown; known: "),
         ({"extra_levels": 1}, "bifpn: the topology joins 3 levels, got 3 and 1 extra: stage0, stage1, stage2"),
     ],
 )
