@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_kaist.errors import DataError, Doubt
@@ -108,7 +107,6 @@ def reliability_figure(panels: Sequence[tuple[str, Reliability, Reliability]]) -
     """
     rows = -(-len(panels) // len(REASONABLE))
     figure = Figure(figsize=(3.6 * len(REASONABLE), 4.8 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (title, *both) in zip(figure.subplots(rows, len(REASONABLE), squeeze=False).flat, panels, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
         for name, of, colour in zip(("as trained", "at temperature"), both, (COLOURS[1], COLOURS[0]), strict=True):

@@ -74,7 +74,6 @@ def save_panels(
     if head:
         figure.suptitle("\n".join(head), fontsize=8, x=0.01, ha="left", parse_math=False)
     add_legend(figure, kinds)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, dpi=100)
 
 

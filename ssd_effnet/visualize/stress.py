@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_kaist.corruptions import STRENGTHS
@@ -61,7 +60,6 @@ def stress_figure(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Figu
     kinds, columns = _kinds(tested), 5
     rows = math.ceil(len(kinds) / columns)
     figure = Figure(figsize=(2.3 * columns, 2.2 * rows + 0.5 + 0.2 * len(tested)), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for kind, axes in zip(kinds, panels, strict=False):
         for i, (name, seeds) in enumerate(tested.items()):

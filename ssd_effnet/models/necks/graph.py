@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import torch
@@ -82,10 +82,11 @@ class GlobalPoolFusion(nn.Module):
 
 
 class _GraphNode(nn.Module):
-    """Resample each input, fuse, convolve."""
+    """Resample each input, fuse, convolve; ``row`` is its row in the table."""
 
-    def __init__(self, edges: Sequence[nn.Module], fusion: nn.Module, after: nn.Module) -> None:
+    def __init__(self, row: Node, edges: Sequence[nn.Module], fusion: nn.Module, after: nn.Module) -> None:
         super().__init__()
+        self.row = row
         self.edges = nn.ModuleList(edges)
         self.fusion = fusion
         self.after = after
@@ -120,7 +121,6 @@ class GraphNeck(nn.Module):
 
     Attributes:
         levels: levels of the output maps, finest first.
-        levels_in: levels of the graph's input, extra ones included.
     """
 
     def __init__(
@@ -164,7 +164,6 @@ class GraphNeck(nn.Module):
         self.extra = PooledLevels(levels[-1], extra_levels, channels) if extra_levels else None
         if self.extra is not None:
             levels += self.extra.levels
-        self.levels_in = list(levels)
         widths = [level if channels is None else replace(level, channels=channels) for level in levels]
         self.projections = nn.ModuleList()
         if project == "level":
@@ -186,7 +185,7 @@ class GraphNeck(nn.Module):
                 if node.merge == "sum":
                     merge = FUSIONS.make(fusion, own, num_inputs=len(node.inputs))
                 after = _after_fusion(convolution, target.channels, activation, activation_first, own)
-                nodes[node.name] = _GraphNode(edges, merge, after)
+                nodes[node.name] = _GraphNode(node, edges, merge, after)
             self.turns.append(nodes)
             levels = widths
         self.levels = widths[: topology.num_returned]
@@ -200,11 +199,10 @@ class GraphNeck(nn.Module):
         sizes: list[Size] = [(x.shape[-2], x.shape[-1]) for x in entering]
         if self.projections:
             entering = [project(x) for project, x in zip(self.projections, entering, strict=True)]
-        for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
-            assert isinstance(turn, nn.ModuleDict)
+        for nodes in self._nodes:
             known = dict(zip(self.topology.input_names, entering, strict=True))
             for node in nodes:
-                known[node.name] = turn[node.name]([known[s] for s in node.inputs], sizes[node.level])
+                known[node.row.name] = node([known[s] for s in node.row.inputs], sizes[node.row.level])
             # An output that the next turn does not read is not computed; its input map takes the place.
             entering = [known.get(name, x) for name, x in zip(self.topology.outputs, entering, strict=True)]
         return entering[: self.topology.num_returned]
@@ -212,26 +210,22 @@ class GraphNeck(nn.Module):
     @property
     def node_names(self) -> list[str]:
         """Nodes in the order of computation; with several turns ``<turn>.<node>``, turns counted from 0."""
-        several = len(self.turns) > 1
-        return [f"{k}.{n.name}" if several else n.name for k, nodes in enumerate(self.nodes_of_turns) for n in nodes]
+        of_turns = enumerate(self._nodes)
+        return [f"{k}.{n.row.name}" if len(self.turns) > 1 else n.row.name for k, nodes in of_turns for n in nodes]
 
     def fusion_weights(self) -> dict[str, dict[str, float]]:
         """Fusion weights ``{node: {input: weight}}``, empty without learned weights."""
         table: dict[str, dict[str, float]] = {}
-        names = iter(self.node_names)
-        for turn, nodes in zip(self.turns, self.nodes_of_turns, strict=True):
-            assert isinstance(turn, nn.ModuleDict)
-            for node, name in zip(nodes, names, strict=False):
-                fusion = turn[node.name].fusion
-                weights = fusion.weights() if isinstance(fusion, Fusion) else None
-                if weights is not None:
-                    table[name] = dict(zip(node.inputs, weights.detach().tolist(), strict=True))
+        for name, node in zip(self.node_names, chain(*self._nodes), strict=True):
+            weights = node.fusion.weights() if isinstance(node.fusion, Fusion) else None
+            if weights is not None:
+                table[name] = dict(zip(node.row.inputs, weights.detach().tolist(), strict=True))
         return table
 
     @property
-    def nodes_of_turns(self) -> list[list[Node]]:
-        """Rows of the table per repetition, without nodes that no output needs."""
-        return [[node for node in self.topology.nodes if node.name in turn] for turn in self.turns]  # type: ignore[operator]
+    def _nodes(self) -> list[list[_GraphNode]]:
+        """Nodes of each turn, in the order of the table."""
+        return [list(turn.values()) for turn in self.turns]  # type: ignore[operator]
 
 
 def _after_fusion(

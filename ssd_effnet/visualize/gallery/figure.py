@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -54,7 +53,6 @@ def write_figure(
     height = len(runs) * max(heights) * width / len(columns) + 0.03 * len(runs) + 0.45
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(runs), len(places), squeeze=False)
     drawn: set[str] = set()
     for row, (run, title) in enumerate(zip(runs, names or [run.name for run in runs], strict=True)):
@@ -65,7 +63,6 @@ def write_figure(
     for axes, at in zip(grid[0], places, strict=True):
         axes.set_title(runs[0].frames[at].name, fontsize=7, pad=2)
     add_legend(figure, [kind for kind in SHOWN if kind in drawn])
-    out.parent.mkdir(parents=True, exist_ok=True)
     written = [out.with_name(out.name + ending) for ending in (".pdf", ".png")]
     for path in written:
         save_figure(figure, path, dpi=_DPI)
