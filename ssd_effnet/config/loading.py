@@ -36,13 +36,14 @@ from ssd_effnet.registry import maker
 
 WHERE = (
     *("data.cache", "data.images", "data.root", "data.workers"),
-    *("trainer.accelerator", "trainer.devices", "trainer.panel_images", "trainer.process_timeout", "trainer.threads"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.panel_images"),
+    *("trainer.process_timeout", "trainer.threads"),
 )
 """Keys that say where and how comfortably a run was made, not what was made."""
 _SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top
 EXPERIMENTS = _SHIPPED if _SHIPPED.is_dir() else Path(__file__).parents[2] / "experiments"
 """Folder of the project's own experiments, which are found by name from anywhere."""
-_GONE = {"data": ("cache_folder",), "trainer": ("runtime", "num_nodes")}  # of earlier versions, without a result
+_GONE = {"data": ("cache_folder",), "trainer": ("runtime",)}  # keys of earlier versions: no result depended on them
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 

@@ -228,7 +228,8 @@ class TrainerConfig:
     seed: int = _key(0, "at least 0")  # of all random numbers
     ema_decay: float = _key(0.0, "at least 0, below 1")  # of the moving average, at most (1 + t) / (10 + t); 0: none
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if available
-    devices: int = _key(1, "at least 1")  # processes, each with a GPU or share of the cores
+    devices: int = _key(1, "at least 1")  # processes per machine, each with a GPU or share of the cores
+    num_nodes: int = _key(1, "at least 1")  # machines
     process_timeout: float = _key(600.0, "above 0")  # seconds to wait for other processes
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
     threads: int = _key(0, "at least 0")  # 0: torch's own choice

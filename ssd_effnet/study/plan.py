@@ -78,6 +78,8 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
     names = [experiment.name for experiment, _ in experiments[: len(files)]]  # an override may name them
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two experiments are called {twice}, and their runs would share a directory")
+    if several := next((e.name for e, _ in experiments if e.trainer.num_nodes > 1), None):
+        raise ConfigError(f"{several}: key `trainer.num_nodes`: a run of a study stays on one machine; set it to 1")
     return [Job(e, RunDirectory.of(e, out), path) for e, path in experiments]
 
 

@@ -61,7 +61,7 @@ class Processes:
         t = experiment.trainer
         if t.accelerator == "gpu" and not torch.cuda.is_available():
             raise ConfigError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
-        count = t.devices
+        count = t.devices * t.num_nodes
         if t.batch_size % count:
             raise ConfigError(
                 f"trainer.batch_size is that of all {count} processes together and must be a multiple of {count}, not "
@@ -75,7 +75,8 @@ class Processes:
             raise ConfigError(f"trainer.devices: {' '.join(str(error).split())}") from error
         if trainer.world_size != count:
             raise ConfigError(
-                f"trainer.devices is {count}, but {trainer.world_size} processes were started; they must be equal"
+                f"trainer.devices x trainer.num_nodes is {count}, but {trainer.world_size} processes were started; the "
+                "numbers must be equal"
             )
         return cls(trainer.global_rank, trainer.world_size)
 
@@ -92,8 +93,13 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
     # no broadcast of buffers: batch norms are synchronised. In evaluation it would wait for finished processes
     patience = timedelta(seconds=t.process_timeout)
     ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True, timeout=patience)
-    strategy = "auto" if t.devices == 1 else ddp
-    return {"accelerator": accelerator(experiment), "devices": t.devices, "strategy": strategy}
+    strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
+    return {
+        "accelerator": accelerator(experiment),
+        "devices": t.devices,
+        "num_nodes": t.num_nodes,
+        "strategy": strategy,
+    }
 
 
 def environments() -> list[SLURMEnvironment]:

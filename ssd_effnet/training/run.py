@@ -420,7 +420,7 @@ def test_again(
     experiment = elsewhere(directory.trained(), overrides, TEST_KEYS)
     if not any(override.partition("=")[0].strip() == "data.root" for override in overrides):
         experiment = directory.at_hand(experiment)
-    experiment.trainer.devices = 1
+    experiment.trainer.devices = experiment.trainer.num_nodes = 1
     if not experiment.data.test:
         raise RunError(f"{directory}: was trained without a test split; say data.test=...")
     said = sorted([*overrides, *([] if stress is None else [f"stress={stress}"])])

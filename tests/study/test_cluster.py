@@ -46,6 +46,11 @@ def test_a_run_asks_for_its_devices_and_what_feeds_them(tmp_path: Path) -> None:
         _refuse_what_fits_no_node([job], needs, [{"GPU": 1.0, "CPU": 64.0}, {"CPU": 64.0}])
 
 
+def test_a_run_over_several_machines_is_no_part_of_a_study(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lite0: key `trainer\.num_nodes`"):
+        plan([LITE0], [0], ["trainer.num_nodes=2"], tmp_path)
+
+
 def test_a_run_on_ray_is_none_of_the_processes_that_slurm_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
     e = load_experiment(LITE0)
     for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_NAME": "ray"}.items():

@@ -25,7 +25,7 @@ from ssd_effnet.config.yaml_files import NULLS, ConfigError, nearest, read_yaml
 
 _NOT_DRAWN = (
     *("data.allow_overlap", "data.annotations", "data.classes", "data.images", "data.kind", "data.on_bad_frame"),
-    *("data.root", "data.test", "data.val", "trainer.devices", "trainer.monitor", "trainer.seed"),
+    *("data.root", "data.test", "data.val", "trainer.devices", "trainer.monitor", "trainer.num_nodes", "trainer.seed"),
     *("trainer.test_checkpoint", "trainer.threads"),
 )
 _RANGE_KEYS = ("low", "high", "step", "log")

@@ -93,7 +93,7 @@ def plan_search(file: Path, space_file: Path, overrides: Sequence[str] = (), out
         raise ConfigError(f"{file}: key `data.val`: names no validation split, and nothing else may choose a trial")
     if base.data.val == base.data.test:
         raise ConfigError(f"{file}: key `data.val`: is the test split, which must not choose a trial")
-    if base.trainer.devices > 1:
+    if base.trainer.devices * base.trainer.num_nodes > 1:
         raise ConfigError(f"{file}: key `trainer.devices`: a trial of a search runs on one device; set it to 1")
     shifting = [key for key in space if key.startswith(_CHANGE_THE_LOSS)]
     if shifting and base.trainer.monitor == "val/loss_total":
