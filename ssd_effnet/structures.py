@@ -65,9 +65,6 @@ class RawOutputs:
     def refuse_non_finite(self, names: Sequence[str]) -> None:
         """Raise where an output is infinite or NaN.
 
-        Args:
-            names: of the images.
-
         Raises:
             NonFiniteError: names the images.
         """

@@ -64,8 +64,6 @@ class Errors:
     """Errors of one table of detections in one subset.
 
     Args:
-        truth: of the images.
-        detections: on them.
         subset: whose people count.
         fppi: the operating point is the lowest score within this number of false positives per image, at least one
             false positive in all; equal highest scores are always shown.

@@ -48,11 +48,6 @@ def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = 
     Best first, a detection takes of each other detector that of largest IoU, if it is at least ``overlap``; others
     that overlap as much, of the same class and image, are dropped.
 
-    Args:
-        tables: of the same images and classes.
-        by: one of :data:`JOINS`.
-        overlap: least IoU of one object.
-
     Raises:
         DataError: other classes, or for ``proben`` scores that are no probabilities.
     """

@@ -56,10 +56,7 @@ def doubt(
     Tries units, corners, image numbering and categories. A repair counts if it finds a share of :data:`LIFT` more
     persons, and more than by chance on other images. Also looks for images that the detector did not process.
 
-    Args:
-        truth: of the images.
-        table: detections as they were read.
-        others: further repairs: description and repaired table.
+    ``others`` are further repairs: description and repaired table.
     """
     images, silent = truth.n_images, ""
     person = truth.of_class.copy()

@@ -288,14 +288,7 @@ def score(
     *,
     with_ap: bool = True,
 ) -> Scores:
-    """Score one table of detections.
-
-    Args:
-        truth: evaluator of the annotations.
-        detections: on those images.
-        rules: names in :data:`ssd_effnet.evaluation.subsets.RULES`.
-        with_ap: compute AP, which takes thirty times as long as miss rates.
-    """
+    """Score one table of detections; AP takes thirty times as long as miss rates."""
     matcher = truth.match(detections)
     ap = dict.fromkeys(AP_NAMES, math.nan)
     if with_ap:
@@ -313,13 +306,7 @@ def score(
 def score_classes(
     annotations: Sequence[Annotations], detections: DetectionTable, classes: Classes
 ) -> dict[str, Scores]:
-    """Scores of each class, by its own detections and boxes.
-
-    Args:
-        annotations: one per image.
-        detections: on those images, of all classes.
-        classes: labels by which each is scored (:meth:`data_kaist.classes.Classes.counted`).
-    """
+    """Scores of each class, by its own detections and the labels that count for it."""
     found = {}
     for name in classes.names:
         truth = MissRateEvaluator.for_class(annotations, classes, name)
@@ -402,10 +389,7 @@ def results_table(
 ) -> Table:
     """Miss rates, recall, number of people and AP: one row per rule set and detector; a dash for no number.
 
-    Args:
-        scores: by detector.
-        subsets: the columns.
-        seeds: detectors by name of a further row with their mean and standard deviation.
+    ``seeds`` are detectors by the name of a further row, with their mean and standard deviation.
     """
     from rich.table import Table
 

@@ -29,12 +29,7 @@ class RunEstimate(NamedTuple):
 
 
 def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
-    """Time a few training steps on the experiment's data, with random weights.
-
-    Args:
-        e: resolved.
-        jobs: runs side by side: where the experiment does not say how many threads it takes, it gets its share.
-    """
+    """Time a few training steps on the experiment's data, with random weights, on its share of ``jobs``'s threads."""
     with threads_of(e.trainer.threads or max(cores() // jobs, 1)):
         return _timed(e)
 

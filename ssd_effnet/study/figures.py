@@ -122,13 +122,7 @@ class ParetoPoint:
 
 
 def pareto(points: Mapping[str, ParetoPoint], x_label: str, places: Mapping[str, int]) -> str:
-    """Miss rate over cost with the Pareto front; empty without points.
-
-    Args:
-        points: by experiment.
-        x_label: what the cost is.
-        places: of the experiments in the study; an experiment looks alike in all drawings.
-    """
+    """Miss rate over cost with the Pareto front; empty without points. ``places`` of experiments choose their looks."""
     drawn = {name: point for name, point in points.items() if math.isfinite(point.x) and math.isfinite(point.mr)}
     if not drawn:
         return ""

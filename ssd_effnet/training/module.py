@@ -52,8 +52,6 @@ class TrainingModule(LightningModule):
     """Training, validation and test steps; each process has a share of a batch.
 
     Args:
-        criterion: raw outputs and targets to losses.
-        postprocess: raw outputs to detections.
         optimizers: called with the detector and the number of optimiser steps of the whole run; returns what
             Lightning's ``configure_optimizers`` may return.
         annotations: ground truth for the stages ``val`` and ``test``, one entry per frame of the data set.

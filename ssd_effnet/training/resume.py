@@ -41,13 +41,7 @@ def refuse_to_mix(directory: RunDirectory, experiment: ExperimentConfig, *, resu
 
 
 def refuse_another_config(directory: RunDirectory, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
-    """Refuse a config that differs from the run's in more than seed and location.
-
-    Args:
-        directory: of the run.
-        experiment: its config now.
-        epochs: new number of epochs of the run; None: unchanged.
-    """
+    """Refuse a config that differs from the run's in more than location; ``epochs``: its new number of them."""
     begun, experiment = directory.trained(), with_its_range(directory, experiment)
     edited = f" ({directory.config_file.name} was edited since)" if directory.edited(begun) else ""
     begun.trainer.epochs = epochs or begun.trainer.epochs

@@ -108,8 +108,6 @@ def run(
     With several devices each process returns the same; only rank 0 writes and prints.
 
     Args:
-        experiment: resolved.
-        out: folder of runs.
         resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume`); a finished run is returned as it is.
         echo: called with one line per stage.
         callbacks: further ones of Lightning, such as a search's pruner.

@@ -334,19 +334,14 @@ class RunDirectory:
 
     def remember(self, environment: dict[str, Any], *, resumed: bool) -> None:
         """Write the environment; a resumed run appends its own to the first."""
+        whole, before, patch = environment, "", "code.patch"
         if resumed and self.environment_file.is_file():
             first = self.environment()
-            if code_name(environment["git"]) != code_name(first["git"]):
-                self._write_patch(environment, f"code.{len(first.get('resumed', [])) + 1}.patch")
-            environment = first | {"resumed": [*first.get("resumed", []), environment]}
-        else:
-            self._write_patch(environment, "code.patch")
-        write_results(self.environment_file, environment)
-
-    def _write_patch(self, environment: Mapping[str, Any], name: str) -> None:
-        """Write the code's changes since its commit."""
-        if environment["git"].get("dirty"):
-            write_whole(self.path / name, code_patch())
+            whole = first | {"resumed": [*first.get("resumed", []), environment]}
+            before, patch = code_name(first["git"]), f"code.{len(whole['resumed'])}.patch"
+        if environment["git"].get("dirty") and code_name(environment["git"]) != before:
+            write_whole(self.path / patch, code_patch())
+        write_results(self.environment_file, whole)
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -84,28 +84,25 @@ def test_plateau_cuts_after_its_patience() -> None:
     assert found == [1, 1, 1, 0.5, 0.5, 0.5]
 
 
-def test_the_baseline_gives_biases_twice_the_rate() -> None:
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        ((), {"backbone": (1e-4, 5e-4, 2), "backbone_bias": (2e-4, 5e-4, 2)}),
+        (
+            ("optimizer.backbone_lr_factor=0.1", "optimizer.bias_lr_factor=1", "optimizer.decay_norms=false"),
+            {"backbone": (1e-5, 5e-4, 1), "backbone_norm": (1e-5, 0, 1), "backbone_bias": (1e-5, 0, 2)},
+        ),
+    ],
+)
+def test_backbone_norms_and_biases_have_their_own_rate_and_decay(overrides: tuple[str, ...], wanted: Any) -> None:
+    e = default(*overrides)
     detector = nn.ModuleDict(
         {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
     )
-    groups = {str(g["name"]): g for g in parameter_groups(default(), detector)}
-    assert {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()} == {  # type: ignore[arg-type]
-        "backbone": (1e-4, 5e-4, 2),
-        "backbone_bias": (2e-4, 5e-4, 2),
-        "head": (1e-4, 5e-4, 1),
-        "head_bias": (2e-4, 5e-4, 1),
-    }
-
-
-def test_backbone_and_norms_have_their_own_rate_and_decay() -> None:
-    e = default("optimizer.backbone_lr_factor=0.1", "optimizer.bias_lr_factor=1", "optimizer.decay_norms=false")
-    detector = nn.ModuleDict(
-        {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
-    )
-    groups = {str(g["name"]): (g["lr"], g["weight_decay"]) for g in parameter_groups(e, detector)}
-    assert groups["backbone"] == (groups["backbone_norm"][0], 5e-4) == (pytest.approx(1e-5), 5e-4)
-    assert groups["backbone_norm"][1] == groups["backbone_bias"][1] == groups["head_bias"][1] == 0
-    assert groups["head"] == (1e-4, 5e-4)
+    groups: list[dict[str, Any]] = parameter_groups(e, detector)
+    found = {g["name"]: (pytest.approx(g["lr"]), g["weight_decay"], len(g["params"])) for g in groups}
+    bias = (1e-4 * e.optimizer.bias_lr_factor, 5e-4 if e.optimizer.decay_norms else 0, 1)
+    assert found == wanted | {"head": (1e-4, 5e-4, 1), "head_bias": bias}
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
