@@ -251,6 +251,49 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class SSDCrop:
+    """SSD's random crop (Liu et al. 2016, section 2.2, data augmentation).
+
+    Draws a least overlap; 0 allows any window, None leaves the image whole. Then tries windows until one overlaps
+    some person by that IoU; if none does, the image stays whole.
+
+    Attributes:
+        min_ious: the choices, each as likely.
+        min_side: smallest side of the window as a share of the image's.
+        ratio: range of the window's width : height relative to the image's own.
+        trials: windows tried.
+    """
+
+    min_ious: tuple[float | None, ...] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
+    min_side: Share = 0.3
+    ratio: Positive = (0.5, 2.0)
+    trials: Annotated[int, "at least 1"] = 40
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        min_iou = self.min_ious[int(rng.integers(len(self.min_ious)))]
+        people = sample.boxes_xyxy[~sample.ignore].astype(np.float64)
+        if min_iou is None or not len(people):
+            return sample
+        height, width = sample.size
+        for _ in range(self.trials):
+            w, h = rng.uniform(self.min_side, 1, size=2)
+            if not self.ratio[0] <= w / h <= self.ratio[1]:
+                continue
+            new_width, new_height = max(round(width * w), 1), max(round(height * h), 1)
+            place = _window(sample.size, (new_height, new_width), rng)
+            window = np.array(place)
+            common = areas(
+                np.concatenate([np.maximum(people[:, :2], window[:2]), np.minimum(people[:, 2:], window[2:])], 1)
+            )
+            iou = common / (areas(people) + new_width * new_height - common)
+            centres = (people[:, :2] + people[:, 2:]) / 2
+            inside = ((centres > window[:2]) & (centres < window[2:])).all(axis=1)
+            if inside.any() and iou.max() >= min_iou:
+                return crop(sample, place)
+        return sample
+
+
+@dataclass(frozen=True)
 class PhotometricJitter:
     """Brightness, contrast, saturation and a little hue of the visible image; brightness and contrast of LWIR.
 
@@ -393,6 +436,7 @@ class SemiUnpaired:
 AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "jitter": PhotometricJitter,
     "resized_crop": RandomResizedCrop,
+    "ssd_crop": SSDCrop,
     "flip": HorizontalFlip,
     "mosaic": Mosaic,
     "semi_unpaired": SemiUnpaired,

@@ -20,6 +20,7 @@ from data_kaist.transforms import (
     Resize,
     Sample,
     SemiUnpaired,
+    SSDCrop,
     Transform,
     areas,
     crop,
@@ -35,6 +36,7 @@ GEOMETRY: dict[str, Transform] = {
     "zoom in": RandomResizedCrop(scale=(0.25, 1)),
     "zoom out": RandomResizedCrop(scale=(1, 4)),
     "paired": SemiUnpaired(p=0),
+    "ssd crop": SSDCrop(min_ious=(0.1, 0.3, 0.0)),
     "chain": Compose((RandomResizedCrop(p=1), HorizontalFlip(), Resize((64, 80)))),
 }
 
@@ -173,6 +175,20 @@ def test_the_crop_s_area_and_shape_are_those_asked_for() -> None:
     assert 0.4 < (scale < 1).mean() < 0.6
     assert ratio.min() > 0.79
     assert ratio.max() < 1.21
+
+
+def test_ssd_crop_overlaps_some_person_as_asked() -> None:
+    before = sample_of([(40, 20, 80, 80)])
+    rng = np.random.default_rng(0)
+    crops = [SSDCrop(min_ious=(0.7,))(before, rng) for _ in range(30)]
+    cropped = [after for after in crops if after.size != SIZE]
+    assert cropped
+    for after in cropped:
+        # the window lies in the image, so the IoU is (what is left of the person) / (union of person and window)
+        left = areas(after.boxes_xyxy)[0]
+        assert left / (2400 + after.size[0] * after.size[1] - left) >= 0.7 - 1e-6
+    assert SSDCrop()(sample_of([]), rng).size == SIZE
+    assert SSDCrop(min_ious=(None,))(before, rng) is before
 
 
 def test_jitter_changes_colours_only_and_each_modality_on_its_own() -> None:
