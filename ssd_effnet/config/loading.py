@@ -95,11 +95,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     if tiny:
         _override(config, [text for text in TINY if text.partition("=")[0] in key_types(config)])
     _override(config, overrides)
-    experiment = _to_dataclass(config, str(path))
+    experiment = _checked(config, str(path))
     # a file under another name is a difference from itself; a run's config.yaml as base brings its own ancestors
     names = list(dict.fromkeys([*names, *experiment.ancestors]))
     experiment.ancestors = [name for name in names if name != experiment.name]
-    check_experiment(experiment, str(path))
     for key in ("mean", "std"):
         if getattr(experiment.input, key) is None:
             if (own := own_normalisation(experiment.backbone.name)) is None:
@@ -131,9 +130,7 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequ
         if other := [key for key, _ in _leaves(layer, config, source, ()) if key not in free]:
             raise ConfigError(f"{source}: `{other[0]}` is settled in a finished run; free are {', '.join(free)}")
         _apply(config, layer, source)
-    moved = _to_dataclass(config, "overrides")
-    check_experiment(moved, "overrides")
-    return moved
+    return _checked(config, "overrides")
 
 
 def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
@@ -146,9 +143,7 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
     content = _of_this_schema({str(key): value for key, value in content.items()}, source)
     config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
     _apply(config, content, source)
-    experiment = _to_dataclass(config, source)
-    check_experiment(experiment, source)
-    return experiment
+    return _checked(config, source)
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
@@ -397,7 +392,7 @@ def _of_what(node: DictConfig, path: tuple[str, ...]) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
+def _checked(config: DictConfig, source: str) -> ExperimentConfig:
     try:
         experiment = OmegaConf.to_object(config)
     except (OmegaConfBaseException, RecursionError) as error:  # unresolved ${...} or ???
@@ -407,4 +402,5 @@ def _to_dataclass(config: DictConfig, source: str) -> ExperimentConfig:
     parts = (part for part in vars(experiment).values() if dataclasses.is_dataclass(part))
     used = (of.plugins.get(name) for part in parts for of, name, _ in chosen(part))
     experiment.plugins = list(dict.fromkeys([*experiment.plugins, *(plugin for plugin in used if plugin)]))
+    check_experiment(experiment, source)
     return experiment

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette without yellow, which is too pale for a line; safe for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-_LINE_STYLES = ("-", "--", ":", "-.")
+LINE_STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -518,18 +518,16 @@ def miss_rate_figure(
         size: width and height, inches.
         best_first: order of the legends; else that of the scores.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0], size[1]) if size else (5.2 * len(subsets), 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
     least, short = 0.5, shortened(list(scores))
     for axes, subset in zip(all_axes, subsets, strict=True):
         lines = []
         for i, (detector, of_detector) in enumerate(scores.items()):
             result = of_detector.miss_rates[rules][subset]
-            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINE_STYLES[i // len(COLOURS) % 4]}
+            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINE_STYLES[i // len(COLOURS) % 4]}
             label = f"{_show(100 * result.mr)}  {short[detector]}".replace("$", r"\$")  # two would start mathematics
             # points left of the axis start are drawn at its edge
             (handle,) = axes.plot(np.maximum(result.fppi, 1e-6), result.miss_rate, label=label, linewidth=1.6, **look)

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ssd_effnet.evaluation.miss_rate import MissRate
-from ssd_effnet.evaluation.scores import COLOURS, lay_out_axes, save_figure, shortened
+from ssd_effnet.evaluation.scores import COLOURS, LINE_STYLES, lay_out_axes, save_figure, shortened
 from ssd_effnet.study.records import Difference, Experiment
 
 VALIDATION = "val/MR/reasonable_all"
-_LINES = ("-", "--", ":", "-.")
-_MARKS = "os^DvPX*<>"
 _WIDTH = 4.0  # inches: one panel fits a phone, and stands beside another one on a screen
 _FPPI = np.geomspace(2e-3, 2, 240)
 
@@ -36,7 +33,7 @@ def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
         mean = np.mean([miss_rate_at(result, _FPPI) for result in results], axis=0)
         least = min([least, *mean[mean > 0]])
         mr = 100 * float(np.mean([result.mr for result in results]))
-        (line,) = axes.plot(_FPPI, mean, color=_colour(i), linestyle=_line(i), label=_label(mr, short[experiment.name]))
+        (line,) = axes.plot(_FPPI, mean, label=_label(mr, short[experiment.name]), **_look(i, "linestyle"))
         handles.append((math.isnan(mr), mr, i, line))
     lay_out_axes(axes, least)
     axes.set_ylabel("miss rate")
@@ -66,11 +63,10 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
         epochs = sorted(by_epoch)
         mean = [float(np.mean(by_epoch[epoch])) for epoch in epochs]
         label = _label(min(mean), short[experiment.name])
-        look = {"color": _colour(i), "linestyle": _line(i), "marker": _mark(i), "markevery": 0.1}
-        handles.append(axes.plot(epochs, mean, label=label, **look)[0])
+        handles.append(axes.plot(epochs, mean, label=label, markevery=0.1, **_look(i, "linestyle", "marker"))[0])
         if len(experiment.runs) > 1:
             least, greatest = (np.array([of(by_epoch[epoch]) for epoch in epochs]) for of in (min, max))
-            axes.fill_between(epochs, least, greatest, color=_colour(i), alpha=0.12, linewidth=0)
+            axes.fill_between(epochs, least, greatest, alpha=0.12, linewidth=0, **_look(i))
     if not handles:
         return ""
     axes.set(xlabel="epoch", ylabel="validation miss rate, %")
@@ -88,7 +84,6 @@ def forest(differences: Sequence[Difference]) -> str:
     if not known:
         return ""
     figure = Figure(figsize=(1.6 * _WIDTH, 0.7 + 0.3 * len(known)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.axvline(0, color="0.4", linewidth=1)
     for row, d in enumerate(known):
@@ -133,8 +128,8 @@ def pareto(points: Mapping[str, ParetoPoint], x_label: str, places: Mapping[str,
     for name, point in drawn.items():
         i = places[name]
         if math.isfinite(point.low) and math.isfinite(point.high):
-            axes.plot([point.x] * 2, [point.low, point.high], color=_colour(i), alpha=0.35, linewidth=1, zorder=2)
-        look: dict[str, Any] = {"color": _colour(i), "marker": _mark(i), "linestyle": "none", "markersize": 7}
+            axes.plot([point.x] * 2, [point.low, point.high], alpha=0.35, linewidth=1, zorder=2, **_look(i))
+        look: dict[str, Any] = {"linestyle": "none", "markersize": 7, **_look(i, "marker")}
         if point not in edge:
             look["markerfacecolor"] = "white"
         handles.append(axes.plot(point.x, point.mr, label=_label(point.mr, short[name]), zorder=3, **look)[0])
@@ -162,7 +157,6 @@ def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
 def _panel(lines: int, height: float, width: float = _WIDTH) -> tuple[Figure, Any]:
     """A figure with axes and room for a legend of ``lines`` lines."""
     figure = Figure(figsize=(width, height + 0.35 + 0.19 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.grid(True, which="major", color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -182,16 +176,10 @@ def _label(value: float, name: str) -> str:
     return f"{number}  {name}".replace("$", r"\$")  # two of them would be read as mathematics
 
 
-def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
-
-
-def _line(i: int) -> str:
-    return _LINES[i % len(_LINES)]
-
-
-def _mark(i: int) -> str:
-    return _MARKS[i % len(_MARKS)]
+def _look(i: int, *parts: str) -> dict[str, str]:
+    """Colour, and ``linestyle`` or ``marker``, of the study's experiment number ``i``."""
+    of = {"color": COLOURS, "linestyle": LINE_STYLES, "marker": "os^DvPX*<>"}
+    return {part: of[part][i % len(of[part])] for part in ("color", *parts)}
 
 
 def _svg(figure: Figure) -> str:
