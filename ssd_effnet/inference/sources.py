@@ -26,10 +26,6 @@ _ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the
 _MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever it states
 
 
-UPRIGHT = Reading(orientation="follow")
-"""As viewers do."""
-
-
 @dataclass(frozen=True)
 class Still:
     """An image or pair; its name is the path below what was given, with ``/``."""
@@ -47,7 +43,7 @@ class Still:
         """The file that gives the name."""
         return self.files[0]
 
-    def read(self, side: Side, reading: Reading = UPRIGHT, note: np.ndarray | None = None) -> np.ndarray:
+    def read(self, side: Side, reading: Reading, note: np.ndarray | None = None) -> np.ndarray:
         """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`."""
         path = self.visible if side == "visible" else self.lwir
         if path is None:

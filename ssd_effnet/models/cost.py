@@ -29,12 +29,10 @@ class Cost:
 
 
 def cost(detector: Detector, size: tuple[int, int]) -> Cost:
-    """Count by one forward pass at (height, width), also on the meta device (``build.build_skeleton``)."""
+    """Count by one forward pass at (height, width), of a detector in evaluation, also on the meta device."""
     mean = detector.normalize.mean
     image = torch.zeros(1, len(mean), *size, dtype=torch.uint8, device=mean.device)
-    training = detector.training
-    count, outputs = multiply_adds(detector.eval(), image)
-    detector.train(training)
+    count, outputs = multiply_adds(detector, image)
     return Cost(sum(p.numel() for p in detector.parameters()), count, len(outputs.anchors_cxcywh))
 
 
