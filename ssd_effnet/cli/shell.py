@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -197,15 +196,10 @@ def add_subsets(parser: argparse.ArgumentParser) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print it as wide as :func:`width`."""
+    """Print it as wide as the terminal, or 200 columns in a pipe."""
     from rich.console import Console
 
-    Console(width=width()).print(table)
-
-
-def width() -> int:
-    """Columns of the terminal; 200 in a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def size(text: str) -> tuple[int, int]:

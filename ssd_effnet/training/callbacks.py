@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.profilers import Profiler
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
 
@@ -255,8 +254,24 @@ class EpochLines(Callback):
         self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
 
 
-def data_share(profiler: SimpleProfiler) -> float:
-    """Share of the training time spent waiting for data, 0..1, in this process since it began."""
-    names = ("[_TrainingEpochLoop].train_dataloader_next", "run_training_batch")
-    waited, worked = (math.fsum(profiler.recorded_durations.get(name, ())) for name in names)
-    return waited / max(waited + worked, 1e-9)
+class DataShare(Profiler):
+    """Share of the training time spent waiting for data, in this process since it began."""
+
+    WAITING, WORKING = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = dict.fromkeys((self.WAITING, self.WORKING), 0.0)
+
+    def start(self, action_name: str) -> None:
+        if action_name in self.seconds:
+            self.seconds[action_name] -= time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name in self.seconds:
+            self.seconds[action_name] += time.perf_counter()
+
+    @property
+    def share(self) -> float:
+        """In 0..1."""
+        return self.seconds[self.WAITING] / max(sum(self.seconds.values()), 1e-9)

@@ -22,7 +22,6 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -59,6 +58,7 @@ from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, re
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import preflight
 from ssd_effnet.training.callbacks import (
+    DataShare,
     Doubts,
     EMAWeightAveraging,
     EpochLines,
@@ -67,7 +67,6 @@ from ssd_effnet.training.callbacks import (
     ModelCheckpoint,
     Pictures,
     ScalarLayout,
-    data_share,
 )
 from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
 from ssd_effnet.training.devices import (
@@ -216,8 +215,9 @@ def _run(
     )
     with ending_together(session.trainer, lost):
         session.fit()
-        advice = "; more data.workers or data.cache would help" if session.data_share > 0.05 else ""
-        echo(f"{session.data_share:.1%} of the training time went by waiting for data{advice}")
+        share = session.profiler.share
+        advice = "; more data.workers or data.cache would help" if share > 0.05 else ""
+        echo(f"{share:.1%} of the training time went by waiting for data{advice}")
         if processes.first and (doubt := session.doubt()):
             echo(doubt)
         return session.finish()
@@ -250,7 +250,7 @@ class _Session:
             preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
         self.timer = Timer()  # its state is in the checkpoint: a resumed run adds up the times
-        self.profiler = SimpleProfiler()
+        self.profiler = DataShare()
         self.rows = MetricsCsv(directory.metrics_file)
         keep = partial(
             ModelCheckpoint,
@@ -311,10 +311,6 @@ class _Session:
         """Value of the monitor at each validation, by epoch."""
         return [row[monitor] for row in self.rows.rows if monitor in row]
 
-    @property
-    def data_share(self) -> float:
-        return data_share(self.profiler)
-
     def doubt(self) -> str:
         """A sentence where the monitor was never better than at the first validation, else empty."""
         monitor = self.experiment.trainer.monitor
@@ -364,7 +360,7 @@ class _Session:
             "epoch": _epoch_of(chosen),
             "epochs": t.epochs,
             "minutes": round(self.timer.time_elapsed() / 60, 2),
-            "data_share": round(self.data_share, 4),
+            "data_share": round(self.profiler.share, 4),
             "parameters": sum(p.numel() for p in self.module.detector.parameters()),
             "skipped_frames": {stage: d.skipped for stage, d in datasets.items() if d.skipped},
         }
