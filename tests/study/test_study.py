@@ -165,7 +165,7 @@ def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(few_pairs: Pat
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[1:3] == ["0 1", "64x96"] and cells[7].endswith("per run")
     assert float(cells[3]) > 0 and cells[5] == "756"  # millions of parameters; (8 x 12 + 24 + 6) x 6 anchors
-    assert " minutes; from a few steps" in done.stdout and not out.exists()
+    assert " min; from a few steps" in done.stdout and not out.exists()
 
 
 def test_complaints_are_one_sentence(tmp_path: Path) -> None:
