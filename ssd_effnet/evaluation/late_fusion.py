@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_kaist.errors import DataError
-from data_kaist.structures import DetectionTable
+from data_kaist.structures import DetectionTable, xywh_rows
 
 OVERLAP = 0.5
 """IoU from which boxes of two detectors are of one object."""
@@ -51,6 +51,8 @@ def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = 
     Raises:
         DataError: other classes, or for ``proben`` scores that are no probabilities.
     """
+    from pycocotools.mask import iou as overlaps
+
     for table in tables:
         if table.classes != tables[0].classes:
             raise DataError(f"detections of {table.classes} cannot be joined with those of {tables[0].classes}")
@@ -64,12 +66,12 @@ def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = 
         np.concatenate([getattr(table, column) for table in tables])
         for column in ("image_index", "boxes_xyxy", "scores", "labels")
     )
-    rows: list[tuple[int, int, float, np.ndarray]] = []
+    rows, sized = list[tuple[int, int, float, np.ndarray]](), np.array(xywh_rows(boxes), np.float64)
     order = np.lexsort((-scores, labels, image))
     starts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
     for group in np.split(order, starts[1:]) if len(order) else ():
         while len(group):
-            iou = _iou(boxes[group[0]], boxes[group])
+            iou = overlaps(sized[group[:1]], sized[group], np.zeros(len(group), bool))[0]
             iou[0] = 1
             same = iou >= overlap
             members = [0]
@@ -85,11 +87,3 @@ def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = 
         np.array(images), np.array(joined_boxes, np.float64), np.array(joined), np.array(classes), tables[0].classes
     )
     return DetectionTable.joined([found])
-
-
-def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of a box ``(4,)`` with boxes ``(n, 4)``: ``(n,)``."""
-    size = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    shared = np.prod(np.maximum(size, 0), axis=1)
-    areas = np.prod(np.vstack((box, boxes))[:, 2:] - np.vstack((box, boxes))[:, :2], axis=1)
-    return np.asarray(shared / np.maximum(areas[0] + areas[1:] - shared, 1e-12))
