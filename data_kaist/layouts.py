@@ -184,10 +184,7 @@ class DataSource:
             exclude: another split to remove; of COCO files by image file.
             modality: images that must be there, see :data:`Wanted`; the LWIR image of a COCO file is the file of the
                 same name below ``lwir/`` where the visible one is below ``visible/``.
-            skipped: None stops at the first bad frame; a list collects bad frames instead, which are left out.
-
-        Raises:
-            DataError: a wrong or empty split, or a missing or broken file.
+            skipped: None stops at the first bad frame with a DataError; a list collects bad ones, which are left out.
         """
         find = _coco_frames if self.kind == "coco" else _kaist_frames
         frames = []

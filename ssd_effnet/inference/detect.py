@@ -92,8 +92,7 @@ def detect(
         on_image: called after each image.
 
     Raises:
-        DataError: a bad file, with ``on_bad_frame="stop"``; what was found before it stands in complete files. Or
-            ``out`` is no folder, or an input would be overwritten; then nothing is written.
+        DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or an input would be overwritten.
         OSError: a file cannot be written.
     """
     if out.exists() and not out.is_dir():

@@ -94,8 +94,7 @@ def load_by_name(
             is an error. None: everything may be missing or misshapen, and is reported.
         source: where the tensors came from, for messages.
 
-    Raises:
-        WeightsError: nothing fits, a tensor has an Inf or NaN, or what is not optional is missing; nothing is copied.
+    A WeightsError, and nothing copied, where nothing fits or a tensor has an Inf or NaN.
     """
     origin = {_rename(name, rename or {}): name for name in state_dict}
     renamed = {ours: state_dict[name] for ours, name in origin.items()}

@@ -52,7 +52,6 @@ def save_panels(
     """Write the panels below lines of text; the path's suffix chooses the format.
 
     Args:
-        path: of the picture.
         rows: of panels; None leaves a place free.
         words: above all of them.
         kinds: of box, for the legend; keys of :data:`ssd_effnet.drawing.KINDS`.

@@ -65,18 +65,14 @@ def disagreement_items(a: View, b: View) -> list[Item]:
         rows = np.flatnonzero(here.errors.counted & here.errors.found & ~there.errors.found)
         for g in rows[np.argsort(-height[rows], kind="stable")].tolist():
             score = here.errors.detections.scores[here.errors.matches.box_matched_by[g]]
-            items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {_missed_by(there, g)}"))
+            row = int(there.errors.matches.box_matched_by[g])
+            other = f"{there.errors.detections.scores[row]:.2f} only" if row >= 0 else "no score"
+            items.append(person(kind, here, g, f"{here.name} at score {score:.2f}, {there.name} at {other}, "))
     for kind, here, there in ((ALARM_A, a, b), (ALARM_B, b, a)):
         rows = np.flatnonzero(alone(here.errors, there.errors))
         scores = here.errors.detections.scores[rows]
         items += [alarm(kind, here, row) for row in rows[np.argsort(-scores, kind="stable")].tolist()]
     return items
-
-
-def _missed_by(view: View, g: int) -> str:
-    row = int(view.errors.matches.box_matched_by[g])
-    below = f"{view.errors.detections.scores[row]:.2f} only" if row >= 0 else "no score"
-    return f"{view.name} at {below}, "
 
 
 def alone(here: Errors, there: Errors) -> np.ndarray:
