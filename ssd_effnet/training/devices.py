@@ -22,6 +22,7 @@ from typing import Any, Literal
 import cv2
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -73,9 +74,11 @@ class Processes:
             trainer = Trainer(**devices(experiment), logger=False, enable_checkpointing=False)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise ConfigError(f"trainer.devices: {' '.join(str(error).split())}") from error
-        if trainer.world_size != count:
+        starters = (TorchElasticEnvironment, SLURMEnvironment)
+        started: int = next((of().world_size() for of in starters if of.detect()), count)
+        if started != count:
             raise ConfigError(
-                f"trainer.devices x trainer.num_nodes is {count}, but {trainer.world_size} processes were started; the "
+                f"trainer.devices x trainer.num_nodes is {count}, but {started} processes were started; the "
                 "numbers must be equal"
             )
         return cls(trainer.global_rank, trainer.world_size)

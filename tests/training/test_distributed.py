@@ -198,8 +198,9 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 def test_processes_that_the_experiment_does_not_know_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"is 2, but 4 processes were started"):
-        Processes.of(experiment("trainer.devices=2"))
+    for number in (1, 2):
+        with pytest.raises(ConfigError, match=rf"is {number}, but 4 processes were started"):
+            Processes.of(experiment(f"trainer.devices={number}"))
 
 
 def test_how_long_processes_wait_for_each_other_is_stated() -> None:
@@ -291,27 +292,33 @@ def _second_process_of(pid: int) -> int:
     raise AssertionError("no second process")
 
 
-def _slurm() -> list[tuple[dict[str, str], list[str]]]:
-    """What srun sets for two tasks on one node, and what it calls."""
+def _slurm(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+    """What srun sets for two tasks on one node or on two, and what it calls."""
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1"}
-    job |= {"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "MASTER_PORT": str(free_port()), "SLURM_NODEID": "0"}
-    return [(job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}, [sys.executable]) for i in range(2)]
+    job |= {"SLURM_NNODES": str(nodes), "SLURM_NTASKS_PER_NODE": str(2 // nodes), "MASTER_PORT": str(free_port())}
+    places = [(i, 0, i) if nodes == 2 else (i, i, 0) for i in range(2)]
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+    return [(job | dict(zip(names, map(str, place), strict=True)), [sys.executable]) for place in places]
 
 
-def _torchrun() -> list[tuple[dict[str, str], list[str]]]:
-    where = ["--nproc-per-node", "2", "--master-port", str(free_port())]
-    return [({}, [sys.executable, "-m", "torch.distributed.run", *where])]
+def _torchrun(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+    """One torchrun for two processes, or one on each node."""
+    where = ["--nnodes", str(nodes), "--nproc-per-node", str(2 // nodes), "--master-port", str(free_port())]
+    start = [sys.executable, "-m", "torch.distributed.run", *where]
+    return [({}, [*start, "--node-rank", str(node)]) for node in range(nodes)]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("starter", [_slurm, _torchrun])
 def test_others_start_its_processes_too(
-    starter: Callable[[], list[tuple[dict[str, str], list[str]]]], synthetic: Path, tmp_path: Path
+    starter: Callable[[int], list[tuple[dict[str, str], list[str]]]], nodes: int, synthetic: Path, tmp_path: Path
 ) -> None:
-    e = ("trainer.devices=2", "trainer.epochs=1", "trainer.batch_size=4")
+    """Of two nodes that are both this machine, one writes and speaks."""
+    e = (f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "trainer.epochs=1", "trainer.batch_size=4")
     _, *call = script("train", LITE0, *SMALL, *e, f"data.root={synthetic}", "--out", tmp_path)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    tasks = [subprocess.Popen([*start, *call], env=ENVIRONMENT | more, **pipes) for more, start in starter()]
+    tasks = [subprocess.Popen([*start, *call], env=ENVIRONMENT | more, **pipes) for more, start in starter(nodes)]
     said = "".join(task.communicate(timeout=300)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0] * len(tasks), said
     assert said.count("epoch 1/1 ") == said.count("run directory: ") == 1, said
