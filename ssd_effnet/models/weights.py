@@ -156,6 +156,8 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path} cannot be read: permission denied")
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     try:
