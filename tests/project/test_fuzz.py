@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from data_kaist.annotations import BBGT_HEADER, read_annotation
 from data_kaist.coco import CocoDataset, read_coco
 from data_kaist.detections import read_detections
-from data_kaist.errors import AnnotationError, DetectionFileError
+from data_kaist.errors import AnnotationError, DetectionFileError, ImageError
+from data_kaist.images import read_image
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.config.keys import settings as settings_of
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
@@ -80,13 +82,13 @@ def no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def mutated(valid: bytes, rng: np.random.Generator) -> bytes:
+def mutated(valid: bytes, rng: np.random.Generator, tokens: tuple[bytes, ...] = TOKENS) -> bytes:
     """The bytes with one to five changes: bits, bytes, pieces cut, doubled or exchanged, and awkward tokens."""
     data = bytearray(valid)
     for _ in range(rng.integers(1, 6)):
         at, length = int(rng.integers(len(data) + 1)), int(rng.integers(1, 30))
         piece = data[at : at + length]
-        kind = rng.integers(7)
+        kind = rng.integers(7 if tokens else 5)
         if kind == 0 and piece:
             data[at] ^= 1 << int(rng.integers(8))
         elif kind == 1 and piece:
@@ -98,9 +100,9 @@ def mutated(valid: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 4:
             data = data[:at] if rng.random() < 0.2 else data
         elif kind == 5:
-            data[at:at] = TOKENS[rng.integers(len(TOKENS))]
+            data[at:at] = tokens[rng.integers(len(tokens))]
         elif kind == 6:
-            data[at : at + length] = TOKENS[rng.integers(len(TOKENS))]
+            data[at : at + length] = tokens[rng.integers(len(tokens))]
     return bytes(data)
 
 
@@ -145,13 +147,14 @@ def try_files(
     check: Callable[[Any], None],
     kind: type[Exception],
     cases: range,
+    tokens: tuple[bytes, ...] = TOKENS,
 ) -> tuple[int, int]:
     """Read so many mutations of a valid file; returns how many were read and how many refused."""
     file.write_bytes(valid)
     check(read(file))
     good = 0
     for seed in cases:
-        data = mutated(valid, np.random.default_rng(seed))
+        data = mutated(valid, np.random.default_rng(seed), tokens)
         file.write_bytes(data)
         try:
             with no_hang():
@@ -198,3 +201,31 @@ def test_mutated_files(name: str, cases: int, tmp_path: Path) -> None:
     good, refused = try_files(valid, tmp_path / file, read, check, kind, range(cases))
     assert good and refused  # a mutation that always hits says nothing of the others
     print(f"{name}: {good:,} read, {refused:,} refused")
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+GREY = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (24, 32), np.uint8), (5, 5), 0)
+COLOUR = np.dstack([GREY, GREY[::-1], 255 - GREY])
+SUFFIXES = (".jpg", ".png", ".bmp", ".tif", ".webp")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("cases", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutated_images(suffix: str, cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "data_kaist.images.MAX_PIXELS", 1_000_000
+    )  # so that no mutated size takes the time of 100 megapixels
+
+    def check(image: np.ndarray) -> None:
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size <= 3_000_000
+
+    def read(path: Path) -> np.ndarray:
+        return read_image(path, colour=True)
+
+    for picture in (GREY, COLOUR):
+        valid = cv2.imencode(suffix, picture)[1].tobytes()
+        good, refused = try_files(valid, tmp_path / f"a{suffix}", read, check, ImageError, range(cases), ())
+        assert good and refused
+        print(f"{suffix}: {good:,} read, {refused:,} refused")

@@ -3,15 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.dataset import collate
-from data_kaist.structures import Targets
+from data_kaist.detections import read_detections, write_coco_results, write_kaist
+from data_kaist.structures import Annotations, DetectionTable, Targets
 from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_postprocess
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.detection.losses import DetectionLoss, FocalLoss, MultiBoxLoss
+from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
+from ssd_effnet.evaluation.scores import score
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.structures import NonFiniteError, RawOutputs
 from ssd_effnet.training.module import TrainingModule
@@ -90,6 +94,29 @@ def test_what_is_not_finite_is_refused_with_its_frames(
     module.trainer = type("T", (), {"current_epoch": 0, "global_step": 7})()  # type: ignore[assignment]
     with pytest.raises(NonFiniteError, match="the detector's outputs are not finite on visible/4, visible/5"):
         module.test_step(batch, 0)
+
+
+# --- detections ------------------------------------------------------------------------------------------------------
+
+MANY = 10_000
+
+
+def many_equal() -> DetectionTable:
+    x, y = np.arange(MANY) % 600, 5 + np.arange(MANY) // 600 * 10
+    boxes = np.stack([x, y, x + 20, y + 60], 1).astype(np.float64)
+    return DetectionTable(np.zeros(MANY, np.int64), boxes, np.full(MANY, 0.5))
+
+
+def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> None:
+    truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
+    table = many_equal()
+    scores = score(MissRateEvaluator(truth), table)
+    rates = scores.miss_rates["matlab"]["reasonable_all"]
+    assert 0 < rates.mr <= 1 and scores.recall == 1 and 0 <= scores.ap["AP"] <= 100
+    for name, write in (("d.txt", write_kaist), ("d.json", write_coco_results)):
+        write(tmp_path / name, table)
+        again = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
+        assert again.as_dict() == scores.as_dict()
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
