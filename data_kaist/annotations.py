@@ -43,7 +43,7 @@ class ObjectRow(NamedTuple):
     height: float | None = None
 
     def checked(self, size: tuple[int, int] | None, at: str) -> ObjectRow:
-        """The row; AnnotationError for an impossible box or occlusion, or a box outside an image of ``size``."""
+        """The row. Raises AnnotationError for an impossible box or occlusion, or a box outside ``size``."""
         x, y, w, h = self.xywh
         box = f"x {x:g}, y {y:g}, w {w:g}, h {h:g}"
         if not (has_no_area(self.xywh) or is_possible(x, y, w, h, np.float32)):
@@ -58,7 +58,7 @@ class ObjectRow(NamedTuple):
 def annotations_from(
     rows: Sequence[ObjectRow], size: tuple[int, int], daytime: Daytime | None, where: str
 ) -> Annotations:
-    """The rows as arrays; a missing height is the box's; boxes without area are left out with a doubt."""
+    """The rows as arrays. A missing height is the box's; boxes without area are left out with a doubt."""
     given, rows = rows, [row for row in rows if not has_no_area(row.xywh)]
     if len(rows) < len(given):
         warn_doubt(f"{where}: {len(given) - len(rows):,} boxes without area are left out")
@@ -86,7 +86,7 @@ def read_annotation(file: Path, name: str, *, size: tuple[int, int] = KAIST_SIZE
 def parse_xml(
     text: str, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None
 ) -> Annotations:
-    """The objects of an XML file named ``where``; the rest as for :func:`read_annotation`."""
+    """The objects of an XML file named ``where``. The rest as for :func:`read_annotation`."""
     root = xml_of(text, where)
     stated = root.find("size")
     if stated is not None:
@@ -113,7 +113,7 @@ def parse_bbgt(
     daytime: Daytime | None = None,
     of_pair: bool = False,
 ) -> Annotations:
-    """Objects of a ``bbGt`` file: header, ``label x y w h occ vx vy vw vh ignore angle``.
+    """Objects of a ``bbGt`` file. A row is ``label x y w h occ vx vy vw vh ignore angle``, after a header.
 
     The sanitized annotations' other form is read as well, which has no header and lines ``label x1 y1 x2 y2``.
     Arguments and errors as for :func:`read_annotation`; the text states no size.
@@ -180,7 +180,7 @@ def training_ignore(annotations: Annotations, min_height: float = 12, classes: C
 
 
 def other_labels(annotations: Iterable[Annotations], classes: Classes = PEOPLE) -> str:
-    """Labels of no class with counts: ``people 205, cyclist 105``; empty for none."""
+    """Labels of no class with counts: ``people 205, cyclist 105``. Empty for none."""
     counts = Counter(str(label) for of_image in annotations for label in of_image.labels)
     others = [label for label, _ in counts.most_common() if not is_among([label], classes.all_labels).any()]
     return ", ".join(f"{label} {counts[label]:,}" for label in others)

@@ -69,7 +69,7 @@ class FrameCache:
         return views
 
     def put(self, index: int, images: Images) -> None:
-        """Keep a copy of a frame's images, of the sizes that its annotations state."""
+        """Keep a copy of a frame's images, sized as annotated."""
         for view, image in zip(self._views(index), images, strict=True):
             if view is not None and image is not None:
                 view[:] = image

@@ -28,7 +28,7 @@ def _label_key(label: str) -> str:
 
 
 def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
-    """Whether labels are among the wanted ones, bool ``(n,)``, without case and blanks."""
+    """Whether labels are among the wanted ones, bool ``(n,)``. Case and blanks are ignored."""
     names = list(labels)
     keys = {_label_key(label) for label in wanted}
     known = {name: _label_key(name) in keys for name in set(names)}
@@ -37,7 +37,7 @@ def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of a detector: the data's labels by class name; class 0 is background.
+    """Classes of a detector: the data's labels by class name. Class 0 is background.
 
     >>> classes = Classes({"person": ("person", "people"), "cyclist": ("cyclist",)})
     >>> classes.indices(["Cyclist ", "person", "person?"]).tolist()
@@ -60,7 +60,7 @@ class Classes:
 
     @cached_property
     def main(self) -> str:
-        """Class with the label ``person`` (figures without a class name), else the first."""
+        """Class with the label ``person``, else the first. Its figures have no class name."""
         return next((name for name in self.names if is_among([PERSON], self.labels[name]).all()), self.names[0])
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ from data_kaist.structures import Annotations, Daytime
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of a COCO file; day or night by its ``daytime``, else by the KAIST set's number in the name."""
+    """One image of a COCO file. Day or night by its ``daytime``, else by the KAIST set's number in the name."""
 
     id: int
     file_name: str
@@ -38,13 +38,13 @@ class CocoImage:
 
     @property
     def name(self) -> str:
-        """``set06/V000/I00019`` for a KAIST frame, however its path is written; any other name without its suffix."""
+        """``set06/V000/I00019`` for a KAIST frame, however its path is written. Any other name without its suffix."""
         return spelling(self.file_name) or re.sub(r"\.\w{3,4}$", "", self.file_name)
 
 
 @dataclass(frozen=True, eq=False)
 class CocoDataset:
-    """A COCO file, images sorted by id (the order of 1-based image numbers).
+    """A COCO file, images sorted by id. This is the order of 1-based image numbers.
 
     ``annotations`` has one per image; ``categories`` labels by id; ``listed`` the images' indices in the file's order.
     """

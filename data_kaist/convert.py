@@ -30,7 +30,7 @@ VAL_STEP = 5
 
 @dataclass(frozen=True)
 class Object:
-    """One object of a source file; ``xywh`` of the whole object, pixels from (0, 0)."""
+    """One object of a source file. ``xywh`` is of the whole object, in pixels from (0, 0)."""
 
     xywh: tuple[float, float, float, float]
     label: str = PERSON
@@ -39,7 +39,7 @@ class Object:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image with its objects; ``split`` is "" where the data set has none."""
+    """One image with its objects. ``split`` is "" where the data set has none."""
 
     split: str
     name: str
@@ -51,7 +51,7 @@ class AnnotatedImage:
 
 @dataclass
 class Converted:
-    """One written split: images, boxes by label, ignore regions, and boxes without area in their image."""
+    """One written split. It counts images, boxes by label, ignore regions and boxes without area."""
 
     file: Path
     images: int = 0

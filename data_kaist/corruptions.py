@@ -21,7 +21,7 @@ STRENGTHS = (1, 2, 3)
 
 
 def black(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.ndarray:
-    """No picture in a quarter of the frames, in half of them, in all."""
+    """No picture in a quarter, half or all of the frames."""
     return np.zeros_like(image) if rng.random() < (0.25, 0.5, 1)[strength - 1] else image
 
 
@@ -32,7 +32,7 @@ def noise(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.ndar
 
 
 def shift(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.ndarray:
-    """Moved to the right by 2, 8, 20 pixels; the left edge is repeated."""
+    """Moved to the right by 2, 8, 20 pixels. The left edge is repeated."""
     by = min((2, 8, 20)[strength - 1], image.shape[1] - 1)
     return np.asarray(cv2.copyMakeBorder(image[:, : image.shape[1] - by], 0, 0, by, 0, cv2.BORDER_REPLICATE))
 
@@ -45,7 +45,7 @@ def missing(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.nd
 
 
 def frozen(sample: Sample, rng: np.random.Generator, strength: int, *, side: str) -> Sample:
-    """The image of 1, 3, 10 frames of the split earlier, or of its video's first."""
+    """The image of 1, 3, 10 frames earlier in the split. The first of its video if there are fewer."""
     if sample.earlier is None:
         raise ValueError("frozen needs samples of a data set, from which it takes earlier ones")
     earlier: Any = {side: getattr(sample.earlier((1, 3, 10)[strength - 1]), side)}
@@ -58,7 +58,7 @@ def dark(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.ndarr
 
 
 def fog(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.ndarray:
-    """Koschmieder's law at one distance: 60, 35, 15 % of the light, the rest light grey; in LWIR the image's mean."""
+    """Koschmieder's law at one distance. 60, 35, 15 % of the light, the rest light grey; in LWIR the image's mean."""
     share, veil = (0.6, 0.35, 0.15)[strength - 1], 220 if image.ndim == 3 else float(image.mean())
     return np.asarray(cv2.convertScaleAbs(image, alpha=share, beta=(1 - share) * veil))
 

@@ -26,7 +26,7 @@ from data_kaist.transforms import Sample, Transform
 
 
 def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Visible uint8 ``(H, W, 3)`` RGB and LWIR uint8 ``(H, W)`` of a frame; None for one that the modality lacks.
+    """Visible ``(H, W, 3)`` RGB and LWIR ``(H, W)`` of a frame, uint8. None for one that the modality lacks.
 
     An ImageError says which is missing, truncated, or of another size than its partner or its annotations.
     """
@@ -156,7 +156,7 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def earlier(self, index: int, places: int) -> int:
-        """Index of the frame so many places earlier, or of the first of its video: of one folder and one size."""
+        """Index of the frame ``places`` earlier, or of its video's first. A video is one folder and one size."""
 
         def video(i: int) -> tuple[Path, tuple[int, int]]:
             frame = self.frames[i]
@@ -178,7 +178,7 @@ class DetectionDataset(Dataset[Sample]):
         return images
 
     def scan(self) -> Skipped:
-        """Decode every frame, drop those that cannot be read, and return what was dropped."""
+        """Decode every frame and drop those that cannot be read. Returns what was dropped."""
 
         def problem(frame: Frame) -> str | None:
             try:
@@ -247,7 +247,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples of one size and modality into a batch; objects are padded."""
+    """Put samples of one size and modality into a batch. Objects are padded."""
     sizes = {sample.size for sample in samples}
     if len(sizes) != 1 or len({(s.visible is None, s.lwir is None) for s in samples}) != 1:
         raise ValueError(f"samples of several sizes or modalities cannot be one batch (sizes {sorted(sizes)})")

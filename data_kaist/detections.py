@@ -43,7 +43,7 @@ _DEVKIT = ("x1", "y1", "x2", "y2", "score")
 
 
 def form_of(path: Path | str) -> Form:
-    """The form that a path has: a folder ``devkit``, ``.json`` COCO, any other file KAIST text."""
+    """The form of detections that a path has. A folder is ``devkit``, ``.json`` COCO, any other file KAIST text."""
     path = Path(path)
     if path.is_dir():
         return "devkit"
@@ -58,7 +58,7 @@ def read_detections(
     image_ids: Sequence[int] | None = None,
     person_categories: Collection[int] | None = None,
 ) -> DetectionTable:
-    """Read detections in any of the formats; an empty file means no detections.
+    """Read detections in any of the formats. An empty file means no detections.
 
     Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
     entry is of a person. A DetectionFileError names the file and the line or entry.
@@ -95,7 +95,7 @@ def read_detections(
 def read_categories(
     path: Path | str, n_images: int, *, image_ids: Sequence[int] | None = None, needed: bool = True
 ) -> tuple[DetectionTable, np.ndarray]:
-    """COCO results, and int64 ``(d,)`` their categories (0 for none, where that is not ``needed``)."""
+    """COCO results and their categories, int64 ``(d,)``. 0 for none, where that is not ``needed``."""
     path = Path(path)
     entries = json_of(text_of(path, DetectionFileError), str(path), DetectionFileError)
     if not isinstance(entries, list):

@@ -35,7 +35,7 @@ class RequestError(Failure, ValueError):
 
 
 def one_line(text: str) -> str:
-    """Printable text of at most 2,000 characters; letters of all scripts are kept."""
+    """Printable text of at most 2,000 characters. Letters of all scripts are kept."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 + 5 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -50,7 +50,7 @@ class AnnotationError(DataError):
 
 
 class DetectionFileError(DataError):
-    """A file of detections that is broken, or does not fit the ground truth."""
+    """A file of detections, broken or unfit for the ground truth."""
 
 
 class ImageError(DataError):

@@ -44,7 +44,7 @@ def write_whole(path: Path | str, content: str | bytes, *, sync: bool = False) -
 
 
 def text_of(path: Path, kind: type[DataError]) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark; an error of the ``kind`` if there is none."""
+    """The text of a UTF-8 file, with or without byte order mark. Raises ``kind`` if there is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,7 +54,7 @@ def text_of(path: Path, kind: type[DataError]) -> str:
 
 
 def json_of(text: str, where: str, kind: type[DataError]) -> Any:
-    """Content of a JSON text; an error of the ``kind`` for anything else."""
+    """Content of a JSON text. Raises ``kind`` for anything else."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -93,7 +93,7 @@ def as_whole(value: Any) -> Any:
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
-    """Whether a value is a number that a float can hold; not for booleans."""
+    """Whether a value is a number that a float can hold. False for booleans."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -109,7 +109,7 @@ def is_possible(x: float, y: float, w: float, h: float, dtype: type[np.floating]
 
 
 def has_no_area(xywh: Any) -> bool:
-    """Whether these are four finite numbers of a box of width or height 0."""
+    """Whether these are four finite numbers of an empty box."""
     numbers = isinstance(xywh, list | tuple) and len(xywh) == 4 and all(map(is_finite, xywh))
     return numbers and min(xywh[2:]) == 0
 

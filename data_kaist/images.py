@@ -61,7 +61,7 @@ def read_image(
     size: tuple[int, int] | None = None,
     note: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decode an image file: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` without ``colour``.
+    """Decode an image file. uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` without ``colour``.
 
     The content decides the type. The header is read first, and no more than :data:`MAX_PIXELS` are decoded: a few bytes
     may claim any size. Data after the image's end (the video of a "motion photo") are not read. An ImageError names a
@@ -124,7 +124,7 @@ def _undecodable(path: Path, data: np.ndarray) -> ImageError:
 
 
 def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: np.ndarray | None = None) -> np.ndarray:
-    """LWIR values of any type as uint8 ``(H, W)``; ImageError for values that need a range, where none is given."""
+    """LWIR values of any type as uint8 ``(H, W)``. Raises ImageError for values that need a range and have none."""
     note = np.zeros(1, NOTE) if note is None else note
     note["read"] = 1
     if image.dtype == np.uint8:
@@ -149,7 +149,7 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
 
 
 def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:
-    """Sentences on images that were read, by kind, from their names and :data:`NOTE` rows."""
+    """Sentences on images that were read, by kind. From their names and :data:`NOTE` rows."""
     seen = [(name, row) for name, row in notes if row["read"].item()]
     said: dict[str, str] = {}
 
@@ -282,7 +282,7 @@ FILE_KINDS = (
 
 
 def endings_of(use: str) -> frozenset[str]:
-    """File endings of a use; files with other endings are recognised by content."""
+    """File endings of a use. Files with other endings are recognised by content."""
     return frozenset(ending for kind in FILE_KINDS if kind.use == use for ending in kind.endings)
 
 

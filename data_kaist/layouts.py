@@ -78,12 +78,12 @@ class Frame:
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
-    """Image ids in COCO results: of the COCO file, or indices in the split."""
+    """Image ids in COCO results. Those of the COCO file, or indices in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
 
 
 def category_ids(frames: Sequence[Frame], classes: Classes) -> list[int]:
-    """Category ids of the classes in COCO results: of the COCO file, or 1, 2, ..."""
+    """Category ids of the classes in COCO results. Those of the COCO file, or 1, 2, ..."""
     return list(frames[0].category_ids or range(1, len(classes.names) + 1))
 
 
@@ -95,7 +95,7 @@ def spread(frames: Sequence[Frame], count: int) -> list[int]:
 
 
 def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) -> list[Frame]:
-    """Frames with an object that is not ignored in training; EmptySplitError if there is none."""
+    """Frames with an object that is not ignored in training. Raises EmptySplitError if there is none."""
     found = [frame for frame in frames if not training_ignore(frame.annotations, min_height, classes).all()]
     if frames and not found:
         raise EmptySplitError(f"none of the {len(frames):,} training frames has a person who is not ignored")
@@ -103,7 +103,7 @@ def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) ->
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
-    """Frames whose image (the visible one of a pair) is also among the ``others``, by file or content.
+    """Frames whose (visible) image is also among the ``others``. By file or by content.
 
     Only files of equal size are read.
     """
@@ -153,7 +153,7 @@ class DataSource:
     box_of: BoxOf = "modality"
 
     def annotated(self, given: str) -> DataSource:
-        """The same images with other annotations: a form, or a folder or COCO file (below the root, or from here)."""
+        """The same images with other annotations. A form, or a folder or COCO file (below the root, or from here)."""
         if named := [form for form in ANNOTATION_FOLDERS if form == given]:
             return replace(self, form=named[0], annotations=None)
         path = next((path for path in (self.root / given, Path(given)) if path.exists()), self.root / given)
@@ -203,7 +203,7 @@ class DataSource:
         return [replace(frame, reading=reading, note=notes[i : i + 1]) for i, frame in enumerate(frames)]
 
     def annotations_of(self, split: str, modality: str = "visible") -> str:
-        """Source of annotations: COCO file or folder, and the side of paired ones."""
+        """Source of annotations. COCO file or folder, and the side of paired ones."""
         if self.kind == "coco":
             return str(self.root / file_and_step(split)[0])
         folder = self._annotation_folder()
@@ -390,7 +390,7 @@ def _sides(modality: Wanted, there: Iterable[Mapping[Side, Path]]) -> Sequence[S
 
 
 def annotation_form(folder: Path) -> AnnotationFormat | None:
-    """The form of the annotations in a folder; None where there are none."""
+    """The form of the annotations in a folder. None where there are none."""
     for form, starts, suffix in _PLACES:
         if any(any(folder.glob(f"{start}I?????{suffix}")) for start in starts):
             return form
@@ -475,13 +475,13 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
 
 
 def file_and_step(spec: str) -> tuple[str, int]:
-    """Parts of ``file.json%10``: file and 10; ``%`` without a number is part of the name."""
+    """Parts of ``file.json%10``: file and 10. ``%`` without a number is part of the name."""
     match = re.fullmatch(r"(.+)%([0-9]{1,9})", spec, re.DOTALL)
     return (match[1], int(match[2])) if match else (spec, 1)
 
 
 def coco_files(folder: Path, name: str) -> tuple[Path, Path | None]:
-    """Paths of the visible and the LWIR image of a COCO file name."""
+    """Visible and LWIR image paths of a COCO file name."""
     if is_frame_name(name):
         video, _, number = name.rpartition("/")
         named = [folder / "images" / video / side / number for side in SIDES["early"]]

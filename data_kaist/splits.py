@@ -37,7 +37,7 @@ _FORMS = f"a rule such as 'train-all-02', a range such as '{STUDY_VALIDATION}' o
 
 
 class FrameName(NamedTuple):
-    """The three numbers of a frame's name; they sort as the names do."""
+    """The three numbers of a frame's name. They sort as the names do."""
 
     set: int
     video: int
@@ -56,7 +56,7 @@ class FrameName(NamedTuple):
 
     @property
     def daytime(self) -> Daytime | None:
-        """``day`` or ``night`` by the set's number; None for a set that KAIST does not have."""
+        """``day`` or ``night`` by the set's number. None for a set that KAIST does not have."""
         if self.set in DAY_SETS:
             return "day"
         return "night" if self.set in NIGHT_SETS else None
@@ -68,13 +68,13 @@ def is_frame_name(name: str) -> bool:
 
 
 def daytime_of(name: str) -> Daytime | None:
-    """``day`` or ``night`` of a KAIST frame name; None for any other name."""
+    """``day`` or ``night`` of a KAIST frame name. None for any other name."""
     return FrameName.parse(name).daytime if is_frame_name(name) else None
 
 
 @dataclass(frozen=True)
 class Split:
-    """Frames of a split: those that it ``holds``; ``listed`` are names of frames in text files."""
+    """Frames of a split: those that it ``holds``. ``listed`` are names of frames in text files."""
 
     holds: Callable[[FrameName], bool]
     listed: frozenset[str] = frozenset()
@@ -96,7 +96,7 @@ def _listed_in(file: Path) -> Split:
 
 
 def spelling(text: str) -> str | None:
-    """Frame name of a path or name in any of KAIST's spellings, or None.
+    """Frame name of a path in any of KAIST's spellings, or None.
 
     >>> spelling("images/set00_V000_visible_I00001.jpg")
     'set00/V000/I00001'
@@ -106,7 +106,7 @@ def spelling(text: str) -> str | None:
 
 
 def parse_split(spec: str, root: Path | None = None) -> Split:
-    """The split of a name; a SplitError for an invalid one has the nearest valid one.
+    """The split of a name. A SplitError for an invalid one has the nearest valid one.
 
     >>> FrameName.parse("set06/V000/I00019") in parse_split("test-all-20")
     True
@@ -141,6 +141,6 @@ def parse_split(spec: str, root: Path | None = None) -> Split:
 
 
 def select(names: Iterable[str], split: str | Split) -> list[str]:
-    """The frames of ``names`` that belong to a split, sorted; may be empty."""
+    """The frames of ``names`` that belong to a split, sorted. May be empty."""
     wanted = parse_split(split) if isinstance(split, str) else split
     return sorted(name for name in names if FrameName.parse(name) in wanted)

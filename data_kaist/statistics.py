@@ -49,7 +49,7 @@ def channel_statistics(frames: Sequence[Frame], modality: Modality) -> ChannelSt
 
 
 def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int = 500) -> list[float]:
-    """Quantiles of the LWIR values in up to ``count`` frames, evenly spread; ImageError where all have 8 bits."""
+    """Quantiles of the LWIR values in up to ``count`` frames, evenly spread. Raises ImageError if all have 8 bits."""
 
     def some(frame: Frame) -> np.ndarray:
         assert frame.lwir is not None
@@ -81,7 +81,7 @@ class ObjectCounts(NamedTuple):
 
 
 def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
-    """Counts of all frames, of each daytime (if any is known), and of each occlusion."""
+    """Counts of all frames, and by daytime and occlusion. By daytime only where any is known."""
     every = [frame.annotations for frame in frames]
     daytime = np.array([a.daytime or "unknown" for a in every], object)
     image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))

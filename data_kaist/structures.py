@@ -146,7 +146,7 @@ class DetectionTable:
         return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A frame with the columns image, class, score, x1, y1, x2 and y2; needs pandas."""
+        """Columns image, class, score, x1, y1, x2 and y2. Needs pandas."""
         try:
             import pandas
         except ImportError as error:
@@ -156,7 +156,7 @@ class DetectionTable:
         return pandas.DataFrame(columns)
 
     def plot(self, image: np.ndarray) -> Figure:
-        """The boxes on their image, uint8 ``(H, W, 3)`` RGB or ``(H, W)``, as a matplotlib figure."""
+        """Matplotlib figure of the boxes on their image. uint8 ``(H, W, 3)`` RGB or ``(H, W)``."""
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
 
@@ -193,7 +193,7 @@ class DetectionTable:
 
 
 def xywh_rows(boxes_xyxy: np.ndarray) -> list[list[float]]:
-    """Boxes ``(n, 4)`` as lists of left, top, width and height, for files."""
+    """Boxes ``(n, 4)`` as lists of left, top, width, height."""
     boxes = boxes_xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     rows: list[list[float]] = boxes.tolist()
@@ -202,7 +202,7 @@ def xywh_rows(boxes_xyxy: np.ndarray) -> list[list[float]]:
 
 @dataclass
 class Targets:
-    """The objects of a batch, padded to the largest number of objects ``M`` in it.
+    """The objects of a batch, padded to the largest number ``M``.
 
     Attributes:
         boxes_xyxy: float32 ``(N, M, 4)``, pixels of the network's input.

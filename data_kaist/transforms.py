@@ -88,7 +88,7 @@ class Sample:
         )
 
     def with_objects(self, keep: np.ndarray, boxes_xyxy: np.ndarray, ignore: np.ndarray) -> Sample:
-        """The rows of ``keep`` (bool ``(n,)``) with new boxes ``(n, 4)`` and ignore flags ``(n,)``."""
+        """The rows of ``keep`` with new boxes and flags. Shapes ``(n,)`` bool, ``(n, 4)`` and ``(n,)``."""
         return replace(
             self,
             boxes_xyxy=boxes_xyxy[keep].astype(np.float32),
@@ -99,7 +99,7 @@ class Sample:
 
 
 class Transform(Protocol):
-    """Anything that turns a sample into another; ``after_resize = True`` where it should work on the smaller images."""
+    """Anything that turns a sample into another. ``after_resize = True`` to act on resized images."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
@@ -111,7 +111,7 @@ def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
 
 
 def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int, int, int] = MEAN_COLOUR) -> Sample:
-    """Cut a window out of the images; where it reaches beyond them, the canvas is filled.
+    """Cut a window out of the images. Where it reaches beyond them, the canvas is filled.
 
     Objects are clipped to the part of the image that is left. What is left of a person decides what becomes of it:
     see :data:`GONE_BELOW` and :data:`IGNORE_BELOW`. Ignore regions stay as long as any area is left. ``window`` is
@@ -221,7 +221,7 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Zoom in (a smaller window) or out (a larger canvas) at a random place; follow it with :class:`Resize`.
+    """Zoom in or out at a random place. A smaller window or a larger canvas; follow with :class:`Resize`.
 
     Zooming in and out are equally likely; torchvision draws the area uniformly, which shrinks people in 4 of 5.
 
@@ -295,7 +295,7 @@ class SSDCrop:
 
 @dataclass(frozen=True)
 class PhotometricJitter:
-    """Brightness, contrast, saturation and a little hue of the visible image; brightness and contrast of LWIR.
+    """Brightness, contrast, saturation and a little hue of the visible image. LWIR: brightness and contrast.
 
     The visible changes are one affine map of the colour (a 3x4 matrix), so that they cost one pass over the pixels.
 
@@ -327,7 +327,7 @@ class PhotometricJitter:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four frames around a point: this one at the upper left, and others of the split (YOLOv4, section 3.3).
+    """Four frames around a point (YOLOv4, section 3.3). This one at the upper left, others of the split.
 
     Each is resized within this frame's size, its shape kept, and lies with a corner at the point, as in YOLOv5's code;
     what reaches over the border is cut off as by :func:`crop`. Put it first: what follows changes all four alike.
@@ -385,7 +385,7 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class SemiUnpaired:
-    """Crop and flip of a pair, or of each of its images apart (MLPD: Kim et al., RA-L 2021).
+    """Crop and flip a pair, or each image apart. MLPD: Kim et al., RA-L 2021.
 
     After changes apart, a person is an object per image that shows it, present in that one alone; where both boxes
     come to lie on each other, one object with the visible image's box. Written from the paper's description.

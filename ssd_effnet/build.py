@@ -206,7 +206,7 @@ def _levels_of(backbone: nn.Module) -> list[Level]:
 
 
 def build_normalize(e: ExperimentConfig) -> Normalize:
-    """Normalisation of the modality's channels; mean 0 and std 1 if switched off."""
+    """Normalisation of the modality's channels. Mean 0 and std 1 if switched off."""
     channels = CHANNELS[e.input.modality]
     if not e.input.normalize:
         return Normalize([0.0] * len(channels), [1.0] * len(channels))

@@ -55,7 +55,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over all processes on a CPU, which torch's ``SyncBatchNorm`` does not support."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, C, H, W)`` to the same; each process must have the same number of images."""
+        """``(N, C, H, W)`` to the same. Each process must have the same number of images."""
         if not self.training or world_size() == 1:
             return super().forward(x)
         dims = [0, 2, 3]

@@ -70,7 +70,7 @@ def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0)
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, values unchanged; RGB as it is."""
+    """Grey ``(H, W)`` (LWIR) to ``(H, W, 3)``, values unchanged. RGB as it is."""
     return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
 
 

@@ -45,7 +45,7 @@ class Argument(NamedTuple):
 
 
 class Registry(MutableMapping[str, Callable[..., Any]]):
-    """Entries of one kind by name; imports its home module on first use.
+    """Entries of one kind by name. Imports its home module on first use.
 
     Args:
         kind: in messages.

@@ -46,7 +46,7 @@ class Camera:
     horizon: float  # row of the horizon, pixels
 
     def project(self, xyz: np.ndarray) -> np.ndarray:
-        """Pixels ``(n, 2)`` (column, row), float64, of points ``(n, 3)`` in metres with Z > 0."""
+        """Pixels ``(n, 2)`` (column, row) of points in metres. Points are ``(n, 3)`` with Z > 0; pixels are float64."""
         scale = self.focal / xyz[:, 2]
         return np.stack([self.centre_x + xyz[:, 0] * scale, self.horizon + (self.height - xyz[:, 1]) * scale], axis=1)
 
@@ -99,7 +99,7 @@ class Canvas:
         depth: float | None = None,
         glow: Bgr | None = None,
     ) -> None:
-        """Fill a flat polygon given by its corners (X, Y, Z) in metres; the rest as in :meth:`polygon`."""
+        """Fill a flat polygon of corners (X, Y, Z) in metres. The rest as in :meth:`polygon`."""
         self.polygon(self.camera.project(np.array(corners, float)), bgr, heat, depth, glow)
 
     def upright(
@@ -113,7 +113,7 @@ class Canvas:
         solid: bool = True,
         glow: Bgr | None = None,
     ) -> None:
-        """Fill a rectangle that faces the camera at distance ``z``; ``solid`` ones hide what stands behind."""
+        """Fill a rectangle that faces the camera at ``z``. ``solid`` ones hide what stands behind."""
         corners = [(x[0], y[0], z), (x[1], y[0], z), (x[1], y[1], z), (x[0], y[1], z)]
         self.face(corners, bgr, heat, z if solid else None, glow)
 
@@ -128,7 +128,7 @@ class Canvas:
         glow: Bgr | None = None,
         plane: str = "xy",
     ) -> None:
-        """Fill an ellipse of ``radius`` (along X or Z, along Y) metres in the ``xy`` or the ``zy`` plane."""
+        """Fill an ellipse in the ``xy`` or the ``zy`` plane. ``radius`` is in metres, along X or Z and along Y."""
         angle = np.arange(16) * (2 * np.pi / 16)
         corners = np.tile(np.array(centre, float), (16, 1))
         corners[:, 0 if plane == "xy" else 2] += radius[0] * np.cos(angle)

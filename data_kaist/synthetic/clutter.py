@@ -29,7 +29,7 @@ class Obstacle:
     z1: float
 
     def holds(self, x: float, z: float, margin: float = 0.35) -> bool:
-        """Whether ``(x, z)`` lies in the footprint or within ``margin`` metres of it."""
+        """Whether ``(x, z)`` lies within ``margin`` metres of the footprint."""
         return self.x0 - margin < x < self.x1 + margin and self.z0 - margin < z < self.z1 + margin
 
 

@@ -24,7 +24,7 @@ NOISE_MARGIN = 48
 
 @dataclass(frozen=True)
 class Box:
-    """One annotated object: ``label``, whole pixels ``x y w h`` within the visible image, occlusion 0, 1 or 2."""
+    """One annotated object. Its ``label``, whole pixels ``x y w h`` in the visible image, and occlusion 0, 1 or 2."""
 
     label: str
     x: int
@@ -37,7 +37,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A street without people, somewhat larger than a frame so that the camera can pan."""
+    """A street without people, larger than a frame so the camera can pan."""
 
     look: Conditions  # hour, light and temperatures
     camera: Camera  # of the whole backdrop
@@ -119,7 +119,7 @@ def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
 
 
 def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> Backdrop:
-    """Copy a random window, the look's ``pad`` larger on every side than frames of ``size``, out of a backdrop."""
+    """Copy a random window out of a backdrop. It is larger than frames of ``size`` by the look's ``pad`` on every side."""
     rows, columns = size[0] + 2 * backdrop.look.pad, size[1] + 2 * backdrop.look.pad
     top = int(rng.integers(backdrop.depth.shape[0] - rows + 1))
     left = int(rng.integers(backdrop.depth.shape[1] - columns + 1))
@@ -145,7 +145,7 @@ def _windows(view: Backdrop) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
 
 
 def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> list[Box]:
-    """Paint the plan's figures into the view, far ones first, and measure what is seen of each object.
+    """Paint the plan's figures into the view. Far ones first; measures what is seen of each object.
 
     Returns:
         boxes in the frame's pixels: the full extent of each object, hidden parts included, clipped to the frame.
@@ -200,7 +200,7 @@ def paint_figures(view: Backdrop, plan: FramePlan, rng: np.random.Generator) -> 
 
 
 def occlusion_level(seen: float) -> int | None:
-    """KAIST's level for the share of a figure that is seen; None when it is totally hidden."""
+    """KAIST's level for the share of a figure that is seen. None when it is totally hidden."""
     if seen >= NONE_HIDDEN:
         return 0
     if seen >= PARTLY_HIDDEN:
@@ -234,7 +234,7 @@ def _cast_shadow(view: Backdrop, sprite: Sprite, foot: tuple[int, int], x: float
 def expose(
     view: Backdrop, noise: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The two sensors' pictures of a view: visible uint8 ``(H, W, 3)`` BGR and LWIR uint8 ``(H, W)``.
+    """The two sensors' pictures of a view. Visible uint8 ``(H, W, 3)`` BGR and LWIR uint8 ``(H, W)``.
 
     ``noise`` is what :meth:`Noise.scaled` gives for this look.
     """

@@ -67,7 +67,7 @@ class _Crowd:
         return bool(0 <= v < rows and 0 <= u < columns and self.depth[int(v), int(u)] < z)
 
     def spot(self, height_limits: tuple[float, float]) -> tuple[float, float] | None:
-        """A free place for a figure of KAIST's heights within limits (pixels at 512 rows)."""
+        """A free place for a figure of KAIST's heights. Limits are in pixels at 512 rows."""
         rng, camera = self.rng, self.camera
         unit = camera.focal / (1.37 * REFERENCE_ROWS)
         for _ in range(12):
@@ -108,7 +108,7 @@ def plan_frame(
     *,
     empty: bool,
 ) -> FramePlan:
-    """Draw the people of one frame; ``depth`` is float32 ``(H, W)``, metres to the furniture."""
+    """Draw the people of one frame. ``depth`` is float32 ``(H, W)``, metres to the furniture."""
     crowd = _Crowd(rng, look, camera, depth, obstacles)
     count = 0 if empty else min(1 + int(rng.poisson(look.crowd)), max(9, int(2.5 * look.crowd)))
     while count > 0:

@@ -45,7 +45,7 @@ def paint_sky(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> Non
 
 
 def ground_texture(rng: np.random.Generator) -> np.ndarray:
-    """Float32 ``(256, 256)`` around 0: grain, stains and a few cracks, to be laid flat on the ground."""
+    """Grain, stains and cracks, laid flat on the ground. Float32 ``(256, 256)`` around 0."""
     grain = rng.normal(size=(256, 256)).astype(np.float32)
     stains = cv2.resize(rng.normal(size=(16, 16)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
     texture = 4.5 * cv2.GaussianBlur(grain, (0, 0), 0.8) * 2 + 5.0 * stains
@@ -57,7 +57,7 @@ def ground_texture(rng: np.random.Generator) -> np.ndarray:
 
 
 def paint_ground(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
-    """Carriageway, pavements with kerbs, lane marks, a crossing and manholes; all of it textured."""
+    """Carriageway, pavements with kerbs, lane marks, a crossing and manholes. All are textured."""
     grey = rng.uniform(58, 100)
     asphalt: Bgr = (grey * 1.02, grey, grey * 0.97)
     horizon = int(canvas.camera.horizon)
@@ -118,7 +118,7 @@ def _lay_texture(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def paint_buildings(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> None:
-    """A closing front at the end of the street, then both building lines from far to near."""
+    """Both building lines, and a front that closes the street. Painted from far to near."""
     x = -45.0
     while x < 45.0:
         wide = rng.uniform(9, 20)
@@ -225,7 +225,7 @@ def _row_house(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: fl
 def light_at(
     look: Conditions, lamps: np.ndarray, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float
 ) -> np.ndarray:
-    """Light at points (x, y, z) in metres, 1 is broad daylight; float array of the shape that they broadcast to.
+    """Light at points (x, y, z) in metres, 1 is broad daylight. Float array of the shape that they broadcast to.
 
     ``lamps`` is ``(n, 3)``: X, Z and strength of the street lamps.
     """
@@ -245,14 +245,14 @@ def light_at(
 
 
 def distances(canvas: Canvas, step: int = 1) -> np.ndarray:
-    """Float32 ``(H / step, W / step)``: metres to what every pixel shows; ground and sky at most 200."""
+    """Metres to what every pixel shows, float32 ``(H / step, W / step)``. Ground and sky at most 200."""
     camera, depth = canvas.camera, canvas.depth[::step, ::step]
     below = np.maximum(np.arange(0, canvas.depth.shape[0], step, dtype=np.float32)[:, None] - camera.horizon, 1.0)
     return np.where(np.isfinite(depth), depth, np.minimum(camera.focal * camera.height / below, 200.0))
 
 
 def light_map(canvas: Canvas, look: Conditions, lamps: np.ndarray) -> np.ndarray:
-    """Float32 ``(H, W, 3)``: the light on every painted surface, per colour channel."""
+    """Light on every painted surface, per channel. Float32 ``(H, W, 3)``."""
     height, width = canvas.depth.shape
     coarse, camera = 4, canvas.camera
     rows = np.arange(0, height, coarse, dtype=np.float32)[:, None]

@@ -86,7 +86,7 @@ def _stretch(frame: FrameName) -> tuple[int, int, int]:
 
 
 def frame_ids(frames: int) -> list[FrameName]:
-    """The first ``frames`` frames of the numbering, sorted; those of a smaller number are always among them."""
+    """The first ``frames`` frames of the numbering, sorted. Those of a smaller number are always among them."""
     turn = sorted((k / share, order, cell) for order, (cell, share) in enumerate(SHARES.items()) for k in range(share))
     counts = dict.fromkeys(SHARES, 0)
     found = []
@@ -243,7 +243,7 @@ def write_frames(out: Path, ids: list[FrameName], size: tuple[int, int], seed: i
 def render_frame(
     frame: FrameName, backdrop: Backdrop, noise: tuple[np.ndarray, np.ndarray], size: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[Box]]:
-    """One frame's pictures (visible BGR ``(H, W, 3)``, LWIR ``(H, W)``, both uint8) and boxes."""
+    """One frame's pictures and boxes. Visible BGR ``(H, W, 3)``, LWIR ``(H, W)``, both uint8."""
     key = (seed, 3_000, frame.set, frame.video, frame.number)
     rng = np.random.default_rng(key)
     empty = rng.random() < EMPTY_SHARE and not is_validation(frame)

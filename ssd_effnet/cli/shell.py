@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def completed(self) -> Parser:
-        """Return the parser; if a shell asks for completions (``docs/running.md``), answer and exit."""
+        """Return the parser. If a shell asks for completions (``docs/running.md``), answer and exit."""
         if "_ARGCOMPLETE" in os.environ:
             import argcomplete
 

@@ -116,7 +116,7 @@ def parser() -> shell.Parser:
     parsers: dict[Any, shell.Parser] = {}
 
     def command(call: Callable[..., str], name: str = "") -> Callable[..., Any]:
-        """A subcommand, as what adds its arguments; its help is the docstring of what it calls."""
+        """A subcommand, as what adds its arguments. Its help is the docstring of what it calls."""
         added: shell.Parser = commands.add_parser(name or call.__name__, help=call.__doc__, doc=call.__doc__)
         added.set_defaults(call=call)
         parsers[call] = added

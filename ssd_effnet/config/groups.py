@@ -20,7 +20,7 @@ _Entries = tuple[tuple[Registry, str, Any, bool], ...]  # registry, name, entry,
 
 
 def choice(of: Registry, default: str | list[str]) -> Any:
-    """A key that names registry entries; a default that is no entry means none."""
+    """A key that names registry entries. A default that is no entry means none."""
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"registry": of})
     return dataclasses.field(default=default, metadata={"registry": of})

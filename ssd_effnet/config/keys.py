@@ -27,12 +27,12 @@ def defaults() -> ExperimentConfig:
 
 
 def type_of(node: Any) -> Any:
-    """Dataclass of a group in an OmegaConf config; of other values their content."""
+    """Dataclass of a group in an OmegaConf config. Of other values: their content."""
     return OmegaConf.get_type(node) if isinstance(node, DictConfig) else type(node)
 
 
 def fields_of(node: Node) -> dict[str, Field]:
-    """Fields of an experiment's dotted keys, with the arguments of its entries; not to be changed."""
+    """Fields of an experiment's dotted keys, with the arguments of its entries. Callers must not change it."""
     names = [field.name for field in dataclasses.fields(ExperimentConfig)]
     parts = map(node._get_node, names) if isinstance(node, DictConfig) else (getattr(node, name) for name in names)
     return _fields(ExperimentConfig, tuple(map(type_of, parts)))

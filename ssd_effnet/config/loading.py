@@ -203,7 +203,7 @@ def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
 
 
 def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """An experiment's file and its bases, each with its content less ``base``; the file itself first."""
+    """An experiment's file and its bases, each with its content less ``base``. The file itself comes first."""
     chain: list[tuple[Path, dict[str, Any]]] = []
     current = find_experiment(path)
     while True:

@@ -30,7 +30,7 @@ def area(boxes_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Intersection areas of ``(..., n, 4)`` and ``(..., m, 4)``: ``(..., n, m)``."""
+    """Intersection areas of ``(..., n, 4)`` and ``(..., m, 4)``, as ``(..., n, m)``."""
     # one coordinate at a time: (..., n, m, 2) temporaries cost twice the memory traffic
     ax1, ay1, ax2, ay2 = a_xyxy.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = b_xyxy.unsqueeze(-3).unbind(-1)
@@ -53,7 +53,7 @@ def iou(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
 def encode(
     boxes_cxcywh: torch.Tensor, anchors_cxcywh: torch.Tensor, variances: Variances = SSD_VARIANCES
 ) -> torch.Tensor:
-    """Box offsets from anchors, ``(..., 4)`` (SSD, equation 2; variances as in its code).
+    """Box offsets from anchors, ``(..., 4)``. SSD, equation 2; variances as in its code.
 
     Sizes must be positive; degenerate boxes would give minus infinity.
     """

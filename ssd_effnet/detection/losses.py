@@ -37,7 +37,7 @@ _EPS = 1e-7
 
 @dataclass
 class Losses:
-    """Scalars: loss to minimise (``total``), its parts ``cls``, ``loc`` and ``own`` by name, number of positives."""
+    """Scalars: ``total`` to minimise, and its parts. ``cls``, ``loc`` and ``own`` by name, number of positives."""
 
     total: torch.Tensor
     cls: torch.Tensor
@@ -51,7 +51,7 @@ class Losses:
         return {f"loss_{name}": loss.detach() for name, loss in every.items()}
 
     def with_own(self, detector: nn.Module, batch: Batch) -> Losses:
-        """Add those that modules of the detector name by a method ``losses(batch) -> {name: scalar}``.
+        """Add those of the detector's modules with a method ``losses``. ``losses(batch) -> {name: scalar}``.
 
         The method is called after the forward pass, whose results the module keeps. Losses of one name are added.
         """
@@ -163,7 +163,7 @@ class MultiBoxLoss(ClassLoss):
 
 @CLASS_LOSSES.register("multi_label")
 class MultiLabelLoss(MultiBoxLoss):
-    """Cross-entropy per modality over positives and hard negatives (MLPD: Kim et al., RA-L 2021).
+    """Cross-entropy per modality over positives and hard negatives. MLPD: Kim et al., RA-L 2021.
 
     Logits are two per foreground class, whether the visible and the LWIR image show it. Written from the paper's
     description; negatives are mined as in :class:`MultiBoxLoss`, by the probability of any.
@@ -333,7 +333,7 @@ class CIoU(GIoU):
 
 
 def overlap_and_hull(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Intersection and union ``(...)`` and the smallest enclosing box, for pairs of boxes ``(..., 4)``."""
+    """Intersection, union and smallest enclosing box of pairs. ``(...)`` twice, for boxes ``(..., 4)``."""
     low, high = torch.minimum(a_xyxy, b_xyxy), torch.maximum(a_xyxy, b_xyxy)
     shared = area(torch.cat((high[..., :2], low[..., 2:]), dim=-1))
     return shared, area(a_xyxy) + area(b_xyxy) - shared, torch.cat((low[..., :2], high[..., 2:]), dim=-1)

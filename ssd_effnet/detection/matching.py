@@ -78,7 +78,7 @@ Candidates = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def best_objects(
     outputs: RawOutputs, targets: Targets, candidates: Candidates
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Object of largest IoU of each anchor, a few objects at a time.
+    """Object of largest IoU of each anchor. Computed for a few objects at a time.
 
     Returns:
         ``(N, A)`` each: the IoU, -1 without a candidate; the row of the targets, of equals the first; True where one

@@ -88,7 +88,7 @@ class PostProcess(nn.Module):
         return scores if self.temperature == 1 else (scores.logit() / self.temperature).sigmoid()
 
     def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
-        """Boxes xyxy ``(N, n, 4)`` of anchors ``(N, n)``, clipped to the image."""
+        """Boxes xyxy ``(N, n, 4)`` of anchors ``(N, n)``. They are clipped to the image."""
         offsets = outputs.bbox_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = cxcywh_to_xyxy(decode(offsets, outputs.anchors_cxcywh[anchor], self.variances))
         height, width = input_size

@@ -130,7 +130,7 @@ class Errors:
         return np.flatnonzero(rows if is_miss(kind) else rows & self.shown)
 
     def miss_rate(self, detections: DetectionTable | None = None) -> float:
-        """Miss rate (0..1) of these detections or an edited table; NaN without people."""
+        """Miss rate (0..1) of these detections or an edited table. NaN without people."""
         return self.truth.match(self.detections if detections is None else detections).result(self.subset).mr
 
     def miss_rate_without(self, kind: Kind) -> float:

@@ -144,7 +144,7 @@ def monitors(classes: tuple[str, ...]) -> list[str]:
 
 
 def figure_in(test: Mapping[str, Any], figure: str) -> float:
-    """A figure in the ``test`` of results.json, for example ``MR/near`` or ``AP``; NaN for none."""
+    """A figure in the ``test`` of results.json, for example ``MR/near`` or ``AP``. NaN for none."""
     of = metric_of(figure)
     value = test.get(of.group or of.name)
     if isinstance(value, Mapping):

@@ -161,7 +161,7 @@ def _listing(path: Path | str) -> Path | None:
 
 
 def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> list[int]:
-    """Index of each name among others, -1 for none; leading folders may differ.
+    """Index of each name among others, -1 for none. Leading folders may differ.
 
     >>> places_by_name(["b", "street/a", "c"], ["mine/a", "mine/b"], "images.json")
     [1, 0, -1]
@@ -255,7 +255,7 @@ class Scores:
     matcher: Matcher
 
     def percent(self, rules: str) -> dict[str, float]:
-        """Miss rates in percent by subset; empty for a rule set not computed."""
+        """Miss rates in percent by subset. Empty for a rule set not computed."""
         return {subset: 100 * result.mr for subset, result in self.miss_rates.get(rules, {}).items()}
 
     def as_dict(self) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def score(
     *,
     with_ap: bool = True,
 ) -> Scores:
-    """Score one table of detections; AP takes thirty times as long as miss rates."""
+    """Score one table of detections. AP takes thirty times as long as miss rates."""
     matcher = truth.match(detections)
     ap = dict.fromkeys(AP_NAMES, math.nan)
     if with_ap:
@@ -340,7 +340,7 @@ def classes_as_dict(scores: Mapping[str, Scores], classes: Classes) -> dict[str,
 def compare_detectors(
     a: Sequence[Matcher], b: Sequence[Matcher], block: np.ndarray, rules: Sequence[str] = ("matlab", "python")
 ) -> dict[str, dict[str, Comparison]]:
-    """Comparisons ``[rule set][subset]`` in percent; each side has one recipe's seeds, in blocks of images."""
+    """Comparisons ``[rule set][subset]`` in percent. Each side has one recipe's seeds, in blocks of images."""
     return {
         name: {
             subset: compare(*(np.stack([jackknife(m, block, subset, name) for m in side]) for side in (a, b)))
@@ -365,7 +365,7 @@ def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
 
 
 def short_names(paths: Sequence[Path | str]) -> list[str]:
-    """Distinct short names of files: the stem, or more of the path; of a run more than its seed.
+    """Distinct short names of files: the stem, or more of the path. A run's is more than its seed.
 
     Raises:
         DataError: the same file twice.
@@ -425,7 +425,7 @@ def with_deviation(values: Sequence[float]) -> str:
 
 
 def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """One row per rule set and subset: miss rates, difference, verdict; a dash for no number."""
+    """One row per rule set and subset: miss rates, difference, verdict. A dash for no number."""
     from rich.table import Table
 
     table = Table(title=f"Miss rate in percent (lower is better)\nA: {a}\nB: {b}", title_justify="left")

@@ -56,7 +56,7 @@ REASONABLE = ("reasonable_all", "reasonable_day", "reasonable_night")
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules from outcomes to a miss rate; matching is the same in both.
+    """Rules from outcomes to a miss rate. Matching is the same in both.
 
     Attributes:
         name: key in tables and results files.

@@ -29,7 +29,7 @@ from ssd_effnet.inference.video import SUFFIX, AnnotatedVideos
 
 @dataclass
 class DetectionSummary:
-    """Counts of :func:`detect`: images and video frames, detections, damaged frames, bad files; seconds in all."""
+    """Counts of :func:`detect`. Images and video frames, detections, damaged frames, bad files; seconds in all."""
 
     images: int = 0
     detections: int = 0

@@ -49,7 +49,7 @@ class ExportError(Failure, RuntimeError):
 
 @dataclass(frozen=True)
 class Exported:
-    """Result of an export: file, shape of ``images`` without the batch, output boxes per image (0: weights alone)."""
+    """Result of an export. File, shape of ``images`` without the batch, boxes per image (0: weights alone)."""
 
     path: Path
     input_shape: tuple[int, int, int]
@@ -200,7 +200,7 @@ def _text(value: Any) -> str:
 
 
 def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -> dict[str, str]:
-    """The metadata of a checkpoint's export for images of ``size``; lists, numbers and objects as JSON."""
+    """The metadata of a checkpoint's export for images of ``size``. Lists, numbers and objects as JSON."""
     p, directory = e.postprocess, RunDirectory.holding(file)
     environment = directory.environment() if directory.environment_file.is_file() else {}
     facts: dict[str, Any] = {

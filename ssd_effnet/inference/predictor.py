@@ -135,7 +135,7 @@ class Predictor:
     def predict(
         self, images: Sequence[Image | Pair], *, score: float | None = None, batch_size: int = 8
     ) -> list[DetectionTable]:
-        """Detections of each image, best first, in the order of the images, whose sizes may differ.
+        """Detections of each image, best first. In the order of the images, whose sizes may differ.
 
         A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, and its ``size``.
 
@@ -203,7 +203,7 @@ class Predictor:
 
     @torch.inference_mode()
     def detect(self, samples: Sequence[Sample], *, score: float | None = None) -> list[DetectionTable]:
-        """Detections of prepared samples, computed as one batch; arguments and errors as in :meth:`predict`."""
+        """Detections of prepared samples, computed as one batch. Arguments and errors as in :meth:`predict`."""
         if score is not None and not 0 <= score <= 1:
             raise RequestError(f"score must lie in 0..1, not {score}")
         if not samples:

@@ -28,7 +28,7 @@ _MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever i
 
 @dataclass(frozen=True)
 class Still:
-    """An image or pair; its name is the path below what was given, with ``/``."""
+    """An image or pair. Its name is the path below what was given, with ``/``."""
 
     name: str
     visible: Path | None
@@ -44,7 +44,7 @@ class Still:
         return self.files[0]
 
     def read(self, side: Side, reading: Reading, note: np.ndarray | None = None) -> np.ndarray:
-        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``; arguments as of :func:`data_kaist.images.read_image`."""
+        """uint8 ``(H, W, 3)`` RGB or LWIR ``(H, W)``. Arguments as of :func:`data_kaist.images.read_image`."""
         path = self.visible if side == "visible" else self.lwir
         if path is None:
             raise ImageError(f"{self.path}: has no {side} image beside it")
@@ -53,7 +53,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Video:
-    """One video; its frames are of one modality, its name is as a :class:`Still`'s."""
+    """One video. Its frames are of one modality, its name is as a :class:`Still`'s."""
 
     name: str
     path: Path
@@ -73,7 +73,7 @@ def find_sources(
     leave_out: Path | None = None,
     others: Counter[str] | None = None,
 ) -> list[Source]:
-    """Find images, pairs and videos, in the inputs' order, by name within folders.
+    """Find images, pairs and videos. In the inputs' order, by name within folders.
 
     A file below a folder ``visible`` that has a partner of the same name below ``lwir`` beside it is one of a pair, as
     in KAIST's layout ``setXX/VYYY/{visible,lwir}/IZZZZZ.jpg``; the pair comes once. A DataError names an input that is
@@ -120,7 +120,7 @@ def file_of(given: str | Path) -> Path:
 
 
 def frame_count(source: Source) -> int:
-    """Number of frames: 1 of an image, the file's of a video; 0 if unknown."""
+    """Number of frames: 1 of an image, the file's of a video. 0 if unknown."""
     return 1 if isinstance(source, Still) else max(int(_stated(source, cv2.CAP_PROP_FRAME_COUNT)), 0)
 
 
@@ -145,7 +145,7 @@ def states_its_length(video: Video) -> bool:
 
 
 def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray | None]:
-    """The frames, one at a time: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
+    """The frames, one at a time. uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey for ``lwir``.
 
     None for a damaged frame, so that the others keep their index; with a fixed rate also for lost frames. Damaged
     frames at the end are missing. An ImageError says that none can be decoded.

@@ -29,7 +29,7 @@ class Cost:
 
 
 def cost(detector: Detector, size: tuple[int, int]) -> Cost:
-    """Count by one forward pass at (height, width), of a detector in evaluation, also on the meta device."""
+    """Count by one forward pass at (height, width). The detector is in evaluation, also on the meta device."""
     mean = detector.normalize.mean
     image = torch.zeros(1, len(mean), *size, dtype=torch.uint8, device=mean.device)
     count, outputs = multiply_adds(detector, image)

@@ -11,7 +11,7 @@ from ssd_effnet.structures import Level, RawOutputs
 
 
 class Normalize(nn.Module):
-    """Pixels 0..255 to ``(x / 255 - mean) / std`` per channel; mean and std are buffers."""
+    """Pixels 0..255 to ``(x / 255 - mean) / std`` per channel. Mean and std are buffers."""
 
     mean: torch.Tensor
     std: torch.Tensor

@@ -12,7 +12,7 @@ from ssd_effnet.structures import Level
 
 
 class ExtraLevels(nn.Module):
-    """Extra levels, each 1x1 to half the channels, then 3x3, with batch norm and ReLU (SSD, figure 2).
+    """Extra levels of SSD (figure 2). Each 1x1 to half the channels, then 3x3, with batch norm and ReLU.
 
     Args:
         levels: of the input maps, which are all passed on.

@@ -55,7 +55,7 @@ def fold(module: M, images: torch.Tensor | None = None) -> M:
 
 
 def foldable(module: nn.Module) -> Iterator[tuple[str, str, str]]:
-    """(part, convolution, norm) to fold; the last two are names below the part.
+    """(part, convolution, norm) to fold. The last two are names below the part.
 
     Excludes convolutions that are used twice or compute their weights.
     """

@@ -23,7 +23,7 @@ CHANNEL_NAMES = ("red", "green", "blue", "lwir")
 
 @STREAM_FUSIONS.register("concat")
 class ConcatFusion(ConvNormAct):
-    """Both maps concatenated and reduced to one's channels by a convolution, batch norm and ReLU.
+    """Both maps concatenated and reduced by a convolution. To the channels of one map, with batch norm and ReLU.
 
     Liu et al., "Multispectral deep neural networks for pedestrian detection", arXiv:1611.02644, section 3.2.
 

@@ -21,7 +21,7 @@ from ssd_effnet.structures import Level
 
 @HEADS.register("ssd")
 class SSDHead(nn.Module):
-    """One 3x3 convolution per level for classes and one for boxes (SSD, section 2.1)."""
+    """One 3x3 convolution per level each for classes and boxes. SSD, section 2.1."""
 
     def __init__(
         self, levels: Sequence[Level], anchors_per_position: int, num_classes: int, *, prior: float | None = None
@@ -46,7 +46,7 @@ class SSDHead(nn.Module):
 
 @HEADS.register("efficientdet")
 class EfficientDetHead(nn.Module):
-    """One class net and one box net for all levels, of one width (EfficientDet, section 4.1; RetinaNet, section 4).
+    """One class net and one box net for all levels. EfficientDet, section 4.1; RetinaNet, section 4.
 
     Args:
         layers: separable convolutions before the last one of each net.
@@ -81,7 +81,7 @@ class EfficientDetHead(nn.Module):
 
 
 class SharedNet(nn.Module):
-    """Separable convolutions shared by all levels, each followed by the level's own batch norm, then SiLU.
+    """Separable convolutions shared by all levels. Each has the level's own batch norm, then SiLU.
 
     The norms are not shared: their statistics differ from level to level (the authors' code,
     ``efficientdet_arch.py``; epsilon 1e-3 and a momentum of 0.01 in torch's way of counting are theirs, too).

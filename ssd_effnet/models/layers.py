@@ -38,7 +38,7 @@ def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[..., 
 
 
 def initialise(part: nn.Module) -> None:
-    """Run ``initialise`` of each module in ``part`` that declares it, at the end of the part's constructor."""
+    """Run ``initialise`` of each module in ``part`` that has it. Called at the end of the part's constructor."""
     for module in part.modules():
         if own := declared(module, "initialise", "__init__"):
             own()
@@ -66,7 +66,7 @@ class FoldingSequential(nn.Sequential):
 
 
 class ConvNormAct(FoldingSequential):
-    """Convolution (zero padding, so that stride 1 keeps the size), batch norm, activation.
+    """Convolution, batch norm, activation. Zero padding, so that stride 1 keeps the size.
 
     ``bias`` defaults to true without a norm; the study's adapters have both.
     """
@@ -132,7 +132,7 @@ def separable(in_channels: int, out_channels: int, activation: str, bias: bool) 
 
 
 class L2Norm(nn.Module):
-    """L2 norm over channels, times a learned factor per channel (ParseNet, section 3.3).
+    """L2 norm over channels, times a learned factor per channel. ParseNet, section 3.3.
 
     ``(N, C, H, W) -> (N, C, H, W)``. The factor starts at 20, as in SSD.
     """
@@ -172,7 +172,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def set_batch_norm(module: nn.Module, eps: float, momentum: float) -> None:
-    """Set epsilon and momentum (share of the new batch) of all batch norms."""
+    """Set epsilon and momentum of all batch norms. Momentum is the share of the new batch."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eps, part.momentum = eps, momentum

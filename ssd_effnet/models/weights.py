@@ -84,7 +84,7 @@ def load_by_name(
     optional: tuple[str, ...] | None = None,
     source: str = "",
 ) -> LoadReport:
-    """Copy tensors into parameters and buffers of equal name and shape, which keep their device and dtype.
+    """Copy tensors of equal name and shape into parameters and buffers. Device and dtype stay.
 
     Args:
         module: filled in place.
@@ -133,7 +133,7 @@ def _rename(name: str, rename: Mapping[str, str]) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a weights file, on the CPU; of a checkpoint its ``state_dict``."""
+    """Tensors of a weights file, on the CPU. Of a checkpoint: its ``state_dict``."""
     content = read_plain(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -146,7 +146,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
-    """Content of a ``torch.save`` or safetensors file on the CPU; a WeightsError for one that is damaged or holds code.
+    """Content of a ``torch.save`` or safetensors file on the CPU. Raises WeightsError for damage or code.
 
     Args:
         path: the file; of ``.safetensors`` the content is ``{"state_dict", "experiment"}``, the latter where its
@@ -187,7 +187,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def download(url: str, sha256_prefix: str, cache_dir: str | Path | None = None, *, alternatives: str = "") -> Path:
-    """Cached file of a URL, fetched if it is missing; its hash is checked.
+    """Cached file of a URL, fetched if it is missing. Its hash is checked.
 
     Args:
         url: ends in the file's name.
@@ -229,7 +229,7 @@ def has_hash(path: Path, sha256_prefix: str) -> bool:
 
 
 def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
-    """Weights ``(O, 3, k, k)`` over R, G, B, for images with other channels: ``(O, in_channels, k, k)``.
+    """RGB weights for images with other channels. ``(O, 3, k, k)`` to ``(O, in_channels, k, k)``.
 
     1 (LWIR): the sum over R, G, B. 4 (R, G, B, LWIR): half of R, G, B and half their sum. So the response to a
     normalised grey image is the same.

@@ -33,7 +33,7 @@ class Side(Errors):
 
 
 class Thumbnail(NamedTuple):
-    """A JPEG with its caption; without ``src`` the caption says why it is missing."""
+    """A JPEG with its caption. Without ``src`` the caption says why it is missing."""
 
     src: str
     alt: str
@@ -43,7 +43,7 @@ class Thumbnail(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """People of the reasonable subset found by only one of two runs; pairs of pictures with the frame's name."""
+    """People of the reasonable subset found by only one of two runs. Pairs of pictures with the frame's name."""
 
     experiment: Side
     parent: Side
@@ -54,7 +54,7 @@ class Disagreement(NamedTuple):
 
 
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
-    """Compare the first seeds of an experiment and its parent; draw the frames that differ most."""
+    """Compare the first seeds of an experiment and its parent. Draw the frames that differ most."""
     here, there = (
         Side(min(experiment.runs, key=lambda run: run.seed))
         for experiment in (difference.experiment, difference.parent)
@@ -84,7 +84,7 @@ def most_disputed(image: np.ndarray, only_here: np.ndarray, only_there: np.ndarr
 
 
 def thumbnail(side: Side, other: Side, frame: Frame, place: int) -> Thumbnail:
-    """One frame with one run's detections; boxes of people whom it alone finds or misses say so."""
+    """One frame with one run's detections. Boxes of people whom it alone finds or misses say so."""
     here = np.arange(side.truth.box_start[place], side.truth.box_start[place + 1])
     counted, found = side.counted[here], side.found[here]
     words = {int(g): "found" if yes else "missed" for g, yes in zip(here, found, strict=True) if yes != other.found[g]}

@@ -49,7 +49,7 @@ def miss_rate_at(result: MissRate, fppi: np.ndarray) -> np.ndarray:
 
 
 def learning_curves(experiments: Sequence[Experiment]) -> str:
-    """Validation miss rate per epoch: mean and range over the seeds; empty for none."""
+    """Validation miss rate per epoch: mean and range over the seeds. Empty for none."""
     figure, axes = _panel(len(experiments), 3.4, 4.8)
     handles, short = [], shortened([e.name for e in experiments])
     for i, experiment in enumerate(experiments):

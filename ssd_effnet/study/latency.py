@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 class Latency(NamedTuple):
-    """Median ms of one image's forward pass by experiment, if measured; machine, threads and how."""
+    """Median ms of one image's forward pass by experiment, if measured. With machine, threads and method."""
 
     ms: dict[str, float]
     where: str = ""

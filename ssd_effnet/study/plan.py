@@ -119,7 +119,7 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def check(jobs: Sequence[Job]) -> list[str]:
-    """Refuse runs of other config or data, before anything is started; sentences about runs that are left out."""
+    """Refuse runs of other config or data, before anything is started. Returns sentences on runs left out."""
     problems = []
     known: dict[str, dict[str, Any]] = {}
     begun, left_out = survey(jobs[0].directory.path.parents[1])

@@ -139,7 +139,7 @@ class Experiment:
         return statistics.fmean(run.figure(figure) for run in self.runs)
 
     def deviation(self, figure: str) -> float:
-        """Sample standard deviation of a figure over the seeds; NaN for one seed, or where a seed has no number."""
+        """Sample standard deviation of a figure over the seeds. NaN for one seed, or where a seed has no number."""
         values = [run.figure(figure) for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 

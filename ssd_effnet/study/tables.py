@@ -33,7 +33,7 @@ from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 
 def results_csv(entries: Sequence[ReportEntry]) -> str:
-    """One row per run; miss rates (matlab rules) and AP in percent, empty for none."""
+    """One row per run. Miss rates (matlab rules) and AP in percent, empty for none."""
     rows = []
     for entry in entries:
         for run in entry.experiment.runs:

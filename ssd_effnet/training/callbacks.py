@@ -87,7 +87,7 @@ class EMAWeightAveraging(callbacks.WeightAveraging):
 
 
 class MetricsCsv(Callback):
-    """``metrics.csv``: one row per epoch; stored in the checkpoint, so a resumed run rewrites the same file."""
+    """``metrics.csv``: one row per epoch. Stored in the checkpoint, so a resumed run rewrites the same file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

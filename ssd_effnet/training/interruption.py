@@ -26,7 +26,7 @@ class StopOnSignal(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals within the block; outside the main thread they are left alone."""
+        """Handle the signals within the block. Outside the main thread they are left alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

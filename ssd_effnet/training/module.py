@@ -49,7 +49,7 @@ class ImageFindings(NamedTuple):
 
 
 class TrainingModule(LightningModule):
-    """Training, validation and test steps; each process has a share of a batch.
+    """Training, validation and test steps. Each process has a share of a batch.
 
     Args:
         optimizers: called with the detector and the number of optimiser steps of the whole run; returns what

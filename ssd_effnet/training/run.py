@@ -393,7 +393,7 @@ CLEAN = ("clean", 0)
 def test_again(
     path: Path, overrides: Sequence[str] = (), name: str = "", *, stress: int | None = None
 ) -> tuple[Path, Tests]:
-    """Test a finished run on other data or under corruptions; writes ``tests/<name>/`` in the run.
+    """Test a finished run on other data or under corruptions. Writes ``tests/<name>/`` in the run.
 
     Args:
         path: the run directory or its tested checkpoint.

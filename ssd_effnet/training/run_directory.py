@@ -89,7 +89,7 @@ class RunDirectory:
 
     @classmethod
     def holding(cls, path: Path) -> RunDirectory:
-        """The run directory of a checkpoint or of itself; else the checkpoint's folder."""
+        """The run directory of a checkpoint or of itself. Else the checkpoint's folder."""
         if path.is_dir():
             return cls(path)
         return cls(path.parent.parent if path.parent.name == cls(path).last.parent.name else path.parent)

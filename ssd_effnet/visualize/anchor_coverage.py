@@ -39,7 +39,7 @@ _FIT_ROUNDS = 30  # it settles within ten
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Objects of some frames as an experiment's training sees them, with their best anchors.
+    """Objects as an experiment's training sees them, with their best anchors.
 
     Attributes:
         boxes_cxcywh: float32 ``(n, 4)``, pixels of the network's input; no ignore regions.
@@ -80,7 +80,7 @@ def cover(best_iou: np.ndarray | torch.Tensor) -> tuple[str, str]:
 
 
 def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | None:
-    """Best anchors of all objects, and upper bounds of AP; None without objects. Images are not read.
+    """Best anchors of all objects, and upper bounds of AP. None without objects. Images are not read.
 
     The bounds come from made-up outputs through the experiment's matching, box code and NMS, of up to 1,000 frames:
     every positive anchor has the right class, its IoU as score, and exact offsets or none.
@@ -163,7 +163,7 @@ class Fit:
 
 
 def fit_anchors(e: ExperimentConfig, coverage: Coverage) -> list[Fit]:
-    """Sizes and ratios by k-means in IoU (Redmon and Farhadi 2017, section 2), for the finest level, two, ... all.
+    """Sizes and ratios by k-means in IoU. Redmon and Farhadi 2017, section 2; for the finest level, two, ... all.
 
     An anchor's IoU is that at the centre of its level nearest to the object: a coarse level, whose centres miss small
     objects, is not given them. The number of ratios, the scales and the reference size are the experiment's. At most

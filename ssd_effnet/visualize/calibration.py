@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def write_calibration(
     runs: Sequence[Path], out: Path, *, least: float = 0.3, keep: bool = False, overrides: Sequence[str] = ()
 ) -> Table:
-    """Reliability of runs on their test splits, as trained and at the temperature fitted on their validation splits.
+    """Reliability of runs on test splits, before and after the temperature. It is fitted on their validation splits.
 
     Draws a row of diagrams per run and class, by subset; returns the same as a table. The validation split is tested
     into ``RUN/tests/``.
@@ -101,7 +101,7 @@ def _temperature(path: Path, least: float, keep: bool, overrides: Sequence[str])
 
 
 def reliability_figure(panels: Sequence[tuple[str, Reliability, Reliability]]) -> Figure:
-    """Precision over mean score in each bin, three diagrams per row; bars are the shares of detections by score.
+    """Precision over mean score in each bin, three diagrams per row. Bars are the shares of detections by score.
 
     A panel is its title and the reliability as trained and at the temperature.
     """

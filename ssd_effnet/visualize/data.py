@@ -30,7 +30,7 @@ _FAR_MEAN, _FAR_STD = 1.0, 3.0  # wide enough for networks trained on -1..1, who
 
 
 def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[Path]:
-    """Draw training frames as the network receives them, turned back into pixels; returns the pictures.
+    """Draw training frames as the network receives them, turned back into pixels. Returns the pictures.
 
     ``count`` frames are spread over those that have objects, each drawn as in the first :data:`DRAWS` epochs, into the
     folder ``out``: ``train_1.png`` ... A Doubt names channels whose mean or deviation is far from the wanted 0 and 1.
@@ -69,7 +69,7 @@ def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[P
 
 
 def denormalised(entering: torch.Tensor, normalize: Normalize) -> np.ndarray:
-    """Pixels uint8 ``(N, H, W, C)`` of a normalised tensor ``(N, C, H, W)``, clipped."""
+    """Pixels of a normalised tensor, clipped. uint8 ``(N, H, W, C)`` of ``(N, C, H, W)``."""
     values = entering.permute(0, 2, 3, 1).double().numpy() * normalize.std.numpy() + normalize.mean.numpy()
     pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return pixels

@@ -38,7 +38,7 @@ _LEVEL_COLOURS = (
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """One map of one image: the part that made it, its level, and ``(1, C, h, w)`` in the graph of the outputs."""
+    """One map of one image. The part that made it, its level, and ``(1, C, h, w)`` in the graph of the outputs."""
 
     part: str
     level: Level
@@ -57,7 +57,7 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Maps of a detector for one image in order of computation, the head's levels, and outputs with their graph."""
+    """Maps of a detector for one image. In order of computation, with the head's levels and the outputs' graph."""
 
     maps: list[FeatureMap]
     levels: list[Level]
@@ -70,7 +70,7 @@ class Seen:
         return np.repeat(np.arange(len(per_level)), per_level)
 
     def anchor_of(self, detections: DetectionTable, row: int = 0) -> tuple[int, Level, np.ndarray]:
-        """The anchor that a detection came from: its index, its level, and float32 ``(4,)`` cxcywh."""
+        """The anchor that a detection came from. Its index, level and float32 ``(4,)`` cxcywh."""
         assert detections.anchor_index is not None  # set by PostProcess
         anchor = int(detections.anchor_index[row])
         place: np.ndarray = self.outputs.anchors_cxcywh[anchor].cpu().numpy()
@@ -78,7 +78,7 @@ class Seen:
 
 
 def see(detector: Detector, images: torch.Tensor) -> Seen:
-    """Run the detector (in evaluation) on one image ``(1, C, H, W)``, 0..255, and keep all maps."""
+    """Run the detector on one image and keep all maps. In evaluation; ``(1, C, H, W)``, 0..255."""
     size = (images.shape[-2], images.shape[-1])
     with torch.enable_grad():
         # a gradient that starts at the pixels reaches every map, even where all weights are frozen
@@ -93,7 +93,7 @@ def see(detector: Detector, images: torch.Tensor) -> Seen:
 
 
 def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -> torch.Tensor:
-    """The logit whose sigmoid is the score, a scalar, of one anchor's logits ``(K,)`` for a class from 1.
+    """The logit whose sigmoid is the score. A scalar of one anchor's logits ``(K,)`` for a class from 1.
 
     With softmax: the log odds of the class against all others, background included.
     """
@@ -106,7 +106,7 @@ def score_logit(logits: torch.Tensor, label: int, activation: ScoreActivation) -
 
 
 def evidence(seen: Seen, detection: DetectionTable, activation: ScoreActivation) -> list[tuple[FeatureMap, np.ndarray]]:
-    """Maps on which the score of a detection, a table of one row, depends, and what each contributed.
+    """Maps on which a detection's score depends, with their contributions. The detection is a table of one row.
 
     Each comes with ``(h, w)``, not negative: gradient times value at each position, summed over channels (HiResCAM,
     Draelos and Carin 2020). Only what this very anchor used.

@@ -46,7 +46,7 @@ def inspect(
     reading: Reading = Reading(orientation="ignore"),  # noqa: B008 - frozen
     anchors: Sequence[str] | None = None,
 ) -> None:
-    """Print tables of what a data set holds, and write a sheet of pictures.
+    """Print tables of a data set and write a sheet of pictures.
 
     Arguments are the options of ``ssd-effnet inspect``, where None is the default; ``reading`` is how image files
     become pixels.

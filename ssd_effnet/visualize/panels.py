@@ -49,7 +49,7 @@ def save_panels(
     kinds: Iterable[str] = (),
     width: float = 3.2,
 ) -> None:
-    """Write the panels below lines of text; the path's suffix chooses the format.
+    """Write the panels below lines of text. The path's suffix chooses the format.
 
     Args:
         rows: of panels; None leaves a place free.

@@ -30,7 +30,7 @@ def _kinds(tested: Mapping[str, Sequence[Stressed]]) -> list[str]:
 
 
 def stress_table(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Table:
-    """One row per corruption and experiment: clean, then by strength; a dash where its modality is not read.
+    """One row per corruption and experiment: clean, then by strength. A dash where its modality is not read.
 
     Args:
         tested: by experiment, one per seed; mean and standard deviation of several.
@@ -53,7 +53,7 @@ def stress_table(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Table
 
 
 def stress_figure(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Figure:
-    """One panel per corruption, one line per experiment (mean of its seeds) over the strength; 0 is clean.
+    """One panel per corruption, one line per experiment over the strength. Means of seeds; 0 is clean.
 
     Arguments as of :func:`stress_table`.
     """

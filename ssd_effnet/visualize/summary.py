@@ -16,7 +16,7 @@ from ssd_effnet.structures import Level
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One part of a detector: maps that it returns (head: anchors per level), parameters, multiply-adds."""
+    """One part of a detector. Maps that it returns (head: anchors per level), parameters, multiply-adds."""
 
     name: str
     maps: tuple[str, ...]
@@ -25,7 +25,7 @@ class PartSummary:
 
 
 def summarize(e: ExperimentConfig) -> list[PartSummary]:
-    """The parts of the experiment's detector at its input size, in the order an image meets them."""
+    """The parts of a detector at its input size, in order of use."""
     detector = build_skeleton(e)
     channels, (height, width) = detector.normalize.mean.numel(), as_size(e.input.size)
     parts = []

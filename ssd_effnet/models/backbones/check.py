@@ -21,7 +21,7 @@ class ContractError(Failure, ValueError):
 
 
 def check_backbone(build: Callable[..., nn.Module]) -> nn.Module:
-    """The backbone of ``build(in_channels=3)``, checked; a ContractError says what is broken and how to fix it."""
+    """The backbone of ``build(in_channels=3)``, checked. A ContractError says what is broken and how to fix it."""
     for in_channels in (1, 4, 3):  # LWIR, both, visible
         backbone: Any = build(in_channels=in_channels)
         name = type(backbone).__name__

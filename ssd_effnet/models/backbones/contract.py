@@ -37,7 +37,7 @@ class Backbone(nn.Module):
         return maps
 
     def cut(self, start: int = 0, stop: int | None = None) -> Self:
-        """Copy of the part between two levels, for halfway fusion, without the other levels' modules.
+        """Copy of the part between two levels, for halfway fusion. Other levels' modules are left out.
 
         Args:
             start: place of the first level that it returns; beyond 0, the copy takes the map of the level before

@@ -33,7 +33,7 @@ _HALVING_STAGES = (4, 6)
 
 
 class Stage(NamedTuple):
-    """One row of table 1: blocks of one size, the first with a stride."""
+    """One row of table 1. Blocks of one size, the first with a stride."""
 
     repeats: int
     kernel: int

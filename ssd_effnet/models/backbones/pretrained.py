@@ -112,7 +112,7 @@ def _packaged(name: str, entry: Pretrained) -> Path:
 
 
 def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
-    """Load published weights, or a file's, into a backbone; None for ``none``, a WeightsError for what does not fit.
+    """Load published weights or a file's into a backbone. None for ``none``. Raises WeightsError for a misfit.
 
     A first convolution over R, G, B is adapted to other channels
     (:func:`ssd_effnet.models.weights.adapt_first_convolution`).

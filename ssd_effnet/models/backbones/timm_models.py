@@ -74,7 +74,7 @@ class TimmBackbone(nn.Module):
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of R, G, B in 0..1, of the model's own configuration."""
+    """Mean and standard deviation of R, G, B, in 0..1. Of the model's own configuration."""
     config = timm_module().get_pretrained_cfg(name.removeprefix(FAMILY))
     if config is None:
         raise TimmError(f"timm has no model {name.removeprefix(FAMILY)}")
@@ -82,7 +82,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def fetch(name: str) -> Path:
-    """The model's ImageNet weights from Hugging Face's hub, in its cache; the file's SHA-256 is that of the hub."""
+    """The model's ImageNet weights from Hugging Face's hub, in its cache. The file's SHA-256 is that of the hub."""
     config = timm_module().get_pretrained_cfg(name.removeprefix(FAMILY))
     from huggingface_hub import hf_hub_download
 
@@ -100,7 +100,7 @@ def fetch(name: str) -> Path:
 
 
 def file_names(own: list[str], of_file: list[str]) -> dict[str, str]:
-    """Names in a file of the whole model -> the backbone's, where ``features_only`` joins parts by underscores."""
+    """Names in the whole model's file -> the backbone's. ``features_only`` joins parts by underscores."""
 
     def plain(name: str) -> str:
         return name.removeprefix("body.").replace("_", ".")

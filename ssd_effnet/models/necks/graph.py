@@ -18,7 +18,7 @@ from ssd_effnet.structures import Level
 
 
 class Fusion(nn.Module):
-    """Weighted sum of maps (EfficientDet, section 3.3), one scalar per input, initially 1."""
+    """Weighted sum of maps (EfficientDet, section 3.3). One scalar per input, initially 1."""
 
     scalars: nn.Parameter | None
 
@@ -62,7 +62,7 @@ class SoftmaxFusion(Fusion):
 
 @FUSIONS.register("fast")
 class FastFusion(Fusion):
-    """``ReLU(w_i) / (eps + sum_j ReLU(w_j))``; ``eps`` keeps it finite when all scalars are negative."""
+    """``ReLU(w_i) / (eps + sum_j ReLU(w_j))``. ``eps`` keeps it finite when all scalars are negative."""
 
     def weighted(self, scalars: torch.Tensor) -> torch.Tensor:
         positive = scalars.relu()
@@ -209,7 +209,7 @@ class GraphNeck(nn.Module):
 
     @property
     def node_names(self) -> list[str]:
-        """Nodes in the order of computation; with several turns ``<turn>.<node>``, turns counted from 0."""
+        """Nodes in the order of computation. With several turns ``<turn>.<node>``, turns counted from 0."""
         of_turns = enumerate(self._nodes)
         return [f"{k}.{n.row.name}" if len(self.turns) > 1 else n.row.name for k, nodes in of_turns for n in nodes]
 

@@ -29,7 +29,7 @@ def lateral(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def resampler(source: Level, target: Level, upsample: str, downsample: str, own: Mapping[str, Any] = {}) -> nn.Module:
-    """Module that resamples maps of level ``source`` to ``target``; ``own``: arguments of the entries.
+    """Module that resamples maps of level ``source`` to ``target``. ``own``: arguments of the entries.
 
     A 1x1 convolution (with batch norm) adapts the width first, where it differs and the resampling has no convolution
     of its own: fewer channels are cheaper to resize, and EfficientDet pools after it, too.
@@ -81,7 +81,7 @@ class Nearest(Interpolated):
 
 @DOWNSAMPLINGS.register("max_pool")
 class Pooled(nn.Module):
-    """Width, then max-pool of ``ratio + 1`` with stride ``ratio`` and "same" padding (EfficientDet).
+    """Width, then max-pool of ``ratio + 1`` with stride ``ratio``. Padding is "same", as in EfficientDet.
 
     Without a ratio (strides that do not divide each other), the maximum over an even division of the map.
     """
@@ -126,13 +126,13 @@ def transposed(in_channels: int, out_channels: int, ratio: int | None) -> nn.Mod
 
 @DOWNSAMPLINGS.register("conv")
 def strided(in_channels: int, out_channels: int, ratio: int | None) -> nn.Module:
-    """Convolution of ``ratio + 1`` with stride ``ratio``, and batch norm (PANet, figure 1)."""
+    """Convolution of ``ratio + 1`` with stride ``ratio``, and batch norm. PANet, figure 1."""
     ratio = _whole(ratio)
     return _Convolution(nn.Conv2d(in_channels, out_channels, ratio + 1, ratio, bias=False))
 
 
 class PooledLevels(nn.Module):
-    """Coarser levels made from the last one: EfficientDet's P6 and P7 from P5.
+    """Coarser levels made from the last one. EfficientDet's P6 and P7 from P5.
 
     The first is a 1x1 convolution with batch norm (where the width changes) and a 3x3 max-pool of stride 2, each
     further one a max-pool of the one before.
@@ -159,7 +159,7 @@ class PooledLevels(nn.Module):
 
 
 def same_max_pool(x: torch.Tensor, ratio: int, size: Size) -> torch.Tensor:
-    """Maximum over ``ratio + 1`` positions every ``ratio`` ones: ``(N, C, H, W) -> (N, C, *size)``."""
+    """Maximum over ``ratio + 1`` positions every ``ratio`` ones. ``(N, C, H, W) -> (N, C, *size)``."""
     return _fit(F.max_pool2d(_pad_same(x, ratio, size, value=float("-inf")), ratio + 1, ratio), size)
 
 

@@ -143,7 +143,7 @@ def simplified_panet(num_levels: int) -> Topology:
 
 @TOPOLOGIES.register("bifpn")
 def bifpn(num_levels: int) -> Topology:
-    """Simplified PANet with an edge from each input to its level's output (EfficientDet, figure 2f).
+    """Simplified PANet with an edge from input to output per level. EfficientDet, figure 2f.
 
     For five levels: down through levels 3, 2, 1 to 0, and back up through 1, 2, 3 to 4.
     """
@@ -159,7 +159,7 @@ def bifpn(num_levels: int) -> Topology:
 
 @TOPOLOGIES.register("fully_connected")
 def fully_connected(num_levels: int) -> Topology:
-    """Every level to every level (EfficientDet, figure 2d, first version of the paper)."""
+    """Every level to every level. EfficientDet, figure 2d, first version of the paper."""
     everything = tuple(f"in{i}" for i in range(num_levels))
     nodes = tuple(Node(f"out{i}", i, everything) for i in range(num_levels))
     return Topology("fully_connected", num_levels, nodes, tuple(node.name for node in nodes))

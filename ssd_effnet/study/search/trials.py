@@ -203,7 +203,7 @@ def last_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 def counts(study: optuna.Study) -> dict[str, int]:
-    """How many trials are finished, pruned, failed and running; those left by dead processes count as running."""
+    """How many trials are finished, pruned, failed and running. Those left by dead processes count as running."""
     states = [trial.state for trial in last_attempts(study).values()]
     names = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     return {name: states.count(TrialState[state]) for name, state in names.items()}
@@ -307,7 +307,7 @@ class Pruner(Callback):
 
 
 def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials, best first; equal ones in the order in which they were begun."""
+    """Finished trials, best first. Equal ones in the order in which they were begun."""
     sign = 1 if search.metric.lower_is_better else -1
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))

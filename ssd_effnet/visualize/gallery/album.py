@@ -55,7 +55,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """An entry before it is drawn: its frame, and boxes ``(n, 4)`` on the thumbnail, the object itself first."""
+    """An entry before it is drawn. Its frame and boxes ``(n, 4)`` on the thumbnail, the object first."""
 
     entry: GalleryEntry
     place: int
@@ -69,7 +69,7 @@ def _item(view: View, kind: str, place: int, boxes: Sequence[np.ndarray], captio
 
 
 def person(kind: str, view: View, g: int, caption: str, boxes: Sequence[np.ndarray] = ()) -> Item:
-    """An item about a person of the ground truth, by its place among all boxes."""
+    """An item about a person, by its place among boxes."""
     errors = view.errors
     place = int(errors.truth.box_image[g])
     found = int(errors.matches.box_matched_by[g])
@@ -98,7 +98,7 @@ def below(iou: float) -> str:
 
 
 def fewest(items: Sequence[Item], count: int) -> list[Item]:
-    """At most ``count`` items, taken from the kinds in turn, so that rare kinds stay complete."""
+    """At most ``count`` items, taken from the kinds in turn. Rare kinds stay complete."""
     queues: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         queues.setdefault(item.entry.kind, []).append(i)
@@ -107,7 +107,7 @@ def fewest(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def paste(views: Sequence[View], items: Sequence[Item], out: Path) -> list[GalleryEntry]:
-    """Draw items of one run, or of several on the same frames, into ``out/pictures``; returns their entries."""
+    """Draw items into ``out/pictures`` and return their entries. Of one run, or several on the same frames."""
     (out / "index.html").unlink(missing_ok=True)  # it would show the new pictures below old words
     by_place: dict[int, list[int]] = {}
     for i, item in enumerate(items):
@@ -157,7 +157,7 @@ def _thumbnail(
 
 
 def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None) -> list[Marking]:
-    """All boxes of a frame with their kind at the operating point; ``words``: texts by a true box's place among all."""
+    """All boxes of a frame with kinds at the operating point. ``words``: texts by a true box's place among all."""
     words, truth = words or {}, errors.truth
     here = np.arange(truth.box_start[place], truth.box_start[place + 1])
     counted, found = errors.counted[here], errors.found[here]
@@ -185,7 +185,7 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
 
 
 def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Square xyxy around boxes ``(n, 4)`` that a thumbnail shows, within a picture of ``size`` (height, width)."""
+    """Square xyxy around boxes ``(n, 4)`` that a thumbnail shows. Within a picture of ``size`` (height, width)."""
     x1, y1 = boxes_xyxy[:, :2].min(axis=0)
     x2, y2 = boxes_xyxy[:, 2:].max(axis=0)
     side = max(_CONTEXT * max(x2 - x1, y2 - y1), _LEAST)
@@ -201,7 +201,7 @@ def window(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int
 def cropped(
     images: Sequence[np.ndarray], marked: Sequence[Marking], shown: tuple[int, int, int, int], side: int
 ) -> np.ndarray:
-    """A part of each image with its boxes, beside each other, the longer side of each ``side`` pixels."""
+    """A part of each image with its boxes, side by side. The longer side of each has ``side`` pixels."""
     left, top, right, bottom = shown
     offset = np.array([left, top, left, top], float)
     inside = []
@@ -222,7 +222,7 @@ def whole(images: Sequence[np.ndarray], marked: Sequence[Marking], zoom: float) 
 def rings(
     box_xyxy: np.ndarray, size: tuple[int, int], images: int, zoom: float
 ) -> list[tuple[float, float, float, float]]:
-    """Where a box is on a picture made by :func:`whole` of so many images: left, top, width, height in 0..1."""
+    """Where a box is on a picture of :func:`whole`. Left, top, width, height in 0..1, for so many images."""
     height, width = (max(round(length * zoom), 1) for length in size)
     total = images * width + (images - 1) * GAP
     x1, y1, x2, y2 = (float(v) * zoom for v in box_xyxy)

@@ -59,7 +59,7 @@ def write_comparison(
 
 
 def disagreement_items(a: View, b: View) -> list[Item]:
-    """People found by one run only, tallest first; then its own false alarms by score."""
+    """People found by one run only, tallest first. Then its own false alarms by score."""
     height, items = a.errors.truth.height, []
     for kind, here, there in ((ONLY_A, a, b), (ONLY_B, b, a)):
         rows = np.flatnonzero(here.errors.counted & here.errors.found & ~there.errors.found)
@@ -76,7 +76,7 @@ def disagreement_items(a: View, b: View) -> list[Item]:
 
 
 def alone(here: Errors, there: Errors) -> np.ndarray:
-    """bool ``(d,)``: false alarms at the operating point that overlap none of the other's there with an IoU of 0.5."""
+    """False alarms of one alone at the operating point, bool ``(d,)``. None has an IoU of 0.5 with the other's."""
     mine, others = _alarms(here), _alarms(there)
     table = there.detections
     images = [
@@ -96,7 +96,7 @@ def _alarms(errors: Errors) -> np.ndarray:
 
 
 def chart(a: View, b: View) -> Chart:
-    """People found by both, by one and by neither, in all and by group."""
+    """People found by both, one and neither, by group."""
     found_a, found_b = a.errors.found, b.errors.found
     parts = (found_a & found_b, found_a & ~found_b, ~found_a & found_b, ~found_a & ~found_b)
     rows: list[Sequence[str | Bar]] = []

@@ -34,7 +34,7 @@ def write_curves(
     names: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> dict[str, Scores]:
-    """Draw miss rate over FPPI, one panel per subset; returns the scores by detector.
+    """Draw miss rate over FPPI, one panel per subset. Returns the scores by detector.
 
     Args:
         files: run directories, COCO results, KAIST texts and devkit folders, mixed.

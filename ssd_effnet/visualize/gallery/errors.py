@@ -42,7 +42,7 @@ def write_errors(
 
 
 def error_items(view: View) -> list[Item]:
-    """All errors at the operating point: missed people by height, false alarms by score."""
+    """All errors at the operating point. Missed people by height, false alarms by score."""
     errors, height = view.errors, view.errors.truth.height
     items = []
     for kind in Kind:
@@ -95,7 +95,7 @@ def at_point(errors: Errors) -> str:
 
 
 def floor_note(errors: Errors) -> list[str]:
-    """A warning if the miss rate is near its lower bound, as on small test sets; else empty."""
+    """A warning if the miss rate is near its lower bound. Empty otherwise; small test sets are near it."""
     read = errors.truth.match(errors.detections).result(errors.subset).reference_miss_rate
     nobody = int((read <= 0).sum())
     if not nobody:
@@ -108,7 +108,7 @@ def floor_note(errors: Errors) -> list[str]:
 
 
 def charts(view: View) -> list[Chart]:
-    """Charts of the kinds with their costs, and of missed people by group."""
+    """Charts of the kinds and costs, and of misses by group."""
     errors, base = view.errors, view.errors.miss_rate()
     at_point = {kind: len(errors.at_point(kind)) for kind in Kind}
     rows: list[Sequence[str | Bar]] = []
@@ -144,7 +144,7 @@ def people_chart(by_group: dict[str, list[Group]], base: float) -> Chart:
 
 
 def price(before: float, after: float) -> tuple[str, str | Bar]:
-    """The miss rate without one kind of error, and the gain in percentage points."""
+    """The miss rate without one kind of error. With the gain in percentage points."""
     if np.isnan(before) or np.isnan(after):
         return "–", "–"
     gain = before - after

@@ -34,7 +34,7 @@ def write_figure(
     fppi: float = FPPI,
     min_score: float | None = None,
 ) -> list[Path]:
-    """Draw frames (columns) with each detector's boxes (rows) at its operating point, as ``out.pdf`` and ``out.png``.
+    """Draw frames in columns, detectors in rows, at operating points. Writes ``out.pdf`` and ``out.png``.
 
     ``names`` are those of the rows (empty: the detectors' own), ``width`` is that of the whole in inches, 7 a page of
     two columns; the rest as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.

@@ -128,7 +128,7 @@ class FinishedRun:
         return MissRateEvaluator.for_class([f.annotations for f in self.frames], self.classes, self.of_class)
 
     def images(self, place: int, *, whole_pair: bool = False) -> list[np.ndarray]:
-        """Images of a frame, visible first, as RGB: those that the detector uses, or all that there are."""
+        """Images of a frame as RGB, visible first. Those that the detector uses, or all that there are."""
         frame, modality = self.frames[place], self.modality
         if whole_pair:
             if frame.visible is not None and frame.lwir is None:

@@ -20,7 +20,7 @@ Fractions = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Large:
-    """A picture that an entry is enlarged to: address beside the page, and rings around what it is about."""
+    """A picture that an entry is enlarged to. Address beside the page, and rings around its subject."""
 
     address: str
     caption: str = ""
@@ -29,7 +29,7 @@ class Large:
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """One picture of a gallery; None or empty is unknown, shown by filter "all" only.
+    """One picture of a gallery. None or empty is unknown, shown by filter "all" only.
 
     Attributes:
         kind: key in :attr:`GalleryPage.kinds`, or the words themselves.
@@ -56,7 +56,7 @@ class GalleryEntry:
 
 @dataclass(frozen=True)
 class Bar:
-    """A cell of a chart: words and a bar of 0 to 1 of the column's width; hatched where ``minus``."""
+    """A cell of a chart: words and a bar. 0 to 1 of the column's width; hatched where ``minus``."""
 
     words: str
     share: float
@@ -65,7 +65,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A table whose cells may be bars; the first cell of a row is its heading."""
+    """A table whose cells may be bars. The first cell of a row is its heading."""
 
     title: str
     head: Sequence[str]
