@@ -119,7 +119,7 @@ def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
 
 
 def open_view(backdrop: Backdrop, size: tuple[int, int], rng: np.random.Generator) -> Backdrop:
-    """Copy a random window out of a backdrop. It is larger than frames of ``size`` by the look's ``pad`` on every side."""
+    """Copy a random window out of a backdrop. Larger than frames of ``size`` by the look's ``pad`` on every side."""
     rows, columns = size[0] + 2 * backdrop.look.pad, size[1] + 2 * backdrop.look.pad
     top = int(rng.integers(backdrop.depth.shape[0] - rows + 1))
     left = int(rng.integers(backdrop.depth.shape[1] - columns + 1))
