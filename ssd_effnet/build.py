@@ -240,7 +240,7 @@ def build_transforms(e: ExperimentConfig, stage: str) -> Compose:
 
 
 def build_padding(e: ExperimentConfig) -> tuple[int, int, int, int]:
-    """R, G, B, LWIR of padding: the mean, 0 after normalisation (to half a grey level) as convolutions pad maps."""
+    """R, G, B, LWIR of padding. The mean, 0 after normalisation (to half a grey level) as convolutions pad maps."""
     red, green, blue, lwir = (round(255 * m) for m in e.input.mean or ()) if e.input.normalize else (0, 0, 0, 0)
     return red, green, blue, lwir
 
@@ -267,7 +267,7 @@ def build_source(e: ExperimentConfig, stage: str) -> DataSource:
 
 
 def build_annotations(e: ExperimentConfig, stage: str) -> str:
-    """Annotations of a stage's split: file or folder, and which box of a pair."""
+    """Annotations of a stage's split. File or folder, and which box of a pair."""
     split = {"train": e.data.train, "val": e.data.val, "test": e.data.test}[stage]
     return build_source(e, stage).annotations_of(split, e.input.modality)
 

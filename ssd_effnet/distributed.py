@@ -52,7 +52,7 @@ def rand_of_batch(rows: int, device: torch.device) -> torch.Tensor:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over all processes on a CPU, which torch's ``SyncBatchNorm`` does not support."""
+    """Batch norm over all processes on a CPU. Torch's ``SyncBatchNorm`` does not support that."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, C, H, W)`` to the same. Each process must have the same number of images."""

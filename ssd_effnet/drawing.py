@@ -45,7 +45,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 @dataclass(frozen=True, eq=False)
 class Marking:
-    """Boxes of one kind: ``boxes_xyxy (n, 4)`` in pixels of the picture, with a short text each or none."""
+    """Boxes of one kind. ``boxes_xyxy (n, 4)`` in pixels of the picture, with a short text each or none."""
 
     kind: str
     boxes_xyxy: np.ndarray
@@ -89,7 +89,7 @@ def with_caption(picture: np.ndarray, caption: str) -> np.ndarray:
 
 
 def encoded(picture: np.ndarray, suffix: str = ".jpg", quality: int = 85) -> bytes:
-    """An RGB picture uint8 ``(H, W, 3)`` as the bytes of a file of that kind; ValueError if it has no such form."""
+    """Bytes of an RGB picture as a file of that kind. uint8 ``(H, W, 3)``; ValueError if it has no such form."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
     try:
         done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)

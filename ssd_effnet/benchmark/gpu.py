@@ -81,7 +81,7 @@ class Trial:
 def benchmark_gpu(
     folder: Path, trial: Trial, names: Sequence[str] = EXPERIMENTS, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> Iterator[Speed]:
-    """Every figure, network by network, the compiled ones last; ``folder`` takes the synthetic frames."""
+    """Every figure, network by network, compiled ones last. ``folder`` takes the synthetic frames."""
     write_dataset(folder, trial.frames, (512, 640), seed=0, jobs=max(trial.workers, 1))
     experiments = []
     for size, name in itertools.product(sizes, names):
@@ -233,7 +233,7 @@ def _tf32(on: bool) -> Iterator[None]:
 
 
 def write_speeds(path: Path, speeds: Sequence[Speed], machine: str) -> None:
-    """Figures of one device as JSON; ``README.md`` beside it is made anew from all that lie there."""
+    """Figures of one device as JSON. ``README.md`` beside it is made anew from all that lie there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "speeds": [asdict(speed) for speed in speeds]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 class Row(NamedTuple):
-    """One call: median milliseconds, and how many times as fast as its group's first call."""
+    """One call's median time in milliseconds. With its speed as a multiple of its group's first call's."""
 
     stage: str
     case: str
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def measure(stage: str, folder: Path, size: tuple[int, int] | None = None, runs: int = 5) -> Iterator[Row]:
-    """Rows of a stage; ``folder`` takes its files, ``size`` is (height, width), None: the experiment's own."""
+    """Rows of a stage. ``folder`` takes its files, ``size`` is (height, width), None: the experiment's own."""
     for calls in STAGES[stage](folder, size):
         times = in_turns(calls, runs)
         first = next(iter(times.values()))

@@ -51,12 +51,12 @@ def _fields(of: type, kinds: tuple[Any, ...]) -> dict[str, Field]:
 
 
 def key_types(of: Node | None = None) -> dict[str, Any]:
-    """Types of the dotted keys, in the schema's order, without name, description and the like."""
+    """Types of the dotted keys, in the schema's order. Without name, description and the like."""
     return {key: field.type for key, field in fields_of(of or defaults()).items()}
 
 
 def settings(experiment: ExperimentConfig) -> dict[str, Any]:
-    """All settings as ``{dotted key: value}``, without name, description, changes, ancestors and plugins."""
+    """All settings as ``{dotted key: value}``. Without name, description, changes, ancestors and plugins."""
     return {key: attrgetter(key)(experiment) for key in key_types(experiment)}
 
 

@@ -147,7 +147,7 @@ def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
 
 
 def own_normalisation(backbone: str) -> dict[str, list[float]] | None:
-    """Mean and std of R, G, B and LWIR that a backbone's published weights were trained with; None without such."""
+    """Mean and std that a backbone's weights were trained with. Of R, G, B and LWIR; None without such."""
     if backbone.startswith("timm/"):
         from ssd_effnet.models.backbones.timm_models import normalisation
 

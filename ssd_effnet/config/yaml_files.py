@@ -58,7 +58,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Content of a YAML text: lists and mappings whose values are texts, for the schema to read.
+    """Lists and mappings of a YAML text. Their values are texts, for the schema to read.
 
     Raises:
         ConfigError: one sentence that begins with ``where``.
@@ -72,7 +72,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def as_written(value: Any) -> str:
-    """A value for a message: numbers and lists as written, other text in quotes."""
+    """A value for a message. Numbers and lists as written, other text in quotes."""
     if isinstance(value, list):
         return f"[{', '.join(map(str, value))}]"
     return value if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.][\d.e+-]*", value) else repr(value)

@@ -23,7 +23,7 @@ LIMITS = (0.05, 20.0)
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Detections by score, in bins of equal width that hold their upper ends; float64 ``(bins,)`` each.
+    """Detections by score, in bins that hold their upper ends. Float64 ``(bins,)`` each, of equal width.
 
     ``count`` is their number, ``score`` their mean score, ``precision`` the share that is right; NaN in empty bins.
     """
@@ -40,7 +40,7 @@ class Reliability:
 
 
 def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Reliability of scores in 0..1, ``(n,)``, of which ``right``, bool ``(n,)``, are true."""
+    """Reliability of scores in 0..1, ``(n,)``. ``right``, bool ``(n,)``: which are true."""
     place = np.clip(np.ceil(np.asarray(scores, np.float64) * bins).astype(int) - 1, 0, bins - 1)
     count, of_scores, of_right = (np.bincount(place, weights, bins) for weights in (None, scores, right))
     with np.errstate(invalid="ignore"):
@@ -48,7 +48,7 @@ def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reli
 
 
 def judged(matcher: Matcher, subset: str, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores from ``least`` of a subset's detections, without ignored ones, and whether they are true positives."""
+    """Scores from ``least``, and whether they are true positives. Ignored detections of the subset are left out."""
     matches, scores = matcher.matches(subset), np.asarray(matcher.detections.scores, np.float64)
     kept = matches.in_subset & (matches.outcome != Outcome.DROPPED) & (scores >= least)
     return scores[kept], matches.outcome[kept] == Outcome.TRUE_POSITIVE

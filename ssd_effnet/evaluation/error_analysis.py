@@ -52,7 +52,7 @@ WORDS: dict[Kind, str] = {
 
 
 def nearest_box(truth: MissRateEvaluator, detections: DetectionTable) -> tuple[np.ndarray, np.ndarray]:
-    """Box that each detection overlaps most, ignore regions included: its index, -1 for none, and the IoU, ``(d,)``."""
+    """Box that each detection overlaps most, with its IoU. Index ``(d,)``, -1 for none; ignore regions included."""
     row, box, iou, _ = truth.touching(detections.image_index, detections.boxes_xyxy)
     order = np.lexsort((iou, row))
     nearest, most = np.full(len(detections), -1, np.int64), np.zeros(len(detections))

@@ -14,7 +14,7 @@ OVERLAP = 0.5
 
 
 def proben(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
-    """Bayes' rule for conditionally independent detectors (Chen et al., ECCV 2022, equation 4, a uniform prior).
+    """Bayes' rule for conditionally independent detectors. Chen et al., ECCV 2022, equation 4, a uniform prior.
 
     ``p = prod(s) / (prod(s) + prod(1 - s))``, and the mean of the boxes weighted by score (the paper's s-avg). A
     detector that found nothing has no say.

@@ -153,7 +153,7 @@ def figure_in(test: Mapping[str, Any], figure: str) -> float:
 
 
 def headline(test: Mapping[str, Any]) -> dict[str, float]:
-    """Figures of a results file in one line: MR, AP and plugins' metrics; NaN for none."""
+    """Figures of a results file in one line. MR, AP and plugins' metrics; NaN for none."""
     return {
         figure.replace("/reasonable_", " ").replace("/", " "): figure_in(test, figure)
         for of in in_place("line")

@@ -31,7 +31,7 @@ BORDER = 5  # pixels; boxes that reach into this margin of the frame are ignored
 
 
 class Outcome(IntEnum):
-    """Outcome of a detection; ``DROPPED``: on an ignore region or beyond the first 1,000."""
+    """Outcome of a detection. ``DROPPED``: on an ignore region or beyond the first 1,000."""
 
     DROPPED = -1
     FALSE_POSITIVE = 0

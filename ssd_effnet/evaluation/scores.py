@@ -259,7 +259,7 @@ class Scores:
         return {subset: 100 * result.mr for subset, result in self.miss_rates.get(rules, {}).items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Form of the results file: figures of each metric in its unit, by its group or name; None for no number."""
+        """Form of the results file. Figures of each metric in its unit, by its group or name; None for no number."""
         results: dict[str, Any] = {}
         for metric in in_place("results"):
             value = metric.function(self) if metric.function else math.nan
@@ -387,7 +387,7 @@ def results_table(
     subsets: Sequence[str] = REASONABLE,
     seeds: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Table:
-    """Miss rates, recall, number of people and AP: one row per rule set and detector; a dash for no number.
+    """Miss rates, recall, people and AP per detector. One row per rule set; a dash for no number.
 
     ``seeds`` are detectors by the name of a further row, with their mean and standard deviation.
     """
@@ -483,7 +483,7 @@ def _warn_of_letters(letters: frozenset[str]) -> None:
 
 
 def shortened(names: Sequence[str], most: int = 36) -> dict[str, str]:
-    """Names shortened for a legend, still distinct: their ends are cut, else their middles.
+    """Names shortened for a legend, still distinct. Their ends are cut, else their middles.
 
     >>> shortened(["one", "a long name of the first", "a long name of the second"], 12)
     {'one': 'one', 'a long name of the first': 'a lo…e first', 'a long name of the second': 'a lo… second'}
@@ -509,7 +509,7 @@ def miss_rate_figure(
     *,
     best_first: bool = True,
 ) -> Figure:
-    """Miss rate against false positives per image, one panel per subset, one line per detector.
+    """Miss rate against FPPI. One panel per subset, one line per detector.
 
     Both axes are logarithmic. Marks are at the reference points, whose mean is in the legend.
 

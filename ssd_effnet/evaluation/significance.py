@@ -228,7 +228,7 @@ def _jackknife_variance(x: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds with 95 % interval (other images; from two seeds on, other seeds)."""
+    """Mean over seeds with 95 % interval. Other images; from two seeds on, other seeds."""
 
     value: float
     low: float
@@ -267,7 +267,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def seeds_to_tell(
     a: np.ndarray, b: np.ndarray, difference: float = 2.0, most: int = 999
 ) -> tuple[float, float, float] | None:
-    """Seeds per side that detect a difference with 80 % power, ``inf`` beyond ``most``.
+    """Seeds per side that detect a difference. With 80 % power; ``inf`` beyond ``most``.
 
     Args:
         a, b: float64 ``(seeds, 1 + G)``, at least two rows in one of them.

@@ -15,7 +15,7 @@ from data_kaist.structures import Daytime
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset of the ground truth, by height, occlusion and time of day.
+    """Part of the ground truth by height, occlusion, time of day.
 
     Attributes:
         name: key in tables and results files.

@@ -32,7 +32,7 @@ def execute_on_ray(
     on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
 ) -> list[RunOutcome]:
-    """Run jobs as Ray tasks, as many at once as the cluster has room for; callbacks are those of :func:`.execute`.
+    """Run jobs as Ray tasks, as many as have room. Callbacks are those of :func:`.execute`.
 
     ``address`` is the cluster's, or ``auto`` for the one that this machine belongs to; None: that one where there is
     one, or else one of this machine alone.

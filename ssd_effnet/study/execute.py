@@ -32,7 +32,7 @@ MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """Final state of a job; ``reason`` is one sentence where it is not finished."""
+    """Final state of a job. ``reason`` is one sentence where it is not finished."""
 
     job: Job
     state: State
@@ -47,7 +47,7 @@ def execute(
     on_end: Callable[[RunOutcome], None] = lambda outcome: None,
     on_look: Callable[[Sequence[Job]], None] = lambda running: None,
 ) -> list[RunOutcome]:
-    """Run ``jobs`` jobs at once, each in its own process with its output in ``train.log``.
+    """Run ``jobs`` jobs at once, each in its own process. Output goes to ``train.log``.
 
     Each process sees its share of the GPUs; on a CPU the cores are divided. ``on_look`` is called every second with the
     running jobs. Ctrl+C passes on after all running jobs have stopped, resumable.

@@ -76,7 +76,7 @@ def learning_curves(experiments: Sequence[Experiment]) -> str:
 
 
 def forest(differences: Sequence[Difference]) -> str:
-    """Each experiment's difference to its parent in the figure of the verdicts, with its 95 % interval.
+    """Each experiment's difference to its parent. In the figure of the verdicts, with its 95 % interval.
 
     Filled marks have a verdict; without enough seeds there is no interval. Empty where nothing is compared.
     """
@@ -108,7 +108,7 @@ def forest(differences: Sequence[Difference]) -> str:
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """One experiment of the Pareto figure: cost, and miss rate with 95 % interval in percent."""
+    """One experiment of the Pareto figure. Cost, and miss rate with 95 % interval in percent."""
 
     x: float
     mr: float

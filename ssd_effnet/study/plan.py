@@ -177,7 +177,7 @@ def _evaluator(e: ExperimentConfig) -> MissRateEvaluator:
 
 
 def verdict_metric(evaluators: Iterable[MissRateEvaluator]) -> str:
-    """The figure of verdicts: MR all where each test split counts 100 people, else AP."""
+    """The figure of verdicts. MR all where each test split counts 100 people, else AP."""
     counted = [int((~evaluator.ignored(SUBSETS[REASONABLE[0]])).sum()) for evaluator in evaluators]
     return f"MR/{REASONABLE[0]}" if min(counted, default=0) >= FEWEST_PEOPLE else "AP"
 

@@ -19,7 +19,7 @@ STYLES = {State.FINISHED: "green", State.RUNNING: "cyan", State.FAILED: "red", S
 
 
 class Display:
-    """Progress bars on a terminal, else one line per job that begins or ends.
+    """Progress bars on a terminal. Else one line per job that begins or ends.
 
     Use it as a context; its methods are :func:`ssd_effnet.study.execute.execute`'s callbacks.
     """

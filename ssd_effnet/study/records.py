@@ -69,7 +69,7 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Commits of the run and its resumptions; ``+`` and a hash if modified."""
+        """Commits of the run and its resumptions. ``+`` and a hash if modified."""
         parts = [self.environment, *self.environment.get("resumed", [])]
         return ", then ".join(dict.fromkeys(code_name(part["git"]) for part in parts))
 
@@ -146,7 +146,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Confound:
-    """A key in which an experiment and its parent differ; ``intended``: listed in the experiment's ``changes``."""
+    """A key in which an experiment and its parent differ. ``intended``: listed in the experiment's ``changes``."""
 
     key: str
     before: Any
@@ -156,7 +156,7 @@ class Confound:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """An experiment against its parent: the nearest of its ancestors that has runs on the same test data.
+    """An experiment against its parent. The nearest of its ancestors that has runs on the same test data.
 
     Attributes:
         confounds: every key that differs, the intended ones first.
@@ -181,7 +181,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the difference exceeds chance over images and seeds (95 %, with the others of the study)."""
+        """Whether the difference exceeds chance over images and seeds. 95 %, with the others of the study."""
         if self.doubt:
             return "cannot tell"
         return "better" if (self.comparison.difference < 0) == metric_of(self.metric).lower_is_better else "worse"
@@ -237,7 +237,7 @@ class Study:
 
 
 def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read every finished run with a test split, and match its detections; ``overrides`` say where the data are.
+    """Read every finished run and match its detections. ``overrides`` say where the data are.
 
     Raises:
         RunError: there are no runs, or none of the finished ones can be read.

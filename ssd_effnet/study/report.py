@@ -80,7 +80,7 @@ def write(
 def page(
     study: Study, entries: Sequence[ReportEntry], took: Latency, others: Mapping[str, Scores] | None = None
 ) -> str:
-    """The whole page as one HTML text; ``others`` stand above the own rows of the table of subsets."""
+    """The whole page as one HTML text. ``others`` stand above the own rows of the table of subsets."""
     environment = templates(__file__)
     environment.filters |= {
         "number": number,
@@ -135,7 +135,7 @@ def svg(text: str) -> str:
 
 
 def taken_away(study: Study) -> list[tuple[str, Difference | None, Difference]]:
-    """The steps that ``study ablate`` took away: name, difference to the one before, difference without it."""
+    """The steps that ``study ablate`` took away. Name, difference to the one before, difference without it."""
     added = {d.experiment.name: d for d in study.differences}
     without = [(d.experiment.name.partition(WITHOUT)[2], d) for d in study.differences if WITHOUT in d.experiment.name]
     return [(step, added.get(step), d) for step, d in without]

@@ -57,7 +57,7 @@ def results_csv(entries: Sequence[ReportEntry]) -> str:
 
 
 def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str, Scores] | None = None) -> str:
-    """The table for a README, with the origin of its numbers; ``others`` are above the study's own."""
+    """The table for a README, with its origin. ``others`` are above the study's own."""
     metric, rows = figure_name(study.metric), []
     for entry in entries:
         e, d = entry.experiment, entry.difference
@@ -123,7 +123,7 @@ def scores_of_others(study: Study, files: Sequence[Path], overrides: Sequence[st
 def results_tex(
     study: Study, entries: Sequence[ReportEntry], took: Latency, others: Mapping[str, Scores] | None = None
 ) -> str:
-    """A LaTeX ``tabular`` for a paper, without packages; ``others`` stand above the study's own.
+    """A LaTeX ``tabular`` for a paper, without packages. ``others`` stand above the study's own.
 
     Miss rates in percent (matlab rules), mean and standard deviation over the seeds; costs at the input size.
     """

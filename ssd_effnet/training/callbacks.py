@@ -174,7 +174,7 @@ class Doubts(Callback):
 
 
 class ScalarLayout(Callback):
-    """TensorBoard's Custom Scalars: one chart each of miss rates, AP, losses and rates."""
+    """TensorBoard's Custom Scalars. One chart each of miss rates, AP, losses and rates."""
 
     LAYOUT: ClassVar = {
         "validation": {
@@ -193,7 +193,7 @@ class ScalarLayout(Callback):
 
 
 class Pictures(Callback):
-    """TensorBoard images per epoch: ``count`` validation frames with boxes, and the MR-FPPI curve."""
+    """TensorBoard images per epoch. ``count`` validation frames with boxes, and the MR-FPPI curve."""
 
     def __init__(self, dataset: DetectionDataset, count: int = 8, min_score: float = 0.3) -> None:
         self.dataset = dataset
@@ -255,7 +255,7 @@ class EpochLines(Callback):
 
 
 class DataShare(Profiler):
-    """Share of the training time spent waiting for data, in this process since it began."""
+    """Share of training time spent waiting for data. In this process since it began."""
 
     WAITING, WORKING = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
 

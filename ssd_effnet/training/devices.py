@@ -85,7 +85,7 @@ class Processes:
 
 
 def accelerator(experiment: ExperimentConfig) -> Literal["cpu", "cuda"]:
-    """Accelerator of a run; ``auto``: CUDA if available, else the CPU (never MPS)."""
+    """Accelerator of a run. ``auto``: CUDA if available, else the CPU (never MPS)."""
     asked = experiment.trainer.accelerator
     return "cuda" if asked == "gpu" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
 
@@ -106,14 +106,14 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
 
 
 def environments() -> list[SLURMEnvironment]:
-    """SLURM's environment without requeue, for which Lightning would write and load checkpoints of its own."""
+    """SLURM's environment without requeue. With requeue Lightning would write and load checkpoints of its own."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def loader(
     experiment: ExperimentConfig, dataset: DetectionDataset, stage: str, processes: Processes
 ) -> DataLoader[Sample]:
-    """Loader of this process: a share of each training batch, every n-th evaluation batch.
+    """Loader of this process. A share of each training batch, every n-th evaluation batch.
 
     Raises:
         ConfigError: fewer frames than processes.

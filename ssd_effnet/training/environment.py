@@ -49,7 +49,7 @@ def machine_line(device: str, threads: int, how: str) -> str:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name, after a trial; ``auto``: a GPU if available.
+    """The device of that name, after a trial. ``auto``: a GPU if available.
 
     Raises:
         RequestError: unknown or unavailable device.

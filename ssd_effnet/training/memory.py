@@ -16,12 +16,12 @@ _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_
 
 
 class OutOfMemory(Failure, RuntimeError):
-    """The computation does not fit into the memory of the GPU or machine."""
+    """The computation does not fit into memory."""
 
 
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Context that turns out-of-memory errors into :class:`OutOfMemory`: what does not fit, and a remedy."""
+    """Context that turns out-of-memory errors into :class:`OutOfMemory`. What does not fit, and a remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -41,7 +41,7 @@ class UnreadLoss(NamedTuple):
 
 
 class ImageFindings(NamedTuple):
-    """Detections of an evaluated batch, mean losses by name, and number of images."""
+    """Detections of an evaluated batch. With mean losses by name, and number of images."""
 
     table: DetectionTable
     losses: dict[str, float]

@@ -41,7 +41,7 @@ def refuse_to_mix(directory: RunDirectory, experiment: ExperimentConfig, *, resu
 
 
 def refuse_another_config(directory: RunDirectory, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
-    """Refuse a config that differs from the run's in more than location; ``epochs``: its new number of them."""
+    """Refuse a config that differs in more than location. ``epochs``: its new number of them."""
     begun, experiment = directory.trained(), with_its_range(directory, experiment)
     edited = f" ({directory.config_file.name} was edited since)" if directory.edited(begun) else ""
     begun.trainer.epochs = epochs or begun.trainer.epochs
@@ -64,7 +64,7 @@ def with_its_range(directory: RunDirectory, experiment: ExperimentConfig) -> Exp
 
 
 def refuse_other_data(directory: RunDirectory, data: Mapping[str, Any]) -> None:
-    """Refuse data, as :func:`.describe_data` gives them, that differ from those at the start of the run."""
+    """Refuse data that differ from those at the start. As :func:`.describe_data` gives them."""
     if not directory.environment_file.is_file():
         return
     begun_with = directory.environment().get("data", {})

@@ -196,7 +196,7 @@ class RunDirectory:
         return config
 
     def edited(self, trained: ExperimentConfig) -> str:
-        """Edits of the config since training, ``key (value, now another one)``, or empty."""
+        """Edits of the config since training, or empty. ``key (value, now another one)``."""
         config = self.experiment()
         name, seed = (("name", trained.name, config.name), ("trainer.seed", trained.trainer.seed, config.trainer.seed))
         own = [f"{key} ({was}, now {now})" for key, was, now in (name, seed) if was != now]
@@ -239,7 +239,7 @@ class RunDirectory:
             raise RunError(f"{self.metrics_file}: cannot be read ({error})") from error
 
     def damage(self) -> str:
-        """Why commands over several runs leave this one out: an unreadable file, or a copy; else empty."""
+        """Why commands over several runs leave this one out. An unreadable file, or a copy; else empty."""
         try:
             for row in self.metrics():
                 _refuse_lack(self.metrics_file, row, ["epoch"])

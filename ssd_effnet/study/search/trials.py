@@ -73,7 +73,7 @@ class Search:
 
     @property
     def snapshot(self) -> Path:
-        """The experiment as the search was started with it: its file may change meanwhile."""
+        """The experiment as the search was started with it. Its file may change meanwhile."""
         return self.out / "experiment.yaml"
 
 
