@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
 from data_kaist.errors import DataError
 from ssd_effnet.evaluation.miss_rate import Matcher, Outcome
@@ -60,6 +58,8 @@ def tempered(scores: Any, temperature: float) -> Any:
     For one class, or sigmoid scores, that is Guo's softmax of logits divided by the temperature. A softmax over several
     classes counts as this class against all others, since dividing all logits would change the order of detections.
     """
+    from scipy.special import expit, logit  # here, because it takes a while to import
+
     return scores if temperature == 1 else expit(logit(scores) / temperature)
 
 
@@ -69,6 +69,9 @@ def fit_temperature(scores: np.ndarray, right: np.ndarray) -> float:
     Raises:
         DataError: no temperature is best, as where all are right or none is.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logit
+
     logits, sign = logit(np.clip(scores, 1e-9, 1 - 1e-9)), np.where(right, 1, -1)
     if 0 < np.sum(right) < len(right):
         found = minimize_scalar(

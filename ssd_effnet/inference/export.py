@@ -29,8 +29,7 @@ from ssd_effnet.evaluation.calibration import tempered
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
-from ssd_effnet.models.weights import SAFETENSORS
-from ssd_effnet.training.checkpoints import PREFIX
+from ssd_effnet.models.weights import PREFIX, SAFETENSORS
 from ssd_effnet.training.environment import git_state
 from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
 

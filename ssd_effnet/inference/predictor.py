@@ -27,8 +27,7 @@ from ssd_effnet.inference.sources import file_of
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.folding import fold
 from ssd_effnet.models.fusion import CHANNELS
-from ssd_effnet.models.weights import WeightsError, load_by_name
-from ssd_effnet.training.checkpoints import PREFIX, read_checkpoint
+from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_checkpoint
 from ssd_effnet.training.environment import usable_device
 from ssd_effnet.training.memory import enough_memory
 from ssd_effnet.training.run_directory import checkpoint_file

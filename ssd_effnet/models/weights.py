@@ -26,6 +26,8 @@ from torch import nn
 from data_kaist.errors import Failure
 
 TIMEOUT_SECONDS = 30
+PREFIX = "detector."
+"""The training module's name of the detector."""
 SAFETENSORS = ".safetensors"
 
 _log = logging.getLogger(__name__)
@@ -172,6 +174,26 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     except Exception as error:  # torch's reader may raise anything: struct.error, KeyError, EOFError ...
         cause = str(error).partition("\n")[0]
         raise WeightsError(f"{path} cannot be read: it is cut short or damaged ({cause[:200]})") from error
+
+
+def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Content of a training checkpoint: tensors, from disk where ``mapped``, and plain data only.
+
+    Raises:
+        WeightsError: missing, damaged, or not of this project.
+    """
+    refusal = f"{file}: is not a checkpoint of this project"
+    try:
+        content = read_plain(file, mapped=mapped)
+    except WeightsError as error:
+        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
+    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
+        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
+    if not any(name.startswith(PREFIX) for name in content["state_dict"]):
+        raise WeightsError(f"{refusal}; none of its weights is named {PREFIX}...")
+    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoint files: atomic writing, and reading. Resuming: :mod:`.resume`."""
+"""Writes checkpoint files whole. Reading: :mod:`ssd_effnet.models.weights`; resuming: :mod:`.resume`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,6 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from data_kaist.files import write_whole
-from ssd_effnet.models.weights import WeightsError, read_plain
-
-PREFIX = "detector."
-"""The training module's name of the detector."""
-
-
-def read_checkpoint(file: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Content of a training checkpoint: tensors, from disk where ``mapped``, and plain data only.
-
-    Raises:
-        WeightsError: missing, damaged, or not of this project.
-    """
-    refusal = f"{file}: is not a checkpoint of this project"
-    try:
-        content = read_plain(file, mapped=mapped)
-    except WeightsError as error:
-        raise WeightsError(f"{refusal}, or it is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{refusal}; it holds a {type(content).__name__}")
-    if missing := [key for key in ("experiment", "state_dict") if not isinstance(content.get(key), dict)]:
-        raise WeightsError(f"{refusal}; it has no {' and no '.join(map(repr, missing))}")
-    if not any(name.startswith(PREFIX) for name in content["state_dict"]):
-        raise WeightsError(f"{refusal}; none of its weights is named {PREFIX}...")
-    return content
 
 
 class WholeCheckpoints(TorchCheckpointIO):

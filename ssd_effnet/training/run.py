@@ -54,7 +54,7 @@ from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figure, named_figures, write_results
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.weights import WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import preflight
 from ssd_effnet.training.callbacks import (
@@ -68,7 +68,7 @@ from ssd_effnet.training.callbacks import (
     Pictures,
     ScalarLayout,
 )
-from ssd_effnet.training.checkpoints import PREFIX, WholeCheckpoints
+from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.devices import (
     DEAD_WORKER,
     Processes,

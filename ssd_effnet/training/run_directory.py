@@ -29,8 +29,7 @@ from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, experiment_of, load_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.scores import write_results
-from ssd_effnet.models.weights import WeightsError
-from ssd_effnet.training.checkpoints import read_checkpoint
+from ssd_effnet.models.weights import WeightsError, read_checkpoint
 from ssd_effnet.training.environment import code_name, code_patch, describe_machine
 
 try:

@@ -16,7 +16,8 @@ from ssd_effnet.evaluation.calibration import BINS, Reliability, fit_temperature
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import COLOURS, save_figure, short_names
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.training.checkpoints import WholeCheckpoints, read_checkpoint
+from ssd_effnet.models.weights import read_checkpoint
+from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.run import CLEAN, test_again
 from ssd_effnet.training.run_directory import RunDirectory, RunError, checkpoint_file
 

@@ -139,8 +139,12 @@ def test_what_cannot_be_registered_is_said() -> None:
         of.register("unknown")(dataclasses.dataclass)
 
 
-def test_importing_the_reader_of_configs_leaves_torch_alone() -> None:
-    code = "import sys, ssd_effnet.config.loading; print({'torch', 'lightning'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [("ssd_effnet.config.loading", "torch"), ("ssd_effnet.inference.predictor", "lightning"), ("ssd_effnet", "numpy")],
+)
+def test_what_starts_commands_leaves_slow_imports_alone(module: str, slow: str) -> None:
+    code = f"import sys, {module}; print({{{slow!r}, 'lightning', 'scipy'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
