@@ -58,9 +58,11 @@ def tempered(scores: Any, temperature: float) -> Any:
     For one class, or sigmoid scores, that is Guo's softmax of logits divided by the temperature. A softmax over several
     classes counts as this class against all others, since dividing all logits would change the order of detections.
     """
+    if temperature == 1:
+        return scores
     from scipy.special import expit, logit  # here, because it takes a while to import
 
-    return scores if temperature == 1 else expit(logit(scores) / temperature)
+    return expit(logit(scores) / temperature)
 
 
 def fit_temperature(scores: np.ndarray, right: np.ndarray) -> float:
