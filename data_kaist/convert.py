@@ -6,23 +6,19 @@ One function per format yields its images; :data:`FORMATS` names them.
 from __future__ import annotations
 
 import json
-import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from data_kaist.annotations import number_of, size_of, xml_of
 from data_kaist.classes import PERSON, label_of
-from data_kaist.errors import AnnotationError, DataError, Doubt
-from data_kaist.files import MOST_PIXELS, finite, is_possible, text_of, walk, write_whole
-from data_kaist.images import Reading, endings_of, read_image
+from data_kaist.errors import AnnotationError, DataError
+from data_kaist.files import MOST_PIXELS, is_possible, text_of, write_whole
 
 VAL_STEP = 5
 """Of a data set without splits, every so many-th image is held out."""
@@ -80,7 +76,7 @@ def convert(data_set: str, source: Path | str, out: Path | str) -> list[Converte
     source, out = Path(source), Path(out)
     if data_set not in FORMATS:
         raise DataError(f"unknown data set {data_set!r}; it should be one of {', '.join(FORMATS)}")
-    if not source.is_dir() and not (data_set == "yolo" and source.is_file()):
+    if not source.is_dir():
         raise DataError(f"{source}: no such folder")
     pictures = list(FORMATS[data_set](source))
     splits: dict[str, list[AnnotatedImage]] = {}
@@ -103,7 +99,7 @@ def settings_for(done: Sequence[Converted]) -> list[str]:
     """Settings ``key=value`` of the splits for ``ssd-effnet train``.
 
     The test split never chooses the epoch: without one, val is tested and the last epoch used. Without val, a tenth of
-    train chooses. Several labels without ``person`` are named as classes. Empty without a training split.
+    train chooses. Empty without a training split.
     """
     images = {split.file.name: split.images for split in done}
     if "train.json" not in images:
@@ -111,10 +107,6 @@ def settings_for(done: Sequence[Converted]) -> list[str]:
     test = next((name for name in ("test.json", "val.json") if name in images), "")
     val = "val.json" if "val.json" in images else f"train.json%{max(2, min(10, images['train.json']))}"
     chosen = ["data.train=train.json", f"data.val={val}", f"data.test={test}"]
-    labels = sorted({label for split in done for label in split.labels})
-    if PERSON not in labels and len(labels) > 1:
-        classes = yaml.safe_dump({label: [label] for label in labels}, default_flow_style=True, width=10**6)
-        chosen.append(f"data.classes={classes.strip()}")
     return chosen + (["trainer.test_checkpoint=last"] if val == test else [])
 
 
@@ -208,186 +200,9 @@ def _pennfudan(source: Path) -> Iterator[AnnotatedImage]:
         yield AnnotatedImage("", name, _image(source / name, file), (int(size[2]), int(size[1])), objects)
 
 
-def _voc(source: Path) -> Iterator[AnnotatedImage]:
-    """Pascal VOC (Everingham et al., IJCV 2010): splits as ``ImageSets/Main`` lists them, or by folder."""
-    xml = _walk(source, (".xml",))
-    if not xml:
-        raise DataError(f"{source}: no file *.xml there")
-    images: dict[str, list[Path]] = {}
-    for path in _walk(source, endings_of("image")):
-        images.setdefault(path.stem, []).append(path)
-    pictures = []
-    for file, split in _voc_lists(source, xml) or _by_top_folder(source, xml):
-        size, objects = _voc_objects(file)
-        near = [image for image in images.get(file.stem, []) if image.parent == file.parent]
-        if len(found := near or images.get(file.stem, [])) != 1:
-            what = "missing" if not found else f"could be {found[0]} or {found[1]}"
-            raise DataError(f"{file}: its image, {file.stem} with .jpg, .png or the like below {source}, is {what}")
-        pictures.append(AnnotatedImage(split, "", found[0], size, objects))
-    return _with_names(source, pictures)
-
-
-def _voc_lists(source: Path, xml: list[Path]) -> list[tuple[Path, str]]:
-    """XML files and their splits, where ``ImageSets/Main`` has lists."""
-    lists = {name: source / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "trainval", "val", "test")}
-    lists = {name: path for name, path in lists.items() if path.is_file()}
-    if lists.keys() >= {"train", "trainval"}:
-        del lists["trainval"]
-    by_stem = {path.stem: path for path in xml}
-    found = []
-    for name, path in lists.items():
-        for number, line in enumerate(text_of(path, AnnotationError).splitlines(), 1):
-            if words := line.split():
-                if words[0] not in by_stem:
-                    raise AnnotationError(f"{path}: line {number} names {words[0]}, of which there is no XML file")
-                found.append((by_stem[words[0]], _SPLITS[name]))
-    return found
-
-
-_SPLITS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-def _by_top_folder(source: Path, files: list[Path]) -> list[tuple[Path, str]]:
-    """Files and their splits by the first folder below the source that is named after one."""
-    found = []
-    for file in files:
-        folders = (part.lower() for part in file.relative_to(source).parts[:-1])
-        found.append((file, next((_SPLITS[folder] for folder in folders if folder in _SPLITS), "")))
-    without = [file for file, split in found if not split]
-    if without and len(without) < len(found):
-        raise DataError(f"{without[0]}: is in no folder train, val or test, as others are")
-    return found
-
-
-def _walk(source: Path, endings: Collection[str]) -> list[Path]:
-    """Files with these endings below a folder, sorted; hidden ones are left out."""
-    return sorted(p for p in walk(source, Counter()) if p.suffix.lower() in endings and not p.name.startswith("."))
-
-
-def _with_names(source: Path, pictures: list[AnnotatedImage]) -> Iterator[AnnotatedImage]:
-    """Name the pictures below their common folder."""
-    shared = Path(os.path.commonpath([picture.file.absolute().parent for picture in pictures]))
-    one_split = len({picture.split for picture in pictures}) == 1
-    for picture in pictures:
-        name = picture.file.absolute().relative_to(shared)
-        if len(name.parts) < 2 or shared != source.absolute():
-            name = shared.name / name
-        yield replace(picture, split="" if one_split else picture.split, name=name.as_posix())
-
-
-def _yolo(source: Path) -> Iterator[AnnotatedImage]:
-    """YOLO (ultralytics' form, and Roboflow's): one text file per image, one box or outline per line.
-
-    The numbers are shares of the image; ``images/`` in an image's path becomes ``labels/``, or the text lies beside
-    it. ``data.yaml`` has ``names`` and, for train, val and test, folders or lists of images; without it
-    ``classes.txt`` has the names, and folders are the splits.
-    """
-    found = [source] if source.is_file() else sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
-    if len(found) > 1:
-        found = [path for path in found if path.stem == "data"]
-    folder = source.parent if source.is_file() else source
-    classes, listed = _yolo_yaml(found[0], folder) if found else (_yolo_classes(folder), [])
-    listed = listed or _by_top_folder(folder, _walk(folder, endings_of("image")))
-    if not listed:
-        raise DataError(f"{source}: no images there")
-    pictures = [_yolo_image(file, split, classes) for file, split in listed]
-    if not any(picture.objects for picture in pictures):
-        raise DataError(f"{source}: none of the images has a box; looked for {_yolo_label(listed[0][0])} and its like")
-    texts = {image: _yolo_label(image) for image, _ in listed}
-    bare = [image for image, text in texts.items() if not text.is_file()]
-    places = {text.parent for text in texts.values() if "labels" in text.parts}
-    lost = {text for place in places for text in place.glob("*.txt") if text.name != "classes.txt"}
-    for files, what in (
-        (bare, "images have no text and count as without objects"),
-        (sorted(lost - set(texts.values())), "texts of boxes have no image that is listed, and are left out"),
-    ):
-        if files:
-            warnings.warn(f"{source}: {len(files):,} {what} (the first: {files[0]})", Doubt, stacklevel=2)
-    return _with_names(folder, pictures)
-
-
-def _yolo_yaml(file: Path, folder: Path) -> tuple[dict[int, str], list[tuple[Path, str]]]:
-    """Names of the classes by number, and the images with their splits."""
-    try:
-        content = yaml.safe_load(text_of(file, DataError))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date like 2001-99-99 is a ValueError
-        raise DataError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not isinstance(names := content.get("names"), list | dict):
-        raise DataError(f"{file}: has no list 'names' of classes")
-    numbered = names.items() if isinstance(names, dict) else enumerate(names)
-    try:
-        classes = {int(key): str(name) for key, name in numbered}
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{file}: names: {error}") from error
-    base, listed = folder / str(content.get("path") or ""), []
-    for split in ("train", "val", "test"):
-        value = content.get(split)
-        for entry in value if isinstance(value, list) else [value] if value else []:
-            listed += [(image, split) for image in _yolo_images(str(entry), base, folder, file)]
-    return classes, listed
-
-
-def _yolo_classes(folder: Path) -> dict[int, str]:
-    for file in (folder / "classes.txt", folder / "labels" / "classes.txt"):
-        if file.is_file():
-            return dict(enumerate(text_of(file, AnnotationError).split("\n")))
-    raise DataError(f"{folder}: neither data.yaml nor classes.txt there says what the classes are")
-
-
-def _yolo_images(entry: str, base: Path, folder: Path, named_by: Path) -> list[Path]:
-    """Images of a folder or a list; Roboflow's paths start one folder too high."""
-    short = re.sub(r"^(\.\./)+", "", entry)
-    place = next((p for p in (base / entry, folder / entry, folder / short) if p.exists()), None)
-    if place is None:
-        raise DataError(f"{named_by}: names {entry!r}, but {base / entry} is not there")
-    if place.is_dir():
-        return _walk(place, endings_of("image"))
-    lines = filter(None, map(str.strip, text_of(place, AnnotationError).splitlines()))
-    return [
-        _image(next((p for p in (place.parent / i, base / i) if p.is_file()), place.parent / i), place) for i in lines
-    ]
-
-
-def _yolo_label(image: Path) -> Path:
-    """The text of an image: ``images`` nearest to the file becomes ``labels``, or beside it."""
-    parts = list(image.with_suffix(".txt").parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts) if Path(*parts).is_file() else image.with_suffix(".txt")
-
-
-def _yolo_image(image: Path, split: str, classes: dict[int, str]) -> AnnotatedImage:
-    # YOLO's programs turn a picture by its tag: the shares are of the upright one, whose size the reader goes by
-    height, width = read_image(image, colour=True, reading=Reading(orientation="follow")).shape[:2]
-    file, objects = _yolo_label(image), []
-    for number, line in enumerate(text_of(file, AnnotationError).splitlines() if file.is_file() else (), 1):
-        if not (words := line.split()):
-            continue
-        at = f"{file}: line {number}"
-        outline = len(words) > 6 and len(words) % 2 == 1
-        if len(words) != 5 and not outline:
-            raise AnnotationError(f"{at} has {len(words)} columns, which should be the five of 'class cx cy w h'")
-        label, *shares = [finite(word, "number", at, AnnotationError) for word in words]
-        if not all(-0.01 <= share <= 1.01 for share in shares):
-            raise AnnotationError(f"{at} has numbers beyond 0..1, but they should be shares of the image")
-        if label not in classes:
-            raise AnnotationError(f"{at} is of class {words[0]}, which has no name")
-        if outline:
-            x, y = shares[::2], shares[1::2]
-            box = min(x), min(y), max(x) - min(x), max(y) - min(y)
-        else:
-            cx, cy, w, h = shares
-            box = cx - w / 2, cy - h / 2, w, h
-        x1, y1, w, h = (round(value * side, 3) for value, side in zip(box, (width, height) * 2, strict=True))
-        objects.append(Object((x1, y1, w, h), label_of(classes[int(label)].strip())))
-    return AnnotatedImage(split, "", image, (height, width), objects)
-
-
 FORMATS: dict[str, Callable[[Path], Iterator[AnnotatedImage]]] = {
     "llvip": _llvip,
     "pennfudan": _pennfudan,
-    "yolo": _yolo,
-    "voc": _voc,
 }
 
 

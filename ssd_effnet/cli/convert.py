@@ -1,17 +1,12 @@
 """Convert another data set's annotations to COCO files for `data.kind: coco`.
 
-Images are linked, not copied (`cp -rL OUT` copies). SRC is the unpacked archive, or an annotation tool's export:
+Images are linked, not copied (`cp -rL OUT` copies). SRC is the unpacked archive:
   llvip         Annotations/*.xml, visible/{train,test}/*.jpg and infrared/{train,test}/*.jpg: pairs for all modalities
   pennfudan     Annotation/*.txt and PNGImages/*.png; every fifth image goes to val.json
-  yolo          data.yaml (or SRC is that file), images/ and labels/; or classes.txt and texts beside the images
-  voc           Annotations/*.xml, JPEGImages and ImageSets/Main/{train,val,test}.txt; or XML beside the images
-Of yolo and voc without splits, every fifth image goes to val.json. All labels stay: data.classes says which are classes
-in training (default: person); the others are ignore regions there.
 
 examples:
   ssd-effnet convert llvip ~/LLVIP data/llvip
   ssd-effnet convert pennfudan ~/PennFudanPed data/pennfudan
-  ssd-effnet convert yolo ~/export/data.yaml data/mine
 """
 
 from __future__ import annotations
@@ -27,7 +22,7 @@ from ssd_effnet.cli import shell
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet convert")
     add = parser.add_argument
-    add("format", choices=("llvip", "pennfudan", "yolo", "voc"))
+    add("format", choices=("llvip", "pennfudan"))
     add("source", type=Path, metavar="SRC")
     add("out", type=Path, metavar="OUT", help="folder for the COCO files and the links")
     return parser

@@ -9,11 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from data_kaist.coco import read_coco
-from data_kaist.convert import convert, settings_for
-from data_kaist.errors import DataError, Doubt
+from data_kaist.convert import convert
+from data_kaist.errors import DataError
 from data_kaist.layouts import DataSource
 from ssd_effnet.build import build_dataset
 from ssd_effnet.cli.convert import main
@@ -148,159 +147,11 @@ def test_pennfudan(pennfudan: Path, tmp_path: Path) -> None:
             convert("pennfudan", pennfudan, out)
 
 
-YOLO = "0 0.2 0.5 0.1 0.5\n1 0.6 0.5 0.2 0.2\n"  # 20x50 from (30, 25), and another class
-
-
-@pytest.fixture
-def yolo(tmp_path: Path) -> Path:
-    """images/{train,val,test} and labels/..., with data.yaml; one training image has no text, one an outline."""
-    root = tmp_path / "export"
-    for split, count in (("train", 3), ("val", 1), ("test", 1)):
-        for i in range(count):
-            image(root / "images" / split / f"{split}{i}.jpg")
-            if i < 2:
-                write(root / "labels" / split / f"{split}{i}.txt", YOLO if i == 0 else "0 0.1 0.1 0.2 0.1 0.2 0.5\n\n")
-    write(
-        root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\ntest: images/test\nnames: [Person , car]\n"
-    )
-    return root
-
-
-def test_yolo(yolo: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write(yolo / "labels" / "val" / "lost.txt", YOLO)
-    with pytest.warns(Doubt) as said:
-        done = {split.file.name: split for split in convert("yolo", yolo, out)}
-    assert [str(one.message).removeprefix(f"{yolo}: ") for one in said] == [
-        f"1 images have no text and count as without objects (the first: {yolo / 'images/train/train2.jpg'})",
-        f"1 texts of boxes have no image that is listed, and are left out (the first: {yolo / 'labels/val/lost.txt'})",
-    ]
-    assert {name: split.images for name, split in done.items()} == {"train.json": 3, "val.json": 1, "test.json": 1}
-    train = rows(out / "train.json")
-    assert [row["bbox"] for row in train] == [[30, 25, 20, 50], [100, 40, 40, 20], [20, 10, 20, 40]]
-    assert [(row["category_id"], row["ignore"]) for row in train] == [(1, 0), (2, 0), (1, 0)]
-    assert str(done["train.json"]).endswith("train.json: 3 images, 2 person, 1 car, 0 ignore regions")
-    data = read_coco(out / "train.json")
-    assert data.annotations[0].labels.tolist() == ["person", "car"] and data.person_categories == {1}
-    assert [frame.name for frame in DataSource("coco", out).frames("train.json")] == [
-        f"images/train/train{i}" for i in range(3)
-    ]
-    assert (out / "images").is_symlink() and len(DataSource("coco", out).frames("test.json")) == 1
-
-
-@pytest.mark.parametrize("layout", ["roboflow", "lists", "classes", "beside"])
-def test_other_layouts_of_yolo(layout: str, tmp_path: Path) -> None:
-    root, out = tmp_path / "export", tmp_path / "out"
-    names = {"roboflow": "{split}/{kind}/{i}", "lists": "{kind}/{i}", "classes": "{split}/{kind}/{i}", "beside": "{i}"}
-    for i, split in enumerate(["train", "train", "train", "valid", "valid"]):
-        image(root / (names[layout].format(split=split, kind="images", i=i) + ".png"))
-        write(root / (names[layout].format(split=split, kind="labels", i=i) + ".txt"), "0 0.2 0.5 0.1 0.5\n")
-    if layout == "roboflow":
-        write(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: {0: pedestrian}\n")
-    elif layout == "lists":
-        write(root / "train.txt", "./images/0.png\n./images/1.png\nimages/2.png\n")
-        write(root / "val.txt", f"{root / 'images' / '3.png'}\n{root / 'images' / '4.png'}\n")
-        write(root / "data.yaml", "train: train.txt\nval: [val.txt]\nnames: [person]\n")
-    else:
-        write(root / "classes.txt", "person\ncar\n")
-    source = root / "data.yaml" if layout == "lists" else root
-    train, val = convert("yolo", source, out)
-    assert (train.images, val.images) == ((4, 1) if layout == "beside" else (3, 2))
-    assert {tuple(row["bbox"]) for row in rows(train.file) + rows(val.file)} == {(30, 25, 20, 50)}
-    assert len(DataSource("coco", out).frames("train.json")) == train.images
-
-
-def test_yolos_shares_are_of_the_upright_picture(yolo: Path, tmp_path: Path) -> None:
-    file = yolo / "images" / "train" / "train0.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a telephone that was held upright
-    with Image.open(file) as stored:
-        stored.save(file, exif=exif)
-    convert("yolo", yolo, tmp_path / "out")
-    data = read_coco(tmp_path / "out" / "train.json")
-    assert data.images[0].size == (200, 100) and data.annotations[0].boxes_xyxy[0].tolist() == [15, 50, 25, 150]
-
-
-def test_yolo_that_cannot_be(yolo: Path, tmp_path: Path) -> None:
-    label, data = yolo / "labels" / "train" / "train0.txt", (yolo / "data.yaml").read_text()
-    for text, message in (
-        ("0 32 50 10 20", r"train0\.txt: line 1 has numbers beyond 0\.\.1"),
-        ("0 0.1 0.1 0.2", r"train0\.txt: line 1 has 4 columns"),
-        ("0 0.1 0.1 0.2 0.1 0.9", r"train0\.txt: line 1 has 6 columns"),
-        ("7 0.1 0.1 0.2 0.1", r"train0\.txt: line 1 is of class 7, which has no name"),
-        ("0 0.1 nan 0.2 0.1", r"train0\.txt: line 1 has number 'nan'"),
-    ):
-        write(label, text)
-        with pytest.raises(DataError, match=message):
-            convert("yolo", yolo, tmp_path / "out")
-    write(label, YOLO)
-    for text, message in (
-        (data.replace("images/val", "images/no"), "names 'images/no', but .* is not there"),
-        ("train: images/train\n", "has no list 'names'"),
-    ):
-        write(yolo / "data.yaml", text)
-        with pytest.raises(DataError, match=message):
-            convert("yolo", yolo, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    (yolo / "data.yaml").unlink()
-    with pytest.raises(DataError, match=r"neither data\.yaml nor classes\.txt"):
-        convert("yolo", yolo, tmp_path / "out")
-
-
-PLAIN_VOC = """<annotation><filename>{name}.jpg</filename><size><width>200</width><height>100</height></size>
-<object><name>Person</name><bndbox><xmin>30</xmin><ymin>25</ymin><xmax>50</xmax><ymax>75</ymax></bndbox></object>
-<object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>
-<object><name>person</name><difficult>1</difficult><bndbox><xmin>60</xmin><ymin>25</ymin><xmax>80</xmax><ymax>75</ymax>
-</bndbox></object></annotation>"""
-
-
-def test_voc(tmp_path: Path) -> None:
-    root, out = tmp_path / "VOC2007", tmp_path / "out"
-    for i in range(6):
-        image(root / "JPEGImages" / f"{i:06d}.jpg")
-        write(root / "Annotations" / f"{i:06d}.xml", PLAIN_VOC.format(name=f"{i:06d}"))
-    train, val = convert("voc", root, out)
-    assert (train.images, val.images) == (5, 1)
-    for split, text in (
-        ("train", "000000\n000001 1\n"),
-        ("val", "000002  1\n"),
-        ("trainval", "000000\n"),
-        ("test", "000005\n"),
-    ):
-        write(root / "ImageSets" / "Main" / f"{split}.txt", text)
-    done = {split.file.name: split for split in convert("voc", root, out)}
-    assert {name: split.images for name, split in done.items()} == {"train.json": 2, "val.json": 1, "test.json": 1}
-    assert (done["train.json"].labels, done["train.json"].ignored) == ({"person": 2, "dog": 2}, 2)
-    assert [(row["bbox"], row["ignore"]) for row in rows(out / "val.json")] == [
-        ([30, 25, 20, 50], 0),
-        ([1, 2, 29, 38], 0),
-        ([60, 25, 20, 50], 1),
-    ]
-    assert [frame.name for frame in DataSource("coco", out).frames("test.json")] == ["JPEGImages/000005"]
-    write(root / "ImageSets" / "Main" / "val.txt", "000009\n")
-    with pytest.raises(DataError, match=r"val\.txt: line 1 names 000009, of which there is no XML file"):
-        convert("voc", root, out)
-
-
-def test_voc_beside_the_images(tmp_path: Path) -> None:
-    root, out = tmp_path / "export", tmp_path / "out"
-    for split, i in (("train", 0), ("train", 1), ("valid", 0)):  # equal names in two folders
-        image(root / split / f"{i}.jpg")
-        write(root / split / f"{i}.xml", PLAIN_VOC.format(name=i))
-    train, val = convert("voc", root, out)
-    assert (train.images, val.images, val.labels["person"]) == (2, 1, 1)
-    assert [frame.visible for frame in DataSource("coco", out).frames("val.json")] == [out / "valid" / "0.jpg"]
-    (root / "train" / "1.jpg").unlink()
-    with pytest.raises(DataError, match=r"1\.xml: its image, .* is missing"):
-        convert("voc", root, out)
-
-
 @pytest.mark.parametrize(
     ("form", "called", "command"),
     [
         ("llvip", "scripts/convert.py", ["scripts/train.py", "experiments/lite0.yaml"]),
-        ("pennfudan", "scripts/convert.py", ["scripts/train.py", "experiments/lite0.yaml"]),
-        ("yolo", "ssd-effnet", ["ssd-effnet", "train", "lite0"]),
+        ("pennfudan", "ssd-effnet", ["ssd-effnet", "train", "lite0"]),
     ],
 )
 def test_the_command_that_is_printed_runs(
@@ -344,26 +195,3 @@ def test_refusals(llvip: Path, pennfudan: Path, tmp_path: Path) -> None:
     (pennfudan / "Annotation" / "FudanPed00001.txt").unlink()
     with pytest.raises(DataError, match="too few images for a split 'val'"):
         convert("pennfudan", pennfudan, out)
-
-
-@pytest.mark.parametrize("form", ["yolo", "voc"])
-def test_several_classes_survive_as_labels(form: str, tmp_path: Path) -> None:
-    """Each can be trained on; every file has all categories; nothing is renamed. VOC's bus is difficult."""
-    root, out = tmp_path / "in", tmp_path / "out"
-    for i, split in enumerate(("train", "train", "val")):
-        image(root / "images" / split / f"{i}.jpg")
-        if form == "voc":
-            text = PLAIN_VOC.replace("Person", "car").replace("person", "bus")
-            write(root / "images" / split / f"{i}.xml", text if i < 2 else text.replace("dog", "car"))
-        else:
-            write(root / "labels" / split / f"{i}.txt", "0 0.2 0.5 0.1 0.5\n" + "1 0.6 0.5 0.2 0.2\n" * (i < 2))
-            write(root / "classes.txt", "car\nbus\n")
-    done = convert(form, root, out)
-    (classes,) = [word for word in settings_for(done) if word.startswith("data.classes")]
-    settings = ("data.kind=coco", f"data.root={out}", *settings_for(done))
-    names = ("car", "dog") if form == "voc" else ("bus", "car")
-    e = load_experiment("lite0", settings)
-    assert tuple(e.data.classes) == names and classes == f"data.classes={{{', '.join(f'{n}: [{n}]' for n in names)}}}"
-    labels = build_dataset(e, "train").annotations[0].labels.tolist()
-    assert labels == (["car", "dog", "bus"] if form == "voc" else ["car", "bus"])
-    assert len(build_dataset(e, "val")) == 1
