@@ -81,7 +81,7 @@ class ObjectCounts(NamedTuple):
 
 
 def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
-    """Counts of all frames, and by daytime and occlusion. By daytime only where any is known."""
+    """Counts of all frames, and by daytime and occlusion where any is known."""
     every = [frame.annotations for frame in frames]
     daytime = np.array([a.daytime or "unknown" for a in every], object)
     image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))
@@ -103,7 +103,8 @@ def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
     if any(a.daytime for a in every):
         times = [time for time in ("day", "night", "unknown") if time in daytime]
         rows += [row(time, daytime[image] == time, int((daytime == time).sum())) for time in times]
-    return rows + [row(f"occl. {name}", occlusion == level) for level, name in enumerate(OCCLUSIONS)]
+    known = enumerate(OCCLUSIONS) if occlusion.any() else ()
+    return rows + [row(f"occl. {name}", occlusion == level) for level, name in known]
 
 
 def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:

@@ -22,7 +22,7 @@ from ssd_effnet.cli import shell
 def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet test")
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run directories or their tested checkpoints, and key=value"
+        "runs", nargs="+", metavar="RUN", help="run directories or the checkpoints in their results.json, and key=value"
     )
     parser.add_argument("--name", default="", help="folder below RUN/tests (default: made of the settings)")
     parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")

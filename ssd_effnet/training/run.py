@@ -522,7 +522,8 @@ def _module(
 
 def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDataset, echo: Callable[[str], None]) -> None:
     """Print a stage's data and doubts about them."""
-    echo(f"{stage}: {dataset}; annotations: {build_annotations(experiment, stage)}")
+    split = getattr(experiment.data, stage)
+    echo(f"{stage}, {split}: {dataset}; annotations: {build_annotations(experiment, stage)}")
     if dataset.skipped:
         echo(f"{stage}: {len(dataset.skipped):,} bad frames are left out; environment.json lists them")
     if others := other_labels(dataset.annotations, dataset.classes):
