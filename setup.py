@@ -7,7 +7,7 @@ from setuptools.command.build_py import build_py
 
 
 class WithExperiments(build_py):
-    """Copies ``experiments/`` into the package, where an installed ``ssd-effnet`` finds them by name."""
+    """Copies ``experiments/`` into the package. An installed ``ssd-effnet`` finds experiments there by name."""
 
     def run(self) -> None:
         super().run()

@@ -154,7 +154,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _tidy(path: Path, document: dict[str, Any]) -> None:
-    """Rewrite ids and sizes as whole numbers, and backslashes in names as ``/``."""
+    """Rewrite ids and sizes as whole numbers. Backslashes in names become ``/``."""
     odd: list[Any] = []
     slashed: list[str] = []
     keys_of = {"images": ("id", "height", "width"), "annotations": ("image_id", "category_id"), "categories": ("id",)}

@@ -1,4 +1,4 @@
-"""Failures of a camera and bad weather, at three strengths, to test detectors under.
+"""Camera failures and bad weather, at three strengths, for stress tests.
 
 A corruption is called with a :class:`~data_kaist.transforms.Sample`, a ``numpy`` generator (its only source of
 randomness) and a strength of :data:`STRENGTHS`. One whose name ends in ``_visible`` or ``_lwir`` changes that image

@@ -26,7 +26,7 @@ from data_kaist.transforms import Sample, Transform
 
 
 def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Visible ``(H, W, 3)`` RGB and LWIR ``(H, W)`` of a frame, uint8. None for one that the modality lacks.
+    """Read a frame's images, uint8. Visible is ``(H, W, 3)`` RGB, LWIR ``(H, W)``; one that the modality lacks is None.
 
     An ImageError says which is missing, truncated, or of another size than its partner or its annotations.
     """
@@ -92,14 +92,14 @@ class DetectionDataset(Dataset[Sample]):
         processes: int = 1,
         classes: Classes = PEOPLE,
     ) -> None:
-        """With ``skip``, read each frame once and drop unreadable ones; with ``stop`` raise at the first that is met.
+        """Data set of ``frames``, read as ``modality`` and transformed.
 
         Args:
             frames: of :meth:`data_kaist.layouts.DataSource.frames`.
             modality: images to read.
             transform: must end with a resize to one size, if samples are to be collated.
             seed: of the random transforms.
-            on_bad_frame: see above.
+            on_bad_frame: ``skip`` reads each frame once and drops unreadable ones; ``stop`` raises at the first met.
             min_height: see :func:`data_kaist.annotations.training_ignore`.
             cache: ``memory`` keeps decoded frames (:mod:`data_kaist.cache`).
             processes: of the run on this machine, with a cache each.

@@ -182,7 +182,7 @@ def _check_box(xywh: tuple[float, float, float, float], where: str) -> None:
 
 
 def _table(path: Path, rows: Sequence[Row]) -> tuple[DetectionTable, np.ndarray]:
-    """The rows that have an area, and which these are, bool; the others are counted in a doubt."""
+    """Rows that have an area, and a bool mask of these. A doubt counts the others."""
     values = np.array(rows, np.float64).reshape(-1, 6)
     boxes = values[:, 1:5]
     has_area = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))

@@ -1,4 +1,4 @@
-"""Errors that are one sentence for the user, naming the file, frame or key."""
+"""Errors that are one sentence for the user. It names the file, frame or key."""
 
 from __future__ import annotations
 

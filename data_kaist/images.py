@@ -192,7 +192,7 @@ def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[st
 
 
 class _Header(NamedTuple):
-    """Size (height, width), bits per value and orientation tag of an image file."""
+    """Header of an image file: size (height, width), bits per value and orientation tag."""
 
     size: tuple[int, int]
     bits: int

@@ -301,7 +301,7 @@ def _kaist_frames(source: DataSource, split: str, exclude: str | None, modality:
 
 
 def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations:
-    """Objects of one file, or of a pair's two with the union of boxes."""
+    """Objects of one or two files of a frame. An object in both has the union of its boxes."""
     first, *others = of_pair
     for file, other in zip(files[1:], others, strict=True):
         if other.labels.tolist() != first.labels.tolist():
@@ -443,7 +443,7 @@ def _coco_images(
 
 
 def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple[Path, str]:
-    """Folder of a COCO file's images, and a clause on the places searched.
+    """Find the folder of a COCO file's images. The second value is a clause on the places searched.
 
     It is the first of {the file's own folder, ``root``} x {., images, S, images/S} that holds an image of the file, S
     being the file's name without ``instances_`` and ``.json``; or x {``given``}. Two that hold it are refused. A file

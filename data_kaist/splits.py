@@ -84,7 +84,7 @@ class Split:
 
 
 def _listed_in(file: Path) -> Split:
-    """Frames of a text file, one per line in any of KAIST's spellings."""
+    """Frames of a text file, one per line. Names may be in any of KAIST's spellings."""
     frames = []
     for number, line in enumerate(text_of(file, SplitError).splitlines(), 1):
         if line.strip():

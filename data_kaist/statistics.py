@@ -81,7 +81,7 @@ class ObjectCounts(NamedTuple):
 
 
 def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
-    """Counts of all frames, and by daytime and occlusion where any is known."""
+    """Count the objects of all frames. They are also counted by daytime and by occlusion, where any is known."""
     every = [frame.annotations for frame in frames]
     daytime = np.array([a.daytime or "unknown" for a in every], object)
     image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))

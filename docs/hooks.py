@@ -1,4 +1,4 @@
-"""Pages live in the repository as they are read there; here their links find their way into the site.
+"""Adapts the links of the repository's pages to the site.
 
 A link to a file outside ``docs/`` becomes a link to the page made of it, where there is one, or to a copy of the file.
 One that leads nowhere stays so, and the strict build stops at it.
@@ -23,7 +23,7 @@ _ROLE = re.compile(r":\w+:<code>~?\.?(?:[\w.]+\.)?(\w+)</code>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of :data:`PAGES` and every other file that a page links to."""
+    """Add :data:`PAGES` and every other file that a page links to."""
     origins = {f"docs/{file.src_uri}": file.content_string for file in files if file.src_uri.endswith(".md")}
     origins |= {path: (ROOT / path).read_text(encoding="utf-8") for path in PAGES}
     for path, page in PAGES.items():
@@ -56,5 +56,5 @@ def _from_root(link: str, origin: str) -> str:
 
 
 def _in_site(path: str) -> str:
-    """Where a path of the repository is in the site, all of whose pages lie at the top."""
+    """Place in the site of a path of the repository. All pages lie at the top."""
     return PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}")

@@ -4,7 +4,7 @@ import sys
 
 
 def run_command(module: str, command: str) -> None:
-    """Run ``ssd-effnet COMMAND`` with the script's arguments; exit with its code, or with 1 where it is missing.
+    """Run ``ssd-effnet COMMAND`` with the script's arguments. Exit with its code, or with 1 if it is not installed.
 
     Nothing is run where the script is imported (``module`` is not ``__main__``), as child processes do.
     """

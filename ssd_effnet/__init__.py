@@ -18,7 +18,7 @@ __all__ = ["load_detector"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the detector on first access, so that the evaluator starts without torch."""
+    """Import the detector on first access: the evaluator starts without torch."""
     if name == "load_detector":
         from ssd_effnet.inference.predictor import load_detector
 

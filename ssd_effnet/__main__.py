@@ -1,4 +1,4 @@
-"""``python -m ssd_effnet`` is ``ssd-effnet``; a study's runs are started by this file."""
+"""``python -m ssd_effnet`` is ``ssd-effnet``. A study starts its runs with this file."""
 
 import sys
 

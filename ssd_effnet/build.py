@@ -74,7 +74,7 @@ def build_skeleton(e: ExperimentConfig) -> Detector:
 
 
 def _build_part(name: str, e: ExperimentConfig, levels: list[Level]) -> nn.Module | None:
-    """One part of the detector for the given levels; None if the experiment has none."""
+    """Build one part of the detector for the given levels. None if the experiment has no such part."""
     if name == "adapter":
         a = e.adapter
         return Adapter(levels, a.kind, a.channels, a.activation, a.l2_norm, vars(a))

@@ -53,7 +53,7 @@ class Marking:
 
 
 def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0) -> np.ndarray:
-    """A copy of the picture, ``zoom`` times as large, with boxes and texts on it."""
+    """A copy of the picture with boxes and texts on it. It is ``zoom`` times as large."""
     canvas = np.ascontiguousarray(as_rgb(picture))
     if zoom != 1:
         canvas = cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)

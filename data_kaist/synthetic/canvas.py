@@ -1,4 +1,4 @@
-"""A pinhole camera over a ground plane, and the layers that polygons are painted on.
+"""Pinhole camera over a ground plane, and layers of painted polygons.
 
 World coordinates are metres: X to the right, Y up from the ground, Z away from the camera. Depths exist so that
 occlusion between figures and street furniture is measured on pixels instead of guessed.

@@ -98,7 +98,7 @@ def _shadow(
 
 
 def _car(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, z: float, mode: float) -> Obstacle:
-    """A car seen from behind (parked or driving ahead) or, with mode 1, coming towards the camera."""
+    """A car seen from behind, parked or driving ahead. With ``mode`` 1 it comes towards the camera."""
     wide, long = rng.uniform(0.84, 0.95), rng.uniform(4.0, 4.8)
     belt, roof = rng.uniform(0.85, 1.0), rng.uniform(1.38, 1.75)
     paint = shaded(CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))], rng.uniform(0.85, 1.1))

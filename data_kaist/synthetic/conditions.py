@@ -20,7 +20,7 @@ WIDE_FACTORS = {
 
 
 def _wide(plain: float, low: float, high: float, share: float = 1.0) -> float:
-    """A field that is ``plain``, or with ``--wide``, in this share of the backgrounds, even between the limits."""
+    """A field of value ``plain``. With ``--wide``, this share of backgrounds draws it uniformly between the limits."""
     made: float = field(default=plain, metadata={"wide": (low, high, share)})
     return made
 

@@ -1,4 +1,4 @@
-"""Renders both pictures of a frame from a background and a plan, and measures its boxes."""
+"""Renders both pictures of a frame, and measures its boxes. A frame is made from a background and a plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A street without people, larger than a frame so the camera can pan."""
+    """A street without people. It is larger than a frame, so that the camera can pan."""
 
     look: Conditions  # hour, light and temperatures
     camera: Camera  # of the whole backdrop
@@ -107,7 +107,7 @@ def make_backdrop(rng: np.random.Generator, size: tuple[int, int], day: bool, wi
 
 
 def _weathering(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
-    """Dirt and grain of surfaces, float32 ``(H, W)`` around 0; 0 in the sky."""
+    """Dirt and grain of surfaces, float32 ``(H, W)``. Values are around 0, and 0 in the sky."""
     rows, columns = canvas.depth.shape
     texture = np.zeros((rows, columns), np.float32)
     for cell, strength in ((40, 0.035), (9, 0.035), (3, 0.045)):
@@ -209,7 +209,7 @@ def occlusion_level(seen: float) -> int | None:
 
 
 def _cast_shadow(view: Backdrop, sprite: Sprite, foot: tuple[int, int], x: float, z: float) -> None:
-    """Lay the figure's outline on the ground, long in the sun, a smudge elsewhere."""
+    """Cast a figure's shadow on the ground. In the sun it is a long outline, elsewhere a smudge."""
     sun = view.look.sun_side and float(light_at(view.look, view.lamps, x, 0.0, z)) > 0.75 * view.look.ambient
     lean, squash, dark = (-view.look.sun_side * 0.8, 0.16, 0.45) if sun else (0.05, -0.05, 0.3)
     height, width = sprite.alpha.shape
@@ -259,7 +259,7 @@ def expose(
 
 
 def _rain(look: Conditions, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Streaks of drops, uint8 ``(H, W, 3)``, to be added to an image of ``size`` (height, width)."""
+    """Streaks of raindrops, uint8 ``(H, W, 3)``. They are added to an image of ``size`` (height, width)."""
     layer = np.zeros((*size, 3), np.uint8)
     fall = size[0] * rng.uniform(0.01, 0.06) * np.array([rng.normal(0, 0.3), 1.0])
     start = rng.uniform(0, 1, (round(look.rain), 2)) * size[::-1]

@@ -97,7 +97,7 @@ def paint_ground(canvas: Canvas, look: Conditions, rng: np.random.Generator) -> 
 
 
 def _lay_texture(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Project a flat texture on everything below the horizon, fading where it would alias."""
+    """Project a flat texture on everything below the horizon. It fades where it would alias."""
     camera, first = canvas.camera, int(canvas.camera.horizon) + 2
     height, width = canvas.depth.shape
     rows = np.arange(first, height, dtype=np.float32)[:, None]
@@ -188,7 +188,7 @@ def _front(
 
 
 def _row_house(canvas: Canvas, look: Conditions, rng: np.random.Generator, x: float, near: float, far: float) -> None:
-    """A building along the street, at X = ``x`` from Z ``near`` to ``far``."""
+    """A building along the street. It stands at X = ``x``, from Z = ``near`` to ``far``."""
     side = 1 if x > 0 else -1
     tall = rng.uniform(5, 26)
     wall = shaded(WALL_COLOURS[int(rng.integers(len(WALL_COLOURS)))], rng.uniform(0.75, 1.25))
@@ -245,7 +245,7 @@ def light_at(
 
 
 def distances(canvas: Canvas, step: int = 1) -> np.ndarray:
-    """Metres to what every pixel shows, float32 ``(H / step, W / step)``. Ground and sky at most 200."""
+    """Pixel distances in metres, float32 ``(H / step, W / step)``. Ground and sky are at most 200 away."""
     camera, depth = canvas.camera, canvas.depth[::step, ::step]
     below = np.maximum(np.arange(0, canvas.depth.shape[0], step, dtype=np.float32)[:, None] - camera.horizon, 1.0)
     return np.where(np.isfinite(depth), depth, np.minimum(camera.focal * camera.height / below, 200.0))

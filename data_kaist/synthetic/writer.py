@@ -194,7 +194,7 @@ def _check_request(frames: int, size: tuple[int, int], seed: int, jobs: int) -> 
 
 
 def _make_room(out: Path, readme: str) -> bool:
-    """Clear what an interrupted run left; False if the very same data set is there already."""
+    """Clear what an interrupted run left. Returns False if the same data set is there already."""
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out} is a file, not a folder.")
     marker = out / MARKER
@@ -211,7 +211,7 @@ def _make_room(out: Path, readme: str) -> bool:
 
 
 def _tasks(ids: list[FrameName]) -> Iterator[list[FrameName]]:
-    """Portions of work of whole stretches, so that each background is painted once."""
+    """Tasks of whole stretches, so that each background is painted once."""
     portion: list[FrameName] = []
     for _, stretch in groupby(ids, key=_stretch):
         portion.extend(stretch)
@@ -262,7 +262,7 @@ def render_frame(
 def _write_frame(
     out: Path, frame: FrameName, look: Conditions, wide: bool, visible: np.ndarray, lwir: np.ndarray, boxes: list[Box]
 ) -> None:
-    """Write both JPEGs, the XML and paired annotations; bytes go through Python so that a full disk raises."""
+    """Write both JPEGs, the XML and paired annotations. Python writes the bytes, so that a full disk raises."""
     video, number = str(frame).rsplit("/", 1)
     objects = "".join(map(_OBJECT.format, boxes))
     xml = _XML.format(name=frame, width=visible.shape[1], height=visible.shape[0], objects=objects)
@@ -279,7 +279,7 @@ def _write_frame(
 
 
 def _bbgt(boxes: list[Box], side: str) -> str:
-    """Objects in one image of a pair; what is not in the LWIR image is an ignore region there."""
+    """Objects in one image of a pair, as bbGt text. Those not seen in the LWIR image are ignore regions there."""
     lines = [BBGT_HEADER]
     for box in boxes:
         seen = side == "visible" or box.lwir[2] > 0

@@ -1,1 +1,1 @@
-"""Speed of detectors, of their stages, and of training and inference on one device."""
+"""Speed of detectors, of their stages and of their training."""

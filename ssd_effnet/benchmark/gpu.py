@@ -1,4 +1,4 @@
-"""Images per second of training and inference on one device, with published figures beside them."""
+"""Images per second of training and inference on one device. Published figures are shown beside them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def benchmark_gpu(
 
 
 def _training(e: ExperimentConfig, trial: Trial, way: str) -> Iterator[Speed]:
-    """Whole steps of ``trial.batch`` images, and on a GPU of as many as fit."""
+    """Speed of training with ``trial.batch`` images per step. On a GPU, also with as many as fit."""
     height, width = e.input.size
     rate, peak = _train(e, trial, way, trial.batch)
     yield Speed(e.name, (height, width), "training", way, trial.batch, rate, peak)
@@ -139,7 +139,7 @@ def _step(e: ExperimentConfig, trial: Trial, way: str) -> Callable[[torch.Tensor
 
 
 def _train(e: ExperimentConfig, trial: Trial, way: str, batch: int) -> tuple[float, float | None]:
-    """Images per second of whole steps on one batch that lies on the device, and peak memory."""
+    """Images per second of whole training steps, and peak memory. All steps take one batch on the device."""
     height, width = e.input.size
     images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=trial.device)
     targets = scene.targets(batch, 3, (height, width)).to(trial.device)
@@ -153,7 +153,7 @@ def _train(e: ExperimentConfig, trial: Trial, way: str, batch: int) -> tuple[flo
 
 
 def _from_loader(e: ExperimentConfig, trial: Trial, batch_size: int) -> Speed:
-    """bf16 steps on batches of the run's own loader, from decoded frames in memory."""
+    """Speed of bf16 steps on batches of the run's loader. Its frames are decoded and in memory."""
     height, width = e.input.size
     e = replace(e, trainer=replace(e.trainer, batch_size=batch_size))
     _reset_peak(trial)
@@ -195,7 +195,7 @@ def _inference(e: ExperimentConfig, trial: Trial, files: Sequence[Path]) -> Iter
 
 
 def _rate(call: Callable[[], object], images: int, trial: Trial) -> tuple[float, float | None]:
-    """Images per second after three calls that are not counted (one of a single step), and peak memory in MiB."""
+    """Images per second, and peak memory in MiB. The first calls, three at most, are not counted."""
     _reset_peak(trial)
     for _ in range(min(3, trial.steps)):
         call()

@@ -8,7 +8,7 @@ from data_kaist.structures import Targets
 
 
 def targets(images: int, count: int, size: tuple[int, int]) -> Targets:
-    """Targets with ``count`` people per image, 8 to 35 % of its height, inside it."""
+    """Targets with ``count`` people per image. They lie inside it and are 8 to 35 % of its height."""
     random = torch.Generator().manual_seed(0)
     height = size[0] * (0.08 + 0.27 * torch.rand(images, count, generator=random))
     width = 0.41 * height

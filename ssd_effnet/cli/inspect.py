@@ -1,6 +1,6 @@
-"""Count a data set's objects by split, daytime and occlusion; draw a contact sheet.
+"""Count a data set's objects, and draw a contact sheet.
 
-Images are not needed for counting.
+Counts are by split, daytime and occlusion, and need no images.
 
 examples:
   ssd-effnet inspect data/kaist                                    the study's splits, and sheet.png

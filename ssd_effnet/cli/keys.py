@@ -64,7 +64,7 @@ def keys_page() -> str:
 
 
 def _meanings() -> dict[str, dict[str, str]]:
-    """What the comments in a key's line and in those right above it say, by class of the schema."""
+    """Meanings of keys, by class of the schema. They are the comments in a key's line and right above it."""
     found: dict[str, dict[str, str]] = {}
     said: list[str] = []
     for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
@@ -102,7 +102,7 @@ def _code(words: str) -> str:
 
 
 def _values(kind: Any, default: Any, few: Sequence[str] = ()) -> str:
-    """The default as YAML has it, and what else there may be where that does not show it."""
+    """The default in YAML, with other possible values. Others are left out where the default shows the type."""
     written = yaml.safe_dump(default, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
     shown = "empty" if default == "" else f"`{written}`"
     few = get_args(kind) if get_origin(kind) is Literal else few if kind is not bool else ()

@@ -37,7 +37,7 @@ def module(command: str) -> ModuleType:
 
 
 def parser() -> shell.Parser:
-    """Its help is one line per command, the first of the module's docstring."""
+    """Parser whose help lists the commands. Each has the first line of its module's docstring."""
     lines = (f"  {name:<12}{(module(name).__doc__ or '').partition(chr(10))[0]}" for name in COMMANDS)
     parser = shell.Parser("\n".join((DOC, "commands:", *lines)), plugins=False, prog="ssd-effnet")
     parser.add_argument("--version", action="version", version=f"ssd-effnet {version()}")

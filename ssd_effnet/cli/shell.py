@@ -74,7 +74,7 @@ class _Import(argparse.Action):
 
 
 def command(main: Main) -> Callable[..., int]:
-    """A command's ``main``, whose failures become a sentence on stderr and an exit code.
+    """Turn failures of a command's ``main`` into exit codes. Each is also one sentence on stderr.
 
     What is neither a :class:`~data_kaist.errors.Failure` nor an ``OSError`` is a defect of the program and keeps its
     traceback.
@@ -112,7 +112,7 @@ def command(main: Main) -> Callable[..., int]:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Context in which SIGTERM raises KeyboardInterrupt, marked so that child processes are told."""
+    """Context in which SIGTERM raises KeyboardInterrupt. It holds the signal, so that child processes are told."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(signal.SIGTERM)
@@ -146,7 +146,7 @@ def _doubts_in_a_line() -> Iterator[None]:
 
 @contextmanager
 def _threads_errors() -> Iterator[None]:
-    """Context whose end raises a background thread's OSError, where nothing else was raised, without its traceback.
+    """Context whose end raises a background thread's OSError. Any other error comes first; no traceback is printed.
 
     TensorBoard's writer is such a thread: it raises its error once more in the first one, at the next figure.
     """
@@ -196,7 +196,7 @@ def add_subsets(parser: argparse.ArgumentParser) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print it as wide as the terminal, or 200 columns in a pipe."""
+    """Print a table as wide as the terminal. In a pipe it has 200 columns."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -174,7 +174,7 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
 
 
 def show_power(out: Path) -> None:
-    """Says, from the spread of the runs that the study has, how many seeds would tell 2 points."""
+    """Print how many seeds would tell a difference of 2 points. It is estimated from the spread of the study's runs."""
     from ssd_effnet.evaluation.significance import seeds_to_tell
     from ssd_effnet.study.plan import survey
     from ssd_effnet.study.records import load_study

@@ -1,4 +1,4 @@
-"""Checks of an experiment's values and of keys that depend on each other."""
+"""Checks an experiment's values, and keys that depend on each other."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ def _entries(e: ExperimentConfig) -> Complaints:
 
 
 def _each(value: Any) -> list[Any]:
-    """The values of a list; a single one as a list, and nothing for null."""
+    """A key's value as a list, which is empty for null."""
     return value if isinstance(value, list) else [] if value is None else [value]

@@ -39,7 +39,7 @@ def names_for(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 
 
 def chosen(part: Any) -> Iterator[tuple[Registry, str, Any]]:
-    """The entries that a group names, each with the dataclass that holds its arguments."""
+    """Entries that a group names. Each comes with its registry and the dataclass that holds its arguments."""
     for key, of in choice_fields(part).items():
         value = getattr(part, key)
         for name in [value] if isinstance(value, str) else value:
@@ -48,7 +48,7 @@ def chosen(part: Any) -> Iterator[tuple[Registry, str, Any]]:
 
 
 def make(part: Any, **supplied: Any) -> list[Any]:
-    """Build the entries that a group names, from its arguments and supplied ones."""
+    """Build the entries that a group names. Their arguments are the group's and the supplied ones."""
     return [of.make(name, vars(own), **supplied) for of, name, own in chosen(part)]
 
 

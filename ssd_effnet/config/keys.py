@@ -86,7 +86,7 @@ def choices(key: str, of: Node | None = None) -> tuple[str, ...]:
 
 
 def takes_text(key: str, of: Node | None = None) -> bool:
-    """Whether the key's value is text, any or one of a few words."""
+    """Whether the key's value is text: any, or one of a few words."""
     kind = key_types(of).get(key, str if key in ("name", "description") else None)
     return kind is str or get_origin(kind) is Literal
 

@@ -1,4 +1,4 @@
-"""Loads an experiment file with its bases and overrides into a checked config.
+"""Loads and checks an experiment file with its bases and overrides.
 
 An error is a :class:`ConfigError` that names the file, the key and the nearest valid name.
 """
@@ -48,7 +48,7 @@ _OWN = ("name", "description", "changes")  # of a file, not of those that start 
 
 
 def _of_four(mean: Sequence[float], std: Sequence[float]) -> dict[str, list[float]]:
-    """Mean and std of R, G, B in 0..1 and, as their average, LWIR."""
+    """Mean and std of R, G, B and LWIR in 0..1. LWIR's are the averages of the others."""
     return {key: [round(v, 4) for v in (*of, sum(of) / 3)] for key, of in (("mean", mean), ("std", std))}
 
 
@@ -229,7 +229,7 @@ def _read_layer(path: Path) -> dict[str, Any]:
 
 
 def _of_this_schema(content: dict[str, Any], source: str) -> dict[str, Any]:
-    """A file's or checkpoint's content without keys that are gone and changed no result.
+    """A file's or checkpoint's content without keys that are gone. These changed no result.
 
     Raises:
         ConfigError: it is of schema 1, which is not supported.
@@ -300,7 +300,7 @@ def _choice_keys(config: DictConfig) -> list[str]:
 
 
 def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
-    """Merge a layer key by key, so that an error can name the key; what is chosen comes first."""
+    """Merge a layer key by key; errors name the key. Keys that name entries are set first."""
     for name, stated in layer.items():
         if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
             for key in choice_fields(type_of(config[name])).keys() & stated.keys():
@@ -312,7 +312,7 @@ def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
 
 
 def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) -> None:
-    """Set a key that names an entry; arguments stay where the old and the new entry are of one class."""
+    """Set a key that names an entry. Arguments stay if the old and the new entry are of one class."""
     dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
     known = choices(dotted, config)
     if several and not isinstance(value, list):
@@ -337,7 +337,7 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
 
 
 def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key of ``OmegaConf.structured(experiment)`` to a text or list of texts, converted to its type.
+    """Set a dotted key of ``OmegaConf.structured(experiment)``. A text or list of texts is converted to its type.
 
     Raises:
         ConfigError: one sentence naming source, key and expected type.

@@ -20,7 +20,7 @@ class ConfigError(Failure, ValueError):
 
 
 class _Loader(yaml.BaseLoader):
-    """YAML loader of plain texts (YAML 1.1 reads 010 as 8, no as False).
+    """YAML loader that leaves scalars as text. YAML 1.1 reads 010 as 8, and no as False.
 
     Duplicate keys and aliases are refused: nine lines of aliases can expand to a billion values.
     """
@@ -79,7 +79,7 @@ def as_written(value: Any) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``"; did you mean `...`?"`` with the known name that is most like ``name``, or nothing."""
+    """Suggest the known name that is most like ``name``. The text is ``"; did you mean `...`?"``, or empty."""
     if len(name) > 1000:  # too long for a typo, and slow to compare
         return ""
     # the last part weighs most: `optimiser.lr` and `lr` both mean `optimizer.lr`

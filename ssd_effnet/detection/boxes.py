@@ -30,7 +30,7 @@ def area(boxes_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def intersection(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> torch.Tensor:
-    """Intersection areas of ``(..., n, 4)`` and ``(..., m, 4)``, as ``(..., n, m)``."""
+    """Areas of pairwise intersections, ``(..., n, m)``. Boxes are ``(..., n, 4)`` and ``(..., m, 4)``."""
     # one coordinate at a time: (..., n, m, 2) temporaries cost twice the memory traffic
     ax1, ay1, ax2, ay2 = a_xyxy.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = b_xyxy.unsqueeze(-3).unbind(-1)

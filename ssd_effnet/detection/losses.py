@@ -220,7 +220,7 @@ class FocalLoss(ClassLoss):
 
 @CLASS_LOSSES.register("quality_focal")
 class QualityFocalLoss(ClassLoss):
-    """Quality focal loss over all anchors that are not ignored (Li et al. 2020, QFL).
+    """Quality focal loss (QFL) over all anchors that are not ignored. Source: Li et al. 2020.
 
     ``-|y - p|^beta ((1 - y) log(1 - p) + y log(p))``; y is 0 for negatives and other classes, else the IoU of the
     decoded box and its object, without gradient. Logits are those of the foreground classes only.
@@ -299,7 +299,7 @@ def decoded(outputs: RawOutputs, variances: Variances) -> torch.Tensor:
 
 @BOX_LOSSES.register("giou")
 class GIoU:
-    """1 - GIoU of the decoded box and its object (Rezatofighi et al. 2019, algorithm 2)."""
+    """1 - GIoU of the decoded box and its object. Source: Rezatofighi et al. 2019, algorithm 2."""
 
     def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
         self.variances = variances
