@@ -139,7 +139,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         return parameter in inspect.signature(self[name]).parameters
 
     def make(self, name: str, own: Mapping[str, Any], /, **supplied: Any) -> Any:
-        """Call the entry with those arguments of ``own`` and ``supplied`` that it takes.
+        """Call the entry with what it takes of ``own`` and ``supplied``.
 
         Raises:
             RegistryError: no entry has the name.
@@ -176,7 +176,7 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _kind(hint: Any) -> Any:
-    """Type as in the schema, sequences as lists; None if a config cannot hold it."""
+    """Type in the schema; None if a config cannot hold it. Sequences are lists."""
     if hint in (bool, int, float, str) or get_origin(hint) is Literal:
         return hint
     parts = [part for part in get_args(hint) if part is not Ellipsis]

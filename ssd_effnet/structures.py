@@ -95,7 +95,7 @@ class Detections:
     anchor_index: torch.Tensor
 
     def image(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes ``(d, 4)``, scores ``(d,)`` and labels ``(d,)`` of image ``i`` without the padding."""
+        """Detections of image ``i`` without the padding. Boxes ``(d, 4)``, scores ``(d,)`` and labels ``(d,)``."""
         rows = self.labels[i] > 0
         return self.boxes_xyxy[i, rows], self.scores[i, rows], self.labels[i, rows]
 

@@ -17,7 +17,7 @@ AP_NAMES = ("AP", "AP50", "AP75")
 
 
 class AveragePrecision:
-    """Average precision of one table of detections, matched once for all image weights.
+    """Average precision of one table of detections. They are matched once for all image weights.
 
     Objects with the ignore flag or a label that is not counted are crowd regions: neither they nor detections on them
     count. Height, occlusion and border, unlike in the miss rate, have no influence.
@@ -81,7 +81,7 @@ class AveragePrecision:
 
 
 def _coco(images: int, rows: list[dict[str, Any]]) -> object:
-    """A ``pycocotools.coco.COCO`` of one category; annotation ids start at 1, because 0 stands for "not matched"."""
+    """A ``pycocotools.coco.COCO`` of one category. Annotation ids start at 1, because 0 stands for "not matched"."""
     from pycocotools.coco import COCO
 
     coco = COCO()

@@ -1,4 +1,4 @@
-"""Errors of a detector by kind, and each kind's cost in miss rate.
+"""Errors of a detector by kind, and what each kind costs.
 
 In the spirit of TIDE (D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
 section 2): each error has one kind, and a kind's cost is the miss rate without that kind alone. Edited tables of
@@ -162,7 +162,7 @@ class Errors:
         )
 
     def miss_rate_if_put_right(self) -> float:
-        """Miss rate if each ``MISPLACED`` false alarm were moved to its nearest box.
+        """Miss rate with each ``MISPLACED`` false alarm on its nearest box.
 
         The table is matched again. New false alarms are removed, as NMS would: moved detections of people already
         found, and correct detections with a lower score than a moved one.

@@ -95,7 +95,7 @@ def miss_rates_matlab(scores: Scores) -> dict[str, float]:
 
 @metric("MR_python", unit="%", lower_is_better=True, shown=("results",), parts=tuple(SUBSETS), group="python")
 def miss_rates_python(scores: Scores) -> dict[str, float]:
-    """Log-average miss rate of each subset as most papers since 2021 computed it."""
+    """Log-average miss rate of each subset. Most papers since 2021 computed it in this way."""
     return scores.percent("python")
 
 
@@ -136,7 +136,7 @@ def single(place: Place) -> list[str]:
 
 
 def monitors(classes: tuple[str, ...]) -> list[str]:
-    """Metrics that can choose an epoch, learning rate or trial, per class if several."""
+    """Metrics that can choose an epoch, learning rate or trial. With several classes, also those of each."""
     names = [f"val/{figure}" for of in in_place("log") for figure in of.figures]
     of_classes = classes if len(classes) > 1 else ()
     own = [f"val/{f}/{name}" for of in in_place("log") if of.function for f in of.figures for name in of_classes]

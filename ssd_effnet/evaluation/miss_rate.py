@@ -304,7 +304,7 @@ class Matcher:
         )
 
     def matches(self, subset: str) -> Matches:
-        """Outcomes of detections and boxes in one subset, equal under both rule sets."""
+        """Outcomes of detections and boxes in one subset. They are equal under both rule sets."""
         truth, of = self.truth, SUBSETS[subset]
         outcome, found, ignored = self._outcomes(of)
         images = truth.image_is[of.daytime]

@@ -147,7 +147,7 @@ def _repairs(truth: MissRateEvaluator, table: DetectionTable) -> Iterator[tuple[
 
 
 def _ends_early(truth: MissRateEvaluator, person: np.ndarray, table: DetectionTable) -> str:
-    """A sentence if the last images with persons have no detections; else empty.
+    """A sentence if the last images with persons have no detections. Otherwise it is empty.
 
     Tests the chance that all images with detections come before them.
     """

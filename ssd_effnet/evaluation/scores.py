@@ -198,10 +198,10 @@ def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> li
 
 
 def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTruth:
-    """Ground truth from a COCO file, or from the annotations below a data set's root.
+    """Ground truth from a COCO file or a data set's annotations.
 
     Args:
-        path: a ``.json`` file (all its images) or a folder.
+        path: a ``.json`` file (all its images), or a data set's root or annotation folder.
         split: frames to take from a folder (:mod:`data_kaist.splits`).
 
     Raises:
@@ -221,7 +221,7 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
 
 
 def _load_folder(folder: Path, split: str) -> GroundTruth:
-    """Annotations below a data set's root or annotation folder; images may be missing."""
+    """Annotations below a data set's root or annotation folder. Images may be missing."""
     from data_kaist.layouts import DataSource, annotation_form, annotation_sets
 
     found = annotation_sets(folder)
@@ -306,7 +306,7 @@ def score(
 def score_classes(
     annotations: Sequence[Annotations], detections: DetectionTable, classes: Classes
 ) -> dict[str, Scores]:
-    """Scores of each class, by its own detections and the labels that count for it."""
+    """Scores of each class, by its own detections and labels."""
     found = {}
     for name in classes.names:
         truth = MissRateEvaluator.for_class(annotations, classes, name)
@@ -551,7 +551,7 @@ def miss_rate_figure(
 
 
 def lay_out_axes(axes: Any, least: float) -> None:
-    """Logarithmic axes of miss rate over FPPI, from below the ``least`` miss rate."""
+    """Logarithmic axes of miss rate over FPPI. They begin below the ``least`` miss rate."""
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
     floor = 0.6 * least

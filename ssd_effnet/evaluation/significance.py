@@ -189,7 +189,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
 
 
 def _variance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Variance of the difference of means, the seeds' share of it, and Satterthwaite's degrees of freedom."""
+    """Variance of the difference of means. Also the seeds' share of it, and Satterthwaite's degrees of freedom."""
     rest = image_variance(a, b)
     if len(a) == len(b) == 1:
         return rest, 0.0, a.shape[1] - 2
@@ -202,7 +202,7 @@ def _variance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:
-    """Satterthwaite's degrees of freedom of a sum of (variance, its degrees of freedom)."""
+    """Satterthwaite's degrees of freedom of a sum of variances. Each part is (variance, its degrees of freedom)."""
     below = sum(variance**2 / freedom for variance, freedom in parts)
     return sum(variance for variance, _ in parts) ** 2 / below if below else math.inf
 
@@ -236,7 +236,7 @@ class Estimate:
 
 
 def estimate(a: np.ndarray) -> Estimate:
-    """Mean of one experiment's seeds, float64 ``(seeds, 1 + G)``, with its interval."""
+    """Mean of one experiment's seeds, with its interval. ``a`` is float64 ``(seeds, 1 + G)``."""
     from scipy.special import stdtrit
 
     a = np.atleast_2d(a)

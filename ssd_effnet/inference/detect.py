@@ -1,4 +1,4 @@
-"""Runs a detector on images, pairs and videos; writes files and annotated pictures."""
+"""Runs a detector on images, pairs and videos. It writes files and annotated pictures."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _shots(predictor: Predictor, source: Source, number: int) -> Iterator[_Shot]
 
 
 def _say_what_is_missing(video: Video, seen: int, lost: int, first: int, echo: Callable[[str], None]) -> None:
-    """Report damaged frames and a premature end; some formats only estimate their length, by less than a tenth."""
+    """Report damaged frames and a premature end. Some formats only estimate their length, to within a tenth."""
     stated = frame_count(video)
     missing = stated - seen
     if lost:

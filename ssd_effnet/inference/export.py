@@ -1,4 +1,4 @@
-"""Exports a trained detector as one ONNX file, or its weights alone as safetensors."""
+"""Exports a trained detector as ONNX, or its weights as safetensors."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def _name_of(given: Sequence[Any], name: str) -> str:
 
 
 def _array(image: np.ndarray | torch.Tensor, side: Side, name: str, *, any_type: bool) -> np.ndarray:
-    """``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``; uint8, or ``any_type``."""
+    """An image as a uint8 array, or of ``any_type``. ``(H, W, 3)`` RGB for ``visible``, ``(H, W)`` for ``lwir``."""
     wanted = "(H, W, 3) RGB" if side == "visible" else "(H, W)"
     if not isinstance(image, np.ndarray | torch.Tensor):
         kind = type(image).__name__

@@ -184,7 +184,7 @@ def _open(video: Video) -> cv2.VideoCapture:
 
 
 def _files_below(given: str | Path, others: Counter[str]) -> tuple[Path, list[Path]]:
-    """The folder below which names begin, and the files that an input stands for."""
+    """Folder below which names begin, and the files of an input."""
     path, text = Path(given), str(given)
     if path.is_dir():
         return path, list(_known(walk(path, others), others))
@@ -196,7 +196,7 @@ def _files_below(given: str | Path, others: Counter[str]) -> tuple[Path, list[Pa
 
 
 def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:
-    """Those of the files that are images or videos, or should be by their ending; the others are counted."""
+    """Files that are images or videos, by ending or by content. The others are counted."""
     for path in files:
         ending = path.suffix.lower()
         if path.name.startswith("."):
@@ -239,7 +239,7 @@ def _source(file: Path, name: str, side: Side) -> Source:
 
 
 def _with_names_of_their_own(found: Iterable[tuple[Source, Path]]) -> list[Source]:
-    """The sources; names that several inputs have in common become paths below the folder that all files share."""
+    """The sources, each with a name of its own. If two share one, all become paths below the files' common folder."""
     pairs = list(found)
     if max(Counter(source.name for source, _ in pairs).values()) == 1:
         return [source for source, _ in pairs]

@@ -31,7 +31,7 @@ class AnnotatedVideos:
         self.last, self.size, self.count = np.zeros((0, 0, 3), np.uint8), (0, 0), 0
 
     def add(self, source: Video, picture: np.ndarray, place: int) -> None:
-        """A frame's picture, uint8 ``(H, W, 3)`` RGB, and its place from 0.
+        """Write a frame's picture, uint8 ``(H, W, 3)`` RGB. ``place`` counts from 0.
 
         Lost frames before it repeat the previous picture, or the first.
         """

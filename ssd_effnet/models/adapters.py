@@ -45,7 +45,7 @@ class Adapter(nn.Module):
         initialise(self)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One ``(N, C, h, w)`` map per level in, one out, sizes unchanged."""
+        """Adapt one ``(N, C, h, w)`` map per level. Height and width are unchanged."""
         maps = [convolution(x) for convolution, x in zip(self.convolutions, maps, strict=True)]
         if self.l2_norm is not None:
             maps[0] = self.l2_norm(maps[0])

@@ -42,10 +42,10 @@ class AnchorGenerator(nn.Module):
     def forward(
         self, map_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int], like: torch.Tensor
     ) -> torch.Tensor:
-        """Anchors of all levels, ``(A, 4)`` cxcywh float32 in input pixels, ordered by level, row, column, shape.
+        """Anchors of all levels, ``(A, 4)`` cxcywh float32. Units are input pixels.
 
-        Centres are at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2). Sizes are (height, width), of each level's
-        map and of the network's input; ``like`` is a tensor on the device to use.
+        Order is by level, row, column, shape. Centres are at ``(i + 0.5, j + 0.5)`` of the map (SSD, section 2.2).
+        Sizes are (height, width), of each level's map and of the input; ``like`` is a tensor on the device to use.
         """
         key = (tuple(map_sizes), tuple(input_size), like.device)
         if key not in self._made:

@@ -22,7 +22,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """``(N, C, H, W)``, uint8 or float of 0..255, to float32 of the same shape."""
+        """Normalised images, float32 ``(N, C, H, W)``. Input is of the same shape, uint8 or float of 0..255."""
         mean, std = self.mean[:, None, None], self.std[:, None, None]
         return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
 
@@ -70,7 +70,7 @@ class Detector(nn.Module):
         return handed
 
     def forward(self, images: torch.Tensor) -> RawOutputs:
-        """``(N, C, H, W)`` uint8 (or float of 0..255), not normalised, to raw outputs of all anchors."""
+        """Raw outputs of all anchors. Images are ``(N, C, H, W)`` uint8 (or float of 0..255), not normalised."""
         return self.outputs_of(list(self.features(images).values())[-1], (images.shape[-2], images.shape[-1]))
 
     def outputs_of(self, maps: Sequence[torch.Tensor], input_size: tuple[int, int]) -> RawOutputs:

@@ -93,7 +93,7 @@ def _into(convolution: nn.Module, norm: nn.Module) -> None:
 
 
 def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch.Tensor) -> None:
-    """Compare the outputs of the folded parts, in the order of their calls, then those of the whole."""
+    """Compare outputs of the folded parts, then of the whole. Parts are in the order of their calls."""
     if not parts:
         return
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -113,7 +113,7 @@ def _compare(plain: nn.Module, folded: nn.Module, parts: set[str], images: torch
 
 
 def _outputs(module: nn.Module, parts: set[str], images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-    """Tensors that the named parts and the whole ("") return, in the order of their calls."""
+    """Tensors that the named parts and the whole ("") return. They are in the order of the calls."""
     found: dict[str, list[torch.Tensor]] = {}
 
     def keep(name: str, _part: nn.Module, _given: tuple[Any, ...], handed: Any) -> None:

@@ -75,7 +75,7 @@ class HalfwayFusion(nn.Module):
         self.trunk = trunk
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, 4, H, W)`` in the order R, G, B, LWIR, already normalised -> one map per level."""
+        """One map per level of float ``(N, 4, H, W)``. Channels are R, G, B and LWIR, already normalised."""
         maps: list[torch.Tensor] = []
         pair = [images[:, :3], images[:, 3:]]
         for stage in (self.streams, *self.later):

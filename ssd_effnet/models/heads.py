@@ -112,7 +112,7 @@ class SharedNet(nn.Module):
         return bias
 
     def forward(self, x: torch.Tensor, level: int) -> torch.Tensor:
-        """``(N, width, H, W) -> (N, out_channels, H, W)``, for the level of that index."""
+        """``(N, width, H, W) -> (N, out_channels, H, W)``. ``level`` is the index of the level."""
         for convolution, norms in zip(self.convolutions, self.norms, strict=True):
             assert isinstance(norms, nn.ModuleList)
             x = self.activation(norms[level](convolution(x)))
@@ -129,5 +129,5 @@ def prior_bias(prior: float | None) -> float:
 
 
 def rows(x: torch.Tensor, columns: int) -> torch.Tensor:
-    """``(N, A * K, H, W)`` to ``(N, H * W * A, K)``, K being ``columns``."""
+    """One row per anchor, ``(N, H * W * A, K)``. Input is ``(N, A * K, H, W)``, K being ``columns``."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)

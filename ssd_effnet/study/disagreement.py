@@ -1,4 +1,4 @@
-"""Pictures of people found by only one of an experiment and its parent."""
+"""Pictures of people that only an experiment or its parent found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDTH, _WIDTH_IN_PAIR = 480, 380  # pixels of an image, and of one of two
 
 
 class Side(Errors):
-    """The errors of one run at its operating point of 0.1 false positives per image."""
+    """Errors of one run at 0.1 false positives per image."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.matcher.truth, run.detections)

@@ -1,4 +1,4 @@
-"""Estimates a run's size and time from counts and a few timed steps."""
+"""Estimates a run's size and time from counts and timed steps."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STEPS = 3
 
 
 class RunEstimate(NamedTuple):
-    """Cost at the experiment's own input size, and minutes of a whole run on this machine alone."""
+    """Cost at the experiment's own input size, and minutes per run. Minutes are for a run on this machine alone."""
 
     cost: Cost
     minutes: float
 
 
 def estimate_run(e: ExperimentConfig, jobs: int = 1) -> RunEstimate:
-    """Time a few training steps on the experiment's data, with random weights, on its share of ``jobs``'s threads."""
+    """Time a few training steps on the experiment's data. Weights are random; threads are divided by ``jobs``."""
     with threads_of(e.trainer.threads or max(cores() // jobs, 1)):
         return _timed(e)
 

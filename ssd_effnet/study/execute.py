@@ -1,4 +1,4 @@
-"""Runs the jobs of a study on this machine, in parallel; failed jobs do not stop it."""
+"""Runs the jobs of a study on this machine, in parallel. A failed job does not stop the others."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _work(job: Job, slot: int, threads: int, gpus_each: int) -> None:
 
 
 def work(job: Job, threads: int) -> None:
-    """Train a job with ``threads`` of torch, resuming from its last checkpoint, in this process.
+    """Train a job in this process, resuming from its last checkpoint. ``threads`` are torch's.
 
     Output goes to ``train.log``, the reason of a failure to ``failure.txt``.
     """

@@ -1,4 +1,4 @@
-"""The report's SVG figures; lines and marks differ by style as well as colour."""
+"""The report's SVG figures. Lines and marks differ by style as well as colour."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FPPI = np.geomspace(2e-3, 2, 240)
 
 
 def miss_rate_curves(experiments: Sequence[Experiment], subset: str) -> str:
-    """Miss rate against false positives per image, the mean over the seeds at each point."""
+    """Miss rate against false positives per image. Each point is the mean over the seeds."""
     figure, axes = _panel(len(experiments), 3.2)
     handles = []
     least, short = 0.5, shortened([e.name for e in experiments])
@@ -146,7 +146,7 @@ def pareto(points: Mapping[str, ParetoPoint], x_label: str, places: Mapping[str,
 
 
 def front(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-    """The points that no other beats in both cost and miss rate, the cheapest first."""
+    """Points that no other beats in both cost and miss rate. The cheapest is first."""
     best: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (p.x, p.mr)):
         if not best or point.mr < best[-1].mr:

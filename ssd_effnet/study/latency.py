@@ -29,7 +29,7 @@ class Latency(NamedTuple):
 
 
 def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = True) -> Latency:
-    """Median milliseconds of a forward pass at the experiment's own size, batch 1.
+    """Median milliseconds of a forward pass at batch size 1. Images have each experiment's own input size.
 
     All are measured in turns, so that other load affects all alike. If every detector was already measured on this
     machine, the values in ``cache`` are used, and so they are where ``measure`` is false.

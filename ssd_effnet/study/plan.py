@@ -84,13 +84,13 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
 
 
 def overlay(file: Path) -> list[str]:
-    """An experiment file's own keys as ``key=value``, to be laid over every experiment of a study."""
+    """An experiment file's own keys as ``key=value``. They are laid over every experiment of a study."""
     own = {k: v for k, v in read_yaml(find_experiment(file), "experiment").items() if k not in _OF_A_FILE}
     return [f"{'.'.join(path)}={_written(value)}" for path, value in _leaves_of(own)]
 
 
 def _written(value: Any) -> str:
-    """A value of :func:`.read_yaml`, a text or a list of texts, as in a command."""
+    """A value as in a command. :func:`.read_yaml` gives texts and lists of texts."""
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 
@@ -144,7 +144,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
 
 
 def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = ()) -> None:
-    """Add these experiments, and what :func:`overlay` laid over them, to the study's own file.
+    """Add experiments and their :func:`overlay` to the study's own file.
 
     Before the first training it fixes what verdicts are of: the metric, and each experiment's seeds. Seeds that come
     later are added to the plan only where no verdict could be had without them.
@@ -197,7 +197,7 @@ def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
 
 
 def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:
-    """As :func:`survey`, the runs by experiment in the study's order and then by seed.
+    """As :func:`survey`, with the runs in the study's order. Those of an experiment are in the order of seeds.
 
     Raises:
         RunError: there is none.

@@ -87,7 +87,7 @@ class Run:
         return AveragePrecision(truth.annotations, self.detections, truth.counted, truth.absent)
 
     def replicates(self, figure: str) -> np.ndarray:
-        """A :meth:`figure` on all test images and with each block left out, ``(1 + G,)``, in percent."""
+        """Replicates of a :meth:`figure` in percent, ``(1 + G,)``: on all test images, then without each block."""
         if figure not in self._known:
             kind, _, subset = figure.partition("/")
             if kind == "MR":
@@ -131,7 +131,7 @@ class Experiment:
         return np.stack([run.replicates(figure) for run in counted])
 
     def estimate(self, figure: str) -> Estimate:
-        """Mean over the planned seeds in percent, with its 95 % interval for other images and other seeds."""
+        """Mean over the planned seeds and its 95 % interval. In percent; the interval is for other images and seeds."""
         return estimate(self.replicates(figure))
 
     def mean(self, figure: str) -> float:
@@ -222,7 +222,7 @@ class Study:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """The differences of all experiments with an ancestor in the study, in order, with p adjusted (Holm)."""
+        """Differences of all experiments with an ancestor in the study. They are in order, with p adjusted (Holm)."""
         found: list[Difference] = []
         for experiment in self.experiments:
             relatives = (self.experiment(name) for name in experiment.ancestors)

@@ -167,7 +167,7 @@ def pareto_drawings(entries: Sequence[ReportEntry], took: Latency) -> dict[str, 
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
-    """Background colours of values, from white at the smallest to one on which black can be read."""
+    """Background colours of values, white for the smallest. Black text can be read on all."""
     known = [value for value in values if math.isfinite(value)]
     scale, colours = Normalize(min(known, default=0), max(known, default=0)), ("white", "#e69f00")
     colour = LinearSegmentedColormap.from_list("missed", colours)

@@ -32,7 +32,7 @@ class ReportEntry:
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Figures of :func:`shown` in percent, with intervals for other images and other seeds."""
+        """Figures of :func:`shown` in percent, with intervals. These are for other images and other seeds."""
         return {figure: self.experiment.estimate(figure) for figure in shown()}
 
     @cached_property
@@ -116,7 +116,7 @@ def number(value: float | None, digits: int = 2, sign: str = "") -> str:
 
 
 def between(of: Estimate | Comparison, sign: str = "") -> str:
-    """``12.34 (11.02 to 13.50)``, or the number alone where no interval for other seeds is known."""
+    """A figure with its interval, as ``12.34 (11.02 to 13.50)``. If none for other seeds is known, the figure alone."""
     value = number(of.value if isinstance(of, Estimate) else of.difference, sign=sign)
     alone = isinstance(of, Comparison) and not of.enough_seeds
     return (

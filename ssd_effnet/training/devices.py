@@ -153,7 +153,7 @@ def _begin_worker(worker: int) -> None:
 
 
 def _hand_over_why(queue: Any, error: Exception, lost: tuple[int, Any]) -> None:
-    """Return the error in place of a batch; otherwise the loader waits for ever."""
+    """Return the error in place of a batch. Otherwise the loader would wait for ever."""
     memory, room = Path("/dev/shm"), ""
     if memory.is_dir() and "shared memory" in str(error):
         room = f"; {memory} holds {shutil.disk_usage(memory).total >> 20} MiB, and a container takes --shm-size=2g"

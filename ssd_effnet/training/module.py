@@ -111,7 +111,7 @@ class TrainingModule(LightningModule):
         return losses.with_own(self.detector, batch)
 
     def _refuse_non_finite_losses(self) -> None:
-        """Raise if a loss since the last reading is not finite, in all processes alike."""
+        """Raise if a loss since the last reading is not finite. All processes raise alike."""
         unread, self.unread = self.unread, []
         finite = torch.stack([loss.of_all for loss in unread]).isfinite().tolist()
         if not all(finite):

@@ -28,7 +28,7 @@ from ssd_effnet.training.run_directory import RunError
 
 
 def refuse_single_values(detector: Detector, experiment: ExperimentConfig, images: int) -> None:
-    """Refuse norms over a single value, where torch fails or returns the bias."""
+    """Refuse norms over a single value: there torch fails or returns the bias."""
 
     def look(name: str, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         batch, channels, *size = inputs[0].shape

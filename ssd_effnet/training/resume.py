@@ -17,7 +17,7 @@ from ssd_effnet.training.run_directory import RunDirectory, RunError, changes
 
 
 def refuse_to_mix(directory: RunDirectory, experiment: ExperimentConfig, *, resume: bool) -> None:
-    """Refuse a directory that holds a run which this one does not continue.
+    """Refuse a directory whose run this one does not continue.
 
     Raises:
         RunError: a run is there and ``resume`` is false, or its config differs, or more epochs cannot be had.

@@ -312,7 +312,7 @@ class _Session:
         return [row[monitor] for row in self.rows.rows if monitor in row]
 
     def doubt(self) -> str:
-        """A sentence where the monitor was never better than at the first validation, else empty."""
+        """A sentence if the monitor never improved on the first validation. Otherwise it is empty."""
         monitor = self.experiment.trainer.monitor
         metric, values = metric_of(monitor), self.validations(monitor)
         if len(values) < 2 or metric.best(values) != values[0]:
@@ -458,7 +458,7 @@ def test_again(
 
 
 def _under_stress(dataset: DetectionDataset, seed: int) -> dict[tuple[str, int], Transform]:
-    """Transforms of the data set after each corruption of its images, by kind and strength."""
+    """The data set's transforms after each corruption, by kind and strength."""
     dataset.seed = seed
     if still := sum(dataset.earlier(i, 1) == i for i in range(len(dataset))):
         print(f"frozen: {still:,} of {len(dataset):,} frames are the first of their video and stay as they are")
@@ -472,7 +472,7 @@ def _under_stress(dataset: DetectionDataset, seed: int) -> dict[tuple[str, int],
 
 
 def _log_stress(folder: Path, tests: Tests, classes: Classes) -> None:
-    """Miss rates by corruption in TensorBoard, over the strength; 0 is without it."""
+    """Log miss rates by corruption to TensorBoard, over the strength. Strength 0 is without it."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
     kinds = dict.fromkeys(kind for kind, strength in tests if strength)
@@ -535,7 +535,7 @@ def _say_data(experiment: ExperimentConfig, stage: str, dataset: DetectionDatase
 
 
 def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable[[str], None]) -> dict[str, Any]:
-    """Load the weights of ``init_from`` by name, without the normalisation; its file and SHA-256."""
+    """Load the weights of ``init_from`` by name, without the normalisation. Returns the file and its SHA-256."""
     given = Path(experiment.init_from).expanduser()
     try:
         file = checkpoint_file(given)

@@ -299,7 +299,7 @@ class RunDirectory:
         return self.failure_file.read_text(encoding="utf-8").strip() if self.failure_file.is_file() else ""
 
     def refuse_other_test_data(self, frames: Sequence[Frame]) -> None:
-        """Refuse ``frames`` of the test split whose names, boxes or flags are not those of the finished run."""
+        """Refuse ``frames`` that are not the finished run's test data. Names, boxes and flags are compared."""
         _refuse_lack(self.environment_file, tested := self.environment(), ["data.test.fingerprint"])
         if fingerprint(frames) != tested["data"]["test"]["fingerprint"]:
             raise RunError(

@@ -1,4 +1,4 @@
-"""How well an experiment's anchors cover a data set's objects, and anchors fitted to them."""
+"""How well an experiment's anchors cover a data set's objects. Anchors can also be fitted to these."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def fit_anchors(e: ExperimentConfig, coverage: Coverage) -> list[Fit]:
 def _best_anchors(
     wh: torch.Tensor, off: torch.Tensor, sizes: torch.Tensor, ratios: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU and flat index over (level, ratio, scale) of each object's best anchor, ``(n,)`` both."""
+    """IoU and index of each object's best anchor, ``(n,)`` both. The index is flat over (level, ratio, scale)."""
     root = ratios.sqrt()[:, None]
     anchors, objects = torch.stack((sizes * root, sizes / root), dim=-1), wh[:, None, None, None]
     shared = torch.minimum(torch.minimum((objects + anchors) / 2 - off, objects), anchors).clamp(min=0).prod(-1)
@@ -204,7 +204,7 @@ def _best_anchors(
 
 
 def _geometric_means(values: torch.Tensor, cluster: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Geometric mean of each cluster; of an empty one, what it was before."""
+    """Geometric mean of each cluster. An empty one keeps its value of ``before``."""
     means = torch.zeros_like(before).scatter_reduce_(0, cluster, values.log(), "mean", include_self=False).exp()
     return torch.where(torch.bincount(cluster, minlength=len(before)) > 0, means, before)
 

@@ -1,4 +1,4 @@
-"""Prints a data set's objects by split, daytime and occlusion; writes a contact sheet."""
+"""Prints a data set's objects by split, daytime and occlusion. It also writes a contact sheet."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _show_anchors(
     say: Callable[..., None],
     show: Callable[[str, Sequence[str], Iterable[Sequence[str]]], None],
 ) -> None:
-    """Print an experiment's coverage of each split; write anchors fitted to the first one's objects."""
+    """Print how an experiment's anchors cover each split. Write anchors fitted to the first split's objects."""
     of_splits = {split: anchor_coverage(e, frames) for split, frames in by_split.items()}
     for split, coverage in of_splits.items():
         if coverage is None:
@@ -199,7 +199,7 @@ def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
 
 
 def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
-    """Pictures spread evenly over the frames that have objects (over all, if too few have)."""
+    """Write pictures spread evenly over the frames with objects. If too few have any, all frames are used."""
     cells = []
     for frame in (frames[place] for place in spread(frames, max(number, 1))):
         try:

@@ -20,7 +20,7 @@ Stressed: TypeAlias = Mapping[tuple[str, int], Scores]
 
 
 def _rates(seeds: Sequence[Stressed], kind: str, subset: str) -> list[list[float]]:
-    """Miss rates in percent of each seed, clean and at each strength; none at strengths that were not tested."""
+    """Miss rates in percent of each seed, clean and by strength. Strengths that were not tested are left out."""
     places = [CLEAN, *((kind, strength) for strength in STRENGTHS if (kind, strength) in seeds[0])]
     return [[seed[place].percent("matlab")[subset] for seed in seeds] for place in places]
 

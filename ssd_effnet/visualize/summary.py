@@ -25,7 +25,7 @@ class PartSummary:
 
 
 def summarize(e: ExperimentConfig) -> list[PartSummary]:
-    """The parts of a detector at its input size, in order of use."""
+    """Summarize the parts of a detector at its input size. They are in order of use."""
     detector = build_skeleton(e)
     channels, (height, width) = detector.normalize.mean.numel(), as_size(e.input.size)
     parts = []

@@ -70,7 +70,7 @@ def _check_gradients(backbone: Any) -> None:
 
 @torch.no_grad()
 def _check_images_are_apart(backbone: Any) -> None:
-    """Check that an image depends neither on its batch nor on where the backbone is cut."""
+    """Check that an image's maps do not depend on its batch. Nor may they depend on where the backbone is cut."""
     images, name = torch.randn(2, 3, *SIZES[0]), type(backbone).__name__
     together, alone = backbone(images), backbone(images[:1])
     for level, both, one in zip(backbone.levels, together, alone, strict=True):

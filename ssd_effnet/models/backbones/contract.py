@@ -28,7 +28,7 @@ class Backbone(nn.Module):
     segments: list[list[str]]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Images ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level."""
+        """Maps ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level. Input is ``(N, in_channels, H, W)``."""
         x, maps = images, []
         for names in self.segments:
             for name in names:

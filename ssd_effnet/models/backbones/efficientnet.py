@@ -243,5 +243,5 @@ def _drop_images(x: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the packages' momentum (TensorFlow's 0.99 is 0.01 here) and epsilon."""
+    """Batch norm with the packages' momentum and epsilon. TensorFlow's momentum of 0.99 is 0.01 here."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)

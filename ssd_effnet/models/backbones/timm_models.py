@@ -64,8 +64,8 @@ class TimmBackbone(nn.Module):
             self.multiple = self.levels[-1].stride
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """float ``(N, in_channels, H, W)``, normalised ->
-        one ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level.
+        """Maps ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level.
+        Images are float ``(N, in_channels, H, W)``, normalised.
         """
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))

@@ -192,7 +192,7 @@ class GraphNeck(nn.Module):
         initialise(self)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One ``(N, C, H, W)`` per input level to ``(N, channels, H, W)`` per level of :attr:`levels`, same sizes."""
+        """One ``(N, channels, H, W)`` map per level of :attr:`levels`. Inputs are ``(N, C, H, W)``; sizes stay."""
         entering = list(maps)
         if self.extra is not None:
             entering += self.extra(entering[-1])

@@ -150,7 +150,7 @@ class PooledLevels(nn.Module):
         self.levels = [Level(f"extra{i + 1}", width, last.stride * 2 ** (i + 1)) for i in range(count)]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """``(N, C, H, W)`` of the last level to one map per new level, each half the one before, rounded up."""
+        """One map per new level. ``x`` is the last one's, ``(N, C, H, W)``; each halves the size, rounded up."""
         maps: list[torch.Tensor] = [self.adapt(x)]
         for _ in self.levels:
             height, width = maps[-1].shape[-2:]

@@ -60,7 +60,7 @@ class SearchError(Failure, RuntimeError):
 
 @dataclass(frozen=True)
 class Search:
-    """A search in ``out`` around ``file``, which with the overrides of all trials holds ``base``."""
+    """A search in ``out`` around the experiment of ``file``. ``base`` is that with the overrides of all trials."""
 
     file: Path
     base: ExperimentConfig
@@ -141,7 +141,7 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def _refuse_another(search: Search, study: optuna.Study, data: dict[str, str]) -> None:
-    """Write down what is searched, or compare it with what the search was begun with."""
+    """Refuse to go on with another search than was begun. What a new one searches is written down."""
     now: dict[str, dict[str, Any]] = {
         "another space": {key: distribution_to_json(draw) for key, draw in search.space.items()},
         "other data": data,
@@ -163,7 +163,7 @@ def _refuse_another(search: Search, study: optuna.Study, data: dict[str, str]) -
 
 
 def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[[str], None] = print) -> None:
-    """Run trials, one after the other, until ``trials`` are finished or pruned, by whatever process.
+    """Run trials in turn until ``trials`` are finished or pruned. Those of other processes count.
 
     A trial that fails is written down with its sentence, and another one takes its place.
 
@@ -192,7 +192,7 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
 
 
 def trial_number(trial: FrozenTrial) -> int:
-    """The number of a trial's first attempt, by which its run is named."""
+    """Number of a trial's first attempt, which names its run."""
     number: int = trial.system_attrs.get("failed_trial", trial.number)  # as Optuna's retried_trial_number() reads it
     return number
 
@@ -228,7 +228,7 @@ def _as_overrides(values: dict[str, Any]) -> list[str]:
 
 
 def _draw(search: Search, trial: optuna.Trial) -> dict[str, Any]:
-    """Draw the trial's settings; a trial that is tried again has them already."""
+    """Draw the trial's settings. A trial that is tried again has them already."""
     # a seed per trial: parallel workers draw differently, and a search can be repeated
     trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=trial.number)
     for key, draw in search.space.items():
@@ -241,7 +241,7 @@ def _draw(search: Search, trial: optuna.Trial) -> dict[str, Any]:
 
 
 def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None]) -> float:
-    """The trial's run and its value; NaN, which Optuna counts as failed, where it failed by itself."""
+    """Run a trial and return its value. NaN, which Optuna counts as failed, if it failed by itself."""
     number, t = trial_number(trial.study.trials[trial.number]), search.base.trainer
 
     def say(line: str) -> None:
@@ -327,7 +327,7 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
 
 
 def write_best(search: Search, study: optuna.Study) -> Path:
-    """The best trial as an experiment file, a difference from the experiment that was searched around."""
+    """Write the best trial as an experiment file. It states differences from the experiment searched around."""
     ranking = best_trials(search, study)
     if not ranking:
         raise SearchError(f"{search.out}: no trial has finished, so nothing is found")

@@ -1,4 +1,4 @@
-"""Gallery of people found by only one of two runs, at the same FPPI."""
+"""Gallery of people found by only one of two runs. Both are at the same FPPI."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def write_figure(
 
 
 def _draw(axes: Any, errors: Errors, place: int, images: Sequence[np.ndarray]) -> set[str]:
-    """The images beside each other with their boxes; returns the kinds that are drawn."""
+    """Draw images beside each other with their boxes. Returns the kinds that are drawn."""
     axes.imshow(np.concatenate(images, axis=1), interpolation="none")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

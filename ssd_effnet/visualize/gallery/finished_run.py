@@ -1,4 +1,4 @@
-"""A finished run, or a result file of another detector, with its test frames."""
+"""A finished run or another detector's results, with its test frames."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class FinishedRun:
 
 
 def _holds_results(path: Path) -> bool:
-    """Whether it is a file or folder of detections, no run and no checkpoint."""
+    """Whether a path holds detections, not a run or checkpoint. It may be a file or folder."""
     return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
 
 
@@ -156,7 +156,7 @@ def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str]
 
 
 def _with_images(truth: GroundTruth, root: Path) -> list[Frame]:
-    """The frames of a ground truth; a :class:`~data_kaist.errors.Doubt` counts those whose images are not there."""
+    """Frames of a ground truth. A :class:`~data_kaist.errors.Doubt` counts those whose images are missing."""
     pairs = [coco_files(root, name) for name in truth.names]
     if lacking := [visible for visible, _ in pairs if not visible.is_file()]:
         said = f"{len(lacking):,} of {len(pairs):,} images are not there and cannot be drawn"
