@@ -45,7 +45,7 @@ def missing(image: np.ndarray, rng: np.random.Generator, strength: int) -> np.nd
 
 
 def frozen(sample: Sample, rng: np.random.Generator, strength: int, *, side: str) -> Sample:
-    """The image of 1, 3, 10 frames earlier in the split. The first of its video if there are fewer."""
+    """The image of 1, 3 or 10 frames earlier in the split. With fewer frames before it, the first of its video."""
     if sample.earlier is None:
         raise ValueError("frozen needs samples of a data set, from which it takes earlier ones")
     earlier: Any = {side: getattr(sample.earlier((1, 3, 10)[strength - 1]), side)}
@@ -84,7 +84,7 @@ def of_images(
     change: Callable[..., np.ndarray],
     sides: tuple[str, ...] = ("visible", "lwir"),
 ) -> Sample:
-    """The sample with these of its images changed."""
+    """The sample with its images of ``sides`` changed."""
     images = {side: image for side in sides if (image := getattr(sample, side)) is not None}
     changed: Any = {side: change(image, rng, strength) for side, image in images.items()}
     return replace(sample, **changed)

@@ -121,7 +121,7 @@ class DetectionDataset(Dataset[Sample]):
 
     @property
     def annotations(self) -> list[Annotations]:
-        """Those of each frame, in order."""
+        """Annotations of each frame, in order."""
         return [frame.annotations for frame in self.frames]
 
     def __str__(self) -> str:

@@ -78,12 +78,12 @@ class Frame:
 
 
 def image_ids(frames: Sequence[Frame]) -> list[int]:
-    """Image ids in COCO results. Those of the COCO file, or indices in the split."""
+    """Image ids in COCO results. They are those of the COCO file, or indices in the split."""
     return [frame.place if frame.image_id is None else frame.image_id for frame in frames]
 
 
 def category_ids(frames: Sequence[Frame], classes: Classes) -> list[int]:
-    """Category ids of the classes in COCO results. Those of the COCO file, or 1, 2, ..."""
+    """Category ids of the classes in COCO results. They are those of the COCO file, or 1, 2, ..."""
     return list(frames[0].category_ids or range(1, len(classes.names) + 1))
 
 
@@ -103,7 +103,7 @@ def with_people(frames: Sequence[Frame], min_height: float, classes: Classes) ->
 
 
 def shared(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
-    """Frames whose (visible) image is also among the ``others``. By file or by content.
+    """Frames whose (visible) image is also among the ``others``. It is the same file or has the same content.
 
     Only files of equal size are read.
     """
@@ -140,7 +140,7 @@ class DataSource:
         annotations: that file, or the folder of KAIST's annotations, if not one of :data:`ANNOTATION_FOLDERS`.
         images: folder of the images, if not where they are looked for.
         reading: settings for decoding; KAIST has no orientation tags.
-        classes: a COCO file must have a label of them.
+        classes: a COCO file must have at least one of their labels.
     """
 
     kind: Literal["kaist", "coco"]

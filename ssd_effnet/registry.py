@@ -76,7 +76,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         return {**vars(module)[self.table], **self._own} if self.table else self._own
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        """The entry; that of a family for its members, ``timm/*`` for ``timm/resnet50``."""
+        """An entry. Members of a family have the family's, ``timm/resnet50`` that of ``timm/*``."""
         entries = self._entries()
         return entries[name] if name in entries else entries[f"{name.partition('/')[0]}/*"]
 

@@ -86,7 +86,7 @@ def _stretch(frame: FrameName) -> tuple[int, int, int]:
 
 
 def frame_ids(frames: int) -> list[FrameName]:
-    """The first ``frames`` frames of the numbering, sorted. Those of a smaller number are always among them."""
+    """The first ``frames`` frames of the numbering, sorted. Those of a smaller number are a subset."""
     turn = sorted((k / share, order, cell) for order, (cell, share) in enumerate(SHARES.items()) for k in range(share))
     counts = dict.fromkeys(SHARES, 0)
     found = []

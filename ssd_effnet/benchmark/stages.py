@@ -32,7 +32,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 class Row(NamedTuple):
-    """One call's median time in milliseconds. With its speed as a multiple of its group's first call's."""
+    """One call's median time in milliseconds. Its speed is a multiple of that of its group's first call."""
 
     stage: str
     case: str

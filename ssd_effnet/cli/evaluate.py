@@ -1,7 +1,7 @@
 """Score detection files against KAIST ground truth: miss rates, recall, AP.
 
 Miss rates follow both rule sets, the KAIST devkit's and that of most papers since 2021.
---join is late fusion: detections of several detectors, one per modality, become those of one, scored beside them.
+--join is late fusion: detections of several detectors, one per modality, are merged, and scored beside them.
 --compare says how two differ, and how sure that is: by stretches of video and, with several files per side, by seeds.
 
 examples:

@@ -79,7 +79,7 @@ def _meanings() -> dict[str, dict[str, str]]:
 
 
 def _arguments(group: str, whole: Any) -> Iterator[str]:
-    """Rows of the arguments of what the group may name; without plugins."""
+    """Rows for the arguments of a group's entries, without plugins."""
     rows: dict[tuple[str, str, str], list[str]] = {}  # key, values and meaning, with the entries that have them
     for key, of in choice_fields(whole).items():
         alike: dict[object, list[str]] = {}

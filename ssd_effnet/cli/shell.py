@@ -175,7 +175,7 @@ def plugins_again() -> str:
 
 
 def without_settings(words: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-    """Paths, and the ``key=value`` among them: what is no file there."""
+    """Paths, and the ``key=value`` among them. These are words with ``=`` that name no file."""
     settings = [str(word) for word in words if "=" in str(word) and not Path(word).exists()]
     return [Path(word) for word in words if str(word) not in settings], settings
 

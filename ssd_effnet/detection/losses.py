@@ -51,7 +51,7 @@ class Losses:
         return {f"loss_{name}": loss.detach() for name, loss in every.items()}
 
     def with_own(self, detector: nn.Module, batch: Batch) -> Losses:
-        """Add those of the detector's modules with a method ``losses``. ``losses(batch) -> {name: scalar}``.
+        """Add the losses of modules with a method ``losses``. It is ``losses(batch) -> {name: scalar}``.
 
         The method is called after the forward pass, whose results the module keeps. Losses of one name are added.
         """

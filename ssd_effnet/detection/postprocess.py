@@ -57,7 +57,7 @@ class PostProcess(nn.Module):
             input_size: (height, width) of the detector's input.
             original_sizes: ``(N, 2)``, (height, width) of each image before it was resized; None: not resized.
             content_sizes: ``(N, 2)``, (height, width) of the part of each input, from the top left, that is no
-                padding; None: all. Boxes are clipped to it after NMS, as can be done with those of an exported file.
+                padding; None: all. Boxes are clipped to it after NMS, as can be done with boxes of an exported file.
         """
         scores, anchor, labels = self.candidates(outputs)
         boxes = self.boxes(outputs, anchor, input_size)
@@ -84,7 +84,7 @@ class PostProcess(nn.Module):
         )
 
     def tempered(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scores at the temperature; those of 0, as of padding, stay."""
+        """Scores at the temperature. Scores of 0, as in padding, stay."""
         return scores if self.temperature == 1 else (scores.logit() / self.temperature).sigmoid()
 
     def boxes(self, outputs: RawOutputs, anchor: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:

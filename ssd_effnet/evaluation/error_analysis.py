@@ -64,7 +64,7 @@ class Errors:
     """Errors of one table of detections in one subset.
 
     Args:
-        subset: whose people count.
+        subset: people in it count.
         fppi: the operating point is the lowest score within this number of false positives per image, at least one
             false positive in all; equal highest scores are always shown.
         min_score: if given, the operating point in place of ``fppi``.
@@ -145,7 +145,7 @@ class Errors:
     def miss_rate_if_found(self, people: np.ndarray) -> float:
         """Miss rate if these people, bool ``(g,)``, were found at every score.
 
-        Each counted one gets a detection of its box with the highest score; the detection that had found it is removed.
+        Each counted person gets a detection of its box with the highest score; the one that had found it is removed.
         """
         people = people & self.counted
         found_by = self.matches.box_matched_by[people]

@@ -30,7 +30,7 @@ def average(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarr
 
 
 def best_alone(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
-    """The best detection alone, as non-maximum suppression over all of them."""
+    """The best detection alone, as by non-maximum suppression over all."""
     return float(scores[0]), boxes_xyxy[0]
 
 
@@ -43,10 +43,10 @@ JOINS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]] =
 
 
 def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = OVERLAP) -> DetectionTable:
-    """Detections of several detectors as those of one.
+    """Merge detections of several detectors into one table.
 
-    Best first, a detection takes of each other detector that of largest IoU, if it is at least ``overlap``; others
-    that overlap as much, of the same class and image, are dropped.
+    From the best down, a detection is joined with every other detector's detection of largest IoU, if that is at least
+    ``overlap``. Others of the same class and image that overlap as much are dropped.
 
     Raises:
         DataError: other classes, or for ``proben`` scores that are no probabilities.

@@ -516,7 +516,7 @@ def miss_rate_figure(
     Args:
         scores: by detector, each scored under ``rules``.
         size: width and height, inches.
-        best_first: order of the legends; else that of the scores.
+        best_first: order of the legends; otherwise it is that of ``scores``.
     """
     from matplotlib.figure import Figure
 

@@ -75,7 +75,7 @@ def replicates(
     """A figure on all images, then with each block left out: float64 ``(1 + G,)``, or ``(1 + G, k)``.
 
     Args:
-        reading: from image weights, float64 ``(n,)``, to the figure, or to ``k`` of them.
+        reading: from image weights, float64 ``(n,)``, to the figure, or to ``k`` figures.
         block: int64 ``(n,)``, see :func:`blocks`.
         images: int64 ``(m,)``, images of the figure; blocks without any are skipped.
     """
@@ -143,7 +143,7 @@ class Comparison:
         """Why there is no verdict; empty where A and B differ.
 
         Args:
-            p: adjusted for other comparisons (:func:`holm`); None: its own.
+            p: adjusted for other comparisons (:func:`holm`); None: the comparison's own.
         """
         if not self.readable:
             return "a seed has no figure, or reads zero somewhere"
@@ -267,7 +267,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def seeds_to_tell(
     a: np.ndarray, b: np.ndarray, difference: float = 2.0, most: int = 999
 ) -> tuple[float, float, float] | None:
-    """Seeds per side that detect a difference. With 80 % power; ``inf`` beyond ``most``.
+    """Seeds per side that detect a difference. The power is 80 %; ``inf`` beyond ``most``.
 
     Args:
         a, b: float64 ``(seeds, 1 + G)``, at least two rows in one of them.

@@ -75,7 +75,7 @@ def detect(
     - ``detections.json``, COCO results; ``images.json``, a COCO file of their images without
       annotations (``COCO("images.json").loadRes("detections.json")``);
     - ``detections_kaist.txt``: ``image_number,x,y,w,h,score`` per line for persons (or the
-      first class, where none is of ``person``); image 1 is the one of id 0.
+      first class, where none is of ``person``); image 1 is the one with id 0.
 
     Numbers count all images, also skipped ones and damaged video frames, for which the annotated video repeats the
     previous picture. Files are complete also after an error.

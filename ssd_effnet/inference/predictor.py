@@ -46,8 +46,8 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     """Load a trained detector from a checkpoint, which contains its experiment.
 
     Args:
-        path: a checkpoint, or a run's directory, which stands for the checkpoint that its results are of: where it is
-            not finished, for ``checkpoints/best.ckpt``, or ``last.ckpt`` where there is no best one.
+        path: a checkpoint, or a run's directory, which stands for its tested checkpoint. In an unfinished run that is
+            ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
         zoom: factor of the input's sides relative to training; anchors keep their pixels. For smaller people than in
             training; time grows with the square.
@@ -81,7 +81,7 @@ class Predictor:
     ``trainer.precision: bf16-mixed`` was tested in that.
 
     Attributes:
-        experiment: what the detector was trained as, but for the input's size where it is zoomed.
+        experiment: as the detector was trained, apart from the input's size if it is zoomed.
         modality: ``visible``, ``lwir``, ``early`` or ``halfway``; the last two need pairs.
         classes: names of labels 1, 2, ...
         input_size: (height, width) to which every image is resized, padded with ``input.fit: letterbox``.
@@ -134,7 +134,7 @@ class Predictor:
     def predict(
         self, images: Sequence[Image | Pair], *, score: float | None = None, batch_size: int = 8
     ) -> list[DetectionTable]:
-        """Detections of each image, best first. In the order of the images, whose sizes may differ.
+        """Detections of each image, best first. Tables are in the order of the images, whose sizes may differ.
 
         A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, and its ``size``.
 

@@ -53,7 +53,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Video:
-    """One video. Its frames are of one modality, its name is as a :class:`Still`'s."""
+    """One video. Its frames are of one modality; it is named like a :class:`Still`."""
 
     name: str
     path: Path

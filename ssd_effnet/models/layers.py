@@ -26,7 +26,7 @@ def activation(name: str) -> nn.Module:
 def declared(module: nn.Module, what: str, overridden_by: str) -> Callable[..., Any] | None:
     """A module's method ``what``: ``folds``, ``initialise`` or ``cut``.
 
-    None without one, or where a subclass of the class that has it overrides the method ``overridden_by`` that it is of.
+    None if there is none, or if a subclass of the class that defines it overrides the method ``overridden_by``.
     """
     for kind in type(module).__mro__:
         if what in vars(kind):

@@ -41,8 +41,8 @@ class WeightsError(Failure, ValueError):
 class LoadReport:
     """Result of loading a file's tensors into a module.
 
-    Names: those copied; those in the module only, which keep their values; those in the file only; those of another
-    shape (name, the module's shape, the file's). ``adapted``: remarks on tensors that were changed to fit.
+    Names of tensors: copied; in the module only, where they keep their values; in the file only; of another shape
+    (name, the module's shape, the file's). ``adapted``: remarks on tensors that were changed to fit.
     """
 
     loaded: tuple[str, ...]

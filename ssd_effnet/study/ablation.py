@@ -28,13 +28,13 @@ class Step(NamedTuple):
     after: dict[str, Any]
 
     def undone(self, now: dict[str, Any]) -> dict[str, Any]:
-        """The values before it, of the keys that still have its own."""
+        """Values before this step, of keys that still have its value."""
         still = (key for key in self.keys & self.before.keys() if now.get(key) == self.after.get(key))
         return {key: self.before[key] for key in still}
 
     @property
     def keys(self) -> set[str]:
-        """What it changes."""
+        """Keys that this step changes."""
         return {key for key in self.before.keys() | self.after.keys() if self.before.get(key) != self.after.get(key)}
 
 

@@ -156,7 +156,7 @@ class Confound:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """An experiment against its parent. The nearest of its ancestors that has runs on the same test data.
+    """An experiment against its parent. This is its nearest ancestor with runs on the same test data.
 
     Attributes:
         confounds: every key that differs, the intended ones first.
@@ -181,7 +181,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the difference exceeds chance over images and seeds. 95 %, with the others of the study."""
+        """Whether the difference exceeds chance over images and seeds. At 95 %, adjusted for other differences."""
         if self.doubt:
             return "cannot tell"
         return "better" if (self.comparison.difference < 0) == metric_of(self.metric).lower_is_better else "worse"

@@ -148,7 +148,7 @@ def curve_drawings(study: Study, reasonable: Mapping[str, str]) -> dict[str, str
 
 
 def pareto_drawings(entries: Sequence[ReportEntry], took: Latency) -> dict[str, str]:
-    """SVG texts by what is paid; without the empty ones."""
+    """SVG texts by kind of cost, without empty ones."""
     places = {entry.name: i for i, entry in enumerate(entries)}
 
     def drawing(label: str, cost: Callable[[ReportEntry], float]) -> str:

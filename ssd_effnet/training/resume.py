@@ -41,7 +41,7 @@ def refuse_to_mix(directory: RunDirectory, experiment: ExperimentConfig, *, resu
 
 
 def refuse_another_config(directory: RunDirectory, experiment: ExperimentConfig, *, epochs: int | None = None) -> None:
-    """Refuse a config that differs in more than location. ``epochs``: its new number of them."""
+    """Refuse a config that differs in more than location. ``epochs`` is the new number of epochs."""
     begun, experiment = directory.trained(), with_its_range(directory, experiment)
     edited = f" ({directory.config_file.name} was edited since)" if directory.edited(begun) else ""
     begun.trainer.epochs = epochs or begun.trainer.epochs

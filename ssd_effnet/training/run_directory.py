@@ -202,7 +202,7 @@ class RunDirectory:
         return ", ".join([*own, *changes(trained, config)])
 
     def refuse_a_copy(self) -> ExperimentConfig:
-        """:meth:`trained`, of a run whose folder, checkpoint (or config) and results agree.
+        """As :meth:`trained`, if folder, checkpoint (or config) and results agree.
 
         Raises:
             RunError: the folder was copied or renamed.

@@ -162,7 +162,7 @@ def write_features(
 
     Writes ``levels.png`` and, where there is something to show, ``anchors.png`` and ``detection.png``; returns them
     with a table of the surest detections. ``sample`` and ``truth`` are as :func:`find_sample` gives them; ``detection``
-    is that whose evidence is drawn, 1 of the highest score. A DataError says that there are not so many.
+    is the rank by score of the one whose evidence is drawn, from 1. A DataError says that there are not so many.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")

@@ -53,7 +53,7 @@ def save_panels(
 
     Args:
         rows: of panels; None leaves a place free.
-        words: above all of them.
+        words: lines of text above all panels.
         kinds: of box, for the legend; keys of :data:`ssd_effnet.drawing.KINDS`.
         width: of a column, inches.
     """

@@ -30,11 +30,11 @@ def _kinds(tested: Mapping[str, Sequence[Stressed]]) -> list[str]:
 
 
 def stress_table(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Table:
-    """One row per corruption and experiment: clean, then by strength. A dash where its modality is not read.
+    """One row per corruption and experiment: clean, then by strength. A dash if its image is not read.
 
     Args:
         tested: by experiment, one per seed; mean and standard deviation of several.
-        subset: whose miss rates, of :data:`ssd_effnet.evaluation.subsets.SUBSETS`.
+        subset: of :data:`ssd_effnet.evaluation.subsets.SUBSETS`, for the miss rates.
     """
     from rich.table import Table
 

@@ -160,7 +160,7 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
 def _prefix(state_dict: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]) -> str:
     """Prefix of the known names in a file: empty, or ``detector.backbone.`` of a checkpoint.
 
-    Of two streams, the one whose tensors have the known shapes.
+    With two streams, it is that of the stream whose tensors have the known shapes.
     """
     votes: Counter[str] = Counter()
     for name, tensor in state_dict.items():

@@ -3,7 +3,7 @@
 A search lives in one directory: ``search.db`` (Optuna's storage), one run directory per trial, and the experiment that
 was found. Several processes may work on it. When the heartbeat of one stops, Optuna queues its trial again, and the
 process that takes it resumes the run from its last checkpoint. In the storage each attempt is a trial of its own;
-elsewhere it is one.
+elsewhere all attempts are one trial.
 """
 
 from __future__ import annotations

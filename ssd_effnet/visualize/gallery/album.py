@@ -36,8 +36,8 @@ class View:
     """A run with its errors on the frames.
 
     Attributes:
-        run: which.
-        errors: of it.
+        run: the run.
+        errors: its errors.
         name: written on its pictures where a gallery shows more than one run.
         words: labels of boxes that are not of its class, by place among all boxes.
     """

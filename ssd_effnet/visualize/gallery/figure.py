@@ -36,8 +36,8 @@ def write_figure(
 ) -> list[Path]:
     """Draw frames in columns, detectors in rows, at operating points. Writes ``out.pdf`` and ``out.png``.
 
-    ``names`` are those of the rows (empty: the detectors' own), ``width`` is that of the whole in inches, 7 a page of
-    two columns; the rest as of :class:`ssd_effnet.evaluation.error_analysis.Errors`.
+    ``names`` are for the rows (empty: the detectors' own); ``width`` is the figure's in inches, 7 for a page of two
+    columns; the rest as in :class:`ssd_effnet.evaluation.error_analysis.Errors`.
     """
     if names and len(names) != len(runs):
         raise DataError(f"{len(names)} names are given for {len(runs)} detectors")

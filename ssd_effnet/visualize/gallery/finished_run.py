@@ -27,7 +27,7 @@ from ssd_effnet.training.run_directory import RunDirectory
 class FinishedRun:
     """A finished run with its test frames.
 
-    ``modality`` is that of the detector and the pictures, ``detections`` are those of the class ``of_class``, one of
+    ``modality`` is the detector's and the pictures'; ``detections`` are of the class ``of_class``, one of
     ``classes``; ``annotations`` says what they are scored against.
     """
 
@@ -76,7 +76,7 @@ class FinishedRun:
         *,
         leave_out: bool = False,
     ) -> dict[Path, FinishedRun]:
-        """Runs and result files of others, on the same frames.
+        """Runs and other detectors' result files, on the same frames.
 
         Args:
             paths: run directories, tested checkpoints, COCO results, KAIST texts and devkit folders.
