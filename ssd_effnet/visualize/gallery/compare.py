@@ -76,7 +76,7 @@ def disagreement_items(a: View, b: View) -> list[Item]:
 
 
 def alone(here: Errors, there: Errors) -> np.ndarray:
-    """False alarms of ``here`` alone at the operating point, bool ``(d,)``. None has an IoU of 0.5 with one of ``there``."""
+    """False alarms of ``here`` alone at the operating point, bool ``(d,)``. Those of ``there`` have IoUs below 0.5."""
     mine, others = _alarms(here), _alarms(there)
     table = there.detections
     images = [
