@@ -65,7 +65,7 @@ def draw(picture: np.ndarray, markings: Iterable[Marking], *, zoom: float = 1.0)
         for box, text in zip(np.asarray(marking.boxes_xyxy, float) * zoom, texts, strict=True):
             _rectangle(canvas, box, kind)
             if text:
-                _text(canvas, text, (int(box[0]), int(box[1]) - 3), kind.colour)
+                _write_text(canvas, text, (int(box[0]), int(box[1]) - 3), kind.colour)
     return canvas
 
 
@@ -129,7 +129,7 @@ def _rectangle(canvas: np.ndarray, box: np.ndarray, kind: MarkingKind) -> None:
                 cv2.line(canvas, p, q, colour, thickness)
 
 
-def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+def _write_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
     (width, height), _ = cv2.getTextSize(text, _FONT, 0.4, 1)
     x = min(max(at[0], 0), max(canvas.shape[1] - width, 0))
     y = min(max(at[1], height + 2), canvas.shape[0] - 2)

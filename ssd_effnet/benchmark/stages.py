@@ -92,7 +92,9 @@ def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
         folded = _folded(detector)
         last = image.contiguous(memory_format=torch.channels_last)
         case = f"{name} {height}x{width}"
-        yield _inference({f"{case}, as trained": partial(detector, image), f"{case}, folded": partial(folded, last)})
+        yield _without_gradients(
+            {f"{case}, as trained": partial(detector, image), f"{case}, folded": partial(folded, last)}
+        )
 
 
 def _untrained(name: str, *overrides: str) -> tuple[ExperimentConfig, Detector]:
@@ -112,7 +114,7 @@ def _images(count: int, size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
 
 
-def _inference(calls: Calls) -> Calls:
+def _without_gradients(calls: Calls) -> Calls:
     return {case: torch.inference_mode()(call) for case, call in calls.items()}
 
 

@@ -189,12 +189,14 @@ def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, hal
         "data": directory.environment().get("data") if directory.environment_file.is_file() else None,
         "licence": LICENCE,
     }
-    metadata = describe(file, e, predictor.input_size, "outside") | {key: _text(value) for key, value in more.items()}
+    metadata = describe(file, e, predictor.input_size, "outside") | {
+        key: _as_text(value) for key, value in more.items()
+    }
     write_whole(path, save(tensors, metadata))
     return Exported(path, (normalize.mean.numel(), *predictor.input_size), 0, metadata)
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -226,7 +228,7 @@ def describe(file: Path, e: ExperimentConfig, size: tuple[int, int], nms: Nms) -
         "torch": str(torch.__version__),
         "config": dataclasses.asdict(e),
     }
-    return {key: _text(value) for key, value in facts.items()}
+    return {key: _as_text(value) for key, value in facts.items()}
 
 
 @contextmanager

@@ -69,10 +69,10 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
             left_out.append(f"{step.name}: without it the network is {f'that of {twin}' if twin else 'the same'}")
             continue
         file = folder / f"{name}.yaml"
-        write_whole(file, _text(base, last.name, taken, changed, sorted(changed)))
+        write_whole(file, _experiment_text(base, last.name, taken, changed, sorted(changed)))
         try:
             build_skeleton(experiment := load_experiment(file))
-            write_whole(file, _text(base, last.name, taken, changed, differences(experiment, last)))
+            write_whole(file, _experiment_text(base, last.name, taken, changed, differences(experiment, last)))
         except (Failure, ValueError) as error:
             file.unlink()
             left_out.append(f"{step.name}: without it there is no network ({error})")
@@ -82,7 +82,7 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     return files, left_out
 
 
-def _text(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
+def _experiment_text(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
     names = " and ".join(step.name for step in taken)
     asked = f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys."
     return as_difference(str(base), asked, keys, dict(sorted(changed.items())))

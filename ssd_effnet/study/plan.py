@@ -25,7 +25,7 @@ from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.evaluation.significance import FEWEST_SEEDS
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
-from ssd_effnet.training.resume import refuse_another_config, refuse_other_data
+from ssd_effnet.training.resume_checks import refuse_another_config, refuse_other_data
 from ssd_effnet.training.run_directory import RunDirectory, RunError, describe_data, read_json
 
 _OF_A_FILE = ("base", "name", "description", "changes")

@@ -81,7 +81,7 @@ from ssd_effnet.training.devices import (
 from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
-from ssd_effnet.training.resume import keep_earlier_results, refuse_other_data, refuse_to_mix, with_its_range
+from ssd_effnet.training.resume_checks import keep_earlier_results, refuse_other_data, refuse_to_mix, with_its_range
 from ssd_effnet.training.run_directory import (
     Interrupted,
     RunDirectory,
@@ -107,7 +107,7 @@ def run(
     With several devices each process returns the same; only rank 0 writes and prints.
 
     Args:
-        resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume`); a finished run is returned as it is.
+        resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume_checks`); a finished run is returned as it is.
         echo: called with one line per stage.
         callbacks: further ones of Lightning, such as a search's pruner.
 

@@ -1,1 +1,1 @@
-"""Galleries of errors, feature pages, training data, graphs."""
+"""Pages of errors and features, training data, curves, calibration."""

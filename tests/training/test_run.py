@@ -32,7 +32,7 @@ from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.study.records import load_study
-from ssd_effnet.training.resume import refuse_to_mix
+from ssd_effnet.training.resume_checks import refuse_to_mix
 from ssd_effnet.training.run import _under_stress, run
 from ssd_effnet.training.run_directory import RunDirectory, RunError, State
 from ssd_effnet.visualize import calibration

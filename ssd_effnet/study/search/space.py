@@ -52,11 +52,11 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
             )
         if key not in known:
             raise ConfigError(f"{path}: key `{key}` is unknown{nearest(str(key), known)}")
-        space[key] = _draw(base, str(path), key, value)
+        space[key] = _distribution(base, str(path), key, value)
     return space
 
 
-def _draw(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
+def _distribution(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
     place = f"{source}: key `{key}`"
     if isinstance(value, list):
         return _choice(place, [_typed(base, source, key, one) for one in value])

@@ -227,7 +227,7 @@ def _as_overrides(values: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def _draw(search: Search, trial: optuna.Trial) -> dict[str, Any]:
+def _suggest(search: Search, trial: optuna.Trial) -> dict[str, Any]:
     """Draw the trial's settings. A trial that is tried again has them already."""
     # a seed per trial: parallel workers draw differently, and a search can be repeated
     trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=trial.number)
@@ -247,7 +247,7 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     def say(line: str) -> None:
         echo(f"trial {number}: {line}")
 
-    values, pruner = _draw(search, trial), Pruner(search, trial)
+    values, pruner = _suggest(search, trial), Pruner(search, trial)
     say(("goes on: " if pruner.reported else "") + ", ".join(f"{k} {value_text(v)}" for k, v in values.items()))
     name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{t.seed}")

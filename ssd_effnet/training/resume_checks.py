@@ -1,4 +1,4 @@
-"""Resuming a run: whether it may go on, and with what.
+"""Checks before a run resumes: whether it may go on, and with what.
 
 :func:`.run.run` gives ``checkpoints/last.ckpt`` to Lightning, which restores weights, optimiser, schedule, counters and
 the states of the callbacks.
