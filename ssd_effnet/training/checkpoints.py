@@ -1,4 +1,4 @@
-"""Writes checkpoint files whole. Reading: :mod:`ssd_effnet.models.weights`; resuming: :mod:`.resume`."""
+"""Writes checkpoint files whole. Reading: :mod:`ssd_effnet.models.weights`; resuming: :func:`.run.run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run directory ``<out>/<experiment>/seed<k>/``: files, state and lock. Resuming: :mod:`.resume`."""
+"""Run directory ``<out>/<experiment>/seed<k>/``: files, state and lock. Resuming: :func:`.run.run`."""
 
 from __future__ import annotations
 
