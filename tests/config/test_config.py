@@ -209,15 +209,15 @@ def test_an_experiment_changes_one_thing_or_says_what_else(path: Path) -> None:
 def test_the_chain_is_in_the_order_of_its_questions() -> None:
     steps = [path for path in EXPERIMENTS if path.name[0].isdigit() and "name: timm/" not in path.read_text()]
     files = {path.name.split("_")[0]: path for path in steps}
-    parents = {step: load_experiment(path).ancestors[0].split("_")[0] for step, path in files.items() if step != "00"}
+    loaded = {step: load_experiment(path) for step, path in files.items()}
+    parents = {step: e.ancestors[0].split("_")[0] for step, e in loaded.items() if step != "00"}
     wanted = (
         "00b:00 01:00b 01a:01 01b:01 02:01 02a:02 03:02 04:02 05:04 06c:05 06:06c 06a:06 06b:06 07:06 07a:07 07b:07a "
         "08:07b 09:08 10:08 11:08 12:08 13:02 13a:02 13b:02 13c:02 14:02 14a:14 15:02 15a:02 16:02 16a:16 17:pennfudan "
         "18:02 19:02 20:lite0 20a:20 20b:20a 20c:20b 20d:20b"
     )
     assert parents == dict(step.split(":") for step in wanted.split())
-    pretrained = {load_experiment(path).backbone.pretrained for path in files.values()}
-    assert pretrained == {"imagenet"}
+    assert {e.backbone.pretrained for e in loaded.values()} == {"imagenet"}
 
 
 def test_null_is_the_normalisation_of_the_weights(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
