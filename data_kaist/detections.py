@@ -12,7 +12,7 @@ Scores are written exactly, coordinates with ten digits.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,6 +223,22 @@ def write_coco_results(
         )
     ]
     write_whole(path, json.dumps(entries) + "\n")
+
+
+def write_images(
+    path: Path,
+    image_ids: Sequence[int],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    categories: Mapping[int, str],
+) -> None:
+    """Write which images a ``detections.json`` is of: a COCO file without annotations. Sizes are (height, width)."""
+    images = [
+        {"id": id_, "file_name": name, "height": height, "width": width}
+        for id_, name, (height, width) in zip(image_ids, names, sizes, strict=True)
+    ]
+    of_ids = [{"id": id_, "name": name} for id_, name in categories.items()]
+    write_whole(path, json.dumps({"images": images, "annotations": [], "categories": of_ids}) + "\n")
 
 
 def _check_writable(table: DetectionTable) -> None:

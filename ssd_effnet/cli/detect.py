@@ -12,7 +12,6 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ def parser() -> shell.Parser:
     add("checkpoint", type=Path, help="a .ckpt, or a run directory")
     add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders with all below them")
     add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
-    add("--score", type=share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
+    add("--score", type=shell.share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
     add("--no-pictures", dest="pictures", action="store_false", help="write no annotated images and videos")
     add("--zoom", type=float, default=1.0, metavar="Z", help="enlarge images for people smaller than those trained on")
     add("--batch", type=shell.positive, default=4, metavar="N", help="images that are computed at once (default: 4)")
@@ -74,13 +73,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     print(f"{summary}\nwritten to {arguments.out}")
     return 0
-
-
-def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should lie in 0..1")
-    return value

@@ -8,7 +8,7 @@ examples:
   ssd-effnet evaluate --annotations KAIST_annotation.json --detections MLPD.txt mine.json --plot curves.png
   ssd-effnet evaluate --annotations data/kaist --detections MLPD.txt --subsets all --rules matlab
   ssd-effnet evaluate --annotations KAIST_annotation.json --compare mine.json MLPD.txt
-  ssd-effnet evaluate --annotations data/kaist --join runs/lite0/seed0 runs/20_lwir/seed0 --out late.json
+  ssd-effnet evaluate --annotations data/kaist --join runs/lite0/seed0 runs/20_lwir/seed0 --out late
   ssd-effnet evaluate --annotations data/kaist --compare a/seed?/detections.json --with b/seed?/detections.json
 """
 
@@ -32,7 +32,10 @@ def parser() -> shell.Parser:
     task.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help=text)
     task.add_argument("--join", type=Path, nargs="+", metavar="FILE", help="join the detections of these")
     add("--by", choices=("proben", "average", "nms"), default="proben", help="of --join (default: %(default)s)")
-    add("--out", type=Path, metavar="OUT.json", help="of --join: the joined detections, COCO results")
+    text = "of proben: share of the boxes that are people; the paper's is 0.5 (default: the mean score)"
+    add("--prior", type=shell.share, metavar="P", help=text)
+    text = "of --join: folder of the joined detections, COCO results, and images.json, which names their images"
+    add("--out", type=Path, metavar="DIR", help=text)
     add("--with", dest="other", type=Path, nargs="+", metavar="FILE", help="the seeds of B")
     add("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
     text = "matlab: the KAIST devkit; python: the script most papers since 2021 ran (default: %(default)s)"
@@ -49,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
     if args.compare and (args.plot or args.json):
         parser().error("--plot and --json go with --detections or --join, not with --compare")
-    if args.out and not args.join:
-        parser().error("--out goes with --join")
+    if (args.out or args.prior) and not args.join:
+        parser().error("--out and --prior go with --join")
     if args.other and not args.compare:
         parser().error("--with goes with --compare")
     if args.compare and not args.other:
@@ -62,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from data_kaist.detections import write_coco_results
+    from data_kaist.classes import PERSON
+    from data_kaist.detections import write_coco_results, write_images
     from ssd_effnet.evaluation import scores as evaluation
-    from ssd_effnet.evaluation.late_fusion import join
+    from ssd_effnet.evaluation.late_fusion import join, mean_score
     from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
     from ssd_effnet.evaluation.significance import blocks
 
@@ -87,10 +91,14 @@ def evaluate(args: argparse.Namespace) -> None:
         print(truth)
         return
     if args.join:
-        joined = tables[f"joined by {args.by}"] = join(found, args.by)
+        prior = args.prior or mean_score(found)
+        how = f"{args.by}, prior {prior:.2g}" if args.by == "proben" else args.by
+        joined = tables[f"joined by {how}"] = join(found, args.by, prior=prior)
         if args.out:
-            category = [min(truth.person_categories)] if truth.person_categories else None
-            write_coco_results(args.out, joined, image_ids=truth.image_ids, category_ids=category)
+            person, ids = min(truth.person_categories or [1]), truth.image_ids or list(range(len(truth.names)))
+            write_coco_results(args.out / "detections.json", joined, image_ids=ids, category_ids=[person])
+            sizes = [of_image.size for of_image in truth.annotations]
+            write_images(args.out / "images.json", ids, truth.names, sizes, {person: PERSON})
     scores = {name: evaluation.score(evaluator, table, rules) for name, table in tables.items()}
     if args.json:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}

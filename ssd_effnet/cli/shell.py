@@ -239,3 +239,13 @@ def complete_setting(prefix: str, **_: object) -> list[str]:
     if not equals:
         return [f"{name}=" for name in key_types() if name.startswith(prefix)]
     return [word for value in choices(key) if (word := f"{key}={value}").startswith(prefix)]
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should lie in 0..1")
+    return value

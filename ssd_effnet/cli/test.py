@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tested: dict[str, Stressed] = {}
     seeds: dict[str, list[str]] = {}
     failed = 0
-    names = short_names([RunDirectory.holding(run).path for run in runs])
-    for run, name in zip(runs, names, strict=True):
+    directories = [RunDirectory.holding(run).path.resolve() for run in runs]
+    for run, name, experiment in zip(runs, short_names(directories), experiments_of(directories), strict=True):
         try:
             stress = arguments.seed if arguments.stress else None
             folder, tests = test_again(run, overrides, arguments.name, stress=stress)
@@ -64,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         print(f"written to {folder}")
         for of_class in tests[CLEAN]:
-            row = f"{name}, {of_class}" if len(tests[CLEAN]) > 1 else name
+            more = f", {of_class}" if len(tests[CLEAN]) > 1 else ""
+            row, mean = name + more, experiment + more
             tested[row] = {test: by_class[of_class] for test, by_class in tests.items()}
-            seeds.setdefault(row.replace(f"/{RunDirectory.holding(run).path.name}", ""), []).append(row)
+            seeds.setdefault(mean, []).append(row)
     if tested:
         scores = {row: of_row[CLEAN] for row, of_row in tested.items()}
         shell.print_table(results_table(scores, arguments.subsets, {k: v for k, v in seeds.items() if len(v) > 1}))
@@ -77,3 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_figure(stress_figure(groups, arguments.subsets[0]), arguments.plot, dpi=120)
         print(arguments.plot)
     return failed
+
+
+def experiments_of(directories: Sequence[Path]) -> list[str]:
+    """Names of what runs are seeds of: equal for runs beside each other alone."""
+    from ssd_effnet.evaluation.scores import short_names
+
+    parents = list(dict.fromkeys(directory.parent for directory in directories))
+    names = dict(zip(parents, short_names(parents), strict=True))
+    return [names[directory.parent] for directory in directories]

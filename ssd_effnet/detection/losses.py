@@ -152,13 +152,15 @@ class MultiBoxLoss(ClassLoss):
         """Hard negatives: those of largest cross-entropy per image, bool ``(N, A)``."""
         candidates = ~assignment.positive & ~assignment.ignored
         wanted = (assignment.positive.sum(1) * self.negative_ratio).long().clamp(min=self.min_negatives)
-        # cross-entropy of a negative is softplus(margin), which has the order of the margins
-        others = logits[..., 1] if logits.shape[-1] == 2 else logits[..., 1:].logsumexp(-1)
-        margin = (others - logits[..., 0]).masked_fill(~candidates, -torch.inf)
+        margin = self.margin(logits).masked_fill(~candidates, -torch.inf)
         order = margin.argsort(dim=1, descending=True)
         rank = torch.arange(margin.shape[1], device=margin.device)
         first = torch.zeros_like(candidates).scatter_(1, order, rank < wanted[:, None])
         return first & candidates
+
+    def margin(self, logits: torch.Tensor) -> torch.Tensor:
+        """``(N, A)`` in the order of a negative's loss, which is the softplus of this."""
+        return (logits[..., 1] if logits.shape[-1] == 2 else logits[..., 1:].logsumexp(-1)) - logits[..., 0]
 
 
 @CLASS_LOSSES.register("multi_label")
@@ -171,10 +173,13 @@ class MultiLabelLoss(MultiBoxLoss):
 
     activation = "either"
 
+    def margin(self, logits: torch.Tensor) -> torch.Tensor:
+        """``(N, A)``, minus the logarithm of the probability of none."""
+        return F.softplus(logits).sum(-1)
+
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
-        background = F.pad(logits.detach(), (1, 0))
-        taken = assignment.positive | self.hardest_negatives(background, assignment)
+        taken = assignment.positive | self.hardest_negatives(logits.detach(), assignment)
         labels = torch.arange(2, logits.shape[-1] + 2, device=logits.device) // 2  # 1, 1, 2, 2, ...
         present = assignment.present.repeat(1, 1, logits.shape[-1] // 2)  # (N, A, 2K)
         wanted = (assignment.classes[..., None] == labels) & present

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,15 +14,25 @@ OVERLAP = 0.5
 """IoU from which boxes of two detectors are of one object."""
 
 
-def proben(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
-    """Bayes' rule for conditionally independent detectors. Chen et al., ECCV 2022, equation 4, a uniform prior.
+def proben(scores: np.ndarray, boxes_xyxy: np.ndarray, prior: float = 0.5) -> tuple[float, np.ndarray]:
+    """Bayes' rule for conditionally independent detectors. ProbEn: Chen et al., ECCV 2022.
 
-    ``p = prod(s) / (prod(s) + prod(1 - s))``, and the mean of the boxes weighted by score (the paper's s-avg). A
-    detector that found nothing has no say.
+    The odds of ``m`` scores are multiplied and divided by the prior's ``m - 1`` times; the box is the mean weighted by
+    score (the paper's s-avg). A detector that found nothing has no say.
+
+    Args:
+        prior: share of the boxes that are of an object. Scores below it speak against one. The paper's is 0.5, for
+            detections cut there: of lower ones two that agree would make each other less likely.
     """
     s = np.clip(scores, 1e-12, 1 - 1e-12)
-    evidence = np.log(s / (1 - s)).sum()
+    evidence = np.log(s / (1 - s)).sum() - (len(s) - 1) * np.log(prior / (1 - prior))
     return float(1 / (1 + np.exp(-evidence))), np.average(boxes_xyxy, axis=0, weights=s)
+
+
+def mean_score(tables: Sequence[DetectionTable]) -> float:
+    """Mean of all scores: of calibrated ones the share of the boxes that are of an object."""
+    scores = np.concatenate([table.scores for table in tables])
+    return float(scores.mean()) if len(scores) else 0.5
 
 
 def average(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.ndarray]:
@@ -34,7 +45,7 @@ def best_alone(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.nd
     return float(scores[0]), boxes_xyxy[0]
 
 
-JOINS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]] = {
+JOINS: dict[str, Callable[..., tuple[float, np.ndarray]]] = {
     "proben": proben,
     "average": average,
     "nms": best_alone,
@@ -42,11 +53,16 @@ JOINS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]] =
 """From the scores ``(m,)`` and boxes ``(m, 4)`` of one object, best first, to one score and box ``(4,)``."""
 
 
-def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = OVERLAP) -> DetectionTable:
+def join(
+    tables: Sequence[DetectionTable], by: str = "proben", overlap: float = OVERLAP, prior: float | None = None
+) -> DetectionTable:
     """Merge detections of several detectors into one table.
 
-    From the best down, a detection is joined with every other detector's detection of largest IoU, if that is at least
-    ``overlap``. Others of the same class and image that overlap as much are dropped.
+    From the best down, a detection is joined with every other detector's best one of the same class and image whose IoU
+    is at least ``overlap``. Others that overlap as much are dropped.
+
+    Args:
+        prior: of :func:`proben`; None: :func:`mean_score`.
 
     Raises:
         DataError: other classes, or for ``proben`` scores that are no probabilities.
@@ -67,18 +83,18 @@ def join(tables: Sequence[DetectionTable], by: str = "proben", overlap: float = 
         for column in ("image_index", "boxes_xyxy", "scores", "labels")
     )
     rows, sized = list[tuple[int, int, float, np.ndarray]](), np.array(xywh_rows(boxes), np.float64)
+    joining = JOINS[by]
+    if by == "proben":
+        joining = partial(proben, prior=float(np.clip(prior or mean_score(tables), 1e-6, 1 - 1e-6)))
     order = np.lexsort((-scores, labels, image))
     starts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
     for group in np.split(order, starts[1:]) if len(order) else ():
         while len(group):
-            iou = overlaps(sized[group[:1]], sized[group], np.zeros(len(group), bool))[0]
-            iou[0] = 1
-            same = iou >= overlap
-            members = [0]
-            for other in set(source[group[same]].tolist()) - {source[group[0]]}:
-                members.append(int(np.where(same & (source[group] == other), iou, -1).argmax()))
-            chosen = group[sorted(members)]
-            rows.append((image[chosen[0]], labels[chosen[0]], *JOINS[by](scores[chosen], boxes[chosen])))
+            same = overlaps(sized[group[:1]], sized[group], np.zeros(len(group), bool))[0] >= overlap
+            same[0] = True
+            near = group[same]
+            chosen = near[np.sort(np.unique(source[near], return_index=True)[1])]  # the first of each is its best
+            rows.append((image[chosen[0]], labels[chosen[0]], *joining(scores[chosen], boxes[chosen])))
             group = group[~same]
     if not rows:
         return DetectionTable.empty()

@@ -1,5 +1,6 @@
 """Matching and losses by hand."""
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -129,5 +130,8 @@ def test_the_multi_label_loss_by_hand() -> None:
         assert criterion(raw, truth).cls.item() == pytest.approx(wanted, abs=1e-3)
     logits[0, 1, 0] = 3.0  # a hard one: softplus(3) = 3.0486
     assert criterion(raw, truth).cls.item() == pytest.approx(0.4402 + 3.0486, abs=1e-3)
+    # probabilities of any are 0.75 and 0.731, although the second has the larger sum of odds
+    either = torch.tensor([[[0.0, 0.0], [1.0, -9.0]]])
+    assert criterion.class_loss.margin(either)[0].tolist() == pytest.approx([-math.log(0.25), 1.31339], abs=1e-4)
     scores = PostProcess(activation="either").scores(torch.tensor([[1.0, 2.0, -1.0, -3.0]]))
     torch.testing.assert_close(scores, torch.tensor([[2.0, -1.0]]).sigmoid())
