@@ -27,11 +27,7 @@ Complaints = Iterator[tuple[str, str]]
 
 
 def check_experiment(e: ExperimentConfig, source: str) -> None:
-    """Check values beyond their types.
-
-    Raises:
-        ConfigError: one sentence naming the source, the key and valid values.
-    """
+    """Check values beyond their types. A ConfigError names the source, the key and valid values."""
     values = settings(e)
     for key, why in chain(_storable(e.name, values), _limits(values, e), _combinations(e), _entries(e)):
         raise ConfigError(f"{source}: key `{key}`: {why}")

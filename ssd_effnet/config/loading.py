@@ -79,9 +79,6 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
         path: a YAML file: an experiment, or the ``config.yaml`` of a run; or see :func:`find_experiment`.
         overrides: dotted keys, YAML values: ``optimizer.lr=0.001``, ``input.size=[256,320]``.
         tiny: shrink it by :data:`TINY` (which overrides may change again) and append ``-tiny`` to its name.
-
-    Raises:
-        ConfigError: one sentence naming file (or override), key and the nearest right key or value.
     """
     chain = layers_of(path)
     path = chain[0][0]
@@ -134,13 +131,9 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequ
 
 
 def experiment_of(content: dict[str, Any], source: str) -> ExperimentConfig:
-    """Experiment of a checkpoint; missing keys have the schema's defaults.
-
-    Raises:
-        ConfigError: not readable by this version.
-    """
+    """Experiment of a checkpoint; missing keys have the schema's defaults."""
     config = deepcopy(_defaults())
-    content = _of_this_schema({str(key): value for key, value in content.items()}, source)
+    content = _of_this_schema({str(key): value for key, value in content.items()})
     config.plugins = _needed_plugins([(source, content.pop("plugins", None))])
     _apply(config, content, source)
     return _checked(config, source)
@@ -162,9 +155,6 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
         path: of a file, or the bare name of one of the project's experiments (:data:`EXPERIMENTS`).
         base_of: the file that names it as its base, beside which it is looked for first.
         folder: below the project's experiments: ``spaces`` of searches.
-
-    Raises:
-        ConfigError: there is none; names the most similar one.
     """
     path, beside = Path(path), base_of.parent if base_of else Path()
     named = (EXPERIMENTS / folder, Path("experiments", folder))
@@ -225,21 +215,12 @@ def _read_layer(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(content).__name__}")
-    return _of_this_schema(content, str(path))
+    return _of_this_schema(content)
 
 
-def _of_this_schema(content: dict[str, Any], source: str) -> dict[str, Any]:
-    """A file's or checkpoint's content without keys that are gone. These changed no result.
-
-    Raises:
-        ConfigError: it is of schema 1, which is not supported.
-    """
+def _of_this_schema(content: dict[str, Any]) -> dict[str, Any]:
+    """A file's or checkpoint's content without keys that are gone. These changed no result."""
     head = content.get("head")
-    if "loss" in content or (isinstance(head, dict) and "classes" in head):
-        raise ConfigError(
-            f"{source}: is of schema 1 (`loss`, `head.classes`); this is schema 2, which has `class_loss`, `box_loss`, "
-            "`matcher` and `data.classes`: read it with the code of its commit, or write it anew (docs/keys.md)"
-        )
     gone_here = _GONE | ({"head": ("layers",)} if isinstance(head, dict) and head.get("kind") == "ssd" else {})
     for name, gone in gone_here.items():
         if isinstance(own := content.get(name), dict):
@@ -337,11 +318,7 @@ def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) ->
 
 
 def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
-    """Set a dotted key of ``OmegaConf.structured(experiment)``. A text or list of texts is converted to its type.
-
-    Raises:
-        ConfigError: one sentence naming source, key and expected type.
-    """
+    """Set a dotted key of ``OmegaConf.structured(experiment)``. A text or list of texts is converted to its type."""
     _apply(config, _nested(key, value), source)
 
 

@@ -35,11 +35,7 @@ Space = dict[str, CategoricalDistribution | FloatDistribution | IntDistribution]
 
 
 def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
-    """Read a space file around ``base``. ``{dotted key: how to draw it}`` in the order of the file.
-
-    Raises:
-        ConfigError: one sentence that names the file, the key and, where there is one, the nearest right name.
-    """
+    """Read a space file around ``base``. ``{dotted key: how to draw it}`` in the order of the file."""
     path, base = Path(path), base or ExperimentConfig()
     content = read_yaml(path, "space")
     if not isinstance(content, dict) or not content:
