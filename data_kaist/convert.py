@@ -5,7 +5,6 @@ One function per format yields its images; :data:`FORMATS` names them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,9 @@ import numpy as np
 
 from data_kaist.annotations import number_of, size_of, xml_of
 from data_kaist.classes import PERSON, label_of
+from data_kaist.detections import write_images
 from data_kaist.errors import AnnotationError, DataError
-from data_kaist.files import MOST_PIXELS, is_possible, text_of, write_whole
+from data_kaist.files import MOST_PIXELS, is_possible, text_of
 
 VAL_STEP = 5
 """Of a data set without splits, every so many-th image is held out."""
@@ -112,11 +112,9 @@ def settings_for(done: Sequence[Converted]) -> list[str]:
 
 def _write(pictures: list[AnnotatedImage], file: Path, ids: dict[str, int]) -> Converted:
     done = Converted(file, len(pictures))
-    images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for i, picture in enumerate(pictures):
         height, width = picture.size
-        images.append({"id": i, "file_name": picture.name, "height": height, "width": width})
         for number, obj in enumerate(picture.objects, 1):
             x, y, w, h = obj.xywh
             x1, y1 = max(x, 0), max(y, 0)
@@ -129,8 +127,8 @@ def _write(pictures: list[AnnotatedImage], file: Path, ids: dict[str, int]) -> C
             rows.append(row | {"area": w1 * h1, "iscrowd": int(obj.ignore), "ignore": int(obj.ignore), "height": h})
             done.labels.update([] if obj.ignore else [obj.label])
     done.ignored = sum(row["ignore"] for row in rows)
-    categories = [{"id": id_, "name": label} for label, id_ in ids.items()]
-    write_whole(file, json.dumps({"images": images, "annotations": rows, "categories": categories}))
+    names, sizes = zip(*((picture.name, picture.size) for picture in pictures), strict=True)
+    write_images(file, range(len(pictures)), names, sizes, {id_: label for label, id_ in ids.items()}, rows)
     return done
 
 

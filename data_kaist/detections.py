@@ -231,14 +231,15 @@ def write_images(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     categories: Mapping[int, str],
+    annotations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write which images a ``detections.json`` is of: a COCO file without annotations. Sizes are (height, width)."""
+    """Write a COCO file; without annotations it says what a ``detections.json`` is of. Sizes are (height, width)."""
     images = [
         {"id": id_, "file_name": name, "height": height, "width": width}
         for id_, name, (height, width) in zip(image_ids, names, sizes, strict=True)
     ]
     of_ids = [{"id": id_, "name": name} for id_, name in categories.items()]
-    write_whole(path, json.dumps({"images": images, "annotations": [], "categories": of_ids}) + "\n")
+    write_whole(path, json.dumps({"images": images, "annotations": [*annotations], "categories": of_ids}) + "\n")
 
 
 def _check_writable(table: DetectionTable) -> None:

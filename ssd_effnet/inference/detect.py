@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from data_kaist.classes import Classes
-from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, ImageError
-from data_kaist.files import write_whole
 from data_kaist.images import NOTE
 from data_kaist.splits import spelling
 from data_kaist.structures import DetectionTable
@@ -81,25 +79,21 @@ def detect(
     previous picture. Files are complete also after an error.
 
     Args:
-        predictor: the detector.
         sources: see :func:`ssd_effnet.inference.sources.find_sources`.
         out: folder; what is there under the same names is replaced.
         score: detections below are neither drawn nor written.
-        batch_size: frames per batch.
         pictures: write annotated images and videos.
         on_bad_frame: ``stop`` at the first file that cannot be used, or ``skip`` and list such files.
         echo: called with one line per bad file or remark.
-        on_image: called after each image.
 
     Raises:
         DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or an input would be overwritten.
-        OSError: a file cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file, not a folder to write to")
     _refuse_to_overwrite(sources, out)
     summary, begun = DetectionSummary(), time.perf_counter()
-    images: list[dict[str, Any]] = []
+    images: list[tuple[int, str, tuple[int, int]]] = []
     tables: list[DetectionTable] = []
     pending: list[_Shot] = []
     notes: dict[str, np.ndarray] = {}
@@ -111,8 +105,7 @@ def detect(
         out.mkdir(parents=True, exist_ok=True)
         found = predictor.detect([shot.sample for shot in pending], score=score)
         for shot, detections in zip(pending, found, strict=True):
-            height, width = shot.sample.original_size
-            images.append({"id": shot.number, "file_name": _listed_name(shot), "height": height, "width": width})
+            images.append((shot.number, _listed_name(shot), shot.sample.original_size))
             tables.append(detections)
             if pictures and isinstance(shot.source, Video):
                 videos.add(shot.source, _drawn(shot, detections, score), shot.place)
@@ -211,17 +204,17 @@ def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
             raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
 
 
-def _write_results(out: Path, classes: Classes, images: list[dict[str, Any]], tables: list[DetectionTable]) -> None:
+def _write_results(
+    out: Path, classes: Classes, images: list[tuple[int, str, tuple[int, int]]], tables: list[DetectionTable]
+) -> None:
     """``detections.json``, ``images.json`` and, of the main class, ``detections_kaist.txt``; none without images."""
     if not images:
         return
-    ids = np.array([image["id"] for image in images], np.int64)
+    ids, names, sizes = zip(*images, strict=True)
     whole = DetectionTable.joined(
         [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
     )
-    categories = [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
-    listing = {"images": images, "annotations": [], "categories": categories}
-    write_whole(out / "images.json", json.dumps(listing, indent=1) + "\n")
-    write_coco_results(out / "detections.json", whole, image_ids=ids.tolist())
+    write_images(out / "images.json", ids, names, sizes, dict(enumerate(classes.names, start=1)))
+    write_coco_results(out / "detections.json", whole, image_ids=ids)
     main = whole.of_class(classes.index(classes.main))
-    write_kaist(out / "detections_kaist.txt", replace(main, image_index=ids[main.image_index]))
+    write_kaist(out / "detections_kaist.txt", replace(main, image_index=np.array(ids)[main.image_index]))
