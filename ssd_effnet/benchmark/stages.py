@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import cv2
 import torch
-from torch import nn
 
 from data_kaist.dataset import DetectionDataset
 from data_kaist.layouts import DataSource
@@ -89,12 +88,10 @@ def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
         e, detector = _untrained(name)
         height, width = size or as_size(e.input.size)
         image = _images(1, (height, width))
-        folded = _folded(detector)
+        folded = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = image.contiguous(memory_format=torch.channels_last)
-        case = f"{name} {height}x{width}"
-        yield _without_gradients(
-            {f"{case}, as trained": partial(detector, image), f"{case}, folded": partial(folded, last)}
-        )
+        calls = {"as trained": partial(detector, image), "folded": partial(folded, last)}
+        yield {f"{name} {height}x{width}, {case}": torch.inference_mode()(call) for case, call in calls.items()}
 
 
 def _untrained(name: str, *overrides: str) -> tuple[ExperimentConfig, Detector]:
@@ -105,17 +102,8 @@ def _untrained(name: str, *overrides: str) -> tuple[ExperimentConfig, Detector]:
     return e, build_detector(e, pretrained=False)[0]
 
 
-def _folded(detector: Detector) -> nn.Module:
-    folded: nn.Module = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded
-
-
 def _images(count: int, size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
-
-
-def _without_gradients(calls: Calls) -> Calls:
-    return {case: torch.inference_mode()(call) for case, call in calls.items()}
 
 
 STAGES: dict[str, Callable[[Path, tuple[int, int] | None], Iterator[Calls]]] = {
