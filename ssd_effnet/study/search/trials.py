@@ -41,6 +41,7 @@ from ssd_effnet.config.loading import (
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
+from ssd_effnet.study.report_entries import setting
 from ssd_effnet.study.search.space import Space, read_space
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, describe_data
@@ -78,11 +79,7 @@ class Search:
 
 
 def plan_search(file: Path, space_file: Path, overrides: Sequence[str] = (), out: Path | None = None) -> Search:
-    """Read and check everything that a search needs; ``out`` None: ``runs/<experiment>-search``.
-
-    Raises:
-        ConfigError: one sentence that names file or override, key, and what would be right.
-    """
+    """Read and check everything that a search needs; ``out`` None: ``runs/<experiment>-search``."""
     file, space_file = find_experiment(file), find_experiment(space_file, folder="spaces")
     base = load_experiment(file, overrides)
     space = read_space(space_file, base)
@@ -248,7 +245,7 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
         echo(f"trial {number}: {line}")
 
     values, pruner = _suggest(search, trial), Pruner(search, trial)
-    say(("goes on: " if pruner.reported else "") + ", ".join(f"{k} {value_text(v)}" for k, v in values.items()))
+    say(("goes on: " if pruner.reported else "") + ", ".join(f"{k} {setting(v)}" for k, v in values.items()))
     name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{t.seed}")
     # the test split chooses nothing, so it is not even looked at
@@ -321,8 +318,8 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
         column.overflow = "fold"
     table.add_column("settings", overflow="fold")
     for trial in best_trials(search, study)[:count]:
-        values = ", ".join(f"{key} {value_text(value)}" for key, value in drawn(search, trial).items())
-        table.add_row(str(trial_number(trial)), value_text(trial.value), str(1 + (trial.last_step or 0)), values)
+        values = ", ".join(f"{key} {setting(value)}" for key, value in drawn(search, trial).items())
+        table.add_row(str(trial_number(trial)), setting(trial.value), str(1 + (trial.last_step or 0)), values)
     return table
 
 
@@ -348,8 +345,3 @@ def write_best(search: Search, study: optuna.Study) -> Path:
     flat = settings(found)  # what is chosen anew has dropped the arguments of the old
     write_whole(path, as_difference(base, description, changes, {key: flat[key] for key in changes if key in flat}))
     return path
-
-
-def value_text(value: Any) -> str:
-    """A value for a table or a line."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
