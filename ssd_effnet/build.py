@@ -294,11 +294,7 @@ def _frames(e: ExperimentConfig, stage: str, skipped: Skipped | None) -> list[Fr
 
 
 def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
-    """Data set of the stage ``train``, ``val`` or ``test``.
-
-    Raises:
-        DataError: wrong root, split or frames.
-    """
+    """Data set of the stage ``train``, ``val`` or ``test``."""
     e = with_lwir_range(e)
     skipped: Skipped | None = [] if e.data.on_bad_frame == "skip" else None
     frames = every = _frames(e, stage, skipped)

@@ -139,11 +139,7 @@ class Registry(MutableMapping[str, Callable[..., Any]]):
         return parameter in inspect.signature(self[name]).parameters
 
     def make(self, name: str, own: Mapping[str, Any], /, **supplied: Any) -> Any:
-        """Call the entry with what it takes of ``own`` and ``supplied``.
-
-        Raises:
-            RegistryError: no entry has the name.
-        """
+        """Call the entry with what it takes of ``own`` and ``supplied``."""
         if name not in self:
             raise RegistryError(f"{self.kind} {name!r} is unknown; known: {', '.join(self)}")
         entry, arguments = self[name], self.arguments(name)
@@ -229,9 +225,6 @@ def load_plugins(modules: Sequence[str], folder: str | Path | None = None) -> No
     Args:
         modules: names, as in ``import``.
         folder: searched after the installed ones; None: the working folder.
-
-    Raises:
-        RegistryError: there is no such module.
     """
     place = str(Path(folder or "").resolve())
     for of in [value for value in globals().values() if isinstance(value, Registry)]:

@@ -136,7 +136,6 @@ def write_dataset(
 
     Raises:
         RequestError: if the request is not possible or ``out`` holds something else.
-        OSError: if a file cannot be written.
     """
     out = Path(out)
     readme = readme_of(frames, size, seed, wide)

@@ -40,11 +40,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def read_yaml(path: Path, kind: str) -> Any:
-    """Content of a YAML file; ``kind`` names it in messages.
-
-    Raises:
-        ConfigError: it is not there, not text or not YAML.
-    """
+    """Content of a YAML file; ``kind`` names it in messages."""
     if not path.is_file():
         names = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: there is no such {kind} file{nearest(str(path), names)}")
@@ -58,11 +54,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Lists and mappings of a YAML text. Their values are texts, for the schema to read.
-
-    Raises:
-        ConfigError: one sentence that begins with ``where``.
-    """
+    """Lists and mappings of a YAML text. Values are texts, for the schema to read; errors begin with ``where``."""
     try:
         return yaml.load(text, _Loader)
     except ConfigError as error:

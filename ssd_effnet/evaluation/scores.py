@@ -203,9 +203,6 @@ def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTru
     Args:
         path: a ``.json`` file (all its images), or a data set's root or annotation folder.
         split: frames to take from a folder (:mod:`data_kaist.splits`).
-
-    Raises:
-        DataError: one sentence that names the file.
     """
     path = Path(path)
     if path.is_dir():

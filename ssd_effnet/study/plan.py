@@ -197,11 +197,7 @@ def survey(out: Path) -> tuple[list[RunDirectory], list[str]]:
 
 
 def runs_of(out: Path) -> tuple[list[RunDirectory], list[str]]:
-    """As :func:`survey`, with the runs in the study's order. Those of an experiment are in the order of seeds.
-
-    Raises:
-        RunError: there is none.
-    """
+    """As :func:`survey`, with the runs in the study's order. Those of an experiment are in the order of seeds."""
     order = list(read_study(out)["experiments"])
     found, left_out = survey(out)
     if not found:

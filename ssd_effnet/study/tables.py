@@ -107,11 +107,7 @@ def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str
 
 
 def scores_of_others(study: Study, files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Scores]:
-    """Scores of other detectors' detection files, by file name. All are scored on the test data of most runs.
-
-    Raises:
-        DataError: one is not of these images.
-    """
+    """Scores of other detectors' detection files, by file name. All are scored on the test data of most runs."""
     if not files or not study.runs:
         return {}
     usual = statistics.mode(map(tested_on, study.runs))

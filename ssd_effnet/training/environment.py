@@ -49,11 +49,7 @@ def machine_line(device: str, threads: int, how: str) -> str:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name, after a trial. ``auto``: a GPU if available.
-
-    Raises:
-        RequestError: unknown or unavailable device.
-    """
+    """The device of that name, after a trial. ``auto``: a GPU if available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -107,11 +103,7 @@ def git_state() -> dict[str, Any]:
 
 
 def code_patch() -> bytes:
-    """Patch from the commit to this code, with untracked source files.
-
-    Raises:
-        OSError, subprocess.SubprocessError: git failed.
-    """
+    """Patch from the commit to this code, with untracked source files."""
     listed = _git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")
     index = Path(__file__).resolve().parents[2] / os.fsdecode(_git("rev-parse", "--git-path", "index").rstrip(b"\n"))
     with tempfile.TemporaryDirectory() as folder:

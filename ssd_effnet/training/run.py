@@ -107,9 +107,6 @@ def run(
         resume: go on from ``checkpoints/last.ckpt`` (:mod:`.resume_checks`); a finished run is returned as it is.
         echo: called with one line per stage.
         callbacks: further ones of Lightning, such as a search's pruner.
-
-    Raises:
-        Failure: one sentence.
     """
     _quieten_lightning()
     directory = RunDirectory.of(experiment, out)
