@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
@@ -25,6 +26,7 @@ from data_kaist.layouts import spread
 from ssd_effnet.drawing import Marking, beside, draw, encoded
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.scores import miss_rate_figure
+from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.training.module import TrainingModule
 
@@ -169,6 +171,25 @@ class Doubts(Callback):
                 if new and (kinds is None or kind in kinds):
                     self.echo(f"{stage}: {sentence}")
                     self.said[stage, kind] = sentence
+
+
+class ScalarLayout(Callback):
+    """TensorBoard's Custom Scalars. One chart each of miss rates, AP, losses and rates."""
+
+    LAYOUT: ClassVar = {
+        "validation": {
+            "MR: all, day, night": ["Multiline", [f"^val/MR/{subset}$" for subset in REASONABLE]],
+            "AP": ["Multiline", ["^val/AP$", "^val/AP50$"]],
+        },
+        "training": {
+            "loss": ["Multiline", ["^train_epoch/loss_total$", "^val/loss_total$"]],
+            "rates": ["Multiline", ["^lr/"]],
+        },
+    }
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_custom_scalars(self.LAYOUT)
 
 
 class Pictures(Callback):

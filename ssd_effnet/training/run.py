@@ -64,6 +64,7 @@ from ssd_effnet.training.callbacks import (
     MetricsCsv,
     ModelCheckpoint,
     Pictures,
+    ScalarLayout,
 )
 from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.devices import (
@@ -254,7 +255,7 @@ class _Session:
         )
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
-        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo)]
+        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout()]
         used += [FusionWeights(), self.rows]  # before the file, which records its metrics
         # without validation no epoch is best. The last one has a callback of its own:
         # ModelCheckpoint's save_last writes only when there is a new best
