@@ -158,6 +158,8 @@ def read_plain(path: str | Path, *, mapped: bool = False) -> Any:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path} cannot be read: permission denied")
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     try:
@@ -257,4 +259,6 @@ def adapt_first_convolution(weight: torch.Tensor, in_channels: int) -> torch.Ten
     if weight.ndim != 4 or weight.shape[1] != 3:
         raise WeightsError(f"a first convolution over R, G, B has weights (O, 3, k, k), not {tuple(weight.shape)}")
     total = weight.sum(dim=1, keepdim=True)  # (O, 1, k, k)
-    return {1: total, 3: weight, 4: torch.cat([weight, total], dim=1) / 2}[in_channels]
+    if in_channels in (1, 3, 4):
+        return {1: total, 3: weight, 4: torch.cat([weight, total], dim=1) / 2}[in_channels]
+    raise WeightsError(f"there is no rule to turn three input channels into {in_channels}; there is one for 1, 3 and 4")

@@ -112,7 +112,7 @@ def test_cut_files_are_refused_in_one_sentence(tmp_path: Path, keep: float, zipp
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
-def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"there is no weights file .*absent\.pth"):
         read_state_dict(tmp_path / "absent.pth")
     with pytest.raises(WeightsError, match="there is no weights file"):
@@ -124,6 +124,10 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "other.pth")
         with pytest.raises(WeightsError, match=says):
             read_state_dict(tmp_path / "other.pth")
+    (tmp_path / "locked.pth").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
+    with pytest.raises(WeightsError, match=r"locked\.pth cannot be read: permission denied"):
+        read_state_dict(tmp_path / "locked.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -181,5 +185,7 @@ def test_first_convolution_for_other_channels() -> None:
     assert adapt_first_convolution(weight, 1).flatten().tolist() == [9]
     assert adapt_first_convolution(weight, 3) is weight
     assert adapt_first_convolution(weight, 4).flatten().tolist() == [0.5, 1, 3, 4.5]
+    with pytest.raises(WeightsError, match="into 2"):
+        adapt_first_convolution(weight, 2)
     with pytest.raises(WeightsError, match=r"not \(1, 1, 1, 1\)"):
         adapt_first_convolution(weight[:, :1], 4)
