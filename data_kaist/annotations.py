@@ -168,12 +168,12 @@ def number_of(parent: Any, tag: str, at: str) -> float:
 def training_ignore(annotations: Annotations, min_height: float = 12, classes: Classes = PEOPLE) -> np.ndarray:
     """Ignore regions in training, bool ``(n,)``: neither objects nor background.
 
-    Objects of no class, flagged ones, those lower than ``min_height`` pixels, and those over the image's border (the
-    rule of the study).
+    Objects of no class, flagged ones, those lower than ``min_height`` pixels, and those over the image's border by more
+    than half a pixel (the rule of the study; rounding of other formats is less).
     """
     height, width = annotations.size
     x1, y1, x2, y2 = annotations.boxes_xyxy.T
-    over_border = (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)
+    over_border = (x1 < -0.5) | (y1 < -0.5) | (x2 > width + 0.5) | (y2 > height + 0.5)
     of_no_class = classes.indices(annotations.labels) == 0
     ignore: np.ndarray = of_no_class | annotations.ignore | (annotations.height < min_height) | over_border
     return ignore

@@ -12,6 +12,8 @@ import torch
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce  # with gradients to all processes
 
+from data_kaist.errors import Failure
+
 T = TypeVar("T")
 
 
@@ -75,7 +77,17 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 def sync_batch_norms(module: nn.Module, *, gpu: bool) -> None:
-    """Replace batch norms below ``module`` by ones over all processes."""
+    """Replace batch norms below ``module`` by ones over all processes.
+
+    Raises:
+        Failure: one also activates, as timm's do: what replaces it would not.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.BatchNorm2d) and any(True for _ in part.children()):
+            raise Failure(
+                f"{name}: this batch norm also activates, which one over several processes would not; "
+                "set backbone.norm: frozen or group, or trainer.devices: 1"
+            )
     if gpu:
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return

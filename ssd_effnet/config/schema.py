@@ -60,7 +60,7 @@ class DataConfig:
     # of KAIST, for one split: xml, bbgt, paired, a folder, or a COCO file with im_name; empty: as above
     train_annotations: str = ""
     val_annotations: str = ""  # empty: those of training
-    test_annotations: str = ""  # likewise
+    test_annotations: str = ""  # empty: data.annotations, whatever those of training
     # box of KAIST's paired annotations; modality: lwir for input lwir, else visible
     box_of: Literal["modality", "visible", "lwir", "union"] = "modality"
     # kaist: train-all-02, test-day-20 ..., part of a video, a text file of frames, or several joined by +;

@@ -42,7 +42,7 @@ def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
     about 10. An image without such a name is a block of its own.
 
     Args:
-        names: of all images, in order within a video.
+        names: of all images.
         videos: use whole videos as blocks.
 
     Raises:
@@ -52,6 +52,9 @@ def blocks(names: Sequence[str], *, videos: bool = False) -> np.ndarray:
     for i, name in enumerate(names):
         found = _VIDEO.match(name)
         of_video.setdefault(found.group(1) if found else f"{i} {name}", []).append(i)
+
+    for of in of_video.values():
+        of.sort(key=names.__getitem__)  # in time, whatever the order of their ids
 
     def cut(length: float) -> list[np.ndarray]:
         return [

@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ssd_effnet.build import as_size, build_detector
+from ssd_effnet.config.keys import settings
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.study.records import Experiment
@@ -35,17 +36,22 @@ def latency(experiments: Sequence[Experiment], cache: Path, *, measure: bool = T
     machine, the values in ``cache`` are used, and so they are where ``measure`` is false.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = machine_line(device, 0, f"batch 1, forward in evaluation, channels_last, fp32, {ROUNDS} passes")
-    known = Latency({}, where)
+    number, clock = ("fp32", "processor time") if device == "cpu" else ("TF32 in convolutions", "time")
+    clock = clock if torch.get_num_threads() == 1 else "time"
+    where = machine_line(
+        device, 0, f"batch 1, forward in evaluation, channels_last, {number}, {clock}, {ROUNDS} passes"
+    )
+    known: dict[str, Any] = {"ms": {}, "where": where}
     if cache.is_file():
-        content = json.loads(cache.read_text(encoding="utf-8"))
-        known = Latency(content["ms"], content["where"])
-    names = [experiment.name for experiment in experiments]
-    if measure and (known.where != where or not known.ms.keys() >= set(names)):
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    configs = {experiment.name: settings(experiment.config) for experiment in experiments}
+    same = {name for name, config in configs.items() if known.get("configs", {}).get(name) == config}
+    if measure and (known["where"] != where or same != set(configs)):
         times = _measure({experiment.name: experiment.config for experiment in experiments}, device)
-        known = Latency({name: round(statistics.median(of), 3) for name, of in times.items()}, where)
-        write_results(cache, known._asdict())
-    return Latency({name: ms for name, ms in known.ms.items() if name in names}, known.where)
+        known = {"ms": {name: round(statistics.median(of), 3) for name, of in times.items()}, "where": where}
+        write_results(cache, known | {"configs": configs})
+        same = set(configs)
+    return Latency({name: ms for name, ms in known["ms"].items() if name in same}, known["where"])
 
 
 def _measure(configs: dict[str, ExperimentConfig], device: str) -> dict[str, list[float]]:

@@ -108,13 +108,11 @@ class Experiment:
     Attributes:
         runs: by seed, at least one.
         ancestors: names of the experiments it is a difference from, the nearest first.
-        planned: the seeds that were planned before there were results; empty: all.
     """
 
     name: str
     runs: list[Run]
     ancestors: list[str]
-    planned: Sequence[int] = ()
 
     @property
     def config(self) -> ExperimentConfig:
@@ -126,13 +124,13 @@ class Experiment:
         return cost(build_skeleton(self.config), as_size(self.config.input.size))
 
     def replicates(self, figure: str) -> np.ndarray:
-        """:meth:`Run.replicates` of the planned seeds, ``(seeds, 1 + G)``."""
-        counted = [run for run in self.runs if not self.planned or run.seed in self.planned] or self.runs
-        return np.stack([run.replicates(figure) for run in counted])
+        """:meth:`Run.replicates` of the seeds, ``(seeds, 1 + G)``."""
+        return np.stack([run.replicates(figure) for run in self.runs])
 
     def estimate(self, figure: str) -> Estimate:
-        """Mean over the planned seeds and its 95 % interval. In percent; the interval is for other images and seeds."""
-        return estimate(self.replicates(figure))
+        """Mean over the seeds in percent and its 95 % interval for other images and seeds. NaN for one seed."""
+        of = estimate(self.replicates(figure))
+        return of if len(self.runs) > 1 else replace(of, low=math.nan, high=math.nan)
 
     def mean(self, figure: str) -> float:
         """Mean of a :meth:`Run.figure` over the seeds."""
@@ -270,8 +268,11 @@ def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:
         left_out += [f"{r.directory}: was tested on other data than other seeds" for r in runs if tested_on(r) != usual]
         alike = [run for run in runs if tested_on(run) == usual]
         of_plan = entries.get(name, {})
-        ancestors = alike[0].experiment.ancestors or of_plan.get("ancestors", [])
-        experiments.append(Experiment(name, alike, ancestors, of_plan.get("seeds", [])))
+        seeds = of_plan.get("seeds") or [run.seed for run in alike]
+        left_out += [f"{r.directory}: the seed was added when there were results" for r in alike if r.seed not in seeds]
+        if alike := [run for run in alike if run.seed in seeds]:
+            ancestors = alike[0].experiment.ancestors or of_plan.get("ancestors", [])
+            experiments.append(Experiment(name, alike, ancestors))
     metric = planned.get("metric") or verdict_metric(evaluators.values())
     pairs = sum(any(parent in entries for parent in entry["ancestors"]) for entry in entries.values())
     return Study(out, experiments, unfinished, left_out, frames, metric, pairs, _warnings(experiments))
@@ -322,14 +323,6 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
     ]
     unknown = {reason: None for run in runs if (reason := run.environment["git"].get("reason"))}
     warnings += [f"the commit of some runs is unknown: {reason}" for reason in unknown]
-    for experiment in experiments:
-        if added := [
-            str(run.seed) for run in experiment.runs if experiment.planned and run.seed not in experiment.planned
-        ]:
-            warnings.append(
-                f"{experiment.name}: seeds {', '.join(added)} were added when there were results, and no verdict is of "
-                f"them: seeds that are added until a verdict comes would bring one by chance"
-            )
     warnings += [
         f"{run.directory.config_file} was edited after the training, and the report does not believe it: {edited}"
         for run in runs

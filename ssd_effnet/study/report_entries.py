@@ -56,11 +56,16 @@ class ReportEntry:
         ]
         if min(c.seeds) > 1 and c.readable:
             rows.append(("variance from seeds, from images", f"{c.of_seeds:.0%}, {1 - c.of_seeds:.0%}"))
-            rows.append(("smallest difference found with 80 % power", number(c.detectable)))
+            rows.append(("smallest difference found with 80 % power, as the only question", number(c.detectable)))
             if d.doubt:
                 rows.append(("no difference beyond", number(max(-c.low, c.high))))
         if c.readable and sum(c.seeds) > 2:
-            rows.append(("seeds per side that would tell 2 points", seeds_in_words(seeds_to_tell(here, there))))
+            rows.append(
+                (
+                    "seeds per side that would tell 2 points, as the only question",
+                    seeds_in_words(seeds_to_tell(here, there)),
+                )
+            )
         return rows
 
     def confounds(self, intended: bool) -> list[Confound]:

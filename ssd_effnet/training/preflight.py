@@ -84,20 +84,23 @@ def refuse_to_train_on_nobody(experiment: ExperimentConfig, dataset: DetectionDa
 
 
 def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, DetectionDataset]) -> None:
-    """Refuse images of a COCO data set that are in two splits."""
+    """Refuse images that are in two splits. Of KAIST, validation is cut out of training."""
     e, t = experiment.data, experiment.trainer
     splits = {"train": e.train, "val": e.val, "test": e.test}
     frames: dict[str, Sequence[Frame]] = {stage: dataset.frames for stage, dataset in datasets.items()}
     chooses = t.test_checkpoint == "best" or hasattr(experiment.schedule, "monitor")
     said = []
-    for stage, other in (("test", "train"), ("val", "train"), *([("test", "val")] if chooses else [])):
+    coco = e.kind == "coco"
+    pairs = [("test", "train"), *([("val", "train")] if coco else []), *([("test", "val")] if chooses else [])]
+    for stage, other in pairs:
         if stage not in frames or other not in frames:
             continue
         others = frames[other]
         files = {(Path(e.root) / file_and_step(splits[of])[0]).resolve() for of in (stage, other)}
         if stage == "val" and len(files) > 1:  # a val cut out of training shares its file, too
             others = build_source(experiment, "train").frames(e.train, modality=None, skipped=[])
-        if both := shared(frames[stage], others):
+        names = {frame.name for frame in others}
+        if both := shared(frames[stage], others) if coco else [frame for frame in frames[stage] if frame.name in names]:
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
             said.append(
                 f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"

@@ -178,7 +178,7 @@ def _run(
     preflight.refuse_to_watch_nobody(experiment, datasets)
     if resumed:
         refuse_other_data(directory, describe_data(datasets))
-    elif experiment.data.kind == "coco" and not experiment.data.allow_overlap:
+    elif not experiment.data.allow_overlap:
         preflight.refuse_shared_images(experiment, datasets)
     begun_from: dict[str, Any] = {}
     detector, report = build_detector(experiment, pretrained=not resumed and not experiment.init_from)

@@ -171,8 +171,8 @@ def test_training_ignore() -> None:
             [-1, 0, 9, 30],
             [90, 0, 101, 80],
             [90, 50, 100, 81],
-            [5, -0.5, 9, 30],
-            [80, 40, 100, 80],
+            [5, -0.6, 9, 30],
+            [80, 40, 100.4, 80],  # rounded
         ],
         ["person", "people", *["person"] * 8],
         ignore=[False, False, True, *[False] * 7],

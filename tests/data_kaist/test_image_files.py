@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.cli.inspect import main as inspect
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.training.preflight import refuse_shared_images
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunError
 
@@ -232,6 +234,20 @@ def test_shared_images_are_refused_with_their_count(
 ) -> None:
     said = refusal(experiment(root, *splits), tmp_path / "runs")
     assert says in said and "data.allow_overlap: true" in said
+
+
+def test_kaist_splits_that_share_frames_are_refused() -> None:
+    """Validation is cut out of training; the test split is not."""
+
+    def of(*numbers: int) -> Any:
+        return SimpleNamespace(frames=[SimpleNamespace(name=f"set06/V000/I{i:05}") for i in numbers])
+
+    e = load_experiment("lite0", ["data.val=test-day-20"])
+    refuse_shared_images(e, {"train": of(1, 2), "val": of(2, 3), "test": of(4)})
+    with pytest.raises(RunError, match=r"data\.test \(test-all-20\) shares 1 of its 2 images with data\.val"):
+        refuse_shared_images(e, {"train": of(1), "val": of(2, 3), "test": of(3, 4)})
+    with pytest.raises(RunError, match=r"with data\.train .*, set06/V000/I00004 first"):
+        refuse_shared_images(e, {"train": of(4), "val": of(1), "test": of(3, 4)})
 
 
 class Begun(Exception):

@@ -64,6 +64,9 @@ def test_videos_are_cut_into_stretches_of_about_thirty() -> None:
     assert len(set(block)) == 7 * 4
     assert [int((block == b).sum()) for b in range(4)] == [23, 23, 44, 44]
     assert len(set(blocks(names, videos=True))) == 21
+    mixed = np.random.default_rng(0).permutation(len(names))  # as by ids that follow no video
+    of_mixed = blocks([names[i] for i in mixed])
+    assert {frozenset(mixed[of_mixed == b]) for b in of_mixed} == {frozenset(np.flatnonzero(block == b)) for b in block}
 
 
 def test_few_blocks_are_cut_shorter_and_other_images_stand_alone() -> None:

@@ -128,6 +128,7 @@ def test_a_space_has_the_types_of_the_schema(tmp_path: Path, text: str, key: str
         ("optimizer.lr: 0.1", "must be a list to choose from or {low: ..., high: ...}"),
         ("optimizer.lr: [1, 2]\noptimizer.lr: [3, 4]", "is a duplicate"),
         ("trainer.seed: [1, 2]", "cannot be searched"),
+        ("data.train_annotations: [xml, paired]", "cannot be searched"),
         ("", "must hold `key: what to draw` lines"),
     ],
 )

@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from untrained import LITE0, SMALL, of_pairs
 
+from data_kaist.errors import Failure
 from data_kaist.structures import Targets
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_detector
@@ -58,6 +59,14 @@ class Step(nn.Module):
         torch.manual_seed(2)  # of drop-connect
         total: torch.Tensor = self.criterion(self.detector(pixels), targets).total
         return total
+
+
+def test_a_norm_that_activates_too_is_refused() -> None:
+    """As timm's: what takes its place would let negative values through."""
+    norm = nn.BatchNorm2d(2)
+    norm.act = nn.ReLU()
+    with pytest.raises(Failure, match="1: this batch norm also activates"):
+        sync_batch_norms(nn.Sequential(nn.Conv2d(2, 2, 1), norm), gpu=False)
 
 
 def _step(e: ExperimentConfig, images: int) -> dict[str, Any]:

@@ -156,6 +156,15 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
         assert done.returncode == 1 and says in done.stderr and not list(tmp_path.glob("no*"))
 
 
+def test_other_categories_of_a_file_are_no_people(few_pairs: Path, tmp_path: Path) -> None:
+    splits = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
+    run = run_of(tmp_path / "coco", 0, 1.0, *splits)
+    rows = json.loads((run / "detections.json").read_text())
+    (tmp_path / "theirs.json").write_text(json.dumps([*rows, *(row | {"category_id": 99} for row in rows)]))
+    own, theirs = FinishedRun.load_all([run, tmp_path / "theirs.json"]).values()
+    assert len(own.detections) == len(theirs.detections) > 0
+
+
 def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway: Path, tmp_path: Path) -> None:
     data = ("--annotations", FinishedRun.load(visible).frames[0].visible.parents[4])  # type: ignore[union-attr]
     files = []

@@ -24,7 +24,8 @@ from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, nearest, read_yaml
 
 _NOT_DRAWN = (
-    *("data.allow_overlap", "data.annotations", "data.classes", "data.images", "data.kind", "data.on_bad_frame"),
+    *("data.allow_overlap", "data.annotations", "data.annotations_dir", "data.box_of", "data.classes", "data.images"),
+    *("data.kind", "data.on_bad_frame", "data.train_annotations", "data.val_annotations", "data.test_annotations"),
     *("data.root", "data.test", "data.val", "trainer.devices", "trainer.monitor", "trainer.num_nodes", "trainer.seed"),
     *("trainer.test_checkpoint", "trainer.threads"),
 )

@@ -14,7 +14,7 @@ import numpy as np
 from data_kaist.classes import PEOPLE, Classes
 from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt, Failure
-from data_kaist.layouts import Frame, Modality, coco_files, image_ids
+from data_kaist.layouts import Frame, Modality, category_ids, coco_files, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_annotations, build_classes
 from ssd_effnet.drawing import as_rgb
@@ -49,8 +49,7 @@ class FinishedRun:
         if not directory.detections_file.is_file():
             unfinished = "holds no detections.json; the run is not finished (ssd-effnet train --resume)"
             raise DataError(f"{path}: {unfinished if path.exists() else 'there is no such run or file'}")
-        if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
-            raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
+        _refuse_another_checkpoint(path, directory)
         experiment, frames, table = directory.tested(overrides)
         if edited := directory.edited(experiment):
             doubt = f"{directory.config_file} was edited after the training, and is not believed: {edited}"
@@ -90,6 +89,12 @@ class FinishedRun:
         places = [path if path in files else RunDirectory.holding(path).path for path in paths]
         names = dict(zip(paths, short_names(places), strict=True))
         if annotations is not None:
+            if of_class not in (None, PEOPLE.main):
+                raise DataError(
+                    f"{annotations}: scores against other annotations are of {PEOPLE.main}, not of {of_class}"
+                )
+            for path in (path for path in paths if path not in files):
+                _refuse_another_checkpoint(path, RunDirectory.holding(path))
             found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
             truth, tables = load_ground_truth(annotations, split).read_all(found)
             of = dict(zip(paths, tables, strict=True))
@@ -115,8 +120,12 @@ class FinishedRun:
         for path, run in runs.items():
             if fingerprint(run.frames) != fingerprint(first.frames):
                 raise DataError(f"{one} and {path} were not tested on the same frames and boxes")
+        category = category_ids(first.frames, first.classes)[first.classes.index(first.of_class) - 1]
         truth = GroundTruth(
-            [f.annotations for f in first.frames], [f.name for f in first.frames], image_ids(first.frames)
+            [f.annotations for f in first.frames],
+            [f.name for f in first.frames],
+            image_ids(first.frames),
+            frozenset({category}) if first.frames[0].category_ids else None,
         )
         others = {path: truth.read_detections(path) for path in files}
         truth.say_doubts(others, first.truth)
@@ -136,6 +145,11 @@ class FinishedRun:
                 frame = replace(frame, lwir=partner if partner != frame.visible and partner.is_file() else None)
             modality = "halfway" if frame.visible and frame.lwir else "visible" if frame.visible else "lwir"
         return [as_rgb(image) for image in read_pair(frame, modality) if image is not None]
+
+
+def _refuse_another_checkpoint(path: Path, directory: RunDirectory) -> None:
+    if path.is_file() and path.name != (tested := directory.results()["checkpoint"]):
+        raise DataError(f"{path}: the detections of {directory} are those of {tested}, not of this checkpoint")
 
 
 def _holds_results(path: Path) -> bool:
