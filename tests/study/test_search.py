@@ -96,7 +96,7 @@ def space_of(tmp_path: Path, text: str) -> dict[str, Any]:
         ("anchors.ratios: [[0.5, 1e-0], [0.4]]", "anchors.ratios", [[0.5, 1.0], [0.4]]),
         ("trainer.epochs: {low: 2, high: 10, step: 3}", "trainer.epochs", Ints(2, 8, False, 3)),
         ("neck.channels: {low: 16, high: 64, log: true}", "neck.channels", Ints(16, 64, True)),
-        ("data.annotations_dir: [no, 1.10, 010]", "data.annotations_dir", ["no", "1.10", "010"]),
+        ("backbone.pretrained: [no, 1.10, 010]", "backbone.pretrained", ["no", "1.10", "010"]),
         ("trainer.epochs: {low: 010, high: 012}", "trainer.epochs", Ints(10, 12)),
         ("trainer.epochs: [010, 011]", "trainer.epochs", [10, 11]),
         ("augment.flip.p: {low: 0, high: 0.95, step: 0.1}", "augment.flip.p", Floats(0.0, 0.9, False, 0.1)),
