@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ DRAWS = 4  # of a frame, in as many epochs
 
 _CELL = 320  # width of one picture
 _ROWS = 6  # frames on one picture
+_FAR_MEAN, _FAR_STD = 1.0, 3.0  # wide enough for networks trained on -1..1, whose inputs deviate by about 0.5
 
 
 def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[Path]:
     """Draw training frames as the network receives them, turned back into pixels. Returns the pictures.
 
     ``count`` frames are spread over those that have objects, each drawn as in the first :data:`DRAWS` epochs, into the
-    folder ``out``: ``train_1.png`` ...
+    folder ``out``: ``train_1.png`` ... A Doubt names channels whose mean or deviation is far from the wanted 0 and 1.
     """
     if out.is_file():
         raise DataError(f"{out}: is a file, and pictures are written into a folder")
@@ -47,6 +49,9 @@ def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[P
     std, mean = torch.std_mean(torch.cat(of_frames, dim=1), dim=1)
     names = [CHANNEL_NAMES[place] for place in CHANNELS[e.input.modality]]
     channels = [f"{name} {m:+.3f} and {s:.3f}" for name, m, s in zip(names, mean.tolist(), std.tolist(), strict=True)]
+    far = ((mean.abs() > _FAR_MEAN) | (std > _FAR_STD) | (std < 1 / _FAR_STD)).tolist()
+    if wrong := list(compress(channels, far)):
+        warn_doubt(f"{e.name}: far from mean 0 and standard deviation 1: {', '.join(wrong)}; see input.mean, input.std")
     for sentence in doubts_of([dataset.frames[place] for place in places]).values():
         warn_doubt(sentence)
     said = [f"{name} ({', '.join(f'{k} {v}' for k, v in vars(own).items())})" for _, name, own in chosen(e.augment)]

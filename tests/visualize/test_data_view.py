@@ -10,6 +10,7 @@ import torch
 from untrained import LITE0, SMALL
 
 from data_kaist.dataset import collate
+from data_kaist.errors import Doubt
 from ssd_effnet.build import build_dataset, build_normalize
 from ssd_effnet.cli.visualize import main
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
@@ -40,7 +41,9 @@ def test_the_pixels_are_those_that_were_transformed(few_pairs: Path, modality: s
             np.testing.assert_array_equal(image[..., -1], sample.lwir)
 
 
-def test_statistics_are_those_of_the_tensor(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_those_of_the_tensor_and_far_ones_are_doubted(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds: said.append(words[1]))
     e = experiment(few_pairs, "input.modality=early")
@@ -49,6 +52,9 @@ def test_statistics_are_those_of_the_tensor(few_pairs: Path, tmp_path: Path, mon
     x = normalize(collate([dataset[(k, place)] for place in (0, 2, 3) for k in range(4)]).images).transpose(0, 1)
     wanted = [f"{float(of.mean()):+.3f} and {float(of.std()):.3f}" for of in x]
     assert re.findall(r"\w+ ([+-][\d.]+ and \d\.\d+)", said[0]) == wanted
+    for key, channels in (("input.normalize=false", "red.*green.*blue"), ("input.std=[2,0.5,0.5,0.5]", "red [^,]+;")):
+        with pytest.warns(Doubt, match=f"far from mean 0 and standard deviation 1: {channels}"):
+            write_data_view(experiment(few_pairs, key), tmp_path, count=2)
 
 
 def test_the_picture_shows_the_frame_as_read_and_its_draws(
