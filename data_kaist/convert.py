@@ -127,7 +127,7 @@ def _write(pictures: list[AnnotatedImage], file: Path, ids: dict[str, int]) -> C
             rows.append(row | {"area": w1 * h1, "iscrowd": int(obj.ignore), "ignore": int(obj.ignore), "height": h})
             done.labels.update([] if obj.ignore else [obj.label])
     done.ignored = sum(row["ignore"] for row in rows)
-    names, sizes = zip(*((picture.name, picture.size) for picture in pictures), strict=True)
+    names, sizes = [picture.name for picture in pictures], [picture.size for picture in pictures]
     write_images(file, range(len(pictures)), names, sizes, {id_: label for label, id_ in ids.items()}, rows)
     return done
 

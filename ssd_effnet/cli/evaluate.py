@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().completed().parse_args(argv)
     if args.compare and (args.plot or args.json):
         parser().error("--plot and --json go with --detections or --join, not with --compare")
-    if (args.out or args.prior) and not args.join:
+    if (args.out or args.prior is not None) and not args.join:
         parser().error("--out and --prior go with --join")
     if args.other and not args.compare:
         parser().error("--with goes with --compare")
@@ -91,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(truth)
         return
     if args.join:
-        prior = args.prior or mean_score(found)
+        prior = mean_score(found) if args.prior is None else args.prior
         how = f"{args.by}, prior {prior:.2g}" if args.by == "proben" else args.by
         joined = tables[f"joined by {how}"] = join(found, args.by, prior=prior)
         if args.out:

@@ -85,7 +85,8 @@ def join(
     rows, sized = list[tuple[int, int, float, np.ndarray]](), np.array(xywh_rows(boxes), np.float64)
     joining = JOINS[by]
     if by == "proben":
-        joining = partial(proben, prior=float(np.clip(prior or mean_score(tables), 1e-6, 1 - 1e-6)))
+        prior = mean_score(tables) if prior is None else prior
+        joining = partial(proben, prior=float(np.clip(prior, 1e-6, 1 - 1e-6)))
     order = np.lexsort((-scores, labels, image))
     starts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
     for group in np.split(order, starts[1:]) if len(order) else ():
