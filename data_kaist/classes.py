@@ -63,6 +63,11 @@ class Classes:
         """Class with the label ``person``, else the first. Its figures have no class name."""
         return next((name for name in self.names if is_among([PERSON], self.labels[name]).all()), self.names[0])
 
+    @cached_property
+    def published(self) -> tuple[str, ...]:
+        """Names in result files: as :attr:`names`, but ``person`` for the class with that label."""
+        return tuple(PERSON if is_among([PERSON], of).any() else name for name, of in self.labels.items())
+
     def __str__(self) -> str:
         return "persons" if self == PEOPLE else " and ".join(self.names)
 

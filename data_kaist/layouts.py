@@ -251,6 +251,8 @@ def _kaist_frames(source: DataSource, split: str, exclude: str | None, modality:
         data = read_coco(folder, bad, classes=source.classes)
         categories = _category_ids(data, source.classes)
         coco = {image.name: (image, objects) for image, objects in zip(data.images, data.annotations, strict=True)}
+        if len(coco) < len(data.images):
+            raise AnnotationError(f"{folder}: two of its images are of one frame; give a file of one of them")
         written = {name: [folder] for name in coco if is_frame_name(name)}
     else:
         side = source._box_of(modality) if source.form == "paired" else ""
@@ -270,14 +272,17 @@ def _kaist_frames(source: DataSource, split: str, exclude: str | None, modality:
         if without:
             said = f"{len(without):,} of the {len(chosen):,} frames of {split} have no {what} and are left out"
             warnings.warn(f"{folder}: {said}, {without[0]} first", Doubt, stacklevel=3)
-            chosen = sorted({*chosen} - {*without})
-    out = select(names, parse_split(exclude, root)) if exclude else []
-    chosen = _without_excluded(chosen, out, split, exclude, len(written) if is_selection else len(names), root)
+    out = [*(select(names, parse_split(exclude, root)) if exclude else ()), *(lacking if is_selection else ())]
+    total = len(written) if is_selection else len(names)
+    chosen = _without_excluded(chosen, out, split, exclude, total, root)
+    places = {name: place for place, name in enumerate(chosen)}
+    chosen = _without_excluded(chosen, blind, split, "frames without image", total, root)
     files = {name: {side: of[name] for side, of in pictured.items() if name in of} for name in chosen}
     size = KAIST_SIZE  # of annotations that state none
-    if first := next((path for of in files.values() for path in of.values()), None):
+    for path in (path for of in files.values() for path in of.values()):
         with suppress(ImageError):
-            size = read_image(first, colour=False).shape[:2]
+            size = read_image(path, colour=False).shape[:2]
+            break
     sides = _sides(modality, files.values())
     hint = f"; {len(lacking):,} frames of {split} have none, and data.on_bad_frame: skip leaves them out"
 
@@ -297,7 +302,7 @@ def _kaist_frames(source: DataSource, split: str, exclude: str | None, modality:
         of_pair = [read_annotation(file, name, size=size, of_pair=source.form == "paired") for file in written[name]]
         return Frame(name, visible, lwir, _union(of_pair, written[name]), place=place)
 
-    return ((name, partial(frame, place, name)) for place, name in enumerate(chosen))
+    return ((name, partial(frame, places[name], name)) for name in chosen)
 
 
 def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from data_kaist.annotations import training_ignore
-from data_kaist.classes import PERSON
+from data_kaist.classes import PEOPLE, Classes
 from data_kaist.dataset import read_pair
 from data_kaist.errors import ImageError
 from data_kaist.images import lwir_values
@@ -53,15 +53,18 @@ def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int 
 
     def some(frame: Frame) -> np.ndarray:
         assert frame.lwir is not None
-        values = lwir_values(frame.lwir)
-        deep = values.reshape(-1)[:: max(values.size // 10_000, 1)].astype(np.float64)
+        try:
+            values = lwir_values(frame.lwir)
+        except ImageError:  # of which training tells
+            return np.empty(0)
+        deep = values.reshape(-1)[:: values.size // 10_000 | 1].astype(np.float64)  # odd: of all columns
         return deep[np.isfinite(deep)] if values.dtype != np.uint8 else deep[:0]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         values = np.concatenate(list(pool.map(some, (frames[place] for place in spread(frames, count)))))
     if not len(values):
         raise ImageError(
-            f"{frames[0].lwir}: has 8 bits, as all LWIR images that were looked at; leave out lwir_quantiles"
+            f"{frames[0].lwir}: no LWIR image that was looked at has more than 8 bits; leave out lwir_quantiles"
         )
     found = [float(f"{value:.6g}") for value in np.quantile(values, shares)]
     if found[0] >= found[-1]:
@@ -73,30 +76,30 @@ class ObjectCounts(NamedTuple):
     """Counts of one group of objects: ``all``, ``day``, ``night``, ``unknown`` or ``occl. none | partial | heavy``.
 
     They are frames (for an occlusion, those with such an object), frames with any object of the group, objects, those
-    labelled person, and ignore regions (:func:`~data_kaist.annotations.training_ignore`), some of them persons.
+    of a class, and ignore regions (:func:`~data_kaist.annotations.training_ignore`), some of them of a class.
     """
 
     group: str
     counts: tuple[int, ...]
 
 
-def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
+def count_objects(frames: Sequence[Frame], min_height: float = 12, classes: Classes = PEOPLE) -> list[ObjectCounts]:
     """Count the objects of all frames. They are also counted by daytime and by occlusion, where any is known."""
     every = [frame.annotations for frame in frames]
     daytime = np.array([a.daytime or "unknown" for a in every], object)
     image = np.repeat(np.arange(len(every)), np.array([len(a) for a in every], int))
-    occlusion, ignored, person = (
+    occlusion, ignored, of_class = (
         np.concatenate([np.zeros(0), *columns])
         for columns in (
             [a.occlusion for a in every],
-            [training_ignore(a) for a in every],
-            [a.labels == PERSON for a in every],
+            [training_ignore(a, min_height, classes) for a in every],
+            [classes.indices(a.labels) > 0 for a in every],
         )
     )
 
     def row(group: str, of: np.ndarray, n_frames: int | None = None) -> ObjectCounts:
         present = len(np.unique(image[of]))
-        counts = present if n_frames is None else n_frames, present, of.sum(), person[of].sum(), ignored[of].sum()
+        counts = present if n_frames is None else n_frames, present, of.sum(), of_class[of].sum(), ignored[of].sum()
         return ObjectCounts(group, tuple(map(int, counts)))
 
     rows = [row("all", np.full(len(image), True), len(every))]
@@ -107,7 +110,10 @@ def count_objects(frames: Sequence[Frame]) -> list[ObjectCounts]:
     return rows + [row(f"occl. {name}", occlusion == level) for level, name in known]
 
 
-def height_quantiles(frames: Sequence[Frame], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:
-    """Quantiles of the persons' heights in pixels; empty without persons."""
-    heights = [float(h) for frame in frames for h in frame.annotations.height[frame.annotations.labels == PERSON]]
+def height_quantiles(
+    frames: Sequence[Frame], classes: Classes = PEOPLE, shares: Sequence[int] = (5, 25, 50, 75, 95)
+) -> dict[int, float]:
+    """Quantiles of the heights of objects of a class in pixels; empty without any."""
+    every = [frame.annotations for frame in frames]
+    heights = [float(h) for a in every for h in a.height[classes.indices(a.labels) > 0]]
     return dict(zip(shares, map(float, np.percentile(heights, shares)), strict=True)) if heights else {}

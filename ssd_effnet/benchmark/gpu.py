@@ -233,13 +233,18 @@ def _tf32(on: bool) -> Iterator[None]:
 
 
 def write_speeds(path: Path, speeds: Sequence[Speed], machine: str) -> None:
-    """Figures of one device as JSON. ``README.md`` beside it is made anew from all that lie there."""
+    """Figures of one device as JSON. Its ``README.md`` beside it is made anew from all that lie there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "speeds": [asdict(speed) for speed in speeds]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    page = [f"# Devices\n\nMade by `ssd-effnet benchmark gpu --json`. Published: {PUBLISHED}.\n"]
+    readme, title = path.with_name("README.md"), "# Devices\n\nMade by `ssd-effnet benchmark gpu --json`."
+    if readme.exists() and not readme.read_text(encoding="utf-8").startswith(title):
+        return
+    page = [f"{title} Published: {PUBLISHED}.\n"]
     for file in sorted(path.parent.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
+        if "speeds" not in found:
+            continue
         page.append(f"## {found['machine']}, {found['date']}\n")
         page.append("| experiment | size | what | precision | batch | images/s | peak MiB | waiting for data |")
         page.append("|---|---|---|---|---|---|---|---|")
@@ -250,4 +255,4 @@ def write_speeds(path: Path, speeds: Sequence[Speed], machine: str) -> None:
             cells = (s["experiment"], size, s["what"], s["precision"], s["batch"], rate, peak, waiting)
             page.append(f"| {' | '.join(map(str, cells))} |")
         page.append("")
-    (path.parent / "README.md").write_text("\n".join(page), encoding="utf-8")
+    readme.write_text("\n".join(page), encoding="utf-8")

@@ -113,4 +113,4 @@ def run_gpu(a: argparse.Namespace) -> None:
             if out is not None:
                 write_speeds(out, speeds, machine)  # what is measured stays if the rest is stopped
     if out is not None:
-        print(f"written to {out}, and {out.parent / 'README.md'}")
+        print(f"written to {out}")

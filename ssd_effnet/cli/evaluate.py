@@ -26,7 +26,7 @@ def parser() -> shell.Parser:
     add = parser.add_argument
     add("--annotations", type=Path, required=True, metavar="FILE_OR_ROOT", help="COCO JSON, or a data set's root")
     task = parser.add_mutually_exclusive_group(required=True)
-    text = "a run, KAIST text (image_number,x,y,w,h,score; numbers from 1) or one per video, COCO results"
+    text = "a run, KAIST text (image_number,x,y,w,h,score; numbers from 1) or a folder of one per frame, COCO results"
     task.add_argument("--detections", type=Path, nargs="+", metavar="FILE", help=text)
     text = "A and B; or the seeds of A, with those of B in --with"
     task.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help=text)
@@ -98,7 +98,8 @@ def evaluate(args: argparse.Namespace) -> None:
             person, ids = min(truth.person_categories or [1]), truth.image_ids or list(range(len(truth.names)))
             write_coco_results(args.out / "detections.json", joined, image_ids=ids, category_ids=[person])
             sizes = [of_image.size for of_image in truth.annotations]
-            write_images(args.out / "images.json", ids, truth.names, sizes, {person: PERSON})
+            names = [f"{name}.jpg" for name in truth.names]  # readers cut the ending off
+            write_images(args.out / "images.json", ids, names, sizes, {person: PERSON})
     scores = {name: evaluation.score(evaluator, table, rules) for name, table in tables.items()}
     if args.json:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}

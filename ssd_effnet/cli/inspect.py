@@ -14,6 +14,7 @@ examples:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments["anchors"] == []:
         arguments["anchors"] = ["lite0"]
     limits = arguments.pop("lwir_range")
+    if limits and not -math.inf < limits[0] < limits[1] < math.inf:
+        parser().error("--lwir-range takes LOW below HIGH")
     reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))
     inspect(arguments.pop("root"), reading=reading, **arguments)
     return 0

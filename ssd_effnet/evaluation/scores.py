@@ -53,6 +53,7 @@ class GroundTruth:
         person_categories: category ids that are ``person`` in a COCO file; None: all.
         source: the COCO file, or the folder of annotations and the split.
         listed: indices of the images in the order of the COCO file.
+        category: name of the class in ``images.json``.
     """
 
     annotations: list[Annotations]
@@ -61,6 +62,7 @@ class GroundTruth:
     person_categories: frozenset[int] | None = None
     source: str = ""
     listed: Sequence[int] = ()
+    category: str = PERSON
 
     def __str__(self) -> str:
         persons = sum(int(is_among(of_image.labels, [PERSON]).sum()) for of_image in self.annotations)
@@ -96,22 +98,27 @@ class GroundTruth:
         new = np.full(len(self.names), -1)
         new[kept] = range(len(kept))
         renumbered = [replace(table, image_index=new[table.image_index]) for table in tables]
-        truth = GroundTruth(
-            [self.annotations[place] for place in kept],
-            [self.names[place] for place in kept],
-            self.image_ids and [self.image_ids[place] for place in kept],
-            self.person_categories,
-            f"{self.source}, the {len(kept):,} images that were looked at",
-            [int(new[place]) for place in self.listed if new[place] >= 0],
+        truth = replace(
+            self,
+            annotations=[self.annotations[place] for place in kept],
+            names=[self.names[place] for place in kept],
+            image_ids=self.image_ids and [self.image_ids[place] for place in kept],
+            source=f"{self.source}, the {len(kept):,} images that were looked at",
+            listed=[int(new[place]) for place in self.listed if new[place] >= 0],
         )
         return truth, [table.rows(table.image_index >= 0) for table in renumbered]
 
     def _by_names(self, path: Path, listing: Path) -> tuple[DetectionTable, set[int]]:
-        seen = read_coco(listing)
+        seen = read_coco(listing, classes=Classes({self.category: (self.category,)}))
         ids, is_text = seen.image_ids, path.suffix == ".txt"
         images = max(ids) + 1 if is_text else len(ids)
-        table = read_detections(path, images, image_ids=ids, person_categories=seen.person_categories)
+        categories = {id_ for id_, label in seen.categories.items() if label == self.category}
+        table = read_detections(path, images, image_ids=ids, person_categories=categories)
         place = places_by_name(seen.names, self.names, str(listing))
+        found = [(image.size, self.annotations[i].size) for image, i in zip(seen.images, place, strict=True) if i >= 0]
+        if resized := sum(own != size for own, size in found):
+            of_other = f"{resized:,} images have another size than in {self.source}"
+            warnings.warn(f"{listing}: {of_other}: turned by an orientation tag, or resized?", Doubt, stacklevel=2)
         unknown, unseen = place.count(-1), len(self.names) - len(set(place) - {-1})
         if unknown == len(place):
             raise DataError(f"{listing}: none of its {unknown:,} images, as {seen.names[0]}, is in {self.source}")

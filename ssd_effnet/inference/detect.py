@@ -209,12 +209,14 @@ def _write_results(
 ) -> None:
     """``detections.json``, ``images.json`` and, of the main class, ``detections_kaist.txt``; none without images."""
     if not images:
+        for name in ("detections.json", "images.json", "detections_kaist.txt"):
+            (out / name).unlink(missing_ok=True)
         return
     ids, names, sizes = zip(*images, strict=True)
     whole = DetectionTable.joined(
         [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
     )
-    write_images(out / "images.json", ids, names, sizes, dict(enumerate(classes.names, start=1)))
+    write_images(out / "images.json", ids, names, sizes, dict(enumerate(classes.published, start=1)))
     write_coco_results(out / "detections.json", whole, image_ids=ids)
     main = whole.of_class(classes.index(classes.main))
     write_kaist(out / "detections_kaist.txt", replace(main, image_index=np.array(ids)[main.image_index]))

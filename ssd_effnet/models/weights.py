@@ -52,11 +52,6 @@ class LoadReport:
     source: str = ""
     adapted: tuple[str, ...] = ()
 
-    @property
-    def complete(self) -> bool:
-        """Whether every tensor of the module was filled."""
-        return not self.missing and not self.misshapen
-
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded" + (f" from {self.source}" if self.source else "")]
         if self.adapted:

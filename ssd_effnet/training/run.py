@@ -559,7 +559,7 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     write_coco_results(directory.detections_file, table, image_ids=ids, category_ids=categories)
     if all(is_frame_name(frame.name) and frame.image_id is None for frame in frames):  # names of the numbers
         names, sizes = [frame.name for frame in frames], [frame.annotations.size for frame in frames]
-        of_ids = dict(zip(categories, dataset.classes.names, strict=True))
+        of_ids = dict(zip(categories, dataset.classes.published, strict=True))
         write_images(directory.detections_file.with_name("images.json"), ids, names, sizes, of_ids)
     places = np.array([frame.place for frame in frames])
     people = table.of_class(dataset.classes.index(dataset.classes.main))

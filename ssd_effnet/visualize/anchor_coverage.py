@@ -22,7 +22,8 @@ from ssd_effnet.build import (
     build_skeleton,
     build_transforms,
 )
-from ssd_effnet.config.loading import as_difference
+from ssd_effnet.config.keys import unlike
+from ssd_effnet.config.loading import as_difference, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, encode, iou, xyxy_to_cxcywh
 from ssd_effnet.evaluation.average_precision import AveragePrecision
@@ -210,11 +211,12 @@ def _geometric_means(values: torch.Tensor, cluster: torch.Tensor, before: torch.
 
 
 def write_fitted(path: Path, base: str, e: ExperimentConfig, fit: Fit) -> None:
-    """Write an experiment that changes an experiment's anchors."""
+    """Write an experiment that changes the anchors of ``e``, which is ``base`` but for keys that it states again."""
+    fitted = {"anchors.ratios": sorted(fit.ratios.tolist()), "anchors.sizes": fit.sizes.tolist()}
+    given = {key: own for key, (_, own) in unlike(load_experiment(base), e).items()}
+    values = given | {key: [float(f"{value:.3g}") for value in of] for key, of in fitted.items()}
     description = (
         f"What do anchors fitted to these objects give? Sizes and ratios of {e.name} by k-means in IoU. "
-        "Changes together: anchors.ratios, anchors.sizes: they are one choice of shapes."
+        f"Changes together: {', '.join(sorted(values))}: shapes, and what they were fitted for."
     )
-    fitted = {"anchors.ratios": sorted(fit.ratios.tolist()), "anchors.sizes": fit.sizes.tolist()}
-    values = {key: [float(f"{value:.3g}") for value in of] for key, of in fitted.items()}
-    write_whole(path, as_difference(base, description, list(values), values))
+    write_whole(path, as_difference(base, description, sorted(values), values))

@@ -97,14 +97,28 @@ def _frame_row(dataset: DetectionDataset, place: int, batch: Batch, pixels: np.n
         when = f"as it enters in epoch {k}"
         names = [dataset.classes.names[label - 1] for label in targets.labels[k].tolist() if label > 0]
         texts = names if len(dataset.classes.names) > 1 else []
-        cells.append(_frame_cell(shown, boxes, ignored, texts, [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]))
+        words = [when, f"{image.shape[1]}x{image.shape[0]}; {what}"]
+        present = targets.present if len(shown) > 1 else None
+        sides = None if present is None else present[k].numpy()[there].T
+        cells.append(_frame_cell(shown, boxes, ignored, texts, words, sides))
     return cells
 
 
 def _frame_cell(
-    pair: Sequence[np.ndarray], boxes_xyxy: np.ndarray, ignore: np.ndarray, texts: Sequence[str], words: Sequence[str]
+    pair: Sequence[np.ndarray],
+    boxes_xyxy: np.ndarray,
+    ignore: np.ndarray,
+    texts: Sequence[str],
+    words: Sequence[str],
+    sides: np.ndarray | None = None,
 ) -> Panel:
-    zoom = _CELL / pair[0].shape[1]
-    named = [text for text, ignored in zip(texts, ignore, strict=False) if not ignored]
-    markings = [Marking("ignored", boxes_xyxy[ignore]), Marking("truth", boxes_xyxy[~ignore], named)]
-    return Panel(words, np.concatenate([draw(picture, markings, zoom=zoom) for picture in pair]))
+    """One cell: images of one frame, one below the other. ``sides`` says which objects each image shows (None: all)."""
+    pictures = []
+    for picture, shows in zip(pair, np.ones((len(pair), len(ignore)), bool) if sides is None else sides, strict=True):
+        others, wanted = ignore & shows, ~ignore & shows
+        markings = [
+            Marking("ignored", boxes_xyxy[others]),
+            Marking("truth", boxes_xyxy[wanted], list(compress(texts, wanted))),
+        ]
+        pictures.append(draw(picture, markings, zoom=_CELL / picture.shape[1]))
+    return Panel(words, np.concatenate(pictures))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
+from data_kaist.classes import PEOPLE
 from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
 from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
+from data_kaist.structures import Annotations
 from data_kaist.transforms import Compose
+from ssd_effnet.build import build_classes
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.drawing import Marking, beside, draw
@@ -51,12 +56,16 @@ def inspect(
     Arguments are the options of ``ssd-effnet inspect``, where None is the default; ``reading`` is how image files
     become pixels.
     """
-    root, kind, named = _what(root, kind, splits)
-    source = DataSource(kind, root, images=images, reading=reading)
+    experiment = load_experiment(anchors[0], anchors[1:]) if anchors else None
+    classes = build_classes(experiment) if experiment else PEOPLE
+    least = experiment.data.min_height if experiment else 12
+    root, kind, named = _what(root, kind or ("kaist" if annotations != "xml" else None), splits)
+    if kind == "coco" and annotations != "xml":
+        raise SplitError(f"{root}: --annotations {annotations} is of KAIST, not of a COCO file")
+    source = DataSource(kind, root, images=images, reading=reading, classes=classes)
     source = source.annotated(annotations) if kind == "kaist" else source
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
-    experiment = load_experiment(anchors[0], anchors[1:]) if anchors else None
     console = Console()
 
     def say(text: str, style: str = "") -> None:
@@ -101,21 +110,23 @@ def inspect(
     if not by_split:
         raise SplitError(f"{root}: none of the splits {', '.join(named)} has any frame")
     for split, frames in by_split.items():
-        columns = ("frames", "with objects", "objects", "person", "ignore regions")
-        show(split, columns, [(r.group, *map("{:,}".format, r.counts)) for r in count_objects(frames)])
+        columns = ("frames", "with objects", "objects", ", ".join(classes.names), "ignore regions")
+        rows = [(r.group, *map("{:,}".format, r.counts)) for r in count_objects(frames, least, classes)]
+        show(split, columns, rows)
         of_frames = [frame.annotations for frame in frames]
         say(f"{split}: annotations: {source.annotations_of(split, str(modality))}")
-        if others := other_labels(of_frames):
-            say(f"{split}: not persons: {others}")
-        if doubt := doubt_of_boxes(of_frames):
+        if others := other_labels(of_frames, classes):
+            say(f"{split}: not {' or '.join(classes.names)}: {others}")
+        if doubt := doubt_of_boxes(of_frames, least, classes):
             say(f"{split}: {doubt}", "yellow")
-        if quantiles := height_quantiles(frames):
+        if quantiles := height_quantiles(frames, classes):
             shares = ", ".join(f"{share} % below {height:.0f}" for share, height in quantiles.items())
             say(f"{split}: heights in pixels: {shares}")
         console.print()
     if experiment and anchors:
         _show_anchors(experiment, anchors[0], by_split, say, show)
-    console.print("Ignore regions, in training: not person, flagged, lower than 12 pixels or over the border.\n")
+    what = ", ".join((f"not {' or '.join(classes.names)}", "flagged", f"lower than {least:g} pixels"))
+    say(f"Ignore regions, in training: {what} or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)
     sheet = sheet or (Path("sheet.png") if has_images and pictures > 0 else None)
@@ -129,7 +140,8 @@ def inspect(
         rows = [(name, *map("{:.4f}".format, of)) for name, of in (("mean", channels.mean), ("std", channels.std))]
         show(f"{split}: channels over {len(readable.frames):,} frames, images in 0..1", channels.channels, rows)
     if sheet:
-        _write_sheet(sheet, shown, modality, pictures, skip=on_bad_frame == "skip")
+        ignored = partial(training_ignore, min_height=least, classes=classes)
+        _write_sheet(sheet, shown, modality, pictures, ignored, skip=on_bad_frame == "skip")
         say(f"sheet of pictures: {sheet}")
     for split, frames in by_split.items():
         for sentence in doubts_of(frames).values():
@@ -198,7 +210,15 @@ def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
     raise ImageError(f"{root}: there are annotations only, and --stats and --sheet need images")
 
 
-def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number: int, *, skip: bool) -> None:
+def _write_sheet(
+    path: Path,
+    frames: Sequence[Frame],
+    modality: Modality,
+    number: int,
+    ignored: Callable[[Annotations], np.ndarray],
+    *,
+    skip: bool,
+) -> None:
     """Write pictures spread evenly over the frames with objects. If too few have any, all frames are used."""
     cells = []
     for frame in (frames[place] for place in spread(frames, max(number, 1))):
@@ -208,7 +228,7 @@ def _write_sheet(path: Path, frames: Sequence[Frame], modality: Modality, number
             if not skip:
                 raise
             continue
-        annotations, ignore = frame.annotations, training_ignore(frame.annotations)
+        annotations, ignore = frame.annotations, ignored(frame.annotations)
         markings = [
             Marking("truth", annotations.boxes_xyxy[~ignore], [f"{h:.0f}" for h in annotations.height[~ignore]]),
             Marking("ignored", annotations.boxes_xyxy[ignore], [str(label) for label in annotations.labels[ignore]]),

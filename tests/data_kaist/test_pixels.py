@@ -323,7 +323,7 @@ def test_the_data_viewer_says_that_bits_are_lost(radiometric: Path, tmp_path: Pa
 
 def test_quantiles_of_8_bits_are_refused(few_pairs: Path) -> None:
     keys = ("input.modality=lwir", f"data.root={few_pairs}", "data.lwir_quantiles=[0,1]", *SMALL)
-    with pytest.raises(ImageError, match=r"lwir/0\.png: has 8 bits.*lwir_quantiles"):
+    with pytest.raises(ImageError, match=r"lwir/0\.png: no LWIR image.*more than 8 bits.*lwir_quantiles"):
         build_dataset(load_experiment(ROOT / "experiments" / "lite0.yaml", keys), "test")
 
 

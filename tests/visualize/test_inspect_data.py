@@ -104,7 +104,7 @@ def test_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document["annotations"] += [{"id": i, "image_id": 0, "category_id": 2, "bbox": [1, 2, 10, 20]} for i in (1, 2)]
     (tmp_path / "train.json").write_text(json.dumps(document))
     assert main([str(tmp_path)]) == 0
-    assert "train.json: not persons: car 2\n" in capsys.readouterr().out
+    assert "train.json: not person: car 2\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -174,5 +174,9 @@ def test_object_statistics_by_hand() -> None:
     assert rows["occl. heavy"].counts[0] == rows["occl. heavy"].counts[3] == 1
     assert rows["unknown"].counts == (1, 0, 0, 0, 0)
     assert [row.group for row in count_objects(frames[1:])] == ["all"]  # neither time nor occlusion is known
-    assert height_quantiles(frames, (25, 50, 100)) == {25: 11.75, 50: 12, 100: 170}  # the group of 60 is no person
+    assert height_quantiles(frames, shares=(25, 50, 100)) == {
+        25: 11.75,
+        50: 12,
+        100: 170,
+    }  # the group of 60 is no person
     assert height_quantiles(frames[1:]) == {}

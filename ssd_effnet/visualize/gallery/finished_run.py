@@ -14,7 +14,7 @@ import numpy as np
 from data_kaist.classes import PEOPLE, Classes
 from data_kaist.dataset import fingerprint, read_pair
 from data_kaist.errors import DataError, Doubt, Failure
-from data_kaist.layouts import Frame, Modality, category_ids, coco_files, image_ids
+from data_kaist.layouts import IMAGE_SUFFIXES, Frame, Modality, category_ids, coco_files, image_ids
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_annotations, build_classes
 from ssd_effnet.drawing import as_rgb
@@ -118,19 +118,32 @@ class FinishedRun:
         runs = {k: replace(v, name=f"{v.name}, {names[k]}") if times[v.name] > 1 else v for k, v in runs.items()}
         one, first = next(iter(runs.items()))
         for path, run in runs.items():
-            if fingerprint(run.frames) != fingerprint(first.frames):
-                raise DataError(f"{one} and {path} were not tested on the same frames and boxes")
+            if run.scored_on != first.scored_on:
+                raise DataError(f"{one} and {path} were not tested on the same frames, boxes and labels")
         category = category_ids(first.frames, first.classes)[first.classes.index(first.of_class) - 1]
         truth = GroundTruth(
             [f.annotations for f in first.frames],
             [f.name for f in first.frames],
             image_ids(first.frames),
             frozenset({category}) if first.frames[0].category_ids else None,
+            first.annotations,
+            category=first.classes.published[first.classes.index(first.of_class) - 1],
         )
-        others = {path: truth.read_detections(path) for path in files}
+        of_all, tables = truth.read_all(files) if files else (truth, [])
+        if of_all is not truth or (files and first.frames[-1].place != len(first.frames) - 1):
+            raise DataError(
+                f"{one} and {', '.join(map(str, files))} are not of the same images, since some were left out; "
+                "give --annotations, which scores all on those that they share"
+            )
+        others = dict(zip(files, tables, strict=True))
         truth.say_doubts(others, first.truth)
         runs |= {path: replace(first, name=names[path], detections=table) for path, table in others.items()}
         return {path: runs[path] for path in paths if path in runs}
+
+    @cached_property
+    def scored_on(self) -> tuple[object, ...]:
+        """Equal for runs that can be compared: frames, boxes, and labels of the class and of others."""
+        return fingerprint(self.frames), self.classes.counted(self.of_class), self.classes.absent(self.of_class)
 
     @cached_property
     def truth(self) -> MissRateEvaluator:
@@ -169,9 +182,16 @@ def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str]
     raise DataError(f"{annotations}: does not state where its images are; give data.root=...")
 
 
+def _with_ending(path: Path) -> Path:
+    """The image file of a name without ending."""
+    return next((p for s in IMAGE_SUFFIXES if (p := Path(f"{path}{s}")).is_file()), path)
+
+
 def _with_images(truth: GroundTruth, root: Path) -> list[Frame]:
     """Frames of a ground truth. A :class:`~data_kaist.errors.Doubt` counts those whose images are missing."""
-    pairs = [coco_files(root, name) for name in truth.names]
+    pairs = [
+        (_with_ending(path), lwir and _with_ending(lwir)) for path, lwir in (coco_files(root, n) for n in truth.names)
+    ]
     if lacking := [visible for visible, _ in pairs if not visible.is_file()]:
         said = f"{len(lacking):,} of {len(pairs):,} images are not there and cannot be drawn"
         warnings.warn(f"{root}: {said}, {lacking[0]} first", Doubt, stacklevel=3)
