@@ -84,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser().error("--jobs is for the local executor; a Ray cluster takes as many runs as it holds")
         if arguments.executor == "local" and arguments.address:
             parser().error("--address needs --executor ray")
-        arguments.seeds = seeds
+        arguments.seeds = seeds or [0]
     elif arguments.what == "report":
         arguments.published, settings = shell.without_settings(arguments.published)
         arguments.overrides += settings

@@ -32,7 +32,8 @@ from ssd_effnet.config.keys import (
 )
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
-from ssd_effnet.registry import maker
+from ssd_effnet.evaluation.metrics import metric_of
+from ssd_effnet.registry import maker, plugins
 
 WHERE = (
     *("data.cache", "data.images", "data.root", "data.workers"),
@@ -96,8 +97,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     # a file under another name is a difference from itself; a run's config.yaml as base brings its own ancestors
     names = list(dict.fromkeys([*names, *experiment.ancestors]))
     experiment.ancestors = [name for name in names if name != experiment.name]
+    # a run's config.yaml states what null meant for its backbone; with another one it means that one's
+    begun = next((layer["backbone"]["name"] for _, layer in chain if "ancestors" in layer), experiment.backbone.name)
+    former = (own_normalisation(begun) if begun != experiment.backbone.name else None) or {}
     for key in ("mean", "std"):
-        if getattr(experiment.input, key) is None:
+        if getattr(experiment.input, key) in (None, former.get(key)):
             if (own := own_normalisation(experiment.backbone.name)) is None:
                 raise ConfigError(
                     f"{path}: key `input.{key}`: null means that of published weights, and none are known for "
@@ -199,7 +203,7 @@ def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     while True:
         if any(current.resolve() == seen.resolve() for seen, _ in chain):
             raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
-        content = _read_layer(current)
+        content = read_layer(current)
         base = content.pop("base", None)
         chain.append((current, content))
         if base is None:
@@ -209,7 +213,7 @@ def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
         current = find_experiment(base, current)
 
 
-def _read_layer(path: Path) -> dict[str, Any]:
+def read_layer(path: Path) -> dict[str, Any]:
     content = read_yaml(path, "experiment")
     if content is None:
         return {}
@@ -281,7 +285,13 @@ def _choice_keys(config: DictConfig) -> list[str]:
 
 
 def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
-    """Merge a layer key by key; errors name the key. Keys that name entries are set first."""
+    """Merge a layer key by key; errors name the key. Keys that name entries are set first.
+
+    A range of LWIR that came from quantiles is forgotten where these or the training split change.
+    """
+    stated = layer["data"].keys() if isinstance(layer.get("data"), dict) else set[str]()
+    if {"lwir_quantiles", "train"} & stated and "lwir_range" not in stated and config.data.lwir_quantiles is not None:
+        config.data.lwir_range = None
     for name, stated in layer.items():
         if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
             for key in choice_fields(type_of(config[name])).keys() & stated.keys():
@@ -377,7 +387,9 @@ def _checked(config: DictConfig, source: str) -> ExperimentConfig:
         raise ConfigError(f"{source}: key `{key}`: {str(error).splitlines()[0]}") from error
     assert isinstance(experiment, ExperimentConfig)
     parts = (part for part in vars(experiment).values() if dataclasses.is_dataclass(part))
-    used = (of.plugins.get(name) for part in parts for of, name, _ in chosen(part))
-    experiment.plugins = list(dict.fromkeys([*experiment.plugins, *(plugin for plugin in used if plugin)]))
+    used = [of.plugins.get(name) for part in parts for of, name, _ in chosen(part)]
     check_experiment(experiment, source)
+    watched = filter(None, (experiment.trainer.monitor, getattr(experiment.schedule, "monitor", None)))
+    used += [name for name in (getattr(metric_of(m).function, "__module__", "") for m in watched) if name in plugins]
+    experiment.plugins = list(dict.fromkeys([*experiment.plugins, *filter(None, used)]))
     return experiment

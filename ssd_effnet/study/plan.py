@@ -7,6 +7,7 @@ after an interruption, and a second one in parallel takes jobs that the first ha
 from __future__ import annotations
 
 import fnmatch
+import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,9 +19,9 @@ from filelock import FileLock
 
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config.loading import find_experiment, load_experiment
+from ssd_effnet.config.loading import find_experiment, load_experiment, read_layer
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.config.yaml_files import ConfigError, read_yaml
+from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.evaluation.significance import FEWEST_SEEDS
@@ -85,18 +86,20 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
 
 def overlay(file: Path) -> list[str]:
     """An experiment file's own keys as ``key=value``. They are laid over every experiment of a study."""
-    own = {k: v for k, v in read_yaml(find_experiment(file), "experiment").items() if k not in _OF_A_FILE}
+    own = {k: v for k, v in read_layer(find_experiment(file)).items() if k not in _OF_A_FILE}
     return [f"{'.'.join(path)}={_written(value)}" for path, value in _leaves_of(own)]
 
 
 def _written(value: Any) -> str:
-    """A value as in a command. :func:`.read_yaml` gives texts and lists of texts."""
+    """A value as in a command. :func:`.read_yaml` gives texts, lists of texts and mappings of them."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)}: {_written(of)}' for key, of in value.items())}}}"
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 
 def _leaves_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in content.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (*path, key) != ("data", "classes"):  # which is set as a whole
             yield from _leaves_of(value, (*path, key))
         else:
             yield (*path, key), value
@@ -153,16 +156,16 @@ def remember(jobs: Sequence[Job], out: Path, command: str, on: Sequence[str] = (
     with FileLock(out / ".study.lock"):
         study = read_study(out)
         if "metric" not in study:
-            first = next((job.experiment for job in jobs if job.experiment.data.test), None)
+            tested = {repr(job.experiment.data): job.experiment for job in jobs if job.experiment.data.test}
             with suppress(DataError):  # that it cannot be read, each run will say
-                study |= {"metric": verdict_metric([_evaluator(first)])} if first else {}
+                study |= {"metric": verdict_metric(map(_evaluator, tested.values()))} if tested else {}
         named: dict[str, list[Job]] = {}
         for job in jobs:
             named.setdefault(job.experiment.name, []).append(job)
         for name, of_name in named.items():
             known = study["experiments"].get(name, {})
             seeds = known.get("seeds", [])
-            if len(seeds) < FEWEST_SEEDS:
+            if len(seeds) < FEWEST_SEEDS or not any((out / name).glob("*/results.json")):
                 seeds = sorted({*seeds, *(job.experiment.trainer.seed for job in of_name)})
             ancestors = of_name[0].experiment.ancestors or known.get("ancestors", [])
             study["experiments"][name] = {"file": str(of_name[0].source), "ancestors": ancestors, "seeds": seeds}

@@ -224,9 +224,8 @@ class Study:
         found: list[Difference] = []
         for experiment in self.experiments:
             relatives = (self.experiment(name) for name in experiment.ancestors)
-            tested_alike = (
-                r for r in relatives if r is not None and tested_on(r.runs[0]) == tested_on(experiment.runs[0])
-            )
+            truth = experiment.runs[0].matcher.truth  # one for all runs of the same test data and counted labels
+            tested_alike = (r for r in relatives if r is not None and r.runs[0].matcher.truth is truth)
             if (parent := next(tested_alike, None)) is not None:
                 found.append(difference(experiment, parent, self.metric))
         p = [d.comparison.p if d.comparison.enough_seeds else 1.0 for d in found]

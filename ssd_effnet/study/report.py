@@ -136,9 +136,9 @@ def svg(text: str) -> str:
 
 def taken_away(study: Study) -> list[tuple[str, Difference | None, Difference]]:
     """The steps that ``study ablate`` took away. Name, difference to the one before, difference without it."""
-    added = {d.experiment.name: d for d in study.differences}
-    without = [(d.experiment.name.partition(WITHOUT)[2], d) for d in study.differences if WITHOUT in d.experiment.name]
-    return [(step, added.get(step), d) for step, d in without]
+    direct = {d.experiment.name: d for d in study.differences if d.parent.name == d.experiment.ancestors[0]}
+    without = [(name.partition(WITHOUT)[2], d) for name, d in direct.items() if WITHOUT in name]
+    return [(step, direct.get(step), d) for step, d in without]
 
 
 def curve_drawings(study: Study, reasonable: Mapping[str, str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ class ReportEntry:
         if not self.experiment.ancestors:
             return "The study knows of no experiment that this one is a difference from."
         names = ", ".join(self.experiment.ancestors)
-        return f"Compared with nothing: of its ancestors ({names}) none has finished runs on the same test data."
+        return f"Compared with nothing: no ancestor ({names}) has finished runs on the same test data and labels."
 
     @property
     def distance(self) -> str:

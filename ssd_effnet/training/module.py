@@ -195,6 +195,10 @@ class TrainingModule(LightningModule):
         images = sum(found.images for found in batches)
         for name in batches[0].losses:
             figures[name] = sum(found.losses[name] * found.images for found in batches) / images
+        for group in ("trainer", "schedule"):
+            monitor = self.experiment[group].get("monitor") or ""
+            if math.isnan(figures.get(monitor.removeprefix("val/"), 0)):
+                raise NonFiniteError(f"{group}.monitor: {monitor} is not a number in epoch {self.current_epoch}")
         on_bar = [of.figures[0] for of in in_place("line")]
         for name, value in figures.items():
             if not math.isnan(value):  # no object of that kind in the split

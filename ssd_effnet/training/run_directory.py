@@ -286,8 +286,8 @@ class RunDirectory:
 
     def start_over(self) -> None:
         """Remove files of an attempt that completed no epoch; needs the lock."""
-        events = self.path.glob("events.out.tfevents.*")
-        for old in (self.environment_file, self.metrics_file, self.best, self.last, *events):
+        others = *self.path.glob("events.out.tfevents.*"), self.path / "code.patch"
+        for old in (self.environment_file, self.metrics_file, self.best, self.last, *others):
             old.unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:

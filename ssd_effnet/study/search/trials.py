@@ -13,7 +13,8 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
 from ssd_effnet.study.report_entries import setting
 from ssd_effnet.study.search.space import Space, read_space
+from ssd_effnet.training.preflight import refuse_shared_images
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import Busy, Interrupted, RunDirectory, describe_data
 
@@ -109,7 +111,12 @@ def open_study(search: Search) -> optuna.Study:
         DataError: the data cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    data = describe_data({stage: build_dataset(search.base, stage) for stage in ("train", "val")})
+    datasets = {stage: build_dataset(search.base, stage) for stage in ("train", "val")}
+    data, e = describe_data(datasets), search.base
+    if e.data.test and not e.data.allow_overlap:
+        with suppress(DataError):  # test data need not be there
+            datasets["test"] = build_dataset(e, "test")
+        refuse_shared_images(replace(e, trainer=replace(e.trainer, test_checkpoint="best")), datasets)
     search.out.mkdir(parents=True, exist_ok=True)
     database = search.out / "search.db"
     try:
@@ -253,7 +260,8 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     try:
         experiment = load_experiment(search.snapshot, overrides)
         results = run(experiment, search.out, resume=True, echo=say, callbacks=[pruner])
-        value = float(results["val"]["best"])
+        # of the checkpoint that is tested
+        value = float(results["val"]["best"]) if t.test_checkpoint == "best" else pruner.reported[max(pruner.reported)]
         if math.isfinite(value):
             say(f"{t.monitor} {value:.4g} in epoch {results['epoch']}")
             return value
