@@ -99,7 +99,8 @@ def build_neck(e: ExperimentConfig, levels: list[Level]) -> GraphNeck | None:
     if n.topology not in TOPOLOGIES:
         return None
     try:
-        topology: Topology = TOPOLOGIES.make(n.topology, vars(n), num_levels=len(levels) + n.extra_levels)
+        given = {"num_levels": len(levels) + n.extra_levels} | ({"outputs": n.outputs} if n.outputs else {})
+        topology: Topology = TOPOLOGIES.make(n.topology, vars(n), **given)
         if n.outputs is not None:
             topology = replace(topology, returned=n.outputs)
         neck = GraphNeck(levels, topology, arguments=vars(n), **{key: getattr(n, key) for key in _OF_NECK})
@@ -132,6 +133,10 @@ def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tup
     """The experiment's backbone with weights, norms and selected levels."""
     b = e.backbone
     backbone = build_backbone(e, in_channels)
+    if b.norm != "batch" and not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
+        raise ConfigError(
+            f"{e.name}: key `backbone.norm`: {b.name} has no batch norms, so set it to batch, not {b.norm}"
+        )
     report = load_pretrained(backbone, b.name, b.pretrained) if pretrained else None
     replace_batch_norm(backbone, b.norm)
     if b.levels is not None and not BACKBONES.takes(b.name, "levels"):
@@ -156,6 +161,10 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
         raise ConfigError(f"{e.name}: key `fusion.shared_from`: {shared_from} is not one of the streams' levels {of}")
     hands_back = getattr(maker(STREAM_FUSIONS[f.name]), "hands_back", False)
     places = sorted({0, shared_from, fused, *(range(fused) if hands_back else ())})
+    if places[1] < len(levels) and isinstance(whole, Selected):
+        raise ConfigError(
+            f"{e.name}: key `backbone.levels`: {e.backbone.name} is cut for fusion at all its levels; set null"
+        )
     if places[1] < len(levels) and not declared(whole, "cut", "forward"):
         key = "name" if hands_back else "up_to" if fused < len(levels) else "shared_from"
         remedy = f"{f.name} hands maps back there" if hands_back else "take null, which keeps two whole streams"
@@ -178,6 +187,8 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
         for part in pairwise(places)
     ]
     fuse = [make(f, channels=level.channels, stride=level.stride)[0] for level in levels[:fused]]
+    if not hands_back and any(getattr(module, "hands_back", False) for module in fuse):
+        raise ConfigError(f"{e.name}: key `fusion.name`: hands_back of {f.name} must be an attribute of its class")
     trunk = None if fused == len(levels) else cut(whole, fused, len(levels))
     return HalfwayFusion(stages, fuse, trunk, levels), report
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from data_kaist.errors import RequestError
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.benchmark import scene
 from ssd_effnet.build import build_criterion, build_dataset, build_detector, build_optimizer
@@ -82,14 +83,16 @@ def benchmark_gpu(
     folder: Path, trial: Trial, names: Sequence[str] = EXPERIMENTS, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> Iterator[Speed]:
     """Every figure, network by network, compiled ones last. ``folder`` takes the synthetic frames."""
-    write_dataset(folder, trial.frames, (512, 640), seed=0, jobs=max(trial.workers, 1))
     experiments = []
     for size, name in itertools.product(sizes, names):
         settings = (f"input.size=[{size[0]},{size[1]}]", f"data.root={folder}", "data.cache=memory")
         loop = (f"data.workers={trial.workers}", "data.val=", "schedule.name=constant")
         device = f"trainer.accelerator={'gpu' if trial.gpu else 'cpu'}"
         plain = ("backbone.pretrained=none", "backbone.norm=batch")
-        experiments.append(load_experiment(name, [*settings, *loop, *plain, device]))
+        experiments.append(e := load_experiment(name, [*settings, *loop, *plain, device]))
+        if e.input.modality != "visible":
+            raise RequestError(f"{name}: reads {e.input.modality} images; the benchmark has visible ones")
+    write_dataset(folder, trial.frames, (512, 640), seed=0, jobs=max(trial.workers, 1))
     for e in experiments:
         for way in ("fp32", "TF32", "bf16") if trial.gpu else ("fp32", "bf16"):
             yield from _training(e, trial, way)
@@ -108,8 +111,11 @@ def _training(e: ExperimentConfig, trial: Trial, way: str) -> Iterator[Speed]:
     yield Speed(e.name, (height, width), "training", way, trial.batch, rate, peak)
     if peak is None:
         return
-    twice = _train(e, replace(trial, steps=1), way, 2 * trial.batch)[1]
-    assert twice is not None
+    twice = peak
+    with suppress(torch.OutOfMemoryError):
+        twice = _train(e, replace(trial, steps=1), way, 2 * trial.batch)[1] or peak
+    if twice <= peak:  # no more fit
+        return
     free = torch.cuda.mem_get_info(trial.device)[0] / 2**20
     batch = int((0.95 * free - peak) / (twice - peak)) * trial.batch  # memory grows in proportion
     while batch > trial.batch:

@@ -34,7 +34,7 @@ def parser() -> shell.Parser:
     for name, text in (*STAGES.items(), ("all", "all of these")):
         stage = what.add_parser(name, help=text)
         stage.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
-        stage.add_argument("--runs", type=int, default=5, help="rounds that are timed (default: 5)")
+        stage.add_argument("--runs", type=shell.positive, default=5, help="rounds that are timed (default: 5)")
         stage.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
         stage.add_argument("--size", type=shell.size, metavar="HxW", help="default: as published")
         stage.set_defaults(run=run_stages, stages=tuple(STAGES) if name == "all" else (name,), device="cpu")
@@ -98,7 +98,9 @@ def run_gpu(a: argparse.Namespace) -> None:
     if a.tiny:
         trial = Trial(device, 1, batch=2, inference=(1, 2), loaded=(2,), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)
-    machine = machine_line(device.type, 0, f"{trial.steps} steps each")
+    machine = machine_line(
+        device.type, 0, f"{trial.steps} steps of {trial.batch} images, fewer of larger batches (at least 3)"
+    )
     out = a.json
     if out == Path():
         name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()

@@ -33,7 +33,12 @@ def cost(detector: Detector, size: tuple[int, int]) -> Cost:
     mean = detector.normalize.mean
     image = torch.zeros(1, len(mean), *size, dtype=torch.uint8, device=mean.device)
     count, outputs = multiply_adds(detector, image)
-    return Cost(sum(p.numel() for p in detector.parameters()), count, len(outputs.anchors_cxcywh))
+    return Cost(trainable(detector), count, len(outputs.anchors_cxcywh))
+
+
+def trainable(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def multiply_adds(module: nn.Module, x: Any) -> tuple[int, Any]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssd_effnet.build import as_size, build_skeleton
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.models.cost import multiply_adds
+from ssd_effnet.models.cost import multiply_adds, trainable
 from ssd_effnet.structures import Level
 
 
@@ -38,11 +38,11 @@ def summarize(e: ExperimentConfig) -> list[PartSummary]:
                 f"{v.name}: {v.channels} @ {x.shape[-2]}x{x.shape[-1]}, stride {v.stride}"
                 for v, x in zip(levels, maps, strict=True)
             ]
-            parts.append(PartSummary(name, tuple(words), sum(p.numel() for p in part.parameters()), count))
+            parts.append(PartSummary(name, tuple(words), trainable(part), count))
         count, _ = multiply_adds(detector.head, maps)
         per_level = detector.outputs_of(maps, (height, width)).anchors_per_level
     words = [f"{v.name}: {n:,} anchors" for v, n in zip(levels, per_level, strict=True)]
-    return [*parts, PartSummary("head", tuple(words), sum(p.numel() for p in detector.head.parameters()), count)]
+    return [*parts, PartSummary("head", tuple(words), trainable(detector.head), count)]
 
 
 def summary_table(e: ExperimentConfig) -> Table:

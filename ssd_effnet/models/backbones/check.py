@@ -31,7 +31,7 @@ def check_backbone(build: Callable[..., nn.Module]) -> nn.Module:
         if not levels:
             raise ContractError(f"{name}.levels is empty; it should list a Level for each map that it returns")
         strides = [level.stride for level in levels]
-        if strides != sorted(set(strides)):
+        if strides != sorted(strides):
             raise ContractError(f"{name}.levels should go from shallow to deep, not by strides {strides}")
         for size in SIZES:
             _check_maps(backbone.eval(), torch.randn(2, in_channels, *size))

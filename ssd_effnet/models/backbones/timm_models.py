@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -46,22 +47,34 @@ class TimmBackbone(nn.Module):
         timm, model = timm_module(), name.removeprefix(FAMILY)
         try:
             with torch.device("meta"):
-                every = timm.create_model(model, features_only=True).feature_info.get_dicts()
+                info = timm.create_model(model, features_only=True).feature_info
         except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
             raise TimmError(f"timm has no maps of {model} ({str(error).strip()})") from error
-        places = [i for i, of in enumerate(every) if of["reduction"] in map_strides]
-        if [every[i]["reduction"] for i in places] != sorted(map_strides):
+        every = list(zip(info.out_indices, info.get_dicts(), strict=True))
+        wanted = [(i, of) for i, of in every if of["reduction"] in map_strides]
+        if [of["reduction"] for _, of in wanted] != sorted(map_strides):
             raise TimmError(
-                f"map_strides: {model} has {', '.join(str(of['reduction']) for of in every)}, not {map_strides}"
+                f"map_strides: {model} has {', '.join(str(of['reduction']) for _, of in every)}, not {map_strides}"
             )
+        places = [i for i, _ in wanted]
         self.body = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places)
-        self.levels = [Level(every[i]["module"], every[i]["num_chs"], every[i]["reduction"]) for i in places]
-        with torch.device("meta"), torch.no_grad():
-            probe = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places)
-            maps = probe(torch.zeros(1, in_channels, 97, 97))
+        self.levels = [Level(of["module"], of["num_chs"], of["reduction"]) for _, of in wanted]
         self.multiple = 1
-        if any(x.shape[-1] != -(-97 // level.stride) for level, x in zip(self.levels, maps, strict=True)):
-            self.multiple = self.levels[-1].stride
+        with torch.device("meta"), torch.no_grad():
+            probe = timm.create_model(model, features_only=True, in_chans=in_channels, out_indices=places).eval()
+            if not self._fits(probe, in_channels, 97):
+                self.multiple = self.levels[-1].stride
+                if not self._fits(probe, in_channels, 3 * self.multiple):
+                    raise TimmError(f"{model}'s maps are not (N, channels, H / stride, W / stride)")
+
+    def _fits(self, probe: nn.Module, in_channels: int, side: int) -> bool:
+        """Whether maps of images of this side are of the levels' channels and strides."""
+        try:
+            maps = probe(torch.zeros(1, in_channels, side, side))
+        except (RuntimeError, AssertionError, ValueError):  # sides that are no multiple
+            return False
+        shapes = [(level.channels, -(-side // level.stride)) for level in self.levels]
+        return [tuple(x.shape[1::2]) for x in maps] == shapes
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Maps ``(N, channels, ceil(H / stride), ceil(W / stride))`` per level.
@@ -103,7 +116,7 @@ def file_names(own: list[str], of_file: list[str]) -> dict[str, str]:
     """Names in the whole model's file -> the backbone's. ``features_only`` joins parts by underscores."""
 
     def plain(name: str) -> str:
-        return name.removeprefix("body.").replace("_", ".")
+        return re.sub(r"^body\.((body|model)\.)?", "", name).replace("_", ".")
 
     ours = {plain(name): name for name in own}
     return {name: ours[plain(name)] for name in of_file if plain(name) in ours}
