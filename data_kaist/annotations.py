@@ -106,12 +106,7 @@ def parse_xml(
 
 
 def parse_bbgt(
-    text: str,
-    where: str,
-    *,
-    size: tuple[int, int] = KAIST_SIZE,
-    daytime: Daytime | None = None,
-    of_pair: bool = False,
+    text: str, where: str, *, size: tuple[int, int] = KAIST_SIZE, daytime: Daytime | None = None, of_pair: bool = False
 ) -> Annotations:
     """Objects of a ``bbGt`` file. A row is ``label x y w h occ vx vy vw vh ignore angle``, after a header.
 

@@ -14,15 +14,7 @@ from typing import Any
 from data_kaist.annotations import ObjectRow, annotations_from
 from data_kaist.classes import PEOPLE, PERSON, Classes, is_among, label_of
 from data_kaist.errors import AnnotationError, warn_doubt
-from data_kaist.files import (
-    MOST_PIXELS,
-    as_whole,
-    has_no_area,
-    is_finite,
-    is_whole,
-    json_of,
-    text_of,
-)
+from data_kaist.files import MOST_PIXELS, as_whole, has_no_area, is_finite, is_whole, json_of, text_of
 from data_kaist.splits import daytime_of, spelling
 from data_kaist.structures import Annotations, Daytime
 
@@ -68,12 +60,7 @@ class CocoDataset:
         return [image.name for image in self.images]
 
 
-def read_coco(
-    path: Path | str,
-    bad: dict[int, str] | None = None,
-    *,
-    classes: Classes = PEOPLE,
-) -> CocoDataset:
+def read_coco(path: Path | str, bad: dict[int, str] | None = None, *, classes: Classes = PEOPLE) -> CocoDataset:
     """Read ground truth in COCO form.
 
     Labels are category names; ``pedestrian`` is read as ``person``. The only category of a file that has one is read as

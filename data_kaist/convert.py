@@ -198,10 +198,7 @@ def _pennfudan(source: Path) -> Iterator[AnnotatedImage]:
         yield AnnotatedImage("", name, _image(source / name, file), (int(size[2]), int(size[1])), objects)
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[AnnotatedImage]]] = {
-    "llvip": _llvip,
-    "pennfudan": _pennfudan,
-}
+FORMATS: dict[str, Callable[[Path], Iterator[AnnotatedImage]]] = {"llvip": _llvip, "pennfudan": _pennfudan}
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:

@@ -164,12 +164,7 @@ class DataSource:
         return replace(self, form=form, annotations=path)
 
     def frames(
-        self,
-        split: str,
-        *,
-        exclude: str | None = None,
-        modality: Wanted = "visible",
-        skipped: Skipped | None = None,
+        self, split: str, *, exclude: str | None = None, modality: Wanted = "visible", skipped: Skipped | None = None
     ) -> list[Frame]:
         """Frames of a split, sorted by name (KAIST) or id (COCO).
 
@@ -429,10 +424,7 @@ def _files_by_frame(folder: Path, inner: str, *suffixes: str) -> dict[str, Path]
 
 
 def _coco_images(
-    root: Path,
-    spec: str,
-    classes: Classes,
-    bad: dict[int, str] | None = None,
+    root: Path, spec: str, classes: Classes, bad: dict[int, str] | None = None
 ) -> tuple[list[tuple[CocoImage, Annotations]], CocoDataset]:
     """Images selected by ``file.json`` or ``file.json%step``, and all of the file."""
     file, step = file_and_step(spec)

@@ -13,11 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {
-    "README.md": "index.md",
-    "experiments/README.md": "experiments.md",
-    "CONTRIBUTING.md": "contributing.md",
-}
+PAGES = {"README.md": "index.md", "experiments/README.md": "experiments.md", "CONTRIBUTING.md": "contributing.md"}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 _ROLE = re.compile(r":\w+:<code>~?\.?(?:[\w.]+\.)?(\w+)</code>")
 

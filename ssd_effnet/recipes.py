@@ -93,10 +93,7 @@ def constant(optimizer: optim.Optimizer, warmup_steps: int = 0) -> LambdaLR:
 
 @SCHEDULES.register("plateau")
 def plateau(
-    optimizer: optim.Optimizer,
-    gamma: Factor = 0.1,
-    patience: AtLeast0 = 3,
-    monitor: str = "val/MR/reasonable_all",
+    optimizer: optim.Optimizer, gamma: Factor = 0.1, patience: AtLeast0 = 3, monitor: str = "val/MR/reasonable_all"
 ) -> ReduceLROnPlateau:
     """The rate falls when a metric stops improving; stepped at each validation.
 

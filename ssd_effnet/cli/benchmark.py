@@ -52,13 +52,12 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_args(argv)
     from ssd_effnet.training.environment import usable_device
 
     usable_device(arguments.device)
     arguments.run(arguments)
-    return 0
 
 
 def run_stages(a: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_args(argv)
 
     from data_kaist.convert import convert, settings_for
@@ -42,4 +42,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_script = Path(sys.argv[0]).name == "convert.py"  # its caller has the scripts at hand
         train = "scripts/train.py experiments/lite0.yaml" if is_script else "ssd-effnet train lite0"
         print(f"to train: {train} {shlex.join(words)}")
-    return 0

@@ -36,7 +36,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_intermixed_args(argv)
     # a file that cannot be read is one sentence of ours, not several of the libraries below
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
@@ -72,4 +72,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             on_image=lambda: progress.advance(bar),
         )
     print(f"{summary}\nwritten to {arguments.out}")
-    return 0

@@ -48,7 +48,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parser().completed().parse_args(argv)
     if args.compare and (args.plot or args.json):
         parser().error("--plot and --json go with --detections or --join, not with --compare")
@@ -61,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser().error("--compare takes two files, or any number with --with")
         args.compare, args.other = args.compare[:1], args.compare[1:]
     evaluate(args)
-    return 0
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     options = parser()
     arguments = options.completed().parse_args(argv)
     of_graph = arguments.size or arguments.nms != "inside"
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = export_weights(arguments.checkpoint, arguments.out, half=arguments.half)
         size = done.path.stat().st_size / 1e6
         print(f"{done.metadata['experiment']}, weights in {done.metadata['weights']}: {done.path} ({size:.1f} MB)")
-        return 0
+        return
     done = export_detector(arguments.checkpoint, arguments.out, size=arguments.size, nms=arguments.nms)
     channels, height, width = done.input_shape
     print(
@@ -60,4 +60,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"images uint8 (batch, {channels}, {height}, {width}) -> boxes (batch, {done.rows}, 4), scores and labels "
         f"(batch, {done.rows}), NMS {arguments.nms}"
     )
-    return 0

@@ -47,7 +47,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser().completed().parse_args(argv))
 
     from data_kaist.images import Reading
@@ -60,4 +60,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--lwir-range takes LOW below HIGH")
     reading = Reading(limits and (limits[0], limits[1]), arguments.pop("orientation"))
     inspect(arguments.pop("root"), reading=reading, **arguments)
-    return 0

@@ -125,9 +125,8 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     parser().completed().parse_args(argv)
     if PAGE.is_file():
         write_whole(PAGE, keys_page())
     print(PAGE if PAGE.is_file() else keys_page())
-    return 0

@@ -25,7 +25,7 @@ from data_kaist.errors import Doubt, Failure, one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[[Sequence[str] | None], int | None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +85,7 @@ def command(main: Main) -> Callable[..., int]:
         os.environ["MPLBACKEND"] = "agg"  # a notebook's may not be installed here, and no command opens a window
         try:
             with _sigterm_as_ctrl_c(), _doubts_in_a_line(), _threads_errors():
-                code = main(argv)
+                code = main(argv) or 0
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:

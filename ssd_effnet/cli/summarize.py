@@ -21,11 +21,10 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_intermixed_args(argv)
 
     from ssd_effnet.config.loading import load_experiment
     from ssd_effnet.visualize.summary import summary_table
 
     shell.print_table(summary_table(load_experiment(arguments.experiment, arguments.overrides)))
-    return 0

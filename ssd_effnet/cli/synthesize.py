@@ -35,7 +35,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     options = parser().completed().parse_args(argv)
 
     from data_kaist.synthetic import write_dataset
@@ -48,4 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{o.out}: {pairs} pairs\nnext: ssd-effnet inspect {shlex.quote(str(o.out))}")
     else:
         print(f"{o.out} already holds exactly this data set; nothing to do.")
-    return 0

@@ -35,7 +35,7 @@ def parser() -> shell.Parser:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_intermixed_args(argv)
     from ssd_effnet.config.loading import load_experiment
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     results = run(experiment, arguments.out, resume=arguments.resume)
     if rank() > 0:  # only the first process prints
-        return 0
+        return
     directory = RunDirectory.of(experiment, arguments.out).path
     test = results.get("test", {})
     if "annotations" in test:
@@ -61,4 +61,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if test:
         print(f"next: ssd-effnet visualize errors {shlex.quote(str(directory))}{shell.plugins_again()}")
     print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
-    return 0

@@ -206,7 +206,7 @@ def positive_number(text: str) -> float:
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser().parse_overrides(argv))
     for name in ("files", "detectors", "runs"):  # behind these key=value may stand, too
         if name in arguments:
@@ -217,4 +217,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = ("overrides", "of_class", "annotations", "split")
         arguments["data"] = {name: arguments.pop(name) for name in names}
     print(call(**arguments))
-    return 0

@@ -77,10 +77,7 @@ class PostProcess(nn.Module):
         boxes = torch.minimum(boxes, limits)
         inside = (boxes[..., :2] < boxes[..., 2:]).all(-1)
         return replace(
-            found,
-            boxes_xyxy=boxes * stretch * inside[..., None],
-            scores=found.scores * inside,
-            labels=labels * inside,
+            found, boxes_xyxy=boxes * stretch * inside[..., None], scores=found.scores * inside, labels=labels * inside
         )
 
     def tempered(self, scores: torch.Tensor) -> torch.Tensor:

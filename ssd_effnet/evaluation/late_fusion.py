@@ -45,11 +45,7 @@ def best_alone(scores: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[float, np.nd
     return float(scores[0]), boxes_xyxy[0]
 
 
-JOINS: dict[str, Callable[..., tuple[float, np.ndarray]]] = {
-    "proben": proben,
-    "average": average,
-    "nms": best_alone,
-}
+JOINS: dict[str, Callable[..., tuple[float, np.ndarray]]] = {"proben": proben, "average": average, "nms": best_alone}
 """From the scores ``(m,)`` and boxes ``(m, 4)`` of one object, best first, to one score and box ``(4,)``."""
 
 

@@ -47,9 +47,7 @@ _UNITS: Mapping[str, Callable[..., tuple[np.ndarray | float, np.ndarray | float]
 
 
 def doubt(
-    truth: MissRateEvaluator,
-    table: DetectionTable,
-    others: Callable[[], Iterable[tuple[str, DetectionTable]]] = tuple,
+    truth: MissRateEvaluator, table: DetectionTable, others: Callable[[], Iterable[tuple[str, DetectionTable]]] = tuple
 ) -> str:
     """A sentence if detections look wrongly written; else empty.
 

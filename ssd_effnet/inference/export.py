@@ -89,11 +89,7 @@ class ExportedDetector(nn.Module):
 
 
 def export_detector(
-    checkpoint: str | Path,
-    out: str | Path | None = None,
-    *,
-    size: tuple[int, int] | None = None,
-    nms: Nms = "inside",
+    checkpoint: str | Path, out: str | Path | None = None, *, size: tuple[int, int] | None = None, nms: Nms = "inside"
 ) -> Exported:
     """Export a checkpoint's detector to ONNX, float32, with a dynamic batch.
 

@@ -11,11 +11,7 @@ from torch import nn
 
 from ssd_effnet.registry import CONVOLUTIONS
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "none": nn.Identity,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def activation(name: str) -> nn.Module:

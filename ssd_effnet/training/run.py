@@ -248,10 +248,7 @@ class _Session:
         self.profiler = DataShare()
         self.rows = MetricsCsv(directory.metrics_file)
         keep = partial(
-            ModelCheckpoint,
-            dirpath=directory.last.parent,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
+            ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False, save_on_train_epoch_end=True
         )
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
@@ -602,12 +599,7 @@ def _label_doubts(datasets: Mapping[str, DetectionDataset]) -> Iterator[str]:
             )
 
 
-def _log_test(
-    trainer: Trainer,
-    experiment: ExperimentConfig,
-    scores: Mapping[str, Scores],
-    classes: Classes,
-) -> None:
+def _log_test(trainer: Trainer, experiment: ExperimentConfig, scores: Mapping[str, Scores], classes: Classes) -> None:
     """Log the final figures, the curve and HParams to TensorBoard."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return

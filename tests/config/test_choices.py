@@ -49,10 +49,7 @@ def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None
             ["class_loss.name=focl"],
             "'focl' is not one of multibox, multi_label, focal, quality_focal; did you mean `focal`?",
         ),
-        (
-            ["class_loss.gamma=2"],
-            "(class_loss.name multibox has negative_ratio, min_negatives)",
-        ),
+        (["class_loss.gamma=2"], "(class_loss.name multibox has negative_ratio, min_negatives)"),
         (["class_loss.gama=2", "class_loss.name=focal"], "did you mean `class_loss.gamma`?"),
         (["class_loss.gamma=fast", "class_loss.name=focal"], "key `class_loss.gamma`: expected number, not 'fast'"),
         (["backbone.strides=even"], "'even' is not one of halving, published"),

@@ -168,10 +168,7 @@ def test_every_whole_number_has_a_least_value(files: Path) -> None:
         ("augment: {resized_crop: {scale: [4, 0.25]}}", "[smallest, largest]"),
         ("augment: {names: [mosaic], mosaic: {centre: [0.8, 0.2]}}", "centre must be [smallest, largest]"),
         ("data: {workers: -1}", "must be at least 0"),
-        (
-            "optimizer: {lr: 1}\ninput: {}\noptimizer: {lr: 2}",
-            "key `optimizer` is a duplicate (line 3)",
-        ),
+        ("optimizer: {lr: 1}\ninput: {}\noptimizer: {lr: 2}", "key `optimizer` is a duplicate (line 3)"),
         ("optimizer:\n  lr: 1\n  lr: 1", "key `lr` is a duplicate (line 3)"),
         ("extras: {? strides : [1], 'strides': [2]}", "key `strides` is a duplicate"),
     ],

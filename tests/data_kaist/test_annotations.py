@@ -95,10 +95,7 @@ BROKEN_XML = {
     "cut off": (xml({})[:-30], "not readable as XML"),
     "entities": ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "not readable as XML"),
     "no name": (xml({}, {"name": ""}), "object 2 has no <name>"),
-    "no box": (
-        "<annotation><object><name>person</name></object></annotation>",
-        r"object 1 \(person\) has no <bndbox>",
-    ),
+    "no box": ("<annotation><object><name>person</name></object></annotation>", r"object 1 \(person\) has no <bndbox>"),
     "no x": (xml({}).replace("<x>10</x>", ""), r"object 1 \(person\) has no <x>"),
     "no occlusion": (xml({}).replace("<occlusion>0</occlusion>", ""), "has no <occlusion>"),
     "nan": (xml({"y": "nan"}), "has y 'nan', which is not a finite number"),

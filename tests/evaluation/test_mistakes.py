@@ -79,10 +79,7 @@ def centred(boxes: np.ndarray) -> np.ndarray:
     ],
 )
 def test_numbers_that_mean_something_else(
-    truth: list[Annotations],
-    evaluator: MissRateEvaluator,
-    written: Callable[[np.ndarray], np.ndarray],
-    words: str,
+    truth: list[Annotations], evaluator: MissRateEvaluator, written: Callable[[np.ndarray], np.ndarray], words: str
 ) -> None:
     table = detector(truth, np.random.default_rng(1))
     assert doubt(evaluator, table) == ""

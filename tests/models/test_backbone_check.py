@@ -92,10 +92,7 @@ def test_any_module_with_levels_and_forward_passes(kind: type[nn.Module]) -> Non
         (lambda in_channels: nn.Conv2d(in_channels, 4, 3), r"Conv2d\.levels is empty"),
         (TwoOfThree, "returns 2 maps for 3 levels"),
         (changed(levels=[Level("b", 6, 4), Level("a", 4, 2)]), r"from shallow to deep, not by strides \[4, 2\]"),
-        (
-            changed(levels=[Level("a", 4, 2), Level("b", 8, 4)]),
-            r"level b gives \(2, 6, 16, 24\).* \(2, 8, 16, 24\)",
-        ),
+        (changed(levels=[Level("a", 4, 2), Level("b", 8, 4)]), r"level b gives \(2, 6, 16, 24\).* \(2, 8, 16, 24\)"),
         (changed(b=nn.Conv2d(4, 6, 3, 2)), r"level b gives \(2, 6, 15, 23\) for an image of 64x96.* rounded up"),
         (changed(head=nn.Linear(6, 2)), r"no level depends on head\.weight.*classifier"),
         (OfTheBatch, "level b of an image depends on the rest of its batch"),

@@ -49,10 +49,7 @@ def test_all_norms_behind_a_convolution_are_folded(name: str) -> None:
     assert (shared > 0) == name.startswith("efficientdet")
 
 
-@pytest.mark.parametrize(
-    ("name", "left"),
-    [("00_vgg16", 0), ("05_deconv", 0), ("efficientdet_d0", 30)],
-)
+@pytest.mark.parametrize(("name", "left"), [("00_vgg16", 0), ("05_deconv", 0), ("efficientdet_d0", 30)])
 def test_outputs_stay(name: str, left: int) -> None:
     torch.manual_seed(0)
     experiment = load_experiment(name, SMALL)

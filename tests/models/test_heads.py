@@ -86,8 +86,7 @@ SMALL = (
 @pytest.mark.parametrize("parent", ["02_widen_3x3", "efficientdet_d0"])
 def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: str, loss: str) -> None:
     e = load_experiment(
-        parent,
-        [*SMALL, f"head.kind={head}", f"class_loss.name={loss}", "data.classes={a: [a], b: [b]}"],
+        parent, [*SMALL, f"head.kind={head}", f"class_loss.name={loss}", "data.classes={a: [a], b: [b]}"]
     )
     torch.manual_seed(0)
     detector = build_detector(e, pretrained=False)[0].train()

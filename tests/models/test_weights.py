@@ -10,13 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssd_effnet.models.weights import (
-    WeightsError,
-    adapt_first_convolution,
-    download,
-    load_by_name,
-    read_state_dict,
-)
+from ssd_effnet.models.weights import WeightsError, adapt_first_convolution, download, load_by_name, read_state_dict
 
 
 def small() -> nn.Sequential:

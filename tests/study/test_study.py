@@ -33,7 +33,7 @@ SMALL += ["data.train=train.json", "data.val=val.json", "data.test=five.json", "
 def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -> None:
     jobs = plan([WIDEN, LITE0], [0, 3], ["trainer.epochs=5", "lite*:optimizer.lr=0.5"], tmp_path)
     assert [job.name for job in jobs] == [
-        *("02_widen_3x3 seed 0", "lite0 seed 0", "02_widen_3x3 seed 3", "lite0 seed 3"),
+        *("02_widen_3x3 seed 0", "lite0 seed 0", "02_widen_3x3 seed 3", "lite0 seed 3")
     ]
     assert {job.experiment.trainer.epochs for job in jobs} == {5}
     assert [job.experiment.optimizer.lr for job in jobs[:2]] == [1e-4, 0.5]
@@ -138,8 +138,7 @@ def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(
 def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], few_pairs: Path, tmp_path: Path) -> None:
     out, _ = ran
     with pytest.raises(
-        RunError,
-        match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)",
+        RunError, match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)"
     ):
         check(plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}", "optimizer.lr=0.5"], out))
     jobs = plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}"], out)

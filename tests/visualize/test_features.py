@@ -24,14 +24,7 @@ from ssd_effnet.models.anchors import AnchorGenerator
 from ssd_effnet.models.detector import Detector, Normalize
 from ssd_effnet.models.heads import SSDHead
 from ssd_effnet.structures import Level, RawOutputs
-from ssd_effnet.visualize.features import (
-    evidence,
-    find_sample,
-    matched_anchors,
-    score_logit,
-    see,
-    write_features,
-)
+from ssd_effnet.visualize.features import evidence, find_sample, matched_anchors, score_logit, see, write_features
 
 RANDOM = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))

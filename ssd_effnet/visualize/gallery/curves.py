@@ -7,14 +7,7 @@ from pathlib import Path
 
 from data_kaist.errors import DataError
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import (
-    Scores,
-    load_ground_truth,
-    miss_rate_figure,
-    save_figure,
-    score,
-    short_names,
-)
+from ssd_effnet.evaluation.scores import Scores, load_ground_truth, miss_rate_figure, save_figure, score, short_names
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
