@@ -110,9 +110,7 @@ def read_coco(path: Path | str, bad: dict[int, str] | None = None, *, classes: C
     if without_area:
         warn_doubt(f"{path}: {len(without_area):,} boxes without area are left out (the first: {without_area[0]})")
     if repeated := [id_ for id_, times in seen.items() if times > 1]:
-        warn_doubt(
-            f"{path}: {len(repeated):,} annotation ids occur more than once (the first: {repeated[0]}); all boxes count"
-        )
+        warn_doubt(f"{path}: {len(repeated):,} annotation ids are repeated ({repeated[0]} first); all boxes count")
     times = Counter(posixpath.normpath(image.file_name) for image in images)
     if len(times) < len(images):
         name, most = times.most_common(1)[0]
@@ -157,9 +155,7 @@ def _tidy(path: Path, document: dict[str, Any]) -> None:
                     row[key] = name.replace("\\", "/")
                     slashed.append(name)
     if odd:
-        warn_doubt(
-            f"{path}: {len(odd):,} ids or sizes are written as {odd[0]!r} and the like; they are read as numbers"
-        )
+        warn_doubt(f"{path}: {len(odd):,} ids or sizes are written as {odd[0]!r} and the like; read as numbers")
     if slashed:
         warn_doubt(f"{path}: {len(slashed):,} file names are written with \\, read as / (the first: {slashed[0]})")
 

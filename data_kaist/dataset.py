@@ -39,9 +39,7 @@ def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.n
         images[side] = read_image(path, colour=side == "visible", reading=frame.reading, size=size, note=frame.note)
         if images[side].shape[:2] != size:
             (height, width), (should_height, should_width) = images[side].shape[:2], size
-            raise ImageError(
-                f"{path}: {width}x{height} pixels, but its annotation is for {should_width}x{should_height}"
-            )
+            raise ImageError(f"{path}: {width}x{height} pixels, but annotated for {should_width}x{should_height}")
     return images.get("visible"), images.get("lwir")
 
 

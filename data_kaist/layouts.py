@@ -305,9 +305,7 @@ def _union(of_pair: Sequence[Annotations], files: Sequence[Path]) -> Annotations
     first, *others = of_pair
     for file, other in zip(files[1:], others, strict=True):
         if other.labels.tolist() != first.labels.tolist():
-            raise AnnotationError(
-                f"{file}: its objects are not those of {files[0]} in the same order; no union of boxes"
-            )
+            raise AnnotationError(f"{file}: its objects are not those of {files[0]} in order; no union of boxes")
         low = np.minimum(first.boxes_xyxy[:, :2], other.boxes_xyxy[:, :2])
         high = np.maximum(first.boxes_xyxy[:, 2:], other.boxes_xyxy[:, 2:])
         first = replace(first, boxes_xyxy=np.concatenate([low, high], axis=1), height=high[:, 1] - low[:, 1])

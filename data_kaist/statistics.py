@@ -63,9 +63,7 @@ def lwir_quantiles(frames: Sequence[Frame], shares: Sequence[float], count: int 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         values = np.concatenate(list(pool.map(some, (frames[place] for place in spread(frames, count)))))
     if not len(values):
-        raise ImageError(
-            f"{frames[0].lwir}: no LWIR image that was looked at has more than 8 bits; leave out lwir_quantiles"
-        )
+        raise ImageError(f"{frames[0].lwir}: no LWIR image looked at has more than 8 bits; leave out lwir_quantiles")
     found = [float(f"{value:.6g}") for value in np.quantile(values, shares)]
     if found[0] >= found[-1]:
         raise ImageError(f"data.lwir_quantiles: both are {found[0]:g} in the training split; give data.lwir_range")

@@ -134,9 +134,7 @@ def build_stream(e: ExperimentConfig, in_channels: int, pretrained: bool) -> tup
     b = e.backbone
     backbone = build_backbone(e, in_channels)
     if b.norm != "batch" and not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
-        raise ConfigError(
-            f"{e.name}: key `backbone.norm`: {b.name} has no batch norms, so set it to batch, not {b.norm}"
-        )
+        raise ConfigError(f"{e.name}: key `backbone.norm`: {b.name} has no batch norms; set it to batch, not {b.norm}")
     report = load_pretrained(backbone, b.name, b.pretrained) if pretrained else None
     replace_batch_norm(backbone, b.norm)
     if b.levels is not None and not BACKBONES.takes(b.name, "levels"):
@@ -162,9 +160,7 @@ def build_fusion(e: ExperimentConfig, pretrained: bool) -> tuple[HalfwayFusion, 
     hands_back = getattr(maker(STREAM_FUSIONS[f.name]), "hands_back", False)
     places = sorted({0, shared_from, fused, *(range(fused) if hands_back else ())})
     if places[1] < len(levels) and isinstance(whole, Selected):
-        raise ConfigError(
-            f"{e.name}: key `backbone.levels`: {e.backbone.name} is cut for fusion at all its levels; set null"
-        )
+        raise ConfigError(f"{e.name}: key `backbone.levels`: {e.backbone.name} is cut at all its levels; set null")
     if places[1] < len(levels) and not declared(whole, "cut", "forward"):
         key = "name" if hands_back else "up_to" if fused < len(levels) else "shared_from"
         remedy = f"{f.name} hands maps back there" if hands_back else "take null, which keeps two whole streams"

@@ -97,9 +97,7 @@ def run_gpu(a: argparse.Namespace) -> None:
     if a.tiny:
         trial = Trial(device, 1, batch=2, inference=(1, 2), loaded=(2,), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)
-    machine = machine_line(
-        device.type, 0, f"{trial.steps} steps of {trial.batch} images, fewer of larger batches (at least 3)"
-    )
+    machine = machine_line(device.type, 0, f"{trial.steps} steps of {trial.batch} images, of larger batches 3 or more")
     out = a.json
     if out == Path():
         name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()

@@ -25,9 +25,7 @@ def parser() -> shell.Parser:
     parser = shell.Parser(__doc__, prog="ssd-effnet inspect")
     add = parser.add_argument
     add("root", type=Path, help="the data set's folder, or a COCO file")
-    add(
-        "--kind", choices=("kaist", "coco"), help="default: coco where there are JSON files and no annotations of KAIST"
-    )
+    add("--kind", choices=("kaist", "coco"), help="default: coco if there are JSON files and no annotations of KAIST")
     text = "may be repeated; default: train-all-02, test-all-20 and the study's validation; of COCO: every file"
     add("--split", dest="splits", action="append", metavar="SPLIT", help=text)
     text = "of KAIST: xml (default), bbgt, paired, a folder or a COCO file, as data.train_annotations"

@@ -219,9 +219,7 @@ class Matcher:
     def __init__(self, truth: MissRateEvaluator, detections: DetectionTable) -> None:
         image = np.asarray(detections.image_index, np.int64)
         if len(image) and (image.min() < 0 or image.max() >= truth.n_images):
-            raise ValueError(
-                f"detections on images {image.min()} to {image.max()}, but there are {truth.n_images} images"
-            )
+            raise ValueError(f"detections on images {image.min()} to {image.max()} of {truth.n_images} images")
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise ValueError("detections with a score or a coordinate that is not finite cannot be ranked")
         self.truth = truth

@@ -1,6 +1,4 @@
-"""Subsets (day, night, height, occlusion) and rule sets of the miss rate.
-
-A frame's time of day: :mod:`data_kaist.splits`."""
+"""Subsets (day, night, height, occlusion) and rule sets of the miss rate."""
 
 from __future__ import annotations
 

@@ -113,9 +113,7 @@ def listed(others: Counter[str]) -> str:
 def file_of(given: str | Path) -> Path:
     """The file or folder that an input names; DataError for an address."""
     if (match := re.match(r"[A-Za-z][\w+.-]+:/+", str(given))) and not Path(given).exists():
-        raise DataError(
-            f"{given}: {match[0]} is the address of a stream or page; record or download it, and give the file"
-        )
+        raise DataError(f"{given}: {match[0]} is the address of a stream or page; download it, and give the file")
     return Path(given)
 
 

@@ -65,9 +65,7 @@ class AnnotatedVideos:
             return
         writer.release()
         if (written := frame_count(Video(self.beside.name, self.beside))) < self.count:
-            raise OSError(
-                f"{self.beside}: {self.count} frames were written, but {written} can be read; is the disk full?"
-            )
+            raise OSError(f"{self.beside}: {self.count} frames were written, {written} can be read; is the disk full?")
         self.beside.replace(self.path)
 
 

@@ -61,9 +61,7 @@ def usable_device(name: str | torch.device) -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise RequestError(
-            f"device {str(name)!r}: torch finds none here; it may be auto, cpu, cuda or cuda:1"
-        ) from error
+        raise RequestError(f"device {str(name)!r}: torch finds none here; take auto, cpu, cuda or cuda:1") from error
     return device
 
 

@@ -25,10 +25,7 @@ from ssd_effnet.structures import Detections, NonFiniteError, RawOutputs
 LOG_EVERY = 10  # steps, for logging and for reading whether losses are finite
 
 
-_REMEDY = (
-    "; the last good checkpoint stays. A lower optimizer.lr, optimizer.gradient_clip or schedule.warmup_steps usually "
-    "helps."
-)
+_REMEDY = "; the last good checkpoint stays. Try a lower optimizer.lr, optimizer.gradient_clip or a longer warm-up"
 
 
 class UnreadLoss(NamedTuple):

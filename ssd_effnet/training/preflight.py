@@ -102,9 +102,7 @@ def refuse_shared_images(experiment: ExperimentConfig, datasets: dict[str, Detec
         names = {frame.name for frame in others}
         if both := shared(frames[stage], others) if coco else [frame for frame in frames[stage] if frame.name in names]:
             of, its = f"data.{stage} ({splits[stage]})", f"data.{other} ({splits[other]})"
-            said.append(
-                f"{of} shares {len(both):,} of its {len(frames[stage]):,} images with {its}, {both[0].name} first"
-            )
+            said.append(f"{of} shares {len(both):,} of {len(frames[stage]):,} images with {its}, {both[0].name} first")
     if said:
         raise RunError(f"{'; '.join(said)}; take them out of one of the two, or set data.allow_overlap: true")
 

@@ -417,7 +417,7 @@ def test_other_unreadable_images(tmp_path: Path) -> None:
 def test_an_image_of_another_size_than_its_annotation_is_refused(root: Path) -> None:
     write_image(image_file(root, TRAIN[0], "lwir"), 0, colour=False, size=(24, 60))
     frame = DataSource("kaist", root).frames("train-all-02")[0]
-    with pytest.raises(ImageError, match=r"lwir/I00001\.jpg: 60x24 pixels, but its annotation is for 60x48"):
+    with pytest.raises(ImageError, match=r"lwir/I00001\.jpg: 60x24 pixels, but annotated for 60x48"):
         read_pair(frame, "early")
 
 

@@ -221,12 +221,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("splits", "says"),
     [
-        (("train.json", "new.json", "test.json"), "data.test (test.json) shares 3 of its 3 images with data.train"),
-        (("train.json", "test.json", "new.json"), "data.val (test.json) shares 3 of its 3 images with data.train"),
-        (("train.json", "copy.json", ""), "data.val (copy.json) shares 1 of its 2 images with data.train"),
-        (("train.json", "train.json%3", "test.json"), "data.test (test.json) shares 2 of its 3 images with data.train"),
-        (("train.json", "train.json%3", "test.json"), "data.test (test.json) shares 1 of its 3 images with data.val"),
-        (("train.json", "new.json", "newer.json"), "data.test (newer.json) shares 1 of its 3 images with data.val"),
+        (("train.json", "new.json", "test.json"), "data.test (test.json) shares 3 of 3 images with data.train"),
+        (("train.json", "test.json", "new.json"), "data.val (test.json) shares 3 of 3 images with data.train"),
+        (("train.json", "copy.json", ""), "data.val (copy.json) shares 1 of 2 images with data.train"),
+        (("train.json", "train.json%3", "test.json"), "data.test (test.json) shares 2 of 3 images with data.train"),
+        (("train.json", "train.json%3", "test.json"), "data.test (test.json) shares 1 of 3 images with data.val"),
+        (("train.json", "new.json", "newer.json"), "data.test (newer.json) shares 1 of 3 images with data.val"),
     ],
 )
 def test_shared_images_are_refused_with_their_count(
@@ -244,7 +244,7 @@ def test_kaist_splits_that_share_frames_are_refused() -> None:
 
     e = load_experiment("lite0", ["data.val=test-day-20"])
     refuse_shared_images(e, {"train": of(1, 2), "val": of(2, 3), "test": of(4)})
-    with pytest.raises(RunError, match=r"data\.test \(test-all-20\) shares 1 of its 2 images with data\.val"):
+    with pytest.raises(RunError, match=r"data\.test \(test-all-20\) shares 1 of 2 images with data\.val"):
         refuse_shared_images(e, {"train": of(1), "val": of(2, 3), "test": of(3, 4)})
     with pytest.raises(RunError, match=r"with data\.train .*, set06/V000/I00004 first"):
         refuse_shared_images(e, {"train": of(4), "val": of(1), "test": of(3, 4)})

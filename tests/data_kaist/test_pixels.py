@@ -129,7 +129,7 @@ def test_annotated_images_stay_as_stored_unless_their_size_fits_one_form(tmp_pat
         assert "3 of 4 images" in sentence and "sideways.png" in sentence and "plain" not in sentence
         assert f"{turned} are turned" in sentence and f"{3 - turned} stay" in sentence and orientation in sentence
     never = DataSource("coco", root).frames("train.json")
-    with pytest.raises(ImageError, match=r"sideways\.png: 100x80 pixels, but its annotation is for 80x100"):
+    with pytest.raises(ImageError, match=r"sideways\.png: 100x80 pixels, but annotated for 80x100"):
         read_pair(never[1], "visible")
 
 

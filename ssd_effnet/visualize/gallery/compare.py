@@ -47,10 +47,7 @@ def write_comparison(
         for view in views
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
-    lines.append(
-        "This page shows where they differ; whether one is better on other images, too, ssd-effnet evaluate --compare "
-        "tells."
-    )
+    lines.append("Whether one is better on other images too, ssd-effnet evaluate --compare tells.")
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
     page = GalleryPage(f"{a.name} and {b.name}", lines, paste(views, shown, out), KINDS, [chart(*views)])
@@ -109,6 +106,4 @@ def chart(a: View, b: View) -> Chart:
                 cells = [Bar(f"{n:,}", n / total) for n in (int((counted & part).sum()) for part in parts)]
                 rows.append((f"{sort}: {words}" if sort else words, f"{total:,}", *cells))
     head = ("people", "number", "both find", "A alone", "B alone", "neither")
-    return Chart(
-        "Who is found by whom", head, rows, "At the same false positives per image; bars are shares of the row."
-    )
+    return Chart("Who is found by whom", head, rows, "At equal false positives per image; bars are shares of the row.")

@@ -90,9 +90,7 @@ class FinishedRun:
         names = dict(zip(paths, short_names(places), strict=True))
         if annotations is not None:
             if of_class not in (None, PEOPLE.main):
-                raise DataError(
-                    f"{annotations}: scores against other annotations are of {PEOPLE.main}, not of {of_class}"
-                )
+                raise DataError(f"{annotations}: other annotations score {PEOPLE.main}, not {of_class}")
             for path in (path for path in paths if path not in files):
                 _refuse_another_checkpoint(path, RunDirectory.holding(path))
             found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
