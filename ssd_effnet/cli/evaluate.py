@@ -50,8 +50,10 @@ def parser() -> shell.Parser:
 @shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().completed().parse_args(argv)
-    if args.compare and (args.plot or args.json):
-        parser().error("--plot and --json go with --detections or --join, not with --compare")
+    from ssd_effnet.evaluation.subsets import REASONABLE
+
+    if args.compare and (args.plot or args.json or args.subsets != REASONABLE):
+        parser().error("--plot, --json and --subsets go with --detections or --join, not with --compare")
     if (args.out or args.prior is not None) and not args.join:
         parser().error("--out and --prior go with --join")
     if args.other and not args.compare:

@@ -267,7 +267,7 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
         (["--compare", "a.txt"], "--compare takes two files"),
         (["--compare", "a.txt", "a.txt"], "a.txt: was given twice"),
         (["--compare", "a.txt", "b.txt", "--detections", "c.txt"], "not allowed with argument --compare"),
-        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--plot and --json go with --detections or --join"),
+        (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--subsets go with --detections or --join"),
         (["--compare", "a.txt", "b.txt"], "a.txt"),
         (["--detections", "a.txt", "--with", "b.txt"], "--with goes with --compare"),
     ],
