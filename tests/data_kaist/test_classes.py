@@ -68,6 +68,12 @@ def test_what_counts_where_a_class_is_scored(
     assert (classes.counted(name), classes.absent(name), classes.main) == (counted, absent, main)
 
 
+def test_the_published_name_of_people_is_person() -> None:
+    """Result files of any detector of people are read alike, whatever its class is called."""
+    assert Classes({"human": ("Person ",), "group": ("people",)}).published == ("person", "group")
+    assert (ROAD.published, TWO.published) == (("person", "truck"), ("person", "cyclist"))
+
+
 def test_labels_are_compared_without_case_and_blanks() -> None:
     assert is_among([" PERSON", "Pedestrian", "persons"], ["person"]).tolist() == [True, True, False]
 

@@ -118,6 +118,9 @@ def test_sanitized_annotations_are_read_flat_with_corners_or_without(text: str, 
     assert [frame.name for frame in frames] == NAMES[:2]  # the selection, not every image
     assert [frame.annotations.boxes_xyxy.tolist() for frame in frames] == [[[10, 5, 18, 25]]] * 2
     assert [frame.annotations.labels.tolist() for frame in frames] == [["person"]] * 2
+    truncate(image_file(root, NAMES[0], "visible"))
+    for frame in DataSource("kaist", root, form="bbgt").frames("train-all-02", modality="early"):
+        assert frame.annotations.size == SIZE  # of the first image that can be read
     image_file(root, NAMES[1], "lwir").unlink()
     with pytest.raises(ImageError, match=r"lwir/I00003\.jpg: missing"):
         DataSource("kaist", root, form="bbgt").frames("train-all-02", modality="early")
@@ -188,6 +191,15 @@ def test_a_coco_file_annotates_kaists_frames(root: Path) -> None:
     assert [frame.name for frame in frames] == NAMES[:2] and image_ids(frames) == [0, 1]  # as of any split of KAIST
     assert [frame.annotations.boxes_xyxy.tolist() for frame in frames] == [[[5, 6, 14, 36]], [[5, 6, 14, 37]]]
     assert read_pair(frames[0], "early")[0] is not None and source.annotations_of("x") == str(root / "own.json")
+    for side in ("visible", "lwir"):
+        image_file(root, NAMES[0], side).unlink()
+    with pytest.warns(Doubt, match=r"1 of the \d frames of train-all-02 have no image"):
+        (left,) = source.frames("train-all-02", modality="early")
+    assert (left.name, left.place) == (NAMES[1], 1)  # numbers are those of all images of the file
+    images[1]["im_name"] = NAMES[0].replace("V000/", "V000/lwir/")
+    (root / "own.json").write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match="two of its images are of one frame"):
+        source.frames("train-all-02")
     for given, says in (("none.json", "none.json: is not there"), ("images", "images: holds no KAIST annotations")):
         with pytest.raises(SplitError, match=says):
             DataSource("kaist", root).annotated(given)

@@ -17,7 +17,9 @@ from untrained import write_checkpoint
 from data_kaist.dataset import doubts_of, read_pair
 from data_kaist.errors import DataError, Doubt, ImageError
 from data_kaist.images import NOTE, Reading, kind_of, read_image
-from data_kaist.layouts import DataSource
+from data_kaist.layouts import DataSource, Frame
+from data_kaist.statistics import lwir_quantiles
+from data_kaist.structures import Annotations
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment
@@ -325,6 +327,19 @@ def test_quantiles_of_8_bits_are_refused(few_pairs: Path) -> None:
     keys = ("input.modality=lwir", f"data.root={few_pairs}", "data.lwir_quantiles=[0,1]", *SMALL)
     with pytest.raises(ImageError, match=r"lwir/0\.png: no LWIR image.*more than 8 bits.*lwir_quantiles"):
         build_dataset(load_experiment(ROOT / "experiments" / "lite0.yaml", keys), "test")
+
+
+def test_quantiles_are_of_all_columns_and_of_what_can_be_read(tmp_path: Path) -> None:
+    values = np.full((512, 640), 7000, np.uint16)
+    values[:, :4], values[:, 320:] = 0, 9000  # a black border of less than 1 %
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path in paths:
+        cv2.imwrite(str(path), values)
+    nobody = Annotations.from_rows([], size=(512, 640))
+    frames = [Frame(path.stem, None, path, nobody) for path in paths]
+    assert lwir_quantiles(frames, (0.02, 0.98)) == [7000, 9000]
+    paths[0].write_bytes(paths[0].read_bytes()[:200])
+    assert lwir_quantiles(frames, (0.02, 0.98)) == [7000, 9000]
 
 
 # damaged films
