@@ -59,7 +59,7 @@ def inspect(
     experiment = load_experiment(anchors[0], anchors[1:]) if anchors else None
     classes = build_classes(experiment) if experiment else PEOPLE
     least = experiment.data.min_height if experiment else 12
-    root, kind, named = _what(root, kind or ("kaist" if annotations != "xml" else None), splits)
+    root, kind, named = _what(root, kind or ("kaist" if annotations != "xml" and root.is_dir() else None), splits)
     if kind == "coco" and annotations != "xml":
         raise SplitError(f"{root}: --annotations {annotations} is of KAIST, not of a COCO file")
     source = DataSource(kind, root, images=images, reading=reading, classes=classes)

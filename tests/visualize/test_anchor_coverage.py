@@ -9,9 +9,10 @@ import torch
 from data_kaist.layouts import Frame
 from data_kaist.structures import Annotations
 from ssd_effnet.cli.inspect import main
+from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
-from ssd_effnet.visualize.anchor_coverage import anchor_coverage, fit_anchors, write_fitted
+from ssd_effnet.visualize.anchor_coverage import Fit, anchor_coverage, fit_anchors, write_fitted
 
 # Levels of stride 8, 16, 32 and so on, of which the finest has anchors of 20x40 pixels and the next of 40x80.
 ANCHORS = ("anchors.sizes=[28.284271,56.568542,200,220,240,260]", "anchors.ratios=[0.5]", "anchors.scales=[1.0]")
@@ -84,10 +85,20 @@ def test_fit(tmp_path: Path) -> None:
     torch.testing.assert_close(fits[1].ratios, torch.tensor([0.5]))
     assert means[1] == pytest.approx(1)
     write_fitted(tmp_path / "fitted.yaml", "lite0", e, fits[-1])
-    fitted = load_experiment(tmp_path / "fitted.yaml", ["input.size=[128,160]", "anchors.reference_size=[128,160]"])
+    fitted = load_experiment(tmp_path / "fitted.yaml")
     assert fitted.anchors.ratios == [0.5] and fitted.ancestors == ["lite0", "00_vgg16"]
     again = anchor_coverage(fitted, frames)
     assert again is not None and again.best_iou.min() > 0.8
+
+
+@pytest.mark.parametrize("base", ["lite0", "efficientdet_d0"])
+def test_fitted_anchors_keep_what_they_were_fitted_for(base: str, tmp_path: Path) -> None:
+    e = load_experiment(base, ["input.size=[128,160]", "data.classes={car: [car, van]}", "data.min_height=20"])
+    sizes = torch.tensor(e.anchors.sizes) * 1.5
+    write_fitted(tmp_path / "fitted.yaml", base, e, Fit(sizes, torch.tensor([0.3, 0.6]), torch.ones(1)))
+    fitted = load_experiment(tmp_path / "fitted.yaml")
+    assert set(unlike(e, fitted)) == {"anchors.ratios", "anchors.sizes"} and fitted.ancestors[0] == base
+    assert fitted.anchors.ratios == pytest.approx([0.3, 0.6])
 
 
 def test_command(

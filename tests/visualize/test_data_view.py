@@ -74,6 +74,23 @@ def test_the_picture_shows_the_frame_as_read_and_its_draws(
         assert (first, last) == pytest.approx((10 / 128, 37 / 128) if left else (91 / 128, 118 / 128), abs=0.02)
 
 
+def test_an_object_is_drawn_on_the_image_that_shows_it(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flip of one image alone leaves one box on each image, the one on it."""
+    rows: list[list[Panel]] = []
+    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds: rows.extend(shown))
+    apart = ("augment.names=[semi_unpaired]", "augment.semi_unpaired.p=1", "augment.semi_unpaired.crop=0")
+    write_data_view(experiment(few_pairs, "input.modality=early", *apart), tmp_path, count=2)
+    seen = set()
+    for panel in (panel for _, *entering in rows for panel in entering):
+        green = (panel.picture == (0, 158, 115)).all(axis=2)
+        visible, lwir = (np.flatnonzero(half.any(axis=0)) for half in np.split(green, 2))
+        assert np.ptp(visible) == pytest.approx(np.ptp(lwir), abs=3) and np.ptp(lwir) < 80  # of 320: one box
+        seen.add(abs(visible[0] - lwir[0]) > 20)
+    assert seen == {True, False}
+
+
 def test_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_view, "_ROWS", 3)
     pictures = write_data_view(experiment(few_pairs), tmp_path, count=4)

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from commands import command
 
 from data_kaist.layouts import Frame
 from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
@@ -146,6 +147,48 @@ def test_bad_requests(root: Path, arguments: list[str], message: str, capsys: py
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("limits", [(9000, 7000), (7000, 7000), ("nan", 7000), (0, "inf")])
+def test_a_range_goes_from_low_to_high(root: Path, limits: tuple[object, object]) -> None:
+    assert command("inspect", root, "--pictures", 0, "--lwir-range", *limits).returncode == 2
+
+
+def few_cars(folder: Path) -> Path:
+    """A COCO file, cars.json, of three cars on one image that is not there."""
+    boxes = [{"id": i, "image_id": 0, "category_id": 4, "bbox": [1 + 9 * i, 2, 10, 20 + i]} for i in range(3)]
+    images = [{"id": 0, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 4, "name": "car"}]}
+    (folder / "cars.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_experiment_of_the_anchors_has_the_classes(tmp_path: Path) -> None:
+    keys = ("data.classes={car: [car]}", "data.min_height=21", "input.size=[64,80]")
+    done = command("inspect", few_cars(tmp_path), "--anchors", "lite0", *keys)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert row_of(done.stdout, "all") == ["1", "1", "3", "3", "1"] and "car" in row_of(done.stdout, "   ")
+    assert row_of(done.stdout, "height from 12")[0] == "2" and Path("lite0_anchors.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "says"),
+    [
+        ("", (), "no data set there"),
+        ("", ("--kind", "coco"), "--annotations paired is of KAIST"),
+        ("cars.json", (), "--annotations paired is of KAIST"),
+    ],
+)
+def test_annotations_are_chosen_of_kaist_alone(file: str, kind: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = command("inspect", few_cars(tmp_path) / file, "--annotations", "paired", *kind)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1) and says in done.stderr
+
+
+def test_kaist_beside_a_coco_file_is_found_by_its_annotations(root: Path) -> None:
+    (root / "annotations-xml").rename(root / "own")
+    few_cars(root)
+    done = command("inspect", root, "--annotations", "own", "--pictures", 0, "--split", "test-all-20")
+    assert done.returncode == 0 and row_of(done.stdout, "all")[0] == "4"
+
+
 def test_channel_statistics_by_hand(tmp_path: Path) -> None:
     """Channels of two levels, half and half over two images: mean in the middle, deviation half the distance."""
     nothing = Annotations.from_rows([], size=(2, 4))
@@ -174,9 +217,6 @@ def test_object_statistics_by_hand() -> None:
     assert rows["occl. heavy"].counts[0] == rows["occl. heavy"].counts[3] == 1
     assert rows["unknown"].counts == (1, 0, 0, 0, 0)
     assert [row.group for row in count_objects(frames[1:])] == ["all"]  # neither time nor occlusion is known
-    assert height_quantiles(frames, shares=(25, 50, 100)) == {
-        25: 11.75,
-        50: 12,
-        100: 170,
-    }  # the group of 60 is no person
+    found = height_quantiles(frames, shares=(25, 50, 100))
+    assert found == {25: 11.75, 50: 12, 100: 170}  # the group of 60 is no person
     assert height_quantiles(frames[1:]) == {}
