@@ -7,6 +7,7 @@ import pytest
 import torch
 from commands import command
 
+from ssd_effnet.benchmark.gpu import Speed, write_speeds
 from ssd_effnet.benchmark.stages import STAGES
 from ssd_effnet.cli import benchmark
 
@@ -43,6 +44,20 @@ def test_the_gpu_benchmark_runs_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     assert [s["what"] for s in speeds if s["waiting"] is not None] == [loader]
     page = (out.parent / "README.md").read_text()
     assert page.count("| lite0 | 64x96 |") == len(expected) and "1,058" in page
+
+
+def test_speeds_stand_beside_files_of_others(tmp_path: Path) -> None:
+    speed = Speed("lite0", (64, 96), "training", "fp32", 2, 100.0, None, None)
+    (tmp_path / "other.json").write_text('{"machine": "mine"}')
+    write_speeds(tmp_path / "cpu.json", [speed], "this machine")
+    page = (tmp_path / "README.md").read_text()
+    assert page.count("| lite0 | 64x96 |") == 1 and "mine" not in page
+    write_speeds(tmp_path / "second.json", [speed], "that machine")  # the page is its own
+    assert (tmp_path / "README.md").read_text().count("| lite0 | 64x96 |") == 2
+    (tmp_path / "README.md").write_text("# Mine\n")
+    write_speeds(tmp_path / "cpu.json", [speed], "this machine")
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    assert len(json.loads((tmp_path / "cpu.json").read_text())["speeds"]) == 1
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

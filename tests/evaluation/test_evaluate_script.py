@@ -13,8 +13,13 @@ import pytest
 from commands import command
 from matplotlib.figure import Figure
 
+from data_kaist.classes import Classes
+from data_kaist.dataset import DetectionDataset
+from data_kaist.detections import write_coco_results, write_images
 from data_kaist.errors import DataError, Doubt
+from data_kaist.layouts import Frame
 from data_kaist.structures import Annotations, DetectionTable
+from data_kaist.transforms import Resize
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import (
     load_ground_truth,
@@ -26,6 +31,8 @@ from ssd_effnet.evaluation.scores import (
     shortened,
 )
 from ssd_effnet.evaluation.subsets import SUBSETS
+from ssd_effnet.training.run import _write_detections
+from ssd_effnet.training.run_directory import RunDirectory
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
@@ -152,6 +159,32 @@ def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: 
     (out / "detections.json").write_text("[]")
     with pytest.raises(DataError, match=r"images\.json: none of its 1 images, as elsewhere, is in "):
         ground_truth.read_detections(out / "detections.json")
+
+
+def test_images_of_another_size_are_doubted(truth: Path, tmp_path: Path) -> None:
+    table = DetectionTable(np.array([0]), np.array([[100.0, 100, 130, 160]]), np.array([0.9]))
+    write_coco_results(tmp_path / "detections.json", table)
+    for turned in (2, 0):
+        sizes = [(640, 512)] * turned + [(512, 640)] * (3 - turned)
+        write_images(tmp_path / "images.json", range(3), [f"{name}.jpg" for name in FRAMES], sizes, {1: "person"})
+        done = command("evaluate", "--annotations", truth, "--detections", tmp_path / "detections.json")
+        assert done.returncode == 0 and done.stderr.count("another size") == bool(turned), done.stderr
+        assert not turned or "images.json: 2 images" in done.stderr
+
+
+def test_the_main_class_of_a_run_may_be_called_human(truth: Path, tmp_path: Path) -> None:
+    annotations = load_ground_truth(truth).annotations
+    frames = [Frame(FRAMES[i], None, None, of, place=i) for i, of in enumerate(annotations)]
+    classes = Classes({"human": ("person",), "group": ("people",)})
+    dataset = DetectionDataset(frames, "visible", Resize((64, 80)), classes=classes)
+    boxes = np.array([frame.annotations.boxes_xyxy[0] for frame in frames], float)
+    table = DetectionTable(np.arange(3), boxes, np.full(3, 0.9), np.array([1, 1, 2]), classes.names)
+    _write_detections(RunDirectory(tmp_path / "run"), dataset, table)
+    written = json.loads((tmp_path / "run" / "images.json").read_text())
+    assert [of["name"] for of in written["categories"]] == ["person", "group"]
+    done = command("evaluate", "--annotations", truth, "--detections", tmp_path / "run", "--json", tmp_path / "o.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["run"]["recall"] == pytest.approx(200 / 3)
 
 
 def test_names_that_fit_several_are_refused() -> None:

@@ -96,7 +96,7 @@ def test_what_is_joined_says_of_which_images(tmp_path: Path, capsys: pytest.Capt
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs that each find one of two people: the joined detections, in the ids of the file, find both."""
-    images = [{"id": 7 + i, "file_name": f"{i}.png", "width": 640, "height": 512} for i in range(2)]
+    images = [{"id": 7 + i, "file_name": f"frame.000{i}.png", "width": 640, "height": 512} for i in range(2)]
     boxes = [{"id": 1 + i, "image_id": 7 + i, "category_id": 3, "bbox": [100, 100, 40, 100]} for i in range(2)]
     (tmp_path / "t.json").write_text(
         json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]})
@@ -112,5 +112,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [scores[name]["ap"]["AP"] for name in scores] == pytest.approx([50.495, 50.495, 100], abs=0.01)
     assert [(row["image_id"], row["category_id"]) for row in json.loads(out.read_text())] == [(7, 3), (8, 3)]
     assert "joined by proben, prior 0.9" in capsys.readouterr().out
+    again = [*given[:2], "--detections", str(out.parent), "--json", str(tmp_path / "r.json")]
+    assert main(again) == 0 and json.loads((tmp_path / "r.json").read_text())["late"]["ap"]["AP"] == pytest.approx(100)
     with pytest.raises(SystemExit):
         main(["--annotations", "t.json", "--detections", "a.json", "--out", "b.json"])

@@ -198,6 +198,21 @@ def test_a_bad_file_stops_the_work_or_is_left_out(checkpoint: Path, tmp_path: Pa
     assert [entry["id"] for entry in json.loads((out / "images.json").read_text())["images"]] == [0, 2]
 
 
+def test_people_are_called_person_whatever_the_class_is_called(tmp_path: Path) -> None:
+    human = load_detector(write_checkpoint(tmp_path / "c.ckpt", "data.classes={human: [person]}"), device="cpu")
+    detect(human, find_sources([image(tmp_path / "1.jpg")]), tmp_path / "out", pictures=False)
+    written = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert human.classes == ("human",) and written["categories"] == [{"id": 1, "name": "person"}]
+
+
+def test_results_of_former_images_do_not_stay_beside_none(predictor: Predictor, tmp_path: Path) -> None:
+    good, bad, out = image(tmp_path / "1.jpg"), tmp_path / "2.jpg", tmp_path / "out"
+    assert detect(predictor, find_sources([good]), out, pictures=False).images == 1 and len(files_below(out)) == 3
+    bad.write_bytes(good.read_bytes()[:1000])
+    assert detect(predictor, find_sources([bad]), out, pictures=False, on_bad_frame="skip").bad == 1
+    assert not files_below(out)
+
+
 def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tmp_path: Path) -> None:
     whole = film(tmp_path / "film.avi", 40)
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from commands import command
 from untrained import write_checkpoint
 
-from data_kaist.detections import write_coco_results, write_kaist
+from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import image_ids
 from data_kaist.structures import Annotations, DetectionTable
@@ -26,14 +27,14 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.drawing import Marking, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
-from ssd_effnet.evaluation.scores import miss_rate_figure, write_results
+from ssd_effnet.evaluation.scores import load_ground_truth, miss_rate_figure, write_results
 from ssd_effnet.training.run_directory import describe_data
 from ssd_effnet.visualize.gallery import album
 from ssd_effnet.visualize.gallery.album import Item, below, cropped, fewest, markings, rings, whole, window
 from ssd_effnet.visualize.gallery.compare import KINDS, write_comparison
 from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.errors import write_errors
-from ssd_effnet.visualize.gallery.finished_run import FinishedRun
+from ssd_effnet.visualize.gallery.finished_run import FinishedRun, _with_images
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +164,79 @@ def test_other_categories_of_a_file_are_no_people(few_pairs: Path, tmp_path: Pat
     (tmp_path / "theirs.json").write_text(json.dumps([*rows, *(row | {"category_id": 99} for row in rows)]))
     own, theirs = FinishedRun.load_all([run, tmp_path / "theirs.json"]).values()
     assert len(own.detections) == len(theirs.detections) > 0
+
+
+def listed(run: FinishedRun, out: Path, categories: dict[int, str], frames: int) -> Path:
+    """The run's detections with images.json of its first frames, whose categories they have in turns."""
+    chosen, table = run.frames[:frames], run.detections
+    table = table.rows(table.image_index < frames)
+    table = replace(table, labels=np.arange(len(table)) % len(categories) + 1, classes=tuple(categories.values()))
+    write_coco_results(out / "detections.json", table, category_ids=[*categories])
+    names, sizes = [f"{frame.name}.jpg" for frame in chosen], [frame.annotations.size for frame in chosen]
+    write_images(out / "images.json", range(frames), names, sizes, categories)
+    return out / "detections.json"
+
+
+def test_what_looked_at_some_test_images_is_refused(visible: Path, data: Path, tmp_path: Path) -> None:
+    run = FinishedRun.load(visible)
+    every = listed(run, tmp_path / "every", {1: "person"}, len(run.frames))
+    half = listed(run, tmp_path / "half", {1: "person"}, len(run.frames) // 2)
+    assert [len(of.detections) for of in FinishedRun.load_all([visible, every]).values()] == [len(run.detections)] * 2
+    with pytest.warns(Doubt, match="were not looked at"), pytest.raises(DataError, match="not of the same images"):
+        FinishedRun.load_all([visible, every, half])
+    with pytest.warns(Doubt, match="were not looked at"):
+        found = FinishedRun.load_all([visible, half], annotations=data)
+    assert {len(of.frames) for of in found.values()} == {len(run.frames) // 2}
+
+
+def test_runs_scored_for_other_labels_are_not_compared(visible: Path, data: Path, tmp_path: Path) -> None:
+    people = run_of(tmp_path / "people", 2, 0.5, f"data.root={data}")
+    groups = run_of(tmp_path / "groups", 2, 0.5, f"data.root={data}", "data.classes={group: [people]}")
+    assert len(FinishedRun.load_all([visible, people])) == 2
+    with pytest.raises(DataError, match="boxes and labels"):
+        FinishedRun.load_all([visible, groups])
+
+
+def test_a_file_of_several_classes_shows_the_one_that_is_asked_for(data: Path, tmp_path: Path) -> None:
+    run = run_of(tmp_path, 0, 0.5, f"data.root={data}", "data.classes={human: [person], group: [people]}")
+    loaded = FinishedRun.load(run)
+    theirs = listed(loaded, tmp_path / "theirs", {3: "lorry", 7: "group", 9: "person"}, len(loaded.frames))
+    rows = json.loads(theirs.read_text())
+    for of_class, category in (("group", 7), ("human", 9)):
+        found = FinishedRun.load_all([run, theirs], of_class=of_class)[theirs].detections
+        wanted = [row["score"] for row in rows if row["category_id"] == category]
+        assert sorted(found.scores.tolist()) == sorted(wanted) and wanted
+
+
+def test_a_text_of_others_does_not_fit_a_run_that_skipped_a_frame(few_pairs: Path, tmp_path: Path) -> None:
+    """Image numbers of a text are places, which the run's frames have no longer."""
+    root = shutil.copytree(few_pairs, tmp_path / "pairs")
+    splits = ("data.kind=coco", f"data.root={root}", "data.train=val.json", "data.val=", "data.test=train.json")
+    run = run_of(tmp_path / "whole", 0, 1.0, *splits)
+    text = shutil.copy(run / "detections_kaist.txt", tmp_path / "theirs.txt")
+    assert len(FinishedRun.load_all([run, text])) == 2
+    (root / "visible" / "1.png").unlink()
+    run = run_of(tmp_path / "gap", 0, 1.0, *splits, "data.on_bad_frame=skip")
+    assert [frame.place for frame in FinishedRun.load(run).frames] == [0, 2, 3]
+    text.write_text("1,20,20,27,64,0.9\n")
+    with pytest.raises(DataError, match="some were left out"):
+        FinishedRun.load_all([run, text])
+
+
+@pytest.mark.filterwarnings("error::data_kaist.errors.Doubt")
+def test_names_with_a_dot_lead_to_their_images(few_pairs: Path, tmp_path: Path) -> None:
+    content = json.loads((few_pairs / "val.json").read_text())
+    for entry in content["images"]:
+        name = f"frame.000{entry['id']}.png"
+        for side in ("visible", "lwir"):
+            (tmp_path / side).mkdir(exist_ok=True)
+            shutil.copy(few_pairs / side / f"{entry['id']}.png", tmp_path / side / name)
+        entry["file_name"] = f"visible/{name}"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    frames = _with_images(load_ground_truth(tmp_path / "val.json"), tmp_path)
+    names = [f"frame.000{i}.png" for i in (4, 5)]
+    assert [frame.visible for frame in frames] == [tmp_path / "visible" / name for name in names]
+    assert [frame.lwir for frame in frames] == [tmp_path / "lwir" / name for name in names]
 
 
 def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway: Path, tmp_path: Path) -> None:
