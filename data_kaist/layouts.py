@@ -464,9 +464,7 @@ def _image_folder(root: Path, file: str, data: CocoDataset, given: str) -> tuple
             if found:
                 return next(iter(found.values())), ""
     looked = ", ".join(dict.fromkeys(map(str, (*own, *general))))
-    return own[
-        0
-    ], f"; none of the {len(data.images):,} images of {json} is there; looked in {looked}; data.images names another"
+    return own[0], f"; none of {len(data.images):,} images of {json} is there; looked in {looked}; see data.images"
 
 
 def file_and_step(spec: str) -> tuple[str, int]:

@@ -30,9 +30,7 @@ _NAME = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})", re.ASCII)
 _SPELLING = re.compile(r"set(\d{2})[/_]V(\d{3})[/_](?:(?:visible|lwir)[/_])?I(\d{5})", re.ASCII)
 _RULE = re.compile(r"(train|test)-(all|day|night)-(\d{2,9})", re.ASCII)
 _RANGE = re.compile(r"set(\d{2})/V(\d{3})/I(\d{5})-I(\d{5})", re.ASCII)
-_USUAL = [
-    f"{part}-{time}-{step}" for part, step in (("train", "02"), ("test", "20")) for time in ("all", "day", "night")
-]
+_USUAL = [f"{of}-{time}-{step}" for of, step in (("train", "02"), ("test", "20")) for time in ("all", "day", "night")]
 _FORMS = f"a rule such as 'train-all-02', a range such as '{STUDY_VALIDATION}' or a text file of frame names"
 
 

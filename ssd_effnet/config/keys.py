@@ -65,10 +65,7 @@ def default_of(field: Field) -> Any:
 
 
 def unlike(a: ExperimentConfig, b: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys and values in which two experiments differ; missing arguments have defaults.
-
-    The order of classes counts.
-    """
+    """Keys and values in which two experiments differ, by their order of classes too; missing ones have defaults."""
     left, right = settings(a), settings(b)
     fields = fields_of(a) | fields_of(b)
     pairs = {key: tuple(of.get(key, default_of(fields[key])) for of in (left, right)) for key in sorted(fields)}

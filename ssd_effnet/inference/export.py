@@ -185,9 +185,7 @@ def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, hal
         "data": directory.environment().get("data") if directory.environment_file.is_file() else None,
         "licence": LICENCE,
     }
-    metadata = describe(file, e, predictor.input_size, "outside") | {
-        key: _as_text(value) for key, value in more.items()
-    }
+    metadata = describe(file, e, predictor.input_size, "outside") | {k: _as_text(v) for k, v in more.items()}
     write_whole(path, save(tensors, metadata))
     return Exported(path, (normalize.mean.numel(), *predictor.input_size), 0, metadata)
 
