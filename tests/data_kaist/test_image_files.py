@@ -147,7 +147,7 @@ def test_where_it_was_looked_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(ImageError) as caught:
         DataSource("coco", tmp_path).frames("annotations/instances_a.json")
     said = str(caught.value)
-    assert "none of the 2 images" in said and "1.jpg: missing" in said
+    assert "none of 2 images" in said and "1.jpg: missing" in said
     for base in (tmp_path / "annotations", tmp_path):
         assert all(str(base / name) in said for name in ("", "images", "a", "images/a"))
     assert "data.images" in said
