@@ -98,8 +98,9 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     names = list(dict.fromkeys([*names, *experiment.ancestors]))
     experiment.ancestors = [name for name in names if name != experiment.name]
     # a run's config.yaml states what null meant for its backbone; with another one it means that one's
-    begun = next((layer["backbone"]["name"] for _, layer in chain if "ancestors" in layer), experiment.backbone.name)
-    former = (own_normalisation(begun) if begun != experiment.backbone.name else None) or {}
+    now = experiment.backbone.name
+    begun = next((layer.get("backbone", {}).get("name", now) for _, layer in chain if "ancestors" in layer), now)
+    former = (own_normalisation(begun) if begun != now else None) or {}
     for key in ("mean", "std"):
         if getattr(experiment.input, key) in (None, former.get(key)):
             if (own := own_normalisation(experiment.backbone.name)) is None:
@@ -253,9 +254,14 @@ def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def _override(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Apply ``key=value``, names of choices before their arguments, whatever the order."""
+    """Apply ``key=value``, names of choices before their arguments and a range of LWIR last, whatever the order."""
     choosing = _choice_keys(config)
-    for text in sorted(overrides, key=lambda text: text.partition("=")[0].strip() not in choosing):
+
+    def place(text: str) -> int:
+        key = text.partition("=")[0].strip()
+        return 0 if key in choosing else 2 if key == "data.lwir_range" else 1
+
+    for text in sorted(overrides, key=place):
         _apply(config, _parse_override(text, config), f"override {text!r}")
 
 

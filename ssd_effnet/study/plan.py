@@ -93,7 +93,7 @@ def overlay(file: Path) -> list[str]:
 def _written(value: Any) -> str:
     """A value as in a command. :func:`.read_yaml` gives texts, lists of texts and mappings of them."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)}: {_written(of)}' for key, of in value.items())}}}"
+        return json.dumps(value, ensure_ascii=False)  # YAML too, and quoted: a label may be person?
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 

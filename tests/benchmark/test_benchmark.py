@@ -7,14 +7,33 @@ import pytest
 import torch
 from commands import command
 
+from data_kaist.errors import RequestError
+from ssd_effnet.benchmark import gpu
 from ssd_effnet.benchmark.gpu import Speed, write_speeds
 from ssd_effnet.benchmark.stages import STAGES
 from ssd_effnet.cli import benchmark
+from ssd_effnet.config.schema import ExperimentConfig
 
 
 def test_complaints() -> None:
     assert "is not HxW" in command("benchmark", "loss", "--size", "512").stderr
     assert command("benchmark", "loss", "input.modality=lwir").returncode == 2
+    assert command("benchmark", "loss", "--runs", 0).returncode == 2
+
+
+def test_what_the_gpu_benchmark_cannot_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="20_lwir: reads lwir"):
+        next(gpu.benchmark_gpu(tmp_path, gpu.Trial(torch.device("cpu")), ["lite0", "20_lwir"]))
+    assert not list(tmp_path.iterdir())
+
+    def small(e: object, trial: object, way: str, batch: int) -> tuple[float, float]:
+        if batch > 16:
+            raise torch.OutOfMemoryError
+        return 100.0, 9000.0
+
+    monkeypatch.setattr(gpu, "_train", small)
+    (only,) = gpu._training(ExperimentConfig("any"), gpu.Trial(torch.device("cuda")), "fp32")
+    assert (only.batch, only.images_per_second, only.peak_mib) == (16, 100, 9000)
 
 
 @pytest.mark.slow

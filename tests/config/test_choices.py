@@ -12,9 +12,10 @@ import yaml
 from torch import nn
 
 from ssd_effnet import registry
-from ssd_effnet.build import build_criterion, build_detector, build_stream
+from ssd_effnet.build import build_criterion, build_detector, build_skeleton, build_stream
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import ConfigError, differences, experiment_of, load_experiment, save_experiment
+from ssd_effnet.models.cost import cost
 from ssd_effnet.registry import BACKBONES, MATCHERS, Registry, RegistryError
 from ssd_effnet.structures import Level
 
@@ -164,6 +165,10 @@ def test_a_backbone_is_levels_and_forward(tmp_path: Path, monkeypatch: pytest.Mo
     assert [x.shape[1:] for x in backbone(torch.zeros(1, 3, 64, 64))] == [(4, 8, 8), (6, 4, 4)]
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"whole.c.weight", "whole.c.bias"}
+    levels = ["backbone.levels=[0,1]", "anchors.sizes=[40,80,160,200,280]"]
+    detector = build_skeleton(load_experiment(LITE0, [*small, *levels]))
+    every = sum(p.numel() for p in detector.parameters())
+    assert cost(detector, (64, 64)).parameters == every - sum(p.numel() for p in whole.backbone.c.parameters())
     with pytest.raises(ConfigError, match=r"key `backbone\.levels`: .*0 \(a\), 1 \(b\), 2 \(c\)"):
         build_detector(load_experiment(LITE0, [*small, "backbone.levels=[3]"]))
     halfway = [*small, "input.modality=halfway"]
@@ -180,3 +185,12 @@ def test_levels_select_from_a_chain_without_the_rest() -> None:
     backbone, _ = build_stream(e, 3, False)
     assert [level.name for level in backbone.levels] == ["conv4_3", "conv6"]
     assert not [name for name, _ in backbone.named_parameters() if "conv7" in name]
+    halfway = ["input.modality=halfway", "backbone.levels=[0,1]", "anchors.sizes=[40,80,160,200,280]"]
+    with pytest.raises(ConfigError, match=r"key `backbone\.levels`"):
+        build_skeleton(load_experiment("00_vgg16", [*halfway, "fusion.shared_from=1"]))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_norms_that_are_not_there_are_not_chosen(norm: str) -> None:
+    with pytest.raises(ConfigError, match=r"key `backbone\.norm`: vgg16"):
+        build_skeleton(load_experiment("00_vgg16", ["backbone.name=vgg16", f"backbone.norm={norm}"]))

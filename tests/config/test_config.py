@@ -232,6 +232,31 @@ def test_null_is_the_normalisation_of_the_weights(files: Path, monkeypatch: pyte
         load_experiment(ROOT / "experiments" / "lite0.yaml", ["backbone.name=resnet18"])
 
 
+def test_a_saved_config_with_another_backbone_has_that_ones_normalisation(files: Path) -> None:
+    save_experiment(load_experiment("lite0"), files / "config.yaml")
+    own, std = [0.485, 0.456, 0.406, 0.449], [0.229, 0.224, 0.225, 0.226]
+    (files / "on_it.yaml").write_text("base: config.yaml\nbackbone: {name: efficientnet-b0}\n")
+    b0 = "backbone.name=efficientnet-b0"
+    for path, others, mean in (
+        ("config.yaml", [b0], own), ("config.yaml", [b0, "input.mean=[1,2,3,4]"], [1, 2, 3, 4]), ("on_it.yaml", [], own)
+    ):  # fmt: skip
+        read = load_experiment(files / path, others).input
+        assert (read.mean, read.std) == (mean, std)
+    (files / "hand.yaml").write_text("base: lite0\nancestors: [other]\n")  # no run's config
+    assert load_experiment(files / "hand.yaml").ancestors[-1] == "other"
+
+
+def test_a_range_of_quantiles_is_forgotten_with_them(files: Path) -> None:
+    measured = load_experiment("lite0", ["data.lwir_quantiles=[0.1,0.9]", "data.lwir_range=[100,200]"])
+    save_experiment(measured, files / "config.yaml")
+    assert load_experiment(files / "config.yaml") == measured
+    (files / "on_it.yaml").write_text("base: config.yaml\ndata: {train: others}\n")
+    assert load_experiment(files / "on_it.yaml").data.lwir_range is None
+    assert load_experiment(files / "config.yaml", ["data.lwir_quantiles=[0,1]"]).data.lwir_range is None
+    both = ["data.lwir_range=[1,2]", "data.train=others"]
+    assert load_experiment(files / "config.yaml", both).data.lwir_range == [1, 2]
+
+
 def test_defaults_are_valid(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert differences(load_experiment(tmp_path / "empty.yaml"), ExperimentConfig()) == []

@@ -122,6 +122,16 @@ def test_a_loss_of_its_own_is_learned_logged_and_written(
         losses.with_own(detector, batch)
 
 
+def test_a_metric_that_is_watched_names_its_plugin(tmp_path: Path, forgotten: None) -> None:
+    (code,) = [code for _, code, _ in EXAMPLES if "@metric(" in code]
+    (tmp_path / "parts_of_a_metric.py").write_text(code)
+    registry.load_plugins(["parts_of_a_metric"], tmp_path)
+    watched = f"monitor=val/{list(METRICS)[-1]}"
+    for own in ([f"trainer.{watched}"], ["schedule.name=plateau", "schedule.warmup_steps=0", f"schedule.{watched}"]):
+        assert load_experiment("lite0", own).plugins == ["parts_of_a_metric"]
+    assert load_experiment("lite0").plugins == []
+
+
 def test_the_page_has_every_kind() -> None:
     used = set(re.findall(r"registry import (\w+)", PAGE))
     kinds = {name for name, value in vars(registry).items() if isinstance(value, registry.Registry)}

@@ -1,12 +1,14 @@
 """Metrics are one table: a user's own is one function and one line, and everything reads it there."""
 
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from untrained import LITE0, SMALL
+from untrained import LITE0, SMALL, of_pairs
 
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.config.loading import load_experiment
@@ -14,6 +16,7 @@ from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import METRICS, figure_in, headline, metric, metric_of, monitors
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.scores import Scores, results_table, score
+from ssd_effnet.structures import NonFiniteError
 from ssd_effnet.study.records import load_study
 from ssd_effnet.study.report import write
 from ssd_effnet.training.run import run
@@ -76,6 +79,18 @@ def test_a_monitor_that_is_no_metric_is_refused() -> None:
             load_experiment(LITE0, [f"trainer.monitor={value}"])
     with pytest.raises(ConfigError, match=r"`schedule\.monitor`"):
         load_experiment(LITE0, ["schedule.name=plateau", "schedule.monitor=val/AP/cyclist"])
+
+
+@pytest.mark.parametrize(
+    ("group", "overrides"), [("trainer", []), ("schedule", ["schedule.name=plateau", "trainer.monitor=val/loss_total"])]
+)
+def test_a_monitor_that_is_not_a_number_ends_the_run_by_its_key(
+    group: str, overrides: list[str], few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "AP75", replace(METRICS["AP75"], function=lambda scores: math.nan))
+    e = of_pairs(few_pairs, *overrides, f"{group}.monitor=val/AP75")
+    with pytest.raises(NonFiniteError, match=rf"^{group}\.monitor: val/AP75 "):
+        run(e, tmp_path, echo=lambda line: None)
 
 
 def test_names_are_given_once() -> None:

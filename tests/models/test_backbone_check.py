@@ -80,7 +80,16 @@ def test_the_projects_own_keep_every_promise(name: str) -> None:
     assert isinstance(check_backbone(BACKBONES[name]), Backbone)
 
 
-@pytest.mark.parametrize("kind", [AnyModule, Small])
+class Even(Small):
+    """Two maps of one stride."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__(in_channels)
+        self.b = nn.Conv2d(4, 6, 3, 1, 1)
+        self.levels = [Level("a", 4, 2), Level("b", 6, 2)]
+
+
+@pytest.mark.parametrize("kind", [AnyModule, Small, Even])
 def test_any_module_with_levels_and_forward_passes(kind: type[nn.Module]) -> None:
     assert isinstance(check_backbone(kind), kind)
 

@@ -86,6 +86,22 @@ def test_shared_from_a_level_on_streams_have_one_set_of_weights_and_statistics()
         halfway("fusion.shared_from=1", "fusion.shared=true")
 
 
+class OfItself(Exchange):
+    """Decides when it is made, when the streams are cut already."""
+
+    hands_back = False
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__(channels, stride)
+        self.hands_back = True
+
+
+def test_what_hands_back_is_known_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STREAM_FUSIONS, "of_itself", OfItself)
+    with pytest.raises(ConfigError, match=r"key `fusion\.name`: hands_back of of_itself"):
+        halfway("fusion.name=of_itself")
+
+
 @torch.no_grad()
 def test_what_a_fusion_hands_back_goes_on_in_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STREAM_FUSIONS, "exchange", Exchange)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd_effnet.build import build_neck
+from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.necks import GraphNeck, Topology
 from ssd_effnet.models.necks.resampling import PooledLevels
 from ssd_effnet.models.necks.topologies import bifpn, fpn, fully_connected, nas_fpn, panet, study_fpn
@@ -96,6 +98,9 @@ def test_study_fpn_bilinear_is_addition_and_nothing_else() -> None:
     assert_same(neck([c2, c3, c4, c5, c6]), [p2, p3, p4])
     assert not list(neck.parameters())
     assert neck.levels == levels()[:3]
+    of_two = load_experiment("lite0", ["neck.topology=study_fpn", "neck.outputs=2", f"neck.channels={WIDTH}"])
+    built = build_neck(of_two, levels(2))
+    assert built is not None and [level.stride for level in built.levels] == [8, 16]
 
 
 def test_study_fpn_transposed_walks_the_widths_down() -> None:

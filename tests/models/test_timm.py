@@ -37,7 +37,7 @@ def test_without_timm() -> None:
 
 
 @needs_timm
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, "rexnet_100", "hrnet_w18_small", "dla34"])
 def test_maps(model: str) -> None:
     """Map sizes at 512x640 and at odd sizes, channels, strides, gradients and independence of the batch."""
     backbone = check_backbone(lambda in_channels=3: BACKBONES[f"timm/{model}"](f"timm/{model}", in_channels)).eval()
@@ -47,6 +47,13 @@ def test_maps(model: str) -> None:
             maps = backbone(torch.randn(1, 3, height, width))
             for level, x in zip(backbone.levels, maps, strict=True):
                 assert x.shape == (1, level.channels, -(-height // level.stride), -(-width // level.stride))
+
+
+@needs_timm
+@pytest.mark.parametrize("model", ["mambaout_femto", "inception_v3"])
+def test_maps_of_other_axes_or_sizes_are_refused(model: str) -> None:
+    with pytest.raises(TimmError, match=model):
+        BACKBONES[f"timm/{model}"](f"timm/{model}", 3)
 
 
 @needs_timm

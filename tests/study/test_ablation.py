@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import differences, load_experiment
+from ssd_effnet.config.loading import ConfigError, differences, load_experiment
 from ssd_effnet.study.ablation import steps, write_without
 from ssd_effnet.study.plan import hidden_by, overlay, plan
 
@@ -48,6 +50,13 @@ def test_keys_laid_over_all(tmp_path: Path) -> None:
     assert first.input.size == second.input.size == [64, 96] and first.trainer.epochs == 3
     (note,) = hidden_by(laid, jobs)
     assert note.startswith("00b_vgg16_rmsprop changes") and "schedule.name" in note
+    mlpd = Path("mlpd")  # its classes are a map, which is laid whole
+    assert load_experiment("lite0", overlay(mlpd)).data.classes == load_experiment(mlpd).data.classes
+    (tmp_path / "nothing.yaml").write_text("")
+    assert overlay(tmp_path / "nothing.yaml") == []
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml: must hold `key: value`"):
+        overlay(tmp_path / "list.yaml")
 
 
 def test_the_twins_recipe_lets_studies_on_small_data_tell() -> None:

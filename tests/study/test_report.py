@@ -8,8 +8,10 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -214,6 +216,42 @@ def test_the_chain_says_what_changed_and_how_sure_that_is(written: Path) -> None
     worse = card(written, "05_deconv")
     assert "? cannot tell it from 04_fpn" in worse and "100.00" in worse and "(100.00 to" not in worse  # of one seed
     assert "has finished runs" in card(written, WIDEN)
+
+
+def test_only_direct_steps_stand_in_the_table_of_steps() -> None:
+    """Without runs of its parent an experiment is compared with a farther one: that is no single step."""
+
+    def step(name: str, parent: str, *ancestors: str) -> SimpleNamespace:
+        named = SimpleNamespace(name=name, ancestors=list(ancestors))
+        return SimpleNamespace(experiment=named, parent=SimpleNamespace(name=parent))
+
+    near, far = step("c_without_b", "c", "c", "b"), step("c_without_a", "b", "c", "b")
+    for added, kept in ((step("b", "a", "a"), True), (step("b", "0", "a", "0"), False)):
+        study = cast(Study, SimpleNamespace(differences=[near, far, added]))
+        assert report.taken_away(study) == [("b", added if kept else None, near)]
+
+
+def test_experiments_of_other_labels_are_not_compared(studied: Path, tmp_path: Path) -> None:
+    copy = copied(studied, tmp_path, "0[567]*", "lite0", "seed[19]")
+    directory = RunDirectory(copy / ODD / "seed0")
+    e = directory.experiment()
+    e.data.classes = {"person": ["person", "car"]}
+    save_experiment(e, directory.config_file)
+    study = load_study(copy)
+    assert study.experiment(ODD) is not None
+    assert [(d.experiment.name, d.parent.name) for d in study.differences] == [("04_fpn", WIDEN)]
+
+
+def test_the_page_says_what_was_planned_only_of_a_plan(
+    written: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "fixed before the training" in words(written)
+    for drawing in ("curve_drawings", "pareto_drawings", "fusion_weights"):
+        monkeypatch.setattr(report, drawing, lambda *_: {})
+    monkeypatch.setattr(report, "figures", SimpleNamespace(forest=lambda _: "", learning_curves=lambda _: ""))
+    unplanned = replace(study, out=tmp_path, experiments=study.experiments[:2])  # every run knows its parents
+    page = report.page(unplanned, [report.ReportEntry(unplanned, e) for e in unplanned.experiments], report.Latency({}))
+    assert len(unplanned.differences) == 1 and "No parents" not in page and "fixed before" not in page
 
 
 def test_what_keeps_the_runs_apart_and_what_is_not_finished_stands_at_the_head(written: Path, study: Study) -> None:

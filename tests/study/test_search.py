@@ -165,6 +165,11 @@ def test_a_search_that_would_deceive_is_refused(files: Path, overrides: list[str
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_images_that_test_choose_no_trial(files: Path) -> None:
+    with pytest.raises(RunError, match=r"data\.val.*five\.json|five\.json.*data\.val"):
+        open_study(planned(files, "data.test=five.json", "trainer.test_checkpoint=last"))
+
+
 # with real runs
 
 
@@ -273,6 +278,26 @@ def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
         text = io.StringIO()
         Console(file=text, width=width).print(trials_table(search, study))
         assert max(map(len, text.getvalue().splitlines())) <= width and "…" not in text.getvalue()
+
+
+def test_a_trial_has_the_last_value_and_its_own_backbones_normalisation(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last checkpoint is tested; the best value would be of weights that are thrown away."""
+    means = {}
+
+    def worse_and_worse(e: ExperimentConfig, epoch: int) -> float:
+        means[e.backbone.name] = e.input.mean
+        return 1.0 + epoch
+
+    pretend(monkeypatch, worse_and_worse)
+    (files / "space.yaml").write_text("backbone.name: [efficientnet-lite0, efficientnet-b0]\n")
+    search = planned(files, "trainer.test_checkpoint=last")
+    study = open_study(search)
+    study.enqueue_trial({"backbone.name": '"efficientnet-b0"'})
+    run_trials(search, study, 1, silent)
+    assert study.trials[0].value == 4.0
+    assert load_experiment(write_best(search, study)).input.mean == means["efficientnet-b0"] != search.base.input.mean
 
 
 def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:

@@ -6,7 +6,9 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commands import Done, command
 from processes import script, started
@@ -15,9 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from untrained import SMALL as SMALLEST
 
-from ssd_effnet.config.loading import ConfigError, save_experiment
+from ssd_effnet.cli.study import parse
+from ssd_effnet.config.loading import ConfigError, ExperimentConfig, save_experiment
 from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.registry import BOX_LOSSES, plugins
+from ssd_effnet.study import plan as planning
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job, check, plan, read_study, remember, runs_of
 from ssd_effnet.study.progress import Display, status_table
@@ -65,6 +69,26 @@ def test_the_study_remembers_what_its_experiments_are_differences_from(tmp_path:
     assert list(written["experiments"]) == ["02_widen_3x3", "lite0"] and written["commands"] == ["first", "second"]
     with pytest.raises(RunError, match="holds no runs"):
         runs_of(tmp_path)
+
+
+def test_seeds_grow_until_there_are_results_and_the_metric_is_of_all_test_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = {"many": 150, "few": 5}
+
+    def evaluator(e: ExperimentConfig) -> SimpleNamespace:
+        return SimpleNamespace(ignored=lambda subset: np.zeros(people[e.data.root], bool))
+
+    monkeypatch.setattr(planning, "_evaluator", evaluator)
+    on = ["0*:data.root=many", "l*:data.root=few"]
+    remember(plan([WIDEN, LITE0], [0, 1, 2], on, tmp_path), tmp_path, "nothing ran")
+    assert read_study(tmp_path)["metric"] == "AP"
+    for seeds, wanted in (([3, 4], [0, 1, 2, 3, 4]), ([5], [0, 1, 2, 3, 4])):
+        remember(plan([LITE0], seeds, [], tmp_path), tmp_path, "more")
+        assert read_study(tmp_path)["experiments"]["lite0"]["seeds"] == wanted
+        (tmp_path / "lite0" / "seed0").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lite0" / "seed0" / "results.json").write_text("{}")
+    assert parse(["run", "lite0", "--seeds", "trainer.epochs=1"]).seeds == [0]
 
 
 def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:

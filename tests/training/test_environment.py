@@ -96,3 +96,5 @@ def test_the_patch_lies_beside_the_environment(project: Path, tmp_path: Path) ->
     assert b"+weight = 2" in (directory.path / "code.patch").read_bytes()
     assert b"+weight = 3" in (directory.path / "code.1.patch").read_bytes()
     assert name().count(", then ") == 1 and name().count("+") == 2
+    directory.start_over()
+    assert not directory.environment_file.exists() and not (directory.path / "code.patch").exists()
