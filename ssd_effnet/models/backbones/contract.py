@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -52,6 +53,18 @@ class Backbone(nn.Module):
         return part
 
 
+def freeze_idle(module: nn.Module, twin: nn.Module, images: torch.Tensor, places: Sequence[int]) -> None:
+    """Freeze parameters that no map of ``places`` depends on. ``twin`` is the module's like on the meta device."""
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        maps = twin(images)
+        sums = [maps[place].sum() for place in places]
+    gradients = torch.autograd.grad(sums, trained, allow_unused=True)
+    idle = {id(parameter) for parameter, found in zip(trained, gradients, strict=True) if found is None}
+    for own, copied in zip(module.parameters(), twin.parameters(), strict=True):
+        own.requires_grad_(own.requires_grad and id(copied) not in idle)
+
+
 class Selected(nn.Module):
     """A selection of a backbone's levels.
 
@@ -74,12 +87,7 @@ class Selected(nn.Module):
         cut = declared(backbone, "cut", "forward")
         self.whole = cut(stop=places[-1] + 1) if cut else backbone
         twin = copy.deepcopy(self.whole).to("meta").eval()
-        maps = twin(torch.zeros(1, in_channels, 64, 64, device="meta"))
-        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad([maps[place].sum() for place in places], trained, allow_unused=True)
-        idle = {id(parameter) for parameter, found in zip(trained, gradients, strict=True) if found is None}
-        for own, copied in zip(self.whole.parameters(), twin.parameters(), strict=True):
-            own.requires_grad_(own.requires_grad and id(copied) not in idle)
+        freeze_idle(self.whole, twin, torch.zeros(1, in_channels, 64, 64, device="meta"), places)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Maps of the selected levels."""

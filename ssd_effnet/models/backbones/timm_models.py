@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_kaist.errors import Failure
+from ssd_effnet.models.backbones.contract import freeze_idle
 from ssd_effnet.models.weights import WeightsError, has_hash
 from ssd_effnet.structures import Level
 
@@ -66,6 +67,8 @@ class TimmBackbone(nn.Module):
                 self.multiple = self.levels[-1].stride
                 if not self._fits(probe, in_channels, 3 * self.multiple):
                     raise TimmError(f"{model}'s maps are not (N, channels, H / stride, W / stride)")
+        side = 3 * self.levels[-1].stride
+        freeze_idle(self.body, probe, torch.zeros(1, in_channels, side, side, device="meta"), range(len(self.levels)))
 
     def _fits(self, probe: nn.Module, in_channels: int, side: int) -> bool:
         """Whether maps of images of this side are of the levels' channels and strides."""
