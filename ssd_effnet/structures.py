@@ -63,11 +63,7 @@ class RawOutputs:
         self.anchors_per_level = self.anchors_per_level or (len(self.anchors_cxcywh),)
 
     def refuse_non_finite(self, names: Sequence[str]) -> None:
-        """Raise where an output is infinite or NaN.
-
-        Raises:
-            NonFiniteError: names the images.
-        """
+        """Raise a NonFiniteError that names the images where an output is infinite or NaN."""
         scores, offsets = (x.isfinite().flatten(1).all(1) for x in (self.cls_logits, self.bbox_regression))
         finite = (scores & offsets).tolist()
         if bad := [name for name, fine in zip(names, finite, strict=True) if not fine]:

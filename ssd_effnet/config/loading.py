@@ -234,11 +234,7 @@ def _of_this_schema(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
-    """The plugins that files declare; nothing in a file imports them.
-
-    Raises:
-        ConfigError: one is not imported.
-    """
+    """The plugins that files declare, which nothing in a file imports; a ConfigError if one is not imported."""
     needed: dict[str, None] = {}
     for source, names in stated:
         if not isinstance(names, list | None) or not all(isinstance(name, str) for name in names or ()):

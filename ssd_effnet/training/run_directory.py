@@ -142,12 +142,7 @@ class RunDirectory:
         return self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())
 
     def experiment(self) -> ExperimentConfig:
-        """The resolved config.
-
-        Raises:
-            RunError: there is no run.
-            ConfigError: its config cannot be read.
-        """
+        """The resolved config; a RunError if there is no run, a ConfigError if it cannot be read."""
         if not self.config_file.is_file():
             raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
         stat = self.config_file.stat()
@@ -402,11 +397,7 @@ def _refuse_lack(path: Path, content: Any, keys: Iterable[str]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file of a run.
-
-    Raises:
-        RunError: missing, or no valid JSON object.
-    """
+    """Content of a JSON file of a run; a RunError if it is missing or no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
