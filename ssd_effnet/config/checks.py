@@ -61,11 +61,16 @@ def _limits(values: dict[str, Any], e: ExperimentConfig) -> Complaints:
                 yield key, f"must be {rule}{' each' if isinstance(value, list) else ''}, not {value}"
 
 
-def _combinations(e: ExperimentConfig) -> Complaints:
-    watchable = monitors(tuple(e.data.classes))
+def watched_metrics(e: ExperimentConfig) -> dict[str, str]:
+    """Logged names of the metrics that choose an epoch or lower the rate, by their key."""
     watched = {"trainer.monitor": e.trainer.monitor, "schedule.monitor": getattr(e.schedule, "monitor", None)}
+    return {key: monitor for key, monitor in watched.items() if monitor is not None}
+
+
+def _combinations(e: ExperimentConfig) -> Complaints:
+    watchable, watched = monitors(tuple(e.data.classes)), watched_metrics(e)
     for key, monitor in watched.items():
-        if monitor is not None and monitor not in watchable:
+        if monitor not in watchable:
             own = [name for name in watchable if "/MR/" not in name]
             yield key, f"{monitor!r} is not one of val/MR/SUBSET, {', '.join(own)}{nearest(monitor, watchable)}"
     owner: dict[str, str] = {}
@@ -88,7 +93,7 @@ def _combinations(e: ExperimentConfig) -> Complaints:
         yield "fusion.kernel_size", f"must be 1 or 3, not {size}"
     if e.fusion.shared and e.fusion.shared_from:
         yield "fusion.shared_from", "must be null with fusion.shared, which shares all levels"
-    if watched["schedule.monitor"] and not e.data.val:
+    if "schedule.monitor" in watched and not e.data.val:
         watches = f"{e.schedule.name} watches {watched['schedule.monitor']}"
         yield "schedule.name", f"{watches}, but data.val names no validation split"
     if e.schedule.warmup_steps and not SCHEDULES.takes(e.schedule.name, "warmup_steps"):

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.files import write_whole
-from ssd_effnet.config.checks import check_experiment
+from ssd_effnet.config.checks import check_experiment, watched_metrics
 from ssd_effnet.config.groups import choice_fields, chosen, group
 from ssd_effnet.config.keys import (
     choices,
@@ -391,7 +391,7 @@ def _checked(config: DictConfig, source: str) -> ExperimentConfig:
     parts = (part for part in vars(experiment).values() if dataclasses.is_dataclass(part))
     used = [of.plugins.get(name) for part in parts for of, name, _ in chosen(part)]
     check_experiment(experiment, source)
-    watched = filter(None, (experiment.trainer.monitor, getattr(experiment.schedule, "monitor", None)))
-    used += [name for name in (getattr(metric_of(m).function, "__module__", "") for m in watched) if name in plugins]
+    functions = (metric_of(monitor).function for monitor in watched_metrics(experiment).values())
+    used += [name for name in (getattr(function, "__module__", "") for function in functions) if name in plugins]
     experiment.plugins = list(dict.fromkeys([*experiment.plugins, *filter(None, used)]))
     return experiment

@@ -16,6 +16,7 @@ from data_kaist.classes import PERSON
 from data_kaist.dataset import DetectionDataset
 from data_kaist.layouts import Frame, file_and_step, shared
 from ssd_effnet.build import as_size, build_source
+from ssd_effnet.config.checks import watched_metrics
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
@@ -111,11 +112,8 @@ def refuse_to_watch_nobody(experiment: ExperimentConfig, datasets: dict[str, Det
     """Refuse a monitor that the validation split leaves undefined."""
     if "val" not in datasets:
         return
-    watched = {"trainer.monitor": experiment.trainer.monitor}
-    if hasattr(experiment.schedule, "monitor"):
-        watched["schedule.monitor"] = experiment.schedule.monitor
     classes = datasets["val"].classes
-    for key, monitor in watched.items():
+    for key, monitor in watched_metrics(experiment).items():
         figure, _, last = monitor.removeprefix("val/").rpartition("/")
         name = last if last in classes.names and figure else classes.main
         evaluator = MissRateEvaluator.for_class(datasets["val"].annotations, classes, name)

@@ -118,14 +118,14 @@ class FinishedRun:
         for path, run in runs.items():
             if run.scored_on != first.scored_on:
                 raise DataError(f"{one} and {path} were not tested on the same frames, boxes and labels")
-        category = category_ids(first.frames, first.classes)[first.classes.index(first.of_class) - 1]
+        place = first.classes.index(first.of_class) - 1
         truth = GroundTruth(
             [f.annotations for f in first.frames],
             [f.name for f in first.frames],
             image_ids(first.frames),
-            frozenset({category}) if first.frames[0].category_ids else None,
+            frozenset({category_ids(first.frames, first.classes)[place]}) if first.frames[0].category_ids else None,
             first.annotations,
-            category=first.classes.published[first.classes.index(first.of_class) - 1],
+            category=first.classes.published[place],
         )
         of_all, tables = truth.read_all(files) if files else (truth, [])
         if of_all is not truth or (files and first.frames[-1].place != len(first.frames) - 1):
