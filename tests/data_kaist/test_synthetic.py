@@ -20,13 +20,13 @@ from PIL import Image
 from data_kaist.errors import RequestError
 from data_kaist.layouts import DataSource
 from data_kaist.splits import FrameName
-from data_kaist.synthetic import write_dataset
+from data_kaist.synthetic import write_dataset, writer
 from data_kaist.synthetic.canvas import Camera
 from data_kaist.synthetic.conditions import WIDE_FACTORS, Conditions
 from data_kaist.synthetic.figures import Person
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
-from data_kaist.synthetic.writer import FRAMES_A_TASK, MARKER, UNFINISHED, _bbgt, frame_ids, is_validation, render_frame
+from data_kaist.synthetic.writer import MARKER, UNFINISHED, _bbgt, frame_ids, is_validation, render_frame
 from ssd_effnet.cli.synthesize import main
 
 SIZE = (256, 320)
@@ -84,8 +84,12 @@ def image(twin: Path, frame: str, modality: str) -> np.ndarray:
 # Reproducibility
 
 
-def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path: Path) -> None:
-    frames = FRAMES_A_TASK + 20
+def test_the_seed_decides_every_byte_whatever_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = 20
+    monkeypatch.setattr(writer, "FRAMES_A_TASK", 5)
+    assert len(list(writer._tasks(frame_ids(frames)))) > 1
     for name, seed, jobs, wide in (("a", 3, 1, 0), ("b", 3, 2, 0), ("c", 4, 1, 0), ("d", 3, 1, 1), ("e", 3, 2, 1)):
         write_dataset(tmp_path / name, frames, (96, 128), seed, jobs, wide=bool(wide))
     a, b, c, d, e = (all_bytes(tmp_path / name) for name in "abcde")
