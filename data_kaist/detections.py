@@ -18,19 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_kaist import files
 from data_kaist.classes import PERSON, label_of
 from data_kaist.errors import DetectionFileError, warn_doubt
-from data_kaist.files import (
-    as_whole,
-    finite,
-    has_no_area,
-    is_finite,
-    is_possible,
-    is_whole,
-    json_of,
-    text_of,
-    write_whole,
-)
 from data_kaist.structures import DetectionTable, xywh_rows
 
 Form = Literal["kaist", "coco", "devkit"]
@@ -97,12 +87,12 @@ def read_categories(
 ) -> tuple[DetectionTable, np.ndarray]:
     """COCO results and their categories, int64 ``(d,)``. 0 for none, where that is not ``needed``."""
     path = Path(path)
-    entries = json_of(text_of(path, DetectionFileError), str(path), DetectionFileError)
+    entries = files.json_of(files.text_of(path, DetectionFileError), str(path), DetectionFileError)
     if not isinstance(entries, list):
         raise DetectionFileError(f"{path}: should hold a list of results, not a {type(entries).__name__}")
     place = {id_: i for i, id_ in enumerate(range(n_images) if image_ids is None else image_ids)}
     read = [_coco_entry(entry, f"{path}, entry {i + 1}", place, needed=needed) for i, entry in enumerate(entries)]
-    if odd := [entry["image_id"] for entry in entries if not is_whole(entry["image_id"])]:
+    if odd := [entry["image_id"] for entry in entries if not files.is_whole(entry["image_id"])]:
         warn_doubt(f"{path}: {len(odd):,} image ids are written as {odd[0]!r} and the like; they are read as numbers")
     table, has_area = _table(path, [row for row, _ in read])
     return table, np.array([category for _, category in read], np.int64)[has_area]
@@ -122,10 +112,10 @@ def _kaist_rows(path: Path, n_images: int) -> Iterator[Row]:
 def _devkit_rows(folder: Path, names: Sequence[str]) -> Iterator[Row]:
     """Rows of a devkit folder; no file means no detections."""
     place = {name.replace("/", "_"): i for i, name in enumerate(names)}
-    files = sorted(folder.glob("*.txt"))
-    if not files:
+    found = sorted(folder.glob("*.txt"))
+    if not found:
         raise DetectionFileError(f"{folder}: holds no setXX_VYYY_IZZZZZ.txt")
-    for file in files:
+    for file in found:
         if file.stem not in place:
             raise DetectionFileError(f"{file}: is named after no frame of the ground truth's {len(place)}")
         for line, where in _lines(file):
@@ -144,16 +134,16 @@ def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) 
     for key in ("image_id", "category_id", "bbox", "score"):
         if (needed or key != "category_id") and key not in entry:
             raise DetectionFileError(f"{where} has no {key!r}")
-    id_, category = as_whole(entry["image_id"]), as_whole(entry.get("category_id", 0))
+    id_, category = files.as_whole(entry["image_id"]), files.as_whole(entry.get("category_id", 0))
     for key, value in (("image_id", id_), ("category_id", category)):
-        if not is_whole(value):
+        if not files.is_whole(value):
             raise DetectionFileError(f"{where} has {key} {value!r}, which should be a whole number")
     if id_ not in place:
         raise DetectionFileError(f"{where} has image_id {id_}, which the {len(place)} images do not have")
     if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
         raise DetectionFileError(f"{where} has bbox {entry['bbox']!r}, which should be four numbers x, y, w, h")
     for value, column in zip((*entry["bbox"], entry["score"]), _KAIST[1:], strict=True):
-        if not is_finite(value):
+        if not files.is_finite(value):
             raise DetectionFileError(f"{where} has {column} {value!r}, which should be a finite number")
     x, y, w, h = entry["bbox"]
     _check_box((x, y, w, h), where)
@@ -162,7 +152,7 @@ def _coco_entry(entry: Any, where: str, place: dict[int, int], *, needed: bool) 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Non-blank lines with their positions."""
-    for i, line in enumerate(text_of(path, DetectionFileError).splitlines(), start=1):
+    for i, line in enumerate(files.text_of(path, DetectionFileError).splitlines(), start=1):
         if line.strip():
             yield line, f"{path}, line {i}:"
 
@@ -170,14 +160,14 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
     if len(cells) != len(columns):
         raise DetectionFileError(f"{where} has {len(cells)} columns, not the {len(columns)} of {' '.join(columns)}")
-    return [finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, columns, strict=True)]
+    return [files.finite(cell, column, where, DetectionFileError) for cell, column in zip(cells, columns, strict=True)]
 
 
 def _check_box(xywh: tuple[float, float, float, float], where: str) -> None:
     x, y, w, h = xywh
     if w < 0 or h < 0:
         raise DetectionFileError(f"{where} has a box of width {w:g} and height {h:g}; both should be above 0")
-    if not has_no_area(xywh) and not is_possible(x, y, w, h):
+    if not files.has_no_area(xywh) and not files.is_possible(x, y, w, h):
         raise DetectionFileError(f"{where} has a box that cannot be (x {x:g}, y {y:g}, width {w:g}, height {h:g})")
 
 
@@ -195,7 +185,9 @@ def write_kaist(path: Path | str, table: DetectionTable) -> None:
     """Write KAIST text of one class, rows in the table's order."""
     _check_writable(table)
     rows = zip(table.image_index.tolist(), xywh_rows(table.boxes_xyxy), table.scores.tolist(), strict=True)
-    write_whole(path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows))
+    files.write_whole(
+        path, "".join(f"{i + 1},{x:.10g},{y:.10g},{w:.10g},{h:.10g},{s!r}\n" for i, (x, y, w, h), s in rows)
+    )
 
 
 def write_coco_results(
@@ -222,7 +214,7 @@ def write_coco_results(
             strict=True,
         )
     ]
-    write_whole(path, json.dumps(entries) + "\n")
+    files.write_whole(path, json.dumps(entries) + "\n")
 
 
 def write_images(
@@ -239,7 +231,7 @@ def write_images(
         for id_, name, (height, width) in zip(image_ids, names, sizes, strict=True)
     ]
     of_ids = [{"id": id_, "name": name} for id_, name in categories.items()]
-    write_whole(path, json.dumps({"images": images, "annotations": [*annotations], "categories": of_ids}) + "\n")
+    files.write_whole(path, json.dumps({"images": images, "annotations": [*annotations], "categories": of_ids}) + "\n")
 
 
 def _check_writable(table: DetectionTable) -> None:

@@ -54,7 +54,7 @@ from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figu
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS
-from ssd_effnet.training import preflight
+from ssd_effnet.training import devices, preflight
 from ssd_effnet.training.callbacks import (
     DataShare,
     Doubts,
@@ -67,15 +67,6 @@ from ssd_effnet.training.callbacks import (
     ScalarLayout,
 )
 from ssd_effnet.training.checkpoints import WholeCheckpoints
-from ssd_effnet.training.devices import (
-    DEAD_WORKER,
-    Processes,
-    accelerator,
-    devices,
-    ending_together,
-    environments,
-    loader,
-)
 from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
@@ -111,7 +102,7 @@ def run(
     """
     _quieten_lightning()
     directory = RunDirectory.of(experiment, out)
-    processes = Processes.of(experiment)
+    processes = devices.Processes.of(experiment)
     if processes.first:
         refuse_to_mix(directory, experiment, resume=resume)
         if directory.begun and (edited := directory.edited(directory.trained())):
@@ -158,14 +149,14 @@ def _quieten_lightning() -> None:
 def _run(
     experiment: ExperimentConfig,
     directory: RunDirectory,
-    processes: Processes,
+    processes: devices.Processes,
     resumed: bool,
     echo: Callable[[str], None],
     callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
     """The run, from the last checkpoint if ``resumed``."""
     t = experiment.trainer
-    gpu = accelerator(experiment) == "cuda"
+    gpu = devices.accelerator(experiment) == "cuda"
     seed_everything(t.seed, workers=True, verbose=False)
     experiment = with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
@@ -208,7 +199,7 @@ def _run(
         f"for it longer than trainer.process_timeout, {t.process_timeout:g} s (its own words, if it had any, stand "
         f"above); with --resume it resumes from {directory.last}"
     )
-    with ending_together(session.trainer, lost):
+    with devices.ending_together(session.trainer, lost):
         session.fit()
         share = session.profiler.share
         advice = "; more data.workers or data.cache would help" if share > 0.05 else ""
@@ -227,7 +218,7 @@ class _Session:
         directory: RunDirectory,
         datasets: dict[str, DetectionDataset],
         detector: Detector,
-        processes: Processes,
+        processes: devices.Processes,
         echo: Callable[[str], None],
         callbacks: Sequence[Callback],
         *,
@@ -236,7 +227,9 @@ class _Session:
         t = experiment.trainer
         self.experiment, self.directory, self.datasets, self.resumed = experiment, directory, datasets, resumed
         self.module = _module(experiment, detector, datasets)
-        self.loaders = {stage: loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()}
+        self.loaders = {
+            stage: devices.loader(experiment, dataset, stage, processes) for stage, dataset in datasets.items()
+        }
         begin: int | None = None
         if resumed:  # Lightning sets the sampler's epoch only after the workers have begun to prefetch
             self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
@@ -264,7 +257,7 @@ class _Session:
         on_terminal = echo is print and sys.stderr.isatty()
         used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(echo))
         self.trainer = Trainer(
-            **devices(experiment),
+            **devices.devices(experiment),
             precision=t.precision,
             max_epochs=t.epochs,
             accumulate_grad_batches=experiment.optimizer.accumulate,
@@ -274,7 +267,7 @@ class _Session:
             log_every_n_steps=LOG_EVERY,
             # drops the events that a killed attempt wrote after its last checkpoint
             logger=TensorBoardLogger(directory.path, name="", version="", default_hp_metric=False, purge_step=begin),
-            plugins=[WholeCheckpoints(), *environments()],
+            plugins=[WholeCheckpoints(), *devices.environments()],
             callbacks=used,
             profiler=self.profiler,
             use_distributed_sampler=False,
@@ -330,7 +323,7 @@ class _Session:
         except (KeyboardInterrupt, SystemExit, RuntimeError, OSError) as error:
             # Lightning raises SystemExit on Ctrl+C; SIGTERM may have ended a loader's worker, too
             if isinstance(error, RuntimeError | OSError) and not self.stop.asked:
-                if str(error).startswith(DEAD_WORKER):
+                if str(error).startswith(devices.DEAD_WORKER):
                     raise RunError(
                         f"a data loader process has died, as it does where memory or /dev/shm runs out ({error}); "
                         f"fewer data.workers need less; {sentence()}"
@@ -417,7 +410,7 @@ def test_again(
     _say_data(experiment, "test", dataset, print)
     module = _module(experiment, build_detector(experiment, pretrained=False)[0], {"test": dataset})
     trainer = Trainer(
-        **devices(experiment),
+        **devices.devices(experiment),
         precision=experiment.trainer.precision,
         logger=False,
         enable_checkpointing=False,
@@ -428,7 +421,7 @@ def test_again(
     tests: Tests = {}
     try:
         for (kind, strength), dataset.transform in transforms.items():
-            batches = loader(experiment, dataset, "test", Processes())
+            batches = devices.loader(experiment, dataset, "test", devices.Processes())
             table, tests[kind, strength] = _test(trainer, module, batches, checkpoint)
             if kind == CLEAN[0]:
                 _write_detections(beside, dataset, table)
