@@ -254,8 +254,8 @@ class RandomResizedCrop:
 class SSDCrop:
     """SSD's random crop (Liu et al. 2016, section 2.2, data augmentation).
 
-    Draws a least overlap; 0 allows any window, None leaves the image whole. Then tries windows until one overlaps
-    some person by that IoU; if none does, the image stays whole.
+    Draws a least overlap; 0 allows any window, None leaves the image whole. Then tries windows until one has some
+    person's centre and overlaps that person by that IoU; if none does, the image stays whole.
 
     Attributes:
         min_ious: the choices, each as likely.

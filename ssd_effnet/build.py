@@ -1,4 +1,4 @@
-"""Builds an experiment's parts. Only this module reads the whole config; modules take plain arguments."""
+"""Builds a detector's parts, which take plain arguments, of an experiment."""
 
 from __future__ import annotations
 

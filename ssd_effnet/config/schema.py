@@ -72,7 +72,7 @@ class DataConfig:
     workers: int = _key(2, "at least 0")  # loader processes; 0: none
     cache: Literal["none", "memory"] = "none"  # keeps decoded frames of training and validation
     on_bad_frame: Literal["stop", "skip"] = "stop"  # unreadable frames; skip lists them
-    allow_overlap: bool = False  # coco: splits may share images
+    allow_overlap: bool = False  # splits may share images
     # LWIR values that become 0 and 255; null: the high byte of 16 bits
     lwir_range: list[float] | None = _key(None, names="low, high")
     # range from quantiles of the training split, such as [0.001, 0.999]
@@ -89,7 +89,7 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of training images; the arguments of each are a group."""
 
-    names: list[str] = choice(registry.AUGMENTATIONS, ["jitter", "resized_crop", "flip"])  # in this order
+    names: list[str] = choice(registry.AUGMENTATIONS, ["jitter", "resized_crop", "flip"])  # in order, flip last
 
 
 @dataclass
@@ -128,7 +128,7 @@ class NeckConfig:
     topology: str = choice(registry.TOPOLOGIES, "none")  # study_fpn: the study's top-down path
     channels: int | None = _key(None, "at least 1")  # None: each level keeps its own
     upsample: str = choice(registry.UPSAMPLINGS, "bilinear")  # transposed: a learned convolution
-    downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: 3x3 of stride 2
+    downsample: str = choice(registry.DOWNSAMPLINGS, "max_pool")  # conv: strided
     # weights of a node's inputs; fast: ReLU(w) over their sum
     fusion: str = choice(registry.FUSIONS, "sum")
     convolution: str = choice(registry.CONVOLUTIONS, "none")  # after the fusion
@@ -218,7 +218,7 @@ class ScheduleConfig:
     """The learning rate over a run."""
 
     name: str = choice(registry.SCHEDULES, "multistep")  # plateau: by its monitor
-    warmup_steps: int = _key(0, "at least 0")  # steps of linear rise from 0
+    warmup_steps: int = _key(0, "at least 0")  # steps of linear rise
 
 
 @dataclass

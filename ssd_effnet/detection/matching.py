@@ -46,7 +46,7 @@ class Assignment:
         ignored: torch.Tensor,
         quality: torch.Tensor,
     ) -> Assignment:
-        """Conditions up classes and boxes by ``object_index``; positives are not ignored."""
+        """Looks up classes and boxes by ``object_index``; positives are not ignored."""
         positive, rows = object_index >= 0, object_index.clamp(min=0)
         boxes = targets.boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
         present = torch.ones_like(rows, dtype=torch.bool)[..., None].expand(-1, -1, 2)

@@ -53,7 +53,7 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
 class EMAWeightAveraging(callbacks.WeightAveraging):
     """Exponential moving average (EMA) of weights and statistics, with a ramp-up.
 
-    Update t keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
+    Update t = 1, 2, ... keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
     ``num_updates``), so that the first steps soon lose their weight. t is stored in the checkpoint. Updates do not wait
     for the device.
     """

@@ -1,4 +1,4 @@
-"""Spaces, quotes, line breaks, markup and letters of other scripts in every name, from training to the pages."""
+"""Spaces, quotes, line breaks, markup and letters of other scripts in every name, from reading to ``detect``."""
 
 import json
 import os
