@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A detector in a notebook
-# Cells for Jupyter or VS Code (`jupytext --to ipynb docs/notebook.py`). Two runs are needed, of any data, for example
-# `ssd-effnet synthesize data/twin --frames 160` and `ssd-effnet train lite0 --tiny data.root=data/twin` with
-# `trainer.seed=0` and 1.
+# Cells for Jupyter or VS Code (`jupytext --to ipynb docs/notebook.py`), run in the checkout. They need two seeds of one
+# experiment: `ssd-effnet synthesize data/twin --frames 160`, then `ssd-effnet train lite0 --tiny data.root=data/twin`
+# with `trainer.seed=0` and 1.
 
 # %% Load
 from pathlib import Path
@@ -13,7 +13,7 @@ from data_kaist.dataset import read_pair
 from ssd_effnet import load_detector
 from ssd_effnet.training.run_directory import RunDirectory
 
-first, second = sorted(Path("runs").glob("*/seed*"))[:2]
+first, second = sorted(Path("runs/lite0-tiny").glob("seed*"))[:2]
 detector = load_detector(first)
 detector
 

@@ -53,8 +53,8 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
 class EMAWeightAveraging(callbacks.WeightAveraging):
     """Exponential moving average (EMA) of weights and statistics, with a ramp-up.
 
-    Update t = 1, 2, ... keeps ``min(decay, (1 + t) / (10 + t))`` of the average (as TensorFlow's ``ExponentialMovingAverage`` with
-    ``num_updates``), so that the first steps soon lose their weight. t is stored in the checkpoint. Updates do not wait
+    Update t = 1, 2, ... keeps ``min(decay, (1 + t) / (10 + t))`` of the average, as TensorFlow does with
+    ``num_updates``, so that the first steps soon lose their weight. t is stored in the checkpoint. Updates do not wait
     for the device.
     """
 

@@ -98,14 +98,14 @@ visualize = partial(command, "visualize")
 def test_the_notebook_runs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Its cells in order, with two runs of one experiment."""
     for seed, share in ((0, 0.5), (1, 0.8)):
-        run_of(tmp_path / "runs" / "lite0", seed, share, f"data.root={data}")
-    write_checkpoint(tmp_path / "runs" / "lite0" / "seed0" / "checkpoints" / "best.ckpt")
+        run_of(tmp_path / "runs" / "lite0-tiny", seed, share, f"data.root={data}", "name=lite0-tiny")
+    write_checkpoint(tmp_path / "runs" / "lite0-tiny" / "seed0" / "checkpoints" / "best.ckpt")
     monkeypatch.chdir(tmp_path)
     cells: dict[str, Any] = {}
     exec(compile((ROOT / "docs" / "notebook.py").read_text(encoding="utf-8"), "notebook.py", "exec"), cells)
     said = capsys.readouterr().out
     assert "backbone" in said and "seed1" in said and len(cells["frames"]) == 12
-    assert repr(cells["detector"]).startswith("Predictor(lite0: person in visible")
+    assert repr(cells["detector"]).startswith("Predictor(lite0person in visible")
     table = cells["tables"]["seed1"]
     assert repr(table).startswith(f"{len(table)} detections of person, scores 0.")
     assert table._repr_html_().count("<tr>") == 11 and "detections" in DetectionTable.empty()._repr_html_()
