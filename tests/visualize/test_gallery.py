@@ -105,7 +105,7 @@ def test_the_notebook_runs(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile((ROOT / "docs" / "notebook.py").read_text(encoding="utf-8"), "notebook.py", "exec"), cells)
     said = capsys.readouterr().out
     assert "backbone" in said and "seed1" in said and len(cells["frames"]) == 12
-    assert repr(cells["detector"]).startswith("Predictor(lite0person in visible")
+    assert repr(cells["detector"]).startswith("Predictor(lite0: person in visible")
     table = cells["tables"]["seed1"]
     assert repr(table).startswith(f"{len(table)} detections of person, scores 0.")
     assert table._repr_html_().count("<tr>") == 11 and "detections" in DetectionTable.empty()._repr_html_()
