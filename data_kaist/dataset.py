@@ -133,7 +133,8 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        return self.transform(self._read(index), np.random.default_rng((self.seed, epoch, index)))
+        # by place: bad frames that are left out change nothing for others
+        return self.transform(self._read(index), np.random.default_rng((self.seed, epoch, self.frames[index].place)))
 
     def _read(self, index: int) -> Sample:
         frame = self.frames[index]

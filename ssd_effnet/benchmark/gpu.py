@@ -170,9 +170,9 @@ def _from_loader(e: ExperimentConfig, trial: Trial, batch_size: int) -> Speed:
     first = len(batches)  # an epoch fills the cache
     endless = itertools.chain.from_iterable(itertools.repeat(batches))
     for number, batch in enumerate(itertools.islice(endless, first + trial.steps)):
-        waited += time.perf_counter() - since
         if number == first:
-            start, waited, images = time.perf_counter(), 0.0, 0
+            start, waited, images = since, 0.0, 0
+        waited += time.perf_counter() - since
         batch = batch.to(trial.device, non_blocking=True)
         step(batch.images, batch.targets)
         _synchronize(trial)  # or waiting for the device would count as waiting for data

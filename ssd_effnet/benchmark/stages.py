@@ -83,14 +83,14 @@ def _loss(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
 
 
 def _forward(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
-    """Networks as trained, and as inference has them: batch norms folded, channels_last."""
+    """Networks in NCHW, and as inference has them: batch norms folded, channels_last."""
     for name in ("00_vgg16", "01_effnet_b4", "lite0"):
         e, detector = _untrained(name)
         height, width = size or as_size(e.input.size)
         image = _images(1, (height, width))
         folded = fold(detector.eval(), _images(1, (64, 96))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = image.contiguous(memory_format=torch.channels_last)
-        calls = {"as trained": partial(detector, image), "folded": partial(folded, last)}
+        calls = {"NCHW": partial(detector, image), "folded, channels_last": partial(folded, last)}
         yield {f"{name} {height}x{width}, {case}": torch.inference_mode()(call) for case, call in calls.items()}
 
 

@@ -19,12 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_kaist.errors import RequestError
 from ssd_effnet.cli import shell
 
 STAGES = {
     "data": "training pair and test pair, from files and from memory",
     "loss": "MultiBox, forward and backward",
-    "forward": "VGG16-BN, EfficientNet-B4 and lite0, as trained and with batch norms folded",
+    "forward": "VGG16-BN, EfficientNet-B4 and lite0, in NCHW and folded in channels_last",
 }
 
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_stages(a: argparse.Namespace) -> None:
+    import torch
     from rich.table import Table
 
     from ssd_effnet.benchmark.stages import Row, measure
@@ -73,7 +75,7 @@ def run_stages(a: argparse.Namespace) -> None:
             for row in measure(stage, Path(folder), a.size, a.runs):
                 rows.append(row)
                 print(f"{row.stage}: {row.case}: {row.ms:.3g} ms", file=sys.stderr)
-        clock = "processor time" if a.threads == 1 else "wall time"
+        clock = "processor time" if torch.get_num_threads() == 1 else "wall time"
         machine = machine_line("cpu", a.threads, f"{clock}, medians of {a.runs} rounds in turns")
     table = Table(title="stages", caption=machine)
     for name in ("stage", "case", "ms", "times as fast as the first of its kind"):
@@ -95,13 +97,15 @@ def run_gpu(a: argparse.Namespace) -> None:
     names: Sequence[str] = a.experiments or EXPERIMENTS
     sizes: Sequence[tuple[int, int]] = a.size or SIZES
     if a.tiny:
+        if a.experiments or a.size:
+            raise RequestError("--tiny takes lite0 at 64x96 and no --experiments or --size")
         trial = Trial(device, 1, batch=2, inference=(1, 2), loaded=(2,), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)
-    machine = machine_line(device.type, 0, f"{trial.steps} steps of {trial.batch} images, of larger batches 3 or more")
+    machine = machine_line(str(device), 0, f"{trial.steps} steps of {trial.batch} images, of larger batches 3 or more")
     out = a.json
     if out == Path():
         name = re.sub(r"\W+", "_", machine.partition(",")[0]).lower()
-        out = Path("experiments/results/devices") / f"{name}_{time.strftime('%Y-%m-%d')}.json"
+        out = Path("experiments/results/devices") / f"{name}_{time.strftime('%Y-%m-%d_%H%M')}.json"
     speeds: list[Speed] = []
     with tempfile.TemporaryDirectory() as folder:
         for speed in benchmark_gpu(Path(folder), trial, names, sizes):

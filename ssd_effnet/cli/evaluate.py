@@ -31,7 +31,7 @@ def parser() -> shell.Parser:
     text = "A and B; or the seeds of A, with those of B in --with"
     task.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help=text)
     task.add_argument("--join", type=Path, nargs="+", metavar="FILE", help="join the detections of these")
-    add("--by", choices=("proben", "average", "nms"), default="proben", help="of --join (default: %(default)s)")
+    add("--by", choices=("proben", "average", "nms"), help="of --join (default: proben)")
     text = "of proben: share of the boxes that are people; the paper's is 0.5 (default: the mean score)"
     add("--prior", type=shell.share, metavar="P", help=text)
     text = "of --join: folder of the joined detections, COCO results, and images.json, which names their images"
@@ -54,8 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.compare and (args.plot or args.json or args.subsets != REASONABLE):
         parser().error("--plot, --json and --subsets go with --detections or --join, not with --compare")
-    if (args.out or args.prior is not None) and not args.join:
-        parser().error("--out and --prior go with --join")
+    if (args.out or args.prior is not None or args.by) and not args.join:
+        parser().error("--by, --out and --prior go with --join")
+    args.by = args.by or "proben"
+    if args.prior is not None and args.by != "proben":
+        parser().error("--prior goes with --by proben")
+    if args.videos and not args.compare:
+        parser().error("--videos goes with --compare")
     if args.other and not args.compare:
         parser().error("--with goes with --compare")
     if args.compare and not args.other:

@@ -26,9 +26,9 @@ def parser() -> shell.Parser:
     )
     parser.add_argument("--name", default="", help="folder below RUN/tests (default: made of the settings)")
     parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")
-    parser.add_argument("--seed", type=shell.whole_number, default=0, help="of --stress (default: %(default)s)")
-    text = "of --stress: miss rates of the first subset by kind and strength (default: %(default)s)"
-    parser.add_argument("--plot", type=Path, default=Path("stress.png"), metavar="FILE", help=text)
+    parser.add_argument("--seed", type=shell.whole_number, help="of --stress (default: 0)")
+    text = "of --stress: miss rates of the first subset by kind and strength (default: stress.png)"
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=text)
     shell.add_subsets(parser)
     return parser
 
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs, overrides = shell.without_settings(arguments.runs)
     if not runs:
         parser().error("no RUN")
+    if not arguments.stress and (arguments.plot or arguments.seed is not None):
+        parser().error("--plot and --seed go with --stress")
     if Path(arguments.name).name != arguments.name:
         parser().error("--name is that of a folder, without others before it")
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directories = [RunDirectory.holding(run).path.resolve() for run in runs]
     for run, name, experiment in zip(runs, short_names(directories), experiments_of(directories), strict=True):
         try:
-            stress = arguments.seed if arguments.stress else None
+            stress = arguments.seed or 0 if arguments.stress else None
             folder, tests = test_again(run, overrides, arguments.name, stress=stress)
         except Failure as error:
             if error.exit_code != 1:
@@ -75,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups = {name: [tested[row] for row in rows] for name, rows in seeds.items()}
         for subset in arguments.subsets:
             shell.print_table(stress_table(groups, subset))
-        save_figure(stress_figure(groups, arguments.subsets[0]), arguments.plot, dpi=120)
-        print(arguments.plot)
+        plot = arguments.plot or Path("stress.png")
+        save_figure(stress_figure(groups, arguments.subsets[0]), plot, dpi=120)
+        print(plot)
     return failed
 
 

@@ -42,7 +42,7 @@ def describe_machine() -> dict[str, Any]:
 def machine_line(device: str, threads: int, how: str) -> str:
     """One line: machine, versions and ``how`` of a measurement."""
     if device != "cpu":
-        where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+        where = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
         where = f"{processor()}, {cores()} cores, {threads or torch.get_num_threads()} threads"
     return f"{where}; Python {platform.python_version()}, torch {torch.__version__}; {how}"

@@ -484,6 +484,8 @@ def test_randomness_depends_on_seed_epoch_and_place_alone(root: Path) -> None:
     assert np.array_equal(data[1].visible, data[(0, 1)].visible)
     other = DetectionDataset(data.frames, "early", AUGMENT, seed=2)
     assert not np.array_equal(data[1].visible, other[1].visible)
+    without_the_first = DetectionDataset(data.frames[1:], "early", AUGMENT, seed=1)  # as where it is bad and left out
+    assert np.array_equal(data[1].visible, without_the_first[0].visible)
 
 
 def test_mosaics_are_of_the_training_split_and_off_by_default(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,9 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
         (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--subsets go with --detections or --join"),
         (["--compare", "a.txt", "b.txt"], "a.txt"),
         (["--detections", "a.txt", "--with", "b.txt"], "--with goes with --compare"),
+        (["--detections", "a.txt", "--by", "nms"], "--by, --out and --prior go with --join"),
+        (["--join", "a.txt", "b.txt", "--by", "nms", "--prior", "0.9"], "--prior goes with --by proben"),
+        (["--detections", "a.txt", "--videos"], "--videos goes with --compare"),
     ],
 )
 def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:

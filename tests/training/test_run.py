@@ -131,6 +131,7 @@ def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
     assert len(list(beside.glob("events.*"))) == 1
     other = command("test", runs[0], "--stress", "--seed", 1, "--name", beside.name, *pairs)
     assert other.returncode == 1 and "other settings" in other.stderr
+    assert "--plot and --seed go with --stress" in command("test", runs[0], "--plot", "a.png").stderr
 
 
 def test_runs_of_other_folders_are_no_seeds_of_one(tmp_path: Path) -> None:
