@@ -17,19 +17,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_kaist.files import write_whole
+from ssd_effnet.config import keys
 from ssd_effnet.config.checks import check_experiment, watched_metrics
 from ssd_effnet.config.groups import choice_fields, chosen, group
-from ssd_effnet.config.keys import (
-    choices,
-    default_of,
-    defaults,
-    fields_of,
-    in_words,
-    key_types,
-    takes_text,
-    type_of,
-    unlike,
-)
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import NULLS, ConfigError, as_written, nearest, parse_yaml, read_yaml
 from ssd_effnet.evaluation.metrics import metric_of
@@ -91,7 +81,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
     config.name = names[0]
     if tiny:
-        _override(config, [text for text in TINY if text.partition("=")[0] in key_types(config)])
+        _override(config, [text for text in TINY if text.partition("=")[0] in keys.key_types(config)])
     _override(config, overrides)
     experiment = _checked(config, str(path))
     # a file under another name is a difference from itself; a run's config.yaml as base brings its own ancestors
@@ -115,7 +105,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
 @cache
 def _defaults() -> DictConfig:
     """Defaults as an OmegaConf config, cached for copying."""
-    config: DictConfig = OmegaConf.structured(defaults())
+    config: DictConfig = OmegaConf.structured(keys.defaults())
     return config
 
 
@@ -187,14 +177,14 @@ def as_difference(base: str, description: str, changes: Sequence[str], values: M
 
 def differences(a: ExperimentConfig, b: ExperimentConfig) -> list[str]:
     """Sorted dotted keys in which two experiments differ, names and descriptions apart."""
-    return list(unlike(a, b))
+    return list(keys.unlike(a, b))
 
 
 def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
     """Sorted keys that differ among experiments, seed and :data:`WHERE` apart."""
     first, *others = experiments
-    keys = {key for other in others for key in differences(first, other)}
-    return sorted(keys - {"trainer.seed", *WHERE})
+    unlike = {key for other in others for key in differences(first, other)}
+    return sorted(unlike - {"trainer.seed", *WHERE})
 
 
 def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -266,12 +256,12 @@ def _parse_override(text: str, config: DictConfig) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     key, written = key.strip(), value.strip()
     if not equals or not key:
-        meant = f"{text}=VALUE, without a space" if text in key_types(config) else "optimizer.lr=0.001"
+        meant = f"{text}=VALUE, without a space" if text in keys.key_types(config) else "optimizer.lr=0.001"
         raise ConfigError(f"override {text!r}: must have the form key=value, for example {meant}")
     if key.startswith("data.classes."):
         raise ConfigError(f"override {text!r}: give the whole map, for example data.classes={{person: [person]}}")
     quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "'\""
-    as_text = not written or (takes_text(key, config) and not quoted)
+    as_text = not written or (keys.takes_text(key, config) and not quoted)
     return _nested(key, written if as_text else parse_yaml(value, f"override {text!r}: the value"))
 
 
@@ -283,7 +273,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _choice_keys(config: DictConfig) -> list[str]:
-    return [key for key, field in fields_of(config).items() if "registry" in field.metadata]
+    return [key for key, field in keys.fields_of(config).items() if "registry" in field.metadata]
 
 
 def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
@@ -296,7 +286,7 @@ def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
         config.data.lwir_range = None
     for name, stated in layer.items():
         if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
-            for key in choice_fields(type_of(config[name])).keys() & stated.keys():
+            for key in choice_fields(keys.type_of(config[name])).keys() & stated.keys():
                 _choose(config, name, key, stated[key], source)
     already = set(_choice_keys(config))
     for key, value in _leaves(layer, config, source, ()):
@@ -307,17 +297,17 @@ def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
 def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) -> None:
     """Set a key that names an entry. Arguments stay if the old and the new entry are of one class."""
     dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
-    known = choices(dotted, config)
+    known = keys.choices(dotted, config)
     if several and not isinstance(value, list):
         raise ConfigError(f"{source}: key `{dotted}`: expected list of names, for example [{','.join(known[:2])}]")
     for one in value if several else [value]:
-        if one not in known and one not in choice_fields(type_of(config[name]))[key]:
+        if one not in known and one not in choice_fields(keys.type_of(config[name]))[key]:
             raise ConfigError(
                 f"{source}: key `{dotted}`: {one!r} is not one of {', '.join(known)}{nearest(str(one), known)}"
             )
     if several and len(set(value)) < len(value):
         raise ConfigError(f"{source}: key `{dotted}`: names each once, not {as_written(value)}")
-    kind: Any = type_of(config[name])
+    kind: Any = keys.type_of(config[name])
     of, stated = choice_fields(kind)[key], cast("dict[str, Any]", OmegaConf.to_container(config[name]))
     if value == stated[key]:
         return
@@ -335,35 +325,35 @@ def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:
 
 
 def _put(config: DictConfig, key: str, value: Any, source: str) -> None:
-    if isinstance(value, str) and value in NULLS and not takes_text(key, config):
+    if isinstance(value, str) and value in NULLS and not keys.takes_text(key, config):
         value = None
     try:
         OmegaConf.update(config, key, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        field = fields_of(config).get(key)
-        if few := choices(key, config):
+        field = keys.fields_of(config).get(key)
+        if few := keys.choices(key, config):
             reason = f"{value!r} is not one of {', '.join(few)}{nearest(str(value), few)}"
         elif field and isinstance(error, OmegaConfBaseException):
-            default = default_of(field)  # a list's, written as in a command
+            default = keys.default_of(field)  # a list's, written as in a command
             shown = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default).replace("'", "")
             example = f", for example {shown}" if isinstance(default, list | dict) else ""
-            reason = f"expected {in_words(field.type)}{example}, not {as_written(value)}"
+            reason = f"expected {keys.in_words(field.type)}{example}, not {as_written(value)}"
         raise ConfigError(f"{source}: key `{key}`: {reason}") from error
 
 
 def _leaves(layer: dict[str, Any], node: DictConfig, source: str, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    fields = {f.name: f for f in dataclasses.fields(type_of(node))}
+    fields = {f.name: f for f in dataclasses.fields(keys.type_of(node))}
     for key, value in layer.items():
         dotted = ".".join((*path, str(key)))
-        if not path and "." in str(key) and str(key) in key_types(node):
+        if not path and "." in str(key) and str(key) in keys.key_types(node):
             group, _, name = str(key).partition(".")
             raise ConfigError(f"{source}: key `{key}`: in a file write it in its group, `{group}: {{{name}: {value}}}`")
         if key not in fields:
-            known = [".".join((*path, name)) for name in fields] + list(key_types(node) if not path else ())
+            known = [".".join((*path, name)) for name in fields] + list(keys.key_types(node) if not path else ())
             raise ConfigError(f"{source}: key `{dotted}` is unknown{nearest(dotted, known)}{_of_what(node, path)}")
         child = node._get_node(str(key))
-        if isinstance(child, DictConfig) and dataclasses.is_dataclass(type_of(child)):
+        if isinstance(child, DictConfig) and dataclasses.is_dataclass(keys.type_of(child)):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: key `{dotted}` is a group of settings, not a value ({value!r})")
             yield from _leaves(value, child, source, (*path, str(key)))
@@ -374,7 +364,7 @@ def _leaves(layer: dict[str, Any], node: DictConfig, source: str, path: tuple[st
 def _of_what(node: DictConfig, path: tuple[str, ...]) -> str:
     """Which arguments there are where something is chosen."""
     said = []
-    for key, of in choice_fields(type_of(node)).items():
+    for key, of in choice_fields(keys.type_of(node)).items():
         if isinstance(node[key], str) and node[key] in of:
             own = ", ".join(of.arguments(node[key]))
             said.append(f"{'.'.join((*path, key))} {node[key]} has {own or 'no arguments'}")

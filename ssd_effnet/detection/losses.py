@@ -14,16 +14,7 @@ from torch.nn import functional as F
 
 from data_kaist.errors import Failure
 from data_kaist.structures import Batch, Targets
-from ssd_effnet.detection.boxes import (
-    SSD_VARIANCES,
-    Variances,
-    area,
-    cxcywh_to_xyxy,
-    decode,
-    encode,
-    iou,
-    xyxy_to_cxcywh,
-)
+from ssd_effnet.detection import boxes
 from ssd_effnet.detection.matching import Assignment, Matcher, MaxIoUMatcher
 from ssd_effnet.distributed import mean_over_processes
 from ssd_effnet.registry import BOX_LOSSES, CLASS_LOSSES
@@ -241,7 +232,7 @@ class QualityFocalLoss(ClassLoss):
         self,
         beta: AtLeast0 = 2.0,
         prior: Annotated[float, "above 0, below 1"] = 0.01,
-        variances: Variances = SSD_VARIANCES,
+        variances: boxes.Variances = boxes.SSD_VARIANCES,
     ) -> None:
         self.beta = beta
         self.prior = prior
@@ -250,7 +241,7 @@ class QualityFocalLoss(ClassLoss):
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
         found = decoded(outputs, self.variances).detach()
-        quality = iou(found[..., None, :], assignment.boxes_xyxy[..., None, :])[..., 0]  # (N, A, 1)
+        quality = boxes.iou(found[..., None, :], assignment.boxes_xyxy[..., None, :])[..., 0]  # (N, A, 1)
         labels = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
         wanted = torch.where(assignment.classes[..., None] == labels, quality, 0)  # (N, A, K)
         # a power below 1 has no finite gradient at 0
@@ -267,12 +258,14 @@ class SmoothL1:
         delta: change from quadratic to linear.
     """
 
-    def __init__(self, delta: Annotated[float, "above 0"] = 1.0, variances: Variances = SSD_VARIANCES) -> None:
+    def __init__(
+        self, delta: Annotated[float, "above 0"] = 1.0, variances: boxes.Variances = boxes.SSD_VARIANCES
+    ) -> None:
         self.delta = delta
         self.variances = variances
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
-        wanted = encode(xyxy_to_cxcywh(assignment.boxes_xyxy), outputs.anchors_cxcywh, self.variances)
+        wanted = boxes.encode(boxes.xyxy_to_cxcywh(assignment.boxes_xyxy), outputs.anchors_cxcywh, self.variances)
         losses = self.of_offsets(outputs.bbox_regression.float(), wanted)
         return torch.where(assignment.positive[..., None], losses, 0).sum()
 
@@ -293,20 +286,20 @@ class Huber(SmoothL1):
 class L1(SmoothL1):
     """L1 loss of the box code."""
 
-    def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
+    def __init__(self, variances: boxes.Variances = boxes.SSD_VARIANCES) -> None:
         super().__init__(0.0, variances)
 
 
-def decoded(outputs: RawOutputs, variances: Variances) -> torch.Tensor:
+def decoded(outputs: RawOutputs, variances: boxes.Variances) -> torch.Tensor:
     """Boxes of all anchors, xyxy in pixels, float32 ``(N, A, 4)``."""
-    return cxcywh_to_xyxy(decode(outputs.bbox_regression.float(), outputs.anchors_cxcywh, variances))
+    return boxes.cxcywh_to_xyxy(boxes.decode(outputs.bbox_regression.float(), outputs.anchors_cxcywh, variances))
 
 
 @BOX_LOSSES.register("giou")
 class GIoU:
     """1 - GIoU of the decoded box and its object. Source: Rezatofighi et al. 2019, algorithm 2."""
 
-    def __init__(self, variances: Variances = SSD_VARIANCES) -> None:
+    def __init__(self, variances: boxes.Variances = boxes.SSD_VARIANCES) -> None:
         self.variances = variances
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
@@ -316,7 +309,7 @@ class GIoU:
     def of_boxes(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """Losses of boxes, xyxy ``(..., 4)`` to ``(...)``; finite also without area."""
         shared, union, hull = overlap_and_hull(found, wanted)
-        return 1 - shared / (union + _EPS) + (area(hull) - union) / (area(hull) + _EPS)
+        return 1 - shared / (union + _EPS) + (boxes.area(hull) - union) / (boxes.area(hull) + _EPS)
 
 
 @BOX_LOSSES.register("ciou")
@@ -328,7 +321,7 @@ class CIoU(GIoU):
 
     def of_boxes(self, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         shared, union, hull = overlap_and_hull(found, wanted)
-        a, b = xyxy_to_cxcywh(found), xyxy_to_cxcywh(wanted)
+        a, b = boxes.xyxy_to_cxcywh(found), boxes.xyxy_to_cxcywh(wanted)
         diagonal = (hull[..., 2:] - hull[..., :2]).square().sum(-1)
         off_centre = (a - b)[..., :2].square().sum(-1) / (diagonal + _EPS)
         angle = torch.atan(b[..., 2] / (b[..., 3] + _EPS)) - torch.atan(a[..., 2] / (a[..., 3] + _EPS))
@@ -340,5 +333,5 @@ class CIoU(GIoU):
 def overlap_and_hull(a_xyxy: torch.Tensor, b_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Intersection, union and smallest enclosing box of pairs. ``(...)`` twice, for boxes ``(..., 4)``."""
     low, high = torch.minimum(a_xyxy, b_xyxy), torch.maximum(a_xyxy, b_xyxy)
-    shared = area(torch.cat((high[..., :2], low[..., 2:]), dim=-1))
-    return shared, area(a_xyxy) + area(b_xyxy) - shared, torch.cat((low[..., :2], high[..., 2:]), dim=-1)
+    shared = boxes.area(torch.cat((high[..., :2], low[..., 2:]), dim=-1))
+    return shared, boxes.area(a_xyxy) + boxes.area(b_xyxy) - shared, torch.cat((low[..., :2], high[..., 2:]), dim=-1)

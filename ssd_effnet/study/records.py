@@ -21,19 +21,10 @@ from ssd_effnet.build import as_size, build_classes, build_skeleton
 from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import WHERE, elsewhere, varied
 from ssd_effnet.config.schema import ExperimentConfig
+from ssd_effnet.evaluation import significance
 from ssd_effnet.evaluation.average_precision import AP_NAMES, AveragePrecision
 from ssd_effnet.evaluation.metrics import figure_in, metric_of
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRateEvaluator
-from ssd_effnet.evaluation.significance import (
-    Comparison,
-    Estimate,
-    blocks,
-    compare,
-    estimate,
-    holm,
-    jackknife,
-    replicates,
-)
 from ssd_effnet.models.cost import Cost, cost
 from ssd_effnet.study.plan import read_study, runs_of, verdict_metric
 from ssd_effnet.training.environment import code_name
@@ -91,10 +82,10 @@ class Run:
         if figure not in self._known:
             kind, _, subset = figure.partition("/")
             if kind == "MR":
-                self._known[figure] = jackknife(self.matcher, self.block, subset)
+                self._known[figure] = significance.jackknife(self.matcher, self.block, subset)
             elif kind in AP_NAMES:
                 read, images = self._precision.figures, np.arange(len(self.block))
-                of_all = replicates(lambda weight: list(read(weight).values()), self.block, images)
+                of_all = significance.replicates(lambda weight: list(read(weight).values()), self.block, images)
                 self._known.update(zip(AP_NAMES, of_all.T, strict=True))
             else:  # a metric of the user's own has its value and no interval
                 self._known[figure] = np.array([self.figure(figure), math.nan, math.nan])
@@ -127,9 +118,9 @@ class Experiment:
         """:meth:`Run.replicates` of the seeds, ``(seeds, 1 + G)``."""
         return np.stack([run.replicates(figure) for run in self.runs])
 
-    def estimate(self, figure: str) -> Estimate:
+    def estimate(self, figure: str) -> significance.Estimate:
         """Mean over the seeds in percent and its 95 % interval for other images and seeds. NaN for one seed."""
-        of = estimate(self.replicates(figure))
+        of = significance.estimate(self.replicates(figure))
         return of if len(self.runs) > 1 else replace(of, low=math.nan, high=math.nan)
 
     def mean(self, figure: str) -> float:
@@ -168,12 +159,12 @@ class Difference:
     metric: str
     adjusted: float = math.nan
 
-    def compared(self, figure: str) -> Comparison:
+    def compared(self, figure: str) -> significance.Comparison:
         """Both sides in one figure, in percent."""
-        return compare(self.experiment.replicates(figure), self.parent.replicates(figure))
+        return significance.compare(self.experiment.replicates(figure), self.parent.replicates(figure))
 
     @cached_property
-    def comparison(self) -> Comparison:
+    def comparison(self) -> significance.Comparison:
         """Both sides in the figure of the verdict."""
         return self.compared(self.metric)
 
@@ -229,7 +220,7 @@ class Study:
             if (parent := next(tested_alike, None)) is not None:
                 found.append(difference(experiment, parent, self.metric))
         p = [d.comparison.p if d.comparison.enough_seeds else 1.0 for d in found]
-        adjusted = holm([*p, *[1.0] * (self.planned - len(found))])
+        adjusted = significance.holm([*p, *[1.0] * (self.planned - len(found))])
         return [replace(d, adjusted=of) for d, of in zip(found, adjusted, strict=False)]
 
 
@@ -292,7 +283,7 @@ def _read_run(
     data = environment["data"]["test"]["fingerprint"], counted, absent
     if data not in evaluators:
         evaluators[data] = MissRateEvaluator([frame.annotations for frame in found], counted, absent)
-    matcher, block = evaluators[data].match(table), blocks([frame.name for frame in found])
+    matcher, block = evaluators[data].match(table), significance.blocks([frame.name for frame in found])
     return Run(directory, experiment, environment, directory.results(), directory.metrics(), table, matcher, block)
 
 

