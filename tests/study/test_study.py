@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -110,17 +112,48 @@ def test_runs_are_told_by_their_own_names(tmp_path: Path) -> None:
         runs_of(tmp_path)
 
 
+PART = """from ssd_effnet.detection.losses import SmoothL1
+from ssd_effnet.registry import BOX_LOSSES
+
+@BOX_LOSSES.register("mine")
+class Mine(SmoothL1):
+    pass
+"""
+
+
+class Ran(NamedTuple):
+    out: Path
+    done: Done
+    refused: Done
+    lite0: Path
+
+
 @pytest.fixture(scope="module")
-def ran(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """Two experiments side by side, one of which cannot work."""
-    out = tmp_path_factory.mktemp("study")
-    wrong = "02*:optimizer.lr=1e30"
-    settings = ("--seeds", "0", *SMALL, wrong, f"data.root={few_pairs}", f"--out={out}", "--jobs=2")
-    return out, command("study", "run", WIDEN, LITE0, *settings)
+def ran(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    """Two experiments side by side, one of which cannot work; the other one needs a plugin."""
+    out, here = tmp_path_factory.mktemp("study"), tmp_path_factory.mktemp("mine")
+    (here / "box_of_mine.py").write_text(PART)
+    lite0 = here / "lite0.yaml"
+    lite0.write_text(f"base: {LITE0}\nplugins: [box_of_mine]\nbox_loss: {{name: mine}}\n")
+    settings = ("--seeds", "0", *SMALL, "02*:optimizer.lr=1e30", f"data.root={few_pairs}", f"--out={out}", "--jobs=2")
+    words = ("study", "run", WIDEN, lite0, *settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        refused = command(*words)
+        done = command(*words, "--plugins", "box_of_mine")
+    yield Ran(out, done, refused, lite0)
+    for table in (sys.modules, plugins, BOX_LOSSES.plugins, BOX_LOSSES):
+        table.pop("mine" if "mine" in table else "box_of_mine", None)  # type: ignore[attr-defined]
 
 
-def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, Done]) -> None:
-    out, done = ran
+def test_the_processes_of_a_study_have_its_plugins(ran: Ran) -> None:
+    assert ran.refused.returncode == 1 and "--plugins box_of_mine" in ran.refused.stderr
+    assert runs_of(ran.out)[0][1].experiment().plugins == ["box_of_mine"]
+    assert f"study report {ran.out} --plugins box_of_mine" in ran.done.stdout
+
+
+def test_it_goes_on_past_a_run_that_fails(ran: Ran) -> None:
+    out, done, _, _ = ran
     assert done.returncode == 1
     assert "lite0 seed 0: finished" in done.stdout and "2 runs: 0 finished, 2 to do" in done.stdout
     assert "not finished: 02_widen_3x3 seed 0: " in done.stdout and "the loss is" in done.stdout
@@ -129,8 +162,8 @@ def test_it_goes_on_past_a_run_that_fails(ran: tuple[Path, Done]) -> None:
     assert "the loss is" in failed.failure() and "epoch 1/1" in finished.log_file.read_text()
 
 
-def test_tensorboard_lists_what_differs_from_the_defaults(ran: tuple[Path, Done]) -> None:
-    out, _ = ran
+def test_tensorboard_lists_what_differs_from_the_defaults(ran: Ran) -> None:
+    out = ran.out
     listed = [hparams_of(file) for file in (out / "lite0" / "seed0").glob("events.out.tfevents*")]
     (shown,) = filter(None, listed)
     assert {"Experiment", "Seed", "optimizer.lr"} <= shown.keys() and "optimizer.accumulate" not in shown
@@ -147,25 +180,23 @@ def hparams_of(file: Path) -> dict[str, object]:
     return dict(content.session_start_info.hparams)
 
 
-def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(
-    ran: tuple[Path, Done], few_pairs: Path
-) -> None:
-    out, _ = ran
+def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(ran: Ran, few_pairs: Path) -> None:
+    out = ran.out
     before = (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns
-    again = command("study", "run", LITE0, *SMALL, f"data.root={few_pairs}", f"--out={out}")
+    again = command("study", "run", ran.lite0, *SMALL, f"data.root={few_pairs}", f"--out={out}")
     assert again.returncode == 0 and "1 runs: 1 finished, 0 to do" in again.stdout, again.stderr
     assert (out / "lite0" / "seed0" / "results.json").stat().st_mtime_ns == before
     status = command("study", "status", out)
     assert "the loss" in status.stdout and "finished" in status.stdout and status.returncode == 0
 
 
-def test_other_configs_and_other_data_are_refused(ran: tuple[Path, Done], few_pairs: Path, tmp_path: Path) -> None:
-    out, _ = ran
+def test_other_configs_and_other_data_are_refused(ran: Ran, few_pairs: Path, tmp_path: Path) -> None:
+    out = ran.out
     with pytest.raises(
         RunError, match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)"
     ):
-        check(plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}", "optimizer.lr=0.5"], out))
-    jobs = plan([LITE0], [0], [*SMALL, f"data.root={few_pairs}"], out)
+        check(plan([ran.lite0], [0], [*SMALL, f"data.root={few_pairs}", "optimizer.lr=0.5"], out))
+    jobs = plan([ran.lite0], [0], [*SMALL, f"data.root={few_pairs}"], out)
     check(jobs)
     environment_file = jobs[0].directory.environment_file
     text = environment_file.read_text()
@@ -225,26 +256,6 @@ def _write_epochs(job: Job, epochs: int) -> None:
     job.directory.path.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{epoch},{70 - 5 * epoch}\n" for epoch in range(1, epochs + 1))
     job.directory.metrics_file.write_text(f"epoch,val/MR/reasonable_all\n{rows}")
-
-
-def test_the_processes_of_a_study_have_its_plugins(
-    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = "from ssd_effnet.detection.losses import SmoothL1\nfrom ssd_effnet.registry import BOX_LOSSES\n"
-    part += "\n@BOX_LOSSES.register('mine')\nclass Mine(SmoothL1):\n    pass\n"
-    (tmp_path / "box_of_mine.py").write_text(part)
-    (tmp_path / "mine.yaml").write_text("base: lite0\nplugins: [box_of_mine]\nbox_loss: {name: mine}\n")
-    monkeypatch.chdir(tmp_path)
-    words = ("study", "run", "mine.yaml", *SMALL, f"data.root={few_pairs}", "--out", "out")
-    done = command(*words)
-    assert done.returncode == 1 and "--plugins box_of_mine" in done.stderr
-    try:
-        done = command(*words, "--plugins", "box_of_mine")
-    finally:
-        for table in (sys.modules, plugins, BOX_LOSSES.plugins, BOX_LOSSES):
-            table.pop("mine" if "mine" in table else "box_of_mine", None)  # type: ignore[attr-defined]
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mine seed 0: finished" in done.stdout and "study report out --plugins box_of_mine" in done.stdout
 
 
 @pytest.mark.slow
