@@ -123,7 +123,7 @@ def parser() -> shell.Parser:
         if call in (errors, compare_runs, curves, figure):
             text = "COCO JSON, or a data set's root, to score against (default: the first run's test split)"
             added.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help=text)
-            added.add_argument("--split", default="test-all-20", help="frames of a root (default: %(default)s)")
+            added.add_argument("--split", help="frames of a root (default: test-all-20)")
         if call in (errors, compare_runs, figure):
             text = "whose people count (default: %(default)s)"
             added.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)

@@ -303,6 +303,7 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
         (["--compare", "a.txt", "b.txt", "--plot", "p.png"], "--subsets go with --detections or --join"),
         (["--compare", "a.txt", "b.txt"], "a.txt"),
         (["--detections", "a.txt", "--with", "b.txt"], "--with goes with --compare"),
+        (["--detections", __file__, "--split", "test-day-20"], "truth.json: is no data set's root"),
     ],
 )
 def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:

@@ -384,6 +384,8 @@ def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path)
     for line in (("compare", visible, other, "--out", tmp_path / "out"), ("curves", visible, other)):
         assert "not tested on the same frames" in refused(*line)
     assert not (tmp_path / "out").exists()
+    for name in ("errors", "curves"):
+        assert "split test-day-20: takes frames of a root" in refused(name, visible, "--split", "test-day-20")
     best = other / "checkpoints" / "best.ckpt"
     best.parent.mkdir()
     best.touch()

@@ -71,7 +71,7 @@ class FinishedRun:
         overrides: Sequence[str] = (),
         of_class: str | None = None,
         annotations: Path | None = None,
-        split: str = "test-all-20",
+        split: str | None = None,
         *,
         leave_out: bool = False,
     ) -> dict[Path, FinishedRun]:
@@ -82,7 +82,7 @@ class FinishedRun:
             overrides, of_class: as of :meth:`load`.
             annotations: COCO file or root that all are scored against, whose images are below ``data.root``; None: the
                 test split of the first run.
-            split: frames of a root.
+            split: frames of a root; None: test-all-20.
             leave_out: runs that cannot be read, with a doubt, where others can.
         """
         files = [path for path in paths if _holds_results(path)]
@@ -102,6 +102,8 @@ class FinishedRun:
             return {
                 path: cls(names[path], modality, frames, of[path], PEOPLE, PEOPLE.main, truth.source) for path in paths
             }
+        if split is not None:
+            raise DataError(f"split {split}: takes frames of a root, so say with --annotations of which")
         if len(files) == len(paths):
             raise DataError(f"{files[0]}: is no run, so say with --annotations what it is scored against")
         runs: dict[Path, FinishedRun] = {}
