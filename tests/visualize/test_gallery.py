@@ -413,6 +413,9 @@ def test_curves_of_runs_and_files(visible: Path, halfway: Path, data: Path, tmp_
     numbers = [re.findall(r"\d+\.\d\d", done.stdout) for done in shown]
     assert numbers[0] == numbers[1] and len(numbers[0]) >= 8  # a run is its file
     assert (tmp_path / "one.png").stat().st_size > 10_000 and "<svg" in (tmp_path / "two.svg").read_text()
+    (tmp_path / "few.txt").write_text("")
+    done = visualize("curves", tmp_path / "few.txt", *files[2:], "--out", tmp_path / "few.png")
+    assert "few.txt: only 0 of the" in done.stderr
     assert "--annotations" in refused("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png")
     assert "three.xyz" in refused("curves", visible, "--out", tmp_path / "three.xyz")
 

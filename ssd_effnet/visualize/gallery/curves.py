@@ -53,6 +53,7 @@ def write_curves(
         results = [path / "detections.json" if (path / "config.yaml").is_file() else path for path in files]
         truth, found = load_ground_truth(annotations, split).read_all(results)
         evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(files, found, strict=True))
+        truth.say_doubts(dict(zip(results, found, strict=True)), evaluator)
     scores = {names_of[path]: score(evaluator, table, (rules,), with_ap=False) for path, table in tables.items()}
     save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=order == "best"), out, dpi=120)
     return scores
