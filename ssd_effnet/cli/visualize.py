@@ -53,8 +53,7 @@ def compare_runs(a: Path, b: Path, out: Path, data: dict[str, Any], **settings: 
 
     one, other = FinishedRun.load_all([a, b], **data).values()
     page = write_comparison(one, other, out, **settings)
-    kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
-    return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
+    return "\n".join([*page.lead, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 
 def curves(files: Sequence[Path], out: Path, **settings: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def write_comparison(
         for view in views
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
+    numbers = Counter(item.entry.kind for item in items)
+    lines.append("; ".join(f"{words}: {numbers[kind]:,}" for kind, words in KINDS.items()) + ".")
     lines.append("Whether one is better on other images too, ssd-effnet evaluate --compare tells.")
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
