@@ -150,6 +150,7 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
     assert [len(run.detections) for run in of_root] == [len(runs[0].detections), len(runs[1].detections)]
     for more, says in (
         ((*frames, "nowhere", "--detectors", visible), "nowhere: is none of the"),
+        ((*frames, "--detectors", visible, "--subset", "reasonable_night"), f"{names[0]}: is not of the night"),
         ((*frames, "--detectors", theirs), "--annotations"),
         ((*frames, "--detectors", theirs, "--names", "a", "b", "--annotations", data), "2 names"),
     ):
