@@ -47,7 +47,7 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
 
 
 def compare_runs(a: Path, b: Path, out: Path, data: dict[str, Any], **settings: Any) -> str:
-    """A page of what only one of two runs finds. Each has its own least score, at equal false positives per image."""
+    """A page of what only one of two runs finds. Each has its own least score within --fppi."""
     from ssd_effnet.visualize.gallery.compare import write_comparison
     from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 

@@ -368,6 +368,7 @@ def test_two_runs_of_different_modality(visible: Path, halfway: Path, tmp_path: 
     assert counts["only_a"] == (mine.counted & mine.found & ~other.found).sum()
     assert counts["only_b"] == (mine.counted & ~mine.found & other.found).sum() > 0
     assert {len(shown.rings) for shown in page.entries[0].larger} == {1, 2}  # one image for A, two for B
+    assert f"{mine.fppi:.3f} of A, {other.fppi:.3f} of B" in page.charts[0].note
     row = page.charts[0].rows[0]
     assert sum(int(cell.words) for cell in row if isinstance(cell, Bar)) == int(str(row[1])) == mine.counted.sum()
 

@@ -1,4 +1,4 @@
-"""Gallery of people found by only one of two runs. Both are at the same FPPI."""
+"""Gallery of people found by only one of two runs. Each has the lowest score within the FPPI."""
 
 from __future__ import annotations
 
@@ -109,4 +109,5 @@ def chart(a: View, b: View) -> Chart:
                 cells = [Bar(f"{n:,}", n / total) for n in (int((counted & part).sum()) for part in parts)]
                 rows.append((f"{sort}: {words}" if sort else words, f"{total:,}", *cells))
     head = ("people", "number", "both find", "A alone", "B alone", "neither")
-    return Chart("Who is found by whom", head, rows, "At equal false positives per image; bars are shares of the row.")
+    note = f"False positives per image: {a.errors.fppi:.3f} of A, {b.errors.fppi:.3f} of B. Bars are shares of the row."
+    return Chart("Who is found by whom", head, rows, note)
