@@ -147,6 +147,8 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
         FinishedRun.load_all([visible, tmp_path / "few.txt"])
     of_root = list(FinishedRun.load_all([visible, theirs], annotations=data).values())
     assert [run.modality for run in of_root] == ["halfway"] * 2 and len(of_root[1].images(0)) == 2
+    assert [run.sees for run in (*runs, *of_root)] == ["visible", "halfway", "", "visible", ""]
+    assert "seed0, visible; miss rate" in write_comparison(*of_root, tmp_path / "c").lead[0]
     assert [len(run.detections) for run in of_root] == [len(runs[0].detections), len(runs[1].detections)]
     for more, says in (
         ((*frames, "nowhere", "--detectors", visible), "nowhere: is none of the"),

@@ -43,7 +43,7 @@ def write_comparison(
     items = disagreement_items(*views)
     shown = fewest(items, count)
     lines = [
-        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {as_percent(view.errors.miss_rate())}; "
+        f"{view.name}: {view.run.name}{view.run.sees and f', {view.run.sees}'}; miss rate {as_percent(view.errors.miss_rate())}; "
         f"{at_point(view.errors)}."
         for view in views
     ]

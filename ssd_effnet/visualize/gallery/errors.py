@@ -72,7 +72,7 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
 def lead(view: View, all_errors: int, shown: int) -> list[str]:
     errors = view.errors
     lines = [
-        f"{len(view.run.frames):,} frames, {view.run.modality}, annotations: {view.run.annotations}.",
+        f"{len(view.run.frames):,} frames, {view.run.sees and f'{view.run.sees}, '}annotations: {view.run.annotations}.",
         f"Subset {errors.subset.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
         f"{as_percent(errors.miss_rate())} (matlab rules).",
