@@ -38,7 +38,8 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
     from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
     is_run = run.is_dir() or run.suffix == ".ckpt"
-    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{run.stem}"))
+    name = str(run.parent / run.stem).strip("./").replace("/", "_")
+    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{name}"))
     (tested,) = FinishedRun.load_all([run], **data).values()
     page = write_errors(tested, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
@@ -92,8 +93,7 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
     predictor, directory = load_detector(run), RunDirectory.holding(run)
     predictor.experiment = directory.at_hand(predictor.experiment, overrides)
     sample, truth = find_sample(predictor, image, directory)
-    name = Path(image).stem if Path(image).is_file() else image.replace("/", "_")
-    out = out or directory.path / "pictures" / f"features_{name}"
+    out = out or directory.path / "pictures" / f"features_{image.strip('./').replace('/', '_')}"
     pictures, table = write_features(predictor, sample, out, truth=truth, detection=detection)
     shell.print_table(table)
     return "\n".join(map(str, pictures))
@@ -146,8 +146,7 @@ def parser() -> shell.Parser:
     add = command(compare_runs, "compare")
     add("a", type=Path, help=a_run)
     add("b", type=Path, help="another one, tested on the same data")
-    text = "folder of the page (default: %(default)s)"
-    add("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
+    add("--out", type=Path, default=Path("compared"), metavar="DIR", help="folder of the page (default: %(default)s)")
 
     add = command(curves)
     add("files", type=Path, nargs="+", help="run directories, COCO results, KAIST texts, devkit folders")
@@ -169,13 +168,10 @@ def parser() -> shell.Parser:
 
     add = command(figure)
     add("--frames", nargs="+", required=True, metavar="FRAME", help="names as set08/V001/I02579, a column each")
-    text = "runs and files of detections, a row each"
-    add("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
+    add("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help="of detections, a row each")
     add("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
-    text = "inches (default: %(default)s, a page of two columns)"
-    add("--width", type=positive_number, default=7.0, help=text)
-    text = "written as OUT.pdf and OUT.png (default: %(default)s)"
-    add("--out", type=Path, default=Path("figure"), help=text)
+    add("--width", type=positive_number, default=7.0, help="inches (default: %(default)s, a page of two columns)")
+    add("--out", type=Path, default=Path("figure"), help="written as OUT.pdf and OUT.png (default: %(default)s)")
 
     add = command(features)
     add("run", type=Path, help="a run directory or a checkpoint")

@@ -242,7 +242,9 @@ def test_names_with_a_dot_lead_to_their_images(few_pairs: Path, tmp_path: Path) 
     assert [frame.lwir for frame in frames] == [tmp_path / "lwir" / name for name in names]
 
 
-def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway: Path, tmp_path: Path) -> None:
+def test_galleries_show_files_of_others_as_they_show_runs(
+    visible: Path, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = ("--annotations", FinishedRun.load(visible).frames[0].visible.parents[4])  # type: ignore[union-attr]
     files = []
     for run in (visible, halfway):
@@ -254,8 +256,10 @@ def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway
         assert done.returncode == 0, done.stderr
         pages.append([int(number) for number in re.findall(r"(?:misses|alone): (\d+)", done.stdout)])
     assert pages[0] == pages[1] == pages[2] and len(pages[0]) == 4 and sum(pages[0]) > 2  # of all, not of the pictures
-    done = visualize("errors", files[0], "--out", tmp_path / "errors", "--count", "5", *data)
-    assert done.returncode == 0 and (tmp_path / "errors" / "index.html").is_file(), done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = visualize("errors", files[0], "--count", "5", *data)
+    page = Path(f"errors_{str(files[0])[1:-4].replace('/', '_')}", "index.html")  # not that of a namesake
+    assert done.returncode == 0 and page.is_file(), done.stderr
 
 
 def test_curves_have_subsets_a_size_an_order_and_names(visible: Path, halfway: Path, tmp_path: Path) -> None:
