@@ -217,10 +217,8 @@ def load_ground_truth(path: Path | str, split: str | None = None) -> GroundTruth
     elif split is not None:
         raise DataError(f"{path}: is no data set's root, of which a split, here {split}, takes frames")
     else:
-        coco = read_coco(path)
-        truth = GroundTruth(
-            coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path), coco.listed
-        )
+        of = read_coco(path)
+        truth = GroundTruth(of.annotations, of.names, of.image_ids, of.person_categories, str(path), of.listed)
     if doubt := doubt_of_boxes(truth.annotations):
         warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
     return truth

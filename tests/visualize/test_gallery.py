@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import command
+from matplotlib.figure import Figure
 from untrained import write_checkpoint
 
+from data_kaist.classes import Classes
 from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import image_ids
@@ -36,6 +38,7 @@ from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.errors import write_errors
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun, _with_images
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
+from ssd_effnet.visualize.panels import add_legend
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(
@@ -325,6 +328,20 @@ def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:
         assert sum(word in text for text in texts) == errors.kinds[kind].sum() > 0
     assert sum(len(m.boxes_xyxy) for m in marked if m.kind == "missed") == errors.missed.sum() > 0
     assert sum(len(m.boxes_xyxy) for m in marked) == len(run.detections) + len(run.truth.box_image)
+
+
+def test_another_class_is_no_ignore_region_and_a_true_box_is_called_by_its_class(visible: Path, tmp_path: Path) -> None:
+    classes = Classes({"person": ("person",), "car": ("car",)})
+    boxes = Annotations.from_rows([(10, 20, 50, 100), (70, 20, 120, 100)], ["person", "car"], size=(512, 640))
+    frames = [replace(FinishedRun.load(visible).frames[0], annotations=boxes)]
+    run = FinishedRun("mine", "visible", frames, DetectionTable.empty(), classes, "car")
+    marked = {m.kind: m.boxes_xyxy.tolist() for m in markings(Errors(run.truth, run.detections, "none"), 0)}
+    assert marked["another"] == [[10, 20, 50, 100]] and not marked["ignored"]
+    write_errors(run, tmp_path, subset="none")
+    words = re.findall("</i>([^<]*)<", (tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert {"car", "car, missed", "another class"} < {*words} and "person" not in words
+    add_legend(figure := Figure(), ["truth", "missed"], "car")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car", "car, missed"]
 
 
 # --------------------------------------------------------------------------------------------- pages of runs

@@ -12,7 +12,7 @@ from data_kaist.structures import Annotations
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, fewest, paste, person
+from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, fewest, legend, paste, person
 from ssd_effnet.visualize.gallery.errors import as_percent, at_point, floor_note
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
@@ -43,8 +43,8 @@ def write_comparison(
     items = disagreement_items(*views)
     shown = fewest(items, count)
     lines = [
-        f"{view.name}: {view.run.name}{view.run.sees and f', {view.run.sees}'}; miss rate {as_percent(view.errors.miss_rate())}; "
-        f"{at_point(view.errors)}."
+        f"{view.name}: {view.run.name}{view.run.sees and f', {view.run.sees}'}; "
+        f"miss rate {as_percent(view.errors.miss_rate())}; {at_point(view.errors)}."
         for view in views
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
@@ -53,7 +53,8 @@ def write_comparison(
     lines.append("Whether one is better on other images too, ssd-effnet evaluate --compare tells.")
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
-    page = GalleryPage(f"{a.name} and {b.name}", lines, paste(views, shown, out), KINDS, [chart(*views)])
+    entries = paste(views, shown, out)
+    page = GalleryPage(f"{a.name} and {b.name}", lines, entries, KINDS, [chart(*views)], **legend(a))
     write_page(out / "index.html", page)
     return page
 

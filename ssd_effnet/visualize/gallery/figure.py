@@ -19,7 +19,7 @@ from ssd_effnet.visualize.gallery.album import markings
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.panels import add_legend, outline
 
-SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored")
+SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored", "another")
 _DPI = 300
 
 
@@ -64,7 +64,7 @@ def write_figure(
         grid[row][0].set_ylabel(title.replace("$", r"\$"), fontsize=7)
     for axes, at in zip(grid[0], places, strict=True):
         axes.set_title(runs[0].frames[at].name, fontsize=7, pad=2)
-    add_legend(figure, [kind for kind in SHOWN if kind in drawn])
+    add_legend(figure, [kind for kind in SHOWN if kind in drawn], runs[0].of_class)
     written = [out.with_name(out.name + ending) for ending in (".pdf", ".png")]
     for path in written:
         save_figure(figure, path, dpi=_DPI)
