@@ -50,8 +50,8 @@ def read_detections(
 ) -> DetectionTable:
     """Read detections in any of the formats. An empty file means no detections.
 
-    Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; another says that no
-    entry is of a person. A DetectionFileError names the file and the line or entry.
+    Boxes of width or height 0 are left out, and a :class:`~data_kaist.errors.Doubt` counts them; others say that no
+    entry is of a person, or that categories are taken as one. A DetectionFileError names the file and line or entry.
 
     Args:
         path: a text file, a ``.json`` file or a folder.
@@ -72,6 +72,8 @@ def read_detections(
         return _table(path, list(_devkit_rows(path, names)))[0]
     table, category = read_categories(path, n_images, image_ids=image_ids, needed=person_categories is not None)
     if person_categories is None:
+        if len(several := np.unique(category)) > 1:
+            warn_doubt(f"{path}: holds categories {', '.join(map(str, several))}; all are taken as {PERSON}")
         return table
     is_person = np.isin(category, list(person_categories))
     if len(table) and not is_person.any():

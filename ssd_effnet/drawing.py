@@ -33,6 +33,7 @@ KINDS: dict[str, MarkingKind] = {
     "truth": MarkingKind("person", (0, 158, 115)),
     "missed": MarkingKind("person, missed", (230, 159, 0)),
     "ignored": MarkingKind("ignore region", (150, 150, 150)),
+    "another": MarkingKind("another class", (204, 121, 167)),
     "hit": MarkingKind("detection, right", (86, 180, 233), dashed=True),
     "false_alarm": MarkingKind("detection, false alarm", (213, 94, 0), dashed=True),
     "dropped": MarkingKind("detection in an ignore region", (200, 200, 200), dashed=True),

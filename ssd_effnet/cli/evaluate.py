@@ -40,7 +40,7 @@ def parser() -> shell.Parser:
     add("--videos", action="store_true", help="of --compare: whole videos are left out, not stretches")
     text = "matlab: the KAIST devkit; python: the script most papers since 2021 ran (default: %(default)s)"
     add("--rules", choices=("matlab", "python", "both"), default="both", help=text)
-    add("--split", default="test-all-20", help="frames to take from a data set's root (default: %(default)s)")
+    add("--split", help="frames to take from a data set's root (default: test-all-20)")
     add("--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets")
     add("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
     shell.add_subsets(parser)

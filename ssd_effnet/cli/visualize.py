@@ -38,7 +38,8 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
     from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
     is_run = run.is_dir() or run.suffix == ".ckpt"
-    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{run.stem}"))
+    name = str(run.parent / run.stem).strip("./").replace("/", "_")
+    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{name}"))
     (tested,) = FinishedRun.load_all([run], **data).values()
     page = write_errors(tested, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
@@ -47,14 +48,13 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
 
 
 def compare_runs(a: Path, b: Path, out: Path, data: dict[str, Any], **settings: Any) -> str:
-    """A page of what only one of two runs finds. Each has its own least score, at equal false positives per image."""
+    """A page of what only one of two runs finds. Each has its own least score within --fppi."""
     from ssd_effnet.visualize.gallery.compare import write_comparison
     from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
     one, other = FinishedRun.load_all([a, b], **data).values()
     page = write_comparison(one, other, out, **settings)
-    kinds = [f"{words}: {sum(e.kind == kind for e in page.entries):,}" for kind, words in page.kinds.items()]
-    return "\n".join([*page.lead, *kinds, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
+    return "\n".join([*page.lead, f"{out / 'index.html'}: {len(page.entries):,} pictures"])
 
 
 def curves(files: Sequence[Path], out: Path, **settings: Any) -> str:
@@ -93,8 +93,7 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
     predictor, directory = load_detector(run), RunDirectory.holding(run)
     predictor.experiment = directory.at_hand(predictor.experiment, overrides)
     sample, truth = find_sample(predictor, image, directory)
-    name = Path(image).stem if Path(image).is_file() else image.replace("/", "_")
-    out = out or directory.path / "pictures" / f"features_{name}"
+    out = out or directory.path / "pictures" / f"features_{image.strip('./').replace('/', '_')}"
     pictures, table = write_features(predictor, sample, out, truth=truth, detection=detection)
     shell.print_table(table)
     return "\n".join(map(str, pictures))
@@ -123,7 +122,7 @@ def parser() -> shell.Parser:
         if call in (errors, compare_runs, curves, figure):
             text = "COCO JSON, or a data set's root, to score against (default: the first run's test split)"
             added.add_argument("--annotations", type=Path, metavar="FILE_OR_ROOT", help=text)
-            added.add_argument("--split", default="test-all-20", help="frames of a root (default: %(default)s)")
+            added.add_argument("--split", help="frames of a root (default: test-all-20)")
         if call in (errors, compare_runs, figure):
             text = "whose people count (default: %(default)s)"
             added.add_argument("--subset", choices=tuple(SUBSETS), default="reasonable_all", help=text)
@@ -147,8 +146,7 @@ def parser() -> shell.Parser:
     add = command(compare_runs, "compare")
     add("a", type=Path, help=a_run)
     add("b", type=Path, help="another one, tested on the same data")
-    text = "folder of the page (default: %(default)s)"
-    add("--out", type=Path, default=Path("compared"), metavar="DIR", help=text)
+    add("--out", type=Path, default=Path("compared"), metavar="DIR", help="folder of the page (default: %(default)s)")
 
     add = command(curves)
     add("files", type=Path, nargs="+", help="run directories, COCO results, KAIST texts, devkit folders")
@@ -170,13 +168,10 @@ def parser() -> shell.Parser:
 
     add = command(figure)
     add("--frames", nargs="+", required=True, metavar="FRAME", help="names as set08/V001/I02579, a column each")
-    text = "runs and files of detections, a row each"
-    add("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help=text)
+    add("--detectors", type=Path, nargs="+", required=True, metavar="RUN_OR_FILE", help="of detections, a row each")
     add("--names", nargs="+", default=[], metavar="NAME", help="of the rows")
-    text = "inches (default: %(default)s, a page of two columns)"
-    add("--width", type=positive_number, default=7.0, help=text)
-    text = "written as OUT.pdf and OUT.png (default: %(default)s)"
-    add("--out", type=Path, default=Path("figure"), help=text)
+    add("--width", type=positive_number, default=7.0, help="inches (default: %(default)s, a page of two columns)")
+    add("--out", type=Path, default=Path("figure"), help="written as OUT.pdf and OUT.png (default: %(default)s)")
 
     add = command(features)
     add("run", type=Path, help="a run directory or a checkpoint")

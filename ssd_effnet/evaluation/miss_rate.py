@@ -157,7 +157,7 @@ class MissRateEvaluator:
         self.counted, self.absent = tuple(counted), tuple(absent)
         self.of_class = is_among(labels, counted) & ~flagged
         """bool ``(g,)``: boxes whose label is counted and that the file does not flag."""
-        self._absent = is_among(labels, absent)
+        self.is_absent = is_among(labels, absent)
         self._never_counted = ~self.of_class | crosses
 
     @classmethod
@@ -192,7 +192,7 @@ class MissRateEvaluator:
         d, g = boxes_xyxy[row].T, self.boxes_xyxy[box].T
         overlap_w = np.minimum(d[2], g[2]) - np.maximum(d[0], g[0])
         overlap_h = np.minimum(d[3], g[3]) - np.maximum(d[1], g[1])
-        kept = (overlap_w > 0) & (overlap_h > 0) & ~self._absent[box]
+        kept = (overlap_w > 0) & (overlap_h > 0) & ~self.is_absent[box]
         row, box, d, g = row[kept], box[kept], d[:, kept], g[:, kept]
         shared = overlap_w[kept] * overlap_h[kept]
         area_d = (d[2] - d[0]) * (d[3] - d[1])

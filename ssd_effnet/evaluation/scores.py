@@ -204,21 +204,21 @@ def places_by_name(names: Sequence[str], among: Sequence[str], where: str) -> li
     return places
 
 
-def load_ground_truth(path: Path | str, split: str = "test-all-20") -> GroundTruth:
+def load_ground_truth(path: Path | str, split: str | None = None) -> GroundTruth:
     """Ground truth from a COCO file or a data set's annotations.
 
     Args:
         path: a ``.json`` file (all its images), or a data set's root or annotation folder.
-        split: frames to take from a folder (:mod:`data_kaist.splits`).
+        split: frames to take from a folder (:mod:`data_kaist.splits`); None: test-all-20. Refused for a file.
     """
     path = Path(path)
     if path.is_dir():
-        truth = _load_folder(path, split)
+        truth = _load_folder(path, split or "test-all-20")
+    elif split is not None:
+        raise DataError(f"{path}: is no data set's root, of which a split, here {split}, takes frames")
     else:
-        coco = read_coco(path)
-        truth = GroundTruth(
-            coco.annotations, coco.names, coco.image_ids, coco.person_categories, str(path), coco.listed
-        )
+        of = read_coco(path)
+        truth = GroundTruth(of.annotations, of.names, of.image_ids, of.person_categories, str(path), of.listed)
     if doubt := doubt_of_boxes(truth.annotations):
         warnings.warn(f"{truth.source}: {doubt}", Doubt, stacklevel=2)
     return truth

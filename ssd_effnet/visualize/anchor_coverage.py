@@ -14,14 +14,7 @@ from data_kaist.files import write_whole
 from data_kaist.layouts import Frame, spread
 from data_kaist.structures import Annotations, DetectionTable, Targets
 from data_kaist.transforms import Sample
-from ssd_effnet.build import (
-    as_size,
-    build_classes,
-    build_criterion,
-    build_postprocess,
-    build_skeleton,
-    build_transforms,
-)
+from ssd_effnet import build
 from ssd_effnet.config.keys import unlike
 from ssd_effnet.config.loading import as_difference, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
@@ -64,11 +57,11 @@ class Coverage:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Group, objects, mean best IoU, percent covered: all, day and night, by height, by level."""
-        bins = np.digitize(self.height, _HEIGHTS) - 1
+        bins, ends = np.digitize(self.height, _HEIGHTS) - 1, (*map("to {}".format, _HEIGHTS[1:]), "and more")
         groups = {
             "all": np.full(len(self.level), True),
             **{time: self.daytime == time for time in ("day", "night")},
-            **{f"height from {low}": bins == i for i, low in enumerate(_HEIGHTS)},
+            **{f"height {low} {to}": bins == i for i, (low, to) in enumerate(zip(_HEIGHTS, ends, strict=True))},
             **{name: self.level == i for i, name in enumerate(self.level_names)},
         }
         return [(name, f"{of.sum():,}", *cover(self.best_iou[of])) for name, of in groups.items() if of.any()]
@@ -87,10 +80,10 @@ def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | 
     every positive anchor has the right class, its IoU as score, and exact offsets or none.
     """
     blank, detector = _blank_outputs(e)
-    size, classes, resize = as_size(e.input.size), build_classes(e), build_transforms(e, "test")
+    size, classes, resize = build.as_size(e.input.size), build.build_classes(e), build.build_transforms(e, "test")
     corners = cxcywh_to_xyxy(blank.anchors_cxcywh)
     level_of = np.repeat(np.arange(len(blank.anchors_per_level)), blank.anchors_per_level)
-    matcher, postprocess = build_criterion(e).matcher, build_postprocess(e)
+    matcher, postprocess = build.build_criterion(e).matcher, build.build_postprocess(e)
     peopled = [f for f in frames if not training_ignore(f.annotations, e.data.min_height, classes).all()]
     bounded = set(spread(peopled, _BOUND_FRAMES)) if peopled else set()
     columns: list[tuple[np.ndarray, ...]] = []
@@ -136,14 +129,14 @@ def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | 
 
 def _blank_outputs(e: ExperimentConfig) -> tuple[RawOutputs, Detector]:
     """Outputs of one image without any object, and the detector without memory."""
-    detector, size = build_skeleton(e), as_size(e.input.size)
+    detector, size = build.build_skeleton(e), build.as_size(e.input.size)
     with torch.no_grad():
         images = torch.empty(1, detector.normalize.mean.numel(), *size, device="meta")
         maps = list(detector.features(images).values())[-1]
         outputs = detector.outputs_of(maps, size)
     anchors = detector.anchors([(x.shape[-2], x.shape[-1]) for x in maps], size, torch.zeros(()))
     logits = torch.full(outputs.cls_logits.shape, -20.0)  # a score of 0
-    logits[..., : int(build_postprocess(e).activation == "softmax")] = 0  # background, where it is a class
+    logits[..., : int(build.build_postprocess(e).activation == "softmax")] = 0  # background, where it is a class
     offsets = torch.zeros(outputs.bbox_regression.shape)
     return replace(outputs, cls_logits=logits, bbox_regression=offsets, anchors_cxcywh=anchors), detector
 
@@ -170,7 +163,7 @@ def fit_anchors(e: ExperimentConfig, coverage: Coverage) -> list[Fit]:
     objects, is not given them. The number of ratios, the scales and the reference size are the experiment's. At most
     5,000 of the objects take part.
     """
-    (height, width), input_size = as_size(e.anchors.reference_size or e.input.size), as_size(e.input.size)
+    (height, width), input_size = build.as_size(e.anchors.reference_size or e.input.size), build.as_size(e.input.size)
     stretch = torch.tensor((input_size[1] / width, input_size[0] / height))
     some = torch.linspace(0, len(coverage.level) - 1, min(len(coverage.level), _FIT_OBJECTS)).round().long()
     boxes, steps, scales = coverage.boxes_cxcywh[some], coverage.steps / stretch, torch.tensor(e.anchors.scales)

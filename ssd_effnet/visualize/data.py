@@ -63,7 +63,8 @@ def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[P
     pictures = []
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
         path = out / f"train_{page}.png"
-        save_panels(path, rows[start : start + _ROWS], words, ("truth", "ignored"))
+        named = " or ".join(dataset.classes.names)
+        save_panels(path, rows[start : start + _ROWS], words, ("truth", "ignored"), of_class=named)
         pictures.append(path)
     return pictures
 

@@ -174,12 +174,10 @@ def write_features(
     detections = postprocess(seen.outputs, seen.input_size, sizes, sizes).table([0], predictor.classes)
     if not 1 <= detection <= max(len(detections), 1):
         raise DataError(f"{sample.name}: has {len(detections)} detections, counted from 1; there is no {detection}")
-    markings = [
-        Marking("ignored", sample.boxes_xyxy[sample.ignore]),
-        Marking("truth", sample.boxes_xyxy[~sample.ignore]),
-    ]
-    markings = markings if truth else []
-
+    known = (("ignored", sample.ignore), ("truth", ~sample.ignore)) if truth else ()
+    markings = [Marking(kind, sample.boxes_xyxy[which]) for kind, which in known]
+    for name in ("levels", "anchors", "detection"):  # of another image
+        (out / f"{name}.png").unlink(missing_ok=True)
     pictures = [out / "levels.png"]
     _levels_picture(pictures[0], seen, sample)
     if truth and (~sample.ignore).any():

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
-from data_kaist.classes import PEOPLE
+from data_kaist.classes import PEOPLE, Classes
 from data_kaist.dataset import DetectionDataset, doubts_of, read_pair
 from data_kaist.errors import DataError, EmptySplitError, ImageError, SplitError
 from data_kaist.images import Reading
 from data_kaist.layouts import DataSource, Frame, Modality, Skipped, spread
 from data_kaist.splits import STUDY_VALIDATION
 from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
-from data_kaist.structures import Annotations
 from data_kaist.transforms import Compose
 from ssd_effnet.build import build_classes
 from ssd_effnet.config.loading import load_experiment
@@ -140,8 +137,7 @@ def inspect(
         rows = [(name, *map("{:.4f}".format, of)) for name, of in (("mean", channels.mean), ("std", channels.std))]
         show(f"{split}: channels over {len(readable.frames):,} frames, images in 0..1", channels.channels, rows)
     if sheet:
-        ignored = partial(training_ignore, min_height=least, classes=classes)
-        _write_sheet(sheet, shown, modality, pictures, ignored, skip=on_bad_frame == "skip")
+        _write_sheet(sheet, shown, modality, pictures, classes, least, skip=on_bad_frame == "skip")
         say(f"sheet of pictures: {sheet}")
     for split, frames in by_split.items():
         for sentence in doubts_of(frames).values():
@@ -211,13 +207,7 @@ def _modality(root: Path, frames: Sequence[Frame]) -> Modality:
 
 
 def _write_sheet(
-    path: Path,
-    frames: Sequence[Frame],
-    modality: Modality,
-    number: int,
-    ignored: Callable[[Annotations], np.ndarray],
-    *,
-    skip: bool,
+    path: Path, frames: Sequence[Frame], modality: Modality, number: int, classes: Classes, least: float, *, skip: bool
 ) -> None:
     """Write pictures spread evenly over the frames with objects. If too few have any, all frames are used."""
     cells = []
@@ -228,7 +218,7 @@ def _write_sheet(
             if not skip:
                 raise
             continue
-        annotations, ignore = frame.annotations, ignored(frame.annotations)
+        annotations, ignore = frame.annotations, training_ignore(frame.annotations, least, classes)
         markings = [
             Marking("truth", annotations.boxes_xyxy[~ignore], [f"{h:.0f}" for h in annotations.height[~ignore]]),
             Marking("ignored", annotations.boxes_xyxy[ignore], [str(label) for label in annotations.labels[ignore]]),
@@ -240,4 +230,4 @@ def _write_sheet(
     if not cells:
         raise ImageError("none of the pictures chosen for the sheet can be read")
     rows = [cells[i : i + 2] for i in range(0, len(cells), 2)]
-    save_panels(path, rows, kinds=("truth", "ignored"), width=6.4)
+    save_panels(path, rows, kinds=("truth", "ignored"), width=6.4, of_class=" or ".join(classes.names))

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from data_kaist.classes import PERSON
 from ssd_effnet.drawing import KINDS, as_rgb
 from ssd_effnet.evaluation.scores import save_figure
 
@@ -48,6 +49,7 @@ def save_panels(
     words: Sequence[str] = (),
     kinds: Iterable[str] = (),
     width: float = 3.2,
+    of_class: str = PERSON,
 ) -> None:
     """Write the panels below lines of text. The path's suffix chooses the format.
 
@@ -56,6 +58,7 @@ def save_panels(
         words: lines of text above all panels.
         kinds: of box, for the legend; keys of :data:`ssd_effnet.drawing.KINDS`.
         width: of a column, inches.
+        of_class: what the legend calls a true box.
     """
     columns = max(2, *map(len, rows)) if len(rows) > 1 else len(rows[0])
     shapes = [next(p.picture.shape for p in row if p is not None) for row in rows]
@@ -72,13 +75,14 @@ def save_panels(
                 _fill(axes, panel)
     if head:
         figure.suptitle("\n".join(head), fontsize=8, x=0.01, ha="left", parse_math=False)
-    add_legend(figure, kinds)
+    add_legend(figure, kinds, of_class)
     save_figure(figure, path, dpi=100)
 
 
-def add_legend(figure: Figure, kinds: Iterable[str]) -> None:
+def add_legend(figure: Figure, kinds: Iterable[str], of_class: str = PERSON) -> None:
     """Add a legend of box kinds below."""
-    if handles := [outline(np.array([0, 0, 1, 1]), kind, label=KINDS[kind].legend) for kind in kinds]:
+    words = {kind: KINDS[kind].legend.replace(PERSON, of_class) for kind in kinds}
+    if handles := [outline(np.array([0, 0, 1, 1]), kind, label=said) for kind, said in words.items()]:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
 
 

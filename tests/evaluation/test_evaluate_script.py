@@ -306,6 +306,7 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
         (["--detections", "a.txt", "--by", "nms"], "--by, --out and --prior go with --join"),
         (["--join", "a.txt", "b.txt", "--by", "nms", "--prior", "0.9"], "--prior goes with --by proben"),
         (["--detections", "a.txt", "--videos"], "--videos goes with --compare"),
+        (["--detections", __file__, "--split", "test-day-20"], "truth.json: is no data set's root"),
     ],
 )
 def test_one_sentence_for_a_wrong_comparison(truth: Path, arguments: list[str], message: str) -> None:

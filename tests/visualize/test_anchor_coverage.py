@@ -42,7 +42,7 @@ def test_coverage_by_hand() -> None:
     rows = {name: row for name, *row in found.rows()}
     assert rows["all"] == ["3", f"{np.mean(expected):.3f}", "100.0"]
     assert rows["day"][0] == "2" and rows["night"] == ["1", f"{expected[2]:.3f}", "100.0"]
-    assert rows["height from 12"][0] == rows["stage3, stride 8"][0] == "3"
+    assert rows["height 12 to 45"][0] == rows["stage3, stride 8"][0] == "3"
 
 
 def test_bounds() -> None:

@@ -45,7 +45,7 @@ def test_statistics_are_those_of_the_tensor_and_far_ones_are_doubted(
     few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds: said.append(words[1]))
+    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: said.append(words[1]))
     e = experiment(few_pairs, "input.modality=early")
     write_data_view(e, tmp_path, count=3)
     dataset, normalize = build_dataset(e, "train"), build_normalize(e)
@@ -62,7 +62,7 @@ def test_the_picture_shows_the_frame_as_read_and_its_draws(
 ) -> None:
     """The boxes of a flipped image lie on its people."""
     rows: list[list[Panel]] = []
-    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds: rows.extend(shown))
+    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: rows.extend(shown))
     write_data_view(experiment(few_pairs, "augment.flip.p=1", "augment.names=[flip]"), tmp_path, count=1)
     ((read, *entering),) = rows
     assert len(entering) == 4
@@ -79,7 +79,7 @@ def test_an_object_is_drawn_on_the_image_that_shows_it(
 ) -> None:
     """A flip of one image alone leaves one box on each image, the one on it."""
     rows: list[list[Panel]] = []
-    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds: rows.extend(shown))
+    monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: rows.extend(shown))
     apart = ("augment.names=[semi_unpaired]", "augment.semi_unpaired.p=1", "augment.semi_unpaired.crop=0")
     write_data_view(experiment(few_pairs, "input.modality=early", *apart), tmp_path, count=2)
     seen = set()

@@ -197,8 +197,8 @@ def test_every_picture_and_the_table(checkpoints: dict[str, Path], tmp_path: Pat
     assert [path.name for path in pictures] == ["levels.png", "anchors.png", "detection.png"]
     assert {*out.iterdir()} == {*pictures} and all(cv2.imread(str(path)) is not None for path in pictures)
     assert next(iter(table.columns[0].cells)) == "1" and table.row_count == 12
-    pictures, _ = write_features(predictor, sample, tmp_path / "unknown", truth=False)
-    assert [path.name for path in pictures] == ["levels.png", "detection.png"]
+    pictures, _ = write_features(predictor, sample, out, truth=False)
+    assert [path.name for path in pictures] == ["levels.png", "detection.png"] and {*out.iterdir()} == {*pictures}
 
 
 def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,11 +218,13 @@ def test_wrong_numbers_and_nothing_found(predictor: Predictor, tmp_path: Path, m
         write_features(predictor, sample, tmp_path, truth=True, detection=2)
 
 
-def test_the_command(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command(checkpoints: dict[str, Path], few_pairs: Path, tmp_path: Path) -> None:
     line = ("--image", "visible/4", "--out", tmp_path / "out")
     done = command("visualize", "features", checkpoints["visible"], *line)
     assert done.returncode == 0 and "visible/4" in done.stdout
     assert (tmp_path / "out" / "detection.png").is_file()
+    done = command("visualize", "features", checkpoints["visible"], "--image", file := few_pairs / "visible" / "4.png")
+    assert f"features_{str(file)[1:].replace('/', '_')}/levels.png" in done.stdout  # not that of another 4.png
     shutil.copy(checkpoints["visible"], run := tmp_path / "run.ckpt")
     (tmp_path / "environment.json").write_text('{"data": {"test": {"fingerprint": "of other data"}}}')
     done = command("visualize", "features", run, "--image", "visible/4", "--out", tmp_path / "other")

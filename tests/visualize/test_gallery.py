@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import command
+from matplotlib.figure import Figure
 from untrained import write_checkpoint
 
+from data_kaist.classes import Classes
 from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import image_ids
@@ -36,6 +38,7 @@ from ssd_effnet.visualize.gallery.curves import write_curves
 from ssd_effnet.visualize.gallery.errors import write_errors
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun, _with_images
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryPage, Large, render, write_page
+from ssd_effnet.visualize.panels import add_legend
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(
@@ -147,9 +150,12 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
         FinishedRun.load_all([visible, tmp_path / "few.txt"])
     of_root = list(FinishedRun.load_all([visible, theirs], annotations=data).values())
     assert [run.modality for run in of_root] == ["halfway"] * 2 and len(of_root[1].images(0)) == 2
+    assert [run.sees for run in (*runs, *of_root)] == ["visible", "halfway", "", "visible", ""]
+    assert "seed0, visible; miss rate" in write_comparison(*of_root, tmp_path / "c").lead[0]
     assert [len(run.detections) for run in of_root] == [len(runs[0].detections), len(runs[1].detections)]
     for more, says in (
         ((*frames, "nowhere", "--detectors", visible), "nowhere: is none of the"),
+        ((*frames, "--detectors", visible, "--subset", "reasonable_night"), f"{names[0]}: is not of the night"),
         ((*frames, "--detectors", theirs), "--annotations"),
         ((*frames, "--detectors", theirs, "--names", "a", "b", "--annotations", data), "2 names"),
     ):
@@ -239,7 +245,9 @@ def test_names_with_a_dot_lead_to_their_images(few_pairs: Path, tmp_path: Path) 
     assert [frame.lwir for frame in frames] == [tmp_path / "lwir" / name for name in names]
 
 
-def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway: Path, tmp_path: Path) -> None:
+def test_galleries_show_files_of_others_as_they_show_runs(
+    visible: Path, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = ("--annotations", FinishedRun.load(visible).frames[0].visible.parents[4])  # type: ignore[union-attr]
     files = []
     for run in (visible, halfway):
@@ -247,12 +255,14 @@ def test_galleries_show_files_of_others_as_they_show_runs(visible: Path, halfway
         shutil.copy(run / "detections_kaist.txt", files[-1])
     pages = []
     for a, b, name in ((visible, halfway, "runs"), (*files, "files"), (visible, files[1], "mixed")):
-        done = visualize("compare", a, b, "--out", tmp_path / name, "--count", "5", *data)
+        done = visualize("compare", a, b, "--out", tmp_path / name, "--count", "2", *data)
         assert done.returncode == 0, done.stderr
-        pages.append([line for line in done.stdout.splitlines() if "finds" in line or "alone" in line])
-    assert pages[0] == pages[1] == pages[2] and len(pages[0]) == 4
-    done = visualize("errors", files[0], "--out", tmp_path / "errors", "--count", "5", *data)
-    assert done.returncode == 0 and (tmp_path / "errors" / "index.html").is_file(), done.stderr
+        pages.append([int(number) for number in re.findall(r"(?:misses|alone): (\d+)", done.stdout)])
+    assert pages[0] == pages[1] == pages[2] and len(pages[0]) == 4 and sum(pages[0]) > 2  # of all, not of the pictures
+    monkeypatch.chdir(tmp_path)
+    done = visualize("errors", files[0], "--count", "5", *data)
+    page = Path(f"errors_{str(files[0])[1:-4].replace('/', '_')}", "index.html")  # not that of a namesake
+    assert done.returncode == 0 and page.is_file(), done.stderr
 
 
 def test_curves_have_subsets_a_size_an_order_and_names(visible: Path, halfway: Path, tmp_path: Path) -> None:
@@ -320,6 +330,20 @@ def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:
     assert sum(len(m.boxes_xyxy) for m in marked) == len(run.detections) + len(run.truth.box_image)
 
 
+def test_another_class_is_no_ignore_region_and_a_true_box_is_called_by_its_class(visible: Path, tmp_path: Path) -> None:
+    classes = Classes({"person": ("person",), "car": ("car",)})
+    boxes = Annotations.from_rows([(10, 20, 50, 100), (70, 20, 120, 100)], ["person", "car"], size=(512, 640))
+    frames = [replace(FinishedRun.load(visible).frames[0], annotations=boxes)]
+    run = FinishedRun("mine", "visible", frames, DetectionTable.empty(), classes, "car")
+    marked = {m.kind: m.boxes_xyxy.tolist() for m in markings(Errors(run.truth, run.detections, "none"), 0)}
+    assert marked["another"] == [[10, 20, 50, 100]] and not marked["ignored"]
+    write_errors(run, tmp_path, subset="none")
+    words = re.findall("</i>([^<]*)<", (tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert {"car", "car, missed", "another class"} < {*words} and "person" not in words
+    add_legend(figure := Figure(), ["truth", "missed"], "car")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car", "car, missed"]
+
+
 # --------------------------------------------------------------------------------------------- pages of runs
 
 
@@ -367,6 +391,7 @@ def test_two_runs_of_different_modality(visible: Path, halfway: Path, tmp_path: 
     assert counts["only_a"] == (mine.counted & mine.found & ~other.found).sum()
     assert counts["only_b"] == (mine.counted & ~mine.found & other.found).sum() > 0
     assert {len(shown.rings) for shown in page.entries[0].larger} == {1, 2}  # one image for A, two for B
+    assert f"{mine.fppi:.3f} of A, {other.fppi:.3f} of B" in page.charts[0].note
     row = page.charts[0].rows[0]
     assert sum(int(cell.words) for cell in row if isinstance(cell, Bar)) == int(str(row[1])) == mine.counted.sum()
 
@@ -384,6 +409,8 @@ def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path)
     for line in (("compare", visible, other, "--out", tmp_path / "out"), ("curves", visible, other)):
         assert "not tested on the same frames" in refused(*line)
     assert not (tmp_path / "out").exists()
+    for name in ("errors", "curves"):
+        assert "split test-day-20: takes frames of a root" in refused(name, visible, "--split", "test-day-20")
     best = other / "checkpoints" / "best.ckpt"
     best.parent.mkdir()
     best.touch()
@@ -411,6 +438,9 @@ def test_curves_of_runs_and_files(visible: Path, halfway: Path, data: Path, tmp_
     numbers = [re.findall(r"\d+\.\d\d", done.stdout) for done in shown]
     assert numbers[0] == numbers[1] and len(numbers[0]) >= 8  # a run is its file
     assert (tmp_path / "one.png").stat().st_size > 10_000 and "<svg" in (tmp_path / "two.svg").read_text()
+    (tmp_path / "few.txt").write_text("")
+    done = visualize("curves", tmp_path / "few.txt", *files[2:], "--out", tmp_path / "few.png")
+    assert "few.txt: only 0 of the" in done.stderr
     assert "--annotations" in refused("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png")
     assert "three.xyz" in refused("curves", visible, "--out", tmp_path / "three.xyz")
 

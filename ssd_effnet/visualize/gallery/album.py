@@ -17,7 +17,7 @@ from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
 from ssd_effnet.evaluation.miss_rate import Outcome
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
-from ssd_effnet.visualize.gallery.page import GalleryEntry, Large
+from ssd_effnet.visualize.gallery.page import GalleryEntry, GalleryPage, Large
 
 MOST_ENTRIES = 2000
 GAP = 4  # pixels between the images of a pair
@@ -97,6 +97,12 @@ def below(iou: float) -> str:
     return f"{int(100 * iou) / 100:.2f}"
 
 
+def legend(run: FinishedRun) -> dict[str, Any]:
+    """Of a page: kinds of box on the run's pictures, and their class."""
+    others = ["another"] if run.classes.absent(run.of_class) else []
+    return {"legend": [*GalleryPage.legend, *others], "of_class": run.of_class}
+
+
 def fewest(items: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` items, taken from the kinds in turn. Rare kinds stay complete."""
     queues: dict[str, list[int]] = {}
@@ -160,7 +166,7 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
     """All boxes of a frame with kinds at the operating point. ``words``: texts by a true box's place among all."""
     words, truth = words or {}, errors.truth
     here = np.arange(truth.box_start[place], truth.box_start[place + 1])
-    counted, found = errors.counted[here], errors.found[here]
+    counted, found, absent = errors.counted[here], errors.found[here], truth.is_absent[here]
     rows = np.flatnonzero((errors.detections.image_index == place) & errors.shown)
     outcome = errors.matches.outcome[rows]
     scores = dict(zip(rows.tolist(), errors.detections.rows(rows).texts(), strict=True))
@@ -175,7 +181,8 @@ def markings(errors: Errors, place: int, words: Mapping[int, str] | None = None)
         return Marking(kind, errors.detections.boxes_xyxy[chosen], [scores[int(row)] for row in chosen])
 
     return [
-        people("ignored", ~counted),
+        people("ignored", ~counted & ~absent),
+        people("another", absent),
         detections("dropped", Outcome.DROPPED),
         people("truth", counted & found),
         detections("hit", Outcome.TRUE_POSITIVE),

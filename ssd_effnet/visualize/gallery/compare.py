@@ -1,7 +1,8 @@
-"""Gallery of people found by only one of two runs. Both are at the same FPPI."""
+"""Gallery of people found by only one of two runs. Each has the lowest score within the FPPI."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_kaist.structures import Annotations
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors, Kind, is_miss, nearest_box, people_groups
 from ssd_effnet.evaluation.miss_rate import MIN_OVERLAP, MissRateEvaluator
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, fewest, paste, person
+from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, fewest, legend, paste, person
 from ssd_effnet.visualize.gallery.errors import as_percent, at_point, floor_note
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
@@ -42,15 +43,18 @@ def write_comparison(
     items = disagreement_items(*views)
     shown = fewest(items, count)
     lines = [
-        f"{view.name}: {view.run.name}, {view.run.modality}; miss rate {as_percent(view.errors.miss_rate())}; "
-        f"{at_point(view.errors)}."
+        f"{view.name}: {view.run.name}{view.run.sees and f', {view.run.sees}'}; "
+        f"miss rate {as_percent(view.errors.miss_rate())}; {at_point(view.errors)}."
         for view in views
     ]
     lines += [f"{view.name}: {line}" for view in views for line in floor_note(view.errors)]
+    numbers = Counter(item.entry.kind for item in items)
+    lines.append("; ".join(f"{words}: {numbers[kind]:,}" for kind, words in KINDS.items()) + ".")
     lines.append("Whether one is better on other images too, ssd-effnet evaluate --compare tells.")
     if len(shown) < len(items):
         lines.append(f"{len(shown):,} of {len(items):,} differences are shown; the chart counts all.")
-    page = GalleryPage(f"{a.name} and {b.name}", lines, paste(views, shown, out), KINDS, [chart(*views)])
+    entries = paste(views, shown, out)
+    page = GalleryPage(f"{a.name} and {b.name}", lines, entries, KINDS, [chart(*views)], **legend(a))
     write_page(out / "index.html", page)
     return page
 
@@ -106,4 +110,5 @@ def chart(a: View, b: View) -> Chart:
                 cells = [Bar(f"{n:,}", n / total) for n in (int((counted & part).sum()) for part in parts)]
                 rows.append((f"{sort}: {words}" if sort else words, f"{total:,}", *cells))
     head = ("people", "number", "both find", "A alone", "B alone", "neither")
-    return Chart("Who is found by whom", head, rows, "At equal false positives per image; bars are shares of the row.")
+    note = f"False positives per image: {a.errors.fppi:.3f} of A, {b.errors.fppi:.3f} of B. Bars are shares of the row."
+    return Chart("Who is found by whom", head, rows, note)

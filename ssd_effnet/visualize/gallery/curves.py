@@ -19,7 +19,7 @@ def write_curves(
     out: Path,
     *,
     annotations: Path | None = None,
-    split: str = "test-all-20",
+    split: str | None = None,
     rules: str = "matlab",
     subsets: Sequence[str] = REASONABLE,
     size: Sequence[float] | None = None,
@@ -33,7 +33,7 @@ def write_curves(
         files: run directories, COCO results, KAIST texts and devkit folders, mixed.
         out: picture; its suffix chooses the format.
         annotations: COCO file or data set's root to score against; None takes the test split of the first run.
-        split: frames to take from a root.
+        split: frames to take from a root; None: test-all-20.
         rules, subsets: see :mod:`ssd_effnet.evaluation.subsets`.
         size: width and height of the whole, inches.
         order: of the legends: ``best`` first, or as ``given``.
@@ -46,13 +46,14 @@ def write_curves(
         raise DataError(f"{len(files)} files need as many different names, not {', '.join(names)}")
     names_of = dict(zip(files, names or short_names(files), strict=True))
     if annotations is None:
-        runs = FinishedRun.load_all(files, overrides, leave_out=True)
+        runs = FinishedRun.load_all(files, overrides, split=split, leave_out=True)
         evaluator = next(iter(runs.values())).truth
         tables = {path: run.detections for path, run in runs.items()}
     else:
         results = [path / "detections.json" if (path / "config.yaml").is_file() else path for path in files]
         truth, found = load_ground_truth(annotations, split).read_all(results)
         evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(files, found, strict=True))
+        truth.say_doubts(dict(zip(results, found, strict=True)), evaluator)
     scores = {names_of[path]: score(evaluator, table, (rules,), with_ap=False) for path, table in tables.items()}
     save_figure(miss_rate_figure(scores, rules, subsets, size, best_first=order == "best"), out, dpi=120)
     return scores

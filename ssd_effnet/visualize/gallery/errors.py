@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_effnet.evaluation.error_analysis import FPPI, WORDS, Errors, Group, Kind, groups, is_miss
 from ssd_effnet.evaluation.subsets import REASONABLE
-from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, below, fewest, paste, person
+from ssd_effnet.visualize.gallery.album import MOST_ENTRIES, Item, View, alarm, below, fewest, legend, paste, person
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryPage, write_page
 
@@ -36,6 +36,7 @@ def write_errors(
         entries=paste([view], shown, out),
         kinds={kind.value: WORDS[kind] for kind in Kind},
         charts=charts(view),
+        **legend(run),
     )
     write_page(out / "index.html", page)
     return page
@@ -70,9 +71,9 @@ def _missed(kind: Kind, view: View, g: int) -> Item:
 
 
 def lead(view: View, all_errors: int, shown: int) -> list[str]:
-    errors = view.errors
+    run, errors = view.run, view.errors
     lines = [
-        f"{len(view.run.frames):,} frames, {view.run.modality}, annotations: {view.run.annotations}.",
+        f"{len(run.frames):,} frames, {run.sees and f'{run.sees}, '}annotations: {run.annotations}.",
         f"Subset {errors.subset.replace('_', ' ')}: "
         f"{int(errors.counted.sum()):,} people on {errors.images:,} frames; log-average miss rate "
         f"{as_percent(errors.miss_rate())} (matlab rules).",

@@ -14,12 +14,12 @@ from data_kaist.errors import DataError
 from data_kaist.splits import spelling
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors
 from ssd_effnet.evaluation.scores import save_figure
-from ssd_effnet.evaluation.subsets import REASONABLE
+from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.visualize.gallery.album import markings
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 from ssd_effnet.visualize.panels import add_legend, outline
 
-SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored")
+SHOWN = ("truth", "missed", "hit", "false_alarm", "ignored", "another")
 _DPI = 300
 
 
@@ -48,6 +48,8 @@ def write_figure(
         if name not in place:
             raise DataError(f"{frame}: is none of the {len(place):,} test frames, as {next(iter(place))}")
         places.append(place[name])
+        if (time := SUBSETS[subset].daytime) and not runs[0].truth.image_is[time][place[name]]:
+            raise DataError(f"{name}: is not of the {time}, as all frames of the subset {subset} are")
     columns = [runs[0].images(i, whole_pair=True) for i in places]
     heights = [images[0].shape[0] / sum(image.shape[1] for image in images) for images in columns]
     height = len(runs) * max(heights) * width / len(columns) + 0.03 * len(runs) + 0.45
@@ -62,7 +64,7 @@ def write_figure(
         grid[row][0].set_ylabel(title.replace("$", r"\$"), fontsize=7)
     for axes, at in zip(grid[0], places, strict=True):
         axes.set_title(runs[0].frames[at].name, fontsize=7, pad=2)
-    add_legend(figure, [kind for kind in SHOWN if kind in drawn])
+    add_legend(figure, [kind for kind in SHOWN if kind in drawn], runs[0].of_class)
     written = [out.with_name(out.name + ending) for ending in (".pdf", ".png")]
     for path in written:
         save_figure(figure, path, dpi=_DPI)

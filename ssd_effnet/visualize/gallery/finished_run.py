@@ -27,8 +27,8 @@ from ssd_effnet.training.run_directory import RunDirectory
 class FinishedRun:
     """A finished run with its test frames.
 
-    ``modality`` is the detector's and the pictures'; ``detections`` are of the class ``of_class``, one of
-    ``classes``; ``annotations`` says what they are scored against.
+    ``modality`` is the pictures', ``sees`` the detector's (empty for a file); ``detections`` are of the class
+    ``of_class``, one of ``classes``; ``annotations`` says what they are scored against.
     """
 
     name: str
@@ -38,6 +38,7 @@ class FinishedRun:
     classes: Classes
     of_class: str
     annotations: str = ""
+    sees: str = ""
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = (), of_class: str | None = None) -> FinishedRun:
@@ -61,8 +62,8 @@ class FinishedRun:
         name = f"{experiment.name} seed {experiment.trainer.seed}"
         name += f", {of_class}" if len(classes.names) > 1 else ""
         found = table.of_class(classes.index(of_class))
-        against = build_annotations(experiment, "test")
-        return cls(name, experiment.input.modality, frames, found, classes, of_class, against)
+        against, modality = build_annotations(experiment, "test"), experiment.input.modality
+        return cls(name, modality, frames, found, classes, of_class, against, modality)
 
     @classmethod
     def load_all(
@@ -71,7 +72,7 @@ class FinishedRun:
         overrides: Sequence[str] = (),
         of_class: str | None = None,
         annotations: Path | None = None,
-        split: str = "test-all-20",
+        split: str | None = None,
         *,
         leave_out: bool = False,
     ) -> dict[Path, FinishedRun]:
@@ -82,34 +83,38 @@ class FinishedRun:
             overrides, of_class: as of :meth:`load`.
             annotations: COCO file or root that all are scored against, whose images are below ``data.root``; None: the
                 test split of the first run.
-            split: frames of a root.
+            split: frames of a root; None: test-all-20.
             leave_out: runs that cannot be read, with a doubt, where others can.
         """
         files = [path for path in paths if _holds_results(path)]
-        places = [path if path in files else RunDirectory.holding(path).path for path in paths]
+        directories = {path: RunDirectory.holding(path) for path in paths if path not in files}
+        places = [directories[path].path if path in directories else path for path in paths]
         names = dict(zip(paths, short_names(places), strict=True))
         if annotations is not None:
             if of_class not in (None, PEOPLE.main):
                 raise DataError(f"{annotations}: other annotations score {PEOPLE.main}, not {of_class}")
-            for path in (path for path in paths if path not in files):
-                _refuse_another_checkpoint(path, RunDirectory.holding(path))
-            found = [path if path in files else RunDirectory.holding(path).detections_file for path in paths]
+            for path, directory in directories.items():
+                _refuse_another_checkpoint(path, directory)
+            found = [directories[path].detections_file if path in directories else path for path in paths]
             truth, tables = load_ground_truth(annotations, split).read_all(found)
             of = dict(zip(paths, tables, strict=True))
             truth.say_doubts(of, MissRateEvaluator(truth.annotations))
-            frames = _with_images(truth, _root(paths, files, overrides, annotations))
+            frames = _with_images(truth, _root([*directories.values()], overrides, annotations))
             modality: Modality = "halfway" if all(frame.lwir for frame in frames) else "visible"
-            return {
-                path: cls(names[path], modality, frames, of[path], PEOPLE, PEOPLE.main, truth.source) for path in paths
-            }
+            trained = {path: of_run.trained() for path, of_run in directories.items() if of_run.config_file.is_file()}
+            sees = {path: experiment.input.modality for path, experiment in trained.items()}
+            shared = (PEOPLE, PEOPLE.main, truth.source)
+            return {path: cls(names[path], modality, frames, of[path], *shared, sees.get(path, "")) for path in paths}
+        if split is not None:
+            raise DataError(f"split {split}: takes frames of a root, so say with --annotations of which")
         if len(files) == len(paths):
             raise DataError(f"{files[0]}: is no run, so say with --annotations what it is scored against")
         runs: dict[Path, FinishedRun] = {}
-        for path in (directories := [path for path in paths if path not in files]):
+        for path in directories:
             try:
                 runs[path] = cls.load(path, overrides, of_class)
             except Failure as error:
-                if not leave_out or (path == directories[-1] and not runs):
+                if not leave_out or (path == [*directories][-1] and not runs):
                     raise
                 warnings.warn(f"left out: {error}", Doubt, stacklevel=2)
         times = Counter(run.name for run in runs.values())
@@ -135,7 +140,7 @@ class FinishedRun:
             )
         others = dict(zip(files, tables, strict=True))
         truth.say_doubts(others, first.truth)
-        runs |= {path: replace(first, name=names[path], detections=table) for path, table in others.items()}
+        runs |= {path: replace(first, name=names[path], detections=table, sees="") for path, table in others.items()}
         return {path: runs[path] for path in paths if path in runs}
 
     @cached_property
@@ -168,15 +173,15 @@ def _holds_results(path: Path) -> bool:
     return any(path.glob("set*_V*_I*.txt")) if path.is_dir() else path.is_file() and path.suffix != ".ckpt"
 
 
-def _root(paths: Sequence[Path], files: Sequence[Path], overrides: Sequence[str], annotations: Path) -> Path:
+def _root(runs: Sequence[RunDirectory], overrides: Sequence[str], annotations: Path) -> Path:
     """Where the images are: as said, else where the annotations or the first run's data are."""
     for key, _, value in (override.partition("=") for override in overrides):
         if key.strip() == "data.root":
             return Path(value.strip())
     if annotations.is_dir():
         return annotations
-    for directory in (RunDirectory.holding(path) for path in paths if path not in files):
-        return Path(directory.at_hand(directory.trained()).data.root)
+    for run in runs:
+        return Path(run.at_hand(run.trained()).data.root)
     raise DataError(f"{annotations}: does not state where its images are; give data.root=...")
 
 

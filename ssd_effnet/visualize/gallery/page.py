@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_kaist.classes import PERSON
 from data_kaist.files import write_whole
 from ssd_effnet.drawing import KINDS
 from ssd_effnet.visualize.templates import templates
@@ -78,7 +79,7 @@ class GalleryPage:
     """Content of a gallery: title, paragraphs below it, charts, entries.
 
     ``kinds`` names each kind of entry, in the order of the filter; ``legend`` has keys of
-    :data:`ssd_effnet.drawing.KINDS`.
+    :data:`ssd_effnet.drawing.KINDS`; ``of_class`` is what it calls a true box.
     """
 
     title: str
@@ -87,6 +88,7 @@ class GalleryPage:
     kinds: Mapping[str, str] = field(default_factory=dict)
     charts: Sequence[Chart] = ()
     legend: Sequence[str] = ("truth", "missed", "hit", "false_alarm", "ignored", "dropped", "focus")
+    of_class: str = PERSON
 
 
 def write_page(path: Path, page: GalleryPage) -> None:
