@@ -20,6 +20,7 @@ from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
+from ssd_effnet.evaluation.scores import refuse_a_run
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import IMAGES, Source, Still, Video, frame_count, read_video, states_its_length
 from ssd_effnet.inference.video import SUFFIX, AnnotatedVideos
@@ -87,10 +88,11 @@ def detect(
         echo: called with one line per bad file or remark.
 
     Raises:
-        DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or an input would be overwritten.
+        DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or a run's file or an input is there.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file, not a folder to write to")
+    refuse_a_run(out)
     _refuse_to_overwrite(sources, out)
     summary, begun = DetectionSummary(), time.perf_counter()
     images: list[tuple[int, str, tuple[int, int]]] = []
@@ -213,9 +215,8 @@ def _write_results(
             (out / name).unlink(missing_ok=True)
         return
     ids, names, sizes = zip(*images, strict=True)
-    whole = DetectionTable.joined(
-        [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
-    )
+    tables = [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
+    whole = DetectionTable.joined(tables)
     write_images(out / "images.json", ids, names, sizes, dict(enumerate(classes.published, start=1)))
     write_coco_results(out / "detections.json", whole, image_ids=ids)
     main = whole.of_class(classes.index(classes.main))

@@ -233,6 +233,10 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     assert picture.read_bytes() == before
     with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
         detect(load_detector(checkpoint), find_sources([picture]), picture)
+    (run := tmp_path / "seed0").mkdir()
+    (run / "config.yaml").touch()
+    done = command("detect", checkpoint, picture, "--out", run, "--no-pictures")
+    assert done.returncode == 1 and "is a run's folder" in done.stderr and files_below(run) == {"config.yaml"}
 
 
 def test_where_no_video_can_be_written(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
