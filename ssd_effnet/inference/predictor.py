@@ -136,7 +136,8 @@ class Predictor:
     ) -> list[DetectionTable]:
         """Detections of each image, best first. Tables are in the order of the images, whose sizes may differ.
 
-        A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, and its ``size``.
+        A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, its ``size``, and as
+        ``image_index`` its place in ``images``.
 
         Args:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
@@ -162,7 +163,8 @@ class Predictor:
             for start in range(0, len(images), batch_size):
                 some = range(start, min(start + batch_size, len(images)))
                 samples = pool.map(lambda i: self.prepare(images[i], names[i], notes[i : i + 1]), some)
-                found += self.detect(list(samples), score=score)
+                tables = self.detect(list(samples), score=score)
+                found += [replace(t, image_index=np.full(len(t), i)) for i, t in zip(some, tables, strict=True)]
         for sentence in self.doubts(zip(names, notes, strict=True)):
             warnings.warn(sentence, Doubt, stacklevel=2)
         return found

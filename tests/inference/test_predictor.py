@@ -114,6 +114,7 @@ def test_sizes_may_differ_and_boxes_are_in_pixels_of_each_image(predictors: dict
     assert big.boxes_xyxy[:, 2].max() > 100
     same(small, predictors["visible"].predict([COLOUR, large])[0])
     np.testing.assert_allclose(small.scores, again.scores, rtol=1e-4)
+    assert [set(found.image_index) for found in (small, big, again)] == [{0}, {1}, {2}]
     assert predictors["visible"].predict([]) == []
 
 
