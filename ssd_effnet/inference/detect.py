@@ -171,11 +171,11 @@ def _say_what_is_missing(video: Video, seen: int, lost: int, first: int, echo: C
     stated = frame_count(video)
     missing = stated - seen
     if lost:
-        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low"
-        more *= missing > 0
-        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
+        more = f"; {missing:,} more are missing, so numbers after that may be too low" if missing > 0 else ""
+        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged or missing, the first is frame {first:,}{more}")
     elif missing > (0 if states_its_length(video) else 0.1 * stated):
-        echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
+        why = "it is truncated, or after a missing one numbers are too low"
+        echo(f"{video.path}: has {seen:,} of the {stated:,} frames that it states: {why}")
 
 
 def _listed_name(shot: _Shot) -> str:

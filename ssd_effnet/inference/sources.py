@@ -160,10 +160,10 @@ def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray |
             when = film.get(cv2.CAP_PROP_POS_MSEC)
             start = when if not place and not failed else start
             by_time = (when - start) * fps / 1000
-            if failed:
-                lost = round(by_time) - place
-                on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
-                lost = lost if on_grid and failed < lost <= stated - place else failed
+            lost = round(by_time) - place
+            on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
+            lost = lost if on_grid and failed < lost <= stated - place else failed
+            if lost:  # not always with a failed read
                 yield from [None] * lost
                 place, failed = place + lost, 0
             else:
