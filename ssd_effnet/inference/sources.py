@@ -100,7 +100,8 @@ def find_sources(
         for file in files:
             source = _source(file, file.relative_to(base).as_posix(), side)
             key = tuple(path.resolve() for path in source.files)
-            if key not in found or source.path == file:  # a pair has the name of its visible file
+            if key not in found or (source.path == file and found[key][1].resolve() != key[0]):
+                found.pop(key, None)  # a pair has the name and place of its visible file
                 found[key] = source, file
     return _with_names_of_their_own(found.values())
 

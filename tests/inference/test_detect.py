@@ -99,13 +99,14 @@ def test_equal_names_of_several_folders_stay_apart(tmp_path: Path) -> None:
 
 def test_pairs_are_found_by_layout(tmp_path: Path) -> None:
     video = pairs(tmp_path) / "images" / "set06" / "V000"
-    image(video / "visible" / "I00059.jpg")  # without partner
+    for alone in ("I00009", "I00059"):
+        image(video / "visible" / f"{alone}.jpg")  # without partner
     for given in (tmp_path, video, video / "visible"):
         found = find_sources([given])
         assert [(s.path.name, s.path.parent.name) for s in found if isinstance(s, Still)] == [
-            (f"I000{n}.jpg", "visible") for n in (19, 39, 59)
+            (f"I000{n}.jpg", "visible") for n in ("09", 19, 39, 59)
         ]
-        assert [isinstance(s, Still) and s.lwir is not None for s in found] == [True, True, False]
+        assert [isinstance(s, Still) and s.lwir is not None for s in found] == [False, True, True, False]
     (one,) = find_sources([video / "lwir" / "I00019.jpg"])
     assert isinstance(one, Still) and one.visible == video / "visible" / "I00019.jpg"
 
