@@ -228,13 +228,12 @@ def _source(file: Path, name: str, side: Side) -> Source:
     if _is_film(file):
         return Video(name, file)
     parts = file.absolute().parts[:-1]
-    for own, other in (("visible", "lwir"), ("lwir", "visible")):
-        if own in parts:
-            place = len(parts) - 1 - parts[::-1].index(own)
-            partner: Path | None = Path(*parts[:place], other, *parts[place + 1 :], file.name)
-            partner = partner if partner is not None and partner.is_file() else None
-            return Still(name, file, partner) if own == "visible" else Still(name, partner, file)
-    return Still(name, file, None) if side == "visible" else Still(name, None, file)
+    own, partner = side, None
+    if (place := max((i for i, part in enumerate(parts) if part in ("visible", "lwir")), default=-1)) >= 0:
+        own, other = ("visible", "lwir") if parts[place] == "visible" else ("lwir", "visible")
+        path = Path(*parts[:place], other, *parts[place + 1 :], file.name)
+        partner = path if path.is_file() else None
+    return Still(name, file, partner) if own == "visible" else Still(name, partner, file)
 
 
 def _with_names_of_their_own(found: Iterable[tuple[Source, Path]]) -> list[Source]:

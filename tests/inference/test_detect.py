@@ -109,6 +109,8 @@ def test_pairs_are_found_by_layout(tmp_path: Path) -> None:
         assert [isinstance(s, Still) and s.lwir is not None for s in found] == [False, True, True, False]
     (one,) = find_sources([video / "lwir" / "I00019.jpg"])
     assert isinstance(one, Still) and one.visible == video / "visible" / "I00019.jpg"
+    (one,) = find_sources([file := image(tmp_path / "visible" / "night" / "lwir" / "a.png")])  # the nearest folder's
+    assert isinstance(one, Still) and (one.visible, one.lwir) == (None, file)
 
 
 # what comes out
