@@ -99,7 +99,7 @@ def detect(
     tables: list[DetectionTable] = []
     pending: list[_Shot] = []
     notes: dict[str, np.ndarray] = {}
-    videos = AnnotatedVideos(out)
+    videos = AnnotatedVideos(out, echo)
 
     def flush() -> None:
         if not pending:

@@ -21,7 +21,7 @@ from data_kaist.layouts import Side
 IMAGES, VIDEOS = endings_of("image"), endings_of("video")
 _RAW = endings_of("other")  # in TIFF format, with a small picture only
 
-_USUAL_FPS = 25.0
+USUAL_FPS = 25.0  # stands for an implausible frame rate
 _ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
 _MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever it states
 
@@ -124,9 +124,9 @@ def frame_count(source: Source) -> int:
 
 
 def frames_a_second(video: Video) -> float:
-    """Frame rate of the file; 25 if implausible."""
+    """Frame rate of the file; 0 if implausible. Matroska without a rate has its clock's, 1000."""
     fps = _stated(video, cv2.CAP_PROP_FPS)
-    return fps if 0.1 <= fps <= 240 else _USUAL_FPS
+    return fps if 0.1 <= fps < 1000 else 0
 
 
 def _stated(video: Video, key: int) -> float:
@@ -150,7 +150,7 @@ def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray |
     frames at the end are missing. An ImageError says that none can be decoded.
     """
     film = _open(video)
-    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video)
+    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video) or USUAL_FPS
     place, failed, start, fixed_rate = 0, 0, 0.0, True
     try:
         while failed < (min(max(stated - place, 1), _MOST_LOST) if stated > 0 else 100):

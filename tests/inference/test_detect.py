@@ -18,7 +18,7 @@ from data_kaist.errors import DataError
 from ssd_effnet import load_detector
 from ssd_effnet.inference.detect import detect
 from ssd_effnet.inference.predictor import Predictor
-from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, read_video
+from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, frames_a_second, read_video
 from ssd_effnet.inference.video import AnnotatedVideos
 
 RANDOM = np.random.default_rng(0)
@@ -47,10 +47,10 @@ def image(path: Path, size: tuple[int, int] = (72, 104), channels: int = 3) -> P
     return path
 
 
-def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (72, 104)) -> Path:
+def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (72, 104), fps: float = 12.0) -> Path:
     """Grey frames, the first ones of them brighter and brighter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, size[::-1])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size[::-1])
     for i in range(frames):
         writer.write(np.full((*size, 3), (10 + 20 * i) % 250, np.uint8))
     writer.release()
@@ -224,6 +224,17 @@ def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tm
     assert 0 < summary.images < 30
     assert len(said) == 1 and f"has {summary.images} of the 40 frames that it states" in said[0]
     assert frame_count(Video("x", tmp_path / "out" / "film.avi.webm")) == summary.images
+
+
+@pytest.mark.parametrize(("stated", "of_copy"), [(300, 300), (0.05, 25)])
+def test_a_copy_plays_as_fast_as_its_film_or_a_sentence_says_so(
+    stated: float, of_copy: float, predictor: Predictor, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    given = find_sources([film(tmp_path / "a.avi", fps=stated)])
+    assert detect(predictor, given, tmp_path / "out", echo=said.append).images == FRAMES
+    assert frames_a_second(Video("x", tmp_path / "out" / "a.avi.webm")) == of_copy
+    assert ["its annotated copy plays at 25/s" in sentence for sentence in said] == [True] * (stated != of_copy)
 
 
 def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
