@@ -93,7 +93,7 @@ def detect(
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file, not a folder to write to")
     refuse_a_run(out)
-    _refuse_to_overwrite(sources, out)
+    _refuse_to_overwrite(sources if pictures else (), out)
     summary, begun = DetectionSummary(), time.perf_counter()
     images: list[tuple[int, str, tuple[int, int]]] = []
     tables: list[DetectionTable] = []
@@ -199,11 +199,13 @@ def _picture_name(source: Source) -> str:
 
 
 def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
-    """Refuse to overwrite an input with its annotated picture."""
-    read = {path.resolve() for source in sources for path in source.files}
-    for name in map(_picture_name, sources):
-        if (out / name).resolve() in read:
-            raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
+    """Refuse to overwrite an input, or one annotated picture with another."""
+    taken = {path.resolve(): "an input; choose another folder" for source in sources for path in source.files}
+    for source in sources:
+        picture = out / _picture_name(source)
+        if what := taken.get(picture.resolve()):
+            raise DataError(f"{picture}: would be overwritten, and it is {what}")
+        taken[picture.resolve()] = f"the picture of {source.name}, too; rename that, or write --no-pictures"
 
 
 def _write_results(

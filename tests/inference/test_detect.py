@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -247,6 +248,12 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     assert picture.read_bytes() == before
     with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
         detect(load_detector(checkpoint), find_sources([picture]), picture)
+    shutil.copy(image(tmp_path / "in" / "b.png"), tmp_path / "in" / "b")  # a png, whatever it is called
+    with pytest.raises(DataError, match=r"out.b\.png: would be overwritten, and it is the picture of b, too"):
+        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "out")
+    assert (
+        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "o", pictures=False).images == 2
+    )
     (run := tmp_path / "seed0").mkdir()
     (run / "config.yaml").touch()
     done = command("detect", checkpoint, picture, "--out", run, "--no-pictures")
