@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs, overrides = shell.without_settings(arguments.runs)
     if not runs:
         parser().error("no RUN")
-    if Path(arguments.name).name != arguments.name:
+    if Path(arguments.name).name != arguments.name or arguments.name == "..":
         parser().error("--name is that of a folder, without others before it")
 
     from data_kaist.errors import Failure
