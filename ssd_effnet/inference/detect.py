@@ -174,8 +174,7 @@ def _say_what_is_missing(video: Video, seen: int, lost: int, first: int, echo: C
         more = f"; {missing:,} more are missing, so numbers after that may be too low" if missing > 0 else ""
         echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged or missing, the first is frame {first:,}{more}")
     elif missing > (0 if states_its_length(video) else 0.1 * stated):
-        why = "it is truncated, or after a missing one numbers are too low"
-        echo(f"{video.path}: has {seen:,} of the {stated:,} frames that it states: {why}")
+        echo(f"{video.path}: has {seen:,} of the {stated:,} stated frames; after a missing one numbers are too low")
 
 
 def _listed_name(shot: _Shot) -> str:

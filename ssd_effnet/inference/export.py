@@ -103,7 +103,7 @@ def export_detector(
         nms: see :class:`ExportedDetector`.
 
     Raises:
-        ExportError: a package is missing, ``out`` is the checkpoint, the size is too small, or ONNX lacks a form for it.
+        ExportError: a package is missing, ``out`` is the checkpoint, the size is too small, or ONNX cannot hold a part.
     """
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ExportError(f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]'")

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -130,10 +131,7 @@ def frames_a_second(video: Video) -> float:
 
 
 def _stated(video: Video, key: int) -> float:
-    film = _open(video)
-    value = float(film.get(key))
-    film.release()
-    return value
+    return float(_open(video).get(key))
 
 
 def states_its_length(video: Video) -> bool:
@@ -208,14 +206,11 @@ def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:
 
 def _content(path: Path) -> str | None:
     """``image``, ``video`` or ``other`` by the first bytes; None if unknown."""
-    if not path.is_file():  # a pipe would block
-        return None
-    try:
-        with path.open("rb") as file:
+    if path.is_file():  # a pipe would block
+        with suppress(OSError), path.open("rb") as file:
             kind = kind_of(file.read(200))
-    except OSError:
-        return None
-    return kind and kind.use
+            return kind and kind.use
+    return None
 
 
 def _is_film(path: Path) -> bool:

@@ -223,7 +223,7 @@ def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tm
     said: list[str] = []
     summary = detect(predictor, find_sources([whole]), tmp_path / "out", echo=said.append)
     assert 0 < summary.images < 30
-    assert len(said) == 1 and f"has {summary.images} of the 40 frames that it states" in said[0]
+    assert len(said) == 1 and f"has {summary.images} of the 40 stated frames" in said[0]
     assert frame_count(Video("x", tmp_path / "out" / "film.avi.webm")) == summary.images
 
 
