@@ -101,6 +101,7 @@ def evaluate(args: argparse.Namespace) -> None:
         how = f"{args.by}, prior {prior:.2g}" if args.by == "proben" else args.by
         joined = tables[f"joined by {how}"] = join(found, args.by, prior=prior)
         if args.out:
+            evaluation.refuse_a_run(args.out)
             person, ids = min(truth.person_categories or [1]), truth.image_ids or list(range(len(truth.names)))
             write_coco_results(args.out / "detections.json", joined, image_ids=ids, category_ids=[person])
             sizes = [of_image.size for of_image in truth.annotations]

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("no RUN")
     if not arguments.stress and (arguments.plot or arguments.seed is not None):
         parser().error("--plot and --seed go with --stress")
-    if Path(arguments.name).name != arguments.name:
+    if Path(arguments.name).name != arguments.name or arguments.name == "..":
         parser().error("--name is that of a folder, without others before it")
 
     from data_kaist.errors import Failure

@@ -368,6 +368,12 @@ def write_results(path: Path | str, results: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
+def refuse_a_run(out: Path) -> None:
+    """Refuse a folder of results that is a run's or a test's own."""
+    if any((out / name).is_file() for name in ("config.yaml", "results.json")):
+        raise DataError(f"{out}: is a run's folder, whose detections.json would be replaced; choose another --out")
+
+
 def short_names(paths: Sequence[Path | str]) -> list[str]:
     """Distinct short names of files: the stem, or more of the path. A run's is more than its seed.
 

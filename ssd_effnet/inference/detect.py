@@ -20,6 +20,7 @@ from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
 from ssd_effnet.build import build_classes
 from ssd_effnet.drawing import Marking, beside, draw, save, with_caption
+from ssd_effnet.evaluation.scores import refuse_a_run
 from ssd_effnet.inference.predictor import Predictor
 from ssd_effnet.inference.sources import IMAGES, Source, Still, Video, frame_count, read_video, states_its_length
 from ssd_effnet.inference.video import SUFFIX, AnnotatedVideos
@@ -87,17 +88,18 @@ def detect(
         echo: called with one line per bad file or remark.
 
     Raises:
-        DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or an input would be overwritten.
+        DataError: a bad file, with ``on_bad_frame="stop"``; ``out`` is no folder, or a run's file or an input is there.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file, not a folder to write to")
-    _refuse_to_overwrite(sources, out)
+    refuse_a_run(out)
+    _refuse_to_overwrite(sources if pictures else (), out)
     summary, begun = DetectionSummary(), time.perf_counter()
     images: list[tuple[int, str, tuple[int, int]]] = []
     tables: list[DetectionTable] = []
     pending: list[_Shot] = []
     notes: dict[str, np.ndarray] = {}
-    videos = AnnotatedVideos(out)
+    videos = AnnotatedVideos(out, echo)
 
     def flush() -> None:
         if not pending:
@@ -169,11 +171,10 @@ def _say_what_is_missing(video: Video, seen: int, lost: int, first: int, echo: C
     stated = frame_count(video)
     missing = stated - seen
     if lost:
-        more = f"; {missing:,} more are missing there or at its end, so numbers after that may be too low"
-        more *= missing > 0
-        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged, the first is frame {first:,}{more}")
+        more = f"; {missing:,} more are missing, so numbers after that may be too low" if missing > 0 else ""
+        echo(f"{video.path}: {lost:,} of {stated:,} frames are damaged or missing, the first is frame {first:,}{more}")
     elif missing > (0 if states_its_length(video) else 0.1 * stated):
-        echo(f"{video.path}: ends after {seen:,} of the {stated:,} frames that it states; is it truncated or damaged?")
+        echo(f"{video.path}: has {seen:,} of the {stated:,} stated frames; after a missing one numbers are too low")
 
 
 def _listed_name(shot: _Shot) -> str:
@@ -197,11 +198,13 @@ def _picture_name(source: Source) -> str:
 
 
 def _refuse_to_overwrite(sources: Sequence[Source], out: Path) -> None:
-    """Refuse to overwrite an input with its annotated picture."""
-    read = {path.resolve() for source in sources for path in source.files}
-    for name in map(_picture_name, sources):
-        if (out / name).resolve() in read:
-            raise DataError(f"{out / name}: would be overwritten, and it is an input; choose another folder")
+    """Refuse to overwrite an input, or one annotated picture with another."""
+    taken = {path.resolve(): "an input; choose another folder" for source in sources for path in source.files}
+    for source in sources:
+        picture = out / _picture_name(source)
+        if what := taken.get(picture.resolve()):
+            raise DataError(f"{picture}: would be overwritten, and it is {what}")
+        taken[picture.resolve()] = f"the picture of {source.name}, too; rename that, or write --no-pictures"
 
 
 def _write_results(
@@ -213,9 +216,8 @@ def _write_results(
             (out / name).unlink(missing_ok=True)
         return
     ids, names, sizes = zip(*images, strict=True)
-    whole = DetectionTable.joined(
-        [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
-    )
+    tables = [replace(table, image_index=np.full(len(table), i)) for i, table in enumerate(tables)]
+    whole = DetectionTable.joined(tables)
     write_images(out / "images.json", ids, names, sizes, dict(enumerate(classes.published, start=1)))
     write_coco_results(out / "detections.json", whole, image_ids=ids)
     main = whole.of_class(classes.index(classes.main))

@@ -103,14 +103,16 @@ def export_detector(
         nms: see :class:`ExportedDetector`.
 
     Raises:
-        ExportError: a package is missing, the size is too small, or ONNX has no form for a part.
+        ExportError: a package is missing, ``out`` is the checkpoint, the size is too small, or ONNX cannot hold a part.
     """
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ExportError(f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]'")
     file = checkpoint_file(Path(checkpoint))
+    path = file.with_suffix(".onnx") if out is None else Path(out)
+    if path.resolve() == file.resolve():
+        raise ExportError(f"{path}: is the checkpoint, which would be replaced; choose another --out")
     predictor = load_detector(file, device="cpu")
     e, size = predictor.experiment, size or predictor.input_size
-    path = file.with_suffix(".onnx") if out is None else Path(out)
     detector = predictor.folded.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model = ExportedDetector(detector, build_postprocess(e), size, nms).eval()
     images = torch.zeros((2, len(CHANNELS[e.input.modality]), *size), dtype=torch.uint8)
@@ -166,7 +168,7 @@ def export_weights(checkpoint: str | Path, out: str | Path | None = None, *, hal
     """
     file = checkpoint_file(Path(checkpoint))
     path = file.with_suffix(SAFETENSORS) if out is None else Path(out)
-    if path.suffix != SAFETENSORS or path == file:
+    if path.suffix != SAFETENSORS or path.resolve() == file.resolve():
         raise ExportError(f"{path}: weights are written to a new file that ends in {SAFETENSORS}")
     predictor = load_detector(file, device="cpu")
     tensors = {}

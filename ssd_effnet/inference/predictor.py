@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from data_kaist.dataset import collate
-from data_kaist.errors import Doubt, ImageError, RequestError
+from data_kaist.errors import Doubt, ImageError, RequestError, warn_doubt
 from data_kaist.images import NOTE, doubts, read_image, to_8_bits
 from data_kaist.layouts import SIDES, Side
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Sample
-from ssd_effnet.build import build_detector, build_postprocess, build_reading, build_transforms
+from ssd_effnet.build import as_size, build_detector, build_postprocess, build_reading, build_transforms
 from ssd_effnet.config.loading import experiment_of
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.evaluation.calibration import tempered
@@ -49,8 +49,8 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
         path: a checkpoint, or a run's directory, which stands for its tested checkpoint. In an unfinished run that is
             ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
-        zoom: factor of the input's sides relative to training; anchors keep their pixels. For smaller people than in
-            training; time grows with the square.
+        zoom: factor of the input's sides relative to training, to multiples of 32; anchors keep their pixels. For
+            smaller people than in training; time grows with the square.
 
     Raises:
         WeightsError, ConfigError: it is no checkpoint, or its experiment cannot be built.
@@ -65,8 +65,7 @@ def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) 
     experiment = _zoomed(experiment_of(content["experiment"], str(file)), zoom)
     experiment.postprocess.temperature = content.get("temperature", experiment.postprocess.temperature)
     detector, _ = build_detector(experiment, pretrained=False)
-    named = content["state_dict"]
-    weights = {name.removeprefix(PREFIX): named[name] for name in named if name.startswith(PREFIX)}
+    weights = {name.removeprefix(PREFIX): w for name, w in content["state_dict"].items() if name.startswith(PREFIX)}
     report = load_by_name(detector, weights, optional=(), source=str(file))
     if report.unexpected:
         raise WeightsError(f"{file}: its weights are not those of the experiment in it: {report}")
@@ -123,8 +122,7 @@ class Predictor:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        height, width = self.experiment.input.size
-        return height, width
+        return as_size(self.experiment.input.size)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -136,7 +134,8 @@ class Predictor:
     ) -> list[DetectionTable]:
         """Detections of each image, best first. Tables are in the order of the images, whose sizes may differ.
 
-        A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, and its ``size``.
+        A table has boxes in pixels of the image as it was given, scores in 0..1, ``class_names``, its ``size``, and as
+        ``image_index`` its place in ``images``.
 
         Args:
             images: files, arrays or tensors as :data:`Image` says; pairs (visible, LWIR) for early and halfway fusion.
@@ -155,14 +154,14 @@ class Predictor:
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[DetectionTable] = []
-        names, notes = [f"image {i}" for i in range(len(images))], np.zeros(len(images), NOTE)
-        for i, given in enumerate(images):
-            names[i] = _name_of(given if isinstance(given, tuple | list) else (given,), names[i])
+        notes = np.zeros(len(images), NOTE)
+        names = [_name_of(x if isinstance(x, tuple | list) else (x,), f"image {i}") for i, x in enumerate(images)]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, len(images), batch_size):
                 some = range(start, min(start + batch_size, len(images)))
                 samples = pool.map(lambda i: self.prepare(images[i], names[i], notes[i : i + 1]), some)
-                found += self.detect(list(samples), score=score)
+                tables = self.detect(list(samples), score=score)
+                found += [replace(t, image_index=np.full(len(t), i)) for i, t in zip(some, tables, strict=True)]
         for sentence in self.doubts(zip(names, notes, strict=True)):
             warnings.warn(sentence, Doubt, stacklevel=2)
         return found
@@ -232,11 +231,16 @@ def _zoomed(e: ExperimentConfig, zoom: float) -> ExperimentConfig:
     """The experiment with a larger input and the same anchors in pixels."""
     if zoom == 1:
         return e
-    size = [max(32, 32 * round(zoom * side / 32)) for side in e.input.size]
-    refer_to = e.anchors.reference_size
-    if refer_to is not None:
-        refer_to = [round(r * new / old) for r, new, old in zip(refer_to, size, e.input.size, strict=True)]
-    return replace(e, input=replace(e.input, size=size), anchors=replace(e.anchors, reference_size=refer_to))
+    # multiples of the strides: else anchors lie beside the middle of what a position sees
+    near = [[32 * max(1, int(zoom * side / 32) + up) for up in (0, 1)] for side in e.input.size]
+    off = {(h, w): np.log(np.divide((h, w), e.input.size) / zoom) for h in near[0] for w in near[1]}
+    size = min(off, key=lambda new: float(np.abs(off[new]).max() + np.ptp(off[new])))  # in zoom and in shape
+    down, across = factors = np.divide(size, e.input.size)
+    if np.abs(factors / zoom - 1).max() > 0.05:
+        how = f"{size[1]}x{size[0]} pixels, {across:.2f} times as wide and {down:.2f} times as high as in training"
+        warn_doubt(f"zoom {zoom:g}: images become {how}, because sides are multiples of 32")
+    refer_to = e.anchors.reference_size and np.rint(factors * e.anchors.reference_size).astype(int).tolist()
+    return replace(e, input=replace(e.input, size=list(size)), anchors=replace(e.anchors, reference_size=refer_to))
 
 
 def _name_of(given: Sequence[Any], name: str) -> str:

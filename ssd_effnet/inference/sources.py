@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +22,7 @@ from data_kaist.layouts import Side
 IMAGES, VIDEOS = endings_of("image"), endings_of("video")
 _RAW = endings_of("other")  # in TIFF format, with a small picture only
 
-_USUAL_FPS = 25.0
+USUAL_FPS = 25.0  # stands for an implausible frame rate
 _ON_GRID = 0.25  # of a frame: how far a time may lie from a frame's own for the film to have a fixed rate
 _MOST_LOST = 10_000  # frames in a row, after which a film has ended, whatever it states
 
@@ -100,7 +101,8 @@ def find_sources(
         for file in files:
             source = _source(file, file.relative_to(base).as_posix(), side)
             key = tuple(path.resolve() for path in source.files)
-            if key not in found or source.path == file:  # a pair has the name of its visible file
+            if key not in found or (source.path == file and found[key][1].resolve() != key[0]):
+                found.pop(key, None)  # a pair has the name and place of its visible file
                 found[key] = source, file
     return _with_names_of_their_own(found.values())
 
@@ -123,16 +125,13 @@ def frame_count(source: Source) -> int:
 
 
 def frames_a_second(video: Video) -> float:
-    """Frame rate of the file; 25 if implausible."""
+    """Frame rate of the file; 0 if implausible. Matroska without a rate has its clock's, 1000."""
     fps = _stated(video, cv2.CAP_PROP_FPS)
-    return fps if 0.1 <= fps <= 240 else _USUAL_FPS
+    return fps if 0.1 <= fps < 1000 else 0
 
 
 def _stated(video: Video, key: int) -> float:
-    film = _open(video)
-    value = float(film.get(key))
-    film.release()
-    return value
+    return float(_open(video).get(key))
 
 
 def states_its_length(video: Video) -> bool:
@@ -149,7 +148,7 @@ def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray |
     frames at the end are missing. An ImageError says that none can be decoded.
     """
     film = _open(video)
-    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video)
+    stated, fps = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), frames_a_second(video) or USUAL_FPS
     place, failed, start, fixed_rate = 0, 0, 0.0, True
     try:
         while failed < (min(max(stated - place, 1), _MOST_LOST) if stated > 0 else 100):
@@ -160,10 +159,10 @@ def read_video(video: Video, *, side: Side = "visible") -> Iterator[np.ndarray |
             when = film.get(cv2.CAP_PROP_POS_MSEC)
             start = when if not place and not failed else start
             by_time = (when - start) * fps / 1000
-            if failed:
-                lost = round(by_time) - place
-                on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
-                lost = lost if on_grid and failed < lost <= stated - place else failed
+            lost = round(by_time) - place
+            on_grid = fixed_rate and abs(by_time - round(by_time)) < _ON_GRID
+            lost = lost if on_grid and failed < lost <= stated - place else failed
+            if lost:  # not always with a failed read
                 yield from [None] * lost
                 place, failed = place + lost, 0
             else:
@@ -207,14 +206,11 @@ def _known(files: Iterable[Path], others: Counter[str]) -> Iterator[Path]:
 
 def _content(path: Path) -> str | None:
     """``image``, ``video`` or ``other`` by the first bytes; None if unknown."""
-    if not path.is_file():  # a pipe would block
-        return None
-    try:
-        with path.open("rb") as file:
+    if path.is_file():  # a pipe would block
+        with suppress(OSError), path.open("rb") as file:
             kind = kind_of(file.read(200))
-    except OSError:
-        return None
-    return kind and kind.use
+            return kind and kind.use
+    return None
 
 
 def _is_film(path: Path) -> bool:
@@ -227,13 +223,12 @@ def _source(file: Path, name: str, side: Side) -> Source:
     if _is_film(file):
         return Video(name, file)
     parts = file.absolute().parts[:-1]
-    for own, other in (("visible", "lwir"), ("lwir", "visible")):
-        if own in parts:
-            place = len(parts) - 1 - parts[::-1].index(own)
-            partner: Path | None = Path(*parts[:place], other, *parts[place + 1 :], file.name)
-            partner = partner if partner is not None and partner.is_file() else None
-            return Still(name, file, partner) if own == "visible" else Still(name, partner, file)
-    return Still(name, file, None) if side == "visible" else Still(name, None, file)
+    own, partner = side, None
+    if (place := max((i for i, part in enumerate(parts) if part in ("visible", "lwir")), default=-1)) >= 0:
+        own, other = ("visible", "lwir") if parts[place] == "visible" else ("lwir", "visible")
+        path = Path(*parts[:place], other, *parts[place + 1 :], file.name)
+        partner = path if path.is_file() else None
+    return Still(name, file, partner) if own == "visible" else Still(name, partner, file)
 
 
 def _with_names_of_their_own(found: Iterable[tuple[Source, Path]]) -> list[Source]:

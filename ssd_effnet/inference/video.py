@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ssd_effnet.inference.sources import Video, frame_count, frames_a_second
+from ssd_effnet.inference.sources import USUAL_FPS, Video, frame_count, frames_a_second
 
 CODEC, SUFFIX = "VP80", ".webm"
 """Browsers play it, and OpenCV's wheels can write it."""
@@ -23,8 +23,8 @@ class AnnotatedVideos:
     One is open at a time, under a name of its own until it has been read back.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, echo: Callable[[str], None] = print) -> None:
+        self.out, self.echo = out, echo
         self.source: Video | None = None
         self.writer: cv2.VideoWriter | None = None
         self.path = self.beside = out
@@ -51,8 +51,10 @@ class AnnotatedVideos:
         self.beside = self.path.with_name(f".part-{self.path.name}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.size = picture.shape[1], picture.shape[0]
+        if not (rate := frames_a_second(source)):
+            self.echo(f"{source.path}: states no plausible frame rate, so its annotated copy plays at {USUAL_FPS:g}/s")
         with _quiet():
-            code, fps = cv2.VideoWriter.fourcc(*CODEC), frames_a_second(source)
+            code, fps = cv2.VideoWriter.fourcc(*CODEC), rate or USUAL_FPS
             writer = cv2.VideoWriter(str(self.beside.resolve()), cv2.CAP_FFMPEG, code, fps, self.size)
         if not writer.isOpened():
             raise OSError(f"{self.path}: OpenCV can write no video here; --no-pictures writes the detections alone")

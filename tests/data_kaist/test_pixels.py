@@ -387,13 +387,33 @@ def test_frames_after_a_damaged_one_are_read_and_keep_their_numbers(visible: Pre
     summary = detect(visible, find_sources([video]), tmp_path / "out", score=1, batch_size=8, echo=said.append)
     assert (summary.images, summary.lost) == (32, 8) and "8 damaged frames left out" in str(summary)
     (sentence,) = said
-    assert f"{video}: 8 of 40 frames are damaged, the first is frame 1" in sentence and "missing" not in sentence
+    assert (
+        f"{video}: 8 of 40 frames are damaged or missing, the first is frame 1" in sentence and "more" not in sentence
+    )
     entries = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [entry["id"] for entry in entries] == [i for i in range(40) if i not in lost]
     assert [entry["file_name"] for entry in entries][:2] == ["film.avi#000002", "film.avi#000003"]
     shown = [number_on(f) for f in read_video(Video("x", tmp_path / "out" / "film.avi.webm")) if f is not None]
     before = {0: 1, 7: 6, 30: 29} | dict.fromkeys(range(12, 17), 11)
     assert shown == [before.get(i, i) for i in range(40)]
+
+
+@pytest.mark.parametrize(("name", "says"), [("a.mkv", "1 of 40 frames are damaged or"), ("a.avi", "has 39 of the 40")])
+def test_a_frame_may_be_lost_without_a_failed_read(name: str, says: str, visible: Predictor, tmp_path: Path) -> None:
+    """The next ones keep their numbers where the format has times; else a sentence says that they may not."""
+    video = numbered(tmp_path / name, "MJPG")
+    data = bytearray(video.read_bytes())
+    at = [match.start() for match in re.finditer(b"\xff\xd8\xff", data)][20]
+    data[at - 12 : at + 400] = bytes(412)
+    video.write_bytes(data)
+    said: list[str] = []
+    detect(visible, find_sources([video]), tmp_path / "out", score=1, pictures=False, echo=said.append)
+    assert says in "".join(said)
+    frames = list(enumerate(read_video(Video("x", video))))
+    if name == "a.mkv":
+        assert [i for i, f in frames if f is None] == [20] and all(
+            number_on(f) == i for i, f in frames if f is not None
+        )
 
 
 def test_what_is_no_film_is_refused(tmp_path: Path) -> None:

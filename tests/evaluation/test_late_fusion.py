@@ -114,5 +114,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "joined by proben, prior 0.9" in capsys.readouterr().out
     again = [*given[:2], "--detections", str(out.parent), "--json", str(tmp_path / "r.json")]
     assert main(again) == 0 and json.loads((tmp_path / "r.json").read_text())["late"]["ap"]["AP"] == pytest.approx(100)
+    before = out.read_bytes()
+    for of_run in ("config.yaml", "results.json"):
+        (out.parent / of_run).touch()
+        assert main([*given, "--by", "nms", "--out", str(out.parent)]) == 1 and out.read_bytes() == before
+        assert "late: is a run's folder" in capsys.readouterr().err
+        (out.parent / of_run).unlink()
     with pytest.raises(SystemExit):
         main(["--annotations", "t.json", "--detections", "a.json", "--out", "b.json"])

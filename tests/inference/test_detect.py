@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from data_kaist.errors import DataError
 from ssd_effnet import load_detector
 from ssd_effnet.inference.detect import detect
 from ssd_effnet.inference.predictor import Predictor
-from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, read_video
+from ssd_effnet.inference.sources import Still, Video, find_sources, frame_count, frames_a_second, read_video
 from ssd_effnet.inference.video import AnnotatedVideos
 
 RANDOM = np.random.default_rng(0)
@@ -47,10 +48,10 @@ def image(path: Path, size: tuple[int, int] = (72, 104), channels: int = 3) -> P
     return path
 
 
-def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (72, 104)) -> Path:
+def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (72, 104), fps: float = 12.0) -> Path:
     """Grey frames, the first ones of them brighter and brighter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, size[::-1])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size[::-1])
     for i in range(frames):
         writer.write(np.full((*size, 3), (10 + 20 * i) % 250, np.uint8))
     writer.release()
@@ -99,15 +100,18 @@ def test_equal_names_of_several_folders_stay_apart(tmp_path: Path) -> None:
 
 def test_pairs_are_found_by_layout(tmp_path: Path) -> None:
     video = pairs(tmp_path) / "images" / "set06" / "V000"
-    image(video / "visible" / "I00059.jpg")  # without partner
+    for alone in ("I00009", "I00059"):
+        image(video / "visible" / f"{alone}.jpg")  # without partner
     for given in (tmp_path, video, video / "visible"):
         found = find_sources([given])
         assert [(s.path.name, s.path.parent.name) for s in found if isinstance(s, Still)] == [
-            (f"I000{n}.jpg", "visible") for n in (19, 39, 59)
+            (f"I000{n}.jpg", "visible") for n in ("09", 19, 39, 59)
         ]
-        assert [isinstance(s, Still) and s.lwir is not None for s in found] == [True, True, False]
+        assert [isinstance(s, Still) and s.lwir is not None for s in found] == [False, True, True, False]
     (one,) = find_sources([video / "lwir" / "I00019.jpg"])
     assert isinstance(one, Still) and one.visible == video / "visible" / "I00019.jpg"
+    (one,) = find_sources([file := image(tmp_path / "visible" / "night" / "lwir" / "a.png")])  # the nearest folder's
+    assert isinstance(one, Still) and (one.visible, one.lwir) == (None, file)
 
 
 # what comes out
@@ -219,8 +223,19 @@ def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tm
     said: list[str] = []
     summary = detect(predictor, find_sources([whole]), tmp_path / "out", echo=said.append)
     assert 0 < summary.images < 30
-    assert len(said) == 1 and f"ends after {summary.images} of the 40 frames that it states" in said[0]
+    assert len(said) == 1 and f"has {summary.images} of the 40 stated frames" in said[0]
     assert frame_count(Video("x", tmp_path / "out" / "film.avi.webm")) == summary.images
+
+
+@pytest.mark.parametrize(("stated", "of_copy"), [(300, 300), (0.05, 25)])
+def test_a_copy_plays_as_fast_as_its_film_or_a_sentence_says_so(
+    stated: float, of_copy: float, predictor: Predictor, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    given = find_sources([film(tmp_path / "a.avi", fps=stated)])
+    assert detect(predictor, given, tmp_path / "out", echo=said.append).images == FRAMES
+    assert frames_a_second(Video("x", tmp_path / "out" / "a.avi.webm")) == of_copy
+    assert ["its annotated copy plays at 25/s" in sentence for sentence in said] == [True] * (stated != of_copy)
 
 
 def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
@@ -233,6 +248,16 @@ def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     assert picture.read_bytes() == before
     with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
         detect(load_detector(checkpoint), find_sources([picture]), picture)
+    shutil.copy(image(tmp_path / "in" / "b.png"), tmp_path / "in" / "b")  # a png, whatever it is called
+    with pytest.raises(DataError, match=r"out.b\.png: would be overwritten, and it is the picture of b, too"):
+        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "out")
+    assert (
+        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "o", pictures=False).images == 2
+    )
+    (run := tmp_path / "seed0").mkdir()
+    (run / "config.yaml").touch()
+    done = command("detect", checkpoint, picture, "--out", run, "--no-pictures")
+    assert done.returncode == 1 and "is a run's folder" in done.stderr and files_below(run) == {"config.yaml"}
 
 
 def test_where_no_video_can_be_written(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,10 @@ def test_norms_are_folded(images: torch.Tensor, tmp_path: Path, monkeypatch: pyt
 def test_refusals(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     with pytest.raises(WeightsError, match="there is no such checkpoint"):
         export_detector(tmp_path / "no.ckpt")
+    for file, write in (("best.ckpt", export_detector), ("a.safetensors", export.export_weights)):
+        with pytest.raises(ExportError, match=r"is the checkpoint|to a new file"):
+            write(shutil.copy(checkpoint, tmp_path / file), tmp_path / ".." / tmp_path.name / file)
+        (tmp_path / file).unlink()
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
     with pytest.raises(ExportError, match=r"packages onnx and onnxscript: pip install '\.\[export\]'"):

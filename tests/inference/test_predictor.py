@@ -12,7 +12,7 @@ import torch
 from untrained import of_pairs, write_checkpoint
 
 from data_kaist.detections import read_detections
-from data_kaist.errors import ImageError
+from data_kaist.errors import Doubt, ImageError
 from data_kaist.structures import DetectionTable
 from ssd_effnet import load_detector
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig
@@ -114,6 +114,7 @@ def test_sizes_may_differ_and_boxes_are_in_pixels_of_each_image(predictors: dict
     assert big.boxes_xyxy[:, 2].max() > 100
     same(small, predictors["visible"].predict([COLOUR, large])[0])
     np.testing.assert_allclose(small.scores, again.scores, rtol=1e-4)
+    assert [set(found.image_index) for found in (small, big, again)] == [{0}, {1}, {2}]
     assert predictors["visible"].predict([]) == []
 
 
@@ -132,6 +133,14 @@ def test_zoomed_images_meet_anchors_of_the_same_pixels(tmp_path: Path, reference
     assert found.size == (80, 100) and (found.boxes_xyxy <= (100, 80, 100, 80)).all()
     with pytest.raises(RequestError, match=r"zoom must lie in 0\.1\.\.10, not 0"):
         load_detector(file, zoom=0)
+
+
+def test_a_zoom_keeps_the_shape_and_what_it_misses_is_said(tmp_path: Path) -> None:
+    """Sides are multiples of 32: rounded each by itself they would be 288 x 672 at 1.03."""
+    file = write_checkpoint(tmp_path / "c.ckpt", "input.size=[288,640]")
+    assert load_detector(file, device="cpu", zoom=1.03).input_size == (288, 640)
+    with pytest.warns(Doubt, match=r"zoom 0\.5: images become 352x160 pixels, 0\.55 .* wide and 0\.56"):
+        load_detector(file, device="cpu", zoom=0.5)
 
 
 def test_the_score_threshold(predictors: dict[str, Predictor]) -> None:

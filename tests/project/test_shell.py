@@ -41,7 +41,9 @@ def test_help_shows_examples(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["no-such-command"], *([name, "--no-such-option"] for name in COMMANDS)], ids=str
+    "words",
+    [[], ["no-such-command"], ["test", "RUN", "--name", ".."], *([name, "--no-such-option"] for name in COMMANDS)],
+    ids=str,
 )
 def test_a_wrong_word_is_one_sentence_that_names_help(words: list[str]) -> None:
     done = command(*words)
