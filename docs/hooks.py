@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "experiments/README.md": "experiments.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES["ssd_effnet/detectors/README.md"] = "detector.md"
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 _ROLE = re.compile(r":\w+:<code>~?\.?(?:[\w.]+\.)?(\w+)</code>")
 

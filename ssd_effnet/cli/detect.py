@@ -3,7 +3,10 @@
 Writes annotated images and videos under the inputs' names, and the detections: detections.json (COCO results),
 images.json (names of its image ids) and detections_kaist.txt.
 
+DETECTOR: a run's directory, a .ckpt, a .safetensors, or people, the package's own for visible pictures (default).
+
 examples:
+  ssd-effnet detect street.jpg --out found
   ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
   ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs more/*.png --out found --score 0.5
   ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found   (pairs: equal names in visible/ and lwir/)
@@ -21,9 +24,8 @@ from ssd_effnet.cli import shell
 
 
 def parser() -> shell.Parser:
-    parser = shell.Parser(__doc__, prog="ssd-effnet detect")
+    parser = shell.Parser(__doc__, prog="ssd-effnet detect", usage="%(prog)s [DETECTOR] INPUT ... --out DIR [options]")
     add = parser.add_argument
-    add("checkpoint", type=Path, help="a .ckpt, or a run directory")
     add("inputs", nargs="+", metavar="INPUT", help="images, videos, folders with all below them")
     add("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
     add("--score", type=shell.share, default=0.3, metavar="S", help="least score of a detection (default: 0.3)")
@@ -37,7 +39,8 @@ def parser() -> shell.Parser:
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parser().completed().parse_intermixed_args(argv)
+    options = parser()
+    arguments = options.completed().parse_intermixed_args(argv)
     # a file that cannot be read is one sentence of ours, not several of the libraries below
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -49,11 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ssd_effnet import load_detector
     from ssd_effnet.inference.detect import detect
     from ssd_effnet.inference.sources import find_sources, frame_count, listed
+    from ssd_effnet.training.run_directory import is_detector
 
-    predictor = load_detector(arguments.checkpoint, device=arguments.device, zoom=arguments.zoom)
+    detector, *inputs = map(Path, arguments.inputs)
+    if not is_detector(detector) and (detector.exists() or not inputs):
+        detector, inputs = Path("people"), arguments.inputs
+    elif not inputs:
+        options.error(f"{detector} is a detector; behind it come images, videos or folders")
+    predictor = load_detector(detector, device=arguments.device, zoom=arguments.zoom)
     others: Counter[str] = Counter()
     side: Side = "lwir" if predictor.modality == "lwir" else "visible"
-    sources = find_sources(arguments.inputs, side=side, leave_out=arguments.out, others=others)
+    sources = find_sources(inputs, side=side, leave_out=arguments.out, others=others)
     total = sum(map(frame_count, sources))
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if others:

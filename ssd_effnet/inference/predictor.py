@@ -42,12 +42,13 @@ Pair: TypeAlias = tuple[Image, Image]
 _NO_BOXES = np.zeros((0, 4), np.float32)
 
 
-def load_detector(path: str | Path, *, device: str = "auto", zoom: float = 1.0) -> Predictor:
+def load_detector(path: str | Path = "people", *, device: str = "auto", zoom: float = 1.0) -> Predictor:
     """Load a trained detector from a checkpoint, which contains its experiment.
 
     Args:
         path: a checkpoint, or a run's directory, which stands for its tested checkpoint. In an unfinished run that is
-            ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one.
+            ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one. ``people``: the detector of
+            the package, of visible pictures.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
         zoom: factor of the input's sides relative to training, to multiples of 32; anchors keep their pixels. For
             smaller people than in training; time grows with the square.

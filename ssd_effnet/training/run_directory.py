@@ -37,6 +37,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# detectors of the package by name
+SHIPPED = {file.stem: file for file in sorted(Path(__file__).parents[1].glob("detectors/*.safetensors"))}
+
 
 class RunError(Failure, RuntimeError):
     """A run cannot start or continue."""
@@ -339,24 +342,31 @@ class RunDirectory:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Checkpoint of a path: the file, or a run's tested or best one.
+    """Checkpoint of a path: the file, a run's tested or best one, or a detector of :data:`SHIPPED`.
 
     Raises:
         WeightsError: there is none.
     """
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise WeightsError(f"{path}: there is no such checkpoint or run directory")
     directory = RunDirectory(path)
     files = [directory.best, directory.last]
     if directory.results_file.is_file() and (tested := directory.results().get("checkpoint")):
         files = [directory.last.with_name(str(tested))]
-    for file in files:
+    for file in filter(None, (*files, SHIPPED.get(str(path)))):
         if file.is_file():
             return file
+    if not path.is_dir():
+        raise WeightsError(f"{path}: there is no such checkpoint, run directory or detector ({', '.join(SHIPPED)})")
     wanted = " and ".join(map(str, files))
     raise WeightsError(f"{path}: is no run directory with a checkpoint of its own; looked for {wanted}")
+
+
+def is_detector(path: Path) -> bool:
+    """Whether a path looks like what :func:`checkpoint_file` takes. Pictures do not."""
+    run = RunDirectory(path)
+    shipped = str(path) in SHIPPED and not path.exists()
+    return shipped or path.suffix in (".ckpt", ".safetensors") or run.config_file.is_file() or run.last.parent.is_dir()
 
 
 @functools.lru_cache(maxsize=256)

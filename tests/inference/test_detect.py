@@ -301,7 +301,11 @@ def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("{c}", "--out", "o"), 2, "INPUT"),
+        (("{c}", "--out", "o"), 2, "is a detector; behind it come images"),
+        (("people", "--out", "o"), 2, "is a detector; behind it come images"),
+        (("--out", "o"), 2, "INPUT"),
+        (("nothing.jpg", "--out", "o"), 1, "error: nothing.jpg: there is no such file or folder"),
+        (("runs/other/seed0", "x.jpg", "--out", "o"), 1, "error: runs/other/seed0: there is no such checkpoint"),
         (("{c}", "x.jpg", "--out", "o", "--score", "3"), 2, r"should lie in 0..1"),
         (("{c}", "nothing.jpg", "--out", "o"), 1, "error: nothing.jpg: there is no such file or folder"),
         (("{c}", "x.jpg", "--out", "o", "--device", "vulkan"), 1, "error: device 'vulkan': torch finds none here"),

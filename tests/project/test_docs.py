@@ -217,7 +217,7 @@ def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
         for file in ("mine/seed0/errors/index.html", "mine/seed0/results.json", "mine_study/report/index.html"):
             assert (sandbox / "runs" / file).is_file(), file
         assert (sandbox / "runs/mine/seed0/checkpoints/best.onnx").is_file()
-        assert list((sandbox / "found").rglob("*.jpg")) and (sandbox / "found" / "detections.json").is_file()
+        assert list((sandbox / "found_mine").rglob("*.jpg")) and (sandbox / "found_mine" / "detections.json").is_file()
 
 
 def test_the_librarys_page_runs(
@@ -309,7 +309,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     library = (tmp_path / "site" / "library" / "index.html").read_text("utf-8")
     assert "load_detector" in library and ":meth:" not in library and ":class:" not in library
-    assert (tmp_path / "site" / "repository" / "experiments" / "pennfudan.yaml").is_file()
+    assert (tmp_path / "site" / "repository" / "experiments" / "people.yaml").is_file()
 
 
 def test_the_citation_says_what_the_package_says() -> None:

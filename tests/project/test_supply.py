@@ -80,3 +80,4 @@ def test_a_wheel_holds_the_experiments(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(tmp_path / "built" / "ssd_effnet" / "experiments"), "lite0"], done.stderr
     shipped = {path.name for path in (tmp_path / "built" / "ssd_effnet" / "experiments").rglob("*") if path.is_file()}
     assert shipped == {path.name for path in (ROOT / "experiments").rglob("*.yaml")}
+    assert (tmp_path / "built" / "ssd_effnet" / "detectors" / "people.safetensors").is_file()
