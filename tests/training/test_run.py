@@ -515,7 +515,7 @@ def test_a_run_begins_with_the_weights_that_another_was_tested_with(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "there is no such checkpoint or run directory"), (b"x", "is not read"), ({}, "not one of")],
+    [(None, "there is no such checkpoint, run directory"), (b"x", "is not read"), ({}, "not one of")],
 )
 def test_weights_that_cannot_be_begun_with_are_named(
     content: object, says: str, few_pairs: Path, tmp_path: Path
