@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_kaist.classes import PERSON
 from data_kaist.errors import Doubt
 
 
@@ -27,6 +28,10 @@ class MarkingKind:
     legend: str
     colour: tuple[int, int, int]
     dashed: bool = False
+
+    def words(self, of_class: str) -> str:
+        """The legend with the name of a class."""
+        return self.legend.replace(PERSON, of_class)
 
 
 KINDS: dict[str, MarkingKind] = {

@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_kaist.errors import RequestError
 from ssd_effnet.cli import shell
 
 STAGES = {
@@ -98,7 +97,7 @@ def run_gpu(a: argparse.Namespace) -> None:
     sizes: Sequence[tuple[int, int]] = a.size or SIZES
     if a.tiny:
         if a.experiments or a.size:
-            raise RequestError("--tiny takes lite0 at 64x96 and no --experiments or --size")
+            parser().error("--tiny takes lite0 at 64x96 and no --experiments or --size")
         trial = Trial(device, 1, batch=2, inference=(1, 2), loaded=(2,), frames=8, workers=0, compiled=False)
         names, sizes = ("lite0",), ((64, 96),)
     machine = machine_line(str(device), 0, f"{trial.steps} steps of {trial.batch} images, of larger batches 3 or more")

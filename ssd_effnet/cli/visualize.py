@@ -38,8 +38,8 @@ def errors(run: Path, out: Path | None, data: dict[str, Any], **settings: Any) -
     from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
     is_run = run.is_dir() or run.suffix == ".ckpt"
-    name = str(run.parent / run.stem).strip("./").replace("/", "_")
-    out = out or (RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{name}"))
+    beside = RunDirectory.holding(run).path / "errors" if is_run else Path(f"errors_{_flat(run.parent / run.stem)}")
+    out = out or beside
     (tested,) = FinishedRun.load_all([run], **data).values()
     page = write_errors(tested, out, **settings)
     table = [f"{row[0]:<38}{row[1]:>7}{row[3]:>12}" for row in page.charts[0].rows]
@@ -93,7 +93,7 @@ def features(run: Path, image: str, detection: int, out: Path | None, overrides:
     predictor, directory = load_detector(run), RunDirectory.holding(run)
     predictor.experiment = directory.at_hand(predictor.experiment, overrides)
     sample, truth = find_sample(predictor, image, directory)
-    out = out or directory.path / "pictures" / f"features_{image.strip('./').replace('/', '_')}"
+    out = out or directory.path / "pictures" / f"features_{_flat(image)}"
     pictures, table = write_features(predictor, sample, out, truth=truth, detection=detection)
     shell.print_table(table)
     return "\n".join(map(str, pictures))
@@ -189,6 +189,11 @@ def parser() -> shell.Parser:
         parsers[call].add_overrides("where the data are: data.root=...")
     parsers[data].add_overrides("settings that differ, before the options")
     return parser
+
+
+def _flat(given: str | Path) -> str:
+    """A path in one name."""
+    return str(given).strip("./").replace("/", "_")
 
 
 def positive_number(text: str) -> float:

@@ -81,8 +81,7 @@ def save_panels(
 
 def add_legend(figure: Figure, kinds: Iterable[str], of_class: str = PERSON) -> None:
     """Add a legend of box kinds below."""
-    words = {kind: KINDS[kind].legend.replace(PERSON, of_class) for kind in kinds}
-    if handles := [outline(np.array([0, 0, 1, 1]), kind, label=said) for kind, said in words.items()]:
+    if handles := [outline(np.array([0, 0, 1, 1]), kind, label=KINDS[kind].words(of_class)) for kind in kinds]:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
 
 
