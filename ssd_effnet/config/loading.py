@@ -286,37 +286,38 @@ def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
         config.data.lwir_range = None
     for name, stated in layer.items():
         if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
-            for key in choice_fields(keys.type_of(config[name])).keys() & stated.keys():
-                _choose(config, name, key, stated[key], source)
+            _choose(config, name, stated, source)
     already = set(_choice_keys(config))
     for key, value in _leaves(layer, config, source, ()):
         if key not in already:
             _put(config, key, value, source)
 
 
-def _choose(config: DictConfig, name: str, key: str, value: Any, source: str) -> None:
-    """Set a key that names an entry. Arguments stay if the old and the new entry are of one class."""
-    dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
-    known = keys.choices(dotted, config)
-    if several and not isinstance(value, list):
-        raise ConfigError(f"{source}: key `{dotted}`: expected list of names, for example [{','.join(known[:2])}]")
-    for one in value if several else [value]:
-        if one not in known and one not in choice_fields(keys.type_of(config[name]))[key]:
-            raise ConfigError(
-                f"{source}: key `{dotted}`: {one!r} is not one of {', '.join(known)}{nearest(str(one), known)}"
-            )
-    if several and len(set(value)) < len(value):
-        raise ConfigError(f"{source}: key `{dotted}`: names each once, not {as_written(value)}")
+def _choose(config: DictConfig, name: str, layer: dict[str, Any], source: str) -> None:
+    """Set a group's keys that name entries. Arguments stay if the old and the new entry are of one class."""
     kind: Any = keys.type_of(config[name])
-    of, stated = choice_fields(kind)[key], cast("dict[str, Any]", OmegaConf.to_container(config[name]))
-    if value == stated[key]:
-        return
-    if not several:
-        before = of.get(str(stated[key]))
-        if before is None or value not in of or maker(before) is not maker(of[value]):
-            gone = of.arguments(str(stated[key])) if before else {}
-            stated = {k: v for k, v in stated.items() if k not in gone}
-    config[name] = OmegaConf.structured(group(kind.base, {**stated, key: value}))
+    changed, gone = dict[str, Any](), set[str]()
+    for key, of in choice_fields(kind).items():
+        if key not in layer or (value := layer[key]) == config[name][key]:
+            continue
+        dotted, several = f"{name}.{key}", isinstance(config[name][key], ListConfig)
+        known = keys.choices(dotted, config)
+        if several and not isinstance(value, list):
+            raise ConfigError(f"{source}: key `{dotted}`: expected list of names, for example [{','.join(known[:2])}]")
+        for one in value if several else [value]:
+            if one not in known and one not in of:
+                raise ConfigError(
+                    f"{source}: key `{dotted}`: {one!r} is not one of {', '.join(known)}{nearest(str(one), known)}"
+                )
+        if several and len(set(value)) < len(value):
+            raise ConfigError(f"{source}: key `{dotted}`: names each once, not {as_written(value)}")
+        changed[key] = value
+        before = None if several else of.get(str(config[name][key]))
+        if before is not None and (value not in of or maker(before) is not maker(of[value])):
+            gone |= of.arguments(str(config[name][key])).keys()
+    if changed:
+        stated = cast("dict[str, Any]", OmegaConf.to_container(config[name]))
+        config[name] = group(kind.base, {key: value for key, value in stated.items() if key not in gone} | changed)
 
 
 def set_key(config: DictConfig, key: str, value: Any, source: str) -> None:

@@ -19,16 +19,8 @@ class ConfigError(Failure, ValueError):
     """An invalid experiment: one sentence with file, key and valid values."""
 
 
-class _Loader(yaml.BaseLoader):
-    """YAML loader that leaves scalars as text. YAML 1.1 reads 010 as 8, and no as False.
-
-    Duplicate keys and aliases are refused: nine lines of aliases can expand to a billion values.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"*{self.peek_event().anchor}: aliases are not read")  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)
+class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]
+    """YAML loader that leaves scalars as text. YAML 1.1 reads 010 as 8, and no as False. Duplicate keys are refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -36,7 +28,8 @@ class _Loader(yaml.BaseLoader):
             if key.value in seen:
                 raise ConfigError(f"key `{key.value}` is a duplicate (line {key.start_mark.line + 1})")
             seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml(path: Path, kind: str) -> Any:
@@ -56,6 +49,13 @@ def read_yaml(path: Path, kind: str) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """Lists and mappings of a YAML text. Values are texts, for the schema to read; errors begin with ``where``."""
     try:
+        depth = 0
+        for event in yaml.parse(text, _Loader):
+            if isinstance(event, yaml.AliasEvent):  # nine lines of aliases can expand to a billion values
+                raise ConfigError(f"*{event.anchor}: aliases are not read")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 100:  # libyaml takes minutes for 100,000
+                raise ConfigError("is nested too deeply")
         return yaml.load(text, _Loader)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -1,6 +1,7 @@
 """Experiments as files: inheritance, overrides, and complaints that help."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,13 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
+loaded = cache(load_experiment)  # to look at
+
+
 def load_base(path: Path) -> ExperimentConfig:
     """An experiment's base; the defaults without one."""
     chain = layers_of(path)
-    return load_experiment(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
+    return loaded(chain[1][0]) if len(chain) > 1 else ExperimentConfig()
 
 
 @pytest.fixture
@@ -182,23 +186,18 @@ def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_an_experiment_changes_what_it_says(path: Path) -> None:
-    experiment = load_experiment(path)
+def test_an_experiment_changes_what_it_says_and_says_what_else(path: Path) -> None:
+    """``Changes together: KEY, GROUP: why`` in the description; 00 is what the chain begins with."""
+    experiment = loaded(path)
     assert differences(experiment, load_base(path)) == sorted(experiment.changes)
     assert experiment.description.strip().endswith((".", "?")) and "?" in experiment.description
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_an_experiment_changes_one_thing_or_says_what_else(path: Path) -> None:
-    """``Changes together: KEY, GROUP: why`` in the description; 00 is what the chain begins with."""
-    experiment = load_experiment(path)
     said = re.search(r"Changes together: ([\w., ]+): \S", experiment.description)
     if said:
         named = said[1].split(", ")
         assert [key for key in experiment.changes if not {key, key.split(".")[0]} & set(named)] == []
         assert set(named) <= {part for key in experiment.changes for part in (key, key.split(".")[0])}
     else:
-        assert len(experiment.changes) == 1 or not load_experiment(path).ancestors
+        assert len(experiment.changes) == 1 or not experiment.ancestors
     if path.name[:2].isdigit() and said:  # a step of the chain names each key
         assert sorted(named) == sorted(experiment.changes)
 
@@ -206,15 +205,15 @@ def test_an_experiment_changes_one_thing_or_says_what_else(path: Path) -> None:
 def test_the_chain_is_in_the_order_of_its_questions() -> None:
     steps = [path for path in EXPERIMENTS if path.name[0].isdigit() and "name: timm/" not in path.read_text()]
     files = {path.name.split("_")[0]: path for path in steps}
-    loaded = {step: load_experiment(path) for step, path in files.items()}
-    parents = {step: e.ancestors[0].split("_")[0] for step, e in loaded.items() if step != "00"}
+    chain = {step: loaded(path) for step, path in files.items()}
+    parents = {step: e.ancestors[0].split("_")[0] for step, e in chain.items() if step != "00"}
     wanted = (
         "00b:00 01:00b 01a:01 01b:01 02:01 02a:02 03:02 04:02 05:04 06c:05 06:06c 06a:06 06b:06 07:06 07a:07 07b:07a "
         "08:07b 09:08 10:08 11:08 12:08 13:02 13a:02 13b:02 13c:02 14:02 14a:14 15:02 15a:02 16:02 16a:16 17:pennfudan "
         "18:02 19:02 20:lite0 20a:20 20b:20a 20c:20b 20d:20b"
     )
     assert parents == dict(step.split(":") for step in wanted.split())
-    assert {e.backbone.pretrained for e in loaded.values()} == {"imagenet"}
+    assert {e.backbone.pretrained for e in chain.values()} == {"imagenet"}
 
 
 def test_null_is_the_normalisation_of_the_weights(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,7 +219,7 @@ def equal_pair(random: np.random.Generator, seeds: int, images: float, spread: f
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("images", [0, 1, 3])
+@pytest.mark.parametrize("images", [0, 3])
 @pytest.mark.parametrize("spread", [1, 8])
 def test_equal_experiments_are_told_apart_as_rarely_as_is_said(seeds: int, images: float, spread: float) -> None:
     random = np.random.default_rng(1)
