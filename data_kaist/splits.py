@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class FrameName(NamedTuple):
     number: int
 
     @classmethod
+    @cache
     def parse(cls, name: str) -> FrameName:
         """The numbers in ``setXX/VYYY/IZZZZZ``; :class:`SplitError` for anything else."""
         match = _NAME.fullmatch(name)

@@ -28,8 +28,7 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mi
             if key.value in seen:
                 raise ConfigError(f"key `{key.value}` is a duplicate (line {key.start_mark.line + 1})")
             seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+        return dict(super().construct_mapping(node, deep))
 
 
 def read_yaml(path: Path, kind: str) -> Any:

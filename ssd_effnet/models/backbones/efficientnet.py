@@ -138,7 +138,7 @@ class EfficientNet(Backbone):
     def _initialise(self) -> None:
         """Normal weights with variance 2 / fan-out; depthwise: fan-out is the filter's area."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 if module.bias is not None:
