@@ -30,7 +30,7 @@ from data_kaist.synthetic.writer import MARKER, UNFINISHED, _bbgt, frame_ids, is
 from ssd_effnet.cli.synthesize import main
 
 SIZE = (256, 320)
-FRAMES = 150
+FRAMES = 100
 DAY_SETS = {"set00", "set01", "set02", "set06", "set07", "set08"}
 
 
