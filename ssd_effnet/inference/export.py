@@ -31,7 +31,7 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.fusion import CHANNEL_NAMES, CHANNELS
 from ssd_effnet.models.weights import PREFIX, SAFETENSORS
 from ssd_effnet.training.environment import git_state
-from ssd_effnet.training.run_directory import RunDirectory, checkpoint_file
+from ssd_effnet.training.run_directory import SHIPPED, RunDirectory, checkpoint_file
 
 Nms = Literal["inside", "outside"]
 
@@ -98,7 +98,7 @@ def export_detector(
 
     Args:
         checkpoint: a ``.ckpt``, or a run's directory (see :func:`ssd_effnet.inference.predictor.load_detector`).
-        out: the file; None: beside the checkpoint, under its name. An existing file is replaced.
+        out: the file; None: beside the checkpoint, under its name, or here if it is of the package. One is replaced.
         size: (height, width) of the images; None: as in training. Anchors are stretched with the image.
         nms: see :class:`ExportedDetector`.
 
@@ -108,7 +108,8 @@ def export_detector(
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ExportError(f"ONNX needs the Python packages {' and '.join(missing)}: pip install '.[export]'")
     file = checkpoint_file(Path(checkpoint))
-    path = file.with_suffix(".onnx") if out is None else Path(out)
+    folder = Path() if file in SHIPPED.values() else file.parent  # nothing is written into the package
+    path = folder / f"{file.stem}.onnx" if out is None else Path(out)
     if path.resolve() == file.resolve():
         raise ExportError(f"{path}: is the checkpoint, which would be replaced; choose another --out")
     predictor = load_detector(file, device="cpu")

@@ -54,18 +54,8 @@ from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figu
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS
+from ssd_effnet.training import callbacks as hooks
 from ssd_effnet.training import devices, preflight
-from ssd_effnet.training.callbacks import (
-    DataShare,
-    Doubts,
-    EMAWeightAveraging,
-    EpochLines,
-    FusionWeights,
-    MetricsCsv,
-    ModelCheckpoint,
-    Pictures,
-    ScalarLayout,
-)
 from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
@@ -238,24 +228,27 @@ class _Session:
             preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
         self.timer = Timer()  # its state is in the checkpoint: a resumed run adds up the times
-        self.profiler = DataShare()
-        self.rows = MetricsCsv(directory.metrics_file)
+        self.profiler = hooks.DataShare()
+        self.rows = hooks.MetricsCsv(directory.metrics_file)
         keep = partial(
-            ModelCheckpoint, dirpath=directory.last.parent, enable_version_counter=False, save_on_train_epoch_end=True
+            hooks.ModelCheckpoint,
+            dirpath=directory.last.parent,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
         )
         mode = metric_of(t.monitor).mode
         self.best = keep(filename="best", monitor=t.monitor, mode=mode, every_n_epochs=t.validate_every)
-        used: list[Callback] = [self.timer, self.stop, *callbacks, Doubts(datasets, echo), ScalarLayout()]
-        used += [FusionWeights(), self.rows]  # before the file, which records its metrics
+        used: list[Callback] = [self.timer, self.stop, *callbacks, hooks.Doubts(datasets, echo), hooks.ScalarLayout()]
+        used += [hooks.FusionWeights(), self.rows]  # before the file, which records its metrics
         # without validation no epoch is best. The last one has a callback of its own:
         # ModelCheckpoint's save_last writes only when there is a new best
         used += [*([self.best] if "val" in datasets else []), keep(filename="last")]
         if t.ema_decay:
-            used.append(EMAWeightAveraging(decay=t.ema_decay))
+            used.append(hooks.EMAWeightAveraging(decay=t.ema_decay))
         if "val" in datasets and t.panel_images:
-            used.append(Pictures(datasets["val"], t.panel_images))
+            used.append(hooks.Pictures(datasets["val"], t.panel_images))
         on_terminal = echo is print and sys.stderr.isatty()
-        used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else EpochLines(echo))
+        used.append(TQDMProgressBar(refresh_rate=LOG_EVERY) if on_terminal else hooks.EpochLines(echo))
         self.trainer = Trainer(
             **devices.devices(experiment),
             precision=t.precision,

@@ -353,7 +353,8 @@ def checkpoint_file(path: Path) -> Path:
     files = [directory.best, directory.last]
     if directory.results_file.is_file() and (tested := directory.results().get("checkpoint")):
         files = [directory.last.with_name(str(tested))]
-    for file in filter(None, (*files, SHIPPED.get(str(path)))):
+    shipped = None if directory.config_file.is_file() else SHIPPED.get(str(path))  # a run of that name is meant
+    for file in filter(None, (*files, shipped)):
         if file.is_file():
             return file
     if not path.is_dir():
