@@ -3,13 +3,13 @@
 Writes annotated images and videos under the inputs' names, and the detections: detections.json (COCO results),
 images.json (names of its image ids) and detections_kaist.txt.
 
-DETECTOR: a run's directory, a .ckpt, a .safetensors, or people, the package's own for visible pictures (default).
+DETECTOR: a run's directory, a .ckpt, a .safetensors, the package's people (default) or, for two cameras, pairs.
 
 examples:
   ssd-effnet detect street.jpg --out found
   ssd-effnet detect runs/lite0/seed0 street.jpg film.mp4 --out found
   ssd-effnet detect runs/lite0/seed0/checkpoints/best.ckpt photographs more/*.png --out found --score 0.5
-  ssd-effnet detect runs/lite0/seed0 data/kaist/images/set06 --out found   (pairs: equal names in visible/ and lwir/)
+  ssd-effnet detect pairs data/kaist/images/set06 --out found   (equal names in visible/ and lwir/)
   ssd-effnet detect runs/lite0/seed0 film.avi --out found --zoom 2 --no-pictures
 """
 

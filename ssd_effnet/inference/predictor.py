@@ -47,8 +47,8 @@ def load_detector(path: str | Path = "people", *, device: str = "auto", zoom: fl
 
     Args:
         path: a checkpoint, or a run's directory, which stands for its tested checkpoint. In an unfinished run that is
-            ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one. ``people``: the detector of
-            the package, of visible pictures.
+            ``checkpoints/best.ckpt``, or ``last.ckpt`` if there is no best one. ``people`` and ``pairs``: those
+            of the package, of visible pictures and of visible and LWIR pairs.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU where there is one.
         zoom: factor of the input's sides relative to training, to multiples of 32; anchors keep their pixels. For
             smaller people than in training; time grows with the square.

@@ -12,11 +12,14 @@ from safetensors import safe_open
 from untrained import of_pairs
 
 import ssd_effnet
+from data_kaist.errors import ImageError
 from data_kaist.layouts import DataSource
+from data_kaist.synthetic import write_dataset
 from ssd_effnet import load_detector
 from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.detection.boxes import iou
+from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.training.run import _begin_from
 from ssd_effnet.training.run_directory import SHIPPED
 
@@ -42,12 +45,30 @@ def test_people_is_the_default_and_finds_them(shared: Path, tmp_path: Path) -> N
     assert done.returncode == 0 and f"{len(found)} " in done.stdout, done.stderr
 
 
+def test_pairs_finds_people_by_both_cameras(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 40, (512, 640), 3)
+    frames = DataSource("kaist", tmp_path).frames("test-all-20", modality="early")
+    detector = load_detector("pairs", device="cpu")
+    shares: list[float] = []
+    for frame, found in zip(frames, detector.predict([(f.visible, f.lwir) for f in frames], score=0.3), strict=True):
+        people = frame.annotations
+        seen = (people.labels == "person") & (people.height >= 55) & (people.occlusion == 0)
+        overlap = iou(*(torch.from_numpy(x)[None].float() for x in (people.boxes_xyxy[seen], found.boxes_xyxy)))[0]
+        shares += (overlap > 0.5).any(1).tolist()
+    assert len(shares) > 8 and np.mean(shares) > 0.8
+    with pytest.raises(ImageError, match="needs pairs"):
+        detector.predict([frames[0].visible])
+
+
 def test_a_folder_of_its_name_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("people").mkdir()
     assert cv2.imwrite("people/a.png", np.zeros((64, 96, 3), np.uint8))
     done = command("detect", "people", "--out", "found")
     assert done.returncode == 0 and done.stdout.startswith("1 images"), done.stderr
+    Path("people/config.yaml").write_text("description: a run without a checkpoint\n")
+    with pytest.raises(WeightsError, match="people: is no run directory with a checkpoint"):
+        load_detector("people")
 
 
 def test_a_run_begins_from_people(few_pairs: Path) -> None:
