@@ -46,7 +46,13 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", list(GOLDEN))
+VARIANTS = {"02a_widen_1x1", "06c_sum", "07_repeated_fpn", "07a_one_width", "07b_nearest"}
+VARIANTS |= {"09_panet", "10_nas_fpn", "11_fully_connected", "12_simplified_panet"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in GOLDEN]
+)
 def test_golden_values(name: str) -> None:
     found = cost_of(experiment(name))
     assert (found.parameters, round(found.multiply_adds / 1e6), found.anchors) == GOLDEN[name]
