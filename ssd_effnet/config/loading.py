@@ -115,6 +115,8 @@ def elsewhere(experiment: ExperimentConfig, overrides: Sequence[str], free: Sequ
     Raises:
         ConfigError: one of a key that is not free, or that :func:`load_experiment` would refuse.
     """
+    if not overrides:
+        return deepcopy(experiment)
     config = OmegaConf.structured(experiment)
     for override in overrides:
         source = f"override {override!r}"

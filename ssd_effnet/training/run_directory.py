@@ -157,7 +157,7 @@ class RunDirectory:
         A relative ``data.root``, and relative annotations of a split, are looked for where the run was started, here,
         and in the folders around the run; ``overrides`` are keys of :data:`ssd_effnet.config.loading.WHERE`.
         """
-        moved = elsewhere(experiment, overrides) if overrides else deepcopy(experiment)
+        moved = elsewhere(experiment, overrides)
         begun = self.environment().get("folder", "") if self.environment_file.is_file() else ""
         folders = [Path(begun), Path(), *self.path.resolve().parents]
         if not any(override.partition("=")[0].strip() == "data.root" for override in overrides):
