@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Bgr = tuple[float, float, float]
 
 SUBPIXEL_BITS = 4
+_CIRCLE = np.cos(np.arange(16) * (np.pi / 8)), np.sin(np.arange(16) * (np.pi / 8))
 
 
 def palette(colours: str) -> tuple[Bgr, ...]:
@@ -48,7 +49,7 @@ class Camera:
     def project(self, xyz: np.ndarray) -> np.ndarray:
         """Pixels ``(n, 2)`` (column, row) of points in metres. Points are ``(n, 3)`` with Z > 0; pixels are float64."""
         scale = self.focal / xyz[:, 2]
-        return np.stack([self.centre_x + xyz[:, 0] * scale, self.horizon + (self.height - xyz[:, 1]) * scale], axis=1)
+        return np.array([self.centre_x + xyz[:, 0] * scale, self.horizon + (self.height - xyz[:, 1]) * scale]).T
 
 
 class Canvas:
@@ -84,7 +85,7 @@ class Canvas:
         low, high = uv.min(axis=0), uv.max(axis=0)
         if high[0] < 0 or high[1] < 0 or low[0] >= self.depth.shape[1] or low[1] >= self.depth.shape[0]:
             return
-        points = np.round(uv * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        points = np.rint(uv * (1 << SUBPIXEL_BITS)).astype(np.int32, order="C")
         cv2.fillPoly(self.paint, [points], (*bgr, heat), cv2.LINE_AA, SUBPIXEL_BITS)
         if self.glows and (glow is not None or depth is not None):
             cv2.fillPoly(self.glow, [points], glow or (0.0, 0.0, 0.0), cv2.LINE_8, SUBPIXEL_BITS)
@@ -129,8 +130,7 @@ class Canvas:
         plane: str = "xy",
     ) -> None:
         """Fill an ellipse in the ``xy`` or the ``zy`` plane. ``radius`` is in metres, along X or Z and along Y."""
-        angle = np.arange(16) * (2 * np.pi / 16)
-        corners = np.tile(np.array(centre, float), (16, 1))
-        corners[:, 0 if plane == "xy" else 2] += radius[0] * np.cos(angle)
-        corners[:, 1] += radius[1] * np.sin(angle)
+        corners = np.array([centre] * 16, float)
+        corners[:, 0 if plane == "xy" else 2] += radius[0] * _CIRCLE[0]
+        corners[:, 1] += radius[1] * _CIRCLE[1]
         self.polygon(self.camera.project(corners), bgr, heat, centre[2] if solid else None, glow)

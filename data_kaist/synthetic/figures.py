@@ -17,6 +17,7 @@ SKIN = palette("cda587 c39678 aa7d5f dcb496")
 HAIR = palette("161414 261e1c 4b3728 7a7878")
 TOPS = palette("1c1c1e 282d3c 2c2a2d 606264 d2d0cd 962328 284678 96826e 3c5a3c be82a0 be963c 44464b")
 BOTTOMS = palette("1e1e20 2d3e5a 262d3c 525050 a08c78 c8c3be")
+_SWEEP = np.linspace(-np.pi / 2, np.pi / 2, 5)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Brush:
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
         uv = points * (self.scale, -self.scale) + (self.columns * self.over / 2, self.above * self.over)
-        return np.round(uv * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        return np.rint(uv * (1 << SUBPIXEL_BITS)).astype(np.int32, order="C")
 
     def polygon(self, points: list[tuple[float, float]] | np.ndarray, bgr: Bgr, warmth: float) -> None:
         """Fill a polygon; ``warmth`` 0..1."""
@@ -128,9 +129,8 @@ class _Brush:
         along = np.array(b) - np.array(a)
         length = float(np.hypot(*along))
         angle = float(np.arctan2(along[1], along[0])) if length > 1e-6 else -np.pi / 2
-        sweep = np.linspace(-np.pi / 2, np.pi / 2, 5)
-        end = np.array(b) + rb * np.stack([np.cos(angle + sweep), np.sin(angle + sweep)], axis=1)
-        start = np.array(a) - ra * np.stack([np.cos(angle + sweep), np.sin(angle + sweep)], axis=1)
+        half = np.array([np.cos(angle + _SWEEP), np.sin(angle + _SWEEP)]).T
+        end, start = np.array(b) + rb * half, np.array(a) - ra * half
         self.polygon(np.concatenate([end, start]), bgr, warmth)
 
     def oval(
@@ -138,7 +138,7 @@ class _Brush:
     ) -> None:
         """An ellipse, or its upper part only."""
         angle = np.linspace(-0.15, np.pi + 0.15, 12) if upper else np.arange(16) * (np.pi / 8)
-        self.polygon(np.stack([centre[0] + rx * np.cos(angle), centre[1] + ry * np.sin(angle)], axis=1), bgr, warmth)
+        self.polygon(np.array([centre[0] + rx * np.cos(angle), centre[1] + ry * np.sin(angle)]).T, bgr, warmth)
 
     def ring(self, centre: tuple[float, float], rx: float, ry: float, bgr: Bgr, warmth: float) -> None:
         """An ellipse's outline, for wheels."""

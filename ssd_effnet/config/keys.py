@@ -84,7 +84,8 @@ def choices(key: str, of: Node | None = None) -> tuple[str, ...]:
 
 def takes_text(key: str, of: Node | None = None) -> bool:
     """Whether the key's value is text: any, or one of a few words."""
-    kind = key_types(of).get(key, str if key in ("name", "description") else None)
+    field = fields_of(of or defaults()).get(key)
+    kind = field.type if field else str if key in ("name", "description") else None
     return kind is str or get_origin(kind) is Literal
 
 

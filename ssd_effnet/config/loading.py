@@ -243,7 +243,7 @@ def _needed_plugins(stated: Iterable[tuple[str, Any]]) -> list[str]:
 
 def _override(config: DictConfig, overrides: Iterable[str]) -> None:
     """Apply ``key=value``, names of choices before their arguments and a range of LWIR last, whatever the order."""
-    choosing = _choice_keys(config)
+    choosing = [key for key, field in keys.fields_of(config).items() if "registry" in field.metadata]
 
     def place(text: str) -> int:
         key = text.partition("=")[0].strip()
@@ -274,10 +274,6 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _choice_keys(config: DictConfig) -> list[str]:
-    return [key for key, field in keys.fields_of(config).items() if "registry" in field.metadata]
-
-
 def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
     """Merge a layer key by key; errors name the key. Keys that name entries are set first.
 
@@ -286,10 +282,11 @@ def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
     stated = layer["data"].keys() if isinstance(layer.get("data"), dict) else set[str]()
     if {"lwir_quantiles", "train"} & stated and "lwir_range" not in stated and config.data.lwir_quantiles is not None:
         config.data.lwir_range = None
+    already = set[str]()
     for name, stated in layer.items():
         if isinstance(stated, dict) and name in config and isinstance(config._get_node(name), DictConfig):
             _choose(config, name, stated, source)
-    already = set(_choice_keys(config))
+            already |= {f"{name}.{key}" for key in choice_fields(keys.type_of(config[name]))}
     for key, value in _leaves(layer, config, source, ()):
         if key not in already:
             _put(config, key, value, source)

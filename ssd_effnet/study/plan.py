@@ -65,7 +65,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
     """
     files = [find_experiment(path) for path in files]
-    names = [load_experiment(path).name for path in files]
+    names = [str(read_layer(path).get("name") or path.stem) for path in files]
     for pattern, setting in map(_split, overrides):
         if setting.partition("=")[0].strip() == "trainer.seed":
             raise ConfigError(f"override {setting!r}: the seeds of a study are those of --seeds")

@@ -148,8 +148,7 @@ class RunDirectory:
         """The resolved config; a RunError if there is no run, a ConfigError if it cannot be read."""
         if not self.config_file.is_file():
             raise RunError(f"{self}: is no run directory, it has no {self.config_file.name}")
-        stat = self.config_file.stat()
-        return deepcopy(_config(self.config_file, (stat.st_mtime_ns, stat.st_ino, stat.st_size)))
+        return _experiment_in(self.config_file)
 
     def at_hand(self, experiment: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
         """The run's experiment with the present location of its data.
@@ -180,13 +179,12 @@ class RunDirectory:
         config = self.experiment()
         for file in filter(Path.is_file, (self.last, self.best)):
             try:
-                content = read_checkpoint(file, mapped=True)
+                experiment = _experiment_in(file)
             except WeightsError as error:
                 if not self.results_file.is_file():
                     raise
                 warnings.warn(str(error), Doubt, stacklevel=2)
                 continue
-            experiment = experiment_of(content["experiment"], str(file))
             for group, _, key in (key.partition(".") for key in WHERE):
                 setattr(getattr(experiment, group), key, getattr(getattr(config, group), key))
             return experiment
@@ -370,10 +368,17 @@ def is_detector(path: Path) -> bool:
     return shipped or path.suffix in (".ckpt", ".safetensors") or run.config_file.is_file() or run.last.parent.is_dir()
 
 
+def _experiment_in(file: Path) -> ExperimentConfig:
+    stat = file.stat()
+    return deepcopy(_read(file, (stat.st_mtime_ns, stat.st_ino, stat.st_size)))
+
+
 @functools.lru_cache(maxsize=256)
-def _config(file: Path, stamp: tuple[int, ...]) -> ExperimentConfig:
-    """A run's config, cached until the file's ``stamp`` changes."""
-    return load_experiment(file)
+def _read(file: Path, stamp: tuple[int, ...]) -> ExperimentConfig:
+    """Experiment of a run's config or checkpoint, cached until the file's ``stamp`` changes."""
+    if file.suffix == ".yaml":
+        return load_experiment(file)
+    return experiment_of(read_checkpoint(file, mapped=True)["experiment"], str(file))
 
 
 def changes(begun: ExperimentConfig, now: ExperimentConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import tarfile
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from data_kaist.splits import STUDY_VALIDATION, FrameName, daytime_of, is_frame_
 @pytest.fixture(scope="module")
 def all_names(shared: Path) -> list[str]:
     """The 95,324 frames of KAIST, as the names of their annotation files."""
-    with tarfile.open(shared / "reference/kaist/annotations-xml.tar.gz") as tar:
-        return ["/".join(name.split("/")[1:])[:-4] for name in tar.getnames() if name.endswith(".xml")]
+    tar = ["tar", "-tzf", str(shared / "reference/kaist/annotations-xml.tar.gz")]  # five times as fast as tarfile
+    files = subprocess.run(tar, capture_output=True, text=True, check=True).stdout.splitlines()
+    return ["/".join(name.split("/")[1:])[:-4] for name in files if name.endswith(".xml")]
 
 
 def test_rules_reproduce_the_official_lists(shared: Path, all_names: list[str]) -> None:

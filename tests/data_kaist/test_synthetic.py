@@ -87,8 +87,8 @@ def image(twin: Path, frame: str, modality: str) -> np.ndarray:
 def test_the_seed_decides_every_byte_whatever_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = 20
-    monkeypatch.setattr(writer, "FRAMES_A_TASK", 5)
+    frames = 10
+    monkeypatch.setattr(writer, "FRAMES_A_TASK", 3)
     assert len(list(writer._tasks(frame_ids(frames)))) > 1
     for name, seed, jobs, wide in (("a", 3, 1, 0), ("b", 3, 2, 0), ("c", 4, 1, 0), ("d", 3, 1, 1), ("e", 3, 2, 1)):
         write_dataset(tmp_path / name, frames, (96, 128), seed, jobs, wide=bool(wide))
@@ -103,8 +103,8 @@ def test_the_seed_decides_every_byte_whatever_the_number_of_processes(
 
 
 def test_fewer_frames_are_a_part_of_more(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "few", 30, (96, 128), 0)
-    write_dataset(tmp_path / "more", 45, (96, 128), 0)
+    write_dataset(tmp_path / "few", 12, (96, 128), 0)
+    write_dataset(tmp_path / "more", 20, (96, 128), 0)
     few, more = all_bytes(tmp_path / "few"), all_bytes(tmp_path / "more")
     del few[MARKER]
     assert few.items() <= more.items()
