@@ -2,6 +2,7 @@
 
 import gc
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 from data_kaist.synthetic import write_dataset
 
@@ -18,6 +20,7 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
 
+SAVE_FIGURE = Figure.savefig
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -35,6 +38,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = getattr(item, "callspec", None) and item.callspec.params.get("path")  # type: ignore[attr-defined]
         if isinstance(path, Path) and path.suffix == ".yaml" and "name: timm/" in path.read_text(encoding="utf-8"):
             item.add_marker(pytest.mark.skip(reason="needs timm: make test-timm"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures() -> Iterator[None]:
+    """A third of the resolution: drawing and compressing pictures took a tenth of the suite's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        coarse = {"dpi": 40}
+        patch.setattr(Figure, "savefig", lambda self, *target, **more: SAVE_FIGURE(self, *target, **more | coarse))
+        yield
+
+
+@pytest.fixture
+def print_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of the resolution that users have."""
+    monkeypatch.setattr(Figure, "savefig", SAVE_FIGURE)
 
 
 @pytest.fixture(scope="session")

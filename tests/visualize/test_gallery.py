@@ -125,6 +125,7 @@ def test_the_notebook_runs(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 # ------------------------------------------------------------------------------------- figures, files of others
 
 
+@pytest.mark.usefixtures("print_size")
 def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
     visible: Path, halfway: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +266,7 @@ def test_galleries_show_files_of_others_as_they_show_runs(
     assert done.returncode == 0 and page.is_file(), done.stderr
 
 
+@pytest.mark.usefixtures("print_size")
 def test_curves_have_subsets_a_size_an_order_and_names(visible: Path, halfway: Path, tmp_path: Path) -> None:
     out = tmp_path / "curves.png"
     words = (halfway, visible, "--names", "second", "first", "--order", "given", "--subsets", "near", "all_h20")
