@@ -566,7 +566,7 @@ def lay_out_axes(axes: Any, least: float) -> None:
 
     floor = 0.6 * least
     ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if t >= floor]
-    axes.set(xscale="log", yscale="log", xlim=(2e-3, 2), ylim=(floor, 1.1), xlabel="false positives per image")
+    axes.set(xlim=(2e-3, 2), ylim=(floor, 1.1), xscale="log", yscale="log", xlabel="false positives per image")
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
