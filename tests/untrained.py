@@ -1,6 +1,7 @@
 """Small detectors and runs for tests, and checkpoints as a run writes them, of weights that have learned nothing."""
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 
+loaded = cache(load_experiment)  # to look at, not to change
 LITE0 = Path(__file__).parents[1] / "experiments" / "lite0.yaml"
 # of lite0: its three levels and three extra ones
 SIX_LEVELS = (

@@ -1,10 +1,10 @@
 """Experiments as files: inheritance, overrides, and complaints that help."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+from untrained import loaded
 
 from ssd_effnet.config.keys import key_types, options, settings
 from ssd_effnet.config.loading import (
@@ -20,9 +20,6 @@ from ssd_effnet.study.plan import plan
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-
-
-loaded = cache(load_experiment)  # to look at
 
 
 def load_base(path: Path) -> ExperimentConfig:

@@ -7,7 +7,6 @@ must parse all the same.
 from __future__ import annotations
 
 import ast
-import functools
 import os
 import re
 import shlex
@@ -24,7 +23,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from untrained import write_checkpoint
+from untrained import loaded, write_checkpoint
 
 from ssd_effnet import registry
 from ssd_effnet.build import build_detector
@@ -79,9 +78,6 @@ def parsed(words: list[str]) -> Any:
         return parser.parse_intermixed_args(expanded)
     except TypeError:  # argparse's answer where there are subcommands
         return parser.parse_args(expanded)
-
-
-loaded = functools.cache(load_experiment)  # a study's sixteen are read once
 
 
 def in_help(name: str) -> str:
