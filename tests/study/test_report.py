@@ -99,9 +99,9 @@ def studied(tmp_path_factory: pytest.TempPathFactory, few_pairs: Path) -> Path:
     )
     names = ("04_fpn", "05_deconv", "06_weighted_fusion", "07_repeated_fpn")
     files = [EXPERIMENTS / f"{WIDEN}.yaml", odd, *(EXPERIMENTS / f"{name}.yaml" for name in names)]
-    settings = [*SMALL, f"data.root={root}", "_odd*:trainer.epochs=4"]
+    settings, longer = [*SMALL, f"data.root={root}"], "_odd*:trainer.epochs=4"
     shares = {WIDEN: 0.4, ODD: 1.0, "04_fpn": 0.5, "05_deconv": 0.0, "06_weighted_fusion": 0.9}
-    jobs = [*plan(files[:2], [0, 1, 9], settings, out), *plan(files[2:], [0], settings[:-1], out)]
+    jobs = [*plan(files[:2], [0, 1, 9], [*settings, longer], out), *plan(files[2:], [0], settings, out)]
     for job in jobs:
         e = job.experiment
         if (e.trainer.seed == 0 and e.name in shares) or e.name in (WIDEN, ODD):
