@@ -1,4 +1,4 @@
 #!/usr/bin/env python
-from _door import run_command
+from _command import run_command
 
 run_command(__name__, "search")

@@ -25,7 +25,7 @@ from data_kaist.detections import form_of, read_categories, read_detections
 from data_kaist.errors import DataError, Doubt
 from data_kaist.files import write_whole
 from data_kaist.structures import Annotations, DetectionTable
-from ssd_effnet.evaluation import mistakes
+from ssd_effnet.evaluation import box_formats
 from ssd_effnet.evaluation.average_precision import AP_NAMES, AveragePrecision
 from ssd_effnet.evaluation.metrics import in_place
 from ssd_effnet.evaluation.miss_rate import Matcher, MissRate, MissRateEvaluator
@@ -135,7 +135,7 @@ class GroundTruth:
         return replace(table, image_index=index).rows(index >= 0), set(place)
 
     def doubt(self, path: Path | str, table: DetectionTable, evaluator: MissRateEvaluator) -> str:
-        """A sentence if the detections of a file look wrongly written (:mod:`ssd_effnet.evaluation.mistakes`)."""
+        """A sentence if the detections of a file look wrongly written (:mod:`ssd_effnet.evaluation.box_formats`)."""
 
         def others() -> Iterator[tuple[str, DetectionTable]]:
             if _listing(path) is not None:
@@ -152,7 +152,7 @@ class GroundTruth:
                 for c in sorted(set(category.tolist()) - self.person_categories):
                     yield f"its category {c} is the person", everything.rows(category == c)
 
-        return mistakes.doubt(evaluator, table, others)
+        return box_formats.doubt(evaluator, table, others)
 
     def say_doubts(self, tables: Mapping[Path, DetectionTable], evaluator: MissRateEvaluator) -> None:
         """Warn of each file whose detections look wrongly written."""

@@ -85,7 +85,7 @@ def test_every_script_is_another_name_of_a_command() -> None:
 @pytest.mark.parametrize("missing", ["ssd_effnet", "omegaconf", "torch"])
 def test_without_what_the_project_needs_a_sentence_says_how_to_install_it(missing: str) -> None:
     block = f"import sys; sys.modules[{missing!r}] = None; sys.path.insert(0, 'scripts'); sys.argv[1:] = ['lite0']"
-    done = run("-c", f"{block}; from _door import run_command; run_command('__main__', 'summarize')")
+    done = run("-c", f"{block}; from _command import run_command; run_command('__main__', 'summarize')")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"error: {missing} ")
     assert "`make setup`" in done.stderr and "`pip install .`" in done.stderr

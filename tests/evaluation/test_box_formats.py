@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_kaist.structures import Annotations, DetectionTable
+from ssd_effnet.evaluation.box_formats import doubt
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.mistakes import doubt
 from ssd_effnet.evaluation.scores import load_ground_truth
 
 WIDTH, HEIGHT = 640, 512
