@@ -21,6 +21,12 @@ SUBPIXEL_BITS = 4
 _CIRCLE = np.cos(np.arange(16) * (np.pi / 8)), np.sin(np.arange(16) * (np.pi / 8))
 
 
+def subpixels(uv: np.ndarray) -> np.ndarray:
+    """Pixels as OpenCV takes them with ``SUBPIXEL_BITS``: int32, rounded."""
+    points: np.ndarray = np.rint(uv * (1 << SUBPIXEL_BITS)).astype(np.int32, order="C")
+    return points
+
+
 def palette(colours: str) -> tuple[Bgr, ...]:
     """Colours written as ``rrggbb`` with blanks between."""
     return tuple((b, g, r) for r, g, b in map(bytes.fromhex, colours.split()))
@@ -85,7 +91,7 @@ class Canvas:
         low, high = uv.min(axis=0), uv.max(axis=0)
         if high[0] < 0 or high[1] < 0 or low[0] >= self.depth.shape[1] or low[1] >= self.depth.shape[0]:
             return
-        points = np.rint(uv * (1 << SUBPIXEL_BITS)).astype(np.int32, order="C")
+        points = subpixels(uv)
         cv2.fillPoly(self.paint, [points], (*bgr, heat), cv2.LINE_AA, SUBPIXEL_BITS)
         if self.glows and (glow is not None or depth is not None):
             cv2.fillPoly(self.glow, [points], glow or (0.0, 0.0, 0.0), cv2.LINE_8, SUBPIXEL_BITS)

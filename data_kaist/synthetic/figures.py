@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, any_colour, palette, shaded
+from data_kaist.synthetic.canvas import SUBPIXEL_BITS, Bgr, any_colour, palette, shaded, subpixels
 
 SKIN = palette("cda587 c39678 aa7d5f dcb496")
 HAIR = palette("161414 261e1c 4b3728 7a7878")
@@ -114,8 +114,8 @@ class _Brush:
         return cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA)
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
-        uv = points * (self.scale, -self.scale) + (self.columns * self.over / 2, self.above * self.over)
-        return np.rint(uv * (1 << SUBPIXEL_BITS)).astype(np.int32, order="C")
+        middle = self.columns * self.over / 2, self.above * self.over
+        return subpixels(points * (self.scale, -self.scale) + middle)
 
     def polygon(self, points: list[tuple[float, float]] | np.ndarray, bgr: Bgr, warmth: float) -> None:
         """Fill a polygon; ``warmth`` 0..1."""

@@ -42,7 +42,7 @@ def parser() -> shell.Parser:
     add("--rules", choices=("matlab", "python", "both"), default="both", help=text)
     add("--split", help="frames to take from a data set's root (default: test-all-20)")
     add("--json", type=Path, metavar="OUT.json", help="write the numbers there: of --detections all ten subsets")
-    add("--plot", type=Path, metavar="OUT.png", help="draw miss rate against false positives per image")
+    add("--plot", type=shell.picture, metavar="OUT.png", help="draw miss rate against false positives per image")
     shell.add_subsets(parser)
     return parser
 

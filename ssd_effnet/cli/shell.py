@@ -249,3 +249,10 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} should lie in 0..1")
     return value
+
+
+def picture(text: str) -> Path:
+    """An argument that is a picture's file; its suffix chooses the format."""
+    if not text.endswith((".png", ".svg", ".pdf", ".jpg")):
+        raise argparse.ArgumentTypeError(f"{text}: a picture's name should end in .png, .svg, .pdf or .jpg")
+    return Path(text)

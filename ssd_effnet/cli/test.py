@@ -28,7 +28,7 @@ def parser() -> shell.Parser:
     parser.add_argument("--stress", action="store_true", help="test under corruptions of the images, too")
     parser.add_argument("--seed", type=shell.whole_number, help="of --stress (default: 0)")
     text = "of --stress: miss rates of the first subset by kind and strength (default: stress.png)"
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--plot", type=shell.picture, metavar="FILE", help=text)
     shell.add_subsets(parser)
     return parser
 

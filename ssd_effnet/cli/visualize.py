@@ -131,7 +131,7 @@ def parser() -> shell.Parser:
             point.add_argument("--fppi", type=positive_number, default=FPPI, help=text)
             if call is not compare_runs:
                 text = "least score of the operating point, in place of an FPPI"
-                point.add_argument("--score", dest="min_score", type=float, help=text)
+                point.add_argument("--score", dest="min_score", type=shell.share, help=text)
         if call in (errors, compare_runs):
             text = "pictures at most (default: %(default)s)"
             added.add_argument("--count", type=shell.positive, default=2000, help=text)
@@ -156,15 +156,15 @@ def parser() -> shell.Parser:
     add("--order", choices=("best", "given"), default="best", help=text)
     add("--names", nargs="+", default=[], metavar="NAME", help="of the files, in their order")
     add("--rules", choices=tuple(RULES), default="matlab", help="rule set (default: %(default)s)")
-    add("--out", type=Path, default=Path("curves.png"), help="picture: .png, .svg, .pdf (default: %(default)s)")
+    add("--out", type=shell.picture, default=Path("curves.png"), help="picture (default: %(default)s)")
 
     add = command(calibration)
     add("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     text = "from which detections count, in the fit as well (default: %(default)s, that of `detect`; 0: all)"
-    add("--score", dest="least", type=float, default=0.3, help=text)
+    add("--score", dest="least", type=shell.share, default=0.3, help=text)
     text = "write the temperature into the checkpoint: `detect`, `Predictor` and exports then give calibrated scores"
     add("--keep", action="store_true", help=text)
-    add("--out", type=Path, default=Path("calibration.png"), help="picture (default: %(default)s)")
+    add("--out", type=shell.picture, default=Path("calibration.png"), help="picture (default: %(default)s)")
 
     add = command(figure)
     add("--frames", nargs="+", required=True, metavar="FRAME", help="names as set08/V001/I02579, a column each")

@@ -78,7 +78,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
     for layer_path, layer in reversed(chain):  # a base's name, question and list of changes are its own
         kept = {k: v for k, v in layer.items() if k != "plugins" and (layer is chain[0][1] or k not in _OWN)}
         _apply(config, kept, str(layer_path))
-    names = [str(layer.get("name") or p.stem) + ("-tiny" if tiny else "") for p, layer in chain]
+    names = [name_of(*own) + ("-tiny" if tiny else "") for own in chain]
     config.name = names[0]
     if tiny:
         _override(config, [text for text in TINY if text.partition("=")[0] in keys.key_types(config)])
@@ -100,6 +100,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, tiny: bo
                 )
             setattr(experiment.input, key, list(own[key]))
     return experiment
+
+
+def name_of(path: Path, layer: dict[str, Any]) -> str:
+    """Name that an experiment file gives itself, or that of the file."""
+    return str(layer.get("name") or path.stem)
 
 
 @cache

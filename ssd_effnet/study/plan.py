@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from data_kaist.errors import DataError
 from ssd_effnet.build import build_dataset
-from ssd_effnet.config.loading import find_experiment, load_experiment, read_layer
+from ssd_effnet.config.loading import find_experiment, load_experiment, name_of, read_layer
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
@@ -65,7 +65,7 @@ def plan(files: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], 
         ConfigError: a file, an override, or two experiments of the same name; or a pattern that fits none.
     """
     files = [find_experiment(path) for path in files]
-    names = [str(read_layer(path).get("name") or path.stem) for path in files]
+    names = [name_of(path, read_layer(path)) for path in files]
     for pattern, setting in map(_split, overrides):
         if setting.partition("=")[0].strip() == "trainer.seed":
             raise ConfigError(f"override {setting!r}: the seeds of a study are those of --seeds")

@@ -19,24 +19,13 @@ from ssd_effnet.evaluation.metrics import single
 from ssd_effnet.evaluation.scores import Scores
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.models.necks import GraphNeck
-from ssd_effnet.study import figures
+from ssd_effnet.study import figures, report_entries
 from ssd_effnet.study.ablation import WITHOUT
 from ssd_effnet.study.disagreement import disagreement
 from ssd_effnet.study.latency import Latency, latency
 from ssd_effnet.study.plan import read_study, study_file
 from ssd_effnet.study.records import Difference, Experiment, Study, load_study, tested_on
-from ssd_effnet.study.report_entries import (
-    NOTHING,
-    ReportEntry,
-    between,
-    chosen_epoch,
-    data_of,
-    different,
-    figure_name,
-    hours,
-    number,
-    setting,
-)
+from ssd_effnet.study.report_entries import NOTHING, ReportEntry, different, hours
 from ssd_effnet.study.tables import results_csv, results_md, results_tex, scores_of_others
 from ssd_effnet.training.run_directory import RunError, State
 from ssd_effnet.visualize.templates import templates
@@ -83,10 +72,10 @@ def page(
     """The whole page as one HTML text. ``others`` stand above the own rows of the table of subsets."""
     environment = templates(__file__)
     environment.filters |= {
-        "number": number,
-        "between": between,
-        "figure_name": figure_name,
-        "setting": setting,
+        "number": report_entries.number,
+        "between": report_entries.between,
+        "figure_name": report_entries.figure_name,
+        "setting": report_entries.setting,
         "svg": svg,
     }
     table = [(name, [of.percent("matlab")[subset] for subset in SUBSETS]) for name, of in (others or {}).items()]
@@ -101,7 +90,7 @@ def page(
         on=read_study(study.out).get("on", []),
         title=study.out.resolve().name,
         date=time.strftime("%Y-%m-%d %H:%M %z"),
-        data=data_of(study),
+        data=report_entries.data_of(study),
         devices=different([f"{r.environment['device']} ({r.environment['threads']} threads)" for r in study.runs]),
         commits=different([run.commit for run in study.runs]),
         hours=hours(study),
@@ -112,7 +101,7 @@ def page(
         reasonable=reasonable,
         metrics=single("report"),
         forest=figures.forest(study.differences),
-        chosen=chosen_epoch,
+        chosen=report_entries.chosen_epoch,
         taken_away=taken_away(study),
         curves=curve_drawings(study, reasonable),
         learning=figures.learning_curves(study.experiments),

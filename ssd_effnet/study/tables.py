@@ -14,21 +14,10 @@ from pathlib import Path
 from ssd_effnet.evaluation.metrics import in_place, single
 from ssd_effnet.evaluation.scores import Scores, score
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
+from ssd_effnet.study import report_entries
 from ssd_effnet.study.latency import Latency
 from ssd_effnet.study.records import Study, tested_on
-from ssd_effnet.study.report_entries import (
-    NOTHING,
-    ReportEntry,
-    between,
-    change,
-    different,
-    figure_name,
-    hours,
-    input_size,
-    number,
-    setting,
-    verdict_in_words,
-)
+from ssd_effnet.study.report_entries import NOTHING, ReportEntry, between, change, different, figure_name, hours, number
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 
@@ -69,12 +58,15 @@ def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str
         row |= {"what changed": "; ".join(changes) or NOTHING}
         row |= dict(zip(("MR all", "MR day", "MR night"), rates, strict=True))
         row |= {f"difference of {metric}": between(d.comparison, "+") if d else NOTHING}
-        row |= {"verdict": verdict_in_words(entry), "p adjusted": number(d.adjusted, 3) if d else NOTHING}
+        row |= {
+            "verdict": report_entries.verdict_in_words(entry),
+            "p adjusted": number(d.adjusted, 3) if d else NOTHING,
+        }
         row |= {name: _with_deviation(e.mean(name), e.deviation(name)) for name in single("report")}
         row |= {"parameters, M": f"{e.cost.parameters / 1e6:.2f}"}
         row |= {"multiply-adds, 10⁹": f"{e.cost.multiply_adds / 1e9:.2f}", "anchors": f"{e.cost.anchors:,}"}
-        row |= {"input size": input_size(e), "epochs": str(e.config.trainer.epochs)}
-        row |= {"learning rate": setting(e.config.optimizer.lr), "seeds": str(len(e.runs))}
+        row |= {"input size": report_entries.input_size(e), "epochs": str(e.config.trainer.epochs)}
+        row |= {"learning rate": report_entries.setting(e.config.optimizer.lr), "seeds": str(len(e.runs))}
         rows.append(row)
     head = list(rows[0]) if rows else ["no run is finished"]
     above = []

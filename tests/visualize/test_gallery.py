@@ -425,7 +425,7 @@ def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path)
     assert "nowhere: there is no such run" in refused("errors", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x"])
+@pytest.mark.parametrize("wrong", ["--fppi=0", "--fppi=nan", "--fppi=inf", "--count=-3", "--count=x", "--score=2"])
 def test_options_that_mean_nothing(visible: Path, wrong: str) -> None:
     done = visualize("errors", visible, wrong)
     assert done.returncode == 2 and wrong.partition("=")[0] in done.stderr
@@ -444,7 +444,9 @@ def test_curves_of_runs_and_files(visible: Path, halfway: Path, data: Path, tmp_
     done = visualize("curves", tmp_path / "few.txt", *files[2:], "--out", tmp_path / "few.png")
     assert "few.txt: only 0 of the" in done.stderr
     assert "--annotations" in refused("curves", halfway / "detections_kaist.txt", "--out", tmp_path / "three.png")
-    assert "three.xyz" in refused("curves", visible, "--out", tmp_path / "three.xyz")
+    for name in ("curves", "calibration"):
+        done = visualize(name, visible, "--out", tmp_path / "three.xyz")
+        assert done.returncode == 2 and "three.xyz" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------- the page

@@ -11,8 +11,6 @@ from ssd_effnet.evaluation.scores import Scores, load_ground_truth, miss_rate_fi
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
-SUFFIXES = (".png", ".svg", ".pdf", ".jpg")
-
 
 def write_curves(
     files: Sequence[Path],
@@ -40,8 +38,6 @@ def write_curves(
         names: of the files in the legends; empty: their own.
         overrides: where the runs' data are.
     """
-    if out.suffix not in SUFFIXES:
-        raise DataError(f"{out}: a picture's name should end in {', '.join(SUFFIXES)}")
     if names and (len(names) != len(files) or len(set(names)) < len(names)):
         raise DataError(f"{len(files)} files need as many different names, not {', '.join(names)}")
     names_of = dict(zip(files, names or short_names(files), strict=True))
