@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssd_effnet.models.backbones.pretrained import pretrained_weights
 from ssd_effnet.models.weights import WeightsError, adapt_first_convolution, download, load_by_name, read_state_dict
 
 
@@ -105,6 +106,12 @@ def test_cut_files_are_refused_in_one_sentence(tmp_path: Path, keep: float, zipp
     with pytest.raises(WeightsError, match=r"cut\.pth .*(cut short|damaged)") as caught:
         read_state_dict(cut)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("given", ["null", "", "absent.pth"])
+def test_pretrained_that_is_no_file_is_refused_with_its_key(given: str) -> None:
+    with pytest.raises(WeightsError, match=f"`backbone.pretrained`: '{given}'"):
+        pretrained_weights("vgg16", given)
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,9 @@ def pretrained_weights(name: str, pretrained: str) -> Path | None:
     if pretrained == "none":
         return None
     if pretrained != "imagenet":
-        return Path(pretrained).expanduser()
+        if not (path := Path(pretrained).expanduser()).is_file():
+            raise weights.WeightsError(f"key `backbone.pretrained`: {pretrained!r} is not imagenet, none or a file")
+        return path
     if name.startswith(timm_models.FAMILY):
         return timm_models.fetch(name)
     if name not in PRETRAINED:
