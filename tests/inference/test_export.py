@@ -327,9 +327,3 @@ def test_weights_that_cannot_be_written_or_read(checkpoint: Path, tmp_path: Path
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match=r"foreign\.safetensors.* no 'experiment'"):
         load_detector(tmp_path / "foreign.safetensors")
-
-
-def test_the_script_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    bad = command("export", tmp_path)
-    assert bad.returncode == 1 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
-    assert "is not HxW" in command("export", checkpoint, "--size", "512").stderr
