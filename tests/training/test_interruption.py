@@ -243,8 +243,8 @@ def test_a_batch_that_is_lost_in_a_worker_ends_the_run_with_a_sentence(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_waits_is_stopped_at_once(
-    number: int, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_waits_for_a_batch_is_stopped_at_once(
+    number: signal.Signals, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch may never come."""
 

@@ -286,7 +286,7 @@ class Watched(Callback):
 
 
 @pytest.mark.parametrize("good", [2, 3])  # two steps an epoch: the first or the second one of the second epoch
-def test_a_non_finite_loss_names_its_step_and_frames(
+def test_a_non_finite_loss_names_its_step_and_frames_and_leaves_the_last_checkpoint(
     good: int, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     e = of_pairs(few_pairs, "trainer.epochs=3")
@@ -302,7 +302,7 @@ def test_a_non_finite_loss_names_its_step_and_frames(
 
 
 @pytest.mark.parametrize(("val", "says"), [("", "the weights backbone"), ("val.json", "the loss is nan")])
-def test_only_finite_weights_reach_a_checkpoint(
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(
     few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val: str, says: str
 ) -> None:
     """The last step of an epoch has a finite loss and a gradient that is not: no later loss would tell."""

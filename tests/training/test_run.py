@@ -448,7 +448,7 @@ def test_the_saved_config_stopped_and_resumed_gives_the_same_run(longer: Finishe
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_run_begins_with_the_tested_weights_of_another(
+def test_a_run_begins_with_the_weights_that_another_was_tested_with(
     begun: Path, few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By name under its own normalisation; what has another shape is listed; resumed, it needs the file no more."""
