@@ -125,9 +125,8 @@ def test_every_command_anywhere_parses(origin: str, words: list[str], capsys: py
         pytest.fail(f"{origin}: {shlex.join(words)}: {capsys.readouterr().err}")
     files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
     overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
-    for file in (
-        Path(f) if "/" in f or "." in f else Path("experiments", f"{f}.yaml") for f in map(str, filter(None, files))
-    ):
+    for name in map(str, filter(None, files)):
+        file = Path(name) if "/" in name or "." in name else Path("experiments", f"{name}.yaml")
         if file.parent.name == "experiments" and file.stem not in ("mine", "resnet18"):  # which a page makes
             loaded(ROOT / file, tuple(overrides))
 

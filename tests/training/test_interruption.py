@@ -301,9 +301,7 @@ def test_whole_files_name_themselves(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
 
 
-def test_a_damaged_checkpoint_is_named_and_nothing_is_begun(
-    stopped: tuple[ExperimentConfig, Path, str], tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_begins_nothing(stopped: tuple[ExperimentConfig, Path, str], tmp_path: Path) -> None:
     e, out = stopped[:2]
     shutil.copytree(out, tmp_path / "copy")
     directory = RunDirectory.of(e, tmp_path / "copy")
