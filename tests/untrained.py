@@ -1,6 +1,7 @@
 """Small detectors and runs for tests, and checkpoints as a run writes them, of weights that have learned nothing."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -22,10 +23,29 @@ SIX_LEVELS = (
 SMALL = (*SIX_LEVELS, "backbone.levels=[2]", "extras.strides=[2,2]", "anchors.sizes=[25,60,140]")
 
 
+def splits(root: Path, train: str = "train.json", val: str = "", test: str = "val.json") -> tuple[str, ...]:
+    """The keys of a COCO data set, as the fixture ``few_pairs`` is one."""
+    return ("data.kind=coco", f"data.root={root}", f"data.train={train}", f"data.val={val}", f"data.test={test}")
+
+
 def of_pairs(root: Path, *overrides: str) -> ExperimentConfig:
     """``lite0``, made small, on the fixture ``few_pairs``: four pairs to train on, two to validate, no test."""
-    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=val.json", "data.test=")
-    return load_experiment(LITE0, [*SMALL, *data, *overrides])
+    return load_experiment(LITE0, [*SMALL, *splits(root, val="val.json", test=""), *overrides])
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop_at(epoch: int) -> Callable[[str], None]:
+    """Prints what a run says until an epoch is over and its checkpoint not yet written."""
+
+    def echo(line: str) -> None:
+        print(line)
+        if line.startswith(f"epoch {epoch}/"):
+            raise Stop
+
+    return echo
 
 
 def write_checkpoint(path: Path, *overrides: str, small: tuple[str, ...] = SMALL) -> Path:

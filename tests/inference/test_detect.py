@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import command
 from pycocotools.coco import COCO
-from untrained import write_checkpoint
+from untrained import Stop, write_checkpoint
 
 from data_kaist.coco import read_coco
 from data_kaist.detections import read_detections
@@ -69,9 +69,6 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# what there is to look at
-
-
 def test_folders_and_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a.jpg", "deep/er/B.PNG", 'deep/it\'s «große» "写真".png', "deep/[1].tiff"]
     for name in names:
@@ -104,17 +101,13 @@ def test_pairs_are_found_by_layout(tmp_path: Path) -> None:
         image(video / "visible" / f"{alone}.jpg")  # without partner
     for given in (tmp_path, video, video / "visible"):
         found = find_sources([given])
-        assert [(s.path.name, s.path.parent.name) for s in found if isinstance(s, Still)] == [
-            (f"I000{n}.jpg", "visible") for n in ("09", 19, 39, 59)
-        ]
+        names = [f"visible/I000{n}.jpg" for n in ("09", 19, 39, 59)]
+        assert [f"{s.path.parent.name}/{s.path.name}" for s in found if isinstance(s, Still)] == names
         assert [isinstance(s, Still) and s.lwir is not None for s in found] == [False, True, True, False]
     (one,) = find_sources([video / "lwir" / "I00019.jpg"])
     assert isinstance(one, Still) and one.visible == video / "visible" / "I00019.jpg"
     (one,) = find_sources([file := image(tmp_path / "visible" / "night" / "lwir" / "a.png")])  # the nearest folder's
     assert isinstance(one, Still) and (one.visible, one.lwir) == (None, file)
-
-
-# what comes out
 
 
 def test_everything_is_written_and_fits_together(checkpoint: Path, predictor: Predictor, tmp_path: Path) -> None:
@@ -180,9 +173,6 @@ def test_lwir_alone(tmp_path: Path) -> None:
     assert detect(predictor, find_sources([tmp_path / "in"], side="lwir"), tmp_path / "out").images == 1 + FRAMES
 
 
-# what goes wrong
-
-
 def test_a_bad_file_stops_the_work_or_is_left_out(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg"):
         image(tmp_path / "in" / name)
@@ -228,9 +218,7 @@ def test_a_truncated_video_is_told_and_the_rest_is_done(predictor: Predictor, tm
 
 
 @pytest.mark.parametrize(("stated", "of_copy"), [(300, 300), (0.05, 25)])
-def test_a_copy_plays_as_fast_as_its_film_or_a_sentence_says_so(
-    stated: float, of_copy: float, predictor: Predictor, tmp_path: Path
-) -> None:
+def test_a_copy_plays_as_fast_as_its_film(stated: float, of_copy: float, predictor: Predictor, tmp_path: Path) -> None:
     said: list[str] = []
     given = find_sources([film(tmp_path / "a.avi", fps=stated)])
     assert detect(predictor, given, tmp_path / "out", echo=said.append).images == FRAMES
@@ -238,22 +226,20 @@ def test_a_copy_plays_as_fast_as_its_film_or_a_sentence_says_so(
     assert ["its annotated copy plays at 25/s" in sentence for sentence in said] == [True] * (stated != of_copy)
 
 
-def test_inputs_are_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+def test_inputs_are_never_overwritten(checkpoint: Path, predictor: Predictor, tmp_path: Path) -> None:
     picture = image(tmp_path / "a.jpg")
     before = picture.read_bytes()
     done = command("detect", checkpoint, picture, "--out", tmp_path)
     assert done.returncode == 1 and "no image or video there" in done.stderr  # what lies in --out is no input
     with pytest.raises(DataError, match=r"a\.jpg: would be overwritten"):
-        detect(load_detector(checkpoint), find_sources([picture]), tmp_path)
+        detect(predictor, find_sources([picture]), tmp_path)
     assert picture.read_bytes() == before
     with pytest.raises(DataError, match=r"a\.jpg: is a file, not a folder"):
-        detect(load_detector(checkpoint), find_sources([picture]), picture)
+        detect(predictor, find_sources([picture]), picture)
     shutil.copy(image(tmp_path / "in" / "b.png"), tmp_path / "in" / "b")  # a png, whatever it is called
     with pytest.raises(DataError, match=r"out.b\.png: would be overwritten, and it is the picture of b, too"):
-        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "out")
-    assert (
-        detect(load_detector(checkpoint), find_sources([tmp_path / "in"]), tmp_path / "o", pictures=False).images == 2
-    )
+        detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "out")
+    assert detect(predictor, find_sources([tmp_path / "in"]), tmp_path / "o", pictures=False).images == 2
     (run := tmp_path / "seed0").mkdir()
     (run / "config.yaml").touch()
     done = command("detect", checkpoint, picture, "--out", run, "--no-pictures")
@@ -276,10 +262,6 @@ def test_a_film_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
         videos.close()
 
 
-class Stop(Exception):
-    """Stands for whatever ends the work."""
-
-
 def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -288,11 +270,9 @@ def test_what_was_found_stands_whatever_ends_the_work(predictor: Predictor, tmp_
         if len(seen) == 4:
             raise Stop
 
+    given = find_sources([film(tmp_path / "a.avi")])
     with pytest.raises(Stop):
-        detect(
-            predictor, find_sources([film(tmp_path / "a.avi")]), tmp_path / "out", batch_size=2,
-            on_image=stop_after_four,
-        )  # fmt: skip
+        detect(predictor, given, tmp_path / "out", batch_size=2, on_image=stop_after_four)
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 4
     assert isinstance(json.loads((tmp_path / "out" / "detections.json").read_text()), list)
     assert frame_count(Video("x", tmp_path / "out" / "a.avi.webm")) == 4

@@ -22,10 +22,7 @@ from ssd_effnet.visualize import features
 RANDOM = np.random.default_rng(0)
 # 16:9, tall, of the input's own shape, of one row
 SIZES = ((90, 160), (160, 60), (64, 96), (1, 40))
-PAIRS = [
-    (RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8), RANDOM.integers(0, 256, size, dtype=np.uint8))
-    for size in SIZES
-]
+PAIRS = [(RANDOM.integers(0, 256, (*size, 3), np.uint8), RANDOM.integers(0, 256, size, np.uint8)) for size in SIZES]
 LETTERBOX = "input.fit=letterbox"
 LOADED = load_experiment(LITE0, [LETTERBOX])
 
@@ -42,9 +39,7 @@ side = st.integers(1, 4000)
 
 @settings(max_examples=40)
 @given(size=st.tuples(side, side), to=st.tuples(st.integers(32, 1280), st.integers(32, 1280)), data=st.data())
-def test_boxes_come_back_to_the_original_picture(
-    size: tuple[int, int], to: tuple[int, int], data: st.DataObject
-) -> None:
+def test_boxes_come_back_to_the_original(size: tuple[int, int], to: tuple[int, int], data: st.DataObject) -> None:
     height, width = size
     ends = data.draw(st.tuples(*[st.floats(0, 1)] * 4))
     (x1, x2), (y1, y2) = np.sort(ends[:2]) * width, np.sort(ends[2:]) * height
@@ -123,9 +118,7 @@ def test_pictures_of_several_shapes_at_once_and_alone(checkpoint: Path) -> None:
     np.testing.assert_array_equal(shaped.predict(PAIRS[2:3])[0].boxes_xyxy, predictor.predict(PAIRS[2:3])[0].boxes_xyxy)
 
 
-def test_the_pages_of_features_show_boxes_on_the_picture(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_boxes_on_the_picture(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(features, "_detection_picture", lambda path, seen, chosen, *rest: shown.append(chosen))
     monkeypatch.setattr(features, "_levels_picture", lambda *given: None)

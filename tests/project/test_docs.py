@@ -115,9 +115,7 @@ def test_there_are_commands_to_look_at() -> None:
 @pytest.mark.parametrize(
     ("origin", "words"), [*COMMANDS, *PRINTED], ids=lambda x: x if isinstance(x, str) else " ".join(x[:2])
 )
-def test_every_command_anywhere_parses(
-    origin: str, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_every_command_anywhere_parses(origin: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Options exist, experiments are there, and their settings are keys of the schema."""
     if "--help" in words or words == ["--version"]:
         return
@@ -127,9 +125,8 @@ def test_every_command_anywhere_parses(
         pytest.fail(f"{origin}: {shlex.join(words)}: {capsys.readouterr().err}")
     files = [*(getattr(arguments, "experiments", None) or []), getattr(arguments, "experiment", None)]
     overrides = [o for o in getattr(arguments, "overrides", []) if not re.match(r"[^=]*:", o)]
-    for file in (
-        Path(f) if "/" in f or "." in f else Path("experiments", f"{f}.yaml") for f in map(str, filter(None, files))
-    ):
+    for name in map(str, filter(None, files)):
+        file = Path(name) if "/" in name or "." in name else Path("experiments", f"{name}.yaml")
         if file.parent.name == "experiments" and file.stem not in ("mine", "resnet18"):  # which a page makes
             loaded(ROOT / file, tuple(overrides))
 
@@ -181,9 +178,8 @@ def smaller(block: Block) -> Block:
 
 def pages_with(*marks: str) -> list[Any]:
     """Pages with a block of shell commands of one of these marks."""
-    return [
-        pytest.param(page, id=page.stem) for page in PAGES if any(block.mark in marks for block in blocks(page, "bash"))
-    ]
+    found = [page for page in PAGES if any(block.mark in marks for block in blocks(page, "bash"))]
+    return [pytest.param(page, id=page.stem) for page in found]
 
 
 @pytest.mark.parametrize("page", pages_with(""))
@@ -216,9 +212,7 @@ def test_whole_pages_run_as_they_stand(page: Path, sandbox: Path) -> None:
         assert list((sandbox / "found_mine").rglob("*.jpg")) and (sandbox / "found_mine" / "detections.json").is_file()
 
 
-def test_the_librarys_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_library_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "runs" / "demo" / "seed0" / "checkpoints" / "best.ckpt")
     monkeypatch.chdir(tmp_path)
     for block in blocks(ROOT / "docs" / "library.md", "python"):
@@ -263,10 +257,7 @@ def test_the_page_of_keys_is_that_of_the_schema() -> None:
     assert not [key for key, row in rows.items() if row.endswith("|  ")], "say in the schema what they mean"
     assert rows["fusion.up_to"].startswith("`null`, integer | index of the last level")
     assert rows["trainer.monitor"].startswith("`val/MR/reasonable_all`, `val/MR/reasonable_day`, ")
-    assert (
-        rows["anchors.reference_size"]
-        == "`[512, 640]`, `null` | (height, width) to which sizes refer; null: the input's"
-    )
+    assert rows["anchors.reference_size"].startswith("`[512, 640]`, `null` | (height, width)")
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))

@@ -45,7 +45,8 @@ COCO: dict[str, Any] = {
     "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "cyclist"}],
 }
 KAIST = b"1,10,20,30,40,0.5\n2,1.5,2.5,3.5,4.5,-7\n\n3,0,0,640,512,1e-3\n"
-RESULTS = [{"image_id": i, "category_id": 1, "bbox": [10, 20.5, 30, 40], "score": 0.5 - i} for i in range(3)]
+ROWS = [{"image_id": i, "category_id": 1, "bbox": [10, 20.5, 30, 40], "score": 0.5 - i} for i in range(3)]
+RESULTS = json.dumps(ROWS).encode()
 DEVKIT = b"person 10 20 30 40 0.5\nperson -1.5 2.5 3.5 4.5 -7\n"
 YAML = b"""description: "a \xc3\xa4 question"
 changes: [optimizer.lr, input.size]
@@ -174,13 +175,7 @@ READERS: dict[str, tuple[bytes, str, Callable[[Path], Any], Callable[[Any], None
     "bbgt": (BBGT, "I1.txt", lambda p: read_annotation(p, "set06/V000/I00001"), possible, AnnotationError),
     "coco": (json.dumps(COCO).encode(), "a.json", read_coco, possible_data, AnnotationError),
     "kaist": (KAIST, "d.txt", lambda p: read_detections(p, 3), possible_table, DetectionFileError),
-    "results": (
-        json.dumps(RESULTS).encode(),
-        "d.json",
-        lambda p: read_detections(p, 3),
-        possible_table,
-        DetectionFileError,
-    ),
+    "results": (RESULTS, "d.json", lambda p: read_detections(p, 3), possible_table, DetectionFileError),
     "devkit": (
         DEVKIT,
         "set00_V000_I00001.txt",
@@ -203,8 +198,6 @@ def test_mutated_files(name: str, cases: int, tmp_path: Path) -> None:
     print(f"{name}: {good:,} read, {refused:,} refused")
 
 
-# --- images ---------------------------------------------------------------------------------------------------------
-
 GREY = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (24, 32), np.uint8), (5, 5), 0)
 COLOUR = np.dstack([GREY, GREY[::-1], 255 - GREY])
 SUFFIXES = (".jpg", ".png", ".bmp", ".tif", ".webp")
@@ -214,9 +207,7 @@ SUFFIXES = (".jpg", ".png", ".bmp", ".tif", ".webp")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("cases", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutated_images(suffix: str, cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "data_kaist.images.MAX_PIXELS", 1_000_000
-    )  # so that no mutated size takes the time of 100 megapixels
+    monkeypatch.setattr("data_kaist.images.MAX_PIXELS", 1_000_000)  # 100 megapixels would take their time
 
     def check(image: np.ndarray) -> None:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size <= 3_000_000

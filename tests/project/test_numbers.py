@@ -55,9 +55,6 @@ def targets(count: int, *, ignore: bool = False, size: float = 0) -> Targets:
     return Targets(torch.cat([first, first + sizes], 2), labels, torch.full_like(labels, ignore, dtype=torch.bool))
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("criterion", LOSSES, ids=["multibox", "focal"])
 @pytest.mark.parametrize(
     "truth",
@@ -78,9 +75,7 @@ def test_losses_and_gradients_are_finite(criterion: DetectionLoss, truth: Target
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_refused_with_its_frames(
-    value: float, experiment: ExperimentConfig, few_pairs: Path
-) -> None:
+def test_what_is_not_finite_is_refused_with_its_frames(value: float, few_pairs: Path) -> None:
     e = of_pairs(few_pairs)
     dataset = build_dataset(e, "val")
     batch = collate([dataset[0], dataset[1]])
@@ -96,20 +91,12 @@ def test_what_is_not_finite_is_refused_with_its_frames(
         module.test_step(batch, 0)
 
 
-# --- detections ------------------------------------------------------------------------------------------------------
-
-MANY = 10_000
-
-
-def many_equal() -> DetectionTable:
-    x, y = np.arange(MANY) % 600, 5 + np.arange(MANY) // 600 * 10
-    boxes = np.stack([x, y, x + 20, y + 60], 1).astype(np.float64)
-    return DetectionTable(np.zeros(MANY, np.int64), boxes, np.full(MANY, 0.5))
-
-
 def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> None:
     truth = [Annotations.from_rows([[10, 5, 30, 65]], size=(512, 640))]
-    table = many_equal()
+    numbers = np.arange(10_000)
+    x, y = numbers % 600, 5 + numbers // 600 * 10
+    boxes = np.stack([x, y, x + 20, y + 60], 1).astype(np.float64)
+    table = DetectionTable(np.zeros_like(numbers), boxes, np.full(len(numbers), 0.5))
     scores = score(MissRateEvaluator(truth), table)
     rates = scores.miss_rates["matlab"]["reasonable_all"]
     assert 0 < rates.mr <= 1 and scores.recall == 1 and 0 <= scores.ap["AP"] <= 100
@@ -117,9 +104,6 @@ def test_ten_thousand_detections_of_equal_score_are_scored(tmp_path: Path) -> No
         write(tmp_path / name, table)
         again = score(MissRateEvaluator(truth), read_detections(tmp_path / name, 1))
         assert again.as_dict() == scores.as_dict()
-
-
-# --- precision -------------------------------------------------------------------------------------------------------
 
 
 def test_bfloat16_agrees_with_float32(detector: Detector, experiment: ExperimentConfig) -> None:

@@ -48,7 +48,7 @@ def test_odd_names_are_found_drawn_and_written(odd: Path, tmp_path: Path) -> Non
     (tmp_path / NO_UTF8 / f"{NO_UTF8}.png").write_bytes(picture.read_bytes())
     sources = find_sources([odd / "visible", tmp_path / NO_UTF8])
     out = tmp_path / f"out {ODD}"
-    summary = detecting.detect(predictor, sources, out, echo=lambda line: None)
+    summary = detecting.detect(predictor, sources, out)
     assert summary.images == 7 and not summary.bad
     names = {image["file_name"] for image in json.loads((out / "images.json").read_text())["images"]}
     assert names == {source.name for source in sources}

@@ -28,8 +28,6 @@ from ssd_effnet.models.weights import WeightsError, read_state_dict
 
 ROOT = Path(__file__).parents[2]
 
-# --- code in files ---------------------------------------------------------------------------------------------------
-
 
 class Bomb:
     """Unpickled, it would make a file."""
@@ -63,8 +61,6 @@ def test_code_in_a_checkpoint_is_not_run(place: str, tmp_path: Path) -> None:
         torch.load(file, weights_only=False)
     assert trace.exists()  # it is a bomb
 
-
-# --- XML and YAML that grow or fetch ---------------------------------------------------------------------------------
 
 LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
 XML_BOMBS = {
@@ -124,9 +120,6 @@ def test_json_too_deep_or_too_long_is_refused(text: str, tmp_path: Path) -> None
         read_coco(tmp_path / "deep.json")
 
 
-# --- images that claim to be huge ------------------------------------------------------------------------------------
-
-
 def png_of(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims so many pixels."""
 
@@ -158,8 +151,6 @@ def test_a_piece_of_a_png_cannot_take_memory_that_the_file_has_not(tmp_path: Pat
     with pytest.raises(ImageError, match=r"a\.png: the image is truncated"):
         read_image(tmp_path / "a.png", colour=True)
 
-
-# --- names that lead elsewhere ---------------------------------------------------------------------------------------
 
 OUTSIDE = ["../secret.png", "/{outside}/secret.png", "visible/../../secret.png", "..", "/"]
 
@@ -201,9 +192,6 @@ def test_a_run_stays_below_its_folder(name: str, tmp_path: Path) -> None:
         return
     with pytest.raises(ConfigError, match=r"e\.yaml: key `name`: must be the name of a folder"):
         load_experiment(tmp_path / "e.yaml")
-
-
-# --- what is printed -------------------------------------------------------------------------------------------------
 
 
 def test_one_line() -> None:

@@ -27,9 +27,8 @@ OTHER_NAMES = {"inspect_data": "inspect", "make_synthetic": "synthesize"}  # of 
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    line, variables = [sys.executable, *map(str, words)], {**os.environ, **environment}
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=variables)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -76,9 +75,7 @@ def test_every_script_is_another_name_of_a_command() -> None:
         text = script.read_text()
         assert os.access(script, os.X_OK) and text.startswith("#!/usr/bin/env python\n") and text.count("\n") <= 4
         assert text.endswith(f'run_command(__name__, "{OTHER_NAMES.get(script.stem, script.stem)}")\n')
-    done, as_module = (
-        run(*words, "nowhere") for words in (["scripts/summarize.py"], ["-m", "ssd_effnet", "summarize"])
-    )
+    done, as_module = run("scripts/summarize.py", "nowhere"), run("-m", "ssd_effnet", "summarize", "nowhere")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", as_module.stderr) and "nowhere" in done.stderr
 
 
@@ -96,10 +93,8 @@ def test_every_error_of_the_project_is_a_failure() -> None:
     for path in [*(ROOT / "ssd_effnet").rglob("*.py"), *(ROOT / "data_kaist").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and path != ROOT / "data_kaist" / "errors.py":
-                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-                built_in = {
-                    b for b in bases if b in ("Exception", "ValueError", "RuntimeError", "OSError", "TypeError")
-                }
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                built_in = bases & {"Exception", "ValueError", "RuntimeError", "OSError", "TypeError"}
                 assert not built_in or "Failure" in bases, f"{path}: {node.name}"
 
 

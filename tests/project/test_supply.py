@@ -31,10 +31,8 @@ def test_the_pins_are_those_of_the_declared_dependencies_and_allowed_by_them() -
 
 def test_the_lock_holds_all_that_the_package_and_its_extras_need_with_hashes() -> None:
     locked = pins(LOCK)
-    lines = [
-        *PROJECT["dependencies"],
-        *(r for e in ("export", "search", "docs", "dev") for r in PROJECT["optional-dependencies"][e]),
-    ]
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *(r for e in ("export", "search", "docs", "dev") for r in extras[e])]
     for requirement in map(Requirement, lines):
         name = canonicalize_name(requirement.name)
         if name not in ("ssd-effnet", "torch"):  # torch's CPU and CUDA builds are different files of one version
@@ -74,9 +72,8 @@ def test_a_wheel_holds_the_experiments(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     code = "from ssd_effnet.config import loading as l; print(l.EXPERIMENTS, l.load_experiment('lite0').name)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "built")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "built", capture_output=True, text=True, env=environment
-    )
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=tmp_path / "built", capture_output=True, text=True, env=environment)
     assert done.stdout.split() == [str(tmp_path / "built" / "ssd_effnet" / "experiments"), "lite0"], done.stderr
     shipped = {path.name for path in (tmp_path / "built" / "ssd_effnet" / "experiments").rglob("*") if path.is_file()}
     assert shipped == {path.name for path in (ROOT / "experiments").rglob("*.yaml")}

@@ -39,10 +39,8 @@ def test_what_is_not_another_network_is_not_run(tmp_path: Path) -> None:
 
 
 def test_keys_laid_over_all(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(
-        "base: lite0.yaml\ndescription: Small?\ninput: {size: [64, 96]}\nschedule: {name: cosine}\n"
-        "trainer: {epochs: 2}\n"
-    )
+    text = "base: lite0.yaml\ndescription: Small?\ninput: {size: [64, 96]}\nschedule: {name: cosine}\n"
+    (tmp_path / "small.yaml").write_text(f"{text}trainer: {{epochs: 2}}\n")
     laid = overlay(tmp_path / "small.yaml")
     assert laid == ["input.size=[64,96]", "schedule.name=cosine", "trainer.epochs=2"]
     jobs = plan([Path("00b_vgg16_rmsprop"), Path("02_widen_3x3")], [0], [*laid, "trainer.epochs=3"], tmp_path / "out")

@@ -121,6 +121,5 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(synthetic: Path, tmp_pa
 
 def _processes_of(directory: RunDirectory) -> list[int]:
     """Ids of the processes that have worked on a run, as its log says."""
-    return [
-        int(number) for number in re.findall(r"^\S+ \S+ on \S+, process (\d+)$", directory.log_file.read_text(), re.M)
-    ]
+    log = directory.log_file.read_text()
+    return [int(number) for number in re.findall(r"^\S+ \S+ on \S+, process (\d+)$", log, re.M)]

@@ -28,28 +28,11 @@ from untrained import of_pairs
 
 from data_kaist.errors import DataError
 from ssd_effnet.config.keys import settings
-from ssd_effnet.config.loading import (
-    ConfigError,
-    ExperimentConfig,
-    differences,
-    layers_of,
-    load_experiment,
-    save_experiment,
-)
+from ssd_effnet.config.loading import ConfigError, differences, layers_of, load_experiment, save_experiment
+from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.study.search import trials as searching
 from ssd_effnet.study.search.space import read_space
-from ssd_effnet.study.search.trials import (
-    Search,
-    SearchError,
-    best_trials,
-    counts,
-    failures,
-    open_study,
-    plan_search,
-    run_trials,
-    trials_table,
-    write_best,
-)
+from ssd_effnet.study.search.trials import SearchError, counts, open_study, plan_search, run_trials, write_best
 from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run_directory import Interrupted, RunError
 
@@ -58,10 +41,6 @@ SPACE = """
 optimizer.lr: {low: 1e-7, high: 1e-2, log: true}
 schedule.warmup_steps: [0, 1]
 """
-
-
-def silent(line: str) -> None:
-    pass
 
 
 @pytest.fixture
@@ -73,11 +52,8 @@ def files(few_pairs: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(files: Path, *overrides: str) -> Search:
+def planned(files: Path, *overrides: str) -> searching.Search:
     return plan_search(files / "tiny.yaml", files / "space.yaml", overrides, files / "search")
-
-
-# what may be drawn
 
 
 def space_of(tmp_path: Path, text: str) -> dict[str, Any]:
@@ -170,9 +146,6 @@ def test_images_that_test_choose_no_trial(files: Path) -> None:
         open_study(planned(files, "data.test=five.json", "trainer.test_checkpoint=last"))
 
 
-# with real runs
-
-
 @pytest.mark.slow
 def test_a_search_from_the_command_to_the_new_experiment(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "STARTUP", 1)
@@ -203,13 +176,11 @@ def test_a_search_from_the_command_to_the_new_experiment(files: Path, monkeypatc
 
     # the result is a diff of the experiment
     result = out / "tiny_found.yaml"
-    found, best = load_experiment(result), best_trials(planned(files, epochs), study)[0]
+    found, best = load_experiment(result), searching.best_trials(planned(files, epochs), study)[0]
     assert f"found: {result}" in shown[1].stdout and found.optimizer.lr == best.params["optimizer.lr"]
     assert (found.name, found.data.test, found.trainer.epochs) == ("tiny_found", "never_there.json", 3)
-    assert (
-        differences(found, load_experiment(layers_of(result)[1][0])) == sorted(found.changes)
-        and "trainer.epochs" in found.changes
-    )
+    changed = differences(found, load_experiment(layers_of(result)[1][0]))
+    assert changed == sorted(found.changes) and "trainer.epochs" in changed
     assert result.read_text().startswith("base: ../tiny.yaml\n")
 
 
@@ -232,9 +203,6 @@ def test_another_search_has_no_place_in_the_directory(files: Path) -> None:
     (fewer / "val.json").write_text(json.dumps(content))
     with pytest.raises(SearchError, match="was started with other data; these differ: val"):
         open_study(search)
-
-
-# with runs that only pretend
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, loss_of: Callable[[ExperimentConfig, int], float]) -> list[str]:
@@ -265,24 +233,20 @@ def by_rate(e: ExperimentConfig, epoch: int) -> float:
     return abs(math.log10(e.optimizer.lr) + 4) + 1 / (1 + epoch)
 
 
-def test_a_metric_that_is_the_same_in_every_trial_is_said_to_choose_nothing(
-    files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_metric_that_is_always_the_same_chooses_nothing(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda e, epoch: 100.0)
     search = planned(files)
     study = open_study(search)
-    run_trials(search, study, 3, silent)
+    run_trials(search, study, 3)
     description = load_experiment(write_best(search, study)).description
     assert "trial 0, the best of 3" in description and "2 more have the same value" in description
     for width in (200, 60):  # the table fits its terminal
         text = io.StringIO()
-        Console(file=text, width=width).print(trials_table(search, study))
+        Console(file=text, width=width).print(searching.trials_table(search, study))
         assert max(map(len, text.getvalue().splitlines())) <= width and "…" not in text.getvalue()
 
 
-def test_a_trial_has_the_last_value_and_its_own_backbones_normalisation(
-    files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_has_the_last_value_and_its_backbones_mean(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the last checkpoint is tested; the best value would be of weights that are thrown away."""
     means = {}
 
@@ -295,7 +259,7 @@ def test_a_trial_has_the_last_value_and_its_own_backbones_normalisation(
     search = planned(files, "trainer.test_checkpoint=last")
     study = open_study(search)
     study.enqueue_trial({"backbone.name": '"efficientnet-b0"'})
-    run_trials(search, study, 1, silent)
+    run_trials(search, study, 1)
     assert study.trials[0].value == 4.0
     assert load_experiment(write_best(search, study)).input.mean == means["efficientnet-b0"] != search.base.input.mean
 
@@ -320,16 +284,15 @@ def test_a_trial_that_fails_stops_nothing(files: Path, monkeypatch: pytest.Monke
         return by_rate(e, epoch)
 
     pretend(monkeypatch, explodes)
-    (files / "space.yaml").write_text(
-        "optimizer.lr: [1e-5, 1e-4, 3e-4, 1e-3, 1e-2]\nschedule.name: [constant, cosine, plateau]\n"
-    )
+    rates = "optimizer.lr: [1e-5, 1e-4, 3e-4, 1e-3, 1e-2]"
+    (files / "space.yaml").write_text(f"{rates}\nschedule.name: [constant, cosine, plateau]\n")
     search = planned(files, "schedule.warmup_steps=1")  # plateau refuses a warm-up
     study = open_study(search)
     lines: list[str] = []
     for rate, name in ((1e-2, "cosine"), (1e-5, "cosine"), (1e-4, "plateau"), (1e-4, "cosine"), (3e-4, "constant")):
         study.enqueue_trial({"optimizer.lr": json.dumps(rate), "schedule.name": json.dumps(name)})
     run_trials(search, study, 2, lines.append)
-    sentences = list(failures(study).values())
+    sentences = list(searching.failures(study).values())
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 3, "running": 0}
     assert r"failed: the loss is nan at step 3\nwith a second line" in sentences
     assert "failed: the validation split holds nobody of the subset" in sentences
@@ -344,7 +307,7 @@ def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytes
     begun = pretend(monkeypatch, explodes)
     search = planned(files)
     with pytest.raises(SearchError, match="10 trials failed and 0 did not; the last one: failed: the loss is nan"):
-        run_trials(search, open_study(search), 3, silent)
+        run_trials(search, open_study(search), 3)
     assert len(begun) == 10
     with pytest.raises(SearchError, match="no trial has finished"):
         write_best(search, open_study(search))
@@ -366,8 +329,8 @@ def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.M
     study = open_study(search)
     while troubles:
         with pytest.raises(type(error), match=str(error)):
-            run_trials(search, study, 2, silent)
-    run_trials(search, open_study(search), 2, silent)
+            run_trials(search, study, 2)
+    run_trials(search, open_study(search), 2)
     assert begun == ["tiny-trial0"] * 4 + ["tiny-trial4"]
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 0, "running": 0}
 
@@ -391,7 +354,7 @@ def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.Mo
             os._exit(9)
         return by_rate(e, epoch)
 
-    def later(trials: int, echo: Callable[[str], None] = silent) -> None:
+    def later(trials: int, echo: Callable[[str], None] = print) -> None:
         study = open_study(search)
         time.sleep(2.5)
         run_trials(search, study, trials, echo)
@@ -415,14 +378,14 @@ def test_the_trial_of_a_dead_process_goes_on(files: Path, monkeypatch: pytest.Mo
         assert in_processes(1, lambda: later(2)) == [9]
     begun = pretend(monkeypatch, by_rate)
     later(2)
-    assert failures(study) == {2: "its process died again and again"} and begun == ["tiny-trial4"]
+    assert searching.failures(study) == {2: "its process died again and again"} and begun == ["tiny-trial4"]
 
 
 def test_processes_at_the_same_time_share_the_trials(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, by_rate)
     search = planned(files)
     study = open_study(search)
-    assert in_processes(3, lambda: run_trials(search, open_study(search), 8, silent)) == [0, 0, 0]
+    assert in_processes(3, lambda: run_trials(search, open_study(search), 8)) == [0, 0, 0]
     assert 8 <= len(study.trials) <= 10 and counts(study)["running"] == 0  # two may draw the last one at once
     rates = [trial.params["optimizer.lr"] for trial in study.trials]
     assert len(set(rates)) == len(rates)  # not the same draws three times
@@ -431,9 +394,8 @@ def test_processes_at_the_same_time_share_the_trials(files: Path, monkeypatch: p
 def test_a_file_that_is_no_storage_is_named(files: Path) -> None:
     (files / "search").mkdir()
     (files / "search" / "search.db").write_text("no database, but long enough to look like one " * 100)
-    with pytest.raises(SearchError, match=r"search\.db: is not the storage of a search") as caught:
+    with pytest.raises(SearchError, match=r"search\.db: is not [^\n]*$"):
         open_study(planned(files))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_storage_that_cannot_be_written_ends_in_a_sentence(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +405,7 @@ def test_a_storage_that_cannot_be_written_ends_in_a_sentence(files: Path, monkey
     pretend(monkeypatch, full)
     search = planned(files)
     with pytest.raises(SearchError, match=r"search\.db: database or disk is full$"):
-        run_trials(search, open_study(search), 2, silent)
+        run_trials(search, open_study(search), 2)
 
 
 def test_without_optuna_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

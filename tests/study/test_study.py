@@ -38,9 +38,8 @@ SMALL += ["data.train=train.json", "data.val=val.json", "data.test=five.json", "
 
 def test_one_seed_of_everything_comes_before_the_second_of_any(tmp_path: Path) -> None:
     jobs = plan([WIDEN, LITE0], [0, 3], ["trainer.epochs=5", "lite*:optimizer.lr=0.5"], tmp_path)
-    assert [job.name for job in jobs] == [
-        *("02_widen_3x3 seed 0", "lite0 seed 0", "02_widen_3x3 seed 3", "lite0 seed 3")
-    ]
+    names = ["02_widen_3x3 seed 0", "lite0 seed 0", "02_widen_3x3 seed 3", "lite0 seed 3"]
+    assert [job.name for job in jobs] == names
     assert {job.experiment.trainer.epochs for job in jobs} == {5}
     assert [job.experiment.optimizer.lr for job in jobs[:2]] == [1e-4, 0.5]
     assert jobs[3].directory.path == tmp_path / "lite0" / "seed3"
@@ -73,9 +72,7 @@ def test_the_study_remembers_what_its_experiments_are_differences_from(tmp_path:
         runs_of(tmp_path)
 
 
-def test_seeds_grow_until_there_are_results_and_the_metric_is_of_all_test_sets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seeds_grow_until_results_the_metric_is_of_all_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     people = {"many": 150, "few": 5}
 
     def evaluator(e: ExperimentConfig) -> SimpleNamespace:
@@ -192,9 +189,7 @@ def test_what_is_finished_is_not_done_again_and_what_failed_is_tried_again(ran: 
 
 def test_other_configs_and_other_data_are_refused(ran: Ran, few_pairs: Path, tmp_path: Path) -> None:
     out = ran.out
-    with pytest.raises(
-        RunError, match=r"lite0/seed0: was started with another config; .*: optimizer\.lr \(0\.001, now 0\.5\)"
-    ):
+    with pytest.raises(RunError, match=r"lite0/seed0: was started .*: optimizer\.lr \(0\.001, now 0\.5\)"):
         check(plan([ran.lite0], [0], [*SMALL, f"data.root={few_pairs}", "optimizer.lr=0.5"], out))
     jobs = plan([ran.lite0], [0], [*SMALL, f"data.root={few_pairs}"], out)
     check(jobs)

@@ -129,7 +129,7 @@ def test_a_run_of_several_processes_is_that_of_one(count: int, few_pairs: Path, 
     batch = f"trainer.batch_size={count}"
     one, two = _everything(few_pairs, batch), _everything(few_pairs, batch, f"trainer.devices={count}")
     alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
-    run(one, tmp_path / "one", echo=lambda line: None)
+    run(one, tmp_path / "one")
     lines: list[str] = []
 
     def work() -> tuple[int, list[str], Any]:
@@ -151,7 +151,7 @@ def test_a_run_of_several_processes_is_that_of_one(count: int, few_pairs: Path, 
     shutil.rmtree(alone.path)
     shutil.copytree(together.path, alone.path)
     alone.results_file.unlink()
-    run(one, tmp_path / "one", resume=True, echo=lambda line: None)
+    run(one, tmp_path / "one", resume=True)
     assert alone.results()["test"] == together.results()["test"]
     assert alone.detections_file.read_bytes() == together.detections_file.read_bytes()
     assert len(alone.detections_file.read_bytes()) > 10_000
@@ -166,13 +166,13 @@ def test_two_processes_step_clip_accumulate_cut_the_rate_and_go_on_as_one_does(f
     one = _everything(few_pairs, *loop, *rates)
     two = dataclasses.replace(one, trainer=dataclasses.replace(one.trainer, devices=2))
     alone, together = RunDirectory.of(one, tmp_path / "one"), RunDirectory.of(two, tmp_path / "two")
-    run(one, tmp_path / "one", echo=lambda line: None)
+    run(one, tmp_path / "one")
     for epochs in (1, 2, 3):  # two processes, one, and two again
         e = dataclasses.replace(one if epochs == 2 else two)
         e.trainer = dataclasses.replace(e.trainer, epochs=epochs)
 
         def go_on(e: ExperimentConfig = e) -> None:
-            run(e, tmp_path / "two", resume=e.trainer.epochs > 1, echo=lambda line: None)
+            run(e, tmp_path / "two", resume=e.trainer.epochs > 1)
 
         in_processes(e.trainer.devices, tmp_path, go_on)
     rates_alone, rates_together = ([row["lr/head"] for row in d.metrics()] for d in (alone, together))
@@ -232,7 +232,7 @@ def test_a_process_that_never_answers_ends_the_run(few_pairs: Path, tmp_path: Pa
     def work() -> str:
         mine = int(os.environ["RANK"])
         try:
-            run(e, tmp_path / "run", echo=lambda line: None, callbacks=[Hang()])
+            run(e, tmp_path / "run", callbacks=[Hang()])
         except (RunError, SystemExit) as error:
             if mine == 0:
                 (tmp_path / "given up").touch()
@@ -301,7 +301,10 @@ def _second_process_of(pid: int) -> int:
     raise AssertionError("no second process")
 
 
-def _slurm(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+Starts = list[tuple[dict[str, str], list[str]]]  # of each process: its environment, and what calls it
+
+
+def _slurm(nodes: int) -> Starts:
     """What srun sets for two tasks on one node or on two, and what it calls."""
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1"}
     job |= {"SLURM_NNODES": str(nodes), "SLURM_NTASKS_PER_NODE": str(2 // nodes), "MASTER_PORT": str(free_port())}
@@ -310,7 +313,7 @@ def _slurm(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
     return [(job | dict(zip(names, map(str, place), strict=True)), [sys.executable]) for place in places]
 
 
-def _torchrun(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
+def _torchrun(nodes: int) -> Starts:
     """One torchrun for two processes, or one on each node."""
     where = ["--nnodes", str(nodes), "--nproc-per-node", str(2 // nodes), "--master-port", str(free_port())]
     start = [sys.executable, "-m", "torch.distributed.run", *where]
@@ -320,9 +323,7 @@ def _torchrun(nodes: int) -> list[tuple[dict[str, str], list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("starter", [_slurm, _torchrun])
-def test_others_start_its_processes_too(
-    starter: Callable[[int], list[tuple[dict[str, str], list[str]]]], nodes: int, synthetic: Path, tmp_path: Path
-) -> None:
+def test_others_start_it(starter: Callable[[int], Starts], nodes: int, synthetic: Path, tmp_path: Path) -> None:
     """Of two nodes that are both this machine, one writes and speaks."""
     e = (f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", "trainer.epochs=1", "trainer.batch_size=4")
     _, *call = script("train", LITE0, *SMALL, *e, f"data.root={synthetic}", "--out", tmp_path)
@@ -339,9 +340,7 @@ def test_others_start_its_processes_too(
     ("asked", "cuda", "chosen"),
     [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("gpu", True, "cuda")],
 )
-def test_where_a_run_computes_is_decided_once(
-    asked: str, cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_run_computes(asked: str, cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's own ``auto`` takes MPS on Apple silicon, while the run would believe in the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -1,10 +1,10 @@
 """What a weighted neck has learned is written down each epoch."""
 
-import csv
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from untrained import SIX_LEVELS, splits
 
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.inference.predictor import load_detector
@@ -12,24 +12,15 @@ from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
 
 def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
-    data = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=val.json", "data.test=")
-    e = load_experiment(
-        EXPERIMENTS / "06_weighted_fusion.yaml",
-        [
-            *(*data, "data.workers=0", "trainer.epochs=2", "trainer.batch_size=2"),
-            *("backbone.name=efficientnet-b0", "backbone.pretrained=none", "adapter.channels=16", "extras.channels=16"),
-            *("input.size=[64,96]", "trainer.accelerator=cpu"),
-            *("trainer.panel_images=0", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last"),
-            *("optimizer.lr=0.001", "schedule.name=constant"),
-            "trainer.ema_decay=0.5",
-        ],
-    )
-    run(e, tmp_path, echo=lambda line: None)
-    directory = RunDirectory.of(e, tmp_path).path
+    data = splits(few_pairs, val="val.json", test="")
+    loop = ("trainer.epochs=2", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last")
+    recipe = ("optimizer.lr=0.001", "schedule.name=constant", "trainer.ema_decay=0.5")
+    keys = [*SIX_LEVELS, "backbone.name=efficientnet-b0", *data, *loop, *recipe]
+    e = load_experiment("06_weighted_fusion", keys)
+    run(e, tmp_path)
+    directory = RunDirectory.of(e, tmp_path)
     events = EventAccumulator(str(directory)).Reload()
     # five levels: the node of the deepest has one input and nothing to weigh
     wanted = {f"fusion/td{i}/{name}" for i in range(4) for name in (f"in{i}", f"td{i + 1}")}
@@ -42,10 +33,9 @@ def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
         assert last[f"fusion/td{i}/in{i}"] + last[f"fusion/td{i}/td{i + 1}"] == pytest.approx(1, abs=1e-3)
     assert any(abs(value - 0.5) > 1e-4 for value in last.values())
     # of the averaged weights, which are the tested ones
-    detector = load_detector(directory).detector
+    detector = load_detector(directory.path).detector
     assert isinstance(detector.neck, GraphNeck)
     for node, inputs in detector.neck.fusion_weights().items():
         for name, weight in inputs.items():
             assert last[f"fusion/{node}/{name}"] == pytest.approx(weight, abs=1e-6)
-    rows = list(csv.DictReader((directory / "metrics.csv").open()))
-    assert float(rows[-1]["fusion/td0/in0"]) == pytest.approx(last["fusion/td0/in0"], abs=1e-6)
+    assert directory.metrics()[-1]["fusion/td0/in0"] == pytest.approx(last["fusion/td0/in0"], abs=1e-6)

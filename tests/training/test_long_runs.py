@@ -31,7 +31,7 @@ class Watch(Callback):
 def test_memory_and_file_handles_stay_flat(few_pairs: Path, tmp_path: Path) -> None:
     settings = ("data.workers=2", "trainer.panel_images=2", "trainer.ema_decay=0.9", f"trainer.epochs={EPOCHS}")
     watch = Watch()
-    run(of_pairs(few_pairs, *settings), tmp_path, echo=lambda line: None, callbacks=[watch])
+    run(of_pairs(few_pairs, *settings), tmp_path, callbacks=[watch])
     slope, of_files = (np.polyfit(np.arange(20, EPOCHS), of[20:], 1)[0] for of in (watch.memory, watch.files))
     memory, files = ([int(of[i]) for i in (1, 20, 100, 199)] for of in (watch.memory, watch.files))
     print(f"after epochs 1, 20, 100, 199: {memory} MiB, {files} open files; {slope:.3f} MiB an epoch")

@@ -50,14 +50,11 @@ def fails(*_: object) -> None:
 
 
 @pytest.mark.parametrize("step", ["training_step", "validation_step", "test_step"])
-def test_a_run_names_the_batch_size(
-    step: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_names_its_batch(step: str, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e = of_pairs(few_pairs, "data.test=five.json", "data.allow_overlap=true")
     monkeypatch.setattr(TrainingModule, step, fails)
-    with pytest.raises(OutOfMemory, match=r"^the GPU's memory .* batches of 2 images of 96x64 pixels") as caught:
-        run(e, tmp_path, echo=lambda line: None)
-    assert "set trainer.batch_size lower, and optimizer.accumulate higher" in str(caught.value)
+    with pytest.raises(OutOfMemory, match=r"GPU.* 2 images of 96x64 .*trainer\.batch_size .*optimizer\.accumulate"):
+        run(e, tmp_path)
 
 
 def test_a_detector_names_batch_and_zoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Optimisers, schedules, and what a run does when the figures go wrong."""
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from untrained import LITE0, SMALL, of_pairs
+from untrained import LITE0, SMALL, Stop, of_pairs, stop_at
 from waits import NoWaits
 
 from data_kaist.structures import Batch, Targets
@@ -24,17 +23,6 @@ from ssd_effnet.training.callbacks import EMAWeightAveraging, ModelCheckpoint
 from ssd_effnet.training.module import NonFiniteError
 from ssd_effnet.training.run import run
 from ssd_effnet.training.run_directory import RunDirectory, RunError
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def silent(line: str) -> None:
-    pass
-
-
-def rows_of(directory: Path) -> list[dict[str, str]]:
-    with (directory / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def one_weight(e: ExperimentConfig) -> torch.optim.Optimizer:
@@ -54,7 +42,7 @@ def rates(e: ExperimentConfig, steps: int) -> list[float]:
 
 
 def default(*overrides: str) -> ExperimentConfig:
-    return load_experiment(EXPERIMENTS / "00_vgg16.yaml", overrides)
+    return load_experiment("00_vgg16", overrides)
 
 
 def test_multistep_falls_at_half_and_nine_tenths() -> None:
@@ -96,9 +84,8 @@ def test_plateau_cuts_after_its_patience() -> None:
 )
 def test_backbone_norms_and_biases_have_their_own_rate_and_decay(overrides: tuple[str, ...], wanted: Any) -> None:
     e = default(*overrides)
-    detector = nn.ModuleDict(
-        {"backbone": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
-    )
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    detector = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(4, 2)})
     groups: list[dict[str, Any]] = parameter_groups(e, detector)
     found = {g["name"]: (pytest.approx(g["lr"]), g["weight_decay"], len(g["params"])) for g in groups}
     bias = (1e-4 * e.optimizer.bias_lr_factor, 5e-4 if e.optimizer.decay_norms else 0, 1)
@@ -107,9 +94,8 @@ def test_backbone_norms_and_biases_have_their_own_rate_and_decay(overrides: tupl
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
 def test_every_trainable_parameter_is_in_exactly_one_group(norm: str) -> None:
-    e = load_experiment(
-        LITE0, [*SMALL, "backbone.pretrained=imagenet", f"backbone.norm={norm}", "input.modality=halfway"]
-    )
+    keys = ("backbone.pretrained=imagenet", f"backbone.norm={norm}", "input.modality=halfway")
+    e = load_experiment(LITE0, [*SMALL, *keys])
     detector, _ = build_detector(e, pretrained=False)
     grouped: list[Any] = [p for group in parameter_groups(e, detector) for p in group["params"]]  # type: ignore[attr-defined]
     assert sorted(map(id, grouped)) == sorted(id(p) for p in detector.parameters() if p.requires_grad)
@@ -139,34 +125,25 @@ def test_recipes_that_cannot_be_are_refused(overrides: list[str], says: str) -> 
     ],
     ids=["loss", "MR, EMA, every second epoch"],
 )
-def test_plateau_follows_the_metric_that_it_watches(
-    few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]
-) -> None:
+def test_plateau_follows_what_it_watches(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     """The rates in the log are those that the logged metric calls for."""
     recipe = ("schedule.name=plateau", "schedule.warmup_steps=0", "schedule.patience=0", "schedule.gamma=0.5")
     e = of_pairs(few_pairs, *recipe, "optimizer.lr=0.02", "trainer.epochs=6", *overrides)
-    run(e, tmp_path, echo=silent)
-    rows = rows_of(RunDirectory.of(e, tmp_path).path)
+    run(e, tmp_path)
+    rows = RunDirectory.of(e, tmp_path).metrics()
     expected, rate, best = [], 0.02, math.inf
     for epoch, row in enumerate(rows, start=1):
         expected.append(rate)
         if epoch % e.trainer.validate_every == 0:
-            value = float(row[e.schedule.monitor])
+            value = row[e.schedule.monitor]
             rate *= 1 if value < best * (1 - 1e-4) else 0.5
             best = min(best, value)
-    assert [float(row["lr/head"]) for row in rows] == pytest.approx(expected)
+    assert [row["lr/head"] for row in rows] == pytest.approx(expected)
     assert expected[-1] < 0.02  # else nothing was shown
 
 
-class Stop(Exception):
-    """Stands for whatever ends a run."""
-
-
 def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs: Path, tmp_path: Path) -> None:
-    """Every second epoch is validated; the other ones have no figure of a validation, resumed or not.
-
-    Plateau goes on where it stood.
-    """
+    """Every second epoch is validated, the others have no figure of it; resumed, plateau goes on where it stood."""
     recipe = ("schedule.name=plateau", "schedule.patience=0", "trainer.epochs=5", "trainer.validate_every=2")
     # nothing is found, so MR stays at 100 %
     e = of_pairs(few_pairs, *recipe, "postprocess.score_threshold=1")
@@ -176,26 +153,16 @@ def test_a_metric_that_never_moves_is_named_and_chooses_the_last_epoch(few_pairs
     assert [row["epoch"] for row in whole.metrics() if "val/loss_total" in row] == [1, 3]
     assert [line[:9] for line in lines if "val MR" in line and line.startswith("epoch")] == ["epoch 2/5", "epoch 4/5"]
     assert whole.metrics()[-1]["lr/head"] < whole.metrics()[0]["lr/head"]
-    assert results["epoch"] == 4 and (
-        results["val"].items() >= {"monitor": e.trainer.monitor, "best": 100, "first": 100}.items()
-    )
-    stood = "val/MR/reasonable_all was never better than at the first validation, 100%; "
-    (said,) = [line.removeprefix(stood) for line in lines if line.startswith(stood)]
-    assert said.startswith("best.ckpt is of epoch 4")
-
-    def stop_at(epoch: int) -> Any:
-        def echo(line: str) -> None:
-            if line.startswith(f"epoch {epoch}/"):
-                raise Stop
-
-        return echo
-
+    validated = {"monitor": e.trainer.monitor, "best": 100, "first": 100}
+    assert results["epoch"] == 4 and results["val"].items() >= validated.items()
+    (said,) = [line for line in lines if line.startswith("val/MR/reasonable_all was never better")]
+    assert "100%; best.ckpt is of epoch 4" in said
     directory = RunDirectory.of(e, tmp_path / "resumed")
     for epoch, resume in ((1, False), (4, False)):  # before the first checkpoint, so that the second one starts over
         with pytest.raises(Stop):
             run(e, tmp_path / "resumed", resume=resume, echo=stop_at(epoch))
         assert len(list(directory.path.glob("events.out.tfevents.*"))) == 1
-    run(e, tmp_path / "resumed", resume=True, echo=silent)
+    run(e, tmp_path / "resumed", resume=True)
     assert directory.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
     for path in (whole.path, directory.path):
         seen = EventAccumulator(str(path)).Reload()
@@ -235,9 +202,7 @@ def test_a_moving_average_forgets_the_first_step_of_a_short_run() -> None:
 
 
 @pytest.mark.parametrize(("size", "fits"), [("[32,32]", False), ("[64,96]", True)])
-def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
-    size: str, fits: bool, few_pairs: Path, tmp_path: Path
-) -> None:
+def test_a_norm_that_would_see_one_value_is_refused(size: str, fits: bool, few_pairs: Path, tmp_path: Path) -> None:
     e = of_pairs(few_pairs, "trainer.batch_size=1", f"input.size={size}")
     detector = build_detector(e)[0]
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
@@ -247,7 +212,7 @@ def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
         assert detector.training and all(torch.equal(before[n], t) for n, t in detector.state_dict().items())
         return
     with pytest.raises(RunError, match=r"would normalise a single value: its map is 1x1 pixels.* trainer\.batch_size"):
-        run(e, tmp_path, echo=silent)
+        run(e, tmp_path)
     replace_batch_norm(detector.parts["extras"], "group")  # 16 groups of 16 channels, in batches of any size
     with pytest.raises(RunError, match=r"would normalise a single value: .* a group is one channel"):
         preflight.refuse_single_values(detector, e, 2)
@@ -256,7 +221,7 @@ def test_a_norm_that_would_see_one_value_is_refused_before_the_first_step(
 def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Path) -> None:
     e = of_pairs(few_pairs, "schedule.warmup_steps=4", "trainer.epochs=4", "optimizer.accumulate=2")
     with pytest.raises(RunError, match=r"schedule\.warmup_steps is 4, but the run has 4 steps \(trainer\.epochs 4, 2 "):
-        run(e, tmp_path, echo=silent)
+        run(e, tmp_path)
     e.schedule.warmup_steps = 3
     preflight.refuse_to_end_warming_up(e, 2)
     assert load_experiment(LITE0, tiny=True).schedule.warmup_steps == 0  # of an experiment with 50
@@ -267,19 +232,16 @@ def test_a_warm_up_longer_than_the_run_is_refused(few_pairs: Path, tmp_path: Pat
     [
         ("input.modality=visible", "optimizer.accumulate=2", "optimizer.gradient_clip=0.1"),
         ("input.modality=lwir", "trainer.precision=bf16-mixed", "backbone.norm=group"),
-        (
-            *("input.modality=halfway", "optimizer.name=rmsprop", "optimizer.backbone_lr_factor=0.1"),
-            "trainer.ema_decay=0",
-        ),
+        ("input.modality=halfway", "optimizer.name=rmsprop", "optimizer.backbone_lr_factor=0.1", "trainer.ema_decay=0"),
     ],
     ids=["accumulate, clip, EMA", "bf16, group norm", "rmsprop, slow backbone"],
 )
 def test_recipes_and_modalities_run(few_pairs: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     e = of_pairs(few_pairs, *overrides)
-    run(e, tmp_path, echo=silent)
-    (row,) = rows_of(RunDirectory.of(e, tmp_path).path)
-    assert math.isfinite(float(row["val/loss_total"]))
-    assert float(row["step"]) == 2 / e.optimizer.accumulate  # four frames, two a batch
+    run(e, tmp_path)
+    (row,) = RunDirectory.of(e, tmp_path).metrics()
+    assert math.isfinite(row["val/loss_total"])
+    assert row["step"] == 2 / e.optimizer.accumulate  # four frames, two a batch
 
 
 class Spoilt(nn.Module):
@@ -330,13 +292,11 @@ def test_a_non_finite_loss_names_its_step_and_frames_and_leaves_the_last_checkpo
     e = of_pairs(few_pairs, "trainer.epochs=3")
     spoil(monkeypatch, good, value=True)
     watched = Watched()
-    with pytest.raises(NonFiniteError) as caught:
-        run(e, tmp_path, echo=silent, callbacks=[watched])
-    assert f"the loss is nan at step {good} (epoch 1) on the frames {', '.join(watched.names[good])}; " in str(
-        caught.value
-    )
+    with pytest.raises(NonFiniteError, match=rf"nan at step {good} \(epoch 1\) on the frames ") as caught:
+        run(e, tmp_path, callbacks=[watched])
+    assert f" {', '.join(watched.names[good])}; " in str(caught.value)
     assert len(watched.names) == 4 and watched.names[2] != watched.names[3]  # both are read after the second
-    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(RunDirectory.of(e, tmp_path).last, weights_only=True)
     assert checkpoint["epoch"] == 0
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
 
@@ -349,6 +309,5 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(
     e = of_pairs(few_pairs, f"data.val={val}", "trainer.ema_decay=0", "optimizer.gradient_clip=0", "trainer.epochs=2")
     spoil(monkeypatch, 3, value=False)
     with pytest.raises(NonFiniteError, match=says):
-        run(e, tmp_path, echo=silent)
-    checkpoint = torch.load(RunDirectory.of(e, tmp_path).path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["epoch"] == 0
+        run(e, tmp_path)
+    assert torch.load(RunDirectory.of(e, tmp_path).last, weights_only=True)["epoch"] == 0

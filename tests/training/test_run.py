@@ -1,6 +1,5 @@
 """End to end: a run directory tells all, a resumed run equals an uninterrupted one, a tiny set is learned."""
 
-import csv
 import hashlib
 import json
 import re
@@ -19,7 +18,7 @@ from commands import command
 from filelock import FileLock
 from processes import in_the_background
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from untrained import LITE0, SMALL, of_pairs
+from untrained import LITE0, SMALL, Stop, of_pairs, stop_at
 
 from data_kaist import corruptions
 from data_kaist.dataset import DetectionDataset
@@ -40,25 +39,22 @@ from ssd_effnet.visualize import calibration
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 EXTENDING = Path(__file__).parents[2] / "docs" / "extending.md"
+Finished = tuple[ExperimentConfig, Path]
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:
     return load_experiment(LITE0, [f"data.root={root}", *SMALL, "trainer.batch_size=4", *overrides])
 
 
-def silent(line: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
-def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, Path]:
+def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     out = tmp_path_factory.mktemp("runs")
     e = experiment(synthetic, "trainer.epochs=2", "input.modality=early", "trainer.panel_images=2")
-    run(e, out, echo=silent)
+    run(e, out)
     return e, RunDirectory.of(e, out).path
 
 
-def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> None:
+def test_a_run_directory_tells_all(finished: Finished) -> None:
     e, directory = finished
     present = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     wanted = {"config.yaml", "environment.json", "metrics.csv", "detections.json", "detections_kaist.txt"}
@@ -77,13 +73,13 @@ def test_a_run_directory_tells_all(finished: tuple[ExperimentConfig, Path]) -> N
     assert results["test"]["annotations"] == f"{e.data.root}/annotations-xml" and results["test"]["people"] >= 0
     assert 0 < results["data_share"] < 1
     assert set(results["test"]["matlab"]) >= {"reasonable_all", "reasonable_day", "reasonable_night", "near"}
-    rows = list(csv.DictReader((directory / "metrics.csv").open()))
-    assert [float(row["epoch"]) for row in rows] == [0, 1]
+    rows = RunDirectory(directory).metrics()
+    assert [row["epoch"] for row in rows] == [0, 1]
     assert {"val/MR/reasonable_all", "val/AP50", "train_epoch/loss_total"} <= set(rows[0])
 
 
 def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
-    finished: tuple[ExperimentConfig, Path], few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two seeds; of the kinds one, and one of a plugin."""
     (code,) = re.findall(r"## A corruption\n.*?```python\n(.*?)```", EXTENDING.read_text("utf-8"), re.DOTALL)
@@ -121,11 +117,9 @@ def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
     drawn = {(f"visible/{i}", s, np.random.default_rng((0, 0, i)).random()) for i in range(5) for s in (1, 2, 3)}
     assert set(seen) == drawn and len(seen) == 2 * len(drawn)  # the same for every run and strength
     events = EventAccumulator(str(beside)).Reload()
-    tag = "stress/rain/MR/reasonable_all"
-    values = [results["test"], *(results["stress"][f"rain {s}"] for s in (1, 2, 3))]
-    assert [(e.step, e.value) for e in events.Scalars(tag)] == [
-        (step, pytest.approx(of["matlab"]["reasonable_all"])) for step, of in enumerate(values)
-    ]
+    scores = [results["test"], *(results["stress"][f"rain {s}"] for s in (1, 2, 3))]
+    rates = [pytest.approx(of["matlab"]["reasonable_all"]) for of in scores]
+    assert [(e.step, e.value) for e in events.Scalars("stress/rain/MR/reasonable_all")] == [*enumerate(rates)]
     again = command("test", runs[0], "--stress", *pairs, "--plugins", "my_weather")
     assert again.returncode == 0 and json.loads((beside / "results.json").read_text()) == results
     assert len(list(beside.glob("events.*"))) == 1
@@ -152,9 +146,7 @@ def test_only_images_that_are_read_fail(modality: Modality, unread: str, capsys:
     assert capsys.readouterr().out == ""
 
 
-def test_calibration_of_a_run(
-    finished: tuple[ExperimentConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibration_of_a_run(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds nobody has no temperature; one is kept in the checkpoint alone, of the tested scores."""
     run_of, out = tmp_path / "lite0" / "seed0", tmp_path / "new" / "reliability.png"
     shutil.copytree(finished[1], run_of)
@@ -166,7 +158,7 @@ def test_calibration_of_a_run(
     refused = command(*words, "--keep")
     assert refused.returncode == 1 and f"{run_of}: no temperature fits" in refused.stderr
     assert {p: p.read_bytes() for p in before} == before
-    (validated,) = (p for p in (run_of / "tests").iterdir())
+    (validated,) = (run_of / "tests").iterdir()
     assert json.loads((validated / "results.json").read_text())["test"]["split"] == finished[0].data.val
 
     given: list[int] = []
@@ -178,12 +170,10 @@ def test_calibration_of_a_run(
     assert [p.name for p in changed] == [directory.results()["checkpoint"]]
     assert torch.load(changed[0], weights_only=True)["temperature"] == 2.0
     assert load_detector(run_of).experiment.postprocess.temperature == 2.0 and not directory.edited(directory.trained())
-    run(finished[0], tmp_path, resume=True, echo=silent)  # nothing to do
+    run(finished[0], tmp_path, resume=True)  # nothing to do
 
 
-def test_a_run_is_tested_again_beside_its_own_results(
-    finished: tuple[ExperimentConfig, Path], few_pairs: Path, shared: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_tested_again(finished: Finished, few_pairs: Path, shared: Path, tmp_path: Path) -> None:
     """The same data give the same figures; another split, annotation set or data set has a folder of its own."""
     run_of = tmp_path / "lite0" / "seed0"
     shutil.copytree(finished[1], run_of)
@@ -196,11 +186,9 @@ def test_a_run_is_tested_again_beside_its_own_results(
     same = json.loads((run_of / "tests" / "same" / "results.json").read_text())
     assert same["test"] == own["test"] and same["checkpoint"] == own["checkpoint"]
     assert (run_of / "tests/same/detections.json").read_text() == before[run_of / "detections.json"].decode()
-    rows = [line for line in done.stdout.splitlines() if "│ matlab" in line]
-    assert [row.split("│")[1].strip() for row in rows] == ["lite0/seed0", "lite0/seed1", "lite0, mean of 2 seeds"]
-    assert (
-        rows[0].split("│")[3:] == rows[2].split("│")[3:] and len(rows[0].split("│")) == 18 and "± 0.00" in done.stdout
-    )
+    rows = [line.split("│") for line in done.stdout.splitlines() if "│ matlab" in line]
+    assert [row[1].strip() for row in rows] == ["lite0/seed0", "lite0/seed1", "lite0, mean of 2 seeds"]
+    assert rows[0][3:] == rows[2][3:] and len(rows[0]) == 18 and "± 0.00" in done.stdout
 
     done = command("test", run_of, "data.test=test-day-20")
     assert done.returncode == 0, done.stderr
@@ -235,23 +223,23 @@ def test_a_run_is_tested_again_beside_its_own_results(
     assert not (run_of / "tests" / "test=nothing").exists()
 
 
-def test_a_finished_run_is_not_done_again(finished: tuple[ExperimentConfig, Path]) -> None:
+def test_a_finished_run_is_not_done_again(finished: Finished) -> None:
     e, directory = finished
     out = directory.parents[1]
     before = (directory / "results.json").stat().st_mtime_ns
-    run(e, out, resume=True, echo=silent)
+    run(e, out, resume=True)
     assert (directory / "results.json").stat().st_mtime_ns == before
     with pytest.raises(RunError, match="add --resume"):
-        run(e, out, echo=silent)
+        run(e, out)
     e.optimizer.lr *= 2
     with pytest.raises(RunError, match=r"these differ: optimizer\.lr"):
-        run(e, out, resume=True, echo=silent)
+        run(e, out, resume=True)
     e.optimizer.lr /= 2
     e.trainer.threads, e.data.workers = 1, 1  # where and how comfortably: another machine may go on with it
-    assert run(e, out, resume=True, echo=silent)["seed"] == 0
+    assert run(e, out, resume=True)["seed"] == 0
 
 
-def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path], tmp_path: Path) -> None:
+def test_an_edited_config_is_not_believed(finished: Finished, tmp_path: Path) -> None:
     """What was trained stands in the checkpoint; a loss of another kind once ended in a traceback."""
     e, directory = finished
     shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
@@ -260,7 +248,7 @@ def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path
     says = rf"config\.yaml was edited since.*: class_loss\.name \({e.class_loss.name}, now focal\), optimizer\.lr \("
     for _ in range(2):
         with pytest.raises(RunError, match=says):
-            run(edited, tmp_path, resume=True, echo=silent)
+            run(edited, tmp_path, resume=True)
         (copy / "results.json").unlink(missing_ok=True)
     shutil.copytree(directory, again := tmp_path / "again" / "lite0" / "seed0")
     save_experiment(edited, again / "config.yaml")
@@ -270,13 +258,11 @@ def test_an_edited_config_is_not_believed(finished: tuple[ExperimentConfig, Path
     e.trainer.seed = 3
     again.rename(tmp_path / "again" / "lite0" / "seed3")
     with pytest.raises(RunError, match=r"seed3: holds lite0 seed 0"):  # "finished; nothing to do" it would be
-        run(e, tmp_path / "again", resume=True, echo=silent)
+        run(e, tmp_path / "again", resume=True)
     e.trainer.seed = 0
 
 
-def test_a_gallery_and_the_report_read_what_was_trained(
-    finished: tuple[ExperimentConfig, Path], tmp_path: Path
-) -> None:
+def test_a_gallery_and_the_report_read_what_was_trained(finished: Finished, tmp_path: Path) -> None:
     """An edited config is named; a damaged checkpoint leaves the results whole."""
     e, directory = finished
     shutil.copytree(directory, copy := RunDirectory.of(e, tmp_path).path)
@@ -304,7 +290,7 @@ def test_two_processes_do_not_work_on_one_run(synthetic: Path, tmp_path: Path, m
     with in_the_background(keep_it):
         assert directory.state is State.RUNNING
         with pytest.raises(RunError, match="another process is at work on this run"):
-            run(e, tmp_path, echo=silent)
+            run(e, tmp_path)
         monkeypatch.setattr("ssd_effnet.training.run_directory.fcntl", None)  # as on Windows
         assert directory.state is State.RUNNING
     assert directory.state is State.ABSENT  # the lock of a killed process is gone, and nothing was begun
@@ -324,7 +310,7 @@ def test_who_looks_at_a_run_does_not_keep_it_from_starting(tmp_path: Path) -> No
 def test_why_a_run_failed_is_written_down(synthetic: Path, tmp_path: Path) -> None:
     e = experiment(synthetic, "data.test=train-night-9999999")
     with pytest.raises(DataError) as caught:
-        run(e, tmp_path, echo=silent)
+        run(e, tmp_path)
     directory = RunDirectory.of(e, tmp_path)
     assert (directory.state, directory.failure()) == (State.FAILED, str(caught.value))
 
@@ -350,7 +336,7 @@ def test_a_validation_split_without_anybody_is_refused(monitor: str, who: str, s
     for path in (tmp_path / "copy" / "annotations-xml" / "set02" / "V001").glob("*.xml"):
         path.write_text("<annotation></annotation>")
     with pytest.raises(RunError, match=rf"contains no {who}, so {monitor} is undefined; set trainer\.monitor to"):
-        run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs", echo=silent)
+        run(experiment(tmp_path / "copy", f"trainer.monitor={monitor}"), tmp_path / "runs")
 
 
 def test_who_is_no_person_and_what_is_doubtful_is_said_before_training(synthetic: Path, tmp_path: Path) -> None:
@@ -393,15 +379,15 @@ def test_bad_frames_stop_a_run_or_are_left_out_and_listed(synthetic: Path, tmp_p
     images[0].write_bytes(images[0].read_bytes()[:2000])
     annotations[-1].write_text("<annotation><object>")
     with pytest.raises(DataError) as caught:
-        run(experiment(root), tmp_path / "stop", echo=silent)
+        run(experiment(root), tmp_path / "stop")
     assert str(annotations[-1]) in str(caught.value) and "\n" not in str(caught.value)
     good = annotations[0].read_text()
     annotations[-1].write_text(good)
     with pytest.raises(DataError) as caught:  # met by a worker of the loader
-        run(experiment(root, "data.workers=1", "data.train=train-day-02"), tmp_path / "stop", echo=silent)
+        run(experiment(root, "data.workers=1", "data.train=train-day-02"), tmp_path / "stop")
     assert str(caught.value).startswith(f"{images[0]}: ") and "\n" not in str(caught.value)
     annotations[-1].write_text("<annotation><object>")
-    results = run(experiment(root, "trainer.epochs=1", "data.on_bad_frame=skip"), tmp_path / "skip", echo=silent)
+    results = run(experiment(root, "trainer.epochs=1", "data.on_bad_frame=skip"), tmp_path / "skip")
     reasons = [reason for _, reason in results["skipped_frames"]["train"]]
     assert len(reasons) == 2 and str(annotations[-1]) in reasons[0] and str(images[0]) in reasons[1]
 
@@ -412,22 +398,15 @@ def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_a_run_goes_on_only_with_the_data_it_was_started_with(
-    finished: tuple[ExperimentConfig, Path], tmp_path: Path
-) -> None:
+def test_a_run_goes_on_only_with_the_data_it_was_started_with(finished: Finished, tmp_path: Path) -> None:
     e, directory = finished
-    shutil.copytree(directory, RunDirectory.of(e, tmp_path).path)
-    (RunDirectory.of(e, tmp_path).path / "results.json").unlink()
-    environment = RunDirectory.of(e, tmp_path).path / "environment.json"
-    content = json.loads(environment.read_text())
+    shutil.copytree(directory, (copy := RunDirectory.of(e, tmp_path)).path)
+    copy.results_file.unlink()
+    content = copy.environment()
     content["data"]["val"]["fingerprint"] = "of other boxes"
-    environment.write_text(json.dumps(content))
+    copy.environment_file.write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"its data have changed since it was started \(val\)"):
-        run(e, tmp_path, resume=True, echo=silent)
-
-
-class Stop(Exception):
-    """Stands for whatever ends a run."""
+        run(e, tmp_path, resume=True)
 
 
 def few(root: Path, *overrides: str) -> ExperimentConfig:
@@ -440,35 +419,27 @@ def few(root: Path, *overrides: str) -> ExperimentConfig:
 def begun(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch."""
     e, out = few(few_pairs), tmp_path_factory.mktemp("begun")
-    run(e, out, echo=silent)
+    run(e, out)
     return RunDirectory.of(e, out).path
 
 
 @pytest.fixture(scope="module")
-def longer(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, Path]:
+def longer(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Two epochs."""
     e, out = few(few_pairs, "trainer.epochs=2"), tmp_path_factory.mktemp("longer")
-    run(e, out, echo=silent)
+    run(e, out)
     return e, RunDirectory.of(e, out).path
 
 
-def test_the_saved_config_stopped_and_resumed_gives_the_same_run(
-    longer: tuple[ExperimentConfig, Path], tmp_path: Path
-) -> None:
+def test_the_saved_config_stopped_and_resumed_gives_the_same_run(longer: Finished, tmp_path: Path) -> None:
     """Its folder was moved before it goes on."""
     _, whole = longer
     e = load_experiment(whole / "config.yaml")
     e = replace(e, data=replace(e.data, workers=1))  # reads ahead, and must read the same
-
-    def stop_after_the_first_epoch(line: str) -> None:
-        if line.startswith("epoch 2/"):
-            raise Stop
-
-    # the line is printed when the second epoch is over but before its checkpoint is written
     with pytest.raises(Stop):
-        run(e, tmp_path / "before", echo=stop_after_the_first_epoch)
+        run(e, tmp_path / "before", echo=stop_at(2))
     (tmp_path / "before").rename(tmp_path / "after")
-    run(e, tmp_path / "after", resume=True, echo=silent)
+    run(e, tmp_path / "after", resume=True)
     resumed = RunDirectory.of(e, tmp_path / "after").path
     assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert len(json.loads((resumed / "environment.json").read_text())["resumed"]) == 1
@@ -478,7 +449,7 @@ def test_the_saved_config_stopped_and_resumed_gives_the_same_run(
 
 
 def test_a_run_begins_with_the_weights_that_another_was_tested_with(
-    begun: Path, few_pairs: Path, tmp_path: Path
+    begun: Path, few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By name under its own normalisation; what has another shape is listed; resumed, it needs the file no more."""
     shutil.copytree(begun, source := tmp_path / "source")
@@ -487,20 +458,13 @@ def test_a_run_begins_with_the_weights_that_another_was_tested_with(
     other.write_bytes(b"not the one")
     change = ("input.mean=[0.5,0.5,0.5,0.5]", "anchors.ratios=[0.5,1,2]", "backbone.pretrained=/nowhere.pth")
     e = few(few_pairs, *change, f"init_from={source}", "trainer.epochs=2", "optimizer.lr=1e-12", "name=next")
-    lines: list[str] = []
-
-    def stop_after_the_first_epoch(line: str) -> None:
-        lines.append(line)
-        if line.startswith("epoch 2/"):
-            raise Stop
-
     with pytest.raises(Stop):
-        run(e, tmp_path, echo=stop_after_the_first_epoch)
-    (said,) = [line for line in lines if line.startswith("init_from: ")]
+        run(e, tmp_path, echo=stop_at(2))
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("init_from: ")]
     assert "of another shape: head." in said and "normalize" not in said and f"from {tested}" in said
     digest = hashlib.sha256(tested.read_bytes()).hexdigest()
     shutil.rmtree(source)
-    run(e, tmp_path, resume=True, echo=silent)
+    run(e, tmp_path, resume=True)
     directory = RunDirectory.of(e, tmp_path)
     assert directory.environment()["init_from"] == {"file": str(tested), "sha256": digest}
     before = torch.load(begun / "checkpoints" / tested.name, weights_only=True)["state_dict"]
@@ -517,16 +481,14 @@ def test_a_run_begins_with_the_weights_that_another_was_tested_with(
     ("content", "says"),
     [(None, "there is no such checkpoint, run directory"), (b"x", "is not read"), ({}, "not one of")],
 )
-def test_weights_that_cannot_be_begun_with_are_named(
-    content: object, says: str, few_pairs: Path, tmp_path: Path
-) -> None:
+def test_weights_that_are_not_begun_with(content: object, says: str, few_pairs: Path, tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content is not None:
         torch.save({"normalize.mean": torch.zeros(3), "elsewhere.weight": torch.zeros(3)}, file)
     with pytest.raises(WeightsError, match=rf"key `init_from`: .*{says}") as caught:
-        run(few(few_pairs, f"init_from={file}"), tmp_path / "runs", echo=silent)
+        run(few(few_pairs, f"init_from={file}"), tmp_path / "runs")
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -534,12 +496,10 @@ def test_norms_are_not_frozen_without_statistics(begun: Path, few_pairs: Path, t
     """Weights of one stream do not fill two, and a frozen norm stays as it begins."""
     change = (f"init_from={begun}", "backbone.norm=frozen", "input.modality=halfway")
     with pytest.raises(RunError, match=r"`backbone\.norm`: frozen, but 30 of 30 norms find no statistics in .*\.ckpt"):
-        run(few(few_pairs, *change), tmp_path, echo=silent)
+        run(few(few_pairs, *change), tmp_path)
 
 
-def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(
-    begun: Path, longer: tuple[ExperimentConfig, Path], few_pairs: Path, tmp_path: Path
-) -> None:
+def test_more_epochs_are_those_of_a_longer_run(begun: Path, longer: Finished, few_pairs: Path, tmp_path: Path) -> None:
     e, unbroken = longer
     shutil.copytree(begun, directory := RunDirectory.of(e, tmp_path).path)
     lines: list[str] = []
@@ -549,44 +509,31 @@ def test_more_epochs_for_a_finished_run_are_those_of_a_longer_one(
     left, right = weights_of(directory), weights_of(unbroken)
     assert all(torch.equal(left[name], right[name]) for name in right)
     assert (directory / "metrics.csv").read_text() == (unbroken / "metrics.csv").read_text()
-    assert run(e, tmp_path, resume=True, echo=silent) == results  # finished again
+    assert run(e, tmp_path, resume=True) == results  # finished again
     with pytest.raises(RunError, match=r"these differ: trainer\.epochs \(2, now 1\)"):
-        run(few(few_pairs), tmp_path, resume=True, echo=silent)
+        run(few(few_pairs), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("schedule", ["multistep", "cosine"])
-def test_more_epochs_are_refused_where_the_schedule_is_laid_out_over_all(
-    schedule: str, few_pairs: Path, tmp_path: Path
-) -> None:
+def test_no_more_epochs_where_the_schedule_is_laid_out_over_all(schedule: str, few_pairs: Path, tmp_path: Path) -> None:
     e = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=3")
     directory = RunDirectory.of(e, out := tmp_path / "my runs")  # quoted for the shell
     save_experiment(e, directory.config_file)
     directory.results_file.write_text("{}")
     more = few(few_pairs, f"schedule.name={schedule}", "trainer.epochs=4")
     with pytest.raises(RunError, match=rf"from 3 to 4 epochs: the schedule {schedule} .* 'init_from={directory}'"):
-        run(more, out, resume=True, echo=silent)
+        run(more, out, resume=True)
 
 
 @pytest.mark.slow
 def test_seven_real_pairs_are_learned(shared: Path, tmp_path: Path) -> None:
     """The proof that nothing between JPEG and miss rate is shifted, flipped or scaled: about five minutes."""
-    overrides = [
-        "data.train=test-all-20",
-        "data.val=",
-        "input.modality=early",
-        "input.size=[320,400]",
-        "augment.names=[flip]",
-        "trainer.batch_size=7",
-        "trainer.epochs=100",
-        "trainer.ema_decay=0.9",
-        "trainer.test_checkpoint=last",
-        "schedule.warmup_steps=0",
-        "data.workers=0",
-        "trainer.accelerator=cpu",
-        "trainer.threads=2",
-    ]
-    e = load_experiment(LITE0, [f"data.root={shared / 'data' / 'kaist-mini'}", *overrides])
-    results = run(e, tmp_path, echo=silent)
+    data = (f"data.root={shared / 'data' / 'kaist-mini'}", "data.train=test-all-20", "data.val=", "data.workers=0")
+    inputs = ("input.modality=early", "input.size=[320,400]", "augment.names=[flip]", "schedule.warmup_steps=0")
+    machine = ("trainer.accelerator=cpu", "trainer.threads=2", "trainer.test_checkpoint=last")
+    recipe = ("trainer.batch_size=7", "trainer.epochs=100", "trainer.ema_decay=0.9")
+    e = load_experiment(LITE0, [*data, *inputs, *machine, *recipe])
+    results = run(e, tmp_path)
     print(results["test"])
     assert results["test"]["images"] == 7
     assert results["test"]["matlab"]["reasonable_all"] < 5
@@ -611,7 +558,7 @@ def test_a_run_stopped_before_its_first_checkpoint_is_not_in_the_way(synthetic: 
 def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(synthetic: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file/below/lite0/seed0: cannot be made \(.*\); choose another --out"):
-        run(experiment(synthetic), tmp_path / "file" / "below", echo=lambda line: None)
+        run(experiment(synthetic), tmp_path / "file" / "below")
 
 
 def test_a_folder_without_a_run_is_called_so(tmp_path: Path) -> None:

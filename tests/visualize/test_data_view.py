@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from untrained import LITE0, SMALL
+from untrained import LITE0, SMALL, splits
 
 from data_kaist.dataset import collate
 from data_kaist.errors import Doubt
@@ -21,8 +21,7 @@ from ssd_effnet.visualize.panels import Panel
 
 
 def experiment(root: Path, *settings: str) -> ExperimentConfig:
-    data = ("data.kind=coco", f"data.root={root}", "data.train=train.json", "data.val=", "data.test=val.json")
-    return load_experiment(LITE0, [*SMALL, *data, *settings])
+    return load_experiment(LITE0, [*SMALL, *splits(root), *settings])
 
 
 @pytest.mark.parametrize("modality", ["visible", "lwir", "early"])
@@ -41,9 +40,8 @@ def test_the_pixels_are_those_that_were_transformed(few_pairs: Path, modality: s
             np.testing.assert_array_equal(image[..., -1], sample.lwir)
 
 
-def test_statistics_are_those_of_the_tensor_and_far_ones_are_doubted(
-    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statistics_are_the_tensors(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far ones are doubted."""
     said: list[str] = []
     monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: said.append(words[1]))
     e = experiment(few_pairs, "input.modality=early")
@@ -57,9 +55,7 @@ def test_statistics_are_those_of_the_tensor_and_far_ones_are_doubted(
             write_data_view(experiment(few_pairs, key), tmp_path, count=2)
 
 
-def test_the_picture_shows_the_frame_as_read_and_its_draws(
-    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_frame_as_read_and_its_draws(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The boxes of a flipped image lie on its people."""
     rows: list[list[Panel]] = []
     monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: rows.extend(shown))
@@ -74,9 +70,7 @@ def test_the_picture_shows_the_frame_as_read_and_its_draws(
         assert (first, last) == pytest.approx((10 / 128, 37 / 128) if left else (91 / 128, 118 / 128), abs=0.02)
 
 
-def test_an_object_is_drawn_on_the_image_that_shows_it(
-    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_is_on_its_own_image(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flip of one image alone leaves one box on each image, the one on it."""
     rows: list[list[Panel]] = []
     monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: rows.extend(shown))
@@ -99,15 +93,10 @@ def test_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert first.shape[0] > second.shape[0]
 
 
-def test_the_command(
-    few_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
-    assert main(["data", str(LITE0), *SMALL, *data, "--count", "2"]) == 0
+    assert main(["data", str(LITE0), *SMALL, *splits(few_pairs), "--count", "2"]) == 0
     assert (tmp_path / "data_lite0" / "train_1.png").is_file()
-    assert main(["data", str(LITE0), "input.colour=3"]) == 1
-    assert "`input.colour` is unknown" in capsys.readouterr().err
 
 
 def test_what_leaves_the_range_of_pixels_is_clipped() -> None:

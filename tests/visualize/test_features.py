@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import command
 from torch import nn
-from untrained import LITE0, SIX_LEVELS, write_checkpoint
+from untrained import LITE0, SIX_LEVELS, splits, write_checkpoint
 
 from data_kaist.dataset import collate
 from data_kaist.errors import DataError, ImageError
@@ -28,16 +28,13 @@ from ssd_effnet.visualize.features import evidence, find_sample, matched_anchors
 
 RANDOM = np.random.default_rng(0)
 IMAGE = torch.from_numpy(RANDOM.integers(0, 256, (1, 3, 64, 96), dtype=np.uint8))
-MODALITIES = ("visible", "lwir", "early", "halfway")
 
 
 @pytest.fixture(scope="module")
 def checkpoints(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
-    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
-    return {
-        m: write_checkpoint(folder / f"{m}.ckpt", f"input.modality={m}", *data, small=SIX_LEVELS) for m in MODALITIES
-    }
+    keys = {m: (f"input.modality={m}", *splits(few_pairs)) for m in ("visible", "lwir", "early", "halfway")}
+    return {m: write_checkpoint(folder / f"{m}.ckpt", *keys[m], small=SIX_LEVELS) for m in keys}
 
 
 @pytest.fixture(scope="module")

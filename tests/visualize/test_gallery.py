@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from commands import command
 from matplotlib.figure import Figure
-from untrained import write_checkpoint
+from untrained import splits, write_checkpoint
 
 from data_kaist.classes import Classes
 from data_kaist.detections import write_coco_results, write_images, write_kaist
-from data_kaist.errors import DataError, Doubt
+from data_kaist.errors import DataError, Doubt, ImageError
 from data_kaist.layouts import image_ids
 from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
@@ -41,9 +41,8 @@ from ssd_effnet.visualize.gallery.page import Bar, Chart, GalleryEntry, GalleryP
 from ssd_effnet.visualize.panels import add_legend
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), "")
 
 
 def made_up(truth: Sequence[Annotations], seed: int, share: float) -> DetectionTable:
@@ -122,9 +121,6 @@ def test_the_notebook_runs(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
             table.to_pandas()
 
 
-# ------------------------------------------------------------------------------------- figures, files of others
-
-
 @pytest.mark.usefixtures("print_size")
 def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
     visible: Path, halfway: Path, data: Path, tmp_path: Path
@@ -165,8 +161,7 @@ def test_a_figure_has_a_row_per_detector_and_a_column_per_frame(
 
 
 def test_other_categories_of_a_file_are_no_people(few_pairs: Path, tmp_path: Path) -> None:
-    splits = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=", "data.test=val.json")
-    run = run_of(tmp_path / "coco", 0, 1.0, *splits)
+    run = run_of(tmp_path / "coco", 0, 1.0, *splits(few_pairs))
     rows = json.loads((run / "detections.json").read_text())
     (tmp_path / "theirs.json").write_text(json.dumps([*rows, *(row | {"category_id": 99} for row in rows)]))
     own, theirs = FinishedRun.load_all([run, tmp_path / "theirs.json"]).values()
@@ -218,12 +213,12 @@ def test_a_file_of_several_classes_shows_the_one_that_is_asked_for(data: Path, t
 def test_a_text_of_others_does_not_fit_a_run_that_skipped_a_frame(few_pairs: Path, tmp_path: Path) -> None:
     """Image numbers of a text are places, which the run's frames have no longer."""
     root = shutil.copytree(few_pairs, tmp_path / "pairs")
-    splits = ("data.kind=coco", f"data.root={root}", "data.train=val.json", "data.val=", "data.test=train.json")
-    run = run_of(tmp_path / "whole", 0, 1.0, *splits)
+    keys = splits(root, train="val.json", test="train.json")
+    run = run_of(tmp_path / "whole", 0, 1.0, *keys)
     text = shutil.copy(run / "detections_kaist.txt", tmp_path / "theirs.txt")
     assert len(FinishedRun.load_all([run, text])) == 2
     (root / "visible" / "1.png").unlink()
-    run = run_of(tmp_path / "gap", 0, 1.0, *splits, "data.on_bad_frame=skip")
+    run = run_of(tmp_path / "gap", 0, 1.0, *keys, "data.on_bad_frame=skip")
     assert [frame.place for frame in FinishedRun.load(run).frames] == [0, 2, 3]
     text.write_text("1,20,20,27,64,0.9\n")
     with pytest.raises(DataError, match="some were left out"):
@@ -246,9 +241,7 @@ def test_names_with_a_dot_lead_to_their_images(few_pairs: Path, tmp_path: Path) 
     assert [frame.lwir for frame in frames] == [tmp_path / "lwir" / name for name in names]
 
 
-def test_galleries_show_files_of_others_as_they_show_runs(
-    visible: Path, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_look_as_runs_do(visible: Path, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ("--annotations", FinishedRun.load(visible).frames[0].visible.parents[4])  # type: ignore[union-attr]
     files = []
     for run in (visible, halfway):
@@ -275,18 +268,14 @@ def test_curves_have_subsets_a_size_an_order_and_names(visible: Path, halfway: P
     assert drawing.cv2.imread(str(out)).shape == (360, 600, 3)
     assert "MR near" in done.stdout and "MR night" not in done.stdout
     assert [w for line in done.stdout.splitlines() for w in ("second", "first") if w in line] == ["second", "first"]
-    scores = {"b": write_curves([visible], out)["visible0/seed0"]} | {
-        "a": write_curves([halfway], out)["halfway0/seed1"]
-    }
+    of_b, of_a = (write_curves([run], out) for run in (visible, halfway))
+    scores = {"b": of_b["visible0/seed0"], "a": of_a["halfway0/seed1"]}
     for best_first in (False, True):
         legend = miss_rate_figure(scores, size=(4, 4), best_first=best_first).axes[0].get_legend().get_texts()
         order = [text.get_text()[-1] for text in legend]
         rates = [scores[name].miss_rates["matlab"]["reasonable_all"].mr for name in order]
         assert order == ["b", "a"] if not best_first else rates == sorted(rates)
     assert visualize("curves", visible, "--names", "a", "b", "--out", out).returncode == 1
-
-
-# --------------------------------------------------------------------------------------------- pictures
 
 
 def test_a_thumbnail_is_around_its_object_and_inside_the_picture() -> None:
@@ -298,11 +287,8 @@ def test_a_thumbnail_is_around_its_object_and_inside_the_picture() -> None:
     picture = np.zeros((512, 640, 3), np.uint8)
     marked = [Marking("missed", box, ["missed"]), Marking("truth", box + 400, [""])]
     small = cropped([picture, picture[:, :, 0]], marked, window(box, (512, 640)), 110)
-    assert (
-        small.shape == (110, 224, 3)
-        and (small == (230, 159, 0)).all(2).any()
-        and not (small == (0, 158, 115)).all(2).any()
-    )
+    missed, truth = ((small == colour).all(2) for colour in ((230, 159, 0), (0, 158, 115)))
+    assert small.shape == (110, 224, 3) and missed.any() and not truth.any()
     drawn = whole([picture, picture], marked, 0.5)
     (x, y, w, h), (x2, *_) = rings(box[0], (512, 640), 2, 0.5)
     assert drawn.shape == (256, 644, 3)
@@ -322,11 +308,8 @@ def test_what_is_on_a_frame_is_told_in_words_too(visible: Path) -> None:
     errors = Errors(run.truth, run.detections, min_score=0.0)
     marked = [m for place in range(len(run.frames)) for m in markings(errors, place)]
     texts = [text for m in marked if m.kind == "false_alarm" for text in m.texts]
-    for word, kind in (
-        ("background", Kind.BACKGROUND),
-        ("duplicate", Kind.DUPLICATE),
-        ("badly placed", Kind.MISPLACED),
-    ):
+    words = {"background": Kind.BACKGROUND, "duplicate": Kind.DUPLICATE, "badly placed": Kind.MISPLACED}
+    for word, kind in words.items():
         assert sum(word in text for text in texts) == errors.kinds[kind].sum() > 0
     assert sum(len(m.boxes_xyxy) for m in marked if m.kind == "missed") == errors.missed.sum() > 0
     assert sum(len(m.boxes_xyxy) for m in marked) == len(run.detections) + len(run.truth.box_image)
@@ -344,9 +327,6 @@ def test_another_class_is_no_ignore_region_and_a_true_box_is_called_by_its_class
     assert {"car", "car, missed", "another class"} < {*words} and "person" not in words
     add_legend(figure := Figure(), ["truth", "missed"], "car")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["car", "car, missed"]
-
-
-# --------------------------------------------------------------------------------------------- pages of runs
 
 
 def test_the_errors_of_a_run(visible: Path, tmp_path: Path) -> None:
@@ -373,8 +353,6 @@ def test_pictures_are_files_beside_the_page(visible: Path, tmp_path: Path) -> No
 
 
 def test_a_frame_that_cannot_be_read_says_so(visible: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_kaist.errors import ImageError
-
     def broken(self: FinishedRun, place: int) -> list[np.ndarray]:
         raise ImageError(f"frame {place} is truncated")
 
@@ -406,8 +384,7 @@ def refused(*arguments: object) -> str:
 
 
 def test_what_cannot_be_compared(visible: Path, few_pairs: Path, tmp_path: Path) -> None:
-    where = (f"data.root={few_pairs}", "data.kind=coco", "data.train=train.json", "data.val=''", "data.test=val.json")
-    other = run_of(tmp_path, 3, 0.5, *where)
+    other = run_of(tmp_path, 3, 0.5, *splits(few_pairs))
     for line in (("compare", visible, other, "--out", tmp_path / "out"), ("curves", visible, other)):
         assert "not tested on the same frames" in refused(*line)
     assert not (tmp_path / "out").exists()
@@ -447,9 +424,6 @@ def test_curves_of_runs_and_files(visible: Path, halfway: Path, data: Path, tmp_
     for name in ("curves", "calibration"):
         done = visualize(name, visible, "--out", tmp_path / "three.xyz")
         assert done.returncode == 2 and "three.xyz" in done.stderr
-
-
-# --------------------------------------------------------------------------------------------- the page
 
 
 ODD = "<script>alert(1)</script> & \"quoted\" \\ 'x' </script>"
