@@ -38,7 +38,8 @@ for part, maps in detector.detector.features(images).items():
 
 # %% Two runs on the same frames: miss rates, and how sure their difference is
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import compare_detectors, miss_rate_figure, score, verdict
+from ssd_effnet.evaluation.plots import miss_rate_figure
+from ssd_effnet.evaluation.scores import compare_detectors, score, verdict
 from ssd_effnet.evaluation.significance import blocks
 
 evaluator = MissRateEvaluator([frame.annotations for frame in frames])

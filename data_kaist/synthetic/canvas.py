@@ -6,14 +6,11 @@ occlusion between figures and street furniture is measured on pixels instead of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Bgr = tuple[float, float, float]
 

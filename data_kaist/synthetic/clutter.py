@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_kaist.synthetic.canvas import Bgr, Canvas, any_colour, palette, shaded
+from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.street import SIGN_COLOURS
-
-if TYPE_CHECKING:
-    from data_kaist.synthetic.conditions import Conditions
 
 CAR_COLOURS = palette("e1e1e1 cdcdc8 1e2023 3a3a3c 767878 962828 1e3c82 c8be96")
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_kaist.synthetic.canvas import Camera
+from data_kaist.synthetic.clutter import Obstacle
+from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.figures import Person
-
-if TYPE_CHECKING:
-    from data_kaist.synthetic.canvas import Camera
-    from data_kaist.synthetic.clutter import Obstacle
-    from data_kaist.synthetic.conditions import Conditions
 
 # KAIST's people at 512 rows: most between 40 and 150 pixels tall.
 MEDIAN_HEIGHT = 74.0

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from data_kaist.synthetic.canvas import Bgr, Canvas, palette, shaded
-
-if TYPE_CHECKING:
-    from data_kaist.synthetic.conditions import Conditions
+from data_kaist.synthetic.conditions import Conditions
 
 NEAREST = 1.6
 WALL_COLOURS = palette("968778 826e5f a5a096 7d5f50 beb4aa 6e6969 694b3c 8c968c")

@@ -51,7 +51,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_args(argv)
     from ssd_effnet.training.environment import usable_device

@@ -28,7 +28,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_args(argv)
 

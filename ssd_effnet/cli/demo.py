@@ -25,8 +25,7 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_intermixed_args(argv)
 
     from data_kaist.synthetic import write_dataset
@@ -38,17 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"1. {FRAMES} synthetic pairs in {experiment.data.root}")
     write_dataset(Path(experiment.data.root), FRAMES, SIZE, seed=0, jobs=2)
     print(f"2. training {experiment.name} in {directory}")
-    code = train.main(["demo", *arguments.overrides, "--out", str(arguments.out), "--resume"])
-    if not code:
-        print("3. every miss and false alarm")
-        code = visualize.main(["errors", str(directory)])
-    if not code:
-        print("4. its test")
-        truth = ["--annotations", experiment.data.root, "--split", experiment.data.test]
-        code = evaluate.main([*truth, "--detections", str(directory)])
-    if not code:
-        frames, run = f"{experiment.data.root}/images/set06/V000/visible", shlex.quote(str(directory))
-        print(f"next: ssd-effnet detect {run} {shlex.quote(frames)} --out found    # or a photograph of yours")
-        print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
-        print("      ssd-effnet train lite0 --tiny data.root=" + shlex.quote(experiment.data.root))
-    return code
+    train.main(["demo", *arguments.overrides, "--out", str(arguments.out), "--resume"])
+    print("3. every miss and false alarm")
+    visualize.main(["errors", str(directory)])
+    print("4. its test")
+    truth = ["--annotations", experiment.data.root, "--split", experiment.data.test]
+    evaluate.main([*truth, "--detections", str(directory)])
+    frames, run = f"{experiment.data.root}/images/set06/V000/visible", shlex.quote(str(directory))
+    print(f"next: ssd-effnet detect {run} {shlex.quote(frames)} --out found    # or a photograph of yours")
+    print(f"      tensorboard --logdir {shlex.quote(str(arguments.out))}")
+    print("      ssd-effnet train lite0 --tiny data.root=" + shlex.quote(experiment.data.root))

@@ -37,7 +37,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser()
     arguments = options.completed().parse_intermixed_args(argv)

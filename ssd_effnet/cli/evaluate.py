@@ -47,7 +47,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().completed().parse_args(argv)
     from ssd_effnet.evaluation.subsets import REASONABLE
@@ -73,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from data_kaist.classes import PERSON
     from data_kaist.detections import write_coco_results, write_images
+    from ssd_effnet.evaluation import plots
     from ssd_effnet.evaluation import scores as evaluation
+    from ssd_effnet.evaluation.ground_truth import load_ground_truth
     from ssd_effnet.evaluation.late_fusion import join, mean_score
     from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
     from ssd_effnet.evaluation.significance import blocks
@@ -82,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> None:
     files = [*args.compare, *args.other] if args.compare else args.join or args.detections
     names = evaluation.short_names(files)
     files = [next(filter(Path.is_file, [path / "detections.json"]), path) for path in files]  # of a run
-    truth = evaluation.load_ground_truth(args.annotations, args.split)
+    truth = load_ground_truth(args.annotations, args.split)
     everything = truth
     truth, found = truth.read_all(files)
     evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(names, found, strict=True))
@@ -112,6 +113,6 @@ def evaluate(args: argparse.Namespace) -> None:
         results = {name: {"annotations": truth.source, **of_file.as_dict()} for name, of_file in scores.items()}
         evaluation.write_results(args.json, results)
     if args.plot:
-        evaluation.save_figure(evaluation.miss_rate_figure(scores, rules[0]), args.plot, dpi=120)
+        plots.save_figure(plots.miss_rate_figure(scores, rules[0]), args.plot, dpi=120)
     shell.print_table(evaluation.results_table(scores, args.subsets))
     print(truth)

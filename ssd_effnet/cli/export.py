@@ -38,7 +38,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser()
     arguments = options.completed().parse_args(argv)

@@ -44,7 +44,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser().completed().parse_args(argv))
 

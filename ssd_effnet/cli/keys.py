@@ -124,7 +124,6 @@ def parser() -> shell.Parser:
     return shell.Parser(__doc__, prog="ssd-effnet keys")
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     parser().completed().parse_args(argv)
     if PAGE.is_file():

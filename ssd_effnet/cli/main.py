@@ -21,11 +21,11 @@ DOC = """Train SSD pedestrian detectors, compare them, and find people with them
 
 
 @shell.command
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command that the first word names."""
     words = list(argv) if argv is not None else _completed_words() or sys.argv[1:]
     if words and words[0] in COMMANDS:
-        code: int = module(words[0]).main(words[1:])
+        code: int | None = module(words[0]).main(words[1:])
         return code
     parser().completed().parse_args(words)
     return 0

@@ -40,7 +40,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
     try:

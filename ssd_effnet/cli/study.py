@@ -93,7 +93,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     commands = {"run": run_study, "ablate": run_study, "status": show_status, "report": write_report}

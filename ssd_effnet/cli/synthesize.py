@@ -34,7 +34,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().completed().parse_args(argv)
 

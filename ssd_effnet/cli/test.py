@@ -33,7 +33,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().completed().parse_intermixed_args(argv)
     runs, overrides = shell.without_settings(arguments.runs)
@@ -45,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--name is that of a folder, without others before it")
 
     from data_kaist.errors import Failure
-    from ssd_effnet.evaluation.scores import results_table, save_figure, short_names
+    from ssd_effnet.evaluation.plots import save_figure
+    from ssd_effnet.evaluation.scores import results_table, short_names
     from ssd_effnet.training.run import CLEAN, test_again
     from ssd_effnet.training.run_directory import RunDirectory
     from ssd_effnet.visualize.stress import Stressed, stress_figure, stress_table

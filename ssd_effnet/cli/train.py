@@ -34,7 +34,6 @@ def parser() -> shell.Parser:
     return parser
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().completed().parse_intermixed_args(argv)
     from ssd_effnet.config.loading import load_experiment

@@ -203,7 +203,6 @@ def positive_number(text: str) -> float:
     return value
 
 
-@shell.command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser().parse_overrides(argv))
     for name in ("files", "detectors", "runs"):  # behind these key=value may stand, too

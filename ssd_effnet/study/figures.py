@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ssd_effnet.evaluation.miss_rate import MissRate
-from ssd_effnet.evaluation.scores import COLOURS, LINE_STYLES, lay_out_axes, save_figure, shortened
+from ssd_effnet.evaluation.plots import COLOURS, LINE_STYLES, lay_out_axes, save_figure, shortened
 from ssd_effnet.study.records import Difference, Experiment
 
 VALIDATION = "val/MR/reasonable_all"

@@ -25,7 +25,7 @@ from data_kaist.files import write_whole
 from data_kaist.layouts import spread
 from ssd_effnet.drawing import Marking, beside, draw, encoded
 from ssd_effnet.evaluation.metrics import in_place
-from ssd_effnet.evaluation.scores import miss_rate_figure
+from ssd_effnet.evaluation.plots import miss_rate_figure
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.models.necks import GraphNeck
 from ssd_effnet.training.module import TrainingModule

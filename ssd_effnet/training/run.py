@@ -50,7 +50,8 @@ from ssd_effnet.config.loading import WHERE, elsewhere, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
-from ssd_effnet.evaluation.scores import Scores, classes_as_dict, miss_rate_figure, named_figures, write_results
+from ssd_effnet.evaluation.plots import miss_rate_figure
+from ssd_effnet.evaluation.scores import Scores, classes_as_dict, named_figures, write_results
 from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS

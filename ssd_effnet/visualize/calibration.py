@@ -5,24 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from data_kaist.errors import DataError, Doubt
 from ssd_effnet.build import build_classes
 from ssd_effnet.evaluation.calibration import BINS, Reliability, fit_temperature, judged, reliability, tempered
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import COLOURS, save_figure, short_names
+from ssd_effnet.evaluation.plots import COLOURS, save_figure
+from ssd_effnet.evaluation.scores import short_names
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.models.weights import read_checkpoint
 from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.run import CLEAN, test_again
 from ssd_effnet.training.run_directory import RunDirectory, RunError, checkpoint_file
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def write_calibration(
@@ -41,7 +40,6 @@ def write_calibration(
             and exports. Without it the run stays as it is, and where none fits a Doubt says so.
         overrides: where the data are.
     """
-    from rich.table import Table
 
     table = Table(title=f"Calibration of scores from {least:g}, in percent", title_justify="left")
     for heading in (

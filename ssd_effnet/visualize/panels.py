@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from data_kaist.classes import PERSON
 from ssd_effnet.drawing import KINDS, as_rgb
-from ssd_effnet.evaluation.scores import save_figure
+from ssd_effnet.evaluation.plots import save_figure
 
 _LETTERS = 50  # of a line of text over a column
 

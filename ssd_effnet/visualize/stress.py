@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from data_kaist.corruptions import STRENGTHS
-from ssd_effnet.evaluation.scores import COLOURS, Scores, with_deviation
+from ssd_effnet.evaluation.plots import COLOURS
+from ssd_effnet.evaluation.scores import Scores, with_deviation
 from ssd_effnet.training.run import CLEAN
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Stressed: TypeAlias = Mapping[tuple[str, int], Scores]
 """One run's scores by kind and strength; ``("clean", 0)`` among them."""
@@ -36,7 +35,6 @@ def stress_table(tested: Mapping[str, Sequence[Stressed]], subset: str) -> Table
         tested: by experiment, one per seed; mean and standard deviation of several.
         subset: of :data:`ssd_effnet.evaluation.subsets.SUBSETS`, for the miss rates.
     """
-    from rich.table import Table
 
     title = f"Miss rate in percent (lower is better), {subset.replace('_', ' ')}, by strength of the corruption"
     table = Table(title=title, title_justify="left")

@@ -9,8 +9,8 @@ import pytest
 
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.box_formats import doubt
+from ssd_effnet.evaluation.ground_truth import load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import load_ground_truth
 
 WIDTH, HEIGHT = 640, 512
 SIZE = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])

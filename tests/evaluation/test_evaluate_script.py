@@ -20,16 +20,10 @@ from data_kaist.errors import DataError, Doubt
 from data_kaist.layouts import Frame
 from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.transforms import Resize
+from ssd_effnet.evaluation.ground_truth import load_ground_truth, places_by_name
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import (
-    load_ground_truth,
-    miss_rate_figure,
-    places_by_name,
-    save_figure,
-    score,
-    short_names,
-    shortened,
-)
+from ssd_effnet.evaluation.plots import miss_rate_figure, save_figure, shortened
+from ssd_effnet.evaluation.scores import score, short_names
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.training.run import _write_detections
 from ssd_effnet.training.run_directory import RunDirectory

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from data_kaist.structures import DetectionTable
+from ssd_effnet.evaluation.ground_truth import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.subsets import SUBSETS
 
 DETECTORS = ("MLPD", "MSDS-RCNN", "IATDNN-IAMSS", "TC-Det-thermal", "YOLOv3-visible")

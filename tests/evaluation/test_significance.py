@@ -12,8 +12,8 @@ from scipy.stats import t as student
 
 from data_kaist.structures import Annotations, Daytime, DetectionTable
 from ssd_effnet.evaluation.average_precision import AveragePrecision
+from ssd_effnet.evaluation.ground_truth import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.miss_rate import Curve, Matcher, MissRateEvaluator
-from ssd_effnet.evaluation.scores import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.significance import (
     TooFewVideosError,
     blocks,

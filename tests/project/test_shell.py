@@ -52,7 +52,8 @@ def test_a_wrong_word_is_one_sentence_that_names_help(words: list[str]) -> None:
 
 def test_one_page_lists_the_commands_without_torch() -> None:
     """Help and completion come at once; torch alone takes seconds."""
-    code = "import sys, ssd_effnet.evaluation.scores; from ssd_effnet.cli.main import parser as p; "
+    modules = "ssd_effnet.evaluation.plots, ssd_effnet.evaluation.ground_truth"
+    code = f"import sys, {modules}; from ssd_effnet.cli.main import parser as p; "
     code += "print(p().format_help()); print(*sys.modules)"
     *page, loaded = run("-c", code).stdout.splitlines()
     for name in COMMANDS:

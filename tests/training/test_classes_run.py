@@ -8,8 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from untrained import LITE0, SMALL, splits
 
-from ssd_effnet.cli.detect import main as detect
-from ssd_effnet.cli.visualize import main as visualize
+from ssd_effnet.cli.main import main
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.inference.export import describe
 from ssd_effnet.inference.predictor import load_detector
@@ -68,7 +67,9 @@ def test_a_detector_of_two_classes_names_them(two: tuple[RunDirectory, list[str]
     assert found.texts()[0].split()[0] == found.class_names[0]
     file = checkpoint_file(directory.path)
     assert json.loads(describe(file, predictor.experiment, (64, 96), "inside")["classes"])[1:] == ["person", "cyclist"]
-    assert detect([str(directory), str(root / "visible" / "0.png"), "--score", "0", "--out", str(tmp_path)]) == 0
+    assert (
+        main(["detect", str(directory), str(root / "visible" / "0.png"), "--score", "0", "--out", str(tmp_path)]) == 0
+    )
     listing = json.loads((tmp_path / "images.json").read_text())
     assert listing["categories"] == [{"id": 1, "name": "person"}, {"id": 2, "name": "cyclist"}]
     written = json.loads((tmp_path / "detections.json").read_text())
@@ -80,9 +81,9 @@ def test_a_detector_of_two_classes_names_them(two: tuple[RunDirectory, list[str]
 def test_pages_and_reports_are_of_one_class(two: tuple[RunDirectory, list[str]], tmp_path: Path, capsys: Any) -> None:
     directory, out = two[0], str(tmp_path / "page")
     for name in ("person", "cyclist"):
-        assert visualize(["errors", str(directory), "--class", name, "--out", out]) == 0
+        assert main(["visualize", "errors", str(directory), "--class", name, "--out", out]) == 0
         assert f"seed0, {name}" in (tmp_path / "page" / "index.html").read_text().replace("seed 0", "seed0")
-    assert visualize(["errors", str(directory), "--class", "bus", "--out", out]) == 1
+    assert main(["visualize", "errors", str(directory), "--class", "bus", "--out", out]) == 1
     assert "person, cyclist" in capsys.readouterr().err
     (loaded,) = load_study(directory.path.parents[1]).runs
     assert (loaded.detections.labels == 1).all() and loaded.matcher.truth.counted == ("person",)

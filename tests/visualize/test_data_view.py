@@ -12,7 +12,7 @@ from untrained import LITE0, SMALL, splits
 from data_kaist.dataset import collate
 from data_kaist.errors import Doubt
 from ssd_effnet.build import build_dataset, build_normalize
-from ssd_effnet.cli.visualize import main
+from ssd_effnet.cli.main import main
 from ssd_effnet.config.loading import ExperimentConfig, load_experiment
 from ssd_effnet.models.detector import Normalize
 from ssd_effnet.visualize import data as data_view
@@ -95,7 +95,7 @@ def test_pages(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_command(few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["data", str(LITE0), *SMALL, *splits(few_pairs), "--count", "2"]) == 0
+    assert main(["visualize", "data", str(LITE0), *SMALL, *splits(few_pairs), "--count", "2"]) == 0
     assert (tmp_path / "data_lite0" / "train_1.png").is_file()
 
 

@@ -29,7 +29,9 @@ from ssd_effnet.build import build_dataset
 from ssd_effnet.config.loading import load_experiment, save_experiment
 from ssd_effnet.drawing import Marking, jpeg_address, with_caption
 from ssd_effnet.evaluation.error_analysis import Errors, Kind
-from ssd_effnet.evaluation.scores import load_ground_truth, miss_rate_figure, write_results
+from ssd_effnet.evaluation.ground_truth import load_ground_truth
+from ssd_effnet.evaluation.plots import miss_rate_figure
+from ssd_effnet.evaluation.scores import write_results
 from ssd_effnet.training.run_directory import describe_data
 from ssd_effnet.visualize.gallery import album
 from ssd_effnet.visualize.gallery.album import Item, below, cropped, fewest, markings, rings, whole, window

@@ -13,7 +13,7 @@ from commands import command
 from data_kaist.layouts import Frame
 from data_kaist.statistics import channel_statistics, count_objects, height_quantiles
 from data_kaist.structures import Annotations
-from ssd_effnet.cli.inspect import main
+from ssd_effnet.cli.main import main
 
 SIZE = (64, 80)
 
@@ -54,7 +54,7 @@ def row_of(output: str, group: str) -> list[str]:
 
 
 def test_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(root)]) == 0
+    assert main(["inspect", str(root)]) == 0
     output = capsys.readouterr().out
     assert "train-all-02: no frames here" in output
     assert row_of(output, "all") == ["4", "4", "4", "4", "0"]
@@ -66,15 +66,15 @@ def test_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_annotations_alone(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.rmtree(root / "images")
-    assert main([str(root), "--split", "test-night-20"]) == 0
+    assert main(["inspect", str(root), "--split", "test-night-20"]) == 0
     assert row_of(capsys.readouterr().out, "all")[0] == "2"
-    assert main([str(root), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    assert main(["inspect", str(root), "--sheet", str(tmp_path / "sheet.png")]) == 1
     assert "annotations only, and --stats and --sheet need images" in capsys.readouterr().err
 
 
 def test_sheet_and_channels(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "new" / "sheet.png"
-    assert main([str(root), "--sheet", str(path), "--stats", "--pictures", "3"]) == 0
+    assert main(["inspect", str(root), "--sheet", str(path), "--stats", "--pictures", "3"]) == 0
     picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture.shape[1] > 4 * SIZE[1]  # two columns of pairs
     green = (abs(picture.astype(int) - (0, 158, 115)) < 12).all(axis=2)
@@ -93,7 +93,7 @@ def test_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     (tmp_path / "train.json").write_text(json.dumps(document))
     for arguments in ([str(tmp_path / "train.json")], [str(tmp_path)], [str(tmp_path), "--kind", "coco"]):
-        assert main([*arguments, "--stats"]) == 0
+        assert main(["inspect", *arguments, "--stats"]) == 0
         output = capsys.readouterr().out
         assert row_of(output, "all") == ["1", "1", "1", "1", "1"]  # 11 pixels are too low to train on
         assert row_of(output, "mean") == ["0.0000"] * 3
@@ -102,7 +102,7 @@ def test_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document["categories"] = [{"id": 1, "name": "Person "}, {"id": 2, "name": "car"}]
     document["annotations"] += [{"id": i, "image_id": 0, "category_id": 2, "bbox": [1, 2, 10, 20]} for i in (1, 2)]
     (tmp_path / "train.json").write_text(json.dumps(document))
-    assert main([str(tmp_path)]) == 0
+    assert main(["inspect", str(tmp_path)]) == 0
     assert "train.json: not person: car 2\n" in capsys.readouterr().out
 
 

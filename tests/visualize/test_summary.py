@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ssd_effnet.build import build_skeleton
-from ssd_effnet.cli.summarize import main
+from ssd_effnet.cli.main import main
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.cost import cost, multiply_adds
 from ssd_effnet.visualize.summary import summarize
@@ -33,6 +33,6 @@ def test_a_summary_adds_up() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["01_effnet_b4", "input.modality=halfway"]) == 0
+    assert main(["summarize", "01_effnet_b4", "input.modality=halfway"]) == 0
     said = capsys.readouterr().out
     assert "halfway, one image of 512x640" in said and "30,720 anchors" in said

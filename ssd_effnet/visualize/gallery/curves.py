@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_kaist.errors import DataError
+from ssd_effnet.evaluation.ground_truth import load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import Scores, load_ground_truth, miss_rate_figure, save_figure, score, short_names
+from ssd_effnet.evaluation.plots import miss_rate_figure, save_figure
+from ssd_effnet.evaluation.scores import Scores, score, short_names
 from ssd_effnet.evaluation.subsets import REASONABLE
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 

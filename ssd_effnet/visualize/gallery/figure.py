@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from data_kaist.errors import DataError
 from data_kaist.splits import spelling
 from ssd_effnet.evaluation.error_analysis import FPPI, Errors
-from ssd_effnet.evaluation.scores import save_figure
+from ssd_effnet.evaluation.plots import save_figure
 from ssd_effnet.evaluation.subsets import REASONABLE, SUBSETS
 from ssd_effnet.visualize.gallery.album import markings
 from ssd_effnet.visualize.gallery.finished_run import FinishedRun

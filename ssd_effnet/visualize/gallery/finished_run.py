@@ -18,8 +18,9 @@ from data_kaist.layouts import IMAGE_SUFFIXES, Frame, Modality, category_ids, co
 from data_kaist.structures import DetectionTable
 from ssd_effnet.build import build_annotations, build_classes
 from ssd_effnet.drawing import as_rgb
+from ssd_effnet.evaluation.ground_truth import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
-from ssd_effnet.evaluation.scores import GroundTruth, load_ground_truth, short_names
+from ssd_effnet.evaluation.scores import short_names
 from ssd_effnet.training.run_directory import RunDirectory
 
 
