@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_finite(criterion: DetectionLoss, truth: Target
     losses.total.backward()
     assert torch.isfinite(losses.total) and losses.total >= 0
     for tensor in (raw.cls_logits, raw.bbox_regression):
-        assert tensor.grad is None or torch.isfinite(tensor.grad).all()
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
     if truth.ignore.any():
         assert losses.positives == 0 and losses.loc == 0
     elif truth.is_object.any():
