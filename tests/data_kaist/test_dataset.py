@@ -74,9 +74,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-# --- KAIST --------------------------------------------------------------------------------------------------------
-
-
 def test_kaist_frames_are_sorted_and_complete(root: Path) -> None:
     frames = DataSource("kaist", root).frames("train-all-02", modality="early")
     assert [frame.name for frame in frames] == TRAIN
@@ -96,8 +93,6 @@ def test_annotations_alone_can_be_loaded(root: Path) -> None:
     with pytest.raises(SplitError, match=r"no KAIST images there; looked for .*images/setXX/VYYY/visible"):
         DataSource("kaist", root).frames("train-all-02")
 
-
-# --- layouts that others ship ---------------------------------------------------------------------------------------
 
 ROW = "person 10 5 8 20 0 0 0 0 0 0 0\n"
 
@@ -333,9 +328,6 @@ def test_empty_splits(root: Path) -> None:
         DataSource("kaist", root, annotations=root / "nowhere").frames("train-all-02")
 
 
-# --- COCO ---------------------------------------------------------------------------------------------------------
-
-
 def write_coco(root: Path, n: int, folder: str = "images") -> Path:
     root.mkdir(exist_ok=True)
     height, width = SIZE
@@ -376,9 +368,6 @@ def test_coco_errors(tmp_path: Path) -> None:
     (tmp_path / "images/1.png").unlink()
     with pytest.raises(ImageError, match=r"images/1\.png: missing"):
         DataSource("coco", tmp_path).frames("train.json")
-
-
-# --- images -------------------------------------------------------------------------------------------------------
 
 
 def test_a_truncated_png_is_refused_and_a_padded_one_is_not(tmp_path: Path) -> None:
@@ -431,9 +420,6 @@ def test_an_image_of_another_size_than_its_annotation_is_refused(root: Path) -> 
     frame = DataSource("kaist", root).frames("train-all-02")[0]
     with pytest.raises(ImageError, match=r"lwir/I00001\.jpg: 60x24 pixels, but annotated for 60x48"):
         read_pair(frame, "early")
-
-
-# --- data set, sampler, batch -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("modality", "channels"), [("visible", 3), ("lwir", 1), ("early", 4), ("halfway", 4)])

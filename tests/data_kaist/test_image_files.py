@@ -65,8 +65,6 @@ def refusal(e: ExperimentConfig, out: Path) -> str:
     return str(caught.value)
 
 
-# --- where the names of a JSON file lead -----------------------------------------------------------------------------
-
 ROBOFLOW = [(f"{part}/_annotations.coco.json", part) for part in ("train", "valid", "test")]
 COCO = [(f"annotations/instances_{part}2017.json", f"{part}2017") for part in ("train", "val")]
 CVAT = [("annotations/instances_default.json", "images/default")]
@@ -187,9 +185,6 @@ def test_a_missing_side_is_named_without_a_modality(
     assert f"{gone}: missing" in capsys.readouterr().err
 
 
-# --- images that two splits share ------------------------------------------------------------------------------------
-
-
 def test_shared_images_are_found_by_file_then_by_content(tmp_path: Path) -> None:
     export(tmp_path, ("train.json", "a"), count=4)
     (tmp_path / "b").mkdir()
@@ -279,9 +274,6 @@ def test_what_may_be_shared_is_trained_on(
     with pytest.raises(Begun):
         run(e, tmp_path / "runs", echo=lambda line: None)
     assert len(build_dataset(e, "train")) == (6 if overrides else 4)
-
-
-# --- somebody to be found --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

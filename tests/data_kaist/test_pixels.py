@@ -70,9 +70,6 @@ def visible(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return load_detector(write_checkpoint(tmp_path_factory.mktemp("c") / "visible.ckpt"), device="cpu")
 
 
-# orientation tags
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_a_tag_is_followed_ignored_or_never_looked_at(suffix: str, tag: int, tmp_path: Path) -> None:
@@ -138,9 +135,6 @@ def test_annotated_images_stay_as_stored_unless_their_size_fits_one_form(tmp_pat
 def test_kaist_is_never_turned(synthetic: Path) -> None:
     frames = DataSource("kaist", synthetic, reading=UPRIGHT).frames("test-all-20")
     assert {frame.reading.orientation for frame in frames} == {"never"}
-
-
-# more than 8 bits
 
 
 def thermal(path: Path, kind: str) -> np.ndarray:
@@ -342,9 +336,6 @@ def test_quantiles_are_of_all_columns_and_of_what_can_be_read(tmp_path: Path) ->
     assert lwir_quantiles(frames, (0.02, 0.98)) == [7000, 9000]
 
 
-# damaged films
-
-
 def numbered(path: Path, codec: str, frames: int = 40) -> Path:
     """A film whose frames bear their numbers as eight white or black squares, over a noise that takes bytes."""
     noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8), (5, 5), 0)
@@ -445,9 +436,6 @@ def test_whatever_is_damaged_the_rest_is_read(name: str, codec: str, tmp_path: P
         assert len(frames) == 60
 
 
-# what is left out, and what a file is
-
-
 def write(path: Path, kind: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path, kind)
@@ -513,9 +501,6 @@ def test_addresses_and_cameras_are_refused_by_name(given: str, visible: Predicto
     if "://" in given:
         with pytest.raises(DataError, match=f"^{given}: .*address"):
             visible.predict([given])
-
-
-# films for browsers
 
 
 def test_films_are_vp8_in_webm_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -81,9 +81,6 @@ def image(twin: Path, frame: str, modality: str) -> np.ndarray:
     return read(twin / "images" / folder / modality / f"{number}.jpg", cv2.IMREAD_GRAYSCALE).astype(float)
 
 
-# Reproducibility
-
-
 def test_the_seed_decides_every_byte_whatever_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,9 +115,6 @@ def test_the_plain_twin_is_what_it_was(tmp_path: Path) -> None:
     for modality, mean, deviation in (("visible", 73.412, 47.399), ("lwir", 38.222, 11.655)):
         images = np.stack([read(path, cv2.IMREAD_GRAYSCALE) for path in sorted(tmp_path.rglob(f"{modality}/*.jpg"))])
         assert (images.mean(), images.std()) == pytest.approx((mean, deviation), abs=0.02)
-
-
-# Layout and splits
 
 
 def test_layout(twin: Path) -> None:
@@ -173,9 +167,6 @@ def test_about_a_quarter_of_the_frames_is_empty_but_no_validation_frame(twin: Pa
     validation = {str(f) for f in frame_ids(FRAMES) if is_validation(f)}
     assert validation <= {item.frame for item in items if item.label == "person" and item.occlusion < 2}
     assert 0.12 < 1 - len(peopled - validation) / (FRAMES - len(validation)) < 0.38
-
-
-# Truth of the boxes
 
 
 def test_boxes_lie_in_the_frame(items: list[Item]) -> None:
@@ -282,9 +273,6 @@ def test_boxes_fit_both_images_when_the_cameras_are_apart() -> None:
     assert found[0].lwir == (found[0].x - 6, found[0].y + 3, found[0].w, found[0].h)
     assert found[-1].w > 0 and found[-1].lwir[2] == 0
     assert [_bbgt(found, side).split()[-2] for side in ("visible", "lwir")] == ["0", "1"], "an ignore region there"
-
-
-# --wide
 
 
 def test_what_wide_varies_lies_between_its_limits_and_is_plain_elsewhere() -> None:
@@ -413,9 +401,6 @@ def test_paired_annotations_say_where_each_camera_sees_people(tmp_path: Path) ->
     assert len(offsets) > 3 and all(abs(x) <= 6 and abs(y) <= 3 for x, y in offsets)
     qualities = {str(Image.open(path).quantization) for path in tmp_path.rglob("*.jpg")}
     assert len(qualities) > 3
-
-
-# The command
 
 
 def test_command_writes_then_does_nothing_then_refuses(

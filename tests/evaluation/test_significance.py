@@ -55,9 +55,6 @@ def random_case(seed: int, n: int) -> tuple[list[Annotations], DetectionTable]:
     return truth, table([(i, box, score) for (i, box, _), score in zip(rows, scores, strict=True)])
 
 
-# ------------------------------------------------------------------------------------------------ blocks
-
-
 def test_videos_are_cut_into_stretches_of_about_thirty() -> None:
     names = [f"set{s:02}/V{v:03}/I{i:05}" for s in range(7) for v in range(3) for i in range(44 if v else 46)]
     block = blocks(names)  # 46 frames are two stretches (46 / 30 rounds to 2), 44 are one
@@ -75,9 +72,6 @@ def test_few_blocks_are_cut_shorter_and_other_images_stand_alone() -> None:
     assert blocks(["x", "x"]).tolist() == [0, 1]
     with pytest.raises(TooFewVideosError, match="4 videos"):
         blocks(names, videos=True)
-
-
-# ------------------------------------------------------------------------------------------------ jackknife
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -142,9 +136,6 @@ def test_average_precision_by_images() -> None:
     assert matched.figures(weight.astype(float)) == pytest.approx(written_out, abs=1e-9)
 
 
-# ------------------------------------------------------------------------------------------------ verdicts
-
-
 def test_the_formula_by_hand() -> None:
     """Three seeds against three, three blocks: every part of the variance written out."""
     a = np.array([[10.0, 9, 10, 11], [12, 12, 11, 13], [11, 10, 11, 12]])
@@ -197,9 +188,6 @@ def test_how_many_seeds_would_tell() -> None:
     assert seeds_to_tell(seeds(5, 1.0, 3.0), seeds(5, 1.0, 3.0)) is None  # the images alone forbid it
 
 
-# ------------------------------------------------------------------------------------------------ how often wrong
-
-
 def equal_pair(random: np.random.Generator, seeds: int, images: float, spread: float) -> list[np.ndarray]:
     """Two experiments without a true difference; the seeds of the second spread so many times as much.
 
@@ -234,9 +222,6 @@ def test_a_chain_of_ten_without_a_difference() -> None:
         found = [compare(*equal_pair(random, 3, 1, 1)).p for _ in range(10)]
         wrong += min(holm(found)) <= 0.05
     assert wrong / 200 <= 0.08
-
-
-# ------------------------------------------------------------------------------------------------ published detectors
 
 
 @pytest.fixture(scope="module")

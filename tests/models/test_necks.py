@@ -318,9 +318,6 @@ def test_the_given_maps_are_not_changed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, given_maps, strict=True))
 
 
-# Refusals.
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,9 +18,6 @@ def small() -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-# Loading by name
-
-
 def test_report_names_all_that_did_not_match(tmp_path: Path) -> None:
     file = {k: v.clone() + 1 for k, v in small().state_dict().items()}
     del file["norm.bias"], file["norm.num_batches_tracked"]
@@ -85,9 +82,6 @@ def test_renames_whole_parts_only_and_the_longest() -> None:
     assert not report.missing + report.misshapen
 
 
-# Reading files
-
-
 def test_whole_models_are_refused(tmp_path: Path) -> None:
     torch.save(small(), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match="Save its state_dict alone"):
@@ -134,8 +128,6 @@ def test_reads_plain_files_and_checkpoints(tmp_path: Path, zipped: bool) -> None
         assert list(read) == list(state) and torch.equal(read["fc.bias"], state["fc.bias"])
 
 
-# Fetching
-
 CONTENT = b"weights" * 1000
 PREFIX = hashlib.sha256(CONTENT).hexdigest()[:8]
 
@@ -170,9 +162,6 @@ def test_a_bad_answer_leaves_nothing_behind(site: str, tmp_path: Path, name: str
         download(f"{site}/{name}", prefix, tmp_path / "cache")
     assert f"{site}/{name}" in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-# Other input channels
 
 
 def test_first_convolution_for_other_channels() -> None:
