@@ -36,7 +36,6 @@ def _counts(tar: Path, every: int) -> tuple[Counter[str], Counter[str]]:
             if i % every:
                 continue
             file = archive.extractfile(member)
-            assert file is not None
             annotations = parse_xml(file.read().decode(), member.name)
             labels.update(annotations.labels)
             labels["frames"] += 1

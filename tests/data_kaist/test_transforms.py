@@ -80,8 +80,6 @@ def bright_bounds(image: np.ndarray) -> np.ndarray | None:
 def test_the_box_stays_on_the_object_in_both_images(name: str, box: tuple[int, int, int, int], seed: int) -> None:
     before = sample_of([box])
     after = GEOMETRY[name](before, np.random.default_rng(seed))
-    assert after.visible is not None
-    assert after.lwir is not None
     assert after.visible.shape[:2] == after.lwir.shape == after.size
     height, width = after.size
     if not len(after.boxes_xyxy):
@@ -124,8 +122,6 @@ def test_letterbox_by_hand() -> None:
     before = replace(sample_of([(30, 48, 60, 96), (0, 0, 120, 96)]), ignore=np.array([False, True]))
     chain = Compose((Resize((64, 64), "letterbox"), Pad((64, 64), (1, 2, 3, 4))))
     after = chain(before, np.random.default_rng(0))
-    assert after.visible is not None
-    assert after.lwir is not None
     assert (after.size, after.content_size, after.original_size) == ((64, 64), (51, 64), SIZE)
     np.testing.assert_array_equal(after.boxes_xyxy, [[16, 25.5, 32, 51], [0, 0, 64, 51]])
     assert list(after.ignore) == [False, True]
@@ -156,8 +152,6 @@ def test_crop_keeps_ignore_regions_as_long_as_any_area_is_left() -> None:
 
 def test_crop_beyond_the_image_fills_the_canvas() -> None:
     after = crop(sample_of([(0, 0, 120, 96)]), (-10, -5, 130, 100), fill=(1, 2, 3, 4))
-    assert after.visible is not None
-    assert after.lwir is not None
     assert after.size == (105, 140)
     assert list(after.visible[0, 0]) == [1, 2, 3]
     assert after.lwir[104, 139] == 4
@@ -199,8 +193,6 @@ def test_jitter_changes_colours_only_and_each_modality_on_its_own() -> None:
     means = []
     for _ in range(20):
         after = PhotometricJitter(strength=0.3, p=1)(before, rng)
-        assert after.visible is not None
-        assert after.lwir is not None
         assert after.visible.dtype == after.lwir.dtype == np.uint8
         assert after.visible.shape == (*SIZE, 3)
         assert after.boxes_xyxy is before.boxes_xyxy
@@ -209,7 +201,6 @@ def test_jitter_changes_colours_only_and_each_modality_on_its_own() -> None:
     assert abs(np.corrcoef(np.array(means).T)[0, 1]) < 0.9
     assert PhotometricJitter(p=0)(before, rng) is before
     same = PhotometricJitter(strength=0, p=1)(before, rng)
-    assert same.visible is not None
     assert np.abs(same.visible.astype(int) - noise[..., :3]).max() <= 1
 
 
@@ -217,7 +208,6 @@ def test_jitter_leaves_grey_grey() -> None:
     """Hue and saturation must not colour what has no colour: nights stay nights."""
     grey = np.full((*SIZE, 3), 100, np.uint8)
     after = PhotometricJitter(p=1)(replace(sample_of([]), visible=grey), np.random.default_rng(3))
-    assert after.visible is not None
     assert np.ptp(after.visible.astype(int), axis=2).max() <= 1
 
 
@@ -245,8 +235,6 @@ def test_mosaic_by_hand() -> None:
     ]
     assert after.boxes_xyxy.tolist() == [list(box) for box, *_ in wanted]
     assert list(zip(after.labels, after.ignore, strict=True)) == [(label, ignored) for _, label, ignored in wanted]
-    assert after.visible is not None
-    assert after.lwir is not None
     for x1, y1, x2, y2 in after.boxes_xyxy.astype(int):
         assert after.visible[y1:y2, x1:x2].min() == after.lwir[y1:y2, x1:x2].min() == 255
     assert (after.visible > 127).all(axis=2).sum() == (after.lwir > 127).sum() == 600 + 826 + 750 + 664  # by quarter
@@ -263,8 +251,6 @@ def test_mosaic_of_frames_of_other_shapes_and_of_one_modality() -> None:
     first = sample_of([])
     wide = sample_of([(20, 8, 40, 40)], (48, 240))
     after = mosaic_of(first, wide, 1)
-    assert after.visible is not None
-    assert after.lwir is not None
     assert [*after.visible[23, 60], after.lwir[23, 60]] == list(MEAN_COLOUR)
     np.testing.assert_array_equal(after.boxes_xyxy[0], [70, 28, 80, 44])
     np.testing.assert_allclose(bright_bounds(after.lwir[:48]), [70, 28, 80, 44], atol=1)
@@ -285,7 +271,6 @@ def test_semi_unpaired_by_hand() -> None:
     for seed in range(20):
         changed = SemiUnpaired(p=1, crop=0)(sample, np.random.default_rng(seed))
         rows = sorted((*box, *sides) for box, sides in zip(changed.boxes_xyxy.tolist(), changed.in_sides, strict=True))
-        assert changed.visible is not None and changed.lwir is not None
         visible_turns, lwir_turns = changed.visible[10, 55, 0] == 255, changed.lwir[10, 55] == 255
         seen.add((bool(visible_turns), bool(lwir_turns)))
         if visible_turns == lwir_turns:

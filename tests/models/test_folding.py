@@ -30,7 +30,6 @@ def lively(module: nn.Module) -> nn.Module:
                 (norm.running_mean, -0.1),
                 (norm.running_var, 0.7),
             ):
-                assert tensor is not None
                 values = low + torch.rand(tensor.shape, generator=generator) * (0.6 if low > 0 else 0.2)
                 tensor.data.copy_(values)
     return module

@@ -34,7 +34,6 @@ def test_lite0_loads_from_its_package() -> None:
     assert report is not None and not report.missing + report.misshapen
     assert {name.split(".")[0] for name in report.unexpected} == {"_conv_head", "_bn1", "_fc"}
     path = pretrained_weights("efficientnet-lite0", "imagenet")
-    assert path is not None
     assert torch.equal(backbone.state_dict()["_conv_stem.weight"], read_state_dict(path)["_conv_stem.weight"])
     assert load_pretrained(backbone, "efficientnet-lite0", "none") is None
 
@@ -65,7 +64,6 @@ def test_vgg_bn_loads_torchvisions_names(tmp_path: Path) -> None:
     torch.save(file, tmp_path / "vgg16_bn.pth")
     backbone = VGG16(batch_norm=True, in_channels=4)
     report = load_pretrained(backbone, "vgg16-bn", str(tmp_path / "vgg16_bn.pth"))
-    assert report is not None
     assert len(report.loaded) == 13 * 6
     assert {name.split(".")[0] for name in report.unexpected} == {"classifier"}
     assert {name.split(".")[0] for name in report.missing} == {"conv6", "conv7"}
