@@ -56,9 +56,8 @@ def test_scores_above_the_prior_speak_for_an_object() -> None:
     assert join(agreeing, prior=0.5).scores[0] < alone < join(agreeing, prior=0.1).scores[0]
     assert join(agreeing, prior=0.1).scores.tolist() == pytest.approx([9 / 25, 0.05])  # odds 1/4 * 1/4 * 9
     assert join(agreeing).scores.tolist() == join(agreeing, prior=0.15).scores.tolist()
-    assert join([table((0, 0, 10, 0.9)), table((0, 4, 10, 0.5))]).scores.tolist() == pytest.approx(
-        [0.9, 0.5]
-    )  # IoU 6 / 14
+    apart = [table((0, 0, 10, 0.9)), table((0, 4, 10, 0.5))]  # IoU 6 / 14
+    assert join(apart).scores.tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_detectors_without_detections_classes_and_scores() -> None:
@@ -98,9 +97,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs that each find one of two people: the joined detections, in the ids of the file, find both."""
     images = [{"id": 7 + i, "file_name": f"frame.000{i}.png", "width": 640, "height": 512} for i in range(2)]
     boxes = [{"id": 1 + i, "image_id": 7 + i, "category_id": 3, "bbox": [100, 100, 40, 100]} for i in range(2)]
-    (tmp_path / "t.json").write_text(
-        json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]})
-    )
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]}
+    (tmp_path / "t.json").write_text(json.dumps(content))
     for i, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         box = DetectionTable(np.array([i]), np.array([[100.0, 100, 140, 200]]), np.array([0.9]))

@@ -127,11 +127,8 @@ def test_average_precision_by_images() -> None:
     assert list(matched.figures().values()) == [theirs.mean(), theirs[0], theirs[5]]
     weight = np.random.default_rng(0).integers(3, size=25)
     drawn = np.repeat(np.arange(25), weight)
-    rows = [
-        (place, box, score)
-        for place, i in enumerate(drawn)
-        for box, score in zip(found.of_image(i).boxes_xyxy, found.of_image(i).scores, strict=True)
-    ]
+    of_drawn = [(place, found.of_image(i)) for place, i in enumerate(drawn)]
+    rows = [(place, *one) for place, of in of_drawn for one in zip(of.boxes_xyxy, of.scores, strict=True)]
     written_out = AveragePrecision([truth[i] for i in drawn], table(rows)).figures()
     assert matched.figures(weight.astype(float)) == pytest.approx(written_out, abs=1e-9)
 
@@ -254,10 +251,8 @@ def test_jackknife_against_bootstrap(truth: GroundTruth, published: dict[str, Ma
     ratios = []
     for matcher in published.values():
         curve = matcher.curve("reasonable_all")
-        drawn = [
-            100 * curve.read(np.bincount(random.integers(76, size=76), minlength=76)[block].astype(float))[0]
-            for _ in range(300)
-        ]
+        weights = (np.bincount(random.integers(76, size=76), minlength=76)[block] for _ in range(300))
+        drawn = [100 * curve.read(weight.astype(float))[0] for weight in weights]
         ratios.append(math.sqrt(image_variance(jackknife(matcher, block)[None])) / np.std(drawn, ddof=1))
     assert 0.9 <= np.mean(ratios) <= 1.2
 
