@@ -51,10 +51,9 @@ def export(root: Path, *places: tuple[str, str], count: int = 2) -> Path:
     return root
 
 
-def experiment(root: Path, *splits: str, **keys: str) -> ExperimentConfig:
+def experiment(root: Path, *splits: str, more: tuple[str, ...] = ()) -> ExperimentConfig:
     given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
-    given += [f"data.{key}={value}" for key, value in keys.items()]
-    return load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given], tiny=True)
+    return load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given, *more], tiny=True)
 
 
 def refusal(e: ExperimentConfig, out: Path) -> str:
@@ -118,7 +117,7 @@ def test_two_folders_that_fit_are_refused_and_a_key_decides(tmp_path: Path) -> N
     for images in ("images", ".", str(tmp_path / "images")):
         frames = DataSource("coco", tmp_path, images=images).frames("train.json")
         assert frames[0].visible == tmp_path / images / "frame_000000.png"
-    assert build_dataset(experiment(tmp_path, "train.json", "", "", images="images"), "train").frames
+    assert build_dataset(experiment(tmp_path, "train.json", "", "", more=("data.images=images",)), "train").frames
     (tmp_path / "second").mkdir()
     (tmp_path / "second/images").symlink_to(tmp_path / "images")  # one folder by two names is one
     shutil.copy(tmp_path / "train.json", tmp_path / "second/train.json")
@@ -265,8 +264,7 @@ def test_what_may_be_shared_is_trained_on(
         raise Begun
 
     monkeypatch.setattr("ssd_effnet.training.run.build_detector", begin)
-    given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
-    e = load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given, *overrides], tiny=True)
+    e = experiment(root, *splits, more=overrides)
     with pytest.raises(Begun):
         run(e, tmp_path / "runs", echo=lambda line: None)
     assert len(build_dataset(e, "train")) == (6 if overrides else 4)

@@ -81,9 +81,7 @@ def image(twin: Path, frame: str, modality: str) -> np.ndarray:
     return read(twin / "images" / folder / modality / f"{number}.jpg", cv2.IMREAD_GRAYSCALE).astype(float)
 
 
-def test_the_seed_decides_every_byte_in_any_number_of_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_seed_decides_every_byte_in_any_number_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = 10
     monkeypatch.setattr(writer, "FRAMES_A_TASK", 3)
     assert len(list(writer._tasks(frame_ids(frames)))) > 1
