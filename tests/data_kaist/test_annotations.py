@@ -96,6 +96,7 @@ BROKEN_XML = {
     "nan": (xml({"y": "nan"}), "has y 'nan', which is not a finite number"),
     "no box's width": (xml({"w": -1}), r"has a box without area \(x 10, y 20, w -1, h 60\)"),
     "right of the frame": (xml({"x": 640}), "lies outside its 640x512 image"),
+    "below its size": (xml({"y": 48}, size="<size><width>60</width><height>48</height></size>"), "outside its 60x48 "),
     "occlusion": (xml({"occlusion": 3}), "has occlusion 3.*, which should be 0, 1 or 2"),
     "size": (xml(size="<size><width>0</width><height>5</height></size>"), "<size> says 0x5 pixels"),
 }
