@@ -132,6 +132,7 @@ def test_names_below_the_root_stay_valid(tmp_path: Path) -> None:
     truth(tmp_path / "train.json", ["images/frame_000000.png", "images/frame_000001.png"])
     old, new = (DataSource("coco", tmp_path).frames(file) for file in ("train.json", "lists/train.json"))
     assert [frame.visible for frame in old] == [frame.visible for frame in new]
+    # as it was before the JSON file's folder counted
     assert fingerprint(old) == fingerprint(new) == OLD_FINGERPRINT
 
 
