@@ -30,9 +30,8 @@ def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None
     written(tmp_path, "base.yaml", "class_loss: {name: focal, gamma: 2}\nschedule: {gamma: 0.5, warmup_steps: 3}\n")
     child = load_experiment(written(tmp_path, "a.yaml", "base: base.yaml\nclass_loss: {name: multibox}\n"))
     assert "class_loss.gamma" not in settings(child) and settings(child)["class_loss.negative_ratio"] == 3
-    child = load_experiment(
-        written(tmp_path, "b.yaml", "base: base.yaml\nschedule: {name: plateau, warmup_steps: 0}\n")
-    )
+    other = "base: base.yaml\nschedule: {name: plateau, warmup_steps: 0}\n"
+    child = load_experiment(written(tmp_path, "b.yaml", other))
     assert settings(child)["schedule.gamma"] == 0.1  # plateau's own, not multistep's
     same = load_experiment(written(tmp_path, "c.yaml", "base: base.yaml\nclass_loss: {name: focal}\n"))
     assert settings(same)["class_loss.gamma"] == 2
@@ -45,10 +44,7 @@ def test_another_name_drops_the_arguments_of_the_old_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (
-            ["class_loss.name=focl"],
-            "'focl' is not one of multibox, multi_label, focal, quality_focal; did you mean `focal`?",
-        ),
+        (["class_loss.name=focl"], "multi_label, focal, quality_focal; did you mean `focal`?"),
         (["class_loss.gamma=2"], "(class_loss.name multibox has negative_ratio, min_negatives)"),
         (["class_loss.gama=2", "class_loss.name=focal"], "did you mean `class_loss.gamma`?"),
         (["class_loss.gamma=fast", "class_loss.name=focal"], "key `class_loss.gamma`: expected number, not 'fast'"),
@@ -102,9 +98,8 @@ def test_only_the_caller_imports_a_plugin(tmp_path: Path, monkeypatch: pytest.Mo
     from ssd_effnet.cli import summarize
 
     summarize.parser().parse_args(["mine.yaml", "--plugins", "strict_part"])
-    e = load_experiment(
-        written(tmp_path, "undeclared.yaml", "base: lite0\nmatcher: {name: strict, iou_threshold: 0.7}\n")
-    )
+    undeclared = "base: lite0\nmatcher: {name: strict, iou_threshold: 0.7}\n"
+    e = load_experiment(written(tmp_path, "undeclared.yaml", undeclared))
     assert e.plugins == ["strict_part"] and type(build_criterion(e).matcher).__name__ == "Strict"
     save_experiment(e, tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["plugins"] == ["strict_part"]

@@ -7,14 +7,8 @@ import pytest
 from untrained import loaded
 
 from ssd_effnet.config.keys import key_types, options, settings
-from ssd_effnet.config.loading import (
-    ConfigError,
-    ExperimentConfig,
-    differences,
-    layers_of,
-    load_experiment,
-    save_experiment,
-)
+from ssd_effnet.config.loading import ConfigError, differences, layers_of, load_experiment, save_experiment
+from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.models.backbones import BACKBONES
 from ssd_effnet.study.plan import plan
 
@@ -123,8 +117,7 @@ def test_text_of_the_command_line_is_taken_as_written(files: Path, text: str) ->
 def test_wrong_overrides_are_named(files: Path, override: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_experiment(files / "child.yaml", [override])
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +171,7 @@ def test_wrong_files_are_named(files: Path, content: str, says: str) -> None:
     (files / "wrong.yaml").write_text(content)
     with pytest.raises(ConfigError) as caught:
         load_experiment(files / "wrong.yaml")
-    assert says in str(caught.value)
-    assert str(files / "wrong.yaml") in str(caught.value)
+    assert says in str(caught.value) and str(files / "wrong.yaml") in str(caught.value)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
@@ -300,9 +292,8 @@ def test_classes_are_a_map_of_labels(files: Path) -> None:
     assert list(given.data.classes) == ["cyclist", "person"] and given.data.classes["person"] == ["person", "people"]
     save_experiment(given, files / "saved.yaml")
     assert list(load_experiment(files / "saved.yaml").data.classes) == ["cyclist", "person"]
-    (files / "same.yaml").write_text(
-        "base: saved.yaml\ndata: {classes: {person: [person, people], cyclist: [cyclist]}}\n"
-    )
+    other_order = "{person: [person, people], cyclist: [cyclist]}"
+    (files / "same.yaml").write_text(f"base: saved.yaml\ndata: {{classes: {other_order}}}\n")
     assert differences(load_experiment(files / "same.yaml"), given) == ["data.classes"]  # class indices are others
 
 

@@ -68,14 +68,11 @@ def test_an_example_of_the_page_trains(title: str, code: str, yaml: str, tmp_pat
     torch.manual_seed(0)
     detector = build_detector(e)[0].train()
     lwir = np.full((200, 300), 90, np.uint8) if e.input.modality == "halfway" else None
-    sample = Sample(
-        np.full((200, 300, 3), 200, np.uint8), lwir, np.array([[40.0, 30, 100, 180]]), np.array([1]), np.array([False]),
-        (200, 300),
-    )  # fmt: skip
+    person = (np.array([[40.0, 30, 100, 180]]), np.array([1]), np.array([False]))
+    sample = Sample(np.full((200, 300, 3), 200, np.uint8), lwir, *person, (200, 300))
     batch = collate([build_transforms(e, "train")(sample, np.random.default_rng(0))] * 2)
-    targets = Targets(
-        torch.tensor([[[40.0, 30, 60, 80]], [[10, 10, 25, 50]]]), torch.ones(2, 1).long(), torch.zeros(2, 1).bool()
-    )
+    boxes = torch.tensor([[[40.0, 30, 60, 80]], [[10, 10, 25, 50]]])
+    targets = Targets(boxes, torch.ones(2, 1).long(), torch.zeros(2, 1).bool())
     optimizer = build_optimizer(e, detector)
     schedule = build_schedule(e, optimizer, 10)
     losses = build_criterion(e)(detector(batch.images), targets).with_own(detector, batch)

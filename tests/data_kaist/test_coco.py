@@ -17,6 +17,7 @@ Document = dict[str, Any]
 
 def document() -> Document:
     """Three images, out of order, two boxes on the second."""
+    own = {"height": 9, "occlusion": 2, "ignore": 1}
     return {
         "images": [
             {"id": 7, "im_name": "set06/V000/I00019", "height": 512, "width": 640},
@@ -25,15 +26,7 @@ def document() -> Document:
         ],
         "annotations": [
             {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 60]},
-            {
-                "id": 2,
-                "image_id": 7,
-                "category_id": 2,
-                "bbox": [1.5, 2, 3, 4],
-                "height": 9,
-                "occlusion": 2,
-                "ignore": 1,
-            },
+            {"id": 2, "image_id": 7, "category_id": 2, "bbox": [1.5, 2, 3, 4], **own},
             {"id": 3, "image_id": 3, "category_id": 3, "bbox": [-5, 0, 20, 40], "iscrowd": 1},
         ],
         "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "cyclist"}, {"id": 3, "name": "pedestrian"}],
@@ -159,11 +152,8 @@ def test_what_is_odd_is_read_and_said(tmp_path: Path) -> None:
 
 def test_case_and_blanks_of_category_names_do_not_count(tmp_path: Path) -> None:
     content = document()
-    content["categories"] = [
-        {"id": 1, "name": " Person"},
-        {"id": 2, "name": "Cyclist "},
-        {"id": 3, "name": "PEDESTRIAN"},
-    ]
+    for category, name in zip(content["categories"], (" Person", "Cyclist ", "PEDESTRIAN"), strict=True):
+        category["name"] = name
     coco = read_coco(written(tmp_path, content))
     assert coco.person_categories == {1, 3} and other_labels(coco.annotations) == "Cyclist  1"
     content["categories"], content["annotations"] = [{"id": 1, "name": "car"}], content["annotations"][:1]
@@ -187,9 +177,8 @@ def test_boxes_that_cannot_be_what_they_say_are_doubted() -> None:
     right = [people((300, 100, 340, 220)), people((320, 200, 360, 320), (330, 210, 370, 330))]
     assert doubt_of_boxes(right) == doubt_of_boxes([]) == doubt_of_boxes([people()]) == ""
     corners = [people((300, 100, 640, 320)), people((320, 200, 680, 520), (330, 210, 700, 540))]
-    assert "of 3 boxes of persons 2 reach out of their image, 0 are under a pixel wide or high and 2 become" in (
-        doubt_of_boxes(corners)
-    )
+    assert "of 3 boxes of persons 2 reach out of their image, 0 are under" in doubt_of_boxes(corners)
+    assert "and 2 become" in doubt_of_boxes(corners)
     shares = [people((0.4, 0.2, 0.46, 0.5))]
     assert "0 reach out of their image, 1 are under a pixel wide or high and 1 become" in doubt_of_boxes(shares)
     small = [people((10, 10, 20, 20), (30, 30, 40, 40), (100, 100, 150, 200))]

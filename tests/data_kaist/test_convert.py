@@ -15,10 +15,8 @@ from data_kaist.convert import convert
 from data_kaist.errors import DataError
 from data_kaist.layouts import DataSource
 from ssd_effnet.build import build_dataset
-from ssd_effnet.cli.convert import main
+from ssd_effnet.cli.main import main
 from ssd_effnet.config.loading import load_experiment
-
-ROOT = Path(__file__).parents[2]
 
 
 def image(path: Path, size: tuple[int, int] = (100, 200)) -> None:
@@ -66,20 +64,16 @@ def test_llvip_is_read_as_pairs(llvip: Path, tmp_path: Path) -> None:
     assert pair.lwir is not None and pair.lwir.resolve() == root / "infrared" / "train" / "010001.jpg"
 
     xml = root / "Annotations" / "010001.xml"
-    write(xml, VOC.replace("<xmax>30<", "<xmax>wide<"))
-    with pytest.raises(DataError, match=r"010001\.xml: object 1 has xmax 'wide', which is not a finite number"):
-        convert("llvip", root, out)
     for old, new, message in (
+        ("<xmax>30<", "<xmax>wide<", "object 1 has xmax 'wide', which is not a finite number"),
         (">200<", ">20.5<", "<size> says 20.5x100 pixels, which should be whole and above 0"),
         ("size>", "sizes>", "has no <size>"),
         ("<xmin>10<", "<xmin>-1e300<", "object 1 has the corners .*, which lie beyond any image"),
+        (VOC[100:], "", r"not readable as XML \(.*line"),
     ):
         write(xml, VOC.replace(old, new))
         with pytest.raises(DataError, match=rf"010001\.xml.* {message}"):
             convert("llvip", root, out)
-    write(xml, VOC[:100])
-    with pytest.raises(DataError, match=r"010001\.xml: not readable as XML \(.*line"):
-        convert("llvip", root, out)
     xml.unlink()
     with pytest.raises(DataError, match=r"010001\.xml: cannot be read"):
         convert("llvip", root, out)
@@ -167,7 +161,7 @@ def test_the_command_that_is_printed_runs(
     out = tmp_path / "my data"
     monkeypatch.setattr(sys, "argv", [called])
     source = request.getfixturevalue(form)
-    assert main([form, str(source), str(out)]) == 0
+    assert main(["convert", form, str(source), str(out)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to train: ")]
     words = shlex.split(line.partition("to train: ")[2])
     experiment = load_experiment(Path(words[len(command) - 1]).stem, words[len(command) :])

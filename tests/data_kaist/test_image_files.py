@@ -15,7 +15,7 @@ from data_kaist.errors import AnnotationError, ImageError, SplitError
 from data_kaist.layouts import DataSource
 from data_kaist.layouts import shared as shared_frames
 from ssd_effnet.build import build_dataset
-from ssd_effnet.cli.inspect import main as inspect
+from ssd_effnet.cli.main import main
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.training.preflight import refuse_shared_images
@@ -51,11 +51,9 @@ def export(root: Path, *places: tuple[str, str], count: int = 2) -> Path:
     return root
 
 
-def experiment(root: Path, *splits: str, **keys: str) -> ExperimentConfig:
+def experiment(root: Path, *splits: str, more: tuple[str, ...] = ()) -> ExperimentConfig:
     given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
-    return load_experiment(
-        "lite0", [*SETTINGS, f"data.root={root}", *given, *(f"data.{key}={keys[key]}" for key in keys)], tiny=True
-    )
+    return load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given, *more], tiny=True)
 
 
 def refusal(e: ExperimentConfig, out: Path) -> str:
@@ -64,8 +62,6 @@ def refusal(e: ExperimentConfig, out: Path) -> str:
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
-
-# --- where the names of a JSON file lead -----------------------------------------------------------------------------
 
 ROBOFLOW = [(f"{part}/_annotations.coco.json", part) for part in ("train", "valid", "test")]
 COCO = [(f"annotations/instances_{part}2017.json", f"{part}2017") for part in ("train", "val")]
@@ -85,14 +81,14 @@ def test_exports_are_read_as_they_come(places: list[tuple[str, str]], tmp_path: 
 def test_inspecting_finds_the_files_of_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco = export(tmp_path / "coco", *COCO)
     (coco / "annotations/captions_train2017.json").write_text("{}")
-    assert inspect([str(coco), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert main(["inspect", str(coco), "--sheet", str(tmp_path / "sheet.png")]) == 0
     out = capsys.readouterr().out
     files = [file for file, _ in COCO]
     assert [line for line in out.splitlines() if line in files] == files and "captions" not in out
     cvat = export(tmp_path / "cvat", *CVAT)
-    assert inspect([str(cvat / CVAT[0][0]), "--sheet", str(tmp_path / "other.png")]) == 0
+    assert main(["inspect", str(cvat / CVAT[0][0]), "--sheet", str(tmp_path / "other.png")]) == 0
     assert (tmp_path / "other.png").is_file()
-    assert inspect([str(export(tmp_path / "robo", *ROBOFLOW)), "--pictures", "0"]) == 0
+    assert main(["inspect", str(export(tmp_path / "robo", *ROBOFLOW)), "--pictures", "0"]) == 0
     assert {file for file, _ in ROBOFLOW} <= set(capsys.readouterr().out.splitlines())
 
 
@@ -116,14 +112,12 @@ def test_the_root_may_be_the_folder_of_the_training_images(tmp_path: Path) -> No
 
 def test_two_folders_that_fit_are_refused_and_a_key_decides(tmp_path: Path) -> None:
     export(tmp_path, ("train.json", "."), ("train.json", "images"))
-    with pytest.raises(
-        SplitError, match=r"train\.json: its image frame_000000\.png is in .*, .*/images; set data\.images"
-    ):
+    with pytest.raises(SplitError, match=r"train\.json: .* frame_000000\.png is in .*, .*/images; set data\.images"):
         DataSource("coco", tmp_path).frames("train.json")
     for images in ("images", ".", str(tmp_path / "images")):
         frames = DataSource("coco", tmp_path, images=images).frames("train.json")
         assert frames[0].visible == tmp_path / images / "frame_000000.png"
-    assert build_dataset(experiment(tmp_path, "train.json", "", "", images="images"), "train").frames
+    assert build_dataset(experiment(tmp_path, "train.json", "", "", more=("data.images=images",)), "train").frames
     (tmp_path / "second").mkdir()
     (tmp_path / "second/images").symlink_to(tmp_path / "images")  # one folder by two names is one
     shutil.copy(tmp_path / "train.json", tmp_path / "second/train.json")
@@ -151,7 +145,7 @@ def test_where_it_was_looked_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     for base in (tmp_path / "annotations", tmp_path):
         assert all(str(base / name) in said for name in ("", "images", "a", "images/a"))
     assert "data.images" in said
-    assert inspect([str(tmp_path), "--pictures", "0"]) == 0  # boxes alone can be counted
+    assert main(["inspect", str(tmp_path), "--pictures", "0"]) == 0  # boxes alone can be counted
     assert "none of 2 images" in capsys.readouterr().out
 
 
@@ -166,9 +160,9 @@ def test_a_missing_image_is_named_without_a_modality(tmp_path: Path, capsys: pyt
     export(tmp_path, ("train.json", "images"), count=4)
     for i in (0, 2):
         (tmp_path / f"images/frame_00000{i}.png").unlink()
-    assert inspect([str(tmp_path), "--pictures", "0"]) == 1
+    assert main(["inspect", str(tmp_path), "--pictures", "0"]) == 1
     assert "images/frame_000000.png: missing" in capsys.readouterr().err
-    assert inspect([str(tmp_path), "--pictures", "0", "--on-bad-frame", "skip"]) == 0
+    assert main(["inspect", str(tmp_path), "--pictures", "0", "--on-bad-frame", "skip"]) == 0
     out = capsys.readouterr().out
     assert "frame_000000.png" in out and "frame_000002.png" in out and "bad frames skipped: 2" in out
 
@@ -178,16 +172,13 @@ def test_a_missing_side_is_named_without_a_modality(
 ) -> None:
     root = shutil.copytree(few_pairs, tmp_path / "pairs")
     (root / "lwir/2.png").unlink()
-    assert inspect([str(root / "train.json"), "--pictures", "0"]) == 1
+    assert main(["inspect", str(root / "train.json"), "--pictures", "0"]) == 1
     assert "lwir/2.png: missing" in capsys.readouterr().err
     twin = shutil.copytree(synthetic, tmp_path / "twin")
     gone = min(twin.glob("images/set0[0-5]/V*/lwir/*.jpg"))
     gone.unlink()
-    assert inspect([str(twin), "--split", "train-all-01", "--pictures", "0"]) == 1
+    assert main(["inspect", str(twin), "--split", "train-all-01", "--pictures", "0"]) == 1
     assert f"{gone}: missing" in capsys.readouterr().err
-
-
-# --- images that two splits share ------------------------------------------------------------------------------------
 
 
 def test_shared_images_are_found_by_file_then_by_content(tmp_path: Path) -> None:
@@ -274,14 +265,10 @@ def test_what_may_be_shared_is_trained_on(
         raise Begun
 
     monkeypatch.setattr("ssd_effnet.training.run.build_detector", begin)
-    given = [f"data.{stage}={split}" for stage, split in zip(("train", "val", "test"), splits, strict=True)]
-    e = load_experiment("lite0", [*SETTINGS, f"data.root={root}", *given, *overrides], tiny=True)
+    e = experiment(root, *splits, more=overrides)
     with pytest.raises(Begun):
         run(e, tmp_path / "runs", echo=lambda line: None)
     assert len(build_dataset(e, "train")) == (6 if overrides else 4)
-
-
-# --- somebody to be found --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

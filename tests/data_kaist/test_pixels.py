@@ -48,18 +48,14 @@ def tagged(path: Path, tag: int, pixels: np.ndarray) -> Path:
     if path.suffix == ".tif":
         Image.fromarray(pixels).save(path, tiffinfo={ORIENTATION: tag})
     else:
-        Image.fromarray(pixels).save(
-            path, exif=exif, quality=95, **({"lossless": True} if path.suffix == ".webp" else {})
-        )
+        Image.fromarray(pixels).save(path, exif=exif, quality=95, lossless=path.suffix == ".webp")
     return path
 
 
 def coco(root: Path, files: list[tuple[str, tuple[int, int]]], split: str = "train") -> Path:
     """A JSON file of images with one person each; sizes are (height, width)."""
     images = [{"id": i, "file_name": name, "height": h, "width": w} for i, (name, (h, w)) in enumerate(files)]
-    boxes = [
-        {"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 4, 24, 70], "area": 1680} for i in range(len(files))
-    ]
+    boxes = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 4, 24, 70]} for i in range(len(files))]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
     (root / f"{split}.json").write_text(json.dumps(content))
     return root
@@ -68,9 +64,6 @@ def coco(root: Path, files: list[tuple[str, tuple[int, int]]], split: str = "tra
 @pytest.fixture(scope="module")
 def visible(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return load_detector(write_checkpoint(tmp_path_factory.mktemp("c") / "visible.ckpt"), device="cpu")
-
-
-# orientation tags
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
@@ -140,9 +133,6 @@ def test_kaist_is_never_turned(synthetic: Path) -> None:
     assert {frame.reading.orientation for frame in frames} == {"never"}
 
 
-# more than 8 bits
-
-
 def thermal(path: Path, kind: str) -> np.ndarray:
     """One scene as a camera's own grey levels, and in the file as it stores them."""
     scene = np.tile(np.arange(1900) % 1900, 6)[: 96 * 116].reshape(96, 116)
@@ -178,10 +168,9 @@ def test_all_grey_levels_of_a_range_arrive(kind: str, suffix: str, tmp_path: Pat
 def test_without_a_range_the_high_byte_is_used_and_said(tmp_path: Path) -> None:
     thermal(tmp_path / "lwir" / "a.png", "14 bits")
     thermal(tmp_path / "lwir" / "b.png", "8 bits")
+    (tmp_path / "visible").mkdir()
     for name in ("a", "b"):
-        Image.fromarray(np.zeros((96, 116, 3), np.uint8)).save(tmp_path / f"{name}.png")
-        (tmp_path / "visible").mkdir(exist_ok=True)
-        (tmp_path / f"{name}.png").rename(tmp_path / "visible" / f"{name}.png")
+        Image.fromarray(np.zeros((96, 116, 3), np.uint8)).save(tmp_path / "visible" / f"{name}.png")
         coco(tmp_path, [(f"visible/{name}.png", (96, 116))], name)
     for name, levels, words in (
         ("a", range(27, 35), "7000 to 8899 become 27 to 34"),
@@ -220,11 +209,10 @@ def test_clipped_shares_and_8_bits_beside_a_range_are_said(tmp_path: Path) -> No
     Image.fromarray(pixels).save(tmp_path / "lwir" / "a.png")
     Image.fromarray(np.full((100, 100), 77, np.uint8)).save(tmp_path / "lwir" / "b.png")
     for name in "ab":
-        Image.fromarray(np.zeros((100, 100, 3), np.uint16).astype(np.uint8)).save(tmp_path / "visible" / f"{name}.png")
+        Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / "visible" / f"{name}.png")
     root = coco(tmp_path, [(f"visible/{name}.png", (100, 100)) for name in "ab"])
     frames = DataSource("coco", root, reading=Reading((4000, 9000))).frames("train.json", modality="lwir")
     images = [read_pair(frame, "lwir")[1] for frame in frames]
-    assert images[0] is not None and images[1] is not None
     assert set(np.unique(images[0])) == {0, 51, 255} and set(np.unique(images[1])) == {77}
     said = doubts_of(frames)
     assert "20.00 % of" in said["range"] and "5.00 % above" in said["range"]
@@ -279,7 +267,6 @@ def test_a_run_writes_its_range_down_and_its_detector_uses_it(radiometric: Path,
     black = np.zeros((96, 128, 3), np.uint8)
     samples = [detector.prepare(x) for x in (pair, (black, mapped), (black, values), (black, torch.from_numpy(values)))]
     for sample in samples:
-        assert sample.lwir is not None
         np.testing.assert_allclose(sample.lwir.astype(int), mapped, atol=1)
     facts = describe(directory.last, detector.experiment, (96, 128), "inside")
     assert json.loads(facts["lwir_range"]) == [low, high]
@@ -342,9 +329,6 @@ def test_quantiles_are_of_all_columns_and_of_what_can_be_read(tmp_path: Path) ->
     assert lwir_quantiles(frames, (0.02, 0.98)) == [7000, 9000]
 
 
-# damaged films
-
-
 def numbered(path: Path, codec: str, frames: int = 40) -> Path:
     """A film whose frames bear their numbers as eight white or black squares, over a noise that takes bytes."""
     noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8), (5, 5), 0)
@@ -387,9 +371,7 @@ def test_frames_after_a_damaged_one_are_read_and_keep_their_numbers(visible: Pre
     summary = detect(visible, find_sources([video]), tmp_path / "out", score=1, batch_size=8, echo=said.append)
     assert (summary.images, summary.lost) == (32, 8) and "8 damaged frames left out" in str(summary)
     (sentence,) = said
-    assert (
-        f"{video}: 8 of 40 frames are damaged or missing, the first is frame 1" in sentence and "more" not in sentence
-    )
+    assert f"{video}: 8 of 40 frames" in sentence and "first is frame 1" in sentence and "more" not in sentence
     entries = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [entry["id"] for entry in entries] == [i for i in range(40) if i not in lost]
     assert [entry["file_name"] for entry in entries][:2] == ["film.avi#000002", "film.avi#000003"]
@@ -409,28 +391,23 @@ def test_a_frame_may_be_lost_without_a_failed_read(name: str, says: str, visible
     said: list[str] = []
     detect(visible, find_sources([video]), tmp_path / "out", score=1, pictures=False, echo=said.append)
     assert says in "".join(said)
-    frames = list(enumerate(read_video(Video("x", video))))
     if name == "a.mkv":
-        assert [i for i, f in frames if f is None] == [20] and all(
-            number_on(f) == i for i, f in frames if f is not None
-        )
+        numbers = [f if f is None else number_on(f) for f in read_video(Video("x", video))]
+        assert numbers == [*range(20), None, *range(21, 40)]
 
 
 def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.avi").write_bytes(b"not a film")
     with pytest.raises(DataError, match=r"bad\.avi: not a video that can be decoded"):
         list(read_video(Video("x", tmp_path / "bad.avi")))
-    assert next(read_video(Video("x", numbered(tmp_path / "a:b 100% «ü».avi", "MJPG", 2)), side="lwir")).shape == (
-        96,
-        160,
-    )
+    odd = Video("x", numbered(tmp_path / "a:b 100% «ü».avi", "MJPG", 2))
+    assert next(read_video(odd, side="lwir")).shape == (96, 160)
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"), [("a.avi", "MJPG"), ("a.avi", "mp4v"), ("a.mp4", "mp4v"), ("a.mkv", "MJPG")]
-)
-def test_whatever_is_damaged_the_rest_is_read(name: str, codec: str, tmp_path: Path) -> None:
-    whole = numbered(tmp_path / name, codec, 60)
+@pytest.mark.parametrize("codec", ["avi MJPG", "avi mp4v", "mp4 mp4v", "mkv MJPG"])
+def test_whatever_is_damaged_the_rest_is_read(codec: str, tmp_path: Path) -> None:
+    suffix, codec = codec.split()
+    whole = numbered(tmp_path / f"a.{suffix}", codec, 60)
     assert [number_on(f) for f in read_video(Video("x", whole)) if f is not None] == list(range(60))
     data = bytearray(whole.read_bytes())
     for at in range(len(data) // 3, len(data) // 2, 7):  # also what says where a frame begins
@@ -441,11 +418,8 @@ def test_whatever_is_damaged_the_rest_is_read(name: str, codec: str, tmp_path: P
     assert good[:10] == list(range(10)) and 25 < len(good) < 60 and len(frames) <= 60
     if codec == "MJPG":  # the other one's frames are made of those before
         assert good[-1] == 59
-    if name == "a.mp4":  # its index says where each frame is
+    if suffix == "mp4":  # its index says where each frame is
         assert len(frames) == 60
-
-
-# what is left out, and what a file is
 
 
 def write(path: Path, kind: str) -> Path:
@@ -513,9 +487,6 @@ def test_addresses_and_cameras_are_refused_by_name(given: str, visible: Predicto
     if "://" in given:
         with pytest.raises(DataError, match=f"^{given}: .*address"):
             visible.predict([given])
-
-
-# films for browsers
 
 
 def test_films_are_vp8_in_webm_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,9 +32,7 @@ def test_rules_reproduce_the_official_lists(shared: Path, all_names: list[str]) 
 
 def test_the_study_s_validation_split(all_names: list[str]) -> None:
     names = select(all_names, STUDY_VALIDATION)
-    assert len(names) == 69
-    assert names[0] == "set02/V001/I00121"
-    assert names[-1] == "set02/V001/I00189"
+    assert (len(names), names[0], names[-1]) == (69, "set02/V001/I00121", "set02/V001/I00189")
     assert len(set(select(all_names, "train-all-02")) - set(names)) == 25_086 - 35
 
 

@@ -81,9 +81,7 @@ def test_a_batch_of_ignore_regions_only_is_zero_and_finite() -> None:
 @pytest.mark.parametrize("class_loss", CLASS_LOSSES)
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
 @pytest.mark.parametrize("matcher", [MaxIoUMatcher(0.5, 0.4), ATSSMatcher()])
-def test_nothing_waits_for_the_device_from_forward_to_backward(
-    class_loss: str, box_loss: str, matcher: Matcher
-) -> None:
+def test_nothing_waits_for_the_device_before_the_step(class_loss: str, box_loss: str, matcher: Matcher) -> None:
     raw, truth = outputs(2), targets([([0, 0, 10, 10], False), ([0, 0, 40, 20], True)], [])
     criterion = DetectionLoss(CLASS_LOSSES[class_loss](), BOX_LOSSES[box_loss](), matcher)
     with NoWaits():

@@ -14,9 +14,8 @@ from ssd_effnet.structures import RawOutputs
 
 # one object of 10x10; IoU 1 with anchor 0, 0.45 with anchor 1, 0 with anchor 2; anchor 3 lies in an ignore region
 ANCHORS = torch.tensor([[5.0, 5, 10, 10], [5, 5, 4.5, 10], [45, 5, 10, 10], [85, 5, 10, 10]])
-TARGETS = Targets(
-    torch.tensor([[[0.0, 0, 10, 10], [75, 0, 95, 20]]]), torch.tensor([[2, 1]]), torch.tensor([[False, True]])
-)
+BOXES = torch.tensor([[[0.0, 0, 10, 10], [75, 0, 95, 20]]])
+TARGETS = Targets(BOXES, torch.tensor([[2, 1]]), torch.tensor([[False, True]]))
 
 
 def outputs(logits: torch.Tensor) -> RawOutputs:
@@ -92,9 +91,8 @@ def test_offsets_that_the_loss_wants_are_boxes_that_postprocess_returns(variance
     wanted = encode(xyxy_to_cxcywh(box), anchors, variances)
     raw = RawOutputs(torch.tensor([[[5.0]]]), wanted[None], anchors)
     targets = Targets(box[None], torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool))
-    assert DetectionLoss(FocalLoss(), SmoothL1(variances=variances))(raw, targets).loc.item() == pytest.approx(
-        0, abs=1e-6
-    )
+    losses = DetectionLoss(FocalLoss(), SmoothL1(variances=variances))(raw, targets)
+    assert losses.loc.item() == pytest.approx(0, abs=1e-6)
     found = PostProcess(activation="sigmoid", variances=variances)(raw, (64, 80))
     torch.testing.assert_close(found.boxes_xyxy[0, :1], box)
     torch.testing.assert_close(found.scores[0, 0], torch.tensor(5.0).sigmoid())

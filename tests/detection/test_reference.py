@@ -63,9 +63,8 @@ def test_loss_and_gradients_are_those_of_the_loop(people: int, classes: int) -> 
             losses = DetectionLoss(MultiBoxLoss())(RawOutputs(logits, offsets, anchors), targets)
             cls, loc = losses.cls, losses.loc
         else:
-            wanted, where = zip(
-                *(plain_targets(anchors, *image) for image in zip(boxes, labels, strict=True)), strict=True
-            )
+            of_images = [plain_targets(anchors, *image) for image in zip(boxes, labels, strict=True)]
+            wanted, where = zip(*of_images, strict=True)
             target, positive = torch.stack(wanted), torch.stack(wanted) > 0
             divisor = positive.sum(1).clamp(min=1).sum()
             loc = F.smooth_l1_loss(offsets[positive], torch.stack(where)[positive], reduction="sum") / divisor

@@ -9,7 +9,7 @@ import pytest
 
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.evaluation.box_formats import doubt
-from ssd_effnet.evaluation.ground_truth import load_ground_truth
+from ssd_effnet.evaluation.ground_truth import GroundTruth, load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 
 WIDTH, HEIGHT = 640, 512
@@ -119,21 +119,25 @@ def test_images_that_are_numbered_otherwise(
     assert words in doubt(evaluator, moved)
 
 
+def people_of(truth: list[Annotations]) -> list[tuple[int, list[float]]]:
+    return [(i, box) for i, a in enumerate(truth) for box in xywh(a.boxes_xyxy).tolist()]
+
+
+def written(tmp_path: Path, truth: list[Annotations], named: list[tuple[int, str]], *categories: str) -> GroundTruth:
+    images = [{"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH} for i, name in named]
+    annotations = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in people_of(truth)]
+    classes = [{"id": i, "name": name} for i, name in enumerate(categories or ["person"], 1)]
+    content = {"images": images, "annotations": annotations, "categories": classes}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return load_ground_truth(tmp_path / "truth.json")
+
+
 def test_categories_that_are_swapped(truth: list[Annotations], evaluator: MissRateEvaluator, tmp_path: Path) -> None:
     """Of a file of two categories; of its cars nobody asks while the persons are found."""
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(40)]
-    rows = [(i, box) for i, a in enumerate(truth) for box in xywh(a.boxes_xyxy).tolist()]
-    annotations = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in rows]
-    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    ground_truth = load_ground_truth(tmp_path / "truth.json")
+    rows = people_of(truth)
+    ground_truth = written(tmp_path, truth, [(i, f"{i}.jpg") for i in range(40)], "person", "car")
     path = tmp_path / "results.json"
-    for person, car, words in (
-        (1, 2, ""),
-        (2, 1, "its category 2 is the person"),
-        (0, 1, "its category 0 is the person"),
-    ):
+    for person, car, words in ((1, 2, ""), (2, 1, "its category 2 is"), (0, 1, "its category 0 is")):
         entries = [{"image_id": i, "category_id": person, "bbox": box, "score": 0.9} for i, box in rows]
         entries += [{"image_id": i, "category_id": car, "bbox": [20, 300, 300, 100], "score": 0.9} for i in range(40)]
         path.write_text(json.dumps(entries))
@@ -145,24 +149,10 @@ def test_images_numbered_in_another_order(truth: list[Annotations], tmp_path: Pa
     """By the list of a file that is not sorted by its ids, and by names."""
     random = np.random.default_rng(2)
     listed, by_name = random.permutation(40), random.permutation(40).tolist()
-    images = [
-        {"id": i, "file_name": f"{by_name.index(i):03d}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(40)
-    ]
-    rows = [(i, box) for i, a in enumerate(truth) for box in xywh(a.boxes_xyxy).tolist()]
-    annotations = [{"image_id": i, "category_id": 1, "bbox": box} for i, box in rows]
-    content = {
-        "images": [images[i] for i in listed],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    ground_truth = load_ground_truth(tmp_path / "truth.json")
+    rows = people_of(truth)
+    ground_truth = written(tmp_path, truth, [(i, f"{by_name.index(i):03d}.jpg") for i in listed.tolist()])
     evaluator, path = MissRateEvaluator(ground_truth.annotations), tmp_path / "results.txt"
-    for order, words in (
-        (list(range(40)), ""),
-        (listed.tolist(), "the annotation file's list"),
-        (by_name, "their names"),
-    ):
+    for order, words in ((list(range(40)), ""), (listed.tolist(), "file's list"), (by_name, "their names")):
         lines = [",".join(map(str, (order.index(i) + 1, *box, 0.9))) for i, box in rows]
         path.write_text("\n".join(lines))
         said = ground_truth.doubt(path, ground_truth.read_detections(path), evaluator)

@@ -40,9 +40,8 @@ def test_the_temperature_by_hand() -> None:
 
 def test_ignored_detections_are_not_judged() -> None:
     boxes = [(100, 100, 150, 220), (300, 100, 350, 220)]
-    truth = [
-        Annotations.from_rows(boxes, ["person", "people"], size=(512, 640), daytime=time) for time in ("day", "night")
-    ]
+    labels = ["person", "people"]
+    truth = [Annotations.from_rows(boxes, labels, size=(512, 640), daytime=time) for time in ("day", "night")]
     at = np.array([boxes[0], (101, 100, 150, 220), boxes[1], (500, 100, 550, 220), boxes[0]], np.float64)
     table = DetectionTable(np.array([0, 0, 0, 0, 1]), at, np.array([0.8, 0.9, 0.7, 0.2, 0.6]))
     matcher = MissRateEvaluator(truth).match(table)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import command
 from matplotlib.figure import Figure
+from processes import ENVIRONMENT, script
 
 from data_kaist.classes import Classes
 from data_kaist.dataset import DetectionDataset
@@ -28,9 +27,10 @@ from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.training.run import _write_detections
 from ssd_effnet.training.run_directory import RunDirectory
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
 XYWH = (100, 100, 30, 60)
+PERSON = "<object><name>person</name><bndbox><x>{}</x><y>{}</y><w>{}</w><h>{}</h></bndbox>"
+PERSON += "<occlusion>0</occlusion></object>"
 
 
 @pytest.fixture
@@ -55,41 +55,44 @@ def found(tmp_path: Path) -> Path:
     return path
 
 
+def cells(printed: str, start: str) -> list[list[str]]:
+    """Of the rows of a table that begin so."""
+    rows = [line for line in printed.splitlines() if line.startswith(start)]
+    return [[cell.strip() for cell in row.strip("│ ").split("│")] for row in rows]
+
+
 def test_table_results_and_picture(truth: Path, found: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "new" / "out.json", tmp_path / "plots" / "out.png"
     done = command("evaluate", "--annotations", truth, "--detections", found, "--json", out, "--plot", picture)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 
-    rows = [line for line in done.stdout.splitlines() if line.startswith("│ found")]
-    cells = [[cell.strip() for cell in row.strip("│ ").split("│")] for row in rows]
     # all, day and night (silent) under either rule set, recall, AP and AP50: precision 1 at 67 of 101 recalls
     after = ["66.67", "3", "66.34", "66.34"]
-    assert cells[0] == ["found", "matlab", "33.33", "0.00", "100.00", *after]
-    assert cells[1] == ["found", "python", "0.00", "0.00", "-", *after]
+    assert cells(done.stdout, "│ found") == [
+        ["found", "matlab", "33.33", "0.00", "100.00", *after], ["found", "python", "0.00", "0.00", "-", *after]
+    ]  # fmt: skip
 
-    results = json.loads(out.read_text())
-    assert list(results) == ["found"]
-    assert set(results["found"]) == {"annotations", "matlab", "python", "recall", "people", "ap"}
-    assert (results["found"]["annotations"], results["found"]["people"]) == (str(truth), 3)
-    assert results["found"]["matlab"]["reasonable_night"] == 100  # as the table has it
+    (results,) = json.loads(out.read_text()).values()
+    assert set(results) == {"annotations", "matlab", "python", "recall", "people", "ap"}
+    assert (results["annotations"], results["people"]) == (str(truth), 3)
     assert f"annotations: {truth}; 3 images, 3 boxes of persons\n" in done.stdout
-    assert list(results["found"]["matlab"]) == list(results["found"]["python"]) == list(SUBSETS)
-    assert results["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
-    assert results["found"]["matlab"]["near"] is None
-    assert results["found"]["python"]["reasonable_night"] is None
-    assert results["found"]["recall"] == pytest.approx(200 / 3)
-    assert results["found"]["ap"]["AP"] == results["found"]["ap"]["AP50"] == pytest.approx(100 * 67 / 101)
+    matlab, python = results["matlab"], results["python"]
+    assert list(matlab) == list(python) == list(SUBSETS)
+    assert matlab["reasonable_all"] == pytest.approx(100 / 3) and matlab["reasonable_night"] == 100
+    assert matlab["near"] is None and python["reasonable_night"] is None
+    assert results["recall"] == pytest.approx(200 / 3)
+    assert results["ap"]["AP"] == results["ap"]["AP50"] == pytest.approx(100 * 67 / 101)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
 def test_all_subsets_have_a_column_and_each_rule_set_a_row(truth: Path, found: Path) -> None:
     done = command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "all")
     assert done.returncode == 0, done.stderr
-    rows = [[c.strip() for c in line.split("│")[1:13]] for line in done.stdout.splitlines() if line.startswith("│ f")]
+    rows = cells(done.stdout, "│ f")
     rates = {"matlab": ["33.33", "0.00", "100.00", "-", "33.33"], "python": ["0.00", "0.00", "-", "-", "0.00"]}
     assert [row[:7] for row in rows] == [["found", rules, *of] for rules, of in rates.items()]
-    assert rows[0][7:] == ["-", "33.33", "-", "-", "33.33"]
+    assert rows[0][7:12] == ["-", "33.33", "-", "-", "33.33"]
     assert command("evaluate", "--annotations", truth, "--detections", found, "--subsets", "many").returncode == 2
 
 
@@ -111,17 +114,14 @@ def test_a_file_without_detections_is_doubted_and_scored_alike_in_table_and_json
     nobody.write_text("")
     done = command("evaluate", "--annotations", truth, "--detections", nobody, "--json", out)
     assert done.returncode == 0
-    assert done.stderr == (
-        f"warning: {nobody}: only 0 of the 3 images have a detection; are they of this split, and of all of it?\n"
-    )
-    rows = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if line.startswith("│ nobody")]
+    assert done.stderr.startswith(f"warning: {nobody}: only 0 of the 3 images") and done.stderr.count("\n") == 1
+    rows = cells(done.stdout, "│ nobody")
     result = json.loads(out.read_text())["nobody"]
     for rules, row in zip(("matlab", "python"), rows, strict=True):
         numbers = [result[rules][f"reasonable_{time}"] for time in ("all", "day", "night")]
         numbers += [result["recall"], result["people"], result["ap"]["AP"], result["ap"]["AP50"]]
-        cells = [cell.strip() for cell in row[2:]]
-        assert cells == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
-    assert [cell.strip() for cell in rows[0][2:5]] == ["100.00"] * 3
+        assert row[2:] == ["-" if n is None else f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
+    assert rows[0][2:5] == ["100.00"] * 3
 
 
 def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: Path) -> None:
@@ -137,9 +137,7 @@ def test_results_of_detect_go_by_the_names_of_its_images(truth: Path, tmp_path: 
     (out / "detections_kaist.txt").write_text("".join(f"{i + 1},100,100,30,60,{0.9 - i / 10}\n" for i in range(3)))
     ground_truth = load_ground_truth(truth)
     for name in ("detections.json", "detections_kaist.txt"):
-        with pytest.warns(
-            Doubt, match=r"1 of 3 images are not in .* left out, and 1 of the 3 images of .* were not looked at"
-        ):
+        with pytest.warns(Doubt, match=r"1 of 3 images are not in .*, and 1 of the 3 images of .* were not looked at"):
             table = ground_truth.read_detections(out / name)
         assert table.image_index.tolist() == [1, 2] and table.scores.tolist() == [0.8, 0.7]
     files = (out / "detections.json", out / "detections_kaist.txt")
@@ -190,27 +188,19 @@ def test_names_that_fit_several_are_refused() -> None:
 
 def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    for folder, ending, text in (
-        ("annotations-xml", "xml", "<annotation/>"),
-        (
-            "annotations-bbgt",
-            "txt",
-            "% bbGt version=3\nPerson 100 100 30 60 0 0 0 0 0 0 0\ncyclist 1 2 30 60 0 0 0 0 0 0 0\n",
-        ),
-    ):
+    bbgt = "% bbGt version=3\nPerson 100 100 30 60 0 0 0 0 0 0 0\ncyclist 1 2 30 60 0 0 0 0 0 0 0\n"
+    for folder, ending, text in (("annotations-xml", "xml", "<annotation/>"), ("annotations-bbgt", "txt", bbgt)):
         for name in FRAMES:
             file = root / folder / f"{name}.{ending}"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
     done = command("evaluate", "--annotations", root, "--detections", found)
     assert done.returncode == 1 and f"{root / 'annotations-xml'}, {root / 'annotations-bbgt'}" in done.stderr
-    done = command(
-        "evaluate", "--annotations", root / "annotations-bbgt", "--detections", found, "--json", tmp_path / "o.json"
-    )
+    one, out = root / "annotations-bbgt", tmp_path / "o.json"
+    done = command("evaluate", "--annotations", one, "--detections", found, "--json", out)
     assert done.returncode == 0, done.stderr
-    named = f"{root / 'annotations-bbgt'}, test-all-20"
-    assert f"annotations: {named}; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
-    assert json.loads((tmp_path / "o.json").read_text())["found"]["annotations"] == named
+    assert f"{one}, test-all-20; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
+    assert json.loads(out.read_text())["found"]["annotations"] == f"{one}, test-all-20"
 
 
 def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, found: Path, tmp_path: Path) -> None:
@@ -227,9 +217,7 @@ def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, f
     assert done.returncode == 0 and "persons 0 reach out of their image, 4 are under a pixel" in done.stderr
     file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
     file.parent.mkdir(parents=True)
-    box = "<bndbox><x>9</x><y>9</y><w>{}</w><h>60</h></bndbox><occlusion>0</occlusion>"
-    objects = "".join(f"<object><name>person</name>{box.format(w)}</object>" for w in (0, 30))
-    file.write_text(f"<annotation>{objects}</annotation>")
+    file.write_text(f"<annotation>{PERSON.format(9, 9, 0, 60)}{PERSON.format(9, 9, 30, 60)}</annotation>")
     with pytest.warns(Doubt, match="1 boxes without area are left out"):
         assert len(load_ground_truth(tmp_path / "root").annotations[0]) == 1
 
@@ -249,14 +237,10 @@ def test_one_sentence_for_wrong_paths(truth: Path, found: Path, tmp_path: Path) 
 def test_a_root_with_xml(found: Path, tmp_path: Path, inside: str) -> None:
     """Below the root or given as the folder itself; a frame that is not of the split plays no part."""
     folder = tmp_path / "root" / inside
-    x, y, w, h = XYWH
     for name in (*FRAMES, "set06/V000/I00020"):
         file = folder / f"{name}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(
-            f"<annotation><object><name>person</name><bndbox><x>{x}</x><y>{y}</y><w>{w}</w><h>{h}</h></bndbox>"
-            "<occlusion>0</occlusion></object></annotation>"
-        )
+        file.write_text(f"<annotation>{PERSON.format(*XYWH)}</annotation>")
     done = command("evaluate", "--annotations", tmp_path / "root", "--detections", found, "--json", tmp_path / "o.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "o.json").read_text())["found"]["matlab"]["reasonable_all"] == pytest.approx(100 / 3)
@@ -271,11 +255,7 @@ def test_compare(truth: Path, found: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"warning: {nothing_found}: only 0 of the 3") and done.stderr.count("\n") == 1
     assert "A: found" in done.stdout and "B: silent" in done.stdout
-    rows = [
-        [cell.strip() for cell in line.strip("│ ").split("│")]
-        for line in done.stdout.splitlines()
-        if line.startswith("│")
-    ]
+    rows = cells(done.stdout, "│")
     assert [row[:5] for row in rows] == [
         ["matlab", "reasonable all", "33.33", "100.00", "-66.67"],
         ["matlab", "reasonable day", "0.00", "100.00", "-100.00"],
@@ -316,12 +296,10 @@ def curve_of(*names: str) -> Figure:
 
 def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp_path: Path) -> None:
     """matplotlib refuses at its import a backend that is not installed here, as in `!scripts/evaluate.py ...`."""
-    line = [SCRIPT, "--annotations", truth, "--detections", found, "--plot", tmp_path / "curves.png"]
-    environment = os.environ | {
-        "PYTHONPATH": str(SCRIPT.parents[1]),
-        "MPLBACKEND": "module://no_such_package.backend_inline",
-    }
-    done = subprocess.run([sys.executable, *map(str, line)], capture_output=True, text=True, env=environment)
+    line = ["evaluate", "--annotations", truth, "--detections", found, "--plot", tmp_path / "curves.png"]
+    done = subprocess.run(
+        script(*line), capture_output=True, text=True, env=ENVIRONMENT | {"MPLBACKEND": "module://none.backend_inline"}
+    )
     assert done.returncode == 0 and (tmp_path / "curves.png").is_file(), done.stderr
 
 

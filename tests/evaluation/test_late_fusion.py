@@ -9,7 +9,7 @@ import pytest
 from data_kaist.detections import write_coco_results, write_images
 from data_kaist.errors import DataError
 from data_kaist.structures import DetectionTable
-from ssd_effnet.cli.evaluate import main
+from ssd_effnet.cli.main import main
 from ssd_effnet.evaluation.late_fusion import join
 
 
@@ -56,9 +56,8 @@ def test_scores_above_the_prior_speak_for_an_object() -> None:
     assert join(agreeing, prior=0.5).scores[0] < alone < join(agreeing, prior=0.1).scores[0]
     assert join(agreeing, prior=0.1).scores.tolist() == pytest.approx([9 / 25, 0.05])  # odds 1/4 * 1/4 * 9
     assert join(agreeing).scores.tolist() == join(agreeing, prior=0.15).scores.tolist()
-    assert join([table((0, 0, 10, 0.9)), table((0, 4, 10, 0.5))]).scores.tolist() == pytest.approx(
-        [0.9, 0.5]
-    )  # IoU 6 / 14
+    apart = [table((0, 0, 10, 0.9)), table((0, 4, 10, 0.5))]  # IoU 6 / 14
+    assert join(apart).scores.tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_detectors_without_detections_classes_and_scores() -> None:
@@ -87,9 +86,9 @@ def test_what_is_joined_says_of_which_images(tmp_path: Path, capsys: pytest.Capt
         write_coco_results(tmp_path / of / "detections.json", night)
         write_images(tmp_path / of / "images.json", range(3), names[3:], [(512, 640)] * 3, {1: "person"})
     given = ["--annotations", str(tmp_path), "--split", "test-all-20"]
-    main([*given, "--join", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "late")])
+    main(["evaluate", *given, "--join", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "late")])
     capsys.readouterr()
-    main([*given, "--detections", str(tmp_path / "late"), "--json", str(tmp_path / "r.json")])
+    main(["evaluate", *given, "--detections", str(tmp_path / "late"), "--json", str(tmp_path / "r.json")])
     assert "late/detections.json: by the names in images.json, 3 of the 6 images" in capsys.readouterr().err
     assert json.loads((tmp_path / "r.json").read_text())["late"]["people"] == 3
 
@@ -98,21 +97,20 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs that each find one of two people: the joined detections, in the ids of the file, find both."""
     images = [{"id": 7 + i, "file_name": f"frame.000{i}.png", "width": 640, "height": 512} for i in range(2)]
     boxes = [{"id": 1 + i, "image_id": 7 + i, "category_id": 3, "bbox": [100, 100, 40, 100]} for i in range(2)]
-    (tmp_path / "t.json").write_text(
-        json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]})
-    )
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "person"}]}
+    (tmp_path / "t.json").write_text(json.dumps(content))
     for i, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         box = DetectionTable(np.array([i]), np.array([[100.0, 100, 140, 200]]), np.array([0.9]))
         write_coco_results(tmp_path / name / "detections.json", box, image_ids=[7, 8], category_ids=[3])
-    given = ["--annotations", str(tmp_path / "t.json"), "--join", str(tmp_path / "a"), str(tmp_path / "b")]
+    given = ["evaluate", "--annotations", str(tmp_path / "t.json"), "--join", str(tmp_path / "a"), str(tmp_path / "b")]
     out = tmp_path / "late" / "detections.json"
     assert main([*given, "--out", str(out.parent), "--json", str(tmp_path / "r.json")]) == 0
     scores = json.loads((tmp_path / "r.json").read_text())
     assert [scores[name]["ap"]["AP"] for name in scores] == pytest.approx([50.495, 50.495, 100], abs=0.01)
     assert [(row["image_id"], row["category_id"]) for row in json.loads(out.read_text())] == [(7, 3), (8, 3)]
     assert "joined by proben, prior 0.9" in capsys.readouterr().out
-    again = [*given[:2], "--detections", str(out.parent), "--json", str(tmp_path / "r.json")]
+    again = [*given[:3], "--detections", str(out.parent), "--json", str(tmp_path / "r.json")]
     assert main(again) == 0 and json.loads((tmp_path / "r.json").read_text())["late"]["ap"]["AP"] == pytest.approx(100)
     before = out.read_bytes()
     for of_run in ("config.yaml", "results.json"):
@@ -121,4 +119,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "late: is a run's folder" in capsys.readouterr().err
         (out.parent / of_run).unlink()
     with pytest.raises(SystemExit):
-        main(["--annotations", "t.json", "--detections", "a.json", "--out", "b.json"])
+        main(["evaluate", "--annotations", "t.json", "--detections", "a.json", "--out", "b.json"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from untrained import LITE0, SMALL, of_pairs
+from untrained import LITE0, of_pairs
 
 from data_kaist.structures import Annotations, DetectionTable
 from ssd_effnet.config.loading import load_experiment
@@ -43,11 +43,8 @@ def scored() -> Scores:
 
 def test_the_table_gives_the_results_file_and_the_log_in_their_order() -> None:
     results = scored().as_dict()
-    assert list(results) == ["matlab", "python", "recall", "people", "ap"] and list(results["ap"]) == [
-        "AP",
-        "AP50",
-        "AP75",
-    ]
+    assert list(results) == ["matlab", "python", "recall", "people", "ap"]
+    assert list(results["ap"]) == ["AP", "AP50", "AP75"]
     assert (results["recall"], results["people"], results["matlab"]["reasonable_day"]) == (50.0, 2, None)
     named = dict(scored().named())
     assert next(iter(named)) == "MR/reasonable_all" and list(named)[-3:] == ["AP", "AP50", "AP75"] and len(named) == 13
@@ -65,9 +62,8 @@ def test_only_one_rule_set_or_no_ap_leaves_the_rest_alone() -> None:
 def test_an_own_metric_is_in_results_and_may_be_watched(recall_at_1: str) -> None:
     results = scored().as_dict()
     assert results[recall_at_1] == 50.0 and headline(results)[recall_at_1] == 50.0
-    assert dict(scored().named())[recall_at_1] == 50.0 and "recall_at_1" in str(
-        [column.header for column in results_table({"a": scored()}).columns]
-    )
+    assert dict(scored().named())[recall_at_1] == 50.0
+    assert "recall_at_1" in str([column.header for column in results_table({"a": scored()}).columns])
     assert f"val/{recall_at_1}" in monitors(("person",)) and "val/recall" not in monitors(("person",))
     assert f"val/{recall_at_1}/cyclist" in monitors(("person", "cyclist"))
     assert load_experiment(LITE0, [f"trainer.monitor=val/{recall_at_1}"]).trainer.monitor == "val/recall_at_1"
@@ -100,12 +96,9 @@ def test_names_are_given_once() -> None:
         metric("a/b", lower_is_better=True)(lambda scores: 0.0)
 
 
-def test_a_run_is_chosen_by_an_own_metric_and_reported_with_it(
-    recall_at_1: str, few_pairs: Path, tmp_path: Path
-) -> None:
-    data = ("data.kind=coco", f"data.root={few_pairs}", "data.train=train.json", "data.val=val.json")
+def test_an_own_metric_chooses_the_epoch_and_is_reported(recall_at_1: str, few_pairs: Path, tmp_path: Path) -> None:
     more = ("data.test=five.json", "data.allow_overlap=true", f"trainer.monitor=val/{recall_at_1}")
-    e = load_experiment(LITE0, [*SMALL, *data, *more])
+    e = of_pairs(few_pairs, *more)
     results = run(e, tmp_path, echo=lambda line: None)
     directory = RunDirectory.of(e, tmp_path)
     assert results["val"]["monitor"] == "val/recall_at_1" and results["test"][recall_at_1] == results["test"]["recall"]

@@ -52,9 +52,6 @@ def outcomes(annotations: Sequence[Annotations], *rows: Row, subset: str = "reas
     return match(annotations, *rows).matches(subset).outcome.tolist()
 
 
-# --------------------------------------------------------------------------------------------------- the curve
-
-
 def test_everything_found_is_the_floor_of_each_rule_set() -> None:
     matcher = match([truth(BOX)], (0, *BOX, 0.9))
     assert matcher.result("reasonable_all", "matlab").mr == pytest.approx(1e-10, rel=1e-6)
@@ -86,9 +83,6 @@ def test_reference_points() -> None:
     assert PYTHON.references == (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)
 
 
-# ------------------------------------------------------------------------------------------------- the matching
-
-
 def test_an_overlap_of_a_half_is_enough() -> None:
     assert outcomes([truth(BOX)], (0, 100, 100, 20, 100, 0.9)) == [TP]
     assert outcomes([truth(BOX)], (0, 100, 100, 19.9, 100, 0.9)) == [FP]
@@ -117,9 +111,6 @@ def test_more_than_a_thousand_detections_on_an_image() -> None:
     result = match(images, last, beyond, (0, *ELSEWHERE, 5), *crowd, other)  # one more, and the box is missed
     assert result.matches("reasonable_all").outcome.tolist() == [DROPPED, DROPPED, FP, *[FP] * 999, TP]
     assert result.result("reasonable_all").recall == 0.5
-
-
-# ----------------------------------------------------------------------------------------- what counts, what not
 
 
 def ignored(annotations: Annotations, subset: str = "reasonable_all") -> list[bool]:
@@ -173,9 +164,6 @@ def test_a_detection_on_no_image_is_refused(image: int) -> None:
 def test_a_detection_that_is_not_finite_is_refused(row: Row) -> None:
     with pytest.raises(ValueError, match="not finite"):
         match([truth()], row)
-
-
-# ------------------------------------------------------------------------------- the protocol once more, but slowly
 
 
 def slow_miss_rate(annotations: Sequence[Annotations], rows: Sequence[Row], subset: str, rules: str) -> list[float]:

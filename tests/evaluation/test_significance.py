@@ -55,9 +55,6 @@ def random_case(seed: int, n: int) -> tuple[list[Annotations], DetectionTable]:
     return truth, table([(i, box, score) for (i, box, _), score in zip(rows, scores, strict=True)])
 
 
-# ------------------------------------------------------------------------------------------------ blocks
-
-
 def test_videos_are_cut_into_stretches_of_about_thirty() -> None:
     names = [f"set{s:02}/V{v:03}/I{i:05}" for s in range(7) for v in range(3) for i in range(44 if v else 46)]
     block = blocks(names)  # 46 frames are two stretches (46 / 30 rounds to 2), 44 are one
@@ -75,9 +72,6 @@ def test_few_blocks_are_cut_shorter_and_other_images_stand_alone() -> None:
     assert blocks(["x", "x"]).tolist() == [0, 1]
     with pytest.raises(TooFewVideosError, match="4 videos"):
         blocks(names, videos=True)
-
-
-# ------------------------------------------------------------------------------------------------ jackknife
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -133,16 +127,10 @@ def test_average_precision_by_images() -> None:
     assert list(matched.figures().values()) == [theirs.mean(), theirs[0], theirs[5]]
     weight = np.random.default_rng(0).integers(3, size=25)
     drawn = np.repeat(np.arange(25), weight)
-    rows = [
-        (place, box, score)
-        for place, i in enumerate(drawn)
-        for box, score in zip(found.of_image(i).boxes_xyxy, found.of_image(i).scores, strict=True)
-    ]
+    of_drawn = [(place, found.of_image(i)) for place, i in enumerate(drawn)]
+    rows = [(place, *one) for place, of in of_drawn for one in zip(of.boxes_xyxy, of.scores, strict=True)]
     written_out = AveragePrecision([truth[i] for i in drawn], table(rows)).figures()
     assert matched.figures(weight.astype(float)) == pytest.approx(written_out, abs=1e-9)
-
-
-# ------------------------------------------------------------------------------------------------ verdicts
 
 
 def test_the_formula_by_hand() -> None:
@@ -197,9 +185,6 @@ def test_how_many_seeds_would_tell() -> None:
     assert seeds_to_tell(seeds(5, 1.0, 3.0), seeds(5, 1.0, 3.0)) is None  # the images alone forbid it
 
 
-# ------------------------------------------------------------------------------------------------ how often wrong
-
-
 def equal_pair(random: np.random.Generator, seeds: int, images: float, spread: float) -> list[np.ndarray]:
     """Two experiments without a true difference; the seeds of the second spread so many times as much.
 
@@ -236,9 +221,6 @@ def test_a_chain_of_ten_without_a_difference() -> None:
     assert wrong / 200 <= 0.08
 
 
-# ------------------------------------------------------------------------------------------------ published detectors
-
-
 @pytest.fixture(scope="module")
 def truth(shared: Path) -> GroundTruth:
     return load_ground_truth(shared / "reference/kaist/KAIST_annotation.json")
@@ -269,10 +251,8 @@ def test_jackknife_against_bootstrap(truth: GroundTruth, published: dict[str, Ma
     ratios = []
     for matcher in published.values():
         curve = matcher.curve("reasonable_all")
-        drawn = [
-            100 * curve.read(np.bincount(random.integers(76, size=76), minlength=76)[block].astype(float))[0]
-            for _ in range(300)
-        ]
+        weights = (np.bincount(random.integers(76, size=76), minlength=76)[block] for _ in range(300))
+        drawn = [100 * curve.read(weight.astype(float))[0] for weight in weights]
         ratios.append(math.sqrt(image_variance(jackknife(matcher, block)[None])) / np.std(drawn, ddof=1))
     assert 0.9 <= np.mean(ratios) <= 1.2
 

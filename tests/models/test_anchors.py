@@ -26,9 +26,8 @@ def test_places_and_shapes_by_hand() -> None:
     torch.testing.assert_close(anchors[6, :2], torch.tensor([12.0, 4]))
     torch.testing.assert_close(anchors[6 * 80, :2], torch.tensor([4.0, 12]))
     # second level: row 3, column 5
-    torch.testing.assert_close(
-        anchors[6 * 64 * 80 + 6 * (3 * 40 + 5) + 3], torch.tensor([5.5 * 16, 3.5 * 16, 80.0, 80.0])
-    )
+    there = anchors[6 * 64 * 80 + 6 * (3 * 40 + 5) + 3]
+    torch.testing.assert_close(there, torch.tensor([5.5 * 16, 3.5 * 16, 80.0, 80.0]))
 
 
 def test_anchors_follow_the_resolution() -> None:

@@ -24,15 +24,10 @@ def lively(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-            for tensor, low in (
-                (norm.weight, 0.7),
-                (norm.bias, -0.1),
-                (norm.running_mean, -0.1),
-                (norm.running_var, 0.7),
-            ):
-                assert tensor is not None
-                values = low + torch.rand(tensor.shape, generator=generator) * (0.6 if low > 0 else 0.2)
-                tensor.data.copy_(values)
+            for tensor in (norm.weight, norm.running_var):
+                tensor.data.copy_(0.7 + 0.6 * torch.rand(tensor.shape, generator=generator))
+            for tensor in (norm.bias, norm.running_mean):
+                tensor.data.copy_(-0.1 + 0.2 * torch.rand(tensor.shape, generator=generator))
     return module
 
 

@@ -46,10 +46,10 @@ def test_the_nets_equal_a_written_out_computation() -> None:
             for layer in range(2):
                 n = f"{net}.norms.{layer}.{level}"
                 y = separable(x, f"{net}.convolutions.{layer}")
-                y = (y - state[f"{n}.running_mean"][:, None, None]) / torch.sqrt(
-                    state[f"{n}.running_var"][:, None, None] + 1e-3
+                weight, bias, mean, var = (
+                    state[f"{n}.{of}"][:, None, None] for of in ("weight", "bias", "running_mean", "running_var")
                 )
-                y = y * state[f"{n}.weight"][:, None, None] + state[f"{n}.bias"][:, None, None]
+                y = (y - mean) / torch.sqrt(var + 1e-3) * weight + bias
                 x = y * torch.sigmoid(y)
             y = separable(x, f"{net}.last")
             height, width = MAPS[level]
@@ -85,9 +85,8 @@ SMALL = (
 @pytest.mark.parametrize("loss", ["multibox", "focal"])
 @pytest.mark.parametrize("parent", ["02_widen_3x3", "efficientdet_d0"])
 def test_every_head_with_every_loss_on_necks_of_both_kinds(parent: str, head: str, loss: str) -> None:
-    e = load_experiment(
-        parent, [*SMALL, f"head.kind={head}", f"class_loss.name={loss}", "data.classes={a: [a], b: [b]}"]
-    )
+    kind = (f"head.kind={head}", f"class_loss.name={loss}", "data.classes={a: [a], b: [b]}")
+    e = load_experiment(parent, [*SMALL, *kind])
     torch.manual_seed(0)
     detector = build_detector(e, pretrained=False)[0].train()
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)

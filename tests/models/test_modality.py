@@ -74,13 +74,9 @@ def test_shared_from_a_level_on_streams_have_one_set_of_weights_and_statistics()
     maps = partly(torch.randn(2, 4, 64, 96))
     assert [x.shape[0] for x in entering] == [4] and [x.shape[1] for x in maps] == [40, 112, 320]
     for own in (("fusion.shared_from=3",), ("fusion.shared_from=1", "fusion.up_to=0")):
-        with pytest.raises(
-            ConfigError, match=r"key `fusion\.shared_from`: [31] is not one of the streams' levels 0 \("
-        ):
+        with pytest.raises(ConfigError, match=r"key `fusion\.shared_from`: [31] is not one of .* levels 0 \("):
             halfway(*own)
-    with pytest.raises(
-        ConfigError, match=r"key `fusion\.up_to`: 3 is not one of the levels 0 \(stage3\), 1 \(stage5\)"
-    ):
+    with pytest.raises(ConfigError, match=r"key `fusion\.up_to`: 3 is not one of .* 0 \(stage3\), 1 \(stage5\)"):
         halfway("fusion.up_to=3")
     with pytest.raises(ConfigError, match=r"key `fusion\.shared_from`: must be null"):
         halfway("fusion.shared_from=1", "fusion.shared=true")
@@ -146,7 +142,6 @@ def test_every_stem_answers_a_grey_image_alike(name: str, tmp_path: Path) -> Non
     build, weights = partial(BACKBONES[name], **small), tmp_path / "weights.pth"
     torch.save(build().state_dict(), weights)
     own = own_normalisation(name) or own_normalisation("efficientnet-b0")
-    assert own is not None
     grey = torch.rand(1, 1, 32, 40)
     answers, of_pixels = [], []
     for modality in ("visible", "lwir", "early"):

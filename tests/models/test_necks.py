@@ -72,13 +72,8 @@ def conv3(neck: Any, node: str, x: Tensor, turn: int = 0) -> Tensor:
 
 
 def plain(topology: Topology, **options: Any) -> Any:
-    return randomise(
-        GraphNeck(
-            levels(topology.num_levels),
-            topology,
-            **{"upsample": "nearest", "convolution": "conv3x3", "activation": "relu", **options},
-        )
-    )
+    options = {"upsample": "nearest", "convolution": "conv3x3", "activation": "relu", **options}
+    return randomise(GraphNeck(levels(topology.num_levels), topology, **options))
 
 
 def assert_same(got: list[Tensor], wanted: list[Tensor]) -> None:
@@ -158,8 +153,7 @@ def test_nas_fpn() -> None:
         return deep + torch.sigmoid(F.adaptive_max_pool2d(deep, 1)) * shallow
 
     def pool(x: Tensor, ratio: int) -> Tensor:
-        pad = ratio + 1 - ratio
-        return F.max_pool2d(F.pad(x, (0, pad, 0, pad), value=-1e9), ratio + 1, ratio)
+        return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-1e9), ratio + 1, ratio)
 
     a = cell("gp1", attend(up(p6, p4), p4))
     b = cell("sum1", p4 + a)
@@ -249,9 +243,8 @@ def test_fusion_weights_for_the_log() -> None:
     neck.turns[0]["td1"].fusion.scalars.data.copy_(torch.tensor([3.0, 1.0]))
     assert neck.fusion_weights()["td1"] == pytest.approx({"in1": 0.75, "in2": 0.25}, abs=1e-4)
     assert GraphNeck(levels(3), bifpn(3)).fusion_weights() == {}
-    assert list(GraphNeck(levels(2), bifpn(2), fusion="softmax", repeats=2).fusion_weights()) == [
-        "0.td0", "0.out1", "1.td0", "1.out1",
-    ]  # fmt: skip
+    twice = GraphNeck(levels(2), bifpn(2), fusion="softmax", repeats=2)
+    assert list(twice.fusion_weights()) == ["0.td0", "0.out1", "1.td0", "1.out1"]
     # A node with one input weighs nothing.
     assert "td2" not in GraphNeck(levels(3), fpn(3), fusion="unbounded").fusion_weights()
 
@@ -290,14 +283,11 @@ def test_sizes_are_kept(
     for up_to in ceil:
         sizes.append(tuple(max(1, (side + up_to) // 2) for side in sizes[-1]))  # type: ignore[arg-type]
     given_levels = levels(channels=[2, 3, 4, 5, 6])
-    neck = GraphNeck(
-        given_levels, TOPOLOGIES[name](5), upsample=upsample, downsample=downsample, repeats=repeats
-    ).eval()
+    neck = GraphNeck(given_levels, TOPOLOGIES[name](5), upsample=upsample, downsample=downsample, repeats=repeats)
     with torch.no_grad():
-        out = neck(maps(given_levels, sizes))
-    assert [tuple(x.shape) for x in out] == [
-        (2, level.channels, *s) for level, s in zip(neck.levels, sizes, strict=False)
-    ]
+        out = neck.eval()(maps(given_levels, sizes))
+    wanted = [(2, level.channels, *s) for level, s in zip(neck.levels, sizes, strict=False)]
+    assert [tuple(x.shape) for x in out] == wanted
     assert all(x.isfinite().all() for x in out)
 
 
@@ -316,9 +306,6 @@ def test_the_given_maps_are_not_changed() -> None:
     before = [x.clone() for x in given_maps]
     neck(given_maps)
     assert all(torch.equal(a, b) for a, b in zip(before, given_maps, strict=True))
-
-
-# Refusals.
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,8 @@ def test_weights_of_a_file(tmp_path: Path, channels: int) -> None:
 def test_parity(ours: str, theirs: str) -> None:
     """Lite0 under the packaged ImageNet weights, B0 under the same random ones: equal maps."""
     torch.manual_seed(0)
-    e = load_experiment(
-        "lite0", [f"backbone.name={ours}", "backbone.norm=batch", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]"]
-    )
+    plain = ["backbone.norm=batch", "input.mean=[0,0,0,0]", "input.std=[1,1,1,1]"]
+    e = load_experiment("lite0", [f"backbone.name={ours}", *plain])
     mine = build_detector(e, pretrained=ours == "efficientnet-lite0")[0].backbone.eval()
     other = BACKBONES[f"timm/{theirs}"](f"timm/{theirs}", 3).eval()
     tensors = [tensor for name, tensor in mine.state_dict().items() if "num_batches" not in name]
