@@ -260,8 +260,9 @@ def test_kaist_images_may_have_other_endings_and_lie_in_the_root(where: str, suf
     frames = DataSource("kaist", root).frames("train-all-02", modality="early")
     assert frames[0].visible == root / where / f"set00/V000/visible/I00001{suffix}"
     for frame, then in zip(frames, before, strict=True):
-        now = read_pair(frame, "early")
-        assert all(np.array_equal(a, b) for a, b in zip(now, then, strict=True) if a is not None and b is not None)
+        for image, earlier in zip(read_pair(frame, "early"), then, strict=True):
+            np.testing.assert_array_equal(image, earlier, strict=True)
+            assert image is not None
 
 
 def test_frames_are_spread_over_those_with_objects_unless_too_few_have() -> None:

@@ -197,7 +197,7 @@ def test_shared_images_are_found_by_file_then_by_content(tmp_path: Path) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """train.json has images 0..5; images 4 and 5 of other.json are copies of 0 and 1."""
+    """train.json has images 0..5, test.json three of them, new.json and newer.json others, copy.json a copy of 0."""
     root = export(tmp_path / "data", ("train.json", "images"), count=6)
     truth(root / "test.json", [f"frame_00000{i}.png" for i in (3, 4, 5)])
     for i in range(4):
