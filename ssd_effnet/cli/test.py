@@ -13,6 +13,7 @@ examples:
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if Path(arguments.name).name != arguments.name or arguments.name == "..":
         parser().error("--name is that of a folder, without others before it")
 
-    from data_kaist.errors import Failure
+    from data_kaist.errors import Doubt, Failure
     from ssd_effnet.evaluation.plots import save_figure
     from ssd_effnet.evaluation.scores import results_table, short_names
     from ssd_effnet.training.run import CLEAN, test_again
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tested: dict[str, Stressed] = {}
     seeds: dict[str, list[str]] = {}
-    failed = 0
+    failed, data = 0, set[str]()
     directories = [RunDirectory.holding(run).path.resolve() for run in runs]
     for run, name, experiment in zip(runs, short_names(directories), experiments_of(directories), strict=True):
         try:
@@ -65,11 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = 1
             continue
         print(f"written to {folder}")
+        data.add(RunDirectory(folder).results()["data"]["fingerprint"])
         for of_class in tests[CLEAN]:
             more = f", {of_class}" if len(tests[CLEAN]) > 1 else ""
             row, mean = name + more, experiment + more
             tested[row] = {test: by_class[of_class] for test, by_class in tests.items()}
             seeds.setdefault(mean, []).append(row)
+    if len(data) > 1:
+        warnings.warn("the runs were tested on different data: their figures cannot be compared", Doubt, stacklevel=1)
     if tested:
         scores = {row: of_row[CLEAN] for row, of_row in tested.items()}
         shell.print_table(results_table(scores, arguments.subsets, {k: v for k, v in seeds.items() if len(v) > 1}))

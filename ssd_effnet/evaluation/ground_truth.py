@@ -45,7 +45,7 @@ class GroundTruth:
         persons = sum(int(is_among(of_image.labels, [PERSON]).sum()) for of_image in self.annotations)
         others = other_labels(self.annotations)
         line = f"annotations: {self.source}; {len(self.annotations):,} images, {persons:,} boxes of persons"
-        return line + (f"; not persons: {others}" if others else "")
+        return line + (f"; not persons, so ignore regions: {others}" if others else "")
 
     def read_detections(self, path: Path | str) -> DetectionTable:
         """Detections of these images from a file or folder (:mod:`data_kaist.detections`).
@@ -71,6 +71,8 @@ class GroundTruth:
         seen = set(range(len(self.names))).intersection(*looked_at)
         if len(seen) == len(self.names):
             return self, list(tables)
+        if not seen:
+            raise DataError(f"{', '.join(map(str, paths))}: no image of {self.source} was looked at for all of them")
         kept = sorted(seen)
         new = np.full(len(self.names), -1)
         new[kept] = range(len(kept))
@@ -96,6 +98,9 @@ class GroundTruth:
         if resized := sum(own != size for own, size in found):
             of_other = f"{resized:,} images have another size than in {self.source}"
             warnings.warn(f"{listing}: {of_other}: turned by an orientation tag, or resized?", Doubt, stacklevel=2)
+        if len(seen.categories) > 1 and (others := other_labels(self.annotations)):
+            rule = f"a person found on an object of another class is ignored here ({others}), a false alarm in its run"
+            warnings.warn(f"{path}: {rule}", Doubt, stacklevel=2)
         unknown, unseen = place.count(-1), len(self.names) - len(set(place) - {-1})
         if unknown == len(place):
             raise DataError(f"{listing}: none of its {unknown:,} images, as {seen.names[0]}, is in {self.source}")

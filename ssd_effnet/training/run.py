@@ -32,7 +32,6 @@ from data_kaist.dataset import DetectionDataset
 from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, Failure
 from data_kaist.layouts import SIDES, category_ids, image_ids
-from data_kaist.splits import is_frame_name
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Compose, Sample, Transform
 from ssd_effnet.build import (
@@ -541,13 +540,11 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
     frames = dataset.frames
     ids, categories = image_ids(frames), category_ids(frames, dataset.classes)
     write_coco_results(directory.detections_file, table, image_ids=ids, category_ids=categories)
-    if all(is_frame_name(frame.name) and frame.image_id is None for frame in frames):  # names of the numbers
-        names, sizes = [frame.name for frame in frames], [frame.annotations.size for frame in frames]
-        of_ids = dict(zip(categories, dataset.classes.published, strict=True))
-        write_images(directory.detections_file.with_name("images.json"), ids, names, sizes, of_ids)
-    places = np.array([frame.place for frame in frames])
+    names, sizes = [f"{frame.name}.jpg" for frame in frames], [frame.annotations.size for frame in frames]
+    of_ids = dict(zip(categories, dataset.classes.published, strict=True))
+    write_images(directory.detections_file.with_name("images.json"), ids, names, sizes, of_ids)
     people = table.of_class(dataset.classes.index(dataset.classes.main))
-    write_kaist(directory.kaist_file, replace(people, image_index=places[people.image_index]))
+    write_kaist(directory.kaist_file, replace(people, image_index=np.array(ids)[people.image_index]))
 
 
 def _epoch_of(checkpoint: Path) -> int:

@@ -42,22 +42,13 @@ def write_calibration(
     """
 
     table = Table(title=f"Calibration of scores from {least:g}, in percent", title_justify="left")
-    for heading in (
-        "detections",
-        "temperature",
-        "subset",
-        "number",
-        "right",
-        "mean score",
-        "ECE",
-        "ECE at temperature",
-    ):
-        table.add_column(heading, justify="left" if heading in ("detections", "subset") else "right")
+    for name in ("detections", "temperature", "subset", "number", "right", "mean score", "ECE", "ECE at temperature"):
+        table.add_column(name, justify="left" if name in ("detections", "subset") else "right")
     panels: list[tuple[str, Reliability, Reliability]] = []
     names = short_names([RunDirectory.holding(path).path for path in runs])
     for path, name in zip(runs, names, strict=True):
-        temperature = _temperature(path, least, keep, overrides)
         experiment, frames, found = RunDirectory.holding(path).tested(overrides)
+        temperature = _temperature(path, least, keep, overrides)
         annotations, classes = [frame.annotations for frame in frames], build_classes(experiment)
         for label, of_class in enumerate(classes.names, start=1):
             row = f"{name} ({experiment.input.modality}{', ' + of_class if len(classes.names) > 1 else ''})"
@@ -83,7 +74,9 @@ def _temperature(path: Path, least: float, keep: bool, overrides: Sequence[str])
     split = [f"data.test={d.val}", "data.val="]  # one split cannot be both
     if (annotations := d.val_annotations or d.train_annotations) != d.test_annotations:
         split.append(f"data.test_annotations={annotations}")
-    _, tests = test_again(path, [*overrides, *split])
+    folder, tests = test_again(path, [*overrides, *split])
+    if RunDirectory(folder).results()["data"]["fingerprint"] != directory.environment()["data"]["val"]["fingerprint"]:
+        raise RunError(f"{directory}: the data of {d.val} have changed since it was trained")
     validated = [judged(of_class.matcher, REASONABLE[0], least) for of_class in tests[CLEAN].values()]
     try:
         temperature = fit_temperature(*(np.concatenate(column) for column in zip(*validated, strict=True)))

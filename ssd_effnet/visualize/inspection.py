@@ -151,7 +151,7 @@ def _show_anchors(
     say: Callable[..., None],
     show: Callable[[str, Sequence[str], Iterable[Sequence[str]]], None],
 ) -> None:
-    """Print how an experiment's anchors cover each split. Write anchors fitted to the first split's objects."""
+    """Print how an experiment's anchors cover each split. Write anchors fitted to the training split, else first."""
     of_splits = {split: anchor_coverage(e, frames) for split, frames in by_split.items()}
     for split, coverage in of_splits.items():
         if coverage is None:
@@ -161,7 +161,8 @@ def _show_anchors(
         show(f"{split}: best anchors of {e.name}", ("objects", "mean IoU", least), coverage.rows())
         figures = [(f"with {name}", *map("{:.1f}".format, of.values())) for name, of in coverage.bounds.items()]
         show(f"{split}: with perfect scores at most, by matching, box code and NMS", AP_NAMES, figures)
-    split, coverage = next(iter(of_splits.items()))
+    split = next((name for name in of_splits if "train" in name), next(iter(of_splits)))
+    coverage = of_splits[split]
     if coverage is None:
         return
     rows = []

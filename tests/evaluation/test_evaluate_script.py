@@ -179,6 +179,25 @@ def test_the_main_class_of_a_run_may_be_called_human(truth: Path, tmp_path: Path
     assert json.loads((tmp_path / "o.json").read_text())["run"]["recall"] == pytest.approx(200 / 3)
 
 
+def test_a_run_on_some_images_of_a_coco_file_is_scored_on_those(tmp_path: Path) -> None:
+    """Ids are not places. What its text numbers, images.json says."""
+    of = {"annotations": [], "categories": [{"id": 4, "name": "person"}]}
+    of |= {"images": [{"id": 101 + i, "file_name": f"{i}.png", "width": 640, "height": 512} for i in range(6)]}
+    of["annotations"] = [{"id": i, "image_id": 101 + i, "category_id": 4, "bbox": XYWH} for i in range(6)]
+    (tmp_path / "t.json").write_text(json.dumps(of))
+    boxes = load_ground_truth(tmp_path / "t.json").annotations
+    places = enumerate((0, 2, 4))
+    frames = [Frame(str(i), None, None, boxes[i], place=n, image_id=101 + i, category_ids=(4,)) for n, i in places]
+    table = DetectionTable(np.arange(3), np.tile([100.0, 100, 130, 160], (3, 1)), np.full(3, 0.9), np.ones(3, int))
+    directory = RunDirectory(tmp_path / "run")
+    _write_detections(directory, DetectionDataset(frames, "visible", Resize((64, 80))), table)
+    for file in (directory.detections_file, directory.kaist_file):
+        done = command("evaluate", "--annotations", tmp_path / "t.json", "--detections", file, "--json", tmp_path / "o")
+        assert "3 of the 6 images of" in done.stderr and "the 3 images that were looked at" in done.stdout, done.stderr
+        (scores,) = json.loads((tmp_path / "o").read_text()).values()
+        assert scores["people"] == 3 and scores["recall"] == 100
+
+
 def test_names_that_fit_several_are_refused() -> None:
     assert places_by_name(["a", "x/b"], ["p/a", "b", "x/b"], "images.json") == [0, 2]
     for names, message in ((["a"], "a may be p/a or q/a"), (["p/a", "o/p/a"], "p/a and o/p/a are both p/a")):
@@ -199,7 +218,7 @@ def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> Non
     one, out = root / "annotations-bbgt", tmp_path / "o.json"
     done = command("evaluate", "--annotations", one, "--detections", found, "--json", out)
     assert done.returncode == 0, done.stderr
-    assert f"{one}, test-all-20; 3 images, 3 boxes of persons; not persons: cyclist 3" in done.stdout
+    assert f"{one}, test-all-20; 3 images, 3 boxes of persons; not persons, so ignore regions: cyclist 3" in done.stdout
     assert json.loads(out.read_text())["found"]["annotations"] == f"{one}, test-all-20"
 
 

@@ -91,6 +91,9 @@ def test_what_is_joined_says_of_which_images(tmp_path: Path, capsys: pytest.Capt
     main(["evaluate", *given, "--detections", str(tmp_path / "late"), "--json", str(tmp_path / "r.json")])
     assert "late/detections.json: by the names in images.json, 3 of the 6 images" in capsys.readouterr().err
     assert json.loads((tmp_path / "r.json").read_text())["late"]["people"] == 3
+    write_images(tmp_path / "a" / "images.json", range(3), names[:3], [(512, 640)] * 3, {1: "person"})
+    assert main(["evaluate", *given, "--join", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "no image of" in capsys.readouterr().err
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

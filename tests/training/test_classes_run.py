@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from untrained import LITE0, SMALL, splits
 
@@ -44,7 +45,7 @@ def two(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirect
     return RunDirectory.of(e, out), said
 
 
-def test_results_metrics_and_tensorboard_name_both_classes(two: tuple[RunDirectory, list[str]]) -> None:
+def test_results_metrics_and_tensorboard_name_both_classes(two: tuple[RunDirectory, list[str]], root: Path) -> None:
     directory, said = two
     test = directory.results()["test"]
     assert list(test["classes"]) == ["person", "cyclist"] and test["ap"] == test["classes"]["person"]["ap"]
@@ -57,6 +58,8 @@ def test_results_metrics_and_tensorboard_name_both_classes(two: tuple[RunDirecto
     assert categories == {1, 7}  # those of the data's file
     people = sum(row["category_id"] == 1 for row in json.loads(directory.detections_file.read_text()))
     assert len(directory.kaist_file.read_text().splitlines()) == people
+    done = command("evaluate", "--annotations", root / "two_val.json", "--detections", directory.path)
+    assert "class is ignored here" in done.stderr and "not persons, so ignore regions" in done.stdout, done.stderr
 
 
 def test_a_detector_of_two_classes_names_them(two: tuple[RunDirectory, list[str]], root: Path, tmp_path: Path) -> None:

@@ -166,6 +166,15 @@ def test_calibration_of_a_run(finished: Finished, tmp_path: Path, monkeypatch: p
     assert refused.returncode == 1 and f"{run_of}: no temperature fits" in refused.stderr
     assert {p: p.read_bytes() for p in before} == before
     (validated,) = (run_of / "tests").iterdir()
+    environment = run_of / "environment.json"
+    for split, says in (("val", "the data of set02"), ("test", "its test data have changed")):
+        changed = json.loads(before[environment])
+        changed["data"][split]["fingerprint"] = "other"
+        environment.write_text(json.dumps(changed))
+        refused = command(*words, "--keep")
+        assert refused.returncode == 1 and says in refused.stderr, refused.stderr
+    environment.write_bytes(before[environment])
+    assert {p: p.read_bytes() for p in before} == before
     assert json.loads((validated / "results.json").read_text())["test"]["split"] == finished[0].data.val
 
     given: list[int] = []
@@ -173,14 +182,16 @@ def test_calibration_of_a_run(finished: Finished, tmp_path: Path, monkeypatch: p
     done = command(*words, "--keep")
     assert done.returncode == 0 and "2.000" in done.stdout and given[0] > 0, done.stderr
     directory = RunDirectory(run_of)
-    changed = [p for p in before if p.read_bytes() != before[p]]
-    assert [p.name for p in changed] == [directory.results()["checkpoint"]]
-    assert torch.load(changed[0], weights_only=True)["temperature"] == 2.0
+    (kept,) = (p for p in before if p.read_bytes() != before[p])
+    assert kept.name == directory.results()["checkpoint"]
+    assert torch.load(kept, weights_only=True)["temperature"] == 2.0
     assert load_detector(run_of).experiment.postprocess.temperature == 2.0 and not directory.edited(directory.trained())
     run(finished[0], tmp_path, resume=True)  # nothing to do
 
 
-def test_a_run_is_tested_again(finished: Finished, few_pairs: Path, shared: Path, tmp_path: Path) -> None:
+def test_a_run_is_tested_again(
+    finished: Finished, few_pairs: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same data give the same figures; another split, annotation set or data set has a folder of its own."""
     run_of = tmp_path / "lite0" / "seed0"
     shutil.copytree(finished[1], run_of)
@@ -196,6 +207,13 @@ def test_a_run_is_tested_again(finished: Finished, few_pairs: Path, shared: Path
     rows = [line.split("│") for line in done.stdout.splitlines() if "│ matlab" in line]
     assert [row[1].strip() for row in rows] == ["lite0/seed0", "lite0/seed1", "lite0, mean of 2 seeds"]
     assert rows[0][3:] == rows[2][3:] and len(rows[0]) == 18 and "± 0.00" in done.stdout
+    assert "different data" not in done.stderr
+
+    with monkeypatch.context() as patched:
+        data = iter([{"test": {"fingerprint": "one"}}, {"test": {"fingerprint": "other"}}])
+        patched.setattr("ssd_effnet.training.run.describe_data", lambda datasets: next(data))
+        done = command("test", *both, "--name", "apart")
+    assert done.returncode == 0 and "tested on different data" in done.stderr, done.stderr
 
     done = command("test", run_of, "data.test=test-day-20")
     assert done.returncode == 0, done.stderr

@@ -99,9 +99,11 @@ def test_fitted_anchors_keep_what_they_were_fitted_for(base: str, tmp_path: Path
     assert fitted.anchors.ratios == pytest.approx([0.3, 0.6])
 
 
-def test_command(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(synthetic: Path, few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = ("--split", "train-all-06", "--pictures", 0, "--anchors", "lite0", "input.size=[64,80]")
     done = command("inspect", synthetic, *given)
     assert done.returncode == 0 and "IoU >= 0.5" in done.stdout and "exact offsets" in done.stdout
     assert "lite0_anchors.yaml" in done.stdout and len(load_experiment("lite0_anchors.yaml").anchors.sizes) == 6
+    done = command("inspect", few_pairs, *given[2:])
+    assert "five.json: best anchors" in done.stdout and "train.json: anchors fitted" in done.stdout, done.stderr
