@@ -125,7 +125,7 @@ def images(few_pairs: Path) -> torch.Tensor:
 def checkpoint(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "runs" / "vgg" / "seed0" / "checkpoints" / "best.ckpt"
     vgg = ROOT / "experiments" / "00_vgg16.yaml"  # the quickest to export
-    small = ["backbone.levels=[0]", "extras.strides=[2,2]", "anchors.sizes=[25,60,140]"]
+    small = ["backbone.levels=[0]", "extras.strides=[2,2]", "extras.channels=16", "anchors.sizes=[25,60,140]"]
     small += ["postprocess.pre_nms_top_k=200", "data.classes={person: [person], cyclist: [cyclist]}"]
     return write_checkpoint(path, vgg, images, *small)
 
