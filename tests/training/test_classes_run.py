@@ -70,9 +70,8 @@ def test_a_detector_of_two_classes_names_them(two: tuple[RunDirectory, list[str]
     assert found.texts()[0].split()[0] == found.class_names[0]
     file = checkpoint_file(directory.path)
     assert json.loads(describe(file, predictor.experiment, (64, 96), "inside")["classes"])[1:] == ["person", "cyclist"]
-    assert (
-        main(["detect", str(directory), str(root / "visible" / "0.png"), "--score", "0", "--out", str(tmp_path)]) == 0
-    )
+    image = str(root / "visible" / "0.png")
+    assert main(["detect", str(directory), image, "--score", "0", "--out", str(tmp_path)]) == 0
     listing = json.loads((tmp_path / "images.json").read_text())
     assert listing["categories"] == [{"id": 1, "name": "person"}, {"id": 2, "name": "cyclist"}]
     written = json.loads((tmp_path / "detections.json").read_text())

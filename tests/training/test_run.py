@@ -74,10 +74,8 @@ def test_a_run_directory_tells_all(finished: Finished) -> None:
     assert environment["packages"]["torch"] and set(environment["data"]) == {"train", "val", "test"}
     results = json.loads((directory / "results.json").read_text())
     counted = ~MissRateEvaluator(load_ground_truth(e.data.root).annotations).ignored(SUBSETS["reasonable_all"])
-    assert (
-        results["test"]["annotations"] == f"{e.data.root}/annotations-xml"
-        and results["test"]["people"] == counted.sum()
-    )
+    assert results["test"]["annotations"] == f"{e.data.root}/annotations-xml"
+    assert results["test"]["people"] == counted.sum() > 0
     assert 0 < results["data_share"] < 1
     assert set(results["test"]["matlab"]) >= {"reasonable_all", "reasonable_day", "reasonable_night", "near"}
     rows = RunDirectory(directory).metrics()
