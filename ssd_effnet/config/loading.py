@@ -197,10 +197,12 @@ def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
 def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     """An experiment's file and its bases, each with its content less ``base``. The file itself comes first."""
     chain: list[tuple[Path, dict[str, Any]]] = []
+    seen: set[Path] = set()
     current = find_experiment(path)
     while True:
-        if any(current.resolve() == seen.resolve() for seen, _ in chain):
+        if (real := current.resolve()) in seen:
             raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
+        seen.add(real)
         content = read_layer(current)
         base = content.pop("base", None)
         chain.append((current, content))

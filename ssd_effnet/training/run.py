@@ -223,7 +223,7 @@ class _Session:
         begin: int | None = None
         if resumed:  # Lightning sets the sampler's epoch only after the workers have begun to prefetch
             self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
-            begin = read_plain(directory.last)["global_step"] + 1
+            begin = read_plain(directory.last, mapped=True)["global_step"] + 1
         else:
             preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
@@ -476,7 +476,7 @@ def _test(
 ) -> tuple[DetectionTable, dict[str, Scores]]:
     """Detections of a checkpoint in the batches, and scores by class."""
     # loaded here: Lightning would take the raw weights, not the moving average that was validated
-    module.load_state_dict(read_plain(checkpoint)["state_dict"])
+    module.load_state_dict(read_plain(checkpoint, mapped=True)["state_dict"])
     trainer.test(module, batches, verbose=False)
     return module.results["test"]
 
@@ -549,7 +549,7 @@ def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table:
 
 def _epoch_of(checkpoint: Path) -> int:
     """Epoch after which a checkpoint was written, from 1."""
-    return int(read_plain(checkpoint)["epoch"]) + 1
+    return int(read_plain(checkpoint, mapped=True)["epoch"]) + 1
 
 
 def _without_traceback(error: DataError) -> DataError:

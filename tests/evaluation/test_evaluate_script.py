@@ -324,7 +324,9 @@ def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp
 
 @pytest.mark.parametrize(("suffix", "mark"), [(".pdf", b"/FontFile2"), (".ps", b"/FontType 42")])
 def test_fonts_are_embedded_as_truetype(suffix: str, mark: bytes, tmp_path: Path) -> None:
-    save_figure(curve_of("a"), tmp_path / f"curves{suffix}")
+    figure = Figure()
+    figure.text(0, 0, "a")
+    save_figure(figure, tmp_path / f"curves{suffix}")
     content = (tmp_path / f"curves{suffix}").read_bytes()
     assert mark in content and b"/Type3" not in content.replace(b" ", b"") and b"/FontType 3" not in content
 
@@ -344,7 +346,9 @@ def test_shortened_names_stay_distinct() -> None:
 
 def test_a_name_in_another_script_has_one_warning(tmp_path: Path) -> None:
     private = "\U000f0123\U000f0124"  # no font has them
+    figure = Figure()
+    figure.text(0, 0, private)
     with pytest.warns(Doubt, match=f"no chosen font has {private}") as caught:
         for name in ("one.png", "two.svg", "three.pdf"):
-            save_figure(curve_of(private), tmp_path / name)
+            save_figure(figure, tmp_path / name)
     assert len(caught) == 1
