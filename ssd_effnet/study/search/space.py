@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ssd_effnet.config.keys import key_types, options
@@ -41,7 +42,7 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
     content = read_yaml(path, "space")
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: must hold `key: what to draw` lines, for example `optimizer.name: [sgd, adamw]`")
-    known, space = list(key_types(base)), Space()
+    known, space, config = list(key_types(base)), Space(), OmegaConf.structured(base)
     for key, value in content.items():
         if key in _NOT_DRAWN:
             raise ConfigError(
@@ -49,11 +50,11 @@ def read_space(path: str | Path, base: ExperimentConfig | None = None) -> Space:
             )
         if key not in known:
             raise ConfigError(f"{path}: key `{key}` is unknown{nearest(str(key), known)}")
-        space[key] = _distribution(base, str(path), key, value)
+        space[key] = _distribution(config, str(path), key, value)
     return space
 
 
-def _distribution(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
+def _distribution(base: DictConfig, source: str, key: str, value: Any) -> Any:
     place = f"{source}: key `{key}`"
     if isinstance(value, list):
         return _choice(place, [_typed(base, source, key, one) for one in value])
@@ -62,9 +63,9 @@ def _distribution(base: ExperimentConfig, source: str, key: str, value: Any) -> 
     raise ConfigError(f"{place}: must be a list to choose from or {{low: ..., high: ...}}, not {value!r}")
 
 
-def _typed(base: ExperimentConfig, source: str, key: str, value: Any) -> Any:
+def _typed(base: DictConfig, source: str, key: str, value: Any) -> Any:
     """The value as the experiment's schema takes it."""
-    config = OmegaConf.structured(base)
+    config = deepcopy(base)
     set_key(config, key, value, source)
     found = OmegaConf.select(config, key)
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
