@@ -56,11 +56,14 @@ audit:  ## known weaknesses of the locked versions, asked of PyPI's database (ne
 demo: setup  ## synthetic data -> training -> test -> table and pictures, at most 10 minutes on two cores
 	$(PY) scripts/demo.py
 
+# compiled once, not by every process, and a file's tests in one process, which makes its fixtures
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -q
+
 test: setup  ## the tests, under five minutes on two cores
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -q
+	$(TEST)
 
 test-slow: setup  ## the long tests too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -q -m "not gpu"
+	$(TEST) -m "not gpu"
 
 test-gpu: setup  ## every experiment on the GPU; without one, on a fake device (needs torch's CUDA build)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m gpu tests/gpu

@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
-from hypothesis import settings
-from matplotlib.figure import Figure
 
-from data_kaist.synthetic import write_dataset
-
-# a limit on wall time would make every property a timed test, and the machine is shared
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
-torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
-
-SAVE_FIGURE = Figure.savefig
+# imports that take long are in the hooks and fixtures: the process that hands the tests out does without them
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    if isinstance(collector, pytest.Session):
+        import torch
+        from hypothesis import settings
+
+        # a limit on wall time would make every property a timed test, and the machine is shared
+        settings.register_profile("untimed", deadline=None)
+        settings.load_profile("untimed")
+        torch.set_num_threads(1)  # `make test` runs one process a core; more threads than cores wait for each other
 
 
 def pytest_collection_finish() -> None:
@@ -43,16 +42,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
     """A third of the resolution: drawing and compressing pictures took a tenth of the suite's time."""
+    from matplotlib.figure import Figure
+
+    save, coarse = Figure.savefig, {"dpi": 40}
     with pytest.MonkeyPatch.context() as patch:
-        coarse = {"dpi": 40}
-        patch.setattr(Figure, "savefig", lambda self, *target, **more: SAVE_FIGURE(self, *target, **more | coarse))
+        patch.setattr(Figure, "savefig", lambda self, *target, **more: save(self, *target, **more | coarse))
+        patch.setattr(Figure, "save_at_print_size", save, raising=False)
         yield
 
 
 @pytest.fixture
 def print_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of the resolution that users have."""
-    monkeypatch.setattr(Figure, "savefig", SAVE_FIGURE)
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", Figure.save_at_print_size)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +73,9 @@ def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     five.json has five of them.
     """
+    import cv2
+    import numpy as np
+
     root = tmp_path_factory.mktemp("few_pairs")
     random = np.random.default_rng(0)
     for side in ("visible", "lwir"):
@@ -95,6 +102,8 @@ def few_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic twin of 30 pairs."""
+    from data_kaist.synthetic import write_dataset
+
     root = tmp_path_factory.mktemp("synthetic")
     write_dataset(root, 30, (512, 640), 0)
     return root

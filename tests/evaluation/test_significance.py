@@ -257,6 +257,7 @@ def test_jackknife_against_bootstrap(truth: GroundTruth, published: dict[str, Ma
     assert 0.9 <= np.mean(ratios) <= 1.2
 
 
+@pytest.mark.slow
 def test_halves_of_the_videos_agree(truth: GroundTruth, published: dict[str, Matcher]) -> None:
     """A difference of detectors on one half of the videos against that on the other: rms z at most 1.4."""
     block, videos = blocks(truth.names), blocks(truth.names, videos=True)

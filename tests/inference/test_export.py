@@ -252,7 +252,7 @@ def test_the_script_and_nms_outside(checkpoint: Path, images: torch.Tensor, tmp_
     out = tmp_path / "new" / "boxes.onnx"
     done = command("export", checkpoint.parent.parent, "--size", "64x96", "--nms", "outside", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert f"00_vgg16 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
+    assert f"lite0 written to {out}" in done.stdout and "images uint8 (batch, 3, 64, 96)" in done.stdout
     assert done.stderr == ""
     boxes, scores, labels = in_onnx(out, images[:3])
     p = load_detector(checkpoint).experiment.postprocess

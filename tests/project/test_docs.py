@@ -284,6 +284,7 @@ def test_the_first_pages_tree_is_there() -> None:
             assert beside or (inside[0] / name).is_file(), name
 
 
+@pytest.mark.slow  # `make docs` is part of the gate
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="pip install '.[docs]'")
     done = subprocess.run(

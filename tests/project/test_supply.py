@@ -60,6 +60,7 @@ def test_a_checkout_keeps_the_line_ends_of_scripts(tmp_path: Path) -> None:
     assert b"\r" not in (clone / "scripts" / "train.py").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_experiments(tmp_path: Path) -> None:
     """An installed ``ssd-effnet`` finds them by name."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")

@@ -33,7 +33,7 @@ from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.inference.predictor import load_detector
 from ssd_effnet.models.weights import WeightsError
-from ssd_effnet.registry import CORRUPTIONS
+from ssd_effnet.registry import CORRUPTIONS, plugins
 from ssd_effnet.study.records import load_study
 from ssd_effnet.training.resume_checks import refuse_to_mix
 from ssd_effnet.training.run import _under_stress, run
@@ -92,6 +92,7 @@ def test_stress_is_a_table_a_plot_and_scalars_of_several_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.setattr(CORRUPTIONS, "_own", {})
+    monkeypatch.setitem(plugins, "my_weather", str(tmp_path))
     seen: list[tuple[str, int, float]] = []
 
     def black_lwir(sample: Sample, rng: np.random.Generator, strength: int) -> Sample:
