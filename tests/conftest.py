@@ -12,8 +12,8 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_collectstart(collector: pytest.Collector) -> None:
-    if isinstance(collector, pytest.Session):
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
         import torch
         from hypothesis import settings
 
