@@ -43,7 +43,7 @@ from ssd_effnet.visualize.gallery.finished_run import FinishedRun
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-SMALL = (*SIX_LEVELS, "backbone.name=efficientnet-b0", "trainer.epochs=3")
+SMALL = (*SIX_LEVELS, "backbone.name=efficientnet-b0", "backbone.levels=[0,1,2]", "trainer.epochs=3")
 ODD = '_odd <i>&"|$x$'  # a name that HTML, Markdown, a legend and mathematics could each take for their own
 WIDEN = "02_widen_3x3"
 
