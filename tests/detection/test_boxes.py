@@ -44,15 +44,15 @@ def test_nms_of_an_exported_graph_is_nms() -> None:
             return nms(boxes, valid, 0.4, block=40)
 
     generator = torch.Generator().manual_seed(0)
-    boxes = cxcywh_to_xyxy(torch.rand(1, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
-    valid = torch.rand(1, 60, generator=generator) > 0.2
+    boxes = cxcywh_to_xyxy(torch.rand(2, 60, 4, generator=generator) * torch.tensor([60.0, 60, 40, 40]))
+    valid = torch.rand(2, 60, generator=generator) > 0.2
     graph = torch.export.export(Nms(), (boxes, valid)).module()
     assert torch.equal(graph(boxes, valid), nms(boxes, valid, 0.4))
     # a chain, in which each box overlaps the next one: as many rounds as there are boxes
-    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(60)]])
-    everything = torch.ones(1, 60, dtype=torch.bool)
+    chain = torch.tensor([[[4.0 * i, 0, 4 * i + 10, 10] for i in range(60)]]).repeat(2, 1, 1)
+    everything = torch.ones(2, 60, dtype=torch.bool)
     every_second = [i % 2 == 0 for i in range(60)]
-    assert graph(chain, everything).tolist() == nms(chain, everything, 0.4).tolist() == [every_second]
+    assert graph(chain, everything).tolist() == nms(chain, everything, 0.4).tolist() == 2 * [every_second]
 
 
 def test_nms_leaves_invalid_rows_out() -> None:
