@@ -53,11 +53,13 @@ audit:  ## known weaknesses of the locked versions, asked of PyPI's database (ne
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
-demo: setup  ## synthetic data -> training -> test -> table and pictures, at most 10 minutes on two cores
+demo: setup  ## synthetic data -> training -> test -> table and pictures, about 10 minutes on two cores
 	$(PY) scripts/demo.py
 
-# compiled once, not by every process, and a file's tests in one process, which makes its fixtures
-TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -q
+# Compiled once and not by every process; a file's tests are in one process, which makes its fixtures once; and pytest
+# rewrites the tests' assertions, not all of hypothesis's.
+TEST := PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 OMP_NUM_THREADS=1 \
+  $(PY) -m pytest -p xdist -p _hypothesis_pytestplugin -n 2 --dist loadfile -q
 
 test: setup  ## the tests, under five minutes on two cores
 	$(TEST)

@@ -196,21 +196,18 @@ def varied(experiments: Sequence[ExperimentConfig]) -> list[str]:
 
 def layers_of(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     """An experiment's file and its bases, each with its content less ``base``. The file itself comes first."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
-    seen: set[Path] = set()
+    chain: dict[Path, tuple[Path, dict[str, Any]]] = {}
     current = find_experiment(path)
-    while True:
-        if (real := current.resolve()) in seen:
-            raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain)}")
-        seen.add(real)
+    while (real := current.resolve()) not in chain:
         content = read_layer(current)
         base = content.pop("base", None)
-        chain.append((current, content))
+        chain[real] = current, content
         if base is None:
-            return chain
+            return list(chain.values())
         if not isinstance(base, str):
             raise ConfigError(f"{current}: `base` must be the name of a file, not {base!r}")
         current = find_experiment(base, current)
+    raise ConfigError(f"{current}: `base` leads in a circle: {' -> '.join(str(p) for p, _ in chain.values())}")
 
 
 def read_layer(path: Path) -> dict[str, Any]:

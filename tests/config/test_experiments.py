@@ -12,7 +12,7 @@ from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.models.fusion import CHANNELS
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
-KINDS = ("00_vgg16", "05_deconv", "06_weighted_fusion", "08_bifpn", "10_nas_fpn", "efficientdet_d0", "lite0")
+KINDS = ("00_vgg16", "05_deconv", "08_bifpn", "10_nas_fpn", "efficientdet_d0", "lite0")
 
 
 @pytest.mark.parametrize(

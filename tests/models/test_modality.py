@@ -44,12 +44,15 @@ class Exchange(nn.Module):
         return self.join(torch.cat([visible, lwir], 1)), lwir, visible
 
 
-@pytest.mark.parametrize("name", ["concat", "exchange"])
 @pytest.mark.parametrize(
-    ("shared", "up_to"), [("false", "null"), ("false", "1"), ("true", "0"), ("true", "2"), ("1", "null"), ("1", "1")]
+    ("name", "shared", "up_to"),
+    [
+        *(("concat", "false", "null"), ("exchange", "false", "1"), ("concat", "true", "0"), ("exchange", "true", "2")),
+        *(("concat", "1", "null"), ("concat", "1", "1"), ("exchange", "1", "1")),
+    ],
 )
 def test_every_parameter_learns_from_the_deepest_map_or_its_own(
-    shared: str, up_to: str, name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, shared: str, up_to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(STREAM_FUSIONS, "exchange", Exchange)
     key = "shared_from" if shared == "1" else "shared"

@@ -249,9 +249,9 @@ def test_a_run_that_waits_for_a_batch_is_stopped_at_once(
     """The batch may never come."""
 
     def late(samples: Any) -> Any:
-        time.sleep(0.5)  # by now the run waits
+        time.sleep(0.3)  # by now the run waits
         os.kill(os.getppid(), number)
-        time.sleep(2)
+        time.sleep(1)
         return collate(samples)
 
     monkeypatch.setattr("ssd_effnet.training.devices.collate", late)
