@@ -69,7 +69,7 @@ def save_panels(
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.set_axis_off()
-        axes.set(xticks=(), yticks=())  # ticks that are not seen take a third of the time
+        axes.set(xticks=(), yticks=())  # ticks that are not seen take half of the time
     for axes_of_row, row in zip(grid, rows, strict=True):
         for axes, panel in zip(axes_of_row, row, strict=False):
             if panel is not None:
