@@ -56,8 +56,8 @@ audit:  ## known weaknesses of the locked versions, asked of PyPI's database (ne
 demo: setup  ## synthetic data -> training -> test -> table and pictures, about 10 minutes on two cores
 	$(PY) scripts/demo.py
 
-# Compiled once and not by every process; a file's tests are in one process, which makes its fixtures once; and pytest
-# rewrites the tests' assertions, not all of hypothesis's.
+# PYTHONDONTWRITEBYTECODE empty: modules are compiled once, not by every process. loadfile: one process makes a file's
+# fixtures. No autoload: pytest would rewrite the assertions of all of hypothesis, whose plugin is named by its module.
 TEST := PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 OMP_NUM_THREADS=1 \
   $(PY) -m pytest -p xdist -p _hypothesis_pytestplugin -n 2 --dist loadfile -q
 

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,23 +40,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def coarse_pictures() -> Iterator[None]:
+def coarse_pictures() -> Iterator[Callable[..., None]]:
     """A third of the resolution: drawing and compressing pictures took a tenth of the suite's time."""
     from matplotlib.figure import Figure
 
     save, coarse = Figure.savefig, {"dpi": 40}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, *target, **more: save(self, *target, **more | coarse))
-        patch.setattr(Figure, "save_at_print_size", save, raising=False)
-        yield
+        yield save
 
 
 @pytest.fixture
-def print_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def print_size(coarse_pictures: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of the resolution that users have."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr(Figure, "savefig", Figure.save_at_print_size)
+    monkeypatch.setattr(Figure, "savefig", coarse_pictures)
 
 
 @pytest.fixture(scope="session")

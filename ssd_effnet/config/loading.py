@@ -171,7 +171,7 @@ def find_experiment(path: str | Path, base_of: Path | None = None, *, folder: st
 
 def save_experiment(experiment: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved experiment; :func:`load_experiment` reads it back unchanged."""
-    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(experiment))))
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(experiment)))
 
 
 def as_difference(base: str, description: str, changes: Sequence[str], values: Mapping[str, Any]) -> str:

@@ -325,7 +325,7 @@ def test_the_backend_of_a_notebook_ends_no_command(truth: Path, found: Path, tmp
 @pytest.mark.parametrize(("suffix", "mark"), [(".pdf", b"/FontFile2"), (".ps", b"/FontType 42")])
 def test_fonts_are_embedded_as_truetype(suffix: str, mark: bytes, tmp_path: Path) -> None:
     figure = Figure()
-    figure.text(0, 0, "a")
+    figure.text(0, 0, "a $10^{-2}$")
     save_figure(figure, tmp_path / f"curves{suffix}")
     content = (tmp_path / f"curves{suffix}").read_bytes()
     assert mark in content and b"/Type3" not in content.replace(b" ", b"") and b"/FontType 3" not in content

@@ -46,7 +46,15 @@ GOLDEN = {
 }
 
 
-VARIANTS = {"02a_widen_1x1", "06c_sum", "07_repeated_fpn", "07a_one_width", "07b_nearest"}
+VARIANTS = {
+    "02a_widen_1x1",
+    "05_deconv",
+    "06c_sum",
+    "06_weighted_fusion",
+    "07_repeated_fpn",
+    "07a_one_width",
+    "07b_nearest",
+}
 VARIANTS |= {"09_panet", "10_nas_fpn", "11_fully_connected", "12_simplified_panet"}
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from commands import Done, command
 from processes import script, started
 from rich.console import Console
@@ -138,7 +139,8 @@ def ran(few_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         fork = multiprocessing.get_context("fork")
-        patch.setattr(multiprocessing, "get_context", lambda kind: fork)
+        if not torch.cuda.is_available():  # which cannot be forked
+            patch.setattr(multiprocessing, "get_context", lambda kind: fork)
         refused = command(*words)
         done = command(*words, "--plugins", "box_of_mine")
     yield Ran(out, done, refused, lite0)

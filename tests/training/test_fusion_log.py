@@ -17,13 +17,8 @@ def test_fusion_weights_of_each_epoch(few_pairs: Path, tmp_path: Path) -> None:
     data = splits(few_pairs, val="val.json", test="")
     loop = ("trainer.epochs=2", "trainer.monitor=val/loss_total", "trainer.test_checkpoint=last")
     recipe = ("optimizer.lr=0.001", "schedule.name=constant", "trainer.ema_decay=0.5")
-    neck = (
-        "backbone.name=efficientnet-b0",
-        "backbone.levels=[0,1,2]",
-        "extras.strides=[]",
-        "anchors.sizes=[25,60,140]",
-    )
-    keys = [*SMALL, *neck, "anchors.sizes=[25,60,140]", *data, *loop, *recipe]
+    levels = ("backbone.levels=[0,1,2]", "extras.strides=[]", "anchors.sizes=[25,60,140]")
+    keys = [*SMALL, "backbone.name=efficientnet-b0", *levels, *data, *loop, *recipe]
     e = load_experiment("06_weighted_fusion", keys)
     run(e, tmp_path)
     directory = RunDirectory.of(e, tmp_path)
