@@ -222,8 +222,9 @@ class _Session:
         }
         begin: int | None = None
         if resumed:  # Lightning sets the sampler's epoch only after the workers have begun to prefetch
-            self.loaders["train"].sampler.set_epoch(_epoch_of(directory.last))  # type: ignore[attr-defined]
-            begin = read_plain(directory.last, mapped=True)["global_step"] + 1
+            last = read_plain(directory.last, mapped=True)
+            self.loaders["train"].sampler.set_epoch(last["epoch"] + 1)  # type: ignore[attr-defined]
+            begin = last["global_step"] + 1
         else:
             preflight.refuse_to_end_warming_up(experiment, len(self.loaders["train"]))
         self.stop = StopOnSignal(first=processes.first)
