@@ -142,7 +142,7 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether the run has completed an epoch."""
-        return self.config_file.is_file() and (self.last.is_file() or self.results_file.is_file())
+        return self.last.is_file() or self.results_file.is_file()
 
     def experiment(self) -> ExperimentConfig:
         """The resolved config; a RunError if there is no run, a ConfigError if it cannot be read."""
@@ -317,8 +317,8 @@ class RunDirectory:
         _refuse_lack(self.environment_file, environment := self.environment(), ["data.test.fingerprint"])
         data = environment["data"]["test"]["fingerprint"]
         if data not in known:
-            known[data] = build_dataset(experiment, "test").frames
-            self.refuse_other_test_data(known[data])
+            self.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
+            known[data] = found
         frames, classes = known[data], build_classes(experiment)
         table, category = read_categories(self.detections_file, len(frames), image_ids=image_ids(frames))
         if len(classes.names) > 1:

@@ -292,13 +292,15 @@ def copied(studied: Path, to: Path, *without: str) -> Path:
 def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Path, tmp_path: Path) -> None:
     copy = copied(studied, tmp_path, "0[567]*", "_odd*")
     first, second = (copy / WIDEN / f"seed{seed}" for seed in (0, 1))
-    content = json.loads((first / "environment.json").read_text())
-    content["data"]["test"]["fingerprint"] = "0" * 64  # as if boxes had been mended since
-    (first / "environment.json").write_text(json.dumps(content))
+    for run in (first, second):
+        content = json.loads((run / "environment.json").read_text())
+        content["data"]["test"]["fingerprint"] = "0" * 64  # as if boxes had been mended since
+        (run / "environment.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="its test data have changed"):
         FinishedRun.load(first)
-    (sentence,) = load_study(copy).left_out
-    assert sentence.startswith(f"{first}: its test data have changed") and "data.root=" in sentence
+    sentences = load_study(copy).left_out
+    for run, sentence in zip((first, second), sentences, strict=True):
+        assert sentence.startswith(f"{run}: its test data have changed") and "data.root=" in sentence
     (second / "results.json").write_text("{")
     named = [sentence.split(": ")[0] for sentence in load_study(copy).left_out]
     assert named == [str(second / "results.json"), str(first)]

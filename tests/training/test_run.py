@@ -577,6 +577,11 @@ def test_a_run_stopped_before_its_first_checkpoint_is_not_in_the_way(synthetic: 
         refuse_to_mix(directory, e, resume=False)
     with pytest.raises(RunError, match=r"these differ: optimizer\.lr \(0\.5, now 0\.001\); choose another --out"):
         refuse_to_mix(directory, e, resume=True)
+    directory.config_file.unlink()  # as if checkpoints alone had been copied
+    for resume, says in ((False, "holds a run already"), (True, r"is no run directory, it has no config\.yaml")):
+        with pytest.raises(RunError, match=says):
+            run(e, tmp_path, resume=resume)
+    assert directory.last.is_file()
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(synthetic: Path, tmp_path: Path) -> None:
