@@ -59,9 +59,9 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
     for place, step in enumerate(chain):
         taken, back = [step], step.undone(now)
         if not back:
-            later = [other for other in chain[place + 1 :] if other.keys & step.keys]
-            taken += later
-            back = {key: of.before[key] for of in reversed(taken) for key in of.keys & of.before.keys()}
+            taken += [other for other in chain[place + 1 :] if other.keys & step.keys]
+            for of in reversed(taken):
+                back |= of.undone(now | back)
         name = f"{last.name}{WITHOUT}" + "_and_".join(of.name for of in taken)
         changed = {key: value for key, value in back.items() if now.get(key) != value}
         twin = next((other for other, keys in known.items() if keys == changed), None)
@@ -84,5 +84,5 @@ def write_without(final: Path, folder: Path) -> tuple[list[Path], list[str]]:
 
 def _experiment_text(base: Path, last: str, taken: list[Step], changed: dict[str, Any], keys: list[str]) -> str:
     names = " and ".join(step.name for step in taken)
-    asked = f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: one step's keys."
+    asked = f"What does {last} lose without {names}? Changes together: {', '.join(keys)}: keys of what is taken away."
     return as_difference(str(base), asked, keys, dict(sorted(changed.items())))

@@ -38,6 +38,18 @@ def test_what_is_not_another_network_is_not_run(tmp_path: Path) -> None:
     assert "a: without it the network is the same" in left_out and "b_without_b" in [file.stem for file in files]
 
 
+def test_what_goes_together_leaves_later_steps_alone(tmp_path: Path) -> None:
+    for name, base, keys in (
+        ("a", "lite0", "optimizer: {lr: 0.01}"),
+        ("b", "a", "optimizer: {lr: 0.02, weight_decay: 0.1}"),
+        ("c", "b", "optimizer: {weight_decay: 0.2}"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n{keys}\n")
+    write_without(tmp_path / "c.yaml", tmp_path / "without")
+    without = load_experiment(tmp_path / "without" / "c_without_a_and_b.yaml")
+    assert (without.optimizer.lr, without.optimizer.weight_decay) == (load_experiment("lite0").optimizer.lr, 0.2)
+
+
 def test_keys_laid_over_all(tmp_path: Path) -> None:
     text = "base: lite0.yaml\ndescription: Small?\ninput: {size: [64, 96]}\nschedule: {name: cosine}\n"
     (tmp_path / "small.yaml").write_text(f"{text}trainer: {{epochs: 2}}\n")

@@ -22,7 +22,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution as Floats
 from optuna.distributions import IntDistribution as Ints
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from untrained import of_pairs
 
@@ -248,7 +248,7 @@ def test_a_metric_that_is_always_the_same_chooses_nothing(files: Path, monkeypat
 
 def test_a_trial_has_the_last_value_and_its_backbones_mean(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the last checkpoint is tested; the best value would be of weights that are thrown away."""
-    means = {}
+    means, lines = {}, list[str]()
 
     def worse_and_worse(e: ExperimentConfig, epoch: int) -> float:
         means[e.backbone.name] = e.input.mean
@@ -259,9 +259,24 @@ def test_a_trial_has_the_last_value_and_its_backbones_mean(files: Path, monkeypa
     search = planned(files, "trainer.test_checkpoint=last")
     study = open_study(search)
     study.enqueue_trial({"backbone.name": '"efficientnet-b0"'})
-    run_trials(search, study, 1)
-    assert study.trials[0].value == 4.0
+    run_trials(search, study, 1, lines.append)
+    assert study.trials[0].value == 4.0 and lines[-1] == "trial 0: val/loss_total 4 in epoch 4"
     assert load_experiment(write_best(search, study)).input.mean == means["efficientnet-b0"] != search.base.input.mean
+
+
+def test_equal_trials_stand_as_they_were_begun_with_their_epochs(files: Path) -> None:
+    search = planned(files, "trainer.epochs=5", "trainer.validate_every=2")
+    study = open_study(search)
+    drawn: dict[str, Any] = {"params": {"optimizer.lr": 1e-3, "schedule.warmup_steps": "0"}}
+    for first, value in ((None, None), (None, 0.5), (0, 0.5)):  # the process of the first one died
+        drawn |= {"system_attrs": {} if first is None else {"failed_trial": first}, "distributions": search.space}
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        study.add_trial(create_trial(state=state, value=value, intermediate_values={1: 2.0, 3: 0.5}, **drawn))
+    assert [searching.trial_number(trial) for trial in searching.best_trials(search, study)] == [0, 1]
+    text = io.StringIO()
+    Console(file=text, width=200).print(searching.trials_table(search, study))
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.getvalue().splitlines()[-3:-1]]
+    assert rows == [["0", "0.5", "5"], ["1", "0.5", "5"]]
 
 
 def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:

@@ -197,8 +197,7 @@ def run_trials(search: Search, study: optuna.Study, trials: int, echo: Callable[
 
 def trial_number(trial: FrozenTrial) -> int:
     """Number of a trial's first attempt, which names its run."""
-    number: int = trial.system_attrs.get("failed_trial", trial.number)  # as Optuna's retried_trial_number() reads it
-    return number
+    return int(trial.system_attrs.get("failed_trial", trial.number))  # as Optuna's retried_trial_number() reads it
 
 
 def last_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
@@ -260,10 +259,11 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     try:
         experiment = load_experiment(search.snapshot, overrides)
         results = run(experiment, search.out, resume=True, echo=say, callbacks=[pruner])
-        # of the checkpoint that is tested
-        value = float(results["val"]["best"]) if t.test_checkpoint == "best" else pruner.reported[max(pruner.reported)]
+        # of the checkpoint that is tested, or of the last validation before it
+        epoch = results["epoch"] if t.test_checkpoint == "best" else max(pruner.reported) + 1
+        value = float(results["val"]["best"]) if t.test_checkpoint == "best" else pruner.reported[epoch - 1]
         if math.isfinite(value):
-            say(f"{t.monitor} {value:.4g} in epoch {results['epoch']}")
+            say(f"{t.monitor} {value:.4g} in epoch {epoch}")
             return value
         note = f"failed: {t.monitor} was never a finite number"
     except optuna.TrialPruned as pruned:
@@ -315,7 +315,7 @@ def best_trials(search: Search, study: optuna.Study) -> list[FrozenTrial]:
     """Finished trials, best first. Equal ones in the order in which they were begun."""
     sign = 1 if search.metric.lower_is_better else -1
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    return sorted(finished, key=lambda trial: (sign * (trial.value or 0.0), trial_number(trial)))
 
 
 def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
@@ -326,8 +326,10 @@ def trials_table(search: Search, study: optuna.Study, count: int = 10) -> Table:
         column.overflow = "fold"
     table.add_column("settings", overflow="fold")
     for trial in best_trials(search, study)[:count]:
-        values = ", ".join(f"{key} {setting(value)}" for key, value in drawn(search, trial).items())
-        table.add_row(str(trial_number(trial)), setting(trial.value), str(1 + (trial.last_step or 0)), values)
+        values = drawn(search, trial)
+        epochs = setting(values.get("trainer.epochs", search.base.trainer.epochs))
+        said = ", ".join(f"{key} {setting(value)}" for key, value in values.items())
+        table.add_row(str(trial_number(trial)), setting(trial.value), epochs, said)
     return table
 
 
