@@ -83,12 +83,9 @@ def evaluate(args: argparse.Namespace) -> None:
     files = [*args.compare, *args.other] if args.compare else args.join or args.detections
     names = evaluation.short_names(files)
     files = [next(filter(Path.is_file, [path / "detections.json"]), path) for path in files]  # of a run
-    truth = load_ground_truth(args.annotations, args.split)
-    everything = truth
-    truth, found = truth.read_all(files)
+    truth, found = load_ground_truth(args.annotations, args.split).read_all(files)
     evaluator, tables = MissRateEvaluator(truth.annotations), dict(zip(names, found, strict=True))
-    if truth is everything:
-        truth.say_doubts(dict(zip(files, found, strict=True)), evaluator)
+    truth.say_doubts(dict(zip(files, found, strict=True)), evaluator)
     if args.compare:
         matchers, n = [evaluator.match(table) for table in tables.values()], len(args.compare)
         first, second = ", ".join(names[:n]), ", ".join(names[n:])

@@ -78,8 +78,8 @@ def metric(
     """
 
     def add(function: Callable[[Scores], Any]) -> Callable[[Scores], Any]:
-        before = METRICS.get(name)
-        if "/" in name or (before and getattr(before.function, "__qualname__", "") != function.__qualname__):
+        before = METRICS[name].function if name in METRICS else function
+        if "/" in name or any(getattr(before, k, "") != getattr(function, k) for k in ("__module__", "__qualname__")):
             raise ValueError(f"metric {name!r}: another one has this name, or it has a slash")
         METRICS[name] = Metric(name, function, unit, lower_is_better, shown, parts, group)
         return function

@@ -119,7 +119,8 @@ class Curve:
         recall = np.cumsum(right) / counted
         place = np.searchsorted(fppi, references, side="right") - 1
         before_start = recall[-1] if self.rules.wraps_round and len(recall) else 0.0
-        read = np.where(place < 0, before_start, recall[place] if len(recall) else 0.0)
+        start = np.searchsorted(fppi + recall, 0, side="right")  # detections of weight 0 do not begin the curve
+        read = np.where(place < start, before_start, recall[place] if len(recall) else 0.0)
         with np.errstate(divide="ignore"):  # the floor may be 0; exp(-inf) is then 0
             mr = float(np.exp(np.mean(np.log(np.maximum(1 - read, self.rules.floor)))))
         return mr, fppi, 1 - recall, 1 - read

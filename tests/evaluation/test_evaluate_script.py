@@ -26,6 +26,7 @@ from ssd_effnet.evaluation.scores import score, short_names
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.training.run import _write_detections
 from ssd_effnet.training.run_directory import RunDirectory
+from ssd_effnet.visualize.gallery.curves import write_curves
 
 FRAMES = ("set06/V000/I00019", "set06/V000/I00039", "set09/V000/I00019")
 XYWH = (100, 100, 30, 60)
@@ -196,6 +197,12 @@ def test_a_run_on_some_images_of_a_coco_file_is_scored_on_those(tmp_path: Path) 
         assert "3 of the 6 images of" in done.stderr and "the 3 images that were looked at" in done.stdout, done.stderr
         (scores,) = json.loads((tmp_path / "o").read_text()).values()
         assert scores["people"] == 3 and scores["recall"] == 100
+    every = DetectionTable(np.arange(6), np.tile([0.0, 0, 30, 60], (6, 1)), np.full(6, 0.9))
+    write_coco_results(tmp_path / "other.json", every, image_ids=range(101, 107), category_ids=[4])
+    files = [directory.detections_file, tmp_path / "other.json"]  # what finds little is not doubted on fewer images
+    with pytest.warns(Doubt, match="were not looked at") as said:
+        write_curves(files, tmp_path / "curves.png", annotations=tmp_path / "t.json")
+    assert len(said) == 1
 
 
 def test_names_that_fit_several_are_refused() -> None:

@@ -92,6 +92,13 @@ def test_a_monitor_that_is_not_a_number_ends_the_run_by_its_key(
 def test_names_are_given_once() -> None:
     with pytest.raises(ValueError, match="AP"):
         metric("AP", lower_is_better=True)(lambda scores: 0.0)
+
+    def recall(scores: Scores) -> float:
+        return 0.0
+
+    recall.__qualname__ = "recall"  # as a plugin's own, of the same name as the project's
+    with pytest.raises(ValueError, match="recall"):
+        metric("recall", lower_is_better=True)(recall)
     with pytest.raises(ValueError, match="slash"):
         metric("a/b", lower_is_better=True)(lambda scores: 0.0)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_kaist.structures import Annotations, Daytime, DetectionTable
@@ -279,6 +279,20 @@ def test_agreement_with_the_slow_implementation(drawn: tuple[list[Annotations], 
             result = matcher.result(subset, rules)
             ours = [result.mr, result.recall, result.counted, len(result.fppi)]
             assert same(ours, slow_miss_rate(annotations, rows, subset, rules)), (subset, rules)
+
+
+@settings(max_examples=40)
+@given(sets(), st.sampled_from(list(RULES)))
+@example(([truth(BOX)] * 2, [(0, *ELSEWHERE, 0.9), (1, *ELSEWHERE, 0.8), (1, *BOX, 0.7)]), "python")
+def test_an_image_of_weight_0_is_as_if_it_were_not_there(
+    drawn: tuple[list[Annotations], list[Row]], rules: str
+) -> None:
+    annotations, rows = drawn
+    weight = np.array([0.0, *[1.0] * (len(annotations) - 1)])
+    without = match(annotations[1:], *[(row[0] - 1, *row[1:]) for row in rows if row[0]])
+    for subset in SUBSETS:
+        read = match(annotations, *rows).curve(subset, rules).read(weight)
+        assert same([read[0]], [without.result(subset, rules).mr]), subset
 
 
 @settings(max_examples=40)
