@@ -45,11 +45,7 @@ def read_pair(frame: Frame, modality: Modality) -> tuple[np.ndarray | None, np.n
 
 def doubts_of(frames: Sequence[Frame]) -> dict[str, str]:
     """Doubts about read frames, see :func:`data_kaist.images.doubts`."""
-    notes = []
-    for frame in frames:
-        if frame.note is not None:
-            of_lwir = bool(frame.note["deep_lwir"].item() or frame.note["shallow"].item())
-            notes.append((str((frame.lwir if of_lwir else None) or frame.visible or frame.lwir), frame.note))
+    notes = [([file for file in (f.visible, f.lwir) if file], f.note) for f in frames if f.note is not None]
     return doubts(notes, frames[0].reading) if frames else {}
 
 

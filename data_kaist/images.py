@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -76,7 +76,7 @@ def read_image(
     """
     image, header = _decoded(path, colour)
     note = np.zeros(1, NOTE) if note is None else note
-    note["read"], note["deep_visible"] = 1, colour and header.bits > 8
+    note["read"], note["deep_visible"] = 1, note["deep_visible"] | (colour and header.bits > 8)  # LWIR leaves it
     if not colour:
         image = to_8_bits(image, str(path), reading, note)
     if header.tag > 1 and reading.orientation != "never":
@@ -148,25 +148,25 @@ def to_8_bits(image: np.ndarray, name: str, reading: Reading = AS_STORED, note: 
     return np.asarray(np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)), np.uint8)
 
 
-def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[str, str]:
-    """Sentences on images that were read, by kind. From their names and :data:`NOTE` rows."""
-    seen = [(name, row) for name, row in notes if row["read"].item()]
+def doubts(notes: Iterable[tuple[Sequence[object], np.ndarray]], reading: Reading) -> dict[str, str]:
+    """Sentences on images that were read, by kind. From their files, visible before LWIR, and :data:`NOTE` rows."""
+    seen = [(files, row) for files, row in notes if row["read"].item()]
     said: dict[str, str] = {}
 
-    def those(field: str) -> list[tuple[str, np.ndarray]]:
-        return [(name, row) for name, row in seen if row[field].item()]
+    def those(field: str) -> list[tuple[Sequence[object], np.ndarray]]:
+        return [(files, row) for files, row in seen if row[field].item()]
 
     if deep := those("deep_visible"):
         said["visible depth"] = (
-            f"{len(deep):,} of {len(seen):,} visible images have 16 bits, the first {deep[0][0]}, and only the high "
+            f"{len(deep):,} of {len(seen):,} visible images have 16 bits, the first {deep[0][0][0]}, and only the high "
             "byte is used"
         )
     deep = those("deep_lwir")
     if deep and reading.lwir_range is None:
         low, high = (int(f(row[k].item() for _, row in deep)) for f, k in ((min, "low"), (max, "high")))
         said["depth"] = (
-            f"{len(deep):,} of {len(seen):,} LWIR images have 16 bits, the first {deep[0][0]}, and only the high byte "
-            f"is used: their values {low} to {high} become {low >> 8} to {high >> 8} of 0..255; data.lwir_range: "
+            f"{len(deep):,} of {len(seen):,} LWIR images have 16 bits, the first {deep[0][0][-1]}, and only the high "
+            f"byte is used: their values {low} to {high} become {low >> 8} to {high >> 8} of 0..255; data.lwir_range: "
             "[low, high] makes 0..255 of a range of values"
         )
     elif deep:
@@ -178,13 +178,13 @@ def doubts(notes: Iterable[tuple[str, np.ndarray]], reading: Reading) -> dict[st
         )
     if shallow := those("shallow"):
         said["depth"] = (
-            f"{len(shallow):,} of {len(seen):,} LWIR images have 8 bits, the first {shallow[0][0]}, and stay as they "
-            "are: data.lwir_range is for values of more bits"
+            f"{len(shallow):,} of {len(seen):,} LWIR images have 8 bits, the first {shallow[0][0][-1]}, and stay as "
+            "they are: data.lwir_range is for values of more bits"
         )
     if tagged := those("tag"):
-        turned = len(those("turned"))
+        turned, where = len(those("turned")), " or ".join(map(str, tagged[0][0]))
         said["orientation"] = (
-            f"{len(tagged):,} of {len(seen):,} images have an orientation tag, the first {tagged[0][0]}: "
+            f"{len(tagged):,} of {len(seen):,} images have an orientation tag, the first {where}: "
             f"{turned:,} are turned upright, {len(tagged) - turned:,} stay as they are stored "
             f"(data.orientation: {reading.orientation}, where the stated size leaves it open)"
         )

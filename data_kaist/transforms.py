@@ -106,8 +106,7 @@ class Transform(Protocol):
 
 def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
     """Areas ``(n,)`` in pixels of boxes ``(n, 4)``; 0 for inverted ones."""
-    area: np.ndarray = np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1)
-    return area
+    return np.asarray(np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1))
 
 
 def crop(sample: Sample, window: tuple[int, int, int, int], fill: tuple[int, int, int, int] = MEAN_COLOUR) -> Sample:
@@ -255,7 +254,7 @@ class SSDCrop:
     """SSD's random crop (Liu et al. 2016, section 2.2, data augmentation).
 
     Draws a least overlap; 0 allows any window, None leaves the image whole. Then tries windows until one has some
-    person's centre and overlaps that person by that IoU; if none does, the image stays whole.
+    person's centre and overlaps some person by that IoU; if none does, the image stays whole.
 
     Attributes:
         min_ious: the choices, each as likely.

@@ -281,10 +281,11 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _apply(config: DictConfig, layer: dict[str, Any], source: str) -> None:
     """Merge a layer key by key; errors name the key. Keys that name entries are set first.
 
-    A range of LWIR that came from quantiles is forgotten where these or the training split change.
+    A range of LWIR is forgotten where quantiles are stated, one from quantiles also where the training split changes.
     """
-    stated = layer["data"].keys() if isinstance(layer.get("data"), dict) else set[str]()
-    if {"lwir_quantiles", "train"} & stated and "lwir_range" not in stated and config.data.lwir_quantiles is not None:
+    data = layer["data"] if isinstance(layer.get("data"), dict) else {}
+    measured = isinstance(data.get("lwir_quantiles"), list) or config.data.lwir_quantiles is not None
+    if measured and {"lwir_quantiles", "train"} & data.keys() and "lwir_range" not in data:
         config.data.lwir_range = None
     already = set[str]()
     for name, stated in layer.items():

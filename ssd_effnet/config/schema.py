@@ -37,7 +37,7 @@ class InputConfig:
     """Size, modality and normalisation of the images."""
 
     size: list[int] = _key([512, 640], "at least 32, at most 16384", names="height, width")  # (height, width)
-    # letterbox: shape kept, padded right and below with the mean
+    # letterbox: shape kept, padded right and below with the mean, or 0 without normalize
     fit: Literal["stretch", "letterbox"] = "stretch"
     # early: both as four channels; halfway: two streams, see fusion
     modality: Literal["visible", "lwir", "early", "halfway"] = "visible"

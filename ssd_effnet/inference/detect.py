@@ -98,7 +98,7 @@ def detect(
     images: list[tuple[int, str, tuple[int, int]]] = []
     tables: list[DetectionTable] = []
     pending: list[_Shot] = []
-    notes: dict[str, np.ndarray] = {}
+    notes: dict[Sequence[Path], np.ndarray] = {}
     videos = AnnotatedVideos(out, echo)
 
     def flush() -> None:
@@ -129,7 +129,7 @@ def detect(
                     number = shot.number + 1
                     read += 1
                     gap = gap or (read if shot.place >= read else 0)
-                    notes[source.name] = shot.note
+                    notes[source.files] = shot.note
                     pending.append(shot)
                     if len(pending) == batch_size:
                         flush()

@@ -156,19 +156,20 @@ class Predictor:
             raise RequestError(f"batch_size must be at least 1, not {batch_size}")
         found: list[DetectionTable] = []
         notes = np.zeros(len(images), NOTE)
-        names = [_name_of(x if isinstance(x, tuple | list) else (x,), f"image {i}") for i, x in enumerate(images)]
+        given = [x if isinstance(x, tuple | list) else (x,) for x in images]
+        names = [[_name_of([x], f"image {i}") for x in of] or [f"image {i}"] for i, of in enumerate(given)]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, len(images), batch_size):
                 some = range(start, min(start + batch_size, len(images)))
-                samples = pool.map(lambda i: self.prepare(images[i], names[i], notes[i : i + 1]), some)
+                samples = pool.map(lambda i: self.prepare(given[i], names[i][0], notes[i : i + 1]), some)
                 tables = self.detect(list(samples), score=score)
                 found += [replace(t, image_index=np.full(len(t), i)) for i, t in zip(some, tables, strict=True)]
         for sentence in self.doubts(zip(names, notes, strict=True)):
             warnings.warn(sentence, Doubt, stacklevel=2)
         return found
 
-    def doubts(self, notes: Iterable[tuple[str, np.ndarray]]) -> list[str]:
-        """Warnings about prepared images, given their names and :data:`~data_kaist.images.NOTE` rows."""
+    def doubts(self, notes: Iterable[tuple[Sequence[object], np.ndarray]]) -> list[str]:
+        """Warnings about prepared images, given their files and :data:`~data_kaist.images.NOTE` rows."""
         return [sentence for kind, sentence in doubts(notes, self.reading).items() if kind != "orientation"]
 
     def prepare(

@@ -243,6 +243,10 @@ def test_a_range_of_quantiles_is_forgotten_with_them(files: Path) -> None:
     assert load_experiment(files / "config.yaml", ["data.lwir_quantiles=[0,1]"]).data.lwir_range is None
     both = ["data.lwir_range=[1,2]", "data.train=others"]
     assert load_experiment(files / "config.yaml", both).data.lwir_range == [1, 2]
+    (files / "by_hand.yaml").write_text("base: lite0.yaml\ndata: {lwir_range: [100, 200]}\n")
+    assert load_experiment(files / "by_hand.yaml", ["data.lwir_quantiles=[0,1]"]).data.lwir_range is None
+    for key in ("data.lwir_quantiles=null", "data.train=others"):
+        assert load_experiment(files / "by_hand.yaml", [key]).data.lwir_range == [100, 200]
 
 
 def test_defaults_are_valid(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -284,6 +285,20 @@ def test_a_detector_without_a_range_says_what_it_does_with_16_bits(radiometric: 
     said: list[str] = []
     detect(detector, find_sources([file], side="lwir"), tmp_path / "out", echo=said.append)
     assert len(said) == 1 and "high byte" in said[0] and "data.lwir_range" in said[0]
+
+
+def test_both_images_of_a_pair_are_doubted_by_their_own_names(radiometric: Path, tmp_path: Path) -> None:
+    detector = load_detector(write_checkpoint(tmp_path / "pairs.ckpt", "input.modality=early"), device="cpu")
+    deep, lwir = tmp_path / "deep.png", radiometric / "lwir" / "0.png"
+    assert cv2.imwrite(str(deep), np.full((96, 128, 3), 4095, np.uint16))
+    with pytest.warns(Doubt) as said:
+        detector.predict([(deep, lwir)])
+    coco(tmp_path, [("deep.png", (96, 128))])
+    frame = replace(DataSource("coco", tmp_path).frames("train.json")[0], lwir=lwir)
+    read_pair(frame, "early")
+    for of_visible, of_lwir in (doubts_of([frame]).values(), [str(warning.message) for warning in said]):
+        assert of_visible.startswith(f"1 of 1 visible images have 16 bits, the first {deep}, ")
+        assert of_lwir.startswith(f"1 of 1 LWIR images have 16 bits, the first {lwir}, ")
 
 
 def test_data_are_inspected_with_a_range(
