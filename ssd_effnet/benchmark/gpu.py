@@ -70,7 +70,7 @@ class Trial:
     batch: int = 16
     inference: tuple[int, ...] = (1, 16, 64)
     loaded: tuple[int, ...] = (16, 128)
-    frames: int = 1024
+    frames: int = 8192
     workers: int = 8
     compiled: bool = True
 
@@ -117,7 +117,7 @@ def _training(e: ExperimentConfig, trial: Trial, way: str) -> Iterator[Speed]:
     if twice <= peak:  # no more fit
         return
     free = torch.cuda.mem_get_info(trial.device)[0] / 2**20
-    batch = int((0.95 * free - peak) / (twice - peak)) * trial.batch  # memory grows in proportion
+    batch = (1 + int((0.95 * free - peak) / (twice - peak))) * trial.batch  # memory grows in proportion
     while batch > trial.batch:
         with suppress(torch.OutOfMemoryError):
             rate, peak = _train(e, trial, way, batch)
@@ -167,7 +167,7 @@ def _from_loader(e: ExperimentConfig, trial: Trial, batch_size: int) -> Speed:
     batches = loader(e, build_dataset(e, "train"), "train", Processes())
     waited = images = 0.0
     since = start = time.perf_counter()
-    first = len(batches)  # an epoch fills the cache
+    first = len(batches) + 8  # an epoch fills the cache, and each begins with nothing read ahead
     endless = itertools.chain.from_iterable(itertools.repeat(batches))
     for number, batch in enumerate(itertools.islice(endless, first + trial.steps)):
         if number == first:

@@ -11,7 +11,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -42,7 +41,7 @@ def parser() -> shell.Parser:
     gpu.add_argument("--device", default="cuda", help="default: cuda")
     gpu.add_argument("--experiments", nargs="+", metavar="FILE", help="default: six of them")
     gpu.add_argument("--size", type=shell.size, nargs="+", metavar="HxW", help="default: 300x300 512x640")
-    gpu.add_argument("--steps", type=int, default=30, help="that are timed of each way (default: 30)")
+    gpu.add_argument("--steps", type=shell.positive, default=30, help="that are timed of each way (default: 30)")
     gpu.add_argument("--workers", type=int, default=8, help="of the loader (default: 8)")
     gpu.add_argument("--tiny", action="store_true", help="lite0 at 64x96, one step: whether it runs, also on a CPU")
     to = "write all figures there, and a page beside it (default: a dated file in experiments/results/devices)"
@@ -64,6 +63,7 @@ def run_stages(a: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ssd_effnet.benchmark.stages import Row, measure
+    from ssd_effnet.evaluation.scores import write_results
     from ssd_effnet.training.environment import machine_line
     from ssd_effnet.training.runtime import threads_of
 
@@ -82,8 +82,7 @@ def run_stages(a: argparse.Namespace) -> None:
         table.add_row(row.stage, row.case, f"{row.ms:.3g}", f"{row.times_faster:.3g}")
     shell.print_table(table)
     if a.json:
-        content = {"machine": machine, "rows": [row._asdict() for row in rows]}
-        a.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(a.json, {"machine": machine, "rows": [row._asdict() for row in rows]})
 
 
 def run_gpu(a: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ def test_complaints() -> None:
     assert "is not HxW" in command("benchmark", "loss", "--size", "512").stderr
     assert command("benchmark", "loss", "input.modality=lwir").returncode == 2
     assert command("benchmark", "loss", "--runs", 0).returncode == 2
+    assert command("benchmark", "gpu", "--steps", 0).returncode == 2
 
 
 def test_what_the_gpu_benchmark_cannot_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,11 +36,16 @@ def test_what_the_gpu_benchmark_cannot_measure(tmp_path: Path, monkeypatch: pyte
     (only,) = gpu._training(ExperimentConfig("any"), gpu.Trial(torch.device("cuda")), "fp32")
     assert (only.batch, only.images_per_second, only.peak_mib) == (16, 100, 9000)
 
+    monkeypatch.setattr(gpu, "_train", lambda e, trial, way, batch: (100.0, 2000.0 + 1125 * batch))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (42_000 * 2**20, 0))
+    every = gpu._training(ExperimentConfig("any"), gpu.Trial(torch.device("cuda")), "fp32")
+    assert [(speed.batch, speed.peak_mib) for speed in every] == [(16, 20_000), (32, 38_000)]  # twice as many fit
+
 
 @pytest.mark.slow
 def test_each_stage_states_its_figures(tmp_path: Path) -> None:
     """Small and once: the figures mean nothing, only that they are there."""
-    out = tmp_path / "figures.json"
+    out = tmp_path / "new" / "figures.json"
     done = command("benchmark", "all", "--runs", 1, "--size", "128x160", "--json", out)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
