@@ -37,7 +37,7 @@ def parser() -> shell.Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     options = parser()
     arguments = options.completed().parse_intermixed_args(argv)
     # a file that cannot be read is one sentence of ours, not several of the libraries below
@@ -79,4 +79,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             echo=console.print,
             on_image=lambda: progress.advance(bar),
         )
-    print(f"{summary}\nwritten to {arguments.out}")
+    print(f"{summary}\nwritten to {arguments.out}" if summary.images else summary)
+    return int(not summary.images)

@@ -196,10 +196,10 @@ def add_subsets(parser: argparse.ArgumentParser) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table as wide as the terminal. In a pipe it has 200 columns."""
+    """Print a table as wide as the terminal. In a pipe it has 200 columns. Brackets in names are no markup."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ssd_effnet.evaluation.metrics import headline, metric_of
 from ssd_effnet.study.execute import RunOutcome
@@ -29,7 +30,7 @@ class Display:
         self.console = console
         self.ended = 0
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
             TimeRemainingColumn(),
@@ -86,7 +87,7 @@ def status_table(directories: Sequence[RunDirectory], title: str) -> Table:
         table.add_row(
             experiment.name,
             str(experiment.trainer.seed),
-            f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
+            Text(state, STYLES.get(state, "")),
             f"{len(rows)}/{experiment.trainer.epochs}",
             number(best),
             *(number(test.get(name)) for name in figures),

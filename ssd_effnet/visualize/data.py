@@ -61,6 +61,8 @@ def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[P
         f"Mean and standard deviation as they enter (wanted: 0 and 1): {', '.join(channels)}.",
     ]
     pictures = []
+    for old in out.glob("train_*.png"):  # of other settings
+        old.unlink()
     for page, start in enumerate(range(0, len(rows), _ROWS), start=1):
         path = out / f"train_{page}.png"
         named = " or ".join(dataset.classes.names)
@@ -72,8 +74,7 @@ def write_data_view(e: ExperimentConfig, out: Path, *, count: int = 6) -> list[P
 def denormalised(entering: torch.Tensor, normalize: Normalize) -> np.ndarray:
     """Pixels of a normalised tensor, clipped. uint8 ``(N, H, W, C)`` of ``(N, C, H, W)``."""
     values = entering.permute(0, 2, 3, 1).double().numpy() * normalize.std.numpy() + normalize.mean.numpy()
-    pixels: np.ndarray = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
-    return pixels
+    return np.asarray(np.clip(np.rint(values * 255), 0, 255), np.uint8)
 
 
 def _frame_row(dataset: DetectionDataset, place: int, batch: Batch, pixels: np.ndarray) -> list[Panel]:

@@ -9,7 +9,6 @@ from typing import Literal
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from data_kaist.annotations import doubt_of_boxes, other_labels, training_ignore
 from data_kaist.classes import PEOPLE, Classes
@@ -63,11 +62,10 @@ def inspect(
     source = source.annotated(annotations) if kind == "kaist" else source
     if sheet and sheet.suffix not in (".png", ".jpg"):
         raise ImageError(f"{sheet}: a sheet's name ends in .png or .jpg")
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # a bracket in a file's name is no markup
 
     def say(text: str, style: str = "") -> None:
-        # Titles and paths are text: a bracket in a file's name is no markup, and a long one is not to be cut.
-        console.print(Text(text, style=style), soft_wrap=True)
+        console.print(text, style=style, soft_wrap=True)
 
     def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         say(title, "bold")
@@ -126,7 +124,7 @@ def inspect(
     say(f"Ignore regions, in training: {what} or over the border.\n")
     shown = [frame for frames in by_split.values() for frame in frames]
     has_images = any(frame.visible or frame.lwir for frame in shown)
-    sheet = sheet or (Path("sheet.png") if has_images and pictures > 0 else None)
+    sheet = (sheet or (Path("sheet.png") if has_images else None)) if pictures > 0 else None
     if not (stats or sheet):
         return
     modality = modality or _modality(root, shown)
@@ -212,7 +210,7 @@ def _write_sheet(
 ) -> None:
     """Write pictures spread evenly over the frames with objects. If too few have any, all frames are used."""
     cells = []
-    for frame in (frames[place] for place in spread(frames, max(number, 1))):
+    for frame in (frames[place] for place in spread(frames, number)):
         try:
             images = [image for image in read_pair(frame, modality) if image is not None]
         except ImageError:

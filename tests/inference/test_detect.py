@@ -189,6 +189,8 @@ def test_a_bad_file_stops_the_work_or_is_left_out(checkpoint: Path, tmp_path: Pa
     done = command("detect", checkpoint, tmp_path / "in", "--out", out, "--on-bad-frame", "skip")
     assert done.returncode == 0 and "2 images, " in done.stdout and "1 bad file left out" in done.stdout
     assert f"left out: {bad}: " in done.stderr
+    done = command("detect", checkpoint, bad, "--out", tmp_path / "none", "--on-bad-frame", "skip")
+    assert done.returncode == 1 and "0 images" in done.stdout and "written" not in done.stdout
     assert [entry["id"] for entry in json.loads((out / "images.json").read_text())["images"]] == [0, 2]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from commands import command
+from rich.table import Table
 
 from data_kaist.errors import Doubt, Failure
 from ssd_effnet.cli import shell
@@ -152,6 +153,14 @@ def test_a_defect_keeps_its_traceback() -> None:
 
     with pytest.raises(ValueError, match="a defect"):
         main([])
+
+
+def test_brackets_in_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", title="a[b].jpg")
+    table.add_row("out[a] [/b] :smile:")
+    shell.print_table(table)
+    lines = [line.strip(" │") for line in capsys.readouterr().out.splitlines()]
+    assert "a[b].jpg" in lines and "out[a] [/b] :smile:" in lines
 
 
 def test_a_pipe_that_is_closed_is_no_error() -> None:

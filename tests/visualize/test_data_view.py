@@ -45,7 +45,9 @@ def test_statistics_are_the_tensors(few_pairs: Path, tmp_path: Path, monkeypatch
     said: list[str] = []
     monkeypatch.setattr(data_view, "save_panels", lambda path, shown, words, kinds, of_class: said.append(words[1]))
     e = experiment(few_pairs, "input.modality=early")
+    (tmp_path / "train_7.png").touch()  # of other settings
     write_data_view(e, tmp_path, count=3)
+    assert not list(tmp_path.iterdir())
     dataset, normalize = build_dataset(e, "train"), build_normalize(e)
     x = normalize(collate([dataset[(k, place)] for place in (0, 2, 3) for k in range(4)]).images).transpose(0, 1)
     wanted = [f"{float(of.mean()):+.3f} and {float(of.std()):.3f}" for of in x]

@@ -82,6 +82,8 @@ def test_sheet_and_channels(root: Path, capsys: pytest.CaptureFixture[str], tmp_
     output = capsys.readouterr().out
     assert "LWIR" in output
     assert len(row_of(output, "mean")) == 4
+    assert main(["inspect", str(root), "--sheet", str(tmp_path / "none.png"), "--pictures", "0"]) == 0
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
