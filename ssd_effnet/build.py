@@ -326,8 +326,8 @@ def build_dataset(e: ExperimentConfig, stage: str) -> DetectionDataset:
 def parameter_groups(e: ExperimentConfig, detector: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning rate, each group with a ``name``.
 
-    Biases (of convolutions and norms) take ``bias_lr_factor`` times the rate and, as in Caffe's SSD, batch norm's
-    factors are weights like any other unless ``decay_norms`` is off.
+    Biases (of convolutions and norms) take ``bias_lr_factor`` times the rate. Unlike in Caffe's SSD, biases and batch
+    norm's factors decay like other weights unless ``decay_norms`` is off.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in detector.named_parameters():

@@ -100,7 +100,7 @@ class SharedNet(nn.Module):
         self.last = SeparableConv(width, out_channels, norm=False, activation="none")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0] ** 2) ** -0.5)  # as TF
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -1,7 +1,7 @@
 """VGG16 as SSD uses it: the study's baseline.
 
-Simonyan and Zisserman, "Very deep convolutional networks", arXiv:1409.1556, table 1 column D, for conv1 to conv5; Liu
-et al., "SSD", arXiv:1512.02325, section 3, for pool4/pool5, conv6 and conv7.
+Simonyan and Zisserman, arXiv:1409.1556, table 1 column D, for conv1 to conv5; Liu et al., "SSD", arXiv:1512.02325,
+section 3, for conv6 and conv7; pool4 and pool5 as in MLPD's code. SSD halves at pool4, a quarter of conv5's work.
 """
 
 from __future__ import annotations
