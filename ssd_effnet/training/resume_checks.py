@@ -76,11 +76,12 @@ def refuse_other_data(directory: RunDirectory, data: Mapping[str, Any]) -> None:
 
 
 def keep_earlier_results(directory: RunDirectory, experiment: ExperimentConfig, echo: Callable[[str], None]) -> None:
-    """Rename the results of a run that is given more epochs."""
+    """Rename the results and detections of a run that is given more epochs."""
     epochs, t = directory.trained().trainer.epochs, experiment.trainer
     if epochs >= t.epochs:
         return
     echo(f"{directory}: goes on after {epochs} epochs to {t.epochs} with the schedule {experiment.schedule.name}")
-    if directory.results_file.is_file():
-        kept = directory.results_file.rename(directory.path / f"results_{epochs}_epochs.json")
-        echo(f"what it had come to stays in {kept}")
+    for file in (directory.results_file, directory.detections_file, directory.kaist_file):
+        if file.is_file():
+            kept = file.rename(file.with_stem(f"{file.stem}_{epochs}_epochs"))
+            echo(f"what it had come to stays in {kept}")

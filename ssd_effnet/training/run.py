@@ -22,7 +22,6 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from data_kaist.annotations import doubt_of_boxes, other_labels
@@ -33,7 +32,7 @@ from data_kaist.detections import write_coco_results, write_images, write_kaist
 from data_kaist.errors import DataError, Failure
 from data_kaist.layouts import SIDES, category_ids, image_ids
 from data_kaist.structures import DetectionTable
-from data_kaist.transforms import Compose, Sample, Transform
+from data_kaist.transforms import Compose, Transform
 from ssd_effnet.build import (
     build_annotations,
     build_criterion,
@@ -304,7 +303,9 @@ class _Session:
     def test(self, checkpoint: Path) -> tuple[DetectionTable, dict[str, Scores]]:
         """Detections and scores of a checkpoint on the test split."""
         with self._interruptible(lambda: f"{checkpoint}: stopped while it was tested; --resume tests it anew"):
-            return _test(self.trainer, self.module, self.loaders["test"], checkpoint)
+            _take_weights(self.module, checkpoint)
+            self.trainer.test(self.module, self.loaders["test"], verbose=False)
+            return self.module.results["test"]
 
     @contextmanager
     def _interruptible(self, sentence: Callable[[], str]) -> Iterator[None]:
@@ -403,6 +404,7 @@ def test_again(
     dataset = build_dataset(experiment, "test")
     _say_data(experiment, "test", dataset, print)
     module = _module(experiment, build_detector(experiment, pretrained=False)[0], {"test": dataset})
+    _take_weights(module, checkpoint)  # once: a run that goes on replaces its checkpoints
     trainer = Trainer(
         **devices.devices(experiment),
         precision=experiment.trainer.precision,
@@ -416,7 +418,8 @@ def test_again(
     try:
         for (kind, strength), dataset.transform in transforms.items():
             batches = devices.loader(experiment, dataset, "test", devices.Processes())
-            table, tests[kind, strength] = _test(trainer, module, batches, checkpoint)
+            trainer.test(module, batches, verbose=False)
+            table, tests[kind, strength] = module.results["test"]
             if kind == CLEAN[0]:
                 _write_detections(beside, dataset, table)
             else:
@@ -472,14 +475,9 @@ def _test_name(overrides: Sequence[str]) -> str:
     return re.sub(r"[^\w.,=%+-]+", "_", ",".join(map("=".join, sorted(named)))) or "same"
 
 
-def _test(
-    trainer: Trainer, module: TrainingModule, batches: DataLoader[Sample], checkpoint: Path
-) -> tuple[DetectionTable, dict[str, Scores]]:
-    """Detections of a checkpoint in the batches, and scores by class."""
-    # loaded here: Lightning would take the raw weights, not the moving average that was validated
+def _take_weights(module: TrainingModule, checkpoint: Path) -> None:
+    """Load the weights that were validated; Lightning would take the raw ones, not their moving average."""
     module.load_state_dict(read_plain(checkpoint, mapped=True)["state_dict"])
-    trainer.test(module, batches, verbose=False)
-    return module.results["test"]
 
 
 def _test_results(experiment: ExperimentConfig, dataset: DetectionDataset, scores: dict[str, Scores]) -> dict[str, Any]:

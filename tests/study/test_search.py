@@ -279,6 +279,22 @@ def test_equal_trials_stand_as_they_were_begun_with_their_epochs(files: Path) ->
     assert rows == [["0", "0.5", "5"], ["1", "0.5", "5"]]
 
 
+def test_a_search_that_goes_on_elsewhere_trains_there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = []
+
+    def loss(e: ExperimentConfig, epoch: int) -> float:
+        where.append((e.data.root, e.data.workers))
+        return by_rate(e, epoch)
+
+    pretend(monkeypatch, loss)
+    root = Path(planned(files).base.data.root)
+    shutil.copytree(root, moved := files / "möved")
+    for place, trials in ((root, 1), (moved, 2)):
+        search = planned(files, f"data.root={place}", f"data.workers={trials}")
+        run_trials(search, open_study(search), trials)
+    assert list(dict.fromkeys(where)) == [(str(root), 1), (str(moved), 2)]
+
+
 def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:
     search = planned(files)
     open_study(search)
@@ -332,7 +348,7 @@ def test_a_search_in_which_everything_fails_ends(files: Path, monkeypatch: pytes
     "error", [DataError("a.jpg: is truncated"), Interrupted("stopped in epoch 2"), OSError("full")]
 )
 def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    troubles: list[Exception] = [error] * 2
+    troubles: list[Exception] = [error] * 7
 
     def trouble(e: ExperimentConfig, epoch: int) -> float:
         if epoch == 2 and troubles:
@@ -346,7 +362,7 @@ def test_what_stops_the_search_costs_no_trial(files: Path, monkeypatch: pytest.M
         with pytest.raises(type(error), match=str(error)):
             run_trials(search, study, 2)
     run_trials(search, open_study(search), 2)
-    assert begun == ["tiny-trial0"] * 3 + ["tiny-trial3"]
+    assert begun == ["tiny-trial0"] * 8 + ["tiny-trial8"]
     assert counts(study) == {"finished": 2, "pruned": 0, "failed": 0, "running": 0}
 
 

@@ -526,10 +526,12 @@ def test_norms_are_not_frozen_without_statistics(begun: Path, few_pairs: Path, t
 def test_more_epochs_are_those_of_a_longer_run(begun: Path, longer: Finished, few_pairs: Path, tmp_path: Path) -> None:
     e, unbroken = longer
     shutil.copytree(begun, directory := RunDirectory.of(e, tmp_path).path)
+    (directory / "detections_kaist.txt").write_text("of one epoch")
     lines: list[str] = []
     results = run(e, tmp_path, resume=True, echo=lines.append)
     assert any(line.startswith(f"{directory}: goes on after 1 epochs to 2") for line in lines)
     assert (results["epochs"], json.loads((directory / "results_1_epochs.json").read_text())["epochs"]) == (2, 1)
+    assert (directory / "detections_kaist_1_epochs.txt").read_text() == "of one epoch"
     left, right = weights_of(directory), weights_of(unbroken)
     assert all(torch.equal(left[name], right[name]) for name in right)
     assert (directory / "metrics.csv").read_text() == (unbroken / "metrics.csv").read_text()

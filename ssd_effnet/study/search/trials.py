@@ -31,14 +31,7 @@ from data_kaist.errors import DataError, Failure
 from data_kaist.files import write_whole
 from ssd_effnet.build import build_dataset
 from ssd_effnet.config.keys import settings, unlike
-from ssd_effnet.config.loading import (
-    WHERE,
-    as_difference,
-    differences,
-    find_experiment,
-    load_experiment,
-    save_experiment,
-)
+from ssd_effnet.config.loading import WHERE, as_difference, find_experiment, load_experiment, save_experiment
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.config.yaml_files import ConfigError
 from ssd_effnet.evaluation.metrics import Metric, metric_of
@@ -54,7 +47,8 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _CHANGE_THE_LOSS = ("anchors.", "matcher.", "class_loss.", "box_loss.", "data.min_height")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ExperimentalWarning)
-    RETRY = RetryHeartbeatStaleTrialCallback(max_retry=5, inherit_intermediate_values=True)
+    RETRY = RetryHeartbeatStaleTrialCallback(max_retry=5, inherit_intermediate_values=True)  # of dead processes
+    AGAIN = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)  # of those that were stopped
 
 
 class SearchError(Failure, RuntimeError):
@@ -227,7 +221,7 @@ def drawn(search: Search, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def _suggest(search: Search, trial: optuna.Trial) -> dict[str, Any]:
@@ -255,7 +249,8 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{t.seed}")
     # the test split chooses nothing, so it is not even looked at
-    overrides = [*_as_overrides(values), f"name={name}", f"trainer.threads={t.threads}", "data.test="]
+    where = {key: settings(search.base)[key] for key in WHERE}  # of this command, not of the first
+    overrides = [*_as_overrides(where), *_as_overrides(values), f"name={name}", "data.test="]
     try:
         experiment = load_experiment(search.snapshot, overrides)
         results = run(experiment, search.out, resume=True, echo=say, callbacks=[pruner])
@@ -273,7 +268,7 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     except (Exception, KeyboardInterrupt) as error:
         # refused settings, a loss that is not finite and too little memory are the trial's own; all else is not
         if isinstance(error, Busy | Interrupted | DataError) or not isinstance(error, ValueError | RuntimeError):
-            RETRY(trial.study, trial.study.trials[trial.number])
+            AGAIN(trial.study, trial.study.trials[trial.number])
             raise
         note = f"failed: {' '.join(str(error).split())[:500]}"
     if directory.path.is_dir():
@@ -343,7 +338,7 @@ def write_best(search: Search, study: optuna.Study) -> Path:
     values = drawn(search, best)
     found, parent = load_experiment(search.snapshot, _as_overrides(values)), load_experiment(search.file)
     found.trainer.threads = parent.trainer.threads
-    changes = differences(found, parent)
+    changes = list(unlike(found, parent))
     description = (
         f"Which {', '.join(values)} suit {search.base.name}? Found by ssd-effnet search: trial {trial_number(best)}, "
         f"the best of {number['finished'] + number['pruned']} ({number['pruned']} of them pruned; {number['failed']} "
