@@ -318,12 +318,10 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
         for run in runs
         if (edited := run.directory.edited(run.experiment))
     ]
-    for given in dict.fromkeys(run.experiment.init_from for run in runs if run.experiment.init_from):
-        begun_from = [
-            run.environment.get("init_from", {}).get("sha256") for run in runs if run.experiment.init_from == given
-        ]
-        if len(set(begun_from)) > 1:
-            warnings.append(f"not all runs that began from {given} found the same weights there (SHA-256)")
+    begun_from = [run.environment[key] for run in runs for key in ("init_from", "pretrained") if key in run.environment]
+    for file in dict.fromkeys(of["file"] for of in begun_from):
+        if len({of["sha256"] for of in begun_from if of["file"] == file}) > 1:
+            warnings.append(f"not all runs that began from {file} found the same weights there (SHA-256)")
     for what, of in (
         ("code", lambda run: run.commit),
         ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),

@@ -165,6 +165,8 @@ def _run(
     if report is not None:
         echo(f"pretrained {experiment.backbone.name}: {report}")
         preflight.refuse_empty_statistics(detector, report)
+        if (given := experiment.backbone.pretrained) != "imagenet":
+            begun_from = _hashed("pretrained", Path(given).expanduser())
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     preflight.refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
@@ -531,8 +533,12 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     if given.is_dir() and not RunDirectory(given).results_file.is_file():
         echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
     echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
+    return _hashed("init_from", file)
+
+
+def _hashed(key: str, file: Path) -> dict[str, Any]:
     with file.open("rb") as content:
-        return {"init_from": {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
+        return {key: {"file": str(file), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}}
 
 
 def _write_detections(directory: RunDirectory, dataset: DetectionDataset, table: DetectionTable) -> None:

@@ -393,8 +393,12 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     save_experiment(e, second.config_file)
     environment = json.loads(second.environment_file.read_text())
     environment["git"] = {"commit": "0" * 40, "dirty": False}
-    second.environment_file.write_text(json.dumps(environment))
+    for run, digest in ((RunDirectory(copy / WIDEN / "seed0"), "a"), (second, "b")):
+        of_run = environment if run == second else json.loads(run.environment_file.read_text())
+        of_run["pretrained"] = {"file": "w.pth", "sha256": digest}
+        run.environment_file.write_text(json.dumps(of_run))
     warnings = load_study(copy).warnings
+    assert "not all runs that began from w.pth found the same weights there (SHA-256)" in warnings
     assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in warnings
     (code,) = [warning for warning in warnings if warning.startswith("not all runs have the same code")]
     assert code.endswith(f". 0000000: {WIDEN} seed 1")

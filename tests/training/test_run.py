@@ -32,6 +32,7 @@ from ssd_effnet.evaluation.ground_truth import load_ground_truth
 from ssd_effnet.evaluation.miss_rate import MissRateEvaluator
 from ssd_effnet.evaluation.subsets import SUBSETS
 from ssd_effnet.inference.predictor import load_detector
+from ssd_effnet.models.backbones.pretrained import pretrained_weights
 from ssd_effnet.models.weights import WeightsError
 from ssd_effnet.registry import CORRUPTIONS, plugins
 from ssd_effnet.study.records import load_study
@@ -514,6 +515,15 @@ def test_weights_that_are_not_begun_with(content: object, says: str, few_pairs: 
     with pytest.raises(WeightsError, match=rf"key `init_from`: .*{says}") as caught:
         run(few(few_pairs, f"init_from={file}"), tmp_path / "runs")
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_of_pretrained_weights_is_written_down(few_pairs: Path, tmp_path: Path) -> None:
+    file = pretrained_weights("efficientnet-lite0", "imagenet")
+    assert file is not None
+    e = few(few_pairs, f"backbone.pretrained={file}")
+    run(e, tmp_path)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert RunDirectory.of(e, tmp_path).environment()["pretrained"] == {"file": str(file), "sha256": digest}
 
 
 def test_norms_are_not_frozen_without_statistics(begun: Path, few_pairs: Path, tmp_path: Path) -> None:
