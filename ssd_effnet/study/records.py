@@ -318,10 +318,11 @@ def _warnings(experiments: Sequence[Experiment]) -> list[str]:
         for run in runs
         if (edited := run.directory.edited(run.experiment))
     ]
-    begun_from = [run.environment[key] for run in runs for key in ("init_from", "pretrained") if key in run.environment]
-    for file in dict.fromkeys(of["file"] for of in begun_from):
-        if len({of["sha256"] for of in begun_from if of["file"] == file}) > 1:
-            warnings.append(f"not all runs that began from {file} found the same weights there (SHA-256)")
+    begun_from = [("init_from", run.experiment.init_from, run) for run in runs]
+    begun_from += [("pretrained", run.experiment.backbone.pretrained, run) for run in runs]
+    for here in dict.fromkeys((key, given) for key, given, _ in begun_from):
+        if len({run.environment.get(here[0], {}).get("sha256") for *of, run in begun_from if tuple(of) == here}) > 1:
+            warnings.append(f"not all runs that began from {here[1]} found the same weights there (SHA-256)")
     for what, of in (
         ("code", lambda run: run.commit),
         ("training data", lambda run: run.environment["data"]["train"]["fingerprint"][:7]),

@@ -393,12 +393,8 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     save_experiment(e, second.config_file)
     environment = json.loads(second.environment_file.read_text())
     environment["git"] = {"commit": "0" * 40, "dirty": False}
-    for run, digest in ((RunDirectory(copy / WIDEN / "seed0"), "a"), (second, "b")):
-        of_run = environment if run == second else json.loads(run.environment_file.read_text())
-        of_run["pretrained"] = {"file": "w.pth", "sha256": digest}
-        run.environment_file.write_text(json.dumps(of_run))
+    second.environment_file.write_text(json.dumps(environment))
     warnings = load_study(copy).warnings
-    assert "not all runs that began from w.pth found the same weights there (SHA-256)" in warnings
     assert f"the seeds of {WIDEN} do not have the same config: optimizer.lr" in warnings
     (code,) = [warning for warning in warnings if warning.startswith("not all runs have the same code")]
     assert code.endswith(f". 0000000: {WIDEN} seed 1")
@@ -414,6 +410,15 @@ def test_seeds_of_one_experiment_are_alike_or_are_not_one(studied: Path, tmp_pat
     study = load_study(copy)
     assert study.left_out == [f"{photographs}: was tested on other data than other seeds"]
     assert seeds_of(study, WIDEN) == [0, 1, 9]
+    for run, file in ((RunDirectory(copy / WIDEN / "seed0"), "best.ckpt"), (second, "last.ckpt")):
+        e, environment = run.experiment(), json.loads(run.environment_file.read_text())
+        e.init_from, e.backbone.pretrained = "runs/before", "w.pth"
+        environment |= {key: {"file": file, "sha256": file} for key in ("init_from", "pretrained")}
+        save_experiment(e, run.config_file)
+        run.environment_file.write_text(json.dumps(environment))
+    for given in ("runs/before", "w.pth"):
+        sentence = f"not all runs that began from {given} found the same weights there (SHA-256)"
+        assert sentence in load_study(copy).warnings
 
 
 def seeds_of(study: Study, name: str) -> list[int]:

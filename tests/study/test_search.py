@@ -293,6 +293,7 @@ def test_a_search_that_goes_on_elsewhere_trains_there(files: Path, monkeypatch: 
         search = planned(files, f"data.root={place}", f"data.workers={trials}")
         run_trials(search, open_study(search), trials)
     assert list(dict.fromkeys(where)) == [(str(root), 1), (str(moved), 2)]
+    assert load_experiment(write_best(search, open_study(search))).data.root == str(moved)
 
 
 def test_a_search_that_knows_fewer_keys_goes_on_with_their_defaults(files: Path) -> None:

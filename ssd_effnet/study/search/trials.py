@@ -73,6 +73,13 @@ class Search:
         """The experiment as the search was started with it. Its file may change meanwhile."""
         return self.out / "experiment.yaml"
 
+    def experiment_with(self, values: dict[str, Any], *overrides: str) -> ExperimentConfig:
+        """The experiment as it was started, with a trial's values, where this command says."""
+        flat = settings(self.base)
+        every = {key: flat[key] for key in WHERE} | values
+        own = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in every.items()]
+        return load_experiment(self.snapshot, [*own, *overrides])
+
 
 def plan_search(file: Path, space_file: Path, overrides: Sequence[str] = (), out: Path | None = None) -> Search:
     """Read and check everything that a search needs; ``out`` None: ``runs/<experiment>-search``."""
@@ -220,10 +227,6 @@ def drawn(search: Search, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _as_overrides(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-
-
 def _suggest(search: Search, trial: optuna.Trial) -> dict[str, Any]:
     """Draw the trial's settings. A trial that is tried again has them already."""
     # a seed per trial: parallel workers draw differently, and a search can be repeated
@@ -249,10 +252,8 @@ def _run_trial(search: Search, trial: optuna.Trial, echo: Callable[[str], None])
     name = f"{search.base.name}-trial{number}"
     directory = RunDirectory(search.out / name / f"seed{t.seed}")
     # the test split chooses nothing, so it is not even looked at
-    where = {key: settings(search.base)[key] for key in WHERE}  # of this command, not of the first
-    overrides = [*_as_overrides(where), *_as_overrides(values), f"name={name}", "data.test="]
     try:
-        experiment = load_experiment(search.snapshot, overrides)
+        experiment = search.experiment_with(values, f"name={name}", "data.test=")
         results = run(experiment, search.out, resume=True, echo=say, callbacks=[pruner])
         # of the checkpoint that is tested, or of the last validation before it
         epoch = results["epoch"] if t.test_checkpoint == "best" else max(pruner.reported) + 1
@@ -336,7 +337,7 @@ def write_best(search: Search, study: optuna.Study) -> Path:
     best, number, path = ranking[0], counts(study), search.out / f"{search.base.name}_found.yaml"
     equal = sum(trial.value == best.value for trial in ranking) - 1
     values = drawn(search, best)
-    found, parent = load_experiment(search.snapshot, _as_overrides(values)), load_experiment(search.file)
+    found, parent = search.experiment_with(values), load_experiment(search.file)
     found.trainer.threads = parent.trainer.threads
     changes = list(unlike(found, parent))
     description = (
