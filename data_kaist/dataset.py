@@ -20,7 +20,7 @@ from data_kaist.classes import PEOPLE, Classes
 from data_kaist.errors import ImageError, SplitError
 from data_kaist.images import doubts, read_image
 from data_kaist.layouts import SIDES, Frame, Modality, Side, Skipped
-from data_kaist.splits import spelling
+from data_kaist.splits import daytime_of, spelling
 from data_kaist.structures import Annotations, Batch, Targets
 from data_kaist.transforms import Sample, Transform
 
@@ -50,11 +50,12 @@ def doubts_of(frames: Sequence[Frame]) -> dict[str, str]:
 
 
 def fingerprint(frames: Sequence[Frame]) -> str:
-    """SHA-256 of names, boxes, labels and flags; equal for equal objects."""
+    """SHA-256 of names, boxes, labels, flags and a time of day that is not the name's; equal for equal objects."""
     digest = hashlib.sha256()
     for frame in frames:
         a = frame.annotations
-        digest.update(f"{frame.name} {a.size} {','.join(map(str, a.labels))}\n".encode())
+        when = "" if a.daytime == daytime_of(frame.name) else a.daytime
+        digest.update(f"{frame.name} {a.size} {','.join(map(str, a.labels))}{when}\n".encode())
         for array in (a.boxes_xyxy, a.ignore, a.occlusion, a.height):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -386,8 +386,8 @@ class Mosaic:
 class SemiUnpaired:
     """Crop and flip a pair, or each image apart. MLPD: Kim et al., RA-L 2021.
 
-    After changes apart, a person is an object per image that shows it, present in that one alone; where both boxes
-    come to lie on each other, one object with the visible image's box. Written from the paper's description.
+    After changes apart, a person is an object per image that shows it, present in that one alone; where boxes of one
+    label come to lie on each other, one object with the visible image's box. Written from the paper's description.
 
     Attributes:
         p: probability that each image is changed apart.
@@ -413,12 +413,12 @@ class SemiUnpaired:
         rows = replace(sample, labels=np.arange(len(sample.labels)), present=sample.in_sides)
         visible = change(replace(rows, lwir=None, present=rows.in_sides & [True, False]), rng)
         lwir = change(replace(rows, visible=None, present=rows.in_sides & [False, True]), rng)
-        _, i, k = np.intersect1d(visible.labels, lwir.labels, return_indices=True)
+        alike = sample.labels[visible.labels][:, None] == sample.labels[lwir.labels]
+        i, k = np.nonzero(alike & visible.in_sides[:, :1] & lwir.in_sides[:, 1])
         a, b = visible.boxes_xyxy[i], lwir.boxes_xyxy[k]
         shared = areas(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))
         same = shared >= self.same_iou * (areas(a) + areas(b) - shared)
-        visible.in_sides[i[same]] |= lwir.in_sides[k[same]]
-        lwir.in_sides[k[same]] = False
+        visible.in_sides[i[same]], lwir.in_sides[k[same]] = True, False
         both = [visible, lwir]
         joined = replace(
             sample,

@@ -44,7 +44,7 @@ class GroundTruth:
     whole: bool = True
 
     def __str__(self) -> str:
-        persons = sum(int(is_among(of_image.labels, [PERSON]).sum()) for of_image in self.annotations)
+        persons = sum(int((is_among(a.labels, [PERSON]) & ~a.ignore).sum()) for a in self.annotations)
         others = other_labels(self.annotations)
         line = f"annotations: {self.source}; {len(self.annotations):,} images, {persons:,} boxes of persons"
         return line + (f"; not persons, so ignore regions: {others}" if others else "")

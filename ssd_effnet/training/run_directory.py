@@ -310,12 +310,12 @@ class RunDirectory:
 
         Args:
             overrides: location of the data, as for :meth:`at_hand`.
-            known: frames by fingerprint, a cache over several runs.
+            known: frames by fingerprint and classes, a cache over several runs.
         """
         experiment = self.at_hand(self.trained(), overrides)
         known = {} if known is None else known
         _refuse_lack(self.environment_file, environment := self.environment(), ["data.test.fingerprint"])
-        data = environment["data"]["test"]["fingerprint"]
+        data = f"{environment['data']['test']['fingerprint']} {experiment.data.classes}"
         if data not in known:
             self.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
             known[data] = found

@@ -549,5 +549,7 @@ def test_fingerprint_sees_every_change(root: Path) -> None:
     before = fingerprint(frames)
     assert fingerprint(DataSource("kaist", root).frames("train-all-02")) == before
     assert fingerprint(frames[::-1]) != before
-    moved = replace(frames[3].annotations, boxes_xyxy=frames[3].annotations.boxes_xyxy + 1)
-    assert fingerprint([*frames[:3], replace(frames[3], annotations=moved)]) != before
+    of = frames[3].annotations
+    other = "night" if of.daytime == "day" else "day"
+    for changed in (replace(of, boxes_xyxy=of.boxes_xyxy + 1), replace(of, daytime=other), replace(of, daytime=None)):
+        assert fingerprint([*frames[:3], replace(frames[3], annotations=changed)]) != before

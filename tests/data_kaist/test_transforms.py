@@ -280,6 +280,20 @@ def test_semi_unpaired_by_hand() -> None:
     assert alone.lwir is None and alone.in_sides.all()
 
 
+def test_semi_unpaired_other_people_that_come_to_lie_on_each_other() -> None:
+    """Both images show somebody at both places, whoever it is."""
+    sample = sample_of([(2.0, 4.0, 8.0, 20.0), (52.0, 4.0, 58.0, 20.0)], (30, 60))
+    for seed in range(20):
+        changed = SemiUnpaired(p=1, crop=0)(sample, np.random.default_rng(seed))
+        assert sorted(changed.boxes_xyxy.tolist()) == sorted(sample.boxes_xyxy.tolist()) and changed.in_sides.all()
+    apart = replace(sample, present=np.array([[True, False], [False, True]]))
+    seen = set()
+    for seed in range(20):
+        changed = SemiUnpaired(p=1, crop=0)(apart, np.random.default_rng(seed))
+        seen.add(tuple(map(tuple, changed.in_sides.tolist())))
+    assert seen == {((True, False), (False, True)), ((True, True),)}  # apart, or one on the other
+
+
 def test_no_objects_pass_through_everything() -> None:
     chain = Compose((PhotometricJitter(p=1), *GEOMETRY.values()))
     after = chain(sample_of([]), np.random.default_rng(0))

@@ -36,11 +36,12 @@ PERSON += "<occlusion>0</occlusion></object>"
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
-    """Three frames, each with one person."""
+    """Three frames, each with one person; the first with one that is flagged, too."""
     box = {"category_id": 1, "bbox": XYWH, "height": XYWH[3], "occlusion": 0, "ignore": 0}
+    people = box | {"id": 3, "image_id": 0, "bbox": (400, 100, 30, 60), "ignore": 1}  # as the improved file flags them
     document = {
         "images": [{"id": i, "im_name": name, "height": 512, "width": 640} for i, name in enumerate(FRAMES)],
-        "annotations": [{"id": i, "image_id": i, **box} for i in range(3)],
+        "annotations": [*({"id": i, "image_id": i, **box} for i in range(3)), people],
         "categories": [{"id": 0, "name": "__ignore__"}, {"id": 1, "name": "person"}],
     }
     path = tmp_path / "truth.json"
@@ -231,7 +232,7 @@ def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> Non
 
 def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, found: Path, tmp_path: Path) -> None:
     document = json.loads(truth.read_text())
-    document["annotations"] += [{**document["annotations"][0], "id": 3, "bbox": [9, 9, 0, 60]}]
+    document["annotations"] += [{**document["annotations"][0], "id": 4, "bbox": [9, 9, 0, 60]}]
     truth.write_text(json.dumps(document))
     done = command("evaluate", "--annotations", truth, "--detections", found)
     assert done.returncode == 0 and "1 boxes without area are left out (the first: " in done.stderr
@@ -240,7 +241,7 @@ def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, f
         row["bbox"] = [0.2, 0.2, 0.05, 0.1]
     truth.write_text(json.dumps(document))
     done = command("evaluate", "--annotations", truth, "--detections", found)
-    assert done.returncode == 0 and "persons 0 reach out of their image, 4 are under a pixel" in done.stderr
+    assert done.returncode == 0 and "persons 0 reach out of their image, 5 are under a pixel" in done.stderr
     file = tmp_path / "root" / "annotations-xml" / f"{FRAMES[0]}.xml"
     file.parent.mkdir(parents=True)
     file.write_text(f"<annotation>{PERSON.format(9, 9, 0, 60)}{PERSON.format(9, 9, 30, 60)}</annotation>")

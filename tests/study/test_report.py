@@ -21,7 +21,7 @@ from untrained import SIX_LEVELS, splits
 
 from data_kaist.detections import write_coco_results, write_kaist
 from data_kaist.errors import DataError, Doubt
-from data_kaist.layouts import image_ids
+from data_kaist.layouts import Frame, image_ids
 from data_kaist.structures import Annotations, DetectionTable
 from data_kaist.synthetic import write_dataset
 from ssd_effnet.build import build_dataset, build_skeleton
@@ -304,6 +304,20 @@ def test_a_study_is_not_scored_on_other_boxes_than_it_was_tested_on(studied: Pat
     (second / "results.json").write_text("{")
     named = [sentence.split(": ")[0] for sentence in load_study(copy).left_out]
     assert named == [str(second / "results.json"), str(first)]
+
+
+def test_runs_of_one_data_set_keep_their_own_classes(few_pairs: Path, tmp_path: Path) -> None:
+    root, known = Path(shutil.copytree(few_pairs, tmp_path / "data")), dict[str, Sequence[Frame]]()
+    for file in (root / "train.json", root / "val.json"):
+        document = json.loads(file.read_text())
+        document["categories"].append({"id": 2, "name": "bicycle"})
+        file.write_text(json.dumps(document))
+    for name, classes, label in (("one", "{person: [person]}", 1), ("two", "{bicycle: [bicycle], person: [person]}", 2)):
+        settings = [*SMALL, *splits(root), f"name={name}", f"data.classes={classes}"]
+        finish(e := load_experiment("lite0", settings), tmp_path, 1.0)
+        found = RunDirectory.of(e, tmp_path).tested(known=known)[2]
+        assert len(found) and found.classes[label - 1] == "person"
+        assert found.labels.tolist() == [label] * len(found)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
