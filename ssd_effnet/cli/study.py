@@ -154,18 +154,19 @@ def show_estimates(todo: list[Job], side_by_side: int, out: Path) -> int:
 
     heads = ("experiment", "seeds", "input", "parameters, M", "multiply-adds, 10^9", "anchors", "epochs", "minutes")
     table = Table(*heads, title="what would run", title_justify="left")
-    total = 0.0
+    busy = [0.0] * side_by_side
     for name, e in {job.experiment.name: job.experiment for job in todo}.items():
         cost, minutes = estimate_run(e, side_by_side)
         seeds = [job for job in todo if job.experiment.name == name]
         epochs = e.trainer.epochs
-        total += sum(minutes * (1 - job.epochs_done / max(epochs, job.epochs_done)) for job in seeds)
+        for job in seeds:
+            busy[busy.index(min(busy))] += minutes * (1 - job.epochs_done / max(epochs, job.epochs_done))
         counted = (f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.2f}", f"{cost.anchors:,}")
         named = " ".join(str(job.experiment.trainer.seed) for job in seeds)
         table.add_row(name, named, "x".join(map(str, e.input.size)), *counted, str(epochs), f"{minutes:.1f} per run")
     shell.print_table(table)
     rows = f" in {side_by_side} rows side by side" if side_by_side > 1 else ""
-    minutes = total / side_by_side
+    minutes = max(busy)
     time = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.0f} min"
     print(f"about {time}{rows}; from a few steps, timed one experiment at a time")
     show_power(out)

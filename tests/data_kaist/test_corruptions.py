@@ -1,7 +1,10 @@
 """Corruptions of pairs: values by hand, the images that each changes, the same numbers for the same seed."""
 
+import math
+import statistics
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -57,8 +60,9 @@ def test_values_by_hand() -> None:
         return corrupted(kind, strength).lwir
 
     assert not lwir("black_lwir", 3).any()
-    share = np.mean([not np.any(corrupted("black_lwir", 1, seed).lwir) for seed in range(400)])
-    assert 0.18 < share < 0.32  # a quarter of the frames
+    for strength, share in zip(STRENGTHS[:2], (0.25, 0.5), strict=True):
+        black = np.mean([not np.any(corrupted("black_lwir", strength, seed).lwir) for seed in range(400)])
+        assert black == pytest.approx(share, abs=0.07)
     for strength, by in zip(STRENGTHS, (2, 8, 20), strict=True):
         assert lwir("shift_lwir", strength)[0, 10 + by] == 200 and (lwir("shift_lwir", strength) == 200).sum() == HEIGHT
     for strength, width in zip(STRENGTHS, (10, 20, 30), strict=True):  # a sixth, a third, a half of 60
@@ -67,10 +71,23 @@ def test_values_by_hand() -> None:
         assert lwir("frozen_lwir", strength)[0, 0] == places
     for strength, grey in zip(STRENGTHS, (50, 25, 10), strict=True):
         assert lwir("dark", strength)[0, 0] == grey
-    visible = corrupted("fog", 2).visible
-    assert visible is not None and visible[0, 0].tolist() == [143, 143, 143]  # 0.65 * 220
-    assert lwir("fog", 2)[0, 0] == round(0.35 * 100 + 0.65 * (100 * 59 + 200) / 60)
-    assert np.std(lwir("noise_lwir", 1)[:, 20:].astype(float)) == pytest.approx(15, abs=1.5)
+    for strength, light in zip(STRENGTHS, (0.6, 0.35, 0.15), strict=True):
+        visible = corrupted("fog", strength).visible
+        assert visible is not None and visible[0, 0].tolist() == [round((1 - light) * 220)] * 3
+        assert lwir("fog", strength)[0, 0] == round(light * 100 + (1 - light) * (100 * 59 + 200) / 60)
+    grey = replace(pair(0), lwir=np.full((HEIGHT, 40 * WIDTH), 128, np.uint8))
+    for strength, deviation in zip(STRENGTHS, (15, 40, 80), strict=True):
+        noisy = CORRUPTIONS["noise_lwir"](grey, np.random.default_rng(0), strength).lwir.astype(float)
+        inside = noisy[(noisy > 0) & (noisy < 255)]  # what the ends of the range do not cut
+        within = statistics.NormalDist(128, deviation)
+        assert np.mean(np.abs(noisy - 128) <= 15) == pytest.approx(within.cdf(143.5) - within.cdf(112.5), abs=0.01)
+        assert inside.mean() == pytest.approx(128, abs=1)
+    for strength, sigma in zip(STRENGTHS, (1, 2, 4), strict=True):
+        column = lwir("blur", strength)[0, 10].astype(float) - 100
+        assert column == pytest.approx(100 / (sigma * math.sqrt(2 * math.pi)), abs=1)
+    for strength, quality in zip(STRENGTHS, (30, 20, 10), strict=True):
+        code = cv2.imencode(".jpg", SAMPLE.lwir, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        np.testing.assert_array_equal(lwir("jpeg", strength), cv2.imdecode(code, cv2.IMREAD_UNCHANGED))
     red = corrupted("jpeg", 3).visible
     assert red is not None and red[..., 0].mean() > 100 > 30 > red[..., 2].mean()  # colours are not swapped
 

@@ -1,5 +1,6 @@
 """Transforms: what is drawn at a box must be found at the transformed box, in both images."""
 
+import math
 from dataclasses import replace
 
 import cv2
@@ -188,6 +189,25 @@ def test_jitter_changes_colours_only_and_each_modality_on_its_own() -> None:
     assert PhotometricJitter(p=0)(before, rng) is before
     same = PhotometricJitter(strength=0, p=1)(before, rng)
     assert np.abs(same.visible.astype(int) - noise[..., :3]).max() <= 1
+
+
+def test_jitter_reaches_its_strengths_and_no_more() -> None:
+    """Of one colour: luma changes by brightness (contrast keeps it), chroma by saturation, contrast and brightness."""
+    colour, turns, factors = np.array([140.0, 100, 90]), [], []
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    even = replace(sample_of([]), visible=np.full((*SIZE, 3), colour, np.uint8), lwir=np.full(SIZE, 100, np.uint8))
+    before = to_yiq @ colour
+    for seed in range(300):
+        after = PhotometricJitter(strength=0.3, p=1)(even, np.random.default_rng(seed))
+        luma, *chroma = to_yiq @ after.visible[0, 0]
+        turns.append(math.atan2(chroma[1], chroma[0]) - math.atan2(before[2], before[1]))
+        factors.append((luma / before[0], math.hypot(*chroma) / math.hypot(*before[1:]), after.lwir[0, 0] / 100))
+    brightness, chroma_factor, of_lwir = np.array(factors).T
+    for factor in (brightness, of_lwir):
+        assert factor.min() == pytest.approx(0.7, abs=0.02) and factor.max() == pytest.approx(1.3, abs=0.02)
+    assert np.max(np.abs(turns)) == pytest.approx(0.03 * 2 * math.pi, abs=0.04)
+    ratio = chroma_factor / brightness  # saturation times contrast
+    assert ratio.min() < 0.6 and 1.5 < ratio.max() < 1.3**2 + 0.1
 
 
 def test_jitter_leaves_grey_grey() -> None:

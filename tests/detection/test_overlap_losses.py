@@ -7,7 +7,7 @@ import torch
 
 from data_kaist.structures import Targets
 from ssd_effnet.detection.boxes import cxcywh_to_xyxy, decode, iou
-from ssd_effnet.detection.losses import CIoU, DetectionLoss, GIoU, QualityFocalLoss
+from ssd_effnet.detection.losses import CIoU, DetectionLoss, FocalLoss, GIoU, QualityFocalLoss
 from ssd_effnet.detection.matching import ATSSMatcher
 from ssd_effnet.structures import RawOutputs
 
@@ -176,6 +176,26 @@ def test_quality_focal_by_hand() -> None:
         at_quality = max(0, 1e-7) ** beta * math.log(2)  # p = y = 0.5
         assert losses.cls.item() == pytest.approx(at_quality - p**beta * math.log(1 - p), rel=1e-5)
         assert not losses.cls.requires_grad
+
+
+def test_losses_of_a_positive_and_a_negative_by_hand() -> None:
+    """Variances decode, the positive alone has a box loss, the quality is a soft target, the sum is over positives."""
+    anchors, offsets = torch.tensor([[5.0, 5, 10, 10], [45, 5, 10, 10]]), torch.zeros(1, 2, 4)
+    offsets[0, 0, 0], offsets[0, 1] = 0.5, 3.0  # half of its width to the right: IoU 1/3, the hull is the union
+    logits, truth = torch.tensor([[[1.0], [-30]]]), one_object(UNIT)
+    for of_box in (GIoU, CIoU):
+        losses = DetectionLoss(FocalLoss(), of_box((1.0, 1.0)), box_weight=2)(
+            RawOutputs(logits, offsets, anchors), truth
+        )
+        gap = 25 / 325 if of_box is CIoU else 0
+        assert losses.loc.item() == pytest.approx(2 * (1 - 1 / 3 + gap), rel=1e-5)
+        assert losses.total.item() == pytest.approx(losses.loc.item() + losses.cls.item())
+    p = 1 / (1 + math.exp(-1))
+    offsets[0, 0] = torch.tensor([0, 0, math.log(0.5), 0])  # half as wide: IoU 1/2
+    for beta in (0.0, 1.0, 2.0):
+        loss = DetectionLoss(QualityFocalLoss(beta, variances=(1.0, 1.0)))
+        expected = -(abs(0.5 - p) ** beta) * (0.5 * math.log(1 - p) + 0.5 * math.log(p))
+        assert loss(RawOutputs(logits, offsets, anchors), truth).cls.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])

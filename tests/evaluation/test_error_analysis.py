@@ -17,9 +17,10 @@ Box = tuple[float, float, float, float]
 Row = tuple[int, Box, float]  # image, xyxy, score
 
 
-def shifted(share: float) -> Box:
-    """PERSON moved to the right by a share of its width: an IoU of (1 - share) / (1 + share)."""
-    return (100 + 40 * share, 100, 140 + 40 * share, 200)
+def shifted(share: float, box: Box = PERSON) -> Box:
+    """A box moved to the right by a share of its width: an IoU of (1 - share) / (1 + share)."""
+    x1, y1, x2, y2 = box
+    return (x1 + (x2 - x1) * share, y1, x2 + (x2 - x1) * share, y2)
 
 
 def table(*rows: Row) -> DetectionTable:
@@ -137,16 +138,24 @@ boxes = st.tuples(st.integers(10, 200), st.integers(10, 200), st.integers(20, 60
 @given(
     st.lists(st.lists(boxes, max_size=3), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 3), boxes, st.integers(1, 9).map(lambda s: s / 10)), max_size=14),
+    st.lists(st.tuples(st.integers(0, 11), st.sampled_from([0, 0.1, 0.3, 0.5, 0.7]), st.integers(1, 9)), max_size=14),
 )
-def test_every_error_has_one_kind_and_no_repair_hurts(people: list[list[Box]], rows: list[Row]) -> None:
-    annotations = images(*people)
-    found = errors(annotations, *[row for row in rows if row[0] < len(people)], min_score=0.5)
+def test_every_error_has_one_kind_and_no_repair_hurts(
+    people: list[list[Box]], rows: list[Row], near: list[tuple[int, float, int]]
+) -> None:
+    """Of boxes anywhere, and of boxes moved from a person's."""
+    annotations, persons = images(*people), [(i, box) for i, of_image in enumerate(people) for box in of_image]
+    rows = [row for row in rows if row[0] < len(people)]
+    for k, share, score in near if persons else []:
+        i, box = persons[k % len(persons)]
+        rows.append((i, shifted(share, box), score / 10))
+    found = errors(annotations, *rows, min_score=0.5)
     alarms = np.sum([found.kinds[kind] for kind in Kind if not is_miss(kind)], axis=0)
     misses = np.sum([found.kinds[kind] for kind in Kind if is_miss(kind)], axis=0)
     np.testing.assert_array_equal(alarms, found.matches.outcome == 0)
     np.testing.assert_array_equal(misses, found.missed)
     if found.counted.any():
-        for repaired in [found.miss_rate_without(kind) for kind in Kind]:
+        for repaired in [*(found.miss_rate_without(kind) for kind in Kind), found.miss_rate_if_put_right()]:
             assert repaired <= found.miss_rate() + 1e-12
         assert found.miss_rate_if_found(found.counted) == pytest.approx(1e-10)
 

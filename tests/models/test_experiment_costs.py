@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssd_effnet.build import as_size, build_skeleton
+from ssd_effnet.build import as_size, build_criterion, build_postprocess, build_skeleton
 from ssd_effnet.config.keys import settings
 from ssd_effnet.config.loading import ConfigError, load_experiment
 from ssd_effnet.config.schema import ExperimentConfig
@@ -148,6 +148,9 @@ def test_an_efficientdet_has_the_settings_of_its_authors(row: str) -> None:
     assert len(e.anchors.scales) == 3 and e.anchors.ratios == [0.5, 1.0, 2.0]
     assert (s["class_loss.name"], s["class_loss.alpha"], s["class_loss.gamma"]) == ("focal", 0.25, 1.5)
     assert (s["box_loss.name"], s["box_loss.delta"], 4 * s["box_loss.weight"]) == ("huber", 0.1, 50)
+    criterion = build_criterion(e)  # what they reach
+    assert (criterion.box_weight, criterion.class_loss.alpha, criterion.class_loss.gamma) == (12.5, 0.25, 1.5)
+    assert criterion.box_loss.variances == build_postprocess(e).variances == (1, 1)
     o = e.optimizer
     assert (o.name, s["optimizer.momentum"], o.gradient_clip) == ("sgd", 0.9, 10)
     assert (o.weight_decay, o.decay_norms) == (4e-5, False)

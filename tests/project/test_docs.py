@@ -59,7 +59,8 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words behind ``ssd-effnet`` in each line, patterns not yet expanded; comments and heredocs left out."""
-    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\s*\\\n\s*", " ", text)
     for line in text.splitlines():
         if line.strip().startswith("ssd-effnet ") and "$(" not in line:
             yield shlex.split(re.sub(r"\s{2,}(#|[^-\s]).*$", "", line.strip()), comments=True)[1:]

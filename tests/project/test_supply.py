@@ -44,6 +44,12 @@ def test_the_lock_holds_all_that_the_package_and_its_extras_need_with_hashes() -
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
 
 
+def test_the_set_up_installs_by_hash() -> None:
+    made = subprocess.run(["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in made.splitlines() if line.endswith("-r .venv/requirements.lock")]
+    assert "--require-hashes" in line and "--no-deps" in line
+
+
 def test_a_checkout_keeps_the_line_ends_of_scripts(tmp_path: Path) -> None:
     """Git for Windows sets ``core.autocrlf``: a first line that ends in a carriage return names no interpreter."""
     if not (ROOT / ".git").exists():

@@ -34,10 +34,10 @@ def test_without_ray_a_sentence_says_how_to_install_it(tmp_path: Path, monkeypat
 
 
 def test_a_run_asks_for_its_devices_and_what_feeds_them(tmp_path: Path) -> None:
-    overrides = ["trainer.devices=2", "data.workers=3", "trainer.threads=4"]
+    overrides = ["trainer.devices=2", "data.workers=3", "trainer.threads=5"]
     (job,) = plan([LITE0], [0], overrides, tmp_path)
     assert _needs(job, gpus=True) == {"num_gpus": 2, "num_cpus": 8}
-    assert _needs(job, gpus=False) == {"num_gpus": 0, "num_cpus": 8}
+    assert _needs(job, gpus=False) == {"num_gpus": 0, "num_cpus": 10}
     (alone,) = plan([LITE0], [0], ["trainer.accelerator=cpu"], tmp_path)
     assert _needs(alone, gpus=True) == {"num_gpus": 0, "num_cpus": 1}
     needs = [_needs(job, gpus=True)]

@@ -1,5 +1,6 @@
 """What a run will take is timed as the run itself computes."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_steps_are_timed_with_the_threads_of_the_run(
     with pytest.raises(RuntimeError, match=f"^{threads} threads"):
         estimate_run(e, jobs)
     assert torch.get_num_threads() == before
+
+
+def test_minutes_by_hand(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that advances two seconds at each look: a step reads for two and computes for two."""
+    clock = itertools.count(0, 2)
+    monkeypatch.setattr("ssd_effnet.study.estimate.time.perf_counter", lambda: next(clock))
+    e = of_pairs(few_pairs, "trainer.epochs=30", "trainer.validate_every=3", "input.size=[32,64]")
+    steps = 30 * 2 + 10 * 2 / 2 / 3  # of two images; each of ten validations has two, at a third of the time
+    assert estimate_run(e).minutes == pytest.approx(steps * 4 / 60)
 
 
 def test_too_little_memory_is_a_sentence(few_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

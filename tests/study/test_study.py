@@ -21,11 +21,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from untrained import SMALL as SMALLEST
 
-from ssd_effnet.cli.study import parse
+from ssd_effnet.cli.study import parse, show_estimates
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, save_experiment
 from ssd_effnet.evaluation.scores import write_results
+from ssd_effnet.models.cost import Cost
 from ssd_effnet.registry import BOX_LOSSES, plugins
 from ssd_effnet.study import plan as planning
+from ssd_effnet.study.estimate import RunEstimate
 from ssd_effnet.study.execute import RunOutcome
 from ssd_effnet.study.plan import Job, check, plan, read_study, remember, runs_of
 from ssd_effnet.study.progress import Display, status_table
@@ -227,6 +229,20 @@ def test_a_dry_run_says_how_large_and_how_long_and_leaves_nothing(few_pairs: Pat
     assert cells[1:3] == ["0 1", "64x96"] and cells[7].endswith("per run")
     assert float(cells[3]) > 0 and cells[5] == "756"  # millions of parameters; (8 x 12 + 24 + 6) x 6 anchors
     assert " min; from a few steps" in done.stdout and not out.exists()
+
+
+@pytest.mark.parametrize(("runs", "side_by_side", "told"), [(2, 4, "10"), (5, 4, "20"), (3, 1, "30")])
+def test_a_dry_run_adds_whole_runs(
+    runs: int,
+    side_by_side: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("ssd_effnet.study.estimate.estimate_run", lambda e, jobs: RunEstimate(Cost(1, 1, 1), 10.0))
+    show_estimates(plan([ROOT / "experiments" / "lite0.yaml"], list(range(runs)), [], tmp_path), side_by_side, tmp_path)
+    assert f"about {told} min" in capsys.readouterr().out
 
 
 def test_complaints_are_one_sentence(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from untrained import LITE0, SMALL, Stop, of_pairs, stop_at
 from waits import NoWaits
 
 from data_kaist.structures import Batch, Targets
-from ssd_effnet.build import build_criterion, build_detector, build_schedule, parameter_groups
+from ssd_effnet.build import (
+    build_criterion,
+    build_detector,
+    build_optimizer,
+    build_schedule,
+    build_skeleton,
+    parameter_groups,
+)
 from ssd_effnet.config.loading import ConfigError, ExperimentConfig, load_experiment
 from ssd_effnet.models.layers import replace_batch_norm
 from ssd_effnet.structures import RawOutputs
@@ -242,6 +249,27 @@ def test_recipes_and_modalities_run(few_pairs: Path, tmp_path: Path, overrides: 
     (row,) = RunDirectory.of(e, tmp_path).metrics()
     assert math.isfinite(row["val/loss_total"])
     assert row["step"] == 2 / e.optimizer.accumulate  # four frames, two a batch
+
+
+def test_the_keys_of_training_reach_their_places(
+    few_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def trainer(**keywords: Any) -> None:
+        given.update(keywords)
+        raise Stop
+
+    monkeypatch.setattr("ssd_effnet.training.run.Trainer", trainer)
+    keys = "trainer.precision=bf16-mixed optimizer.gradient_clip=0.5 optimizer.accumulate=2 trainer.epochs=7"
+    e = of_pairs(few_pairs, *keys.split(), "trainer.validate_every=3")
+    with pytest.raises(Stop):
+        run(e, tmp_path)
+    names = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs", "check_val_every_n_epoch")
+    assert [given[name] for name in names] == ["bf16-mixed", 0.5, 2, 7, 3]
+    e = of_pairs(few_pairs, "optimizer.name=sgd", "optimizer.momentum=0.7", "optimizer.weight_decay=0.01")
+    groups = build_optimizer(e, build_skeleton(e)).param_groups
+    assert {group["momentum"] for group in groups} == {0.7} and 0.01 in {group["weight_decay"] for group in groups}
 
 
 class Spoilt(nn.Module):
