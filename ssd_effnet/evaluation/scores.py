@@ -190,7 +190,7 @@ def results_table(
     """
     from rich.table import Table
 
-    table = Table(title="Miss rate (lower is better), recall and AP in percent", title_justify="left")
+    table = Table(title="Miss rate (lower is better), recall; AP of people of all sizes; percent", title_justify="left")
     table.add_column("detections", overflow="fold", min_width=10)
     table.add_column("rules", no_wrap=True)
     names = [metric.name for metric in in_place("line") if metric.function and not metric.parts]
@@ -202,10 +202,11 @@ def results_table(
     for rules in next(iter(scores.values())).miss_rates if scores else ():
         for name, several in rows.items():
             columns = [[100 * of.miss_rates[rules][subset].mr for of in several] for subset in subsets]
-            columns += [[100 * of.recall for of in several]]
+            of_rules = [of.miss_rates[rules][REASONABLE[0]] for of in several]
+            columns += [[100 * of.recall for of in of_rules]]
             columns += [[dict(of.named())[name] for of in several] for name in names]
             cells = [with_deviation(column).replace(" ±", "\n±") for column in columns]
-            people = {f"{of.people:,}" for of in several}
+            people = {f"{of.counted:,}" for of in of_rules}
             cells.insert(len(subsets) + 1, people.pop() if len(people) == 1 else "-")
             table.add_row(name, rules, *cells)
     return table
@@ -225,7 +226,9 @@ def comparison_table(a: str, b: str, comparisons: Mapping[str, Mapping[str, Comp
     """One row per rule set and subset: miss rates, difference, verdict. A dash for no number."""
     from rich.table import Table
 
-    table = Table(title=f"Miss rate in percent (lower is better)\nA: {a}\nB: {b}", title_justify="left")
+    table = Table(
+        title=f"Miss rate in percent (lower is better), each p by itself\nA: {a}\nB: {b}", title_justify="left"
+    )
     for heading in ("rules", "subset"):
         table.add_column(heading, no_wrap=True)
     for heading in ("MR A", "MR B", "A - B", "95 % interval", "p"):

@@ -177,8 +177,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     d = mean_a - mean_b
     readable = bool(np.isfinite(a).all() and np.isfinite(b).all()) and a.shape[1] > 2
     variance, of_seeds, freedom = _variance(a, b) if readable else (math.nan,) * 3
-    low = high = detectable = math.nan
-    p = math.nan if readable else 1.0
+    p = low = high = detectable = math.nan
     if variance == 0:
         low, high, p, detectable = d, d, 1.0, 0.0
     elif not math.isnan(variance):

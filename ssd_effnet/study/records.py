@@ -219,9 +219,10 @@ class Study:
             tested_alike = (r for r in relatives if r is not None and r.runs[0].matcher.truth is truth)
             if (parent := next(tested_alike, None)) is not None:
                 found.append(difference(experiment, parent, self.metric))
-        p = [d.comparison.p if d.comparison.enough_seeds else 1.0 for d in found]
-        adjusted = significance.holm([*p, *[1.0] * (self.planned - len(found))])
-        return [replace(d, adjusted=of) for d, of in zip(found, adjusted, strict=False)]
+        p = [d.comparison.p if d.comparison.enough_seeds else math.nan for d in found]
+        adjusted = significance.holm([*np.nan_to_num(p, nan=1.0), *[1.0] * (self.planned - len(found))])
+        known = np.where(np.isnan(p), math.nan, adjusted[: len(p)])
+        return [replace(d, adjusted=float(of)) for d, of in zip(found, known, strict=True)]
 
 
 def load_study(out: Path, overrides: Sequence[str] = ()) -> Study:

@@ -310,13 +310,13 @@ class RunDirectory:
 
         Args:
             overrides: location of the data, as for :meth:`at_hand`.
-            known: frames by fingerprint and classes, a cache over several runs.
+            known: frames by fingerprint, a cache over several runs.
         """
         experiment = self.at_hand(self.trained(), overrides)
         known = {} if known is None else known
         _refuse_lack(self.environment_file, environment := self.environment(), ["data.test.fingerprint"])
-        data = f"{environment['data']['test']['fingerprint']} {experiment.data.classes}"
-        if data not in known:
+        data = environment["data"]["test"]["fingerprint"]
+        if data not in known or len(experiment.data.classes) > 1:  # whose category ids are the run's own
             self.refuse_other_test_data(found := build_dataset(experiment, "test").frames)
             known[data] = found
         frames, classes = known[data], build_classes(experiment)

@@ -26,7 +26,7 @@ from ssd_effnet.structures import RawOutputs
 COVERED = 0.5
 """IoU with its best anchor from which an object counts as covered: the matching threshold of SSD."""
 _HEIGHTS = (0, 12, 45, 55, 80, 115, 160)  # pixels; 12: ignored in training; 45, 55, 115: KAIST's subsets
-_BOUND_FRAMES = 1000  # of the upper bounds, which match and suppress frame by frame
+_BOUND_FRAMES = 1000  # of the AP figures, which match and suppress frame by frame
 _FIT_OBJECTS = 5000
 _FIT_ROUNDS = 30  # it settles within ten
 
@@ -43,7 +43,7 @@ class Coverage:
         daytime: str ``(n,)``: ``day``, ``night`` or empty.
         level_names: of the head's levels, with strides.
         steps: float32 ``(levels, 2)``, pixels of the input from one anchor centre to the next, in x and y.
-        bounds: COCO figures in percent that could be reached at most, by what stands in the way.
+        bounds: COCO figures in percent with the IoU as score, by what stands in the way.
     """
 
     boxes_cxcywh: torch.Tensor
@@ -74,9 +74,9 @@ def cover(best_iou: np.ndarray | torch.Tensor) -> tuple[str, str]:
 
 
 def anchor_coverage(e: ExperimentConfig, frames: Sequence[Frame]) -> Coverage | None:
-    """Best anchors of all objects, and upper bounds of AP. None without objects. Images are not read.
+    """Best anchors of all objects, and what AP they leave. None without objects. Images are not read.
 
-    The bounds come from made-up outputs through the experiment's matching, box code and NMS, of up to 1,000 frames:
+    The AP comes from made-up outputs through the experiment's matching, box code and NMS, of up to 1,000 frames:
     every positive anchor has the right class, its IoU as score, and exact offsets or none.
     """
     blank, detector = _blank_outputs(e)

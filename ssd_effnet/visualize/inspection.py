@@ -158,7 +158,7 @@ def _show_anchors(
         least = f"IoU >= {COVERED:g}, %"
         show(f"{split}: best anchors of {e.name}", ("objects", "mean IoU", least), coverage.rows())
         figures = [(f"with {name}", *map("{:.1f}".format, of.values())) for name, of in coverage.bounds.items()]
-        show(f"{split}: with perfect scores at most, by matching, box code and NMS", AP_NAMES, figures)
+        show(f"{split}: by matching, box code and NMS, with the IoU as score", AP_NAMES, figures)
     split = next((name for name in of_splits if "train" in name), next(iter(of_splits)))
     coverage = of_splits[split]
     if coverage is None:

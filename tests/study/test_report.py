@@ -189,6 +189,7 @@ def test_the_table_to_paste(written: Path, study: Study) -> None:
     assert odd[-3:] == ["4", "0.0001", "3"]
     for one_seed in ("04_fpn", "05_deconv"):
         assert cells[one_seed][7].startswith("cannot tell (too few seeds") and "(" not in cells[one_seed][6]
+        assert cells[one_seed][8] == "–"  # nothing was tested
     assert cells["lite0"][4:9] == ["–", "–", "–", "–", "–"]
     assert "5.0 hours in all" in lines[-3] + lines[-4] + lines[-2] and "nan" not in "\n".join(lines).lower()
     assert any("fingerprint" in line and "test-all-20 in kaist/annotations-xml, 12 images" in line for line in lines)
