@@ -379,6 +379,7 @@ class Mosaic:
             labels=np.concatenate([part.labels for part in parts]),
             ignore=np.concatenate([part.ignore for part in parts]),
             present=np.concatenate([part.in_sides for part in parts]),
+            daytime=sample.daytime if all(part.daytime == sample.daytime for part in parts) else None,
         )
 
 

@@ -34,7 +34,10 @@ WHERE = (
 _SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top
 EXPERIMENTS = _SHIPPED if _SHIPPED.is_dir() else Path(__file__).parents[2] / "experiments"
 """Folder of the project's own experiments, which are found by name from anywhere."""
-_GONE = {"data": ("cache_folder",), "trainer": ("runtime",)}  # keys of earlier versions: no result depended on them
+_GONE = {
+    "data": ("cache_folder",),
+    "trainer": ("runtime", "channels_last"),
+}  # keys of earlier versions: no result depended on them
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 

@@ -233,7 +233,6 @@ class TrainerConfig:
     process_timeout: float = _key(600.0, "above 0")  # seconds to wait for other processes
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of activations; weights stay 32
     threads: int = _key(0, "at least 0")  # 0: torch's own choice
-    channels_last: bool = True  # memory layout of images and maps
     compile: bool = False  # torch.compile: minutes at the start; needs a C++ compiler
     validate_every: int = _key(1, "at least 1")  # epochs
     monitor: str = "val/MR/reasonable_all"  # chooses `best`

@@ -96,10 +96,9 @@ class Predictor:
         self.classes = tuple(experiment.data.classes)
         self.device = usable_device(device)
         self.folded = self._fold(detector.eval()).to(self.device)
+        self.folded = self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.detector = detector.to(self.device)
         self.reading = replace(build_reading(experiment), orientation="follow")
-        if experiment.trainer.channels_last:
-            self.folded = self.folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transform = build_transforms(experiment, "test")
         self._postprocess = build_postprocess(experiment)
 

@@ -60,8 +60,7 @@ class Processes:
                 equally.
         """
         t = experiment.trainer
-        if t.accelerator == "gpu" and not torch.cuda.is_available():
-            raise ConfigError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
+        accelerator(experiment)
         count = t.devices * t.num_nodes
         if t.batch_size % count:
             raise ConfigError(
@@ -85,8 +84,10 @@ class Processes:
 
 
 def accelerator(experiment: ExperimentConfig) -> Literal["cpu", "cuda"]:
-    """Accelerator of a run. ``auto``: CUDA if available, else the CPU (never MPS)."""
+    """Accelerator of a run. ``auto``: CUDA if available, else the CPU (never MPS). ConfigError if it is not there."""
     asked = experiment.trainer.accelerator
+    if asked == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator is gpu, but torch finds no CUDA device here; set it to auto or cpu")
     return "cuda" if asked == "gpu" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
 
 

@@ -24,13 +24,13 @@ _SOURCES = (b".py", b".html", b".sh", b".toml")  # files that decide what the co
 _MOST_FILES = 1000  # untracked files, in a patch
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine(gpu: bool) -> dict[str, Any]:
     """Versions, device, threads, commit, command and time, as plain data."""
     return {
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {cores()} cores",
+        "device": torch.cuda.get_device_name() if gpu else f"{processor()}, {cores()} cores",
         "threads": torch.get_num_threads(),
         "git": git_state(),
         "command": sys.argv,

@@ -35,6 +35,7 @@ from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Compose, Transform
 from ssd_effnet.build import (
     build_annotations,
+    build_class_loss,
     build_criterion,
     build_dataset,
     build_detector,
@@ -44,7 +45,7 @@ from ssd_effnet.build import (
     with_lwir_range,
 )
 from ssd_effnet.config.keys import key_types, settings
-from ssd_effnet.config.loading import WHERE, elsewhere, save_experiment, varied
+from ssd_effnet.config.loading import WHERE, elsewhere, experiment_of, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
 from ssd_effnet.distributed import sync_batch_norms
 from ssd_effnet.evaluation.metrics import metric_of
@@ -170,8 +171,7 @@ def _run(
     if experiment.init_from:
         begun_from = {} if resumed else _begin_from(experiment, detector, echo)
     preflight.refuse_single_values(detector, experiment, min(t.batch_size, len(datasets["train"])))
-    if t.channels_last:
-        detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1:
         sync_batch_norms(detector, gpu=gpu)
     if t.compile:
@@ -183,7 +183,7 @@ def _run(
         else:
             keep_earlier_results(directory, experiment, echo)
         save_experiment(experiment, directory.config_file)
-        directory.remember(describe_environment(datasets, detector) | begun_from, resumed=resumed)
+        directory.remember(describe_environment(datasets, detector, gpu) | begun_from, resumed=resumed)
     session = _Session(experiment, directory, datasets, detector, processes, echo, callbacks, resumed=resumed)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time, or the others waited "
@@ -255,7 +255,8 @@ class _Session:
             **devices.devices(experiment),
             precision=t.precision,
             max_epochs=t.epochs,
-            accumulate_grad_batches=experiment.optimizer.accumulate,
+            # a step of fewer batches than it is divided by would be a short one
+            accumulate_grad_batches=min(experiment.optimizer.accumulate, len(self.loaders["train"])),
             gradient_clip_val=experiment.optimizer.gradient_clip or None,
             check_val_every_n_epoch=t.validate_every,
             num_sanity_val_steps=0,
@@ -521,11 +522,11 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     given = Path(experiment.init_from).expanduser()
     try:
         file = checkpoint_file(given)
-        of_file = read_state_dict(file)
+        of_file, content = read_state_dict(file), read_plain(file)
         inside = PREFIX if any(name.startswith(PREFIX) for name in of_file) else ""
         named = {name.removeprefix(inside): of_file[name] for name in of_file if name.startswith(inside)}
-        kept = [name for name in named if name.startswith("normalize.")]
-        report = load_by_name(detector, {n: named[n] for n in named if n not in kept}, source=str(file))
+        own = ("normalize.", "head.classification.") if _other_classes(content, file, experiment) else ("normalize.",)
+        report = load_by_name(detector, {n: named[n] for n in named if not n.startswith(own)}, source=str(file))
     except WeightsError as error:
         raise WeightsError(f"key `init_from`: {error}") from error
     report = replace(report, missing=tuple(name for name in report.missing if not name.startswith("normalize.")))
@@ -534,6 +535,15 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
         echo(f"init_from: {given} is not finished, so these are no tested weights but its best ones so far")
     echo(f"init_from: {report}; what is not loaded starts at random; the normalisation is this experiment's own")
     return _hashed("init_from", file)
+
+
+def _other_classes(content: dict[str, Any], file: Path, experiment: ExperimentConfig) -> bool:
+    """Whether class logits of a checkpoint mean something else: other classes, another order, another activation."""
+    if not isinstance(of_file := content.get("experiment"), dict):
+        return False
+    both = (experiment_of(of_file, str(file)), experiment)
+    before, now = ((build_class_loss(e).activation, [*e.data.classes]) for e in both)
+    return before != now
 
 
 def _hashed(key: str, file: Path) -> dict[str, Any]:

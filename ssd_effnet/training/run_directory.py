@@ -392,10 +392,12 @@ def describe_data(datasets: Mapping[str, DetectionDataset]) -> dict[str, Any]:
     return {stage: {"frames": len(d), "fingerprint": fingerprint(d.frames)} for stage, d in datasets.items()}
 
 
-def describe_environment(datasets: Mapping[str, DetectionDataset], detector: nn.Module) -> dict[str, Any]:
-    """Versions, machine, code and data of a run."""
+def describe_environment(
+    datasets: Mapping[str, DetectionDataset], detector: nn.Module, gpu: bool = False
+) -> dict[str, Any]:
+    """Versions, machine, code and data of a run, computed on a ``gpu`` or not."""
     return {
-        **describe_machine(),
+        **describe_machine(gpu),
         "parameters": sum(p.numel() for p in detector.parameters()),
         "data": describe_data(datasets),
         "skipped_frames": {s: d.skipped for s, d in datasets.items() if d.skipped},

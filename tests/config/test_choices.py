@@ -73,7 +73,11 @@ def test_keys_that_are_gone_are_left_out(tmp_path: Path) -> None:
         old_head = {"name": "old", "head": {"kind": kind, "layers": 4}, "matcher": {"iou_threshold": 0.6}}
         read = settings(experiment_of(old_head, "best.ckpt"))
         assert (read.get("head.layers"), read["matcher.iou_threshold"]) == (layers, 0.6)
-    gone = written(tmp_path, "gone.yaml", "base: lite0\ndata: {cache_folder: ''}\ntrainer: {runtime: manual}\n")
+    gone = written(
+        tmp_path,
+        "gone.yaml",
+        "base: lite0\ndata: {cache_folder: ''}\ntrainer: {runtime: manual, channels_last: false}\n",
+    )
     assert differences(load_experiment(gone), load_experiment(LITE0)) == []
     with pytest.raises(ConfigError, match=r"`trainer\.runtime` is unknown"):
         load_experiment(LITE0, ["trainer.runtime=auto"])

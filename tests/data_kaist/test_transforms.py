@@ -245,6 +245,10 @@ def test_mosaic_by_hand() -> None:
         assert after.visible[y1:y2, x1:x2].min() == after.lwir[y1:y2, x1:x2].min() == 255
     assert (after.visible > 127).all(axis=2).sum() == (after.lwir > 127).sum() == 600 + 826 + 750 + 664  # by quarter
 
+    for times in (("day", "day", "day"), ("day", "night", None), (None, "day", None)):
+        one, three, wanted_time = times
+        assert mosaic_of(replace(first, daytime=one), replace(other, daytime=three), 1).daytime == wanted_time
+
     half = mosaic_of(first, other, 0.5)
     np.testing.assert_array_equal(half.boxes_xyxy[:3], [[5, 25, 10, 45], [35, 30, 45, 45], [65, 10, 70, 30]])
     np.testing.assert_array_equal(half.boxes_xyxy[-4], [65, 58, 70, 78])

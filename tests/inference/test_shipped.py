@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import command
 from safetensors import safe_open
-from untrained import of_pairs
+from untrained import of_pairs, write_checkpoint
 
 import ssd_effnet
 from data_kaist.errors import ImageError
@@ -19,7 +19,7 @@ from ssd_effnet import load_detector
 from ssd_effnet.build import build_detector
 from ssd_effnet.config.loading import load_experiment
 from ssd_effnet.detection.boxes import iou
-from ssd_effnet.models.weights import WeightsError
+from ssd_effnet.models.weights import WeightsError, read_state_dict
 from ssd_effnet.training.run import _begin_from
 from ssd_effnet.training.run_directory import SHIPPED
 
@@ -77,3 +77,27 @@ def test_a_run_begins_from_people(few_pairs: Path) -> None:
     started = _begin_from(e, build_detector(e, pretrained=False)[0], said.append)
     assert started["init_from"]["file"].endswith("people.safetensors")
     assert re.search(r"init_from: \d+ tensors loaded", said[-1])
+
+
+@pytest.mark.parametrize(
+    ("keys", "alike"),
+    [
+        (["class_loss.name=focal", "data.classes={person: [person], cyclist: [cyclist]}"], False),  # K is 2 as before
+        (["class_loss.name=multi_label"], False),
+        (["data.classes={walker: [person]}"], False),
+        (["optimizer.lr=0.5"], True),
+    ],
+)
+def test_class_logits_of_another_meaning_are_not_taken(
+    keys: list[str], alike: bool, few_pairs: Path, tmp_path: Path
+) -> None:
+    file = write_checkpoint(tmp_path / "before.ckpt")
+    e = of_pairs(few_pairs, f"init_from={file}", *keys)
+    detector, said = build_detector(e, pretrained=False)[0], list[str]()
+    own = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    _begin_from(e, detector, said.append)
+    before = {name.removeprefix("detector."): w for name, w in read_state_dict(file).items()}
+    for name, tensor in detector.state_dict().items():
+        is_own = name.startswith("normalize.") or (name.startswith("head.classification.") and not alike)
+        torch.testing.assert_close(tensor, (own if is_own else before)[name])
+    assert ("head.classification" in said[-1]) is not alike

@@ -190,6 +190,7 @@ def test_the_studys_pyramid_keeps_its_widths_and_is_widened_afterwards() -> None
 @pytest.mark.parametrize(
     ("name", "override", "says"),
     [
+        ("10_nas_fpn", "neck.repeats=1", "group `neck`: nas_fpn: with 1 turns its first outputs do not depend on in4"),
         ("02_widen_3x3", "neck.topology=nas_fpn", "group `neck`: nas_fpn: .* 5 levels, got 3"),
         ("04_fpn", "neck.outputs=6", "group `neck`: .* 6 of 5 levels"),
         ("04_fpn", "neck.topology=none", "key `adapter.after_neck`: needs a neck"),

@@ -350,3 +350,5 @@ def test_where_a_run_computes(asked: str, cuda: bool, chosen: str, monkeypatch: 
     if asked == "gpu":
         with pytest.raises(ConfigError, match=r"trainer\.accelerator is gpu, but torch finds no CUDA device here"):
             Processes.of(e)
+        with pytest.raises(ConfigError, match="finds no CUDA"):  # for those who test or estimate
+            accelerator(e)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from torch import nn
 
 from ssd_effnet.study.records import Run
@@ -68,6 +69,14 @@ def test_changes_and_new_sources_are_a_patch_that_applies(project: Path, tmp_pat
     assert git(project, "status", "--porcelain", "-uno") == "M ssd_effnet/loss.py"  # the index is as it was
     (project / "ssd_effnet" / "loss.py").write_text("weight = 3\n")
     assert git_state()["diff"] != state["diff"]
+
+
+def test_the_device_is_the_one_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on the CPU of a machine with a GPU is not the GPU's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert describe_environment({}, nn.Identity(), gpu=True)["device"] == "a card"
+    assert describe_environment({}, nn.Identity(), gpu=False)["device"].endswith(" cores")
 
 
 def test_the_patch_lies_beside_the_environment(project: Path, tmp_path: Path) -> None:

@@ -267,6 +267,9 @@ def test_the_keys_of_training_reach_their_places(
         run(e, tmp_path)
     names = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs", "check_val_every_n_epoch")
     assert [given[name] for name in names] == ["bf16-mixed", 0.5, 2, 7, 3]
+    with pytest.raises(Stop):  # two batches make one whole step, not an eighth of eight
+        run(of_pairs(few_pairs, "optimizer.accumulate=8", "name=short"), tmp_path)
+    assert given["accumulate_grad_batches"] == 2
     e = of_pairs(few_pairs, "optimizer.name=sgd", "optimizer.momentum=0.7", "optimizer.weight_decay=0.01")
     groups = build_optimizer(e, build_skeleton(e)).param_groups
     assert {group["momentum"] for group in groups} == {0.7} and 0.01 in {group["weight_decay"] for group in groups}

@@ -161,15 +161,18 @@ class GraphNeck(nn.Module):
             pairs = zip(topology.outputs, topology.input_names, strict=True)
             wanted = {output for output, entering in pairs if entering in turns[0]}
 
+        if unread := [name for name in topology.input_names if name not in turns[0]]:
+            raise ValueError(
+                f"{topology.name}: with {repeats} turns its first outputs do not depend on {', '.join(unread)}"
+            )
         self.extra = PooledLevels(levels[-1], extra_levels, channels) if extra_levels else None
         if self.extra is not None:
             levels += self.extra.levels
         widths = [level if channels is None else replace(level, channels=channels) for level in levels]
         self.projections = nn.ModuleList()
         if project == "level":
-            for level, width, name in zip(levels, widths, topology.input_names, strict=True):
-                used = name in turns[0]
-                self.projections.append(lateral(level.channels, width.channels) if used else nn.Identity())
+            for level, width in zip(levels, widths, strict=True):
+                self.projections.append(lateral(level.channels, width.channels))
             levels = widths
 
         self.turns = nn.ModuleList()
