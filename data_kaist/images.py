@@ -26,11 +26,8 @@ _ORIENTATION_TAG = 0x0112
 _TURN_BACK = {6: 8, 8: 6}  # the others undo themselves
 
 NOTE = np.dtype(
-    [
-        *(("read", np.uint8), ("tag", np.uint8), ("turned", np.uint8)),
-        *(("deep_visible", np.uint8), ("deep_lwir", np.uint8), ("shallow", np.uint8)),
-        *(("low", np.float64), ("high", np.float64), ("below", np.float32), ("above", np.float32)),
-    ]
+    [(name, np.uint8) for name in ("read", "tag", "turned", "deep_visible", "deep_lwir", "shallow")]
+    + [("low", np.float64), ("high", np.float64), ("below", np.float32), ("above", np.float32)]
 )
 """What was met in a frame's files: an orientation tag, values of more than 8 bits, shares that a range clips."""
 

@@ -33,12 +33,9 @@ Wanted = Modality | Literal["any"] | None
 Skipped = list[tuple[str, str]]
 """(frame name, reason) of what was left out."""
 
-SIDES: dict[str, tuple[Side, ...]] = {
-    "visible": ("visible",),
-    "lwir": ("lwir",),
-    "early": ("visible", "lwir"),
-    "halfway": ("visible", "lwir"),
-}
+UNFINISHED = "README.unfinished.txt"  # marks a synthetic data set that is not whole
+_BOTH: tuple[Side, ...] = ("visible", "lwir")
+SIDES: dict[str, tuple[Side, ...]] = {"visible": ("visible",), "lwir": ("lwir",), "early": _BOTH, "halfway": _BOTH}
 """The images that a modality reads; early and halfway fusion differ in the detector, not in the data."""
 
 ANNOTATION_FOLDERS: dict[AnnotationFormat, tuple[str, ...]] = {
@@ -181,6 +178,8 @@ class DataSource:
                 same name below ``lwir/`` where the visible one is below ``visible/``.
             skipped: None stops at the first bad frame with a DataError; a list collects bad ones, which are left out.
         """
+        if (unfinished := Path(self.root) / UNFINISHED).exists():
+            raise SplitError(f"{unfinished}: the data set is still being made, or was left half made; make it again")
         find = _coco_frames if self.kind == "coco" else _kaist_frames
         frames = []
         for name, frame in find(self, split, exclude, modality, skipped is not None):

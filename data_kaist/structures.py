@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -181,15 +181,9 @@ class DetectionTable:
 
     def rows(self, kept: np.ndarray) -> DetectionTable:
         """Rows selected by a mask, bool ``(d,)``, or by indices, int64."""
-        anchors = None if self.anchor_index is None else self.anchor_index[kept]
-        return replace(
-            self,
-            image_index=self.image_index[kept],
-            boxes_xyxy=self.boxes_xyxy[kept],
-            scores=self.scores[kept],
-            labels=self.labels[kept],
-            anchor_index=anchors,
-        )
+        columns = ("image_index", "boxes_xyxy", "scores", "labels", "anchor_index")
+        chosen: Any = {name: of[kept] for name in columns if (of := getattr(self, name)) is not None}
+        return replace(self, **chosen)
 
 
 def xywh_rows(boxes_xyxy: np.ndarray) -> list[list[float]]:
@@ -261,11 +255,6 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Indices and names stay on the host."""
-        return replace(
-            self,
-            images=change(self.images),
-            targets=self.targets.each(change),
-            original_sizes=change(self.original_sizes),
-            content_sizes=change(self.content_sizes),
-            daytime=change(self.daytime),
-        )
+        names = ("images", "original_sizes", "content_sizes", "daytime")
+        changed: Any = {name: change(getattr(self, name)) for name in names}
+        return replace(self, targets=self.targets.each(change), **changed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -81,11 +81,9 @@ class Sample:
 
     def with_images(self, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
         """The same change made to whichever images there are."""
-        return replace(
-            self,
-            visible=None if self.visible is None else change(self.visible),
-            lwir=None if self.lwir is None else change(self.lwir),
-        )
+        images = {"visible": self.visible, "lwir": self.lwir}
+        changed: Any = {side: change(image) for side, image in images.items() if image is not None}
+        return replace(self, **changed)
 
     def with_objects(self, keep: np.ndarray, boxes_xyxy: np.ndarray, ignore: np.ndarray) -> Sample:
         """The rows of ``keep`` with new boxes and flags. Shapes ``(n,)`` bool, ``(n, 4)`` and ``(n,)``."""
@@ -388,7 +386,8 @@ class SemiUnpaired:
     """Crop and flip a pair, or each image apart. MLPD: Kim et al., RA-L 2021.
 
     After changes apart, a person is an object per image that shows it, present in that one alone; where boxes of one
-    label come to lie on each other, one object with the visible image's box. Written from the paper's description.
+    label (or ignore regions) come to lie on each other, one object with the visible image's box. Written from the
+    paper's description.
 
     Attributes:
         p: probability that each image is changed apart.
@@ -415,6 +414,7 @@ class SemiUnpaired:
         visible = change(replace(rows, lwir=None, present=rows.in_sides & [True, False]), rng)
         lwir = change(replace(rows, visible=None, present=rows.in_sides & [False, True]), rng)
         alike = sample.labels[visible.labels][:, None] == sample.labels[lwir.labels]
+        alike &= visible.ignore[:, None] == lwir.ignore
         i, k = np.nonzero(alike & visible.in_sides[:, :1] & lwir.in_sides[:, 1])
         a, b = visible.boxes_xyxy[i], lwir.boxes_xyxy[k]
         shared = areas(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))

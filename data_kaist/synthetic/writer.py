@@ -15,6 +15,7 @@ import numpy as np
 
 from data_kaist.annotations import BBGT_HEADER
 from data_kaist.errors import RequestError
+from data_kaist.layouts import UNFINISHED
 from data_kaist.splits import FrameName
 from data_kaist.synthetic.conditions import Conditions
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, open_view, paint_figures
@@ -23,7 +24,6 @@ from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
 VERSION = 2
 PAIRED = "annotations-paired"
 MARKER = "README.txt"
-UNFINISHED = "README.unfinished.txt"
 MAX_FRAMES = 100_000
 SIDES = (96, 4096)
 

@@ -58,15 +58,10 @@ def _data(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
     frames = DataSource("kaist", folder).frames("train-all-01", modality="early")
     cv2.setNumThreads(0)
     for stage, what in (("train", "read, augment, resize"), ("test", "read, resize")):
-        pairs = {
-            cache: DetectionDataset(frames, "early", build_transforms(e, stage), cache=cache)
-            for cache in ("none", "memory")
-        }
+        pairs = {c: DetectionDataset(frames, "early", build_transforms(e, stage), cache=c) for c in ("none", "memory")}
         case = f"{stage} pair {height}x{width}: {what}; data.cache: "
-        yield {  # draws of epoch after epoch, the same of both
-            f"{case}{cache}": partial(next, map(dataset.__getitem__, zip(count(), repeat(0))))
-            for cache, dataset in pairs.items()
-        }
+        # draws of epoch after epoch, the same of both
+        yield {f"{case}{c}": partial(next, map(of.__getitem__, zip(count(), repeat(0)))) for c, of in pairs.items()}
 
 
 def _loss(folder: Path, size: tuple[int, int] | None) -> Iterator[Calls]:
@@ -108,8 +103,4 @@ def _images(count: int, size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
 
 
-STAGES: dict[str, Callable[[Path, tuple[int, int] | None], Iterator[Calls]]] = {
-    "data": _data,
-    "loss": _loss,
-    "forward": _forward,
-}
+STAGES = {"data": _data, "loss": _loss, "forward": _forward}

@@ -11,8 +11,7 @@ examples:
   ssd-effnet train lite0 trainer.devices=4   (four GPUs, or torchrun and srun: docs/running.md)
 
 --tiny: input 128x160, 32 channels in adapter and extra levels, one epoch in batches of 2, trained batch norms, no
-pretrained weights, no loader processes. Its figures mean nothing. All keys that
-key=value may set: docs/keys.md.
+pretrained weights, no loader processes. Its figures mean nothing. All keys that key=value may set: docs/keys.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -15,12 +15,7 @@ from ssd_effnet.config.yaml_files import ConfigError, nearest
 from ssd_effnet.evaluation.metrics import monitors
 from ssd_effnet.registry import SCHEDULES
 
-_HOLDS: dict[str, Callable[[float, float], bool]] = {
-    "at least": operator.ge,
-    "above": operator.gt,
-    "at most": operator.le,
-    "below": operator.lt,
-}
+_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 Complaints = Iterator[tuple[str, str]]
 """A key, and what would be right."""

@@ -34,10 +34,7 @@ WHERE = (
 _SHIPPED = Path(__file__).parents[1] / "experiments"  # in an installed package; a checkout has them at its top
 EXPERIMENTS = _SHIPPED if _SHIPPED.is_dir() else Path(__file__).parents[2] / "experiments"
 """Folder of the project's own experiments, which are found by name from anywhere."""
-_GONE = {
-    "data": ("cache_folder",),
-    "trainer": ("runtime", "channels_last"),
-}  # keys of earlier versions: no result depended on them
+_GONE = {"data": ("cache_folder",), "trainer": ("runtime", "channels_last")}  # once keys; no result depended on them
 _OWN = ("name", "description", "changes")  # of a file, not of those that start from it
 
 
@@ -51,17 +48,9 @@ _LITE = _of_four((127 / 255,) * 3, (128 / 255,) * 3)  # ssd_effnet.models.backbo
 _PUBLISHED = {"vgg16": _IMAGENET, "efficientnet-b": _IMAGENET, "efficientnet-lite": _LITE}
 
 TINY = (
-    "input.size=[128,160]",
-    "backbone.pretrained=none",
-    "backbone.norm=batch",
-    "schedule.warmup_steps=0",
-    "adapter.channels=32",
-    "extras.channels=32",
-    "trainer.batch_size=2",
-    "trainer.epochs=1",
-    "trainer.validate_every=1",
-    "trainer.panel_images=2",
-    "data.workers=0",
+    *("input.size=[128,160]", "backbone.pretrained=none", "backbone.norm=batch", "schedule.warmup_steps=0"),
+    *("adapter.channels=32", "extras.channels=32", "trainer.batch_size=2", "trainer.epochs=1"),
+    *("trainer.validate_every=1", "trainer.panel_images=2", "data.workers=0"),
 )
 """What makes any experiment small enough to try on a CPU whether it runs at all; its figures mean nothing."""
 

@@ -117,6 +117,7 @@ class DetectionLoss(nn.Module):
 
 
 @CLASS_LOSSES.register("multibox")
+@dataclass(eq=False)
 class MultiBoxLoss(ClassLoss):
     """Cross-entropy over positives and hard negatives of each image (SSD, 2.2).
 
@@ -128,10 +129,8 @@ class MultiBoxLoss(ClassLoss):
     """
 
     activation: ClassVar[ScoreActivation] = "softmax"
-
-    def __init__(self, negative_ratio: AtLeast0 = 3.0, min_negatives: Annotated[int, "at least 0"] = 16) -> None:
-        self.negative_ratio = negative_ratio
-        self.min_negatives = min_negatives
+    negative_ratio: AtLeast0 = 3.0
+    min_negatives: Annotated[int, "at least 0"] = 16
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
@@ -179,11 +178,11 @@ class MultiLabelLoss(MultiBoxLoss):
 
 
 @CLASS_LOSSES.register("focal")
+@dataclass(eq=False)
 class FocalLoss(ClassLoss):
     """Focal loss over all anchors that are not ignored (Lin et al. 2017, RetinaNet, equation 5).
 
-    ``-alpha_t (1 - p_t)^gamma log(p_t)``, a binary loss per class: logits are those of the
-    foreground classes only.
+    ``-alpha_t (1 - p_t)^gamma log(p_t)``, a binary loss per class: logits are those of the foreground classes only.
 
     Args:
         alpha: weight of positives; negatives have ``1 - alpha``.
@@ -192,16 +191,9 @@ class FocalLoss(ClassLoss):
     """
 
     activation = "sigmoid"
-
-    def __init__(
-        self,
-        alpha: Annotated[float, "in 0..1"] = 0.25,
-        gamma: AtLeast0 = 1.5,
-        prior: Annotated[float, "above 0, below 1"] = 0.01,
-    ) -> None:
-        self.alpha = alpha
-        self.gamma = gamma
-        self.prior = prior
+    alpha: Annotated[float, "in 0..1"] = 0.25
+    gamma: AtLeast0 = 1.5
+    prior: Annotated[float, "above 0, below 1"] = 0.01
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
@@ -215,6 +207,7 @@ class FocalLoss(ClassLoss):
 
 
 @CLASS_LOSSES.register("quality_focal")
+@dataclass(eq=False)
 class QualityFocalLoss(ClassLoss):
     """Quality focal loss (QFL) over all anchors that are not ignored. Source: Li et al. 2020.
 
@@ -227,16 +220,9 @@ class QualityFocalLoss(ClassLoss):
     """
 
     activation = "sigmoid"
-
-    def __init__(
-        self,
-        beta: AtLeast0 = 2.0,
-        prior: Annotated[float, "above 0, below 1"] = 0.01,
-        variances: boxes.Variances = boxes.SSD_VARIANCES,
-    ) -> None:
-        self.beta = beta
-        self.prior = prior
-        self.variances = variances
+    beta: AtLeast0 = 2.0
+    prior: Annotated[float, "above 0, below 1"] = 0.01
+    variances: boxes.Variances = boxes.SSD_VARIANCES
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         logits = outputs.cls_logits.float()
@@ -251,6 +237,7 @@ class QualityFocalLoss(ClassLoss):
 
 
 @BOX_LOSSES.register("smooth_l1")
+@dataclass(eq=False)
 class SmoothL1:
     """Smooth L1 loss of the box code (SSD, equation 2).
 
@@ -258,11 +245,8 @@ class SmoothL1:
         delta: change from quadratic to linear.
     """
 
-    def __init__(
-        self, delta: Annotated[float, "above 0"] = 1.0, variances: boxes.Variances = boxes.SSD_VARIANCES
-    ) -> None:
-        self.delta = delta
-        self.variances = variances
+    delta: Annotated[float, "above 0"] = 1.0
+    variances: boxes.Variances = boxes.SSD_VARIANCES
 
     def __call__(self, outputs: RawOutputs, assignment: Assignment) -> torch.Tensor:
         wanted = boxes.encode(boxes.xyxy_to_cxcywh(assignment.boxes_xyxy), outputs.anchors_cxcywh, self.variances)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from ssd_effnet.detection.boxes import SSD_VARIANCES, Variances, cxcywh_to_xyxy, decode, nms
 from ssd_effnet.structures import Detections, RawOutputs, ScoreActivation
 
 
-class PostProcess(nn.Module):
+@dataclass(frozen=True)
+class PostProcess:
     """Score threshold, best ``pre_nms_top_k``, NMS per class, best ``top_k``; batched.
 
     Args:
@@ -23,27 +23,16 @@ class PostProcess(nn.Module):
         activation, variances: of the loss.
     """
 
-    def __init__(
-        self,
-        score_threshold: float = 0.01,
-        pre_nms_top_k: int = 1000,
-        nms_iou: float = 0.45,
-        top_k: int = 200,
-        temperature: float = 1.0,
-        activation: ScoreActivation = "softmax",
-        variances: Variances = SSD_VARIANCES,
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.variances = variances
-        self.score_threshold = score_threshold
-        self.pre_nms_top_k = pre_nms_top_k
-        self.nms_iou = nms_iou
-        self.top_k = top_k
-        self.temperature = temperature
+    score_threshold: float = 0.01
+    pre_nms_top_k: int = 1000
+    nms_iou: float = 0.45
+    top_k: int = 200
+    temperature: float = 1.0
+    activation: ScoreActivation = "softmax"
+    variances: Variances = SSD_VARIANCES
 
     @torch.no_grad()
-    def forward(
+    def __call__(
         self,
         outputs: RawOutputs,
         input_size: tuple[int, int],

@@ -49,13 +49,11 @@ JOINS: dict[str, Callable[..., tuple[float, np.ndarray]]] = {"proben": proben, "
 """From the scores ``(m,)`` and boxes ``(m, 4)`` of one object, best first, to one score and box ``(4,)``."""
 
 
-def join(
-    tables: Sequence[DetectionTable], by: str = "proben", overlap: float = OVERLAP, prior: float | None = None
-) -> DetectionTable:
+def join(tables: Sequence[DetectionTable], by: str = "proben", prior: float | None = None) -> DetectionTable:
     """Merge detections of several detectors into one table.
 
     From the best down, a detection is joined with every other detector's best one of the same class and image whose IoU
-    is at least ``overlap``. Others that overlap as much are dropped.
+    is at least :data:`OVERLAP`. Others that overlap as much are dropped.
 
     Args:
         prior: of :func:`proben`; None: :func:`mean_score`.
@@ -87,7 +85,7 @@ def join(
     starts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
     for group in np.split(order, starts[1:]) if len(order) else ():
         while len(group):
-            same = overlaps(sized[group[:1]], sized[group], np.zeros(len(group), bool))[0] >= overlap
+            same = overlaps(sized[group[:1]], sized[group], np.zeros(len(group), bool))[0] >= OVERLAP
             same[0] = True
             near = group[same]
             chosen = near[np.sort(np.unique(source[near], return_index=True)[1])]  # the first of each is its best

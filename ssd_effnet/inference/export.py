@@ -8,7 +8,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -137,13 +136,7 @@ def export_detector(
     rows = program.graph.output_node().args[0][1].meta["val"].shape[1]  # of the scores
     metadata = describe(file, e, size, nms)
     onnx_program.model.metadata_props.update(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # atomic
-    try:
-        onnx_program.save(beside, external_data=False)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, onnx_program.model_proto.SerializeToString())
     return Exported(path, (images.shape[1], *size), rows, metadata)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +37,6 @@ Image: TypeAlias = np.ndarray | torch.Tensor | str | Path
 
 Pair: TypeAlias = tuple[Image, Image]
 """(visible, LWIR), of one size."""
-
-_NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 def load_detector(path: str | Path = "people", *, device: str = "auto", zoom: float = 1.0) -> Predictor:
@@ -192,7 +189,7 @@ class Predictor:
         sample = Sample(
             visible=pictures.get("visible"),
             lwir=pictures.get("lwir"),
-            boxes_xyxy=_NO_BOXES,
+            boxes_xyxy=np.zeros((0, 4), np.float32),
             labels=np.zeros(0, np.int64),
             ignore=np.zeros(0, bool),
             original_size=sizes[0],
@@ -207,9 +204,9 @@ class Predictor:
             raise RequestError(f"score must lie in 0..1, not {score}")
         if not samples:
             return []
-        postprocess = copy.copy(self._postprocess)
+        postprocess = self._postprocess
         if score is not None:
-            postprocess.score_threshold = float(tempered(score, 1 / postprocess.temperature))
+            postprocess = replace(postprocess, score_threshold=float(tempered(score, 1 / postprocess.temperature)))
         height, width = self.input_size
         what = f"{len(samples)} images of {width}x{height} pixels at once"
         with enough_memory(what, "take fewer at a time (batch_size, --batch) or a smaller zoom (--zoom)"):

@@ -65,8 +65,7 @@ class Detector(nn.Module):
         maps = self.normalize(images)
         handed: dict[str, list[torch.Tensor]] = {}
         for name, part in self.parts.items():
-            maps = part(maps)
-            handed[name] = maps
+            maps = handed[name] = part(maps)
         return handed
 
     def forward(self, images: torch.Tensor) -> RawOutputs:

@@ -12,12 +12,7 @@ from ssd_effnet.registry import STREAM_FUSIONS
 from ssd_effnet.structures import Level
 
 # indices in the order R, G, B, LWIR of a pair
-CHANNELS: dict[str, tuple[int, ...]] = {
-    "visible": (0, 1, 2),
-    "lwir": (3,),
-    "early": (0, 1, 2, 3),
-    "halfway": (0, 1, 2, 3),
-}
+CHANNELS = {"visible": (0, 1, 2), "lwir": (3,), "early": (0, 1, 2, 3), "halfway": (0, 1, 2, 3)}
 CHANNEL_NAMES = ("red", "green", "blue", "lwir")
 
 

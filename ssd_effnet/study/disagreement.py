@@ -55,10 +55,7 @@ class Disagreement(NamedTuple):
 
 def disagreement(difference: Difference, frames: Sequence[Frame]) -> Disagreement:
     """Compare the first seeds of an experiment and its parent. Draw the frames that differ most."""
-    here, there = (
-        Side(min(experiment.runs, key=lambda run: run.seed))
-        for experiment in (difference.experiment, difference.parent)
-    )
+    here, there = (Side(min(of.runs, key=lambda run: run.seed)) for of in (difference.experiment, difference.parent))
     counted, found, of_parent = here.counted, here.found, there.found
     only_here, only_there = counted & found & ~of_parent, counted & ~found & of_parent
     places = most_disputed(here.truth.box_image, only_here, only_there)

@@ -60,12 +60,8 @@ class ReportEntry:
             if d.doubt:
                 rows.append(("no difference beyond", number(max(-c.low, c.high))))
         if c.readable and sum(c.seeds) > 2:
-            rows.append(
-                (
-                    "seeds per side that would tell 2 points, as the only question",
-                    seeds_in_words(seeds_to_tell(here, there)),
-                )
-            )
+            what = "seeds per side that would tell 2 points, as the only question"
+            rows.append((what, seeds_in_words(seeds_to_tell(here, there))))
         return rows
 
     def confounds(self, intended: bool) -> list[Confound]:
@@ -124,11 +120,9 @@ def between(of: Estimate | Comparison, sign: str = "") -> str:
     """A figure with its interval, as ``12.34 (11.02 to 13.50)``. If none for other seeds is known, the figure alone."""
     value = number(of.value if isinstance(of, Estimate) else of.difference, sign=sign)
     alone = isinstance(of, Comparison) and not of.enough_seeds
-    return (
-        value
-        if alone or math.isnan(of.low)
-        else f"{value} ({number(of.low, sign=sign)} to {number(of.high, sign=sign)})"
-    )
+    if alone or math.isnan(of.low):
+        return value
+    return f"{value} ({number(of.low, sign=sign)} to {number(of.high, sign=sign)})"
 
 
 def figure_name(figure: str) -> str:

@@ -58,10 +58,8 @@ def results_md(study: Study, entries: Sequence[ReportEntry], others: Mapping[str
         row |= {"what changed": "; ".join(changes) or NOTHING}
         row |= dict(zip(("MR all", "MR day", "MR night"), rates, strict=True))
         row |= {f"difference of {metric}": between(d.comparison, "+") if d else NOTHING}
-        row |= {
-            "verdict": report_entries.verdict_in_words(entry),
-            "p adjusted": number(d.adjusted, 3) if d else NOTHING,
-        }
+        row |= {"verdict": report_entries.verdict_in_words(entry)}
+        row |= {"p adjusted": number(d.adjusted, 3) if d else NOTHING}
         row |= {name: _with_deviation(e.mean(name), e.deviation(name)) for name in single("report")}
         row |= {"parameters, M": f"{e.cost.parameters / 1e6:.2f}"}
         row |= {"multiply-adds, 10⁹": f"{e.cost.multiply_adds / 1e9:.2f}", "anchors": f"{e.cost.anchors:,}"}

@@ -244,12 +244,8 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         shown = {"loss": "train_epoch/loss_total", "val loss": "val/loss_total"}
         shown |= {f"val {of.name}": f"val/{of.figures[0]}" for of in in_place("line")}
-        metrics = trainer.callback_metrics
-        parts = [
-            f"{label} {float(metrics[key]):.{3 if 'loss' in key else 2}f}"
-            for label, key in shown.items()
-            if key in metrics
-        ]
+        known = trainer.callback_metrics
+        parts = [f"{of} {float(known[key]):.{3 if 'loss' in key else 2}f}" for of, key in shown.items() if key in known]
         parts.append(f"{time.monotonic() - self.since:.0f} s")
         self.echo(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(parts)}")
 

@@ -97,13 +97,8 @@ def devices(experiment: ExperimentConfig) -> dict[str, Any]:
     # no broadcast of buffers: batch norms are synchronised. In evaluation it would wait for finished processes
     patience = timedelta(seconds=t.process_timeout)
     ddp = DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True, timeout=patience)
-    strategy = "auto" if t.devices * t.num_nodes == 1 else ddp
-    return {
-        "accelerator": accelerator(experiment),
-        "devices": t.devices,
-        "num_nodes": t.num_nodes,
-        "strategy": strategy,
-    }
+    how = "auto" if t.devices * t.num_nodes == 1 else ddp
+    return {"accelerator": accelerator(experiment), "devices": t.devices, "num_nodes": t.num_nodes, "strategy": how}
 
 
 def environments() -> list[SLURMEnvironment]:

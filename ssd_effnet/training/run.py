@@ -33,17 +33,8 @@ from data_kaist.errors import DataError, Failure
 from data_kaist.layouts import SIDES, category_ids, image_ids
 from data_kaist.structures import DetectionTable
 from data_kaist.transforms import Compose, Transform
-from ssd_effnet.build import (
-    build_annotations,
-    build_class_loss,
-    build_criterion,
-    build_dataset,
-    build_detector,
-    build_optimizer,
-    build_postprocess,
-    build_schedule,
-    with_lwir_range,
-)
+from ssd_effnet import build
+from ssd_effnet.build import build_annotations, build_class_loss, build_criterion, build_dataset, build_detector
 from ssd_effnet.config.keys import key_types, settings
 from ssd_effnet.config.loading import WHERE, elsewhere, experiment_of, save_experiment, varied
 from ssd_effnet.config.schema import ExperimentConfig
@@ -55,21 +46,13 @@ from ssd_effnet.models.detector import Detector
 from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import callbacks as hooks
-from ssd_effnet.training import devices, preflight
+from ssd_effnet.training import devices, preflight, run_directory
 from ssd_effnet.training.checkpoints import WholeCheckpoints
 from ssd_effnet.training.interruption import StopOnSignal
 from ssd_effnet.training.memory import enough_for_batches
 from ssd_effnet.training.module import LOG_EVERY, TrainingModule
 from ssd_effnet.training.resume_checks import keep_earlier_results, refuse_other_data, refuse_to_mix, with_its_range
-from ssd_effnet.training.run_directory import (
-    Interrupted,
-    RunDirectory,
-    RunError,
-    State,
-    checkpoint_file,
-    describe_data,
-    describe_environment,
-)
+from ssd_effnet.training.run_directory import Interrupted, RunDirectory, RunError, State, checkpoint_file, describe_data
 from ssd_effnet.training.runtime import threads_of
 
 
@@ -125,15 +108,8 @@ def _quieten_lightning() -> None:
     """Turn off Lightning's own messages."""
     for chatter in ("lightning.pytorch", "lightning.fabric.utilities.distributed"):
         logging.getLogger(chatter).setLevel(logging.WARNING)
-    for noise in (
-        ".*many workers.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*LeafSpec.*",
-        ".*logging interval.*",
-        ".*no `val_data.*",
-        ".*sync_dist=True.*",  # all processes log the same
-    ):
-        warnings.filterwarnings("ignore", noise)
+    noise = "many workers|Checkpoint directory .* exists|LeafSpec|logging interval|no `val_data|sync_dist=True"
+    warnings.filterwarnings("ignore", f".*({noise})")  # sync_dist: all processes log the same
 
 
 def _run(
@@ -148,7 +124,7 @@ def _run(
     t = experiment.trainer
     gpu = devices.accelerator(experiment) == "cuda"
     seed_everything(t.seed, workers=True, verbose=False)
-    experiment = with_lwir_range(experiment)
+    experiment = build.with_lwir_range(experiment)
     stages = [stage for stage in ("train", "val", "test") if getattr(experiment.data, stage)]
     datasets = {stage: build_dataset(experiment, stage) for stage in stages}
     for stage, dataset in datasets.items():
@@ -183,7 +159,7 @@ def _run(
         else:
             keep_earlier_results(directory, experiment, echo)
         save_experiment(experiment, directory.config_file)
-        directory.remember(describe_environment(datasets, detector, gpu) | begun_from, resumed=resumed)
+        directory.remember(run_directory.describe_environment(datasets, detector, gpu) | begun_from, resumed=resumed)
     session = _Session(experiment, directory, datasets, detector, processes, echo, callbacks, resumed=resumed)
     lost = RunError(
         f"{directory}: one of the run's {processes.count} processes has ended before its time, or the others waited "
@@ -495,7 +471,7 @@ def _module(
     return TrainingModule(
         detector,
         build_criterion(experiment),
-        build_postprocess(experiment),
+        build.build_postprocess(experiment),
         lambda model, steps: _optimizers(experiment, model, steps),
         {stage: dataset.annotations for stage, dataset in datasets.items()},
         dataclasses.asdict(experiment),
@@ -574,8 +550,8 @@ def _without_traceback(error: DataError) -> DataError:
 
 
 def _optimizers(experiment: ExperimentConfig, model: nn.Module, steps: int) -> dict[str, Any]:
-    optimizer = build_optimizer(experiment, model)
-    schedule = build_schedule(experiment, optimizer, steps)
+    optimizer = build.build_optimizer(experiment, model)
+    schedule = build.build_schedule(experiment, optimizer, steps)
     plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
     step: dict[str, Any] = {"scheduler": schedule, "interval": "epoch" if plateau else "step"}
     if plateau:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,7 +215,7 @@ def _levels_picture(path: Path, seen: Seen, sample: Sample) -> None:
         row: list[Panel | None] = [None] * len(parts)
         for m in seen.maps:
             if m.level.name == name:
-                row[parts.index(m.part)] = _heat(str(m), "mean |value|", np.abs(m.values).mean(axis=0), sample)
+                row[parts.index(m.part)] = _heat(m, "mean |value|", np.abs(m.values).mean(axis=0), sample)
         rows.append(row)
     words = (
         "Energy: the mean over channels of the absolute value, enlarged over the image, each position one rectangle. "
@@ -223,15 +225,9 @@ def _levels_picture(path: Path, seen: Seen, sample: Sample) -> None:
     save_panels(path, rows, [words])
 
 
-def _heat(
-    name: str,
-    what: str,
-    values: np.ndarray,
-    sample: Sample,
-    boxes: list[tuple[np.ndarray, tuple[int, int, int]]] | None = None,
-) -> Panel:
-    lines = [name, f"{what} {float(values.min()):.3g} .. {float(values.max()):.3g}"]
-    return Panel(lines, _background(sample), values, boxes or [])
+def _heat(m: FeatureMap, what: str, values: np.ndarray, sample: Sample, boxes: Sequence[Any] = ()) -> Panel:
+    lines = [str(m), f"{what} {float(values.min()):.3g} .. {float(values.max()):.3g}"]
+    return Panel(lines, _background(sample), values, boxes)
 
 
 def _anchors_picture(path: Path, seen: Seen, targets: Targets, criterion: DetectionLoss, sample: Sample) -> None:
@@ -280,7 +276,7 @@ def _detection_picture(
         f"anchor of {w:.0f}x{h:.0f} pixels, width x height: yellow",
     ]
     cells = [Panel(lines, draw(_background(sample), known), boxes=[*boxes, anchor])]
-    cells += [_heat(str(m), "gradient x value", at_place, sample, boxes) for m, at_place in used]
+    cells += [_heat(m, "gradient x value", at_place, sample, boxes) for m, at_place in used]
     words = (
         "Gradient x value at each position (HiResCAM), of every map on which the score depends: what this very anchor "
         "used. Only what speaks for the class is shown; each map has its own scale."

@@ -17,8 +17,8 @@ from commands import command
 from defusedxml import ElementTree
 from PIL import Image
 
-from data_kaist.errors import RequestError
-from data_kaist.layouts import DataSource
+from data_kaist.errors import RequestError, SplitError
+from data_kaist.layouts import UNFINISHED, DataSource
 from data_kaist.splits import FrameName
 from data_kaist.synthetic import write_dataset, writer
 from data_kaist.synthetic.canvas import Camera
@@ -26,7 +26,7 @@ from data_kaist.synthetic.conditions import WIDE_FACTORS, Conditions
 from data_kaist.synthetic.figures import Person
 from data_kaist.synthetic.render import Backdrop, Box, Noise, expose, make_backdrop, paint_figures
 from data_kaist.synthetic.scene import Figure, FramePlan
-from data_kaist.synthetic.writer import MARKER, UNFINISHED, _bbgt, frame_ids, is_validation, render_frame
+from data_kaist.synthetic.writer import MARKER, _bbgt, frame_ids, is_validation, render_frame
 from ssd_effnet.cli.main import main
 
 SIZE = (256, 320)
@@ -454,6 +454,8 @@ def test_an_interrupted_run_is_noticed_and_begun_anew(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_dataset(out, 6, (96, 128), 0, progress=stop)
     assert not (out / MARKER).exists()
+    with pytest.raises(SplitError, match=rf"{UNFINISHED}: the data set is still being made, or was left half made"):
+        DataSource("kaist", out).frames("train-all-01")
     stray = out / "images" / "set00" / "stray.jpg"
     stray.write_bytes(b"half")
     write_dataset(out, 6, (96, 128), 0)

@@ -318,6 +318,16 @@ def test_semi_unpaired_other_people_that_come_to_lie_on_each_other() -> None:
     assert seen == {((True, False), (False, True)), ((True, True),)}  # apart, or one on the other
 
 
+def test_semi_unpaired_joins_no_person_with_an_ignore_region() -> None:
+    sample = sample_of([(2.0, 4.0, 8.0, 20.0), (52.0, 4.0, 58.0, 20.0)], (30, 60))
+    sample, apart = replace(sample, ignore=np.array([False, True])), 0
+    for seed in range(20):
+        changed = SemiUnpaired(p=1, crop=0)(sample, np.random.default_rng(seed))
+        assert np.logical_or.reduce(changed.in_sides[~changed.ignore]).all()  # either image keeps its person
+        apart += len(changed.ignore) == 4 and not (changed.in_sides.all(1) & ~changed.ignore).any()
+    assert apart
+
+
 def test_no_objects_pass_through_everything() -> None:
     chain = Compose((PhotometricJitter(p=1), *GEOMETRY.values()))
     after = chain(sample_of([]), np.random.default_rng(0))

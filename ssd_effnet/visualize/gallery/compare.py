@@ -36,10 +36,8 @@ def write_comparison(
     count: int = MOST_ENTRIES,
 ) -> GalleryPage:
     """Write ``out/index.html``. Arguments as of :func:`ssd_effnet.visualize.gallery.errors.write_errors`."""
-    views = [
-        View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name)
-        for run, name in zip((a, b), "AB", strict=True)
-    ]
+    both = ((a, "A"), (b, "B"))
+    views = [View(run, Errors(run.truth, run.detections, subset, fppi=fppi), name) for run, name in both]
     items = disagreement_items(*views)
     shown = fewest(items, count)
     lines = [
