@@ -308,6 +308,8 @@ def test_classes_are_a_map_of_labels(files: Path) -> None:
         ("={person: []}", "needs names"),
         ("={a/b: [person]}", "needs names"),
         ("={a: [person], b: [Person ]}", "belongs to both a and b"),
+        ("={a: [person], b: [pedestrian]}", "belongs to both a and b"),  # one label, as annotations are read
+        ("={person: [people], ped: [person]}", "person lacks the label person, which ped has"),
         ("=person", r"expected map of names.*, for example \{person: \[person\]\}"),
         (".cyclist=[cyclist]", "the whole map"),
     ],
