@@ -18,10 +18,10 @@ def label_of(name: str) -> str:
     >>> label_of(" Pedestrian")
     'person'
     """
-    return PERSON if _label_key(name) == PERSON else name
+    return PERSON if label_key(name) == PERSON else name
 
 
-def _label_key(label: str) -> str:
+def label_key(label: str) -> str:
     """Label without case and outer blanks, for comparison."""
     key = str(label).strip().casefold()
     return PERSON if key == "pedestrian" else key
@@ -30,8 +30,8 @@ def _label_key(label: str) -> str:
 def is_among(labels: Iterable[str], wanted: Iterable[str]) -> np.ndarray:
     """Whether labels are among the wanted ones, bool ``(n,)``. Case and blanks are ignored."""
     names = list(labels)
-    keys = {_label_key(label) for label in wanted}
-    known = {name: _label_key(name) in keys for name in set(names)}
+    keys = {label_key(label) for label in wanted}
+    known = {name: label_key(name) in keys for name in set(names)}
     return np.array([known[name] for name in names], bool)
 
 
@@ -77,8 +77,8 @@ class Classes:
 
     def indices(self, labels: Iterable[str]) -> np.ndarray:
         """Class index of each label, int64 ``(n,)``, 0 for none."""
-        index = {_label_key(label): self.index(name) for name, of in self.labels.items() for label in of}
-        return np.array([index.get(_label_key(label), 0) for label in labels], np.int64)
+        index = {label_key(label): self.index(name) for name, of in self.labels.items() for label in of}
+        return np.array([index.get(label_key(label), 0) for label in labels], np.int64)
 
     def words(self, labels: Iterable[str]) -> list[str]:
         """Captions of boxes: their class, if there are several."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from data_kaist.classes import PERSON, label_of
+from data_kaist.classes import PERSON, label_key
 from ssd_effnet.config.groups import make
 from ssd_effnet.config.keys import fields_of, settings
 from ssd_effnet.config.schema import ExperimentConfig
@@ -75,10 +75,10 @@ def _combinations(e: ExperimentConfig) -> Complaints:
             example = "names without / and labels of each, as {person: [person]}"
             yield "data.classes", f"needs {example}, not {e.data.classes}"
         for label in labels:
-            if (other := owner.setdefault(label_of(label).strip().casefold(), name)) != name:
+            if (other := owner.setdefault(label_key(label), name)) != name:
                 yield "data.classes", f"the label {label!r} belongs to both {other} and {name}"
     for name in e.data.classes:  # in result files the class with this label has it as its name
-        if label_of(name).strip().casefold() == PERSON and owner.get(PERSON, name) != name:
+        if label_key(name) == PERSON and owner.get(PERSON, name) != name:
             yield "data.classes", f"{name} lacks the label {PERSON}, which {owner[PERSON]} has; call {name} otherwise"
     for key, ends in (("data.lwir_range", e.data.lwir_range), ("data.lwir_quantiles", e.data.lwir_quantiles)):
         if ends is not None and ends[0] >= ends[1]:

@@ -131,7 +131,11 @@ def _rename(name: str, rename: Mapping[str, str]) -> str:
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a weights file, on the CPU. Of a checkpoint: its ``state_dict``."""
-    content = read_plain(path)
+    return state_dict_of(read_plain(path), path)
+
+
+def state_dict_of(content: Any, path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of the content that was read from ``path``, as :func:`read_state_dict`."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:

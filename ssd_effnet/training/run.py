@@ -43,7 +43,7 @@ from ssd_effnet.evaluation.metrics import metric_of
 from ssd_effnet.evaluation.plots import miss_rate_figure
 from ssd_effnet.evaluation.scores import Scores, classes_as_dict, named_figures, write_results
 from ssd_effnet.models.detector import Detector
-from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, read_state_dict
+from ssd_effnet.models.weights import PREFIX, WeightsError, load_by_name, read_plain, state_dict_of
 from ssd_effnet.registry import CORRUPTIONS
 from ssd_effnet.training import callbacks as hooks
 from ssd_effnet.training import devices, preflight, run_directory
@@ -498,7 +498,8 @@ def _begin_from(experiment: ExperimentConfig, detector: Detector, echo: Callable
     given = Path(experiment.init_from).expanduser()
     try:
         file = checkpoint_file(given)
-        of_file, content = read_state_dict(file), read_plain(file)
+        content = read_plain(file)
+        of_file = state_dict_of(content, file)
         inside = PREFIX if any(name.startswith(PREFIX) for name in of_file) else ""
         named = {name.removeprefix(inside): of_file[name] for name in of_file if name.startswith(inside)}
         own = ("normalize.", "head.classification.") if _other_classes(content, file, experiment) else ("normalize.",)
