@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 
 from data_kaist.annotations import BBGT_HEADER
 from data_kaist.errors import RequestError
@@ -24,6 +25,7 @@ from data_kaist.synthetic.scene import EMPTY_SHARE, plan_frame
 VERSION = 2
 PAIRED = "annotations-paired"
 MARKER = "README.txt"
+_LOCK = ".lock"
 MAX_FRAMES = 100_000
 SIDES = (96, 4096)
 
@@ -140,18 +142,26 @@ def write_dataset(
     out = Path(out)
     readme = readme_of(frames, size, seed, wide)
     _check_request(frames, size, seed, jobs)
-    if not _make_room(out, readme):
+    if not _is_wanted(out, readme):
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    (out / UNFINISHED).write_text(readme, encoding="utf-8")
-    written = 0
-    write = partial(write_frames, out, size=size, seed=seed, wide=wide)
-    for done in _in_processes(jobs, write, list(_tasks(frame_ids(frames)))):
-        written += done
-        if progress:
-            progress(written, frames)
-    (out / UNFINISHED).replace(out / MARKER)
-    return written
+    try:
+        with FileLock(out / _LOCK, timeout=0):
+            if not _is_wanted(out, readme):  # another process has just written it
+                return 0
+            for name in ("images", "annotations-xml", PAIRED):
+                shutil.rmtree(out / name, ignore_errors=True)
+            (out / UNFINISHED).write_text(readme, encoding="utf-8")
+            written = 0
+            write = partial(write_frames, out, size=size, seed=seed, wide=wide)
+            for done in _in_processes(jobs, write, list(_tasks(frame_ids(frames)))):
+                written += done
+                if progress:
+                    progress(written, frames)
+            (out / UNFINISHED).replace(out / MARKER)
+            return written
+    except Timeout:
+        raise RequestError(f"{out}: another process is writing a data set there.") from None
 
 
 def _in_processes(jobs: int, write: Callable[[list[FrameName]], int], tasks: list[list[FrameName]]) -> Iterator[int]:
@@ -192,8 +202,8 @@ def _check_request(frames: int, size: tuple[int, int], seed: int, jobs: int) -> 
             raise RequestError(sentence)
 
 
-def _make_room(out: Path, readme: str) -> bool:
-    """Clear what an interrupted run left. Returns False if the same data set is there already."""
+def _is_wanted(out: Path, readme: str) -> bool:
+    """Whether the data set is to be written there; False if the same is there already."""
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out} is a file, not a folder.")
     marker = out / MARKER
@@ -201,10 +211,7 @@ def _make_room(out: Path, readme: str) -> bool:
         if marker.read_text(encoding="utf-8", errors="replace") == readme:
             return False
         raise RequestError(f"{out} already holds another data set (see {marker}); choose another folder.")
-    if (out / UNFINISHED).exists():
-        for name in ("images", "annotations-xml", PAIRED):
-            shutil.rmtree(out / name, ignore_errors=True)
-    elif out.exists() and any(out.iterdir()):
+    if out.exists() and not (out / UNFINISHED).exists() and {path.name for path in out.iterdir()} - {_LOCK}:
         raise RequestError(f"{out} is not empty and was not made by this command; choose another folder.")
     return True
 

@@ -219,7 +219,9 @@ def _load_folder(folder: Path, split: str) -> GroundTruth:
         raise DataError(f"{folder}: holds {len(found)} sets of annotations, {sets}; give one of these folders instead")
     inside = annotation_form(folder)
     form, annotations_dir = found[0] if found else (inside or "xml", folder if inside else None)
-    data = DataSource("kaist", folder, form, annotations_dir)
+    # a text states no size: the images of the data set in which it lies do
+    root = folder.parent if inside and form != "xml" and (folder.parent / "images").is_dir() else folder
+    data = DataSource("kaist", root, form, annotations_dir)
     frames = data.frames(split, modality=None)
     source = f"{annotations_dir}, {'visible, ' if form == 'paired' else ''}{split}"
     return GroundTruth([frame.annotations for frame in frames], [frame.name for frame in frames], source=source)

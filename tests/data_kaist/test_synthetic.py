@@ -67,7 +67,7 @@ def items(twin: Path) -> list[Item]:
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
 
 
 def read(path: Path, flag: int) -> np.ndarray:
@@ -449,6 +449,8 @@ def test_an_interrupted_run_is_noticed_and_begun_anew(tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def stop(done: int, total: int) -> None:
+        with pytest.raises(RequestError, match="another process is writing a data set there"):
+            write_dataset(out, 6, (96, 128), 1)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

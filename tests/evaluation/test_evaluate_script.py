@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from commands import command
@@ -229,6 +230,17 @@ def test_two_sets_of_annotations_are_refused(found: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert f"{one}, test-all-20; 3 images, 3 boxes of persons; not persons, so ignore regions: cyclist 3" in done.stdout
     assert json.loads(out.read_text())["found"]["annotations"] == f"{one}, test-all-20"
+
+
+def test_texts_in_a_data_set_have_its_images_size(tmp_path: Path) -> None:
+    bbgt = tmp_path / "annotations-bbgt" / f"{FRAMES[0]}.txt"
+    image = tmp_path / "images" / Path(FRAMES[0]).parent / "visible" / f"{Path(FRAMES[0]).name}.png"
+    for file in (bbgt, image):
+        file.parent.mkdir(parents=True)
+    bbgt.write_text("% bbGt version=3\nperson 10 10 30 60 0 0 0 0 0 0 0\n")
+    cv2.imwrite(str(image), np.zeros((96, 128, 3), np.uint8))
+    for path in (tmp_path, tmp_path / "annotations-bbgt"):
+        assert [a.size for a in load_ground_truth(path, "test-day-20").annotations] == [(96, 128)]
 
 
 def test_boxes_of_the_truth_without_area_are_left_out_and_counted(truth: Path, found: Path, tmp_path: Path) -> None:
