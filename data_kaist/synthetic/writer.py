@@ -146,22 +146,23 @@ def write_dataset(
         return 0
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / _LOCK, timeout=0):
-            if not _is_wanted(out, readme):  # another process has just written it
-                return 0
-            for name in ("images", "annotations-xml", PAIRED):
-                shutil.rmtree(out / name, ignore_errors=True)
-            (out / UNFINISHED).write_text(readme, encoding="utf-8")
-            written = 0
-            write = partial(write_frames, out, size=size, seed=seed, wide=wide)
-            for done in _in_processes(jobs, write, list(_tasks(frame_ids(frames)))):
-                written += done
-                if progress:
-                    progress(written, frames)
-            (out / UNFINISHED).replace(out / MARKER)
-            return written
+        held = FileLock(out / _LOCK).acquire(timeout=0)
     except Timeout:
         raise RequestError(f"{out}: another process is writing a data set there.") from None
+    with held:
+        if not _is_wanted(out, readme):  # another process has just written it
+            return 0
+        for name in ("images", "annotations-xml", PAIRED):
+            shutil.rmtree(out / name, ignore_errors=True)
+        (out / UNFINISHED).write_text(readme, encoding="utf-8")
+        written = 0
+        write = partial(write_frames, out, size=size, seed=seed, wide=wide)
+        for done in _in_processes(jobs, write, list(_tasks(frame_ids(frames)))):
+            written += done
+            if progress:
+                progress(written, frames)
+        (out / UNFINISHED).replace(out / MARKER)
+    return written
 
 
 def _in_processes(jobs: int, write: Callable[[list[FrameName]], int], tasks: list[list[FrameName]]) -> Iterator[int]:

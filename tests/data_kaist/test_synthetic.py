@@ -67,7 +67,8 @@ def items(twin: Path) -> list[Item]:
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != writer._LOCK)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 def read(path: Path, flag: int) -> np.ndarray:
